@@ -1,0 +1,1 @@
+"""Catalogues: a name, an alias or a path in, a described object out."""

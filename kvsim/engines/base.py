@@ -1,0 +1,207 @@
+"""What every serving engine answers: how it divides a device, and how many tokens result.
+
+::
+
+    Deployment ──resolve──▶ Deployment with every option filled by the engine's defaults
+        │
+        ├── budget(deployment)              ─▶ MemoryBudget   of the tightest rank
+        └── capacity(deployment, kv_bytes)  ─▶ Capacity       blocks, tokens, concurrency
+
+`budget` predicts what the engine leaves for KV; `capacity` is exact arithmetic on that
+number, so that a log's own KV bytes can be checked apart from the prediction.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from kvsim.hardware import AcceleratorProfile
+from kvsim.model import ModelSpec
+
+__all__ = ["Capacity", "Deployment", "Engine", "EngineOptions", "GroupLayout", "MemoryBudget"]
+
+
+class EngineOptions(BaseModel):
+    """Flags of a serving engine, under vLLM's names; None means the engine's default.
+
+    Sizes are bytes, lengths tokens. An engine ignores nothing silently: a flag that it does
+    not have is an `InputError` from its `resolve`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tensor_parallel_size: PositiveInt = 1
+    pipeline_parallel_size: PositiveInt = 1
+    data_parallel_size: PositiveInt = 1
+    decode_context_parallel_size: PositiveInt = 1
+    enable_expert_parallel: bool = False
+    dtype: str | None = None
+    quantization: str | None = None
+    kv_cache_dtype: str | None = None
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    max_model_len: PositiveInt | None = None
+    max_num_seqs: PositiveInt | None = None
+    max_num_batched_tokens: PositiveInt | None = None
+    block_size: PositiveInt | None = None
+    enforce_eager: bool = False
+    enable_prefix_caching: bool | None = None
+    disable_hybrid_kv_cache_manager: bool = False
+    kv_cache_memory_bytes: PositiveInt | None = None
+    num_gpu_blocks_override: PositiveInt | None = None
+    swa_full_tokens_ratio: float | None = Field(default=None, gt=0)
+    swa_full: bool = False
+    kv_cache_dtype_v: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A model on an accelerator under an engine's flags: the question a plan answers."""
+
+    model: ModelSpec
+    accelerator: AcceleratorProfile
+    options: EngineOptions = field(default_factory=EngineOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
+    """Where one rank's memory goes, bytes; the rank is the one with the least left for KV.
+
+    ``kv_cache_bytes = budget_bytes - weights - activation - non_torch - cuda_graph`` where
+    the engine counts graphs inside its budget, else without the last term. It may be
+    negative: then nothing fits, and the terms say why.
+    """
+
+    total_bytes: int
+    budget_bytes: int
+    weights_bytes: int
+    activation_bytes: int
+    non_torch_bytes: int
+    cuda_graph_bytes: int
+    kv_cache_bytes: int
+    cuda_graph_in_budget: bool = False
+    provenance: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLayout:
+    """One KV-cache group: layers that share a block table.
+
+    Parameters
+    ----------
+    name : str
+        Layer group(s) it holds.
+    layers : int
+        Layer slots that it allocates, padding included.
+    padding_layers : int
+        Slots of those that hold no layer.
+    block_size : int
+        Tokens (or states) a block.
+    page_bytes : int
+        Bytes of one layer's page.
+    blocks_per_sequence : int
+        Blocks that one sequence of ``max_model_len`` needs at admission.
+    """
+
+    name: str
+    layers: int
+    padding_layers: int
+    block_size: int
+    page_bytes: int
+    blocks_per_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a number of KV bytes holds, in one engine's accounting, on one rank.
+
+    Parameters
+    ----------
+    kv_cache_bytes : int
+        Bytes given.
+    kv_cache_dtype : str
+        KV format that was used.
+    bytes_per_token : int
+        All layers, one rank, every growing cache at full length: what one more token of a
+        short context adds.
+    block_size : int
+        Tokens a block of the engine's main group.
+    bytes_per_block : int
+        Bytes that one block id stands for.
+    num_blocks : int
+        Blocks that the engine allocates.
+    max_model_len : int
+        Length that the concurrency is stated at.
+    max_concurrency : float
+        Sequences of that length, as the engine computes it.
+    logged_tokens : int
+        What the engine prints as its KV cache size.
+    admission_tokens, steady_tokens, all_full_tokens : int
+        Tokens at ``max_model_len`` a sequence by the three regimes: the engine's start-up
+        check, real steady residency, and no window saving at all.
+    groups : tuple of GroupLayout
+        The engine's groups, in its order.
+    """
+
+    kv_cache_bytes: int
+    kv_cache_dtype: str
+    bytes_per_token: int
+    block_size: int
+    bytes_per_block: int
+    num_blocks: int
+    max_model_len: int
+    max_concurrency: float
+    logged_tokens: int
+    admission_tokens: int
+    steady_tokens: int
+    all_full_tokens: int
+    groups: tuple[GroupLayout, ...] = ()
+
+
+class Engine(ABC):
+    """A serving engine at one version: pure arithmetic on a `Deployment`.
+
+    Parameters
+    ----------
+    version : str
+        Release whose rules apply, normalised; "" chooses the newest known.
+    """
+
+    name: ClassVar[str]
+    newest_version: ClassVar[str]
+
+    def __init__(self, version: str = "") -> None:
+        self.version = version or self.newest_version
+
+    @abstractmethod
+    def resolve(self, deployment: Deployment) -> Deployment:
+        """Fill every missing option with this version's default for this card.
+
+        Raises
+        ------
+        InputError
+            For a flag that this engine does not have, a contradiction, or a sharding that
+            no rank layout allows.
+        """
+
+    @abstractmethod
+    def budget(self, deployment: Deployment) -> MemoryBudget:
+        """Predict where the tightest rank's memory goes, for a resolved deployment."""
+
+    @abstractmethod
+    def capacity(self, deployment: Deployment, kv_bytes: int) -> Capacity:
+        """Lay blocks over `kv_bytes` of one rank, for a resolved deployment."""
+
+    @abstractmethod
+    def sequence_bytes(self, deployment: Deployment, context: int) -> int:
+        """Bytes of one rank that a running sequence of `context` tokens occupies, in blocks.
+
+        Steady residency: windows are honoured, block rounding is included.
+        """
+
+    @abstractmethod
+    def command(self, deployment: Deployment) -> str:
+        """The engine's own launch line for the *unresolved* deployment."""

@@ -1,0 +1,188 @@
+"""An accelerator as kvsim sees it: datasheet facts and measured coefficients, with sources."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
+
+from kvsim.errors import InputError
+from kvsim.units import parse_bytes
+
+__all__ = [
+    "AcceleratorProfile",
+    "Interconnect",
+    "Link",
+    "Price",
+    "Quantity",
+    "StepCoefficients",
+]
+
+Bytes = Annotated[PositiveInt, BeforeValidator(parse_bytes)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Quantity(_Frozen):
+    """A number with where it comes from.
+
+    Parameters
+    ----------
+    value : float
+        In the unit that the field's name states.
+    source : str
+        Datasheet, measurement or log that gave it.
+    confidence : str
+        "high", "medium" or "low".
+    """
+
+    value: PositiveFloat
+    source: str
+    confidence: str = "high"
+
+
+class ByteQuantity(Quantity):
+    """A size in bytes; YAML may write it as "79.19 GiB"."""
+
+    value: Bytes  # type: ignore[assignment]
+
+
+class Interconnect(_Frozen):
+    """How devices of one node reach each other; both directions added, bytes/s."""
+
+    name: str
+    bytes_per_s: float = Field(ge=0)
+
+
+class Price(_Frozen):
+    """What an hour of one device costs to rent, in US dollars, low and high."""
+
+    low: PositiveFloat
+    high: PositiveFloat
+    note: str = ""
+
+
+class Link(_Frozen):
+    """One collective's cost: ``seconds + bytes / bytes_per_s``."""
+
+    seconds: float = Field(ge=0)
+    bytes_per_s: PositiveFloat
+
+
+class StepCoefficients(_Frozen):
+    """Measured or fitted coefficients of the step-time model (``kvsim.steptime``).
+
+    ``step = host + layers * layer + pnorm(weights / BW, flops / P) + kv / BW_kv
+    + attention flops / P_attn + collectives * link + sequences * sequence``
+
+    Parameters
+    ----------
+    engine, source, date, fitted_on : str
+        Which engine's kernels; where the rows come from; when; which rows.
+    error_percent : float
+        Mean absolute percentage error on those rows.
+    weight_bytes_per_s, kv_bytes_per_s : float
+        Achieved bandwidths when reading weights and KV cache.
+    flops_per_s, attention_flops_per_s : float
+        Achieved rates of bf16 GEMMs and of prefill attention.
+    layer_seconds, host_seconds, sequence_seconds : float
+        Fixed cost a layer; host cost a step; cost a running sequence a step.
+    norm : float
+        Exponent of the p-norm that joins the two roofline arms; large is a hard max.
+    collectives : mapping of int to Link
+        All-reduce cost by tensor-parallel degree.
+    fp8_weight_speedup, fp8_kv_speedup : float
+        How much less time the weight or KV term takes in fp8 than in bf16.
+    """
+
+    engine: str
+    source: str
+    date: str
+    fitted_on: str = ""
+    error_percent: float | None = Field(default=None, ge=0)
+    weight_bytes_per_s: PositiveFloat
+    flops_per_s: PositiveFloat
+    kv_bytes_per_s: PositiveFloat
+    attention_flops_per_s: PositiveFloat
+    layer_seconds: float = Field(ge=0)
+    host_seconds: float = Field(default=0.0, ge=0)
+    sequence_seconds: float = Field(default=0.0, ge=0)
+    norm: float = Field(default=2.2, ge=1)
+    collectives: dict[int, Link] = {}
+    fp8_weight_speedup: PositiveFloat = 2.0
+    fp8_kv_speedup: PositiveFloat = 2.0
+
+
+class AcceleratorProfile(_Frozen):
+    """One accelerator: `hardware_profiles/*.yaml` holds one each.
+
+    Parameters
+    ----------
+    name : str
+        "A100-SXM4-80GB": vendor's name, form factor and advertised memory.
+    aliases : tuple of str
+        Other names, lower case; "a100" is this card's if it is listed here.
+    vendor : str
+        Who makes it.
+    advertised_memory_gb : float
+        The number on the box, decimal GB.
+    memory : ByteQuantity
+        Bytes that the driver reports to a program: what engines divide.
+    bandwidth : Quantity
+        Memory bandwidth from the datasheet, bytes/s.
+    flops : mapping of str to Quantity
+        Dense arithmetic rate by dtype ("bf16", "fp16", "fp8", "int8"), FLOP/s.
+    l2_bytes : int or None
+        Last-level cache.
+    interconnect : Interconnect
+        Device-to-device link.
+    pcie : str
+        Host link, as the datasheet words it.
+    tdp_watts : float or None
+        Board power.
+    price : Price or None
+        Rental price range.
+    coefficients : StepCoefficients or None
+        Measured step-time coefficients; None falls back to a class median, marked so.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    vendor: str
+    advertised_memory_gb: PositiveFloat
+    memory: ByteQuantity
+    bandwidth: Quantity
+    flops: dict[str, Quantity]
+    l2_bytes: Bytes | None = None
+    interconnect: Interconnect
+    pcie: str = ""
+    tdp_watts: PositiveFloat | None = None
+    price: Price | None = None
+    notes: str = ""
+    coefficients: StepCoefficients | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that the driver reports to a program."""
+        return int(self.memory.value)
+
+    @property
+    def bandwidth_bytes_per_s(self) -> float:
+        """Datasheet memory bandwidth, bytes/s."""
+        return self.bandwidth.value
+
+    def flops_per_s(self, dtype: str) -> float:
+        """Datasheet dense rate for `dtype`; 16-bit floats stand in for each other.
+
+        Raises
+        ------
+        InputError
+            When the device has no rate for that dtype.
+        """
+        stand_in = {"bf16": "fp16", "fp16": "bf16", "fp32": "bf16", "fp4": "fp8"}
+        for name in (dtype, stand_in.get(dtype, "bf16"), "bf16", "fp16"):
+            if name in self.flops:
+                return self.flops[name].value
+        raise InputError(f"{self.name} has no arithmetic rate for {dtype}")

@@ -1,0 +1,1 @@
+"""Readers: files and hub ids in, a `ModelSpec` out."""
