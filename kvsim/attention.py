@@ -67,7 +67,7 @@ def heads_per_rank(heads: int, tp: int) -> int:
 class _Cache(BaseModel):
     """Base of all kinds: keeps nothing, costs nothing."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     def state_bytes(self, fmt: KVFormat, tp: int = 1) -> int:
         """Bytes of one cached state in one layer on one rank."""

@@ -11,6 +11,7 @@ from kvsim.units import parse_bytes
 
 __all__ = [
     "AcceleratorProfile",
+    "HostCost",
     "Interconnect",
     "Link",
     "Price",
@@ -18,11 +19,20 @@ __all__ = [
     "StepCoefficients",
 ]
 
-Bytes = Annotated[PositiveInt, BeforeValidator(parse_bytes)]
+
+def _read_bytes(text: str | float) -> int:
+    # pydantic adds the key's name to a ValueError, and to nothing else.
+    try:
+        return parse_bytes(text)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+Bytes = Annotated[PositiveInt, BeforeValidator(_read_bytes)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class Quantity(_Frozen):
@@ -46,7 +56,7 @@ class Quantity(_Frozen):
 class ByteQuantity(Quantity):
     """A size in bytes; YAML may write it as "79.19 GiB"."""
 
-    value: Bytes  # type: ignore[assignment]
+    value: Bytes
 
 
 class Interconnect(_Frozen):
@@ -65,10 +75,40 @@ class Price(_Frozen):
 
 
 class Link(_Frozen):
-    """One collective's cost: ``seconds + bytes / bytes_per_s``."""
+    """One collective's cost: ``seconds + bytes / bytes_per_s``, in up to two regimes.
+
+    Parameters
+    ----------
+    seconds, bytes_per_s : float
+        Start-up and rate of messages below `large_from_bytes` (of all, without it).
+    large_from_bytes : int or None
+        Size from which another algorithm carries the message: vLLM's own all-reduce hands
+        over to NCCL at 8 MiB.
+    large_seconds, large_bytes_per_s : float or None
+        Start-up and rate of those.
+    """
 
     seconds: float = Field(ge=0)
     bytes_per_s: PositiveFloat
+    large_from_bytes: Bytes | None = None
+    large_seconds: float = Field(default=0.0, ge=0)
+    large_bytes_per_s: PositiveFloat | None = None
+
+
+class HostCost(_Frozen):
+    """What one engine's host code adds to a step.
+
+    Parameters
+    ----------
+    host_seconds, sequence_seconds : float
+        A step, and a running sequence a step.
+    source : str
+        Served runs that it was fitted on.
+    """
+
+    host_seconds: float = Field(ge=0)
+    sequence_seconds: float = Field(default=0.0, ge=0)
+    source: str = ""
 
 
 class StepCoefficients(_Frozen):
@@ -95,6 +135,22 @@ class StepCoefficients(_Frozen):
         All-reduce cost by tensor-parallel degree.
     fp8_weight_speedup, fp8_kv_speedup : float
         How much less time the weight or KV term takes in fp8 than in bf16.
+    fp8_flops_speedup : float
+        How much faster GEMMs of 8-bit (or narrower) activations compute than bf16 ones.
+    fp8_layer_seconds : float
+        What quantising activations adds to a layer whose weights are fp8.
+    head_seconds : float
+        Decode attention's fixed cost of one KV head of one sequence in one layer.
+    mixed_kv_factor, mixed_head_seconds : float
+        In a step that prefills too: how many times longer reading KV takes, and what adds to
+        `head_seconds`; kernels for both at once do not pack the heads that share K and V.
+    attention_token_seconds : float
+        Prefill attention's cost of one query head of one token in one layer, beside its FLOPs.
+    host_costs : mapping of str to HostCost
+        Host costs of other engines than `engine`, by name.
+    token_factors : mapping of int to float
+        Tile quantisation: what the roofline term is multiplied by at so many tokens a step;
+        linear in log2(tokens) between entries, level outside them.
     """
 
     engine: str
@@ -113,6 +169,14 @@ class StepCoefficients(_Frozen):
     collectives: dict[int, Link] = {}
     fp8_weight_speedup: PositiveFloat = 2.0
     fp8_kv_speedup: PositiveFloat = 2.0
+    fp8_flops_speedup: PositiveFloat = 1.6
+    fp8_layer_seconds: float = Field(default=0.0, ge=0)
+    head_seconds: float = Field(default=0.0, ge=0)
+    mixed_kv_factor: float = Field(default=1.0, ge=1)
+    mixed_head_seconds: float = Field(default=0.0, ge=0)
+    attention_token_seconds: float = Field(default=0.0, ge=0)
+    host_costs: dict[str, HostCost] = {}
+    token_factors: dict[PositiveInt, PositiveFloat] = {}
 
 
 class AcceleratorProfile(_Frozen):

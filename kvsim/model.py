@@ -17,7 +17,7 @@ __all__ = ["DenseMlp", "LayerGroup", "Mlp", "ModelSpec", "MoeMlp"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class DenseMlp(_Frozen):
@@ -105,10 +105,17 @@ class ModelSpec(_Frozen):
     quantized_families : tuple of str or None
         Tensor families that the format applies to ("attention", "mlp", "experts");
         None is all matrices inside layers.
+    spared_parameters : int
+        Parameters of quantisable matrices that the checkpoint leaves in `dtype` all the
+        same, where families do not say which.
     layer_groups : tuple of LayerGroup
         All layers, each in exactly one group.
     other_parameters : int
         Parameters outside the text decoder (vision tower, audio encoder), kept in `dtype`.
+    rotary_table_elements : int or None
+        Elements of the cosine and sine tables that engines compute at load; None is one
+        table of `max_position_embeddings` rows. Gemma 3 has two, one of them eight times
+        longer by its linear scaling.
     weight_bytes_on_disk : int or None
         Exact size of the checkpoint's tensors where a safetensors or GGUF header gave it.
     source : str
@@ -126,8 +133,10 @@ class ModelSpec(_Frozen):
     dtype: str = "bf16"
     quantization: str | None = None
     quantized_families: tuple[str, ...] | None = None
+    spared_parameters: int = Field(default=0, ge=0)
     layer_groups: tuple[LayerGroup, ...] = Field(min_length=1)
     other_parameters: int = Field(default=0, ge=0)
+    rotary_table_elements: int | None = Field(default=None, ge=0)
     weight_bytes_on_disk: int | None = None
     source: str = ""
 

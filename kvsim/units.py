@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 
 from kvsim.errors import InputError
 
@@ -47,9 +48,9 @@ _SECOND_UNITS = {"": 1.0, "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 6
 _QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
-def _parse(text: str | float, units: dict[str, float] | dict[str, int], what: str) -> float:
+def _parse(text: str | float, units: Mapping[str, float], what: str) -> float:
     match = _QUANTITY.fullmatch(str(text))
-    unit = match.group(2).lower() if match else None
+    unit = match.group(2).lower() if match else ""
     if match is None or unit not in units:
         known = ", ".join(name for name in units if name)
         raise InputError(f"{text!r} is not a {what}", fix=f"write a number and a unit of {known}")

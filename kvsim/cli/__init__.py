@@ -1,1 +1,111 @@
-"""The command line: one lazy group, one file a command, no arithmetic."""
+"""The command line: a click group that imports a command only when it is asked for.
+
+``kvsim --help`` reads the table below and nothing else, so it starts in milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from kvsim import __version__
+from kvsim.errors import KVSimError, nearest
+
+__all__ = ["COMMANDS", "main"]
+
+# name: (module that holds `command`, one line for --help)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "plan": ("kvsim.cli.plan", "What fits on the card: bytes, blocks, tokens, requests."),
+    "explain": ("kvsim.cli.explain", "A model's KV bytes as a formula with its numbers."),
+    "models": ("kvsim.cli.models", "List the models of the catalogue."),
+    "gpus": ("kvsim.cli.gpus", "List the accelerators of the catalogue."),
+    "completion": ("kvsim.cli.completion", "Print the line that switches on shell completion."),
+}
+
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and helps without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name every command, in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the one command that is asked for."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Refuse an unknown command with its nearest neighbours."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = ", ".join(nearest(args[0], COMMANDS) or COMMANDS)
+            ctx.fail(f"no command {args[0]!r}; did you mean {close}?")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command list from the table."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with: kvsim plan --model llama2-7b --gpu a100",
+)
+@click.version_option(__version__, prog_name="kvsim", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Plan and simulate KV-cache memory on accelerators."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit code.
+
+    The answer goes to stdout. What went wrong is one line on stderr: 2 for bad input,
+    70 for a bug in kvsim, 130 when interrupted.
+    """
+    # Looking for pydantic's plugins reads the metadata of every installed package.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    sys.exit(_run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        code = cli.main(
+            list(argv) if argv is not None else None,
+            prog_name="kvsim",
+            standalone_mode=False,
+            auto_envvar_prefix="KVSIM",
+        )
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted")
+        return INTERRUPTED
+    except click.UsageError as error:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            error.show()
+            return error.exit_code
+        _complain(error.format_message(), error.ctx)
+        return error.exit_code
+    except click.ClickException as error:
+        _complain(error.format_message())
+        return error.exit_code
+    except KVSimError as error:
+        _complain(str(error))
+        return error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str, ctx: click.Context | None = None) -> None:
+    """Say what went wrong on one line of stderr, under the command's name."""
+    name = ctx.command_path if ctx else "kvsim"
+    click.echo(f"{name}: {' '.join(message.split())}", err=True)

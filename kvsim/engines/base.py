@@ -32,7 +32,7 @@ class EngineOptions(BaseModel):
     not have is an `InputError` from its `resolve`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     tensor_parallel_size: PositiveInt = 1
     pipeline_parallel_size: PositiveInt = 1
@@ -55,6 +55,16 @@ class EngineOptions(BaseModel):
     swa_full_tokens_ratio: float | None = Field(default=None, gt=0)
     swa_full: bool = False
     kv_cache_dtype_v: str | None = None
+    flash_attention: bool | None = None
+    kv_unified: bool | None = None
+    enable_dp_attention: bool = False
+    enable_lora: bool = False
+    max_lora_rank: PositiveInt = 16
+    async_scheduling: bool | None = None
+    flashinfer_sampler: bool | None = None
+    activation_bytes: int | None = Field(default=None, ge=0)
+    non_torch_bytes: int | None = Field(default=None, ge=0)
+    cuda_graph_bytes: int | None = Field(default=None, ge=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +114,9 @@ class GroupLayout:
         Bytes of one layer's page.
     blocks_per_sequence : int
         Blocks that one sequence of ``max_model_len`` needs at admission.
+    most_blocks : int or None
+        Blocks at which a running sequence stops taking more (a window, a chunk, a state);
+        None grows with the context.
     """
 
     name: str
@@ -112,6 +125,7 @@ class GroupLayout:
     block_size: int
     page_bytes: int
     blocks_per_sequence: int
+    most_blocks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Memory policies behind one protocol, one small file each."""

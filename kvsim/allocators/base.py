@@ -1,0 +1,249 @@
+"""What a memory policy answers, and the law that it must keep.
+
+The scheduler asks in four moments of a request's life, the replica once a run::
+
+    holdable(request)            at arrival: could an empty pool ever hold it?
+    admit(request, tokens)       first prefill chunk: room for `tokens`?  -> cached tokens | None
+    extend(request, tokens)      later chunks                             -> bool
+    decode_steps(batch, limit)   how many steps every decoding sequence can take
+    take(batch, steps)           take what those steps write
+    release(request, ...)        finished or preempted
+
+Scarcity is an answer, never an exception. ``check()`` states the conservation law
+``held + cached + free = total`` and raises `InvariantError` when it is broken.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kvsim.decoding import DecodeBatch
+from kvsim.errors import InvariantError
+from kvsim.request import Request
+from kvsim.units import ceil_div
+
+__all__ = ["Allocator", "BlockCurve", "Slots", "address_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCurve:
+    """Blocks that one sequence holds, as a function of its cached tokens.
+
+    Parameters
+    ----------
+    block_size : int
+        Tokens a block.
+    growing : int
+        Groups of layers whose blocks grow with the context (1 for a plain model).
+    caps : tuple of int
+        For every windowed group, the blocks at which it stops growing, ascending.
+    fixed : int
+        Blocks that a sequence holds whatever its length (recurrent state groups).
+
+    Examples
+    --------
+    >>> BlockCurve(16).blocks_at(17)
+    2
+    >>> BlockCurve(16, growing=1, caps=(2, 2), fixed=1).blocks_at(100)  # 7 + 2 + 2 + 1
+    12
+    """
+
+    block_size: int
+    growing: int = 1
+    caps: tuple[int, ...] = ()
+    fixed: int = 0
+
+    def blocks_at(self, tokens: int) -> int:
+        """Blocks that `tokens` cached tokens occupy."""
+        blocks = -(-tokens // self.block_size)
+        if not self.caps:
+            return self.growing * blocks + self.fixed
+        return self.growing * blocks + sum(min(blocks, cap) for cap in self.caps) + self.fixed
+
+    def groups_open_at(self, tokens: int) -> int:
+        """Groups that take a block when token number `tokens` opens one."""
+        if not self.caps:
+            return self.growing
+        return self.growing + sum(tokens < cap * self.block_size for cap in self.caps)
+
+    @property
+    def breakpoints(self) -> tuple[int, ...]:
+        """Token counts at which a group stops growing."""
+        return tuple(sorted({cap * self.block_size for cap in self.caps}))
+
+    def longest(self, blocks: int) -> int:
+        """Return the most tokens that `blocks` blocks hold (0 when not even one fits)."""
+        low, high = 0, max(0, blocks - self.fixed) * self.block_size
+        if not self.growing:
+            return high if self.blocks_at(high) <= blocks else 0
+        while low < high:
+            middle = ceil_div(low + high, 2)
+            low, high = (middle, high) if self.blocks_at(middle) <= blocks else (low, middle - 1)
+        return low
+
+
+class Slots(NamedTuple):
+    """Token slots of the pool at one instant, in the PagedAttention paper's taxonomy.
+
+    ``total = tokens + reserved + internal + external + free``, where `tokens` is counted by
+    the scheduler, and internal is what remains of the held slots.
+
+    Parameters
+    ----------
+    held : int
+        Slots that live requests occupy.
+    reserved : int
+        Held slots that will be written later.
+    external : int
+        Free slots that no waiting request can use, because they are scattered.
+    cached : int
+        Slots of finished requests' prefixes, kept until something needs the room.
+    """
+
+    held: int
+    reserved: int = 0
+    external: int = 0
+    cached: int = 0
+
+
+class Allocator(ABC):
+    """A memory policy over a pool of ``total_blocks`` blocks of ``curve.block_size`` tokens.
+
+    Attributes
+    ----------
+    total_blocks : int
+        Size of the pool.
+    free_blocks : int
+        Blocks that can be handed out now.
+    curve : BlockCurve
+        Blocks that one sequence holds.
+    copied_tokens : int
+        Cached tokens that the device has copied since the replica last asked.
+    """
+
+    copied_tokens = 0
+
+    def __init__(self, total_blocks: int, curve: BlockCurve) -> None:
+        self.total_blocks = total_blocks
+        self.free_blocks = total_blocks
+        self.curve = curve
+        self._longest = curve.longest(total_blocks)
+
+    @property
+    def block_size(self) -> int:
+        """Tokens a block."""
+        return self.curve.block_size
+
+    @property
+    def usage(self) -> float:
+        """Share of the pool that is held, 0 to 1."""
+        return 1 - self.free_blocks / self.total_blocks if self.total_blocks else 0.0
+
+    @property
+    def total_slots(self) -> int:
+        """Token slots of the whole pool."""
+        return self.total_blocks * self.block_size
+
+    def held_blocks(self, request: Request, tokens: int) -> int:
+        """Blocks of a request with `tokens` cached tokens a sequence.
+
+        Parallel samples share the full blocks of the prompt; each owns a copy of the last,
+        partial one (copy-on-write) from the moment the prompt is complete.
+        """
+        blocks = self.curve.blocks_at(tokens)
+        if request.samples == 1 or tokens < request.prompt_tokens:
+            return blocks
+        shared = self.curve.growing * (request.prompt_tokens // self.block_size)
+        return shared + request.samples * (blocks - shared)
+
+    def holdable(self, request: Request) -> bool:
+        """Whether an empty pool could hold the request to its last token."""
+        if request.samples == 1:
+            return request.final_tokens <= self._longest
+        return self.held_blocks(request, request.final_tokens) <= self.total_blocks
+
+    @abstractmethod
+    def admit(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+        """Give a waiting request room for its first prefill chunk.
+
+        Parameters
+        ----------
+        request : Request
+            The head of the queue; nothing of it is held.
+        chunk_tokens : int
+            Most tokens that this step can compute for it, after any cached prefix.
+        spare_blocks : int
+            Blocks that must stay free afterwards (V0's watermark).
+
+        Returns
+        -------
+        int or None
+            Tokens found in the cache, which need not be computed; None: no room, and
+            nothing was changed.
+        """
+
+    @abstractmethod
+    def extend(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
+        """Make room for a request's first `tokens` tokens; False leaves everything as it was."""
+
+    def restore(self, request: Request, *, spare_blocks: int = 0) -> bool:
+        """Make room again for the cached tokens of a request that was swapped out."""
+        tokens, request.computed_tokens = request.computed_tokens, 0
+        fits = self.extend(request, tokens, spare_blocks=spare_blocks)
+        request.computed_tokens = tokens
+        return fits
+
+    def can_decode(self, batch: DecodeBatch) -> bool:
+        """Whether every decoding sequence has room for its next token."""
+        return self.decode_steps(batch, 1) == 1
+
+    @abstractmethod
+    def decode_steps(self, batch: DecodeBatch, limit: int) -> int:
+        """Steps, at most `limit`, for which every sequence of the batch has room."""
+
+    @abstractmethod
+    def take(self, batch: DecodeBatch, steps: int) -> int:
+        """Take the blocks that the next `steps` decode steps write; return how many."""
+
+    @abstractmethod
+    def release(self, request: Request, *, preempted: bool = False) -> None:
+        """Take back everything that a request holds; its ``computed_tokens`` are up to date."""
+
+    @abstractmethod
+    def slots(self, tokens: int, head: Request | None) -> Slots:
+        """Describe the pool now.
+
+        Parameters
+        ----------
+        tokens : int
+            Cached tokens of all live requests.
+        head : Request or None
+            The first request in the queue, if any: free slots that it cannot use although
+            it waits for them are external waste.
+        """
+
+    @abstractmethod
+    def check(self, live: Iterable[tuple[Request, int]]) -> None:
+        """Compare the books with the live requests and their cached tokens.
+
+        Raises
+        ------
+        InvariantError
+            When blocks were lost, invented or counted twice.
+        """
+
+
+def address_of(request: Request) -> int:
+    """Address of a contiguous request's region.
+
+    Raises
+    ------
+    InvariantError
+        When it has none.
+    """
+    if not isinstance(request.blocks, int):
+        raise InvariantError(f"{request} has no region")
+    return request.blocks

@@ -1,0 +1,1 @@
+"""Calibration: fit step-time coefficients from measurements, and write them into profiles."""

@@ -1,0 +1,366 @@
+"""Fit step-time coefficients to measured steps, by bounded robust least squares.
+
+What is minimised is ``sum soft_l1((predicted / measured - 1) / 3 %)``: relative, so that a
+2 ms decode step counts as much as a 200 ms prefill, and robust, so that a row where the
+form is wrong does not bend all others. Rates stay within 0.3 to 1.0 of the datasheet:
+where weights dominate, some are weakly identified and would otherwise run away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvsim.calibrate.rows import Floats, StepRows
+from kvsim.errors import InputError, MissingExtraError
+from kvsim.hardware import Link, StepCoefficients
+from kvsim.units import KIB, MIB
+
+__all__ = [
+    "Datasheet",
+    "Fit",
+    "Free",
+    "fit_fp8",
+    "fit_link",
+    "fit_steps",
+    "least_squares",
+    "leave_one_model_out",
+    "percent_errors",
+    "predict",
+    "round_significant",
+]
+
+FITTED_ON = "2026-11-21"
+_SOFT_ERROR = 0.03
+_FACTOR_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+_FACTOR_STIFFNESS = 0.5  # how strongly tile factors are pulled towards 1
+_FEWEST_ROWS = 12
+_NOTHING = 1e-15  # an optimiser's way of saying zero
+_FEWEST_SIZES = 3
+_LINK_BYTES = (4 * KIB, 128 * MIB)
+_LARGE = 8 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Datasheet:
+    """What a fit may not exceed: bytes/s and bf16 FLOP/s."""
+
+    bytes_per_s: float
+    flops_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Coefficients and how well they describe the rows that they were fitted on.
+
+    Parameters
+    ----------
+    coefficients : StepCoefficients
+        The answer.
+    error_percent : float
+        Mean absolute percentage error on those rows.
+    row_count : int
+        Number of rows.
+    """
+
+    coefficients: StepCoefficients
+    error_percent: float
+    row_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """One free parameter: where to start, its bounds, and the unit it is written in."""
+
+    name: str
+    start: float
+    low: float
+    high: float
+    unit: str = ""
+
+
+# Rates are shares of the datasheet; times are in the unit that keeps them near 1. A layer
+# launches at least ten kernels, of 1.5 us and more each.
+_STEP_PARAMETERS = (
+    Free("weight_bytes_per_s", 0.85, 0.3, 1.0, "bandwidth"),
+    Free("flops_per_s", 0.8, 0.3, 1.0, "flops"),
+    Free("layer_seconds", 35.0, 15.0, 500.0, "us"),
+    Free("norm", 2.2, 1.5, 3.0),
+    Free("kv_bytes_per_s", 0.85, 0.3, 1.0, "bandwidth"),
+    Free("head_seconds", 12.0, 0.0, 200.0, "ns"),
+    Free("mixed_kv_factor", 1.2, 1.0, 4.0),
+    Free("mixed_head_seconds", 20.0, 0.0, 1000.0, "ns"),
+    Free("attention_flops_per_s", 0.5, 0.3, 1.0, "flops"),
+    Free("attention_token_seconds", 0.5, 0.0, 3.0, "ns"),
+)
+
+
+def predict(rows: StepRows, rates: StepCoefficients, *, fp8: bool = False) -> Floats:
+    """Seconds of every row (n): the terms of `kvsim.stepterms`, column by column.
+
+    Parameters
+    ----------
+    rows : StepRows
+        Steps; their measured seconds are not looked at.
+    rates : StepCoefficients
+        Coefficients.
+    fp8 : bool
+        Whether weights and KV are fp8.
+    """
+    if fp8:
+        rates = _in_fp8(rates)
+    weight = rows.weight_bytes / rates.weight_bytes_per_s
+    compute = rows.flops / rates.flops_per_s
+    decoding = rows.phase != "prefill"
+    mixed = rows.phase == "mixed"
+    slowed = np.where(mixed, rates.mixed_kv_factor, 1.0)
+    start = rates.head_seconds + mixed * rates.mixed_head_seconds
+    return np.asarray(
+        rates.host_seconds
+        + rows.layers * rates.layer_seconds
+        + _roofline(weight, compute, rates.norm) * _tile_factors(rows.tokens, rates.token_factors)
+        + slowed * rows.kv_bytes / rates.kv_bytes_per_s
+        + decoding * rows.sequences * rows.kv_heads * start
+        + rows.attention_flops / rates.attention_flops_per_s
+        + rows.query_tokens * rates.attention_token_seconds
+        + _link_seconds(rows, rates.collectives)
+        + rows.sequences * rates.sequence_seconds
+    )
+
+
+def _roofline(weight: Floats, compute: Floats, norm: float) -> Floats:
+    large, small = np.maximum(weight, compute), np.minimum(weight, compute)
+    return np.asarray(large * (1 + (small / large) ** norm) ** (1 / norm))
+
+
+def _tile_factors(tokens: Floats, factors: Mapping[int, float]) -> Floats:
+    if not factors:
+        return np.ones_like(tokens)
+    known = sorted(factors)
+    levels = [factors[n] for n in known]
+    return np.asarray(np.interp(np.log2(tokens), np.log2(known), levels))
+
+
+def _link_seconds(rows: StepRows, links: Mapping[int, Link]) -> Floats:
+    total = np.zeros_like(rows.seconds)
+    for degree, link in links.items():
+        message = rows.message_bytes
+        each = link.seconds + message / link.bytes_per_s
+        if link.large_from_bytes is not None:
+            large = link.large_seconds + message / (link.large_bytes_per_s or link.bytes_per_s)
+            each = np.where(message < link.large_from_bytes, each, large)
+        total += np.where(rows.tp == degree, 2 * rows.layers * each, 0.0)
+    return total
+
+
+def _in_fp8(rates: StepCoefficients) -> StepCoefficients:
+    """Return the rates that fp8 weights and KV see: half the bytes, not half the time."""
+    return rates.model_copy(
+        update={
+            "weight_bytes_per_s": rates.weight_bytes_per_s * rates.fp8_weight_speedup / 2,
+            "flops_per_s": rates.flops_per_s * rates.fp8_flops_speedup,
+            "kv_bytes_per_s": rates.kv_bytes_per_s * rates.fp8_kv_speedup / 2,
+            "layer_seconds": rates.layer_seconds + rates.fp8_layer_seconds,
+        }
+    )
+
+
+def percent_errors(rows: StepRows, rates: StepCoefficients, *, fp8: bool = False) -> Floats:
+    """Signed errors (n) of the prediction, percent of the measurement."""
+    return 100 * (predict(rows, rates, fp8=fp8) / rows.seconds - 1)
+
+
+# --- fitting -------------------------------------------------------------------------------------
+
+
+def fit_steps(
+    rows: StepRows,
+    datasheet: Datasheet,
+    base: StepCoefficients,
+    *,
+    tiles: bool = True,
+    summed: bool = False,
+) -> Fit:
+    """Fit the rates and fixed costs to measured steps.
+
+    Parameters
+    ----------
+    rows : StepRows
+        Steps of one card.
+    datasheet : Datasheet
+        Bounds of the rates.
+    base : StepCoefficients
+        Engine, source, links and host costs, which are kept.
+    tiles : bool
+        Whether to fit `token_factors` too.
+    summed : bool
+        Whether mixed steps are sums of separate kernels: then they say nothing about
+        attention over prefill and decode at once.
+
+    Raises
+    ------
+    InputError
+        For fewer than 12 rows.
+    MissingExtraError
+        Without scipy.
+    """
+    if len(rows) < _FEWEST_ROWS:
+        fix = f"give at least {_FEWEST_ROWS}, over several batches, contexts and prompts"
+        raise InputError(f"{len(rows)} rows are too few to fit", fix=fix)
+    free = _identified(rows, summed=summed) + (_factors_within(rows) if tiles else ())
+
+    def build(values: Floats) -> StepCoefficients:
+        return base.model_copy(update=_updates(free, values, datasheet))
+
+    def residuals(values: Floats) -> Floats:
+        errors = predict(rows, build(values)) / rows.seconds - 1
+        stiffness = np.sqrt(len(rows) / 1000) * _FACTOR_STIFFNESS
+        pulls = [v - 1 for p, v in zip(free, values, strict=True) if p.name.startswith("factor")]
+        return np.concatenate([errors, stiffness * np.array(pulls)])
+
+    coefficients = build(least_squares(residuals, free))
+    return _graded(coefficients, rows, fp8=False)
+
+
+def _identified(rows: StepRows, *, summed: bool) -> tuple[Free, ...]:
+    """Leave out the parameters that no row says anything about."""
+    absent: set[str] = set()
+    if not rows.kv_bytes.any():
+        absent |= {"kv_bytes_per_s", "head_seconds"}
+    if not rows.attention_flops.any():
+        absent |= {"attention_flops_per_s", "attention_token_seconds"}
+    if summed or not (rows.phase == "mixed").any():
+        absent |= {"mixed_kv_factor", "mixed_head_seconds"}
+    return tuple(parameter for parameter in _STEP_PARAMETERS if parameter.name not in absent)
+
+
+def _factors_within(rows: StepRows) -> tuple[Free, ...]:
+    """Tile factors at the token counts that rows reach."""
+    most = rows.tokens.max()
+    return tuple(Free(f"factor_{n}", 1.0, 0.7, 1.5) for n in _FACTOR_TOKENS if n <= most)
+
+
+def fit_fp8(rows: StepRows, base: StepCoefficients) -> Fit:
+    """Fit the fp8 speed-ups to steps with fp8 weights and KV; all else is kept."""
+    free = (
+        Free("fp8_weight_speedup", 1.8, 0.8, 2.0),
+        Free("fp8_flops_speedup", 1.6, 0.8, 2.2),
+        Free("fp8_kv_speedup", 1.7, 0.8, 2.2),
+        Free("fp8_layer_seconds", 20.0, 0.0, 500.0, "us"),
+    )
+
+    def build(values: Floats) -> StepCoefficients:
+        return base.model_copy(update=_updates(free, values, None))
+
+    def residuals(values: Floats) -> Floats:
+        return np.asarray(predict(rows, build(values), fp8=True) / rows.seconds - 1)
+
+    return _graded(build(least_squares(residuals, free)), rows, fp8=True)
+
+
+def fit_link(times: Mapping[int, float]) -> Link:
+    """Fit ``a + bytes / bandwidth`` to all-reduce times by message bytes, relative errors.
+
+    Messages from 4 KiB to 128 MiB count, which is what steps send. Those of 8 MiB and more
+    are fitted apart: engines hand them to another algorithm.
+    """
+    small = {size: time for size, time in times.items() if _LINK_BYTES[0] <= size < _LARGE}
+    large = {size: time for size, time in times.items() if _LARGE <= size <= _LINK_BYTES[1]}
+    start, rate = _affine(small)
+    link = Link(seconds=start, bytes_per_s=rate)
+    if len(large) < _FEWEST_SIZES:
+        return link
+    start, rate = _affine(large)
+    return Link(
+        seconds=link.seconds,
+        bytes_per_s=link.bytes_per_s,
+        large_from_bytes=_LARGE,
+        large_seconds=start,
+        large_bytes_per_s=rate,
+    )
+
+
+def _affine(times: Mapping[int, float]) -> tuple[float, float]:
+    """Start-up seconds and bytes/s of one regime."""
+    if len(times) < _FEWEST_SIZES:
+        raise InputError(f"{len(times)} message sizes are too few to fit a link")
+    sizes = np.array(sorted(times), dtype=np.float64)
+    seconds = np.array([times[int(size)] for size in sizes])
+    free = (Free("seconds", 5.0, 0.1, 1000.0), Free("bytes_per_s", 200.0, 0.1, 5000.0))
+
+    def residuals(values: Floats) -> Floats:
+        return np.asarray((values[0] * 1e-6 + sizes / (values[1] * 1e9)) / seconds - 1)
+
+    start, rate = least_squares(residuals, free)
+    return round_significant(start * 1e-6), round_significant(rate * 1e9)
+
+
+def leave_one_model_out(
+    rows: StepRows, fit: Callable[[StepRows], StepCoefficients]
+) -> dict[str, float]:
+    """Error of each model, percent, under coefficients fitted on all the others."""
+    errors = {}
+    for name in rows.models():
+        held_out = rows.model == name
+        coefficients = fit(rows.where(~held_out))
+        errors[name] = float(np.mean(np.abs(percent_errors(rows.where(held_out), coefficients))))
+    return errors
+
+
+def _graded(coefficients: StepCoefficients, rows: StepRows, *, fp8: bool) -> Fit:
+    """Round to what a fit can claim, then measure the error of what is left."""
+    coefficients = coefficients.model_copy(
+        update={
+            name: {key: round_significant(part) for key, part in value.items()}
+            if name == "token_factors"
+            else round_significant(value)
+            for name, value in coefficients
+            if isinstance(value, float) or name == "token_factors"
+        }
+    )
+    error = float(np.mean(np.abs(percent_errors(rows, coefficients, fp8=fp8))))
+    return Fit(coefficients, round(error, 2), len(rows))
+
+
+def _updates(free: tuple[Free, ...], values: Floats, datasheet: Datasheet | None) -> dict[str, Any]:
+    """Turn a vector of parameters into the fields of `StepCoefficients`, SI units."""
+    units = {"": 1.0, "us": 1e-6, "ns": 1e-9}
+    if datasheet is not None:
+        units |= {"bandwidth": datasheet.bytes_per_s, "flops": datasheet.flops_per_s}
+    updates: dict[str, Any] = {}
+    factors: dict[int, float] = {}
+    for parameter, value in zip(free, values, strict=True):
+        scaled = float(value) * units[parameter.unit]
+        if parameter.name.startswith("factor_"):
+            factors[int(parameter.name.removeprefix("factor_"))] = scaled
+        else:
+            updates[parameter.name] = scaled
+    return {**updates, "token_factors": factors} if factors else updates
+
+
+def least_squares(
+    residuals: Callable[[Floats], Floats], free: tuple[Free, ...]
+) -> NDArray[np.float64]:
+    """Minimise soft-L1 of the residuals inside the parameters' bounds."""
+    try:
+        from scipy import optimize
+    except ImportError:
+        raise MissingExtraError("scipy", "calibrate", "fitting") from None
+    result = optimize.least_squares(
+        residuals,
+        [parameter.start for parameter in free],
+        bounds=([p.low for p in free], [p.high for p in free]),
+        x_scale=[max(abs(parameter.start), 0.1) for parameter in free],
+        loss="soft_l1",
+        f_scale=_SOFT_ERROR,
+    )
+    return np.asarray(result.x, dtype=np.float64)
+
+
+def round_significant(value: float, digits: int = 4) -> float:
+    """Keep so many significant digits: more than a fit can claim."""
+    return float(f"{value:.{digits}g}") if abs(value) > _NOTHING else 0.0

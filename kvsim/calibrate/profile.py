@@ -1,0 +1,99 @@
+"""Writing coefficients into a profile's YAML, all else left as its author wrote it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from kvsim.catalog.yaml_files import data_folder, read_text, read_yaml
+from kvsim.errors import InputError
+from kvsim.hardware import AcceleratorProfile, StepCoefficients
+
+__all__ = ["coefficient_lines", "profile_path", "write_coefficients"]
+
+# The top-level block: its key, and every line below it that is indented or empty.
+_BLOCK = re.compile(r"^coefficients:.*\n(?:[ \t].*\n|\n(?=[ \t]))*", re.MULTILINE)
+
+
+def profile_path(profile: AcceleratorProfile) -> Path:
+    """Return the shipped file of a profile.
+
+    Raises
+    ------
+    InputError
+        When the profile does not come from the shipped folder.
+    """
+    for path in sorted(data_folder("hardware_profiles").glob("*.yaml")):
+        if read_yaml(path).get("name") == profile.name:
+            return path
+    raise InputError(f"{profile.name} is not a shipped profile")
+
+
+def write_coefficients(
+    path: Path, coefficients: StepCoefficients, *, like: Path | None = None
+) -> None:
+    """Put coefficients into a profile, in place of those that it has.
+
+    Parameters
+    ----------
+    path : Path
+        Profile to write.
+    coefficients : StepCoefficients
+        The new block.
+    like : Path, optional
+        Profile whose other lines are taken where `path` does not exist yet.
+
+    Raises
+    ------
+    InputError
+        When there is no file to take the other lines from, or `path` cannot be written.
+    """
+    source = path if path.exists() or like is None else like
+    rest = _BLOCK.sub("", read_text(source)).rstrip("\n")
+    try:
+        path.write_text(f"{rest}\n{coefficient_lines(coefficients)}", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from None
+
+
+def coefficient_lines(coefficients: StepCoefficients) -> str:
+    """The YAML block: SI units, defaults left out, one line a collective."""
+    lines = ["coefficients:"]
+    for name, value in coefficients.model_dump(exclude_defaults=True).items():
+        if name in ("collectives", "host_costs"):
+            lines.append(f"  {name}:")
+            lines += [f"    {key}: {_flow(part)}" for key, part in value.items()]
+        else:
+            lines.append(f"  {name}: {_flow(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    """One value as YAML: text quoted, mappings in braces, numbers as YAML 1.1 reads them."""
+    if isinstance(value, dict):
+        inner = ", ".join(
+            f"{key}: {_flow(part)}" for key, part in value.items() if part is not None
+        )
+        return f"{{{inner}}}"
+    if isinstance(value, str):
+        return json.dumps(value)
+    return _number(value)
+
+
+def _number(value: float) -> str:
+    """A number that YAML 1.1 takes for one: an exponent needs a point and a sign.
+
+    Examples
+    --------
+    >>> _number(3e-06), _number(1.5e12), _number(2), _number(0.25)
+    ('3.0e-06', '1.5e+12', '2', '0.25')
+    """
+    if isinstance(value, int):
+        return str(value)
+    text = f"{value:.6g}"
+    mantissa, mark, exponent = text.partition("e")
+    if not mark:
+        return text if "." in text else f"{text}.0"
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"

@@ -1,0 +1,170 @@
+"""Measured steps as columns, and the CSV in which a user may hand in their own.
+
+One row is one engine step on one rank. Columns of the CSV, in any order:
+
+==================  =====================================================================
+``model``           name, to leave one model out at a time
+``phase``           "decode", "prefill" or "mixed"
+``layers``          layers that a token passes through
+``tokens``          tokens computed: one a decoding sequence, and the prefill tokens
+``sequences``       decoding sequences, and prompts
+``weight_bytes``    weight bytes read by the rank
+``flops``           GEMM FLOPs of the rank
+``kv_bytes``        KV bytes read by decode attention on the rank
+``kv_heads``        KV heads of the rank, summed over layers
+``attention_flops`` prefill-attention FLOPs of the rank (causal)
+``query_tokens``    prefill tokens times query heads of the rank, summed over layers
+``tp``              tensor-parallel ranks
+``message_bytes``   bytes of one all-reduce (tokens * hidden size * 2 in bf16)
+``seconds``         the measured step
+==================  =====================================================================
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvsim.errors import InputError
+
+__all__ = ["Floats", "StepRows", "number", "read_csv", "read_rows", "rows_from_records"]
+
+Floats = NDArray[np.float64]
+
+_PHASES = ("decode", "prefill", "mixed")
+# Outside these a number is in the wrong unit: no memory of 2026 is so fast or so slow.
+_BYTES_PER_S = (1e7, 2e13)
+_FLOPS_PER_S = (0.0, 2e16)
+_SLOWEST_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """Steps as columns of equal length n; see the module's table for units."""
+
+    model: NDArray[np.str_]
+    phase: NDArray[np.str_]
+    layers: Floats
+    tokens: Floats
+    sequences: Floats
+    weight_bytes: Floats
+    flops: Floats
+    kv_bytes: Floats
+    kv_heads: Floats
+    attention_flops: Floats
+    query_tokens: Floats
+    tp: Floats
+    message_bytes: Floats
+    seconds: Floats
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def where(self, keep: NDArray[np.bool_]) -> StepRows:
+        """Return the rows at which `keep` (n) is true."""
+        return StepRows(**{f.name: getattr(self, f.name)[keep] for f in fields(self)})
+
+    def models(self) -> list[str]:
+        """Names of the models, sorted."""
+        return sorted(set(self.model.tolist()))
+
+
+def rows_from_records(records: Sequence[Mapping[str, Any]]) -> StepRows:
+    """Turn records (one a step) into columns."""
+    columns: dict[str, Any] = {}
+    for column in fields(StepRows):
+        values = [record[column.name] for record in records]
+        kind = np.str_ if column.name in ("model", "phase") else np.float64
+        columns[column.name] = np.array(values, dtype=kind)
+    return StepRows(**columns)
+
+
+def read_csv(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
+    """Read a CSV whose header must hold `columns`.
+
+    Raises
+    ------
+    InputError
+        When there is no such file, it is no text, or a column is missing.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            rows = [] if missing else list(reader)
+    except FileNotFoundError:
+        raise InputError("no such file", where=str(path)) from None
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise InputError(f"not a readable CSV ({error})", where=str(path)) from None
+    if missing:
+        raise InputError(f"no column {', '.join(missing)}", where=f"{path}, line 1")
+    if not rows:
+        raise InputError("no rows below the header", where=str(path))
+    return rows
+
+
+def number(row: Mapping[str, str], column: str, where: str) -> float:
+    """Read one finite number at or above zero.
+
+    Raises
+    ------
+    InputError
+        When the cell is empty, no number, negative or not finite.
+    """
+    text = row.get(column)
+    try:
+        value = float(text or "")
+    except ValueError:
+        raise InputError(f"{column} = {text!r} is not a number", where=where) from None
+    if not math.isfinite(value) or value < 0:
+        raise InputError(f"{column} = {text} must be finite and not negative", where=where)
+    return value
+
+
+def read_rows(path: Path) -> StepRows:
+    """Read a user's own measured steps.
+
+    Raises
+    ------
+    InputError
+        For a missing column, a bad cell, or a step time that no memory could reach, which
+        means milliseconds or gigabytes where seconds and bytes belong.
+    """
+    names = [column.name for column in fields(StepRows)]
+    records = []
+    for line, row in enumerate(read_csv(path, names), start=2):
+        where = f"{path}, line {line}"
+        record: dict[str, Any] = {name: number(row, name, where) for name in names[2:]}
+        record |= {"model": row["model"], "phase": row["phase"]}
+        _check_record(record, where)
+        records.append(record)
+    return rows_from_records(records)
+
+
+def _check_record(record: Mapping[str, Any], where: str) -> None:
+    """Refuse a step whose numbers cannot be in the units that the columns name."""
+    if record["phase"] not in _PHASES:
+        fix = f"write {', '.join(_PHASES)}"
+        raise InputError(f"phase = {record['phase']!r} is unknown", where=where, fix=fix)
+    seconds = record["seconds"]
+    if not 0 < seconds < _SLOWEST_SECONDS:
+        fix = "write seconds, not milliseconds"
+        raise InputError(f"seconds = {seconds:g} is not a step time", where=where, fix=fix)
+    if min(record[name] for name in ("tokens", "layers", "weight_bytes", "tp")) < 1:
+        raise InputError("tokens, layers, weight_bytes and tp are at least 1", where=where)
+    moved = (record["weight_bytes"] + record["kv_bytes"]) / seconds
+    computed = (record["flops"] + record["attention_flops"]) / seconds
+    for rate, unit, (low, high) in (
+        (moved, "bytes/s", _BYTES_PER_S),
+        (computed, "FLOP/s", _FLOPS_PER_S),
+    ):
+        if not low <= rate <= high:
+            fix = "write bytes, FLOPs and seconds"
+            raise InputError(f"{rate:.3g} {unit} is not plausible", where=where, fix=fix)

@@ -1,0 +1,219 @@
+"""The catalogue of accelerators: a name, an alias or a path in, a profile out.
+
+A name is looked for in every folder of ``$KVSIM_PATH``, then in the shipped
+``hardware_profiles/``; there by file name, then by the ``name`` and ``aliases`` inside.
+Letter case, punctuation and a leading vendor's name do not count, so that what a driver
+prints ("NVIDIA A100-SXM4-80GB", "Tesla T4") is found.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kvsim.catalog.yaml_files import data_folder, read_described, read_text, read_yaml
+from kvsim.errors import InputError, UnknownNameError
+from kvsim.hardware import AcceleratorProfile
+from kvsim.units import GIB
+
+__all__ = [
+    "accelerator_names",
+    "describe_accelerators",
+    "find_accelerator",
+    "load_accelerator",
+    "siblings",
+]
+
+_PUNCTUATION = re.compile(r"[^a-z0-9]+")
+_VENDOR_WORDS = ("nvidia", "amd", "intel", "google", "apple", "geforce", "tesla", "instinct")
+
+# A rate below this is one written in GB/s or TFLOP/s; a link of tensor parallelism over
+# PCIe is the slowest real number, at about 1e9.
+_LEAST_RATE = 1e8
+_GREATEST_RATE = 1e19
+# Google and AMD count a little more than the name on the box says.
+_MEMORY_SLACK = 1.1
+
+
+def find_accelerator(name_or_path: str | Path) -> AcceleratorProfile:
+    """Find an accelerator by name, alias or path.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        "a100", "H100-SXM5-80GB", "NVIDIA L4", or the path of a YAML file.
+
+    Returns
+    -------
+    AcceleratorProfile
+        The validated profile.
+
+    Raises
+    ------
+    UnknownNameError
+        When no profile has that name.
+    InputError
+        When the profile's file is broken, with its line and key.
+
+    Examples
+    --------
+    >>> find_accelerator("a100").name, find_accelerator("Tesla T4").name
+    ('A100-SXM4-80GB', 'T4')
+    """
+    text = str(name_or_path)
+    if _looks_like_path(text):
+        return load_accelerator(Path(text).expanduser())
+    key = _key(text)
+    if not key:
+        raise InputError(f"{text!r} is not the name of an accelerator", fix="see `kvsim gpus`")
+    for folder in _folders():
+        path = _find_file(folder, key)
+        if path is not None:
+            return load_accelerator(path)
+    fix = "see `kvsim gpus`, or give the path of a YAML profile"
+    raise UnknownNameError("accelerator", text, _known_words(), fix=fix)
+
+
+def load_accelerator(path: Path) -> AcceleratorProfile:
+    """Read one profile and check that its numbers are in the units they claim.
+
+    Raises
+    ------
+    InputError
+        When the file is not a valid profile, or a number is implausible in its unit.
+    """
+    profile = read_described(path, AcceleratorProfile)
+    for key, rate in _rates(profile):
+        if not _LEAST_RATE <= rate <= _GREATEST_RATE:
+            raise InputError(
+                f"{key} = {rate:g} is not plausible",
+                where=str(path),
+                fix="write bytes/s or FLOP/s, such as 3.35e+12 for 3350 GB/s",
+            )
+    advertised_bytes = profile.advertised_memory_gb * GIB
+    if not 0.5 <= profile.memory_bytes / advertised_bytes <= _MEMORY_SLACK:
+        raise InputError(
+            f"memory = {profile.memory_bytes:,} bytes does not fit a device sold with "
+            f"{profile.advertised_memory_gb:g} GB",
+            where=str(path),
+            fix='write the unit, such as "79.19 GiB"',
+        )
+    return profile
+
+
+def siblings(profile: AcceleratorProfile) -> list[str]:
+    """Names of the other shipped devices of the same family, sorted.
+
+    Examples
+    --------
+    >>> siblings(find_accelerator("a100"))
+    ['A100-PCIE-40GB', 'A100-PCIE-80GB', 'A100-SXM4-40GB']
+    """
+    family = _family(profile.name)
+    folder = data_folder("hardware_profiles")
+    names = (read_yaml(path)["name"] for path in folder.glob(f"{family.lower()}*.yaml"))
+    return sorted(name for name in names if _family(name) == family and name != profile.name)
+
+
+def accelerator_names() -> list[str]:
+    """Names of all accelerators that can be asked for, sorted."""
+    return sorted({profile.name for profile in _all_profiles()})
+
+
+def describe_accelerators() -> list[dict[str, Any]]:
+    """One row an accelerator, for a listing: sizes in bytes, rates in bytes/s and FLOP/s."""
+    rows: dict[str, dict[str, Any]] = {}
+    for profile in _all_profiles():
+        rows.setdefault(profile.name, _describe(profile))
+    return [rows[name] for name in sorted(rows)]
+
+
+def _describe(profile: AcceleratorProfile) -> dict[str, Any]:
+    return {
+        "name": profile.name,
+        "aliases": list(profile.aliases),
+        "vendor": profile.vendor,
+        "memory_bytes": profile.memory_bytes,
+        "bandwidth_bytes_per_s": profile.bandwidth_bytes_per_s,
+        "flops_per_s": {dtype: rate.value for dtype, rate in profile.flops.items()},
+        "interconnect": profile.interconnect.name,
+        "interconnect_bytes_per_s": profile.interconnect.bytes_per_s,
+        "tdp_watts": profile.tdp_watts,
+        "price_usd_per_hour": [profile.price.low, profile.price.high] if profile.price else None,
+        "coefficients": profile.coefficients.source if profile.coefficients else None,
+        "memory_source": profile.memory.source,
+    }
+
+
+def _looks_like_path(text: str) -> bool:
+    return text.endswith((".yaml", ".yml")) or os.sep in text
+
+
+def _key(name: str) -> str:
+    """Reduce a name to what identifies it: "NVIDIA A100-SXM4-80GB" to "a100sxm480gb"."""
+    words = _PUNCTUATION.sub(" ", name.lower()).split()
+    while len(words) > 1 and words[0] in _VENDOR_WORDS:
+        words.pop(0)
+    return "".join(words)
+
+
+def _family(name: str) -> str:
+    """Return "A100" of "A100-PCIE-40GB"; a first word without a digit is no family."""
+    first = name.split("-")[0]
+    return first if any(letter.isdigit() for letter in first) else name
+
+
+def _folders() -> Iterator[Path]:
+    """Yield the user's folders, then the shipped one."""
+    for entry in filter(None, os.environ.get("KVSIM_PATH", "").split(os.pathsep)):
+        folder = Path(entry).expanduser()
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {entry!r}", where="KVSIM_PATH")
+        yield folder
+    yield data_folder("hardware_profiles")
+
+
+def _find_file(folder: Path, key: str) -> Path | None:
+    """Return the profile in `folder` that answers to `key`: by file name, then by content."""
+    paths = sorted(folder.glob("*.yaml"))
+    for path in paths:
+        if _key(path.stem) == key:
+            return path
+    # Only a file that mentions the name can carry it: the others are not parsed.
+    mentions = (path for path in paths if key in _PUNCTUATION.sub("", read_text(path).lower()))
+    return next((path for path in mentions if key in map(_key, _words(read_yaml(path)))), None)
+
+
+def _words(content: dict[str, Any]) -> list[str]:
+    """Return the name and the aliases of an unvalidated profile."""
+    aliases = content.get("aliases")
+    return [str(content.get("name")), *map(str, aliases if isinstance(aliases, list) else ())]
+
+
+def _all_profiles() -> Iterator[AcceleratorProfile]:
+    """Yield every profile, the user's first; other YAML in a user's folder is passed over."""
+    shipped = data_folder("hardware_profiles")
+    for folder in _folders():
+        for path in sorted(folder.glob("*.yaml")):
+            if folder == shipped or "bandwidth" in read_yaml(path):
+                yield load_accelerator(path)
+
+
+def _known_words() -> list[str]:
+    return [word for profile in _all_profiles() for word in (profile.name, *profile.aliases)]
+
+
+def _rates(profile: AcceleratorProfile) -> Iterator[tuple[str, float]]:
+    """Yield every rate of a profile with its key."""
+    yield "bandwidth.value", profile.bandwidth.value
+    for dtype, rate in profile.flops.items():
+        yield f"flops.{dtype}.value", rate.value
+    if profile.interconnect.bytes_per_s:
+        yield "interconnect.bytes_per_s", profile.interconnect.bytes_per_s
+    if profile.coefficients:
+        for key, value in profile.coefficients:
+            if key.endswith("_per_s"):
+                yield f"coefficients.{key}", value

@@ -1,0 +1,228 @@
+"""A model's name, alias or path in, a `ModelSpec` out.
+
+::
+
+    llama2-7b                          a file of kvsim/models, by its name
+    meta-llama/Llama-2-7b-hf, LLAMA2_7B  by alias or hub id; case, "-", "_", "." do not matter
+    RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic    a variant: base model and weight format
+    ./folder, config.json, model.gguf  what lies on disk
+    hf:org/name                        the hub
+
+Every entry holds a small config in Hugging Face's words and goes through the same reader as
+a config.json on disk. A lookup parses the heads of the entries only: the lines above
+``config:``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kvsim.catalog.variants import Variant, spared_parameters, variants_of
+from kvsim.errors import InputError, UnknownNameError
+from kvsim.model import ModelSpec
+from kvsim.readers.hf_config import spec_from_config, spec_from_json_file
+
+__all__ = ["describe_models", "find_model", "model_names"]
+
+_FOLDER = Path(__file__).resolve().parent.parent / "models"
+_CONFIG_LINE = "\nconfig:"
+_FIX = "see `kvsim models`, or give a config.json, its folder, a .gguf file or hf:org/name"
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def model_names() -> list[str]:
+    """Names of the catalogue's entries, sorted."""
+    return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
+
+
+def describe_models() -> list[dict[str, Any]]:
+    """Describe every entry for a listing, without building it.
+
+    Returns
+    -------
+    list of dict
+        ``name, hf_id, aliases, parameters`` (billions, as published), ``source`` and
+        ``confidence``, in the order of the names.
+    """
+    return [dict(_heads()[name]) for name in model_names()]
+
+
+def find_model(name_or_path: str | os.PathLike[str]) -> ModelSpec:
+    """Find a model.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        A catalogue name, alias or hub id; a quantised variant of one; a ``config.json``, its
+        folder or a ``.gguf`` file; ``hf:org/name``.
+
+    Returns
+    -------
+    ModelSpec
+        Its `source` says how the name was understood where that took a rule.
+
+    Raises
+    ------
+    UnknownNameError
+        When nothing has that name; the nearest names are listed.
+    InputError
+        When a file cannot be read, or a name fits several models.
+    UnsupportedError
+        For a model that can keep nothing (encoder-only).
+    """
+    name = os.fspath(name_or_path).strip()
+    if not name:
+        raise InputError("a model needs a name", fix=_FIX)
+    if name in _files():
+        return _load(name)
+    if name.lower().startswith("hf:"):
+        return _from_hub(name[3:])
+    if _looks_like_path(name):
+        return _from_path(Path(name))
+    entry = _entry_of(name)
+    return _load(entry) if entry else _variant(name)
+
+
+@functools.cache
+def _files() -> frozenset[str]:
+    return frozenset(model_names())
+
+
+def _looks_like_path(name: str) -> bool:
+    if name.lower().endswith((".json", ".gguf")) or name.startswith((".", "~", os.sep)):
+        return True
+    return _asks(Path(name).exists)
+
+
+def _asks(question: Callable[[], bool]) -> bool:
+    """Ask the file system; what it cannot even be asked (a name too long) is no."""
+    try:
+        return question()
+    except (OSError, ValueError):
+        return False
+
+
+def _from_path(path: Path) -> ModelSpec:
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:  # ~somebody who has no home here
+        raise InputError(str(error), where=str(path)) from None
+    if _asks(path.is_dir):
+        from kvsim.readers.checkpoint import spec_from_folder
+
+        return spec_from_folder(path)
+    if path.suffix.lower() == ".gguf":
+        from kvsim.readers.gguf_file import spec_from_gguf
+
+        return spec_from_gguf(path)
+    return spec_from_json_file(path)
+
+
+def _from_hub(repo_id: str) -> ModelSpec:
+    from kvsim.readers.hub import spec_from_hub
+
+    return spec_from_hub(repo_id)
+
+
+def _load(entry: str) -> ModelSpec:
+    """Build one entry of the catalogue."""
+    content = yaml.load((_FOLDER / f"{entry}.yaml").read_text("utf-8"), Loader=_Loader)
+    spec = spec_from_config(content["config"], name=entry, source=content["source"])
+    update = {"hf_id": content.get("hf_id", "")}
+    if "other_parameters" in content:
+        update["other_parameters"] = content["other_parameters"]
+    return spec.model_copy(update=update)
+
+
+@functools.cache
+def _heads() -> dict[str, dict[str, Any]]:
+    """What stands above ``config:`` in each entry."""
+    return {file.stem: _head(file) for file in sorted(_FOLDER.glob("*.yaml"))}
+
+
+def _head(file: Path) -> dict[str, Any]:
+    text = file.read_text("utf-8").partition(_CONFIG_LINE)[0]
+    head: dict[str, Any] = yaml.load(text, Loader=_Loader)
+    return head
+
+
+def _squeeze(name: str, *, dots: bool) -> str:
+    """Reduce a name to what tells models apart, with or without its dots.
+
+    Examples
+    --------
+    >>> _squeeze("Llama-3.1_8B Instruct", dots=True), _squeeze("OPT-1.3b", dots=False)
+    ('llama3.18binstruct', 'opt13b')
+    """
+    return re.sub(r"[-_ ]+" if dots else r"[-_ .]+", "", name.lower())
+
+
+@functools.cache
+def _index(*, dots: bool) -> dict[str, frozenset[str]]:
+    """Every squeezed spelling, with and without the organisation, to the entries it names."""
+    index: dict[str, frozenset[str]] = {}
+    for entry, head in _heads().items():
+        for spelling in (entry, head.get("hf_id", ""), *head.get("aliases", ())):
+            for key in _keys(spelling, dots=dots):
+                index[key] = index.get(key, frozenset()) | {entry}
+    return index
+
+
+def _keys(spelling: str, *, dots: bool) -> list[str]:
+    """The whole spelling, then without its organisation; duplicates and nothing left out."""
+    both = (_squeeze(part, dots=dots) for part in (spelling, spelling.rpartition("/")[2]))
+    return [key for key in dict.fromkeys(both) if key]
+
+
+def _entry_of(name: str) -> str | None:
+    """The entry that a spelling names, whatever organisation stands before it.
+
+    Dots count at first, so that opt-13b is not opt-1.3b; then they do not.
+    """
+    for dots in (True, False):
+        for key in _keys(name, dots=dots):
+            entries = sorted(_index(dots=dots).get(key, ()))
+            if len(entries) > 1:
+                raise InputError(
+                    f"{name!r} names several models", fix=f"say {' or '.join(entries)}"
+                )
+            if entries:
+                return entries[0]
+    return None
+
+
+def _variant(name: str) -> ModelSpec:
+    """A hub id that adds a weight format, or an instruction tuning, to a known model."""
+    for variant in variants_of(name):
+        entry = _entry_of(variant.base)
+        if entry:
+            return _as_variant(_load(entry), name, variant)
+    raise UnknownNameError("model", name, _known_spellings(), fix=_FIX)
+
+
+def _as_variant(spec: ModelSpec, name: str, variant: Variant) -> ModelSpec:
+    update: dict[str, Any] = {
+        "name": name,
+        "hf_id": name if "/" in name else spec.hf_id,
+        "source": f"{spec.source}; {name} read as {spec.name}{variant.reading}",
+    }
+    if variant.changes_format:
+        update |= {
+            "quantization": variant.weight_format,
+            "quantized_families": None,
+            "spared_parameters": spared_parameters(name),
+        }
+    return spec.model_copy(update=update)
+
+
+def _known_spellings() -> list[str]:
+    heads = _heads().values()
+    aliases = (alias for head in heads for alias in head.get("aliases", ()))
+    return [*model_names(), *(head["hf_id"] for head in heads if head.get("hf_id")), *aliases]

@@ -1,0 +1,221 @@
+"""Flags that several commands share: the model, the card, the engine and its options.
+
+Names and meanings are vLLM's, so that a launch line can be pasted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from kvsim.errors import InputError
+from kvsim.units import parse_bytes
+
+__all__ = [
+    "COUNT",
+    "FORMATS",
+    "FRACTION",
+    "MODEL",
+    "SIZE",
+    "CatalogueName",
+    "engine_options",
+    "format_option",
+    "target_options",
+]
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from click.shell_completion import CompletionItem
+
+    IntType: TypeAlias = click.ParamType[int]
+    FloatType: TypeAlias = click.ParamType[float]
+    TextType: TypeAlias = click.ParamType[str]
+else:
+    # click could not be subscripted before 8.4.
+    IntType = FloatType = TextType = click.ParamType
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FORMATS = ("table", "json", "markdown", "csv")
+
+# No length, size or count that a device could hold is larger; it also keeps ints printable.
+ABSURD = 10**15
+
+# vLLM's human-readable integers: a small letter is decimal, a capital one binary.
+_SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+class Count(IntType):
+    """A whole number above zero; "32k" is 32,000 and "32K" 32,768, as in vLLM."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the number or fail with what is allowed."""
+        match = re.fullmatch(r"([0-9][0-9_]{0,18})([kKmMgG]?)", str(value).strip())
+        number = int(match.group(1)) * _SUFFIXES[match.group(2)] if match else 0
+        if not 0 < number <= ABSURD:
+            self.fail(f"{value!r} is not a whole number from 1 to 10**15.", param, ctx)
+        return number
+
+
+class Fraction(FloatType):
+    """A share of memory, above 0 and at most 1."""
+
+    name = "fraction"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read the share or fail with what is allowed."""
+        try:
+            share = float(value)
+        except ValueError:
+            share = math.nan
+        if not 0 < share <= 1:
+            self.fail(f"{value!r} is not a number above 0 and at most 1.", param, ctx)
+        return share
+
+
+class Size(IntType):
+    """A size in bytes with an optional unit: 20GiB, 20GB, 21474836480."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the size or fail with what is allowed."""
+        try:
+            size = parse_bytes(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+        if not 0 < size <= ABSURD:
+            self.fail(f"{value!r} is not a size from 1 byte to 10**15 bytes.", param, ctx)
+        return size
+
+
+class CatalogueName(TextType):
+    """A name that a catalogue completes; whether it is known is the catalogue's to say."""
+
+    def __init__(self, name: str, names: Callable[[], list[str]], *, files: bool = False) -> None:
+        self.name = name
+        self._names, self._files = names, files
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer the names that start so; a path is left to the shell."""
+        from click.shell_completion import CompletionItem
+
+        if self._files and ("/" in incomplete or incomplete.startswith(".")):
+            return [CompletionItem(incomplete, type="file")]
+        start = incomplete.lower()
+        return [CompletionItem(name) for name in self._names() if name.lower().startswith(start)]
+
+
+def _models() -> list[str]:
+    from kvsim.catalog.models import model_names
+
+    return list(model_names())
+
+
+def _accelerators() -> list[str]:
+    from kvsim.catalog.accelerators import accelerator_names
+
+    return list(accelerator_names())
+
+
+def _engines() -> list[str]:
+    from kvsim.engines import ENGINE_NAMES
+
+    return [*ENGINE_NAMES, "all"]
+
+
+def _kv_dtypes() -> list[str]:
+    from kvsim.precision import KV_FORMATS
+
+    return ["auto", "fp8", *KV_FORMATS]
+
+
+def _weight_formats() -> list[str]:
+    from kvsim.precision import WEIGHT_FORMATS
+
+    return list(WEIGHT_FORMATS)
+
+
+COUNT, FRACTION, SIZE = Count(), Fraction(), Size()
+MODEL = CatalogueName("model", _models, files=True)
+_GPU = CatalogueName("gpu", _accelerators, files=True)
+_ENGINE = CatalogueName("engine", _engines)
+_KV_DTYPE = CatalogueName("dtype", _kv_dtypes)
+_QUANTIZATION = CatalogueName("format", _weight_formats)
+
+format_option = click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="How to print the answer.",
+)
+
+_TARGET = (
+    click.option("--model", type=MODEL, required=True, help="Name, path or hf:org/name."),
+    click.option("--gpu", type=_GPU, required=True, help="Accelerator name or YAML path."),
+    click.option("--engine", type=_ENGINE, default="vllm", show_default=True),
+    click.option("--engine-version", default="", help="Release; default: the newest known."),
+)
+
+_ENGINE_OPTIONS = (
+    click.option("--tp", "--tensor-parallel-size", "tensor_parallel_size", type=COUNT),
+    click.option("--pp", "--pipeline-parallel-size", "pipeline_parallel_size", type=COUNT),
+    click.option("--dp", "--data-parallel-size", "data_parallel_size", type=COUNT),
+    click.option(
+        "--dcp", "--decode-context-parallel-size", "decode_context_parallel_size", type=COUNT
+    ),
+    click.option("--enable-expert-parallel", is_flag=True, default=None),
+    click.option("--dtype", help="Dtype of activations and unquantised weights."),
+    click.option("--quantization", type=_QUANTIZATION, help="Weight format."),
+    click.option("--kv-cache-dtype", type=_KV_DTYPE, help="KV format."),
+    click.option("--kv-cache-dtype-v", type=_KV_DTYPE, help="Format of V alone (llama.cpp)."),
+    click.option("--gpu-memory-utilization", type=FRACTION, help="Share of memory to use."),
+    click.option("--max-model-len", type=COUNT, help="Longest request; 32k is 32,000."),
+    click.option("--max-num-seqs", type=COUNT, help="Most requests that run at once."),
+    click.option("--max-num-batched-tokens", type=COUNT, help="Most tokens in one step."),
+    click.option("--block-size", type=COUNT, help="Tokens a block."),
+    click.option("--enforce-eager", is_flag=True, default=None, help="No CUDA graphs."),
+    click.option("--enable-prefix-caching/--no-enable-prefix-caching", default=None),
+    click.option("--disable-hybrid-kv-cache-manager", is_flag=True, default=None),
+    click.option("--kv-cache-memory-bytes", type=SIZE, help="KV bytes a rank, as 20GiB."),
+    click.option("--num-gpu-blocks-override", type=COUNT, help="Blocks, whatever fits."),
+    click.option("--swa-full-tokens-ratio", type=FRACTION, help="SGLang's window pool share."),
+    click.option("--swa-full", is_flag=True, default=None, help="llama.cpp: no window saving."),
+    click.option("--flash-attention/--no-flash-attention", default=None, help="llama.cpp's -fa."),
+    click.option("--kv-unified/--no-kv-unified", default=None, help="llama.cpp: one cache."),
+    click.option("--enable-dp-attention", is_flag=True, default=None, help="SGLang's."),
+)
+
+
+def target_options(function: F) -> F:
+    """Add ``--model``, ``--gpu``, ``--engine`` and ``--engine-version``."""
+    return _decorate(function, _TARGET)
+
+
+def engine_options(function: F) -> F:
+    """Add every engine flag; the command receives those as keyword arguments."""
+    return _decorate(function, _ENGINE_OPTIONS)
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the options that the user gave."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _decorate(function: F, options: tuple[Callable[[F], F], ...]) -> F:
+    for option in reversed(options):
+        function = option(function)
+    return function

@@ -1,0 +1,288 @@
+"""The decoding sequences, advanced many steps at once.
+
+Between two changes (a completion, an admission, a block shortage, a window that fills)
+every decode step is known in advance, so nothing is counted per token and nothing per step.
+
+A global counter ``step`` takes the place of every sequence's own length: a sequence that
+joins with ``c`` cached tokens keeps ``base = c - step``, and its length is ``base + step``
+for ever after. What the next k steps need follows from three small structures::
+
+    phase[t % block_size]   how many sequences open a new block at step t
+                            (those whose base + t is a multiple of the block size)
+
+        step      t   t+1  t+2  t+3 | t+4 ...       block_size 4
+        phase     2    0    1    1  |  2            blocks for 6 steps = (2+0+1+1) + 2 + 0
+
+    finish heap             the step at which each sequence produces its last token
+    bend heap               the step at which a sequence's window fills (`HybridBatch` only)
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from kvsim.errors import InvariantError
+from kvsim.request import Request
+
+if TYPE_CHECKING:
+    from kvsim.allocators.base import BlockCurve
+    from kvsim.kvreads import KVReadCurve
+
+__all__ = ["DecodeBatch", "HybridBatch", "decode_batch"]
+
+
+class DecodeBatch:
+    """Every sequence that produces one token a step, of a model without windows.
+
+    All its sequences open a block every `block_size` steps and read the same number of
+    bytes more with each token, so the sums follow from two counters.
+
+    Parameters
+    ----------
+    blocks : BlockCurve
+        Blocks that a sequence holds as a function of its cached tokens.
+    reads : KVReadCurve
+        Bytes that a step reads for a sequence as a function of its context.
+
+    Attributes
+    ----------
+    step : int
+        Decode steps taken so far.
+    sequences : int
+        Decoding sequences, parallel samples counted each.
+    tokens : int
+        Cached tokens of all of them.
+    members : dict of Request to None
+        The requests, in the order in which they joined.
+    """
+
+    def __init__(self, blocks: BlockCurve, reads: KVReadCurve) -> None:
+        self.blocks = blocks
+        self.reads = reads
+        self.step = 0
+        self.sequences = 0
+        self.tokens = 0
+        self.members: dict[Request, None] = {}
+        self._block_size = blocks.block_size
+        self._phase = [0] * self._block_size
+        self._finish: list[tuple[int, int, Request]] = []
+        self._growing = blocks.growing
+        self._slope = reads.slope_at(1)
+        self._origin = reads.bytes_at(1) - self._slope
+
+    # ---- membership -----------------------------------------------------------------------
+
+    def join(self, request: Request) -> None:
+        """Let a request that has just produced a token go on decoding."""
+        step, computed = self.step, request.computed_tokens
+        request.base = computed - step
+        request.finish_step = finish = step + request.output_tokens - request.generated_tokens
+        self.members[request] = None
+        heappush(self._finish, (finish, request.row, request))
+        self._count(request, computed, request.samples)
+
+    def leave(self, request: Request) -> None:
+        """Take a request out: its last token was produced, or it is preempted."""
+        computed = request.base + self.step
+        request.computed_tokens = computed
+        del self.members[request]
+        self._count(request, computed, -request.samples)
+        request.finish_step = -1
+
+    def pop_finished(self) -> list[Request]:
+        """Remove and return the requests whose last token has just been produced."""
+        done: list[Request] = []
+        heap, step = self._finish, self.step
+        while heap and heap[0][0] <= step:
+            finish, _, request = heappop(heap)
+            if request.finish_step == finish:
+                self.leave(request)
+                done.append(request)
+        return done
+
+    def cached_tokens(self, request: Request) -> int:
+        """Cached tokens, a sequence, of one of the members."""
+        return request.base + self.step
+
+    def _count(self, request: Request, computed: int, samples: int) -> None:
+        """Add (or, negative, remove) a request's sequences to every counter."""
+        self.sequences += samples
+        self.tokens += computed * samples
+        self._phase[-request.base % self._block_size] += samples * self._growing
+
+    # ---- time -----------------------------------------------------------------------------
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes that the next step reads."""
+        return self._origin * self.sequences + self._slope * (self.tokens + self.sequences)
+
+    @property
+    def kv_slope(self) -> int:
+        """Bytes that each further step reads more than the one before it."""
+        return self._slope * self.sequences
+
+    def advance(self, steps: int) -> None:
+        """Take `steps` decode steps; the caller has bounded them by every change."""
+        self.step += steps
+        self.tokens += steps * self.sequences
+
+    def steps_to_change(self) -> int:
+        """Steps until the next completion."""
+        heap = self._finish
+        while heap[0][2].finish_step != heap[0][0]:
+            heappop(heap)
+        return heap[0][0] - self.step
+
+    # ---- blocks ---------------------------------------------------------------------------
+
+    @property
+    def opens(self) -> int:
+        """Blocks that a whole cycle of `block_size` steps takes."""
+        return self._growing * self.sequences
+
+    @property
+    def opening(self) -> int:
+        """New blocks that the very next step takes."""
+        return self._phase[self.step % self._block_size]
+
+    def blocks_for(self, steps: int) -> int:
+        """New blocks that the next `steps` steps take: whole cycles, then a part of one."""
+        size, phase = self._block_size, self._phase
+        cycles, part = divmod(steps, size)
+        first = self.step % size
+        last = first + part
+        need = cycles * self.opens + sum(phase[first:last])
+        return need + sum(phase[: last - size]) if last > size else need
+
+    def steps_within(self, free_blocks: int, limit: int) -> int:
+        """Return the most steps, up to `limit`, that `free_blocks` new blocks allow."""
+        size, phase = self._block_size, self._phase
+        if (limit // size + 1) * self.opens <= free_blocks:
+            return limit  # by far the most common case: there is room for a cycle more
+        if self.blocks_for(limit) <= free_blocks:
+            return limit
+        cycles, left = divmod(free_blocks, self.opens)
+        steps = cycles * size
+        while left >= phase[(self.step + steps) % size]:
+            left -= phase[(self.step + steps) % size]
+            steps += 1
+        return steps
+
+    def check(self) -> None:
+        """State the laws: sums over the members equal the counters.
+
+        Raises
+        ------
+        InvariantError
+            When a counter has drifted.
+        """
+        contexts = [(r.base + self.step, r.samples) for r in self.members]
+        opens, reads = self.blocks.groups_open_at, self.reads
+        laws = {
+            "sequences": (self.sequences, sum(n for _, n in contexts)),
+            "tokens": (self.tokens, sum(c * n for c, n in contexts)),
+            "opens": (self.opens, sum(n * opens(c) for c, n in contexts)),
+            "phases": (sum(self._phase), self.opens),
+            "kv_bytes": (self.kv_bytes, sum(n * reads.bytes_at(c + 1) for c, n in contexts)),
+            "kv_slope": (self.kv_slope, sum(n * reads.slope_at(c + 1) for c, n in contexts)),
+        }
+        for name, (counted, summed) in laws.items():
+            if counted != summed:
+                raise InvariantError(f"batch.{name} is {counted}, its members sum to {summed}")
+
+
+class HybridBatch(DecodeBatch):
+    """The decoding sequences of a model whose layers stop growing at a window or a chunk.
+
+    A sequence's share of what each step adds changes at a few lengths, its bends. The next
+    bend of every sequence lies on a heap, and a run of steps never crosses one.
+    """
+
+    def __init__(self, blocks: BlockCurve, reads: KVReadCurve) -> None:
+        super().__init__(blocks, reads)
+        self._kv_bytes = self._kv_slope = self._opens = 0
+        self._bends: list[tuple[int, int, Request]] = []
+        self._bend_points = sorted({*blocks.breakpoints, *reads.breakpoints})
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes that the next step reads."""
+        return self._kv_bytes
+
+    @property
+    def kv_slope(self) -> int:
+        """Bytes that each further step reads more than the one before it."""
+        return self._kv_slope
+
+    @property
+    def opens(self) -> int:
+        """Blocks that a whole cycle of `block_size` steps takes."""
+        return self._opens
+
+    def join(self, request: Request) -> None:
+        """Let a request go on decoding, and note its next bend."""
+        super().join(request)
+        self._push_bend(request)
+
+    def leave(self, request: Request) -> None:
+        """Take a request out; its bend on the heap is stale from now on."""
+        super().leave(request)
+        request.bend_step = -1
+
+    def advance(self, steps: int) -> None:
+        """Take `steps` decode steps, and bend whatever has come to its bend."""
+        super().advance(steps)
+        self._kv_bytes += steps * self._kv_slope
+        while self._bends and self._bends[0][0] <= self.step:
+            at, _, request = heappop(self._bends)
+            if request.bend_step == at:
+                self._bend(request)
+
+    def steps_to_change(self) -> int:
+        """Steps until the next completion or bend, whichever is first."""
+        steps = super().steps_to_change()
+        return min(steps, self._bends[0][0] - self.step) if self._bends else steps
+
+    def _count(self, request: Request, computed: int, samples: int) -> None:
+        self.sequences += samples
+        self.tokens += computed * samples
+        self._kv_bytes += samples * self.reads.bytes_at(computed + 1)
+        self._add_slopes(request, computed, samples)
+
+    def _add_slopes(self, request: Request, computed: int, samples: int) -> None:
+        """Add (or, negative, remove) a request's share of what each step adds."""
+        opens = samples * self.blocks.groups_open_at(computed)
+        self._opens += opens
+        self._phase[-request.base % self._block_size] += opens
+        self._kv_slope += samples * self.reads.slope_at(computed + 1)
+
+    def _push_bend(self, request: Request) -> None:
+        """Note the step at which the request's blocks or reads grow differently next."""
+        computed = self.step + request.base
+        for point in self._bend_points:
+            if computed < point:
+                request.bend_step = self.step + point - computed
+                heappush(self._bends, (request.bend_step, request.row, request))
+                return
+        request.bend_step = -1
+
+    def _bend(self, request: Request) -> None:
+        """Change the slopes of a request whose window has just filled.
+
+        The first step past the bend may also read a different number of bytes than the old
+        line foresaw (attention in chunks starts its sawtooth there).
+        """
+        computed = self.step + request.base
+        foreseen = self.reads.bytes_at(computed) + self.reads.slope_at(computed)
+        self._kv_bytes += request.samples * (self.reads.bytes_at(computed + 1) - foreseen)
+        self._add_slopes(request, computed - 1, -request.samples)
+        self._add_slopes(request, computed, request.samples)
+        self._push_bend(request)
+
+
+def decode_batch(blocks: BlockCurve, reads: KVReadCurve) -> DecodeBatch:
+    """Make the batch that a model needs: plain, or with bends."""
+    bends = blocks.breakpoints or reads.breakpoints
+    return HybridBatch(blocks, reads) if bends else DecodeBatch(blocks, reads)

@@ -1,0 +1,176 @@
+"""What several engines' accountings share: option checks, formats, regimes, data files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from kvsim.attention import CrossAttention
+from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.errors import InputError, UnsupportedError
+from kvsim.footprint import layer_caches
+from kvsim.model import ModelSpec, MoeMlp
+from kvsim.precision import KVFormat, kv_format
+from kvsim.units import ceil_div
+from kvsim.weights import stage_layers
+
+__all__ = [
+    "check_kv_format",
+    "check_options",
+    "context_length",
+    "fill",
+    "heaviest_stage",
+    "mlp_activation_bytes",
+    "parse_release",
+    "read_data",
+    "refuse_kinds",
+    "resolve_kv_format",
+    "tokens_at",
+]
+
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def check_options(
+    engine: str,
+    options: EngineOptions,
+    flags: Mapping[str, str],
+    hints: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse every option that is set and that the engine does not have.
+
+    Parameters
+    ----------
+    engine : str
+        The engine's name, for the message.
+    options : EngineOptions
+        Options as the user gave them.
+    flags : mapping of str to str
+        The fields of `EngineOptions` that the engine has, each with its own flag's word.
+    hints : mapping of str to str, optional
+        What to do instead, for a field that the engine lacks.
+
+    Raises
+    ------
+    InputError
+        Naming the option and the flags that the engine does have.
+    """
+    for name, info in EngineOptions.model_fields.items():
+        if name not in flags and getattr(options, name) != info.default:
+            known = f"its options here are {', '.join(sorted(set(flags.values())))}"
+            raise InputError(
+                f"{engine} has no option like --{name.replace('_', '-')}",
+                fix=(hints or {}).get(name, known),
+            )
+
+
+def fill(deployment: Deployment, **defaults: Any) -> Deployment:
+    """Return the deployment with every option that is None set to its default."""
+    options = deployment.options
+    missing = {name: value for name, value in defaults.items() if getattr(options, name) is None}
+    filled = EngineOptions(**(options.model_dump() | missing))
+    return Deployment(deployment.model, deployment.accelerator, filled)
+
+
+def resolve_kv_format(deployment: Deployment) -> KVFormat:
+    """Find the KV format; None and "auto" mean the compute dtype, never the weights' format."""
+    options = deployment.options
+    asked = None if options.kv_cache_dtype == "auto" else options.kv_cache_dtype
+    return kv_format(asked or options.dtype or deployment.model.dtype)
+
+
+def check_kv_format(engine: str, flag: str, fmt: KVFormat, known: Collection[str]) -> None:
+    """Raise InputError when the engine has no such KV format."""
+    if fmt.name not in known:
+        raise InputError(
+            f"{engine} has no {fmt.name} KV cache", where=flag, fix=f"choose {', '.join(known)}"
+        )
+
+
+def refuse_kinds(engine: str, model: ModelSpec, *kinds: str) -> None:
+    """Raise UnsupportedError when the model has a cache whose size here is not known."""
+    for _, attention in layer_caches(model):
+        if attention.kind in kinds:
+            crosses = isinstance(attention, CrossAttention)
+            label = "cross-attention" if crosses else attention.label
+            raise UnsupportedError(
+                f"how {engine} sizes the {label} cache of {model.name} is not known"
+                " to kvsim; choose another engine"
+            )
+
+
+def heaviest_stage(
+    deployment: Deployment, stage_bytes: Callable[[Collection[int]], int]
+) -> Collection[int]:
+    """Layers of the pipeline stage that keeps the most: the smallest rank decides for all."""
+    pp = deployment.options.pipeline_parallel_size
+    stages = [stage_layers(deployment.model, pp, stage) for stage in range(pp)]
+    return max(stages, key=stage_bytes)
+
+
+def context_length(deployment: Deployment) -> int:
+    """Longest sequence the deployment admits: ``max_model_len`` or the model's own limit."""
+    return deployment.options.max_model_len or deployment.model.max_position_embeddings
+
+
+def mlp_activation_bytes(model: ModelSpec, tokens: int, tp: int) -> int:
+    """Bytes alive inside the widest layer of a forward pass of `tokens` tokens, in 16 bits.
+
+    Notes
+    -----
+    Gate and up projections of the feed-forward block, split over `tp`, and four rows of the
+    hidden state (residual, normed input, attention output, result): a first-principles
+    estimate, not a fit.
+    """
+    width = 0
+    for group in model.layer_groups:
+        if isinstance(group.mlp, MoeMlp):
+            routed = group.mlp.experts_per_token * group.mlp.intermediate_size
+            width = max(width, routed + group.mlp.shared_intermediate_size)
+        elif group.mlp is not None:
+            width = max(width, group.mlp.intermediate_size)
+    return 2 * tokens * (2 * ceil_div(width, tp) + 4 * model.hidden_size)
+
+
+def tokens_at(kv_bytes: int, sequence_bytes: int, length: int) -> int:
+    """Tokens of sequences of `length` tokens that `kv_bytes` hold, a part of one included.
+
+    Examples
+    --------
+    >>> tokens_at(1_000_000, 4_000, 10)  # 250 sequences of 10 tokens
+    2500
+    """
+    return max(0, kv_bytes) * length // sequence_bytes
+
+
+def parse_release(engine: str, version: str, oldest: str, newest: str) -> tuple[int, ...]:
+    """Read a release number such as "0.5.23" or "v1.2.0rc1" as comparable integers.
+
+    Raises
+    ------
+    InputError
+        When it is no release number or lies outside the releases whose rules are known.
+    """
+    match = re.match(r"v?(\d+(?:\.\d+)*)", version)
+    release = tuple(int(part) for part in match.group(1).split(".")) if match else ()
+    first, last = (tuple(int(part) for part in end.split(".")) for end in (oldest, newest))
+    if not first <= release or not release[: len(last)] <= last:
+        raise InputError(
+            f"{engine} rules are known for releases {oldest} to {newest}, not {version!r}",
+            where="--engine-version",
+            fix=f"choose the nearest one, for instance {newest}",
+        )
+    return release
+
+
+@cache
+def read_data(name: str) -> dict[str, Any]:
+    """Read ``engines/data/<name>.yaml``: measured overheads, each with its source."""
+    text = resources.files("kvsim.engines").joinpath(f"data/{name}.yaml").read_text("utf-8")
+    data = yaml.load(text, Loader=_SafeLoader)
+    return dict(data)

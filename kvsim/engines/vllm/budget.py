@@ -1,0 +1,129 @@
+"""Total memory to bytes left for KV, on the rank that leaves the fewest blocks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kvsim.engines.base import Deployment, MemoryBudget
+from kvsim.engines.vllm.layout import layout_of
+from kvsim.engines.vllm.overheads import (
+    activation_bytes,
+    coefficient_source,
+    cuda_graph_bytes,
+    lora_bytes,
+    non_torch_bytes,
+    profiled_step,
+    sampler_of,
+)
+from kvsim.engines.vllm.rules import Rules
+from kvsim.loading import loaded_weight_bytes
+from kvsim.weights import Shard, stage_layers
+
+__all__ = ["stage_budget", "tightest_stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """Bytes of one part of the budget, and where the number comes from."""
+
+    name: str
+    size_bytes: int
+    source: str
+
+
+def tightest_stage(deployment: Deployment, rules: Rules) -> int:
+    """Return the pipeline stage whose rank has the fewest blocks; the engine uses its count."""
+    stages = range(deployment.options.pipeline_parallel_size)
+    if len(stages) == 1:
+        return 0
+    layout, model = layout_of(deployment, rules), deployment.model
+
+    def blocks(stage: int) -> float:
+        width = layout.bytes_per_block(stage_layers(model, len(stages), stage))
+        left = stage_budget(deployment, rules, stage).kv_cache_bytes
+        return left / width if width else math.inf
+
+    return min(stages, key=blocks)
+
+
+def stage_budget(deployment: Deployment, rules: Rules, stage: int) -> MemoryBudget:
+    """Predict one rank's memory, for a resolved deployment.
+
+    ``requested = ceil(total * utilisation)``, and what is not taken is KV cache;
+    ``--kv-cache-memory-bytes`` sets it instead.
+    """
+    options, total = deployment.options, deployment.accelerator.memory_bytes
+    requested = math.ceil(total * (options.gpu_memory_utilization or 1))
+    weights = _weights(deployment, rules, stage)
+    activation = _activation(deployment, rules, stage)
+    non_torch = _non_torch(deployment, rules)
+    graphs = _graphs(deployment, rules)
+    terms = (weights, activation, non_torch, graphs)
+    counts_graphs = bool(rules.value("cuda_graphs_in_budget"))
+    taken = sum(term.size_bytes for term in (terms if counts_graphs else terms[:3]))
+    given = options.kv_cache_memory_bytes
+    return MemoryBudget(
+        total_bytes=total,
+        budget_bytes=requested,
+        weights_bytes=weights.size_bytes,
+        activation_bytes=activation.size_bytes,
+        non_torch_bytes=non_torch.size_bytes,
+        cuda_graph_bytes=graphs.size_bytes,
+        kv_cache_bytes=requested - taken if given is None else given,
+        cuda_graph_in_budget=counts_graphs,
+        provenance=_provenance(deployment, terms),
+    )
+
+
+def _weights(deployment: Deployment, rules: Rules, stage: int) -> _Term:
+    options, model = deployment.options, deployment.model
+    tp, dp = options.tensor_parallel_size, options.data_parallel_size
+    ep = tp * dp if options.enable_expert_parallel else 1
+    shard = Shard(tp=tp, pp=options.pipeline_parallel_size, stage=stage, ep=ep)
+    # Only a dtype that differs from the checkpoint's is a cast.
+    dtype = None if options.dtype == model.dtype else options.dtype
+    size = loaded_weight_bytes(model, shard, dtype=dtype, quantization=options.quantization)
+    adapters = lora_bytes(deployment) if rules.value("lora_in_weights") else 0
+    source = "computed: tensors by family and format, as loaded"
+    return _Term("weights", size + adapters, source + (" + LoRA buffers" if adapters else ""))
+
+
+def _activation(deployment: Deployment, rules: Rules, stage: int) -> _Term:
+    given = deployment.options.activation_bytes
+    if given is not None:
+        return _Term("activation", given, "given")
+    step = profiled_step(deployment, stage)
+    sampler = sampler_of(deployment, rules)
+    size = activation_bytes(step, sampler)
+    return _Term(
+        "activation", size, f"fitted ({sampler} sampler): {coefficient_source('activation')}"
+    )
+
+
+def _non_torch(deployment: Deployment, rules: Rules) -> _Term:
+    given = deployment.options.non_torch_bytes
+    if given is not None:
+        return _Term("non_torch", given, "given")
+    size = non_torch_bytes(deployment, rules)
+    return _Term("non_torch", size, f"fitted: {coefficient_source('non_torch')}")
+
+
+def _graphs(deployment: Deployment, rules: Rules) -> _Term:
+    given = deployment.options.cuda_graph_bytes
+    if given is not None:
+        return _Term("cuda_graph", given, "given")
+    size = cuda_graph_bytes(deployment, rules)
+    return _Term("cuda_graph", size, f"fitted: {coefficient_source('cuda_graph')}")
+
+
+def _provenance(deployment: Deployment, terms: tuple[_Term, ...]) -> tuple[tuple[str, str], ...]:
+    memory = deployment.accelerator.memory
+    is_given = deployment.options.kv_cache_memory_bytes is not None
+    how = "given: --kv-cache-memory-bytes" if is_given else "computed: budget less the terms above"
+    return (
+        ("total", f"{memory.source} (confidence {memory.confidence})"),
+        ("budget", "computed: ceil(total * gpu_memory_utilization)"),
+        *((term.name, term.source) for term in terms),
+        ("kv_cache", how),
+    )

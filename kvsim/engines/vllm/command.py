@@ -1,0 +1,33 @@
+"""The ``vllm serve`` line that a deployment stands for."""
+
+from __future__ import annotations
+
+import shlex
+
+from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.vllm.defaults import FLAGS
+
+__all__ = ["serve_command"]
+
+# Options of kvsim's own prediction, and one that is an environment variable.
+_NOT_FLAGS = ("activation_bytes", "non_torch_bytes", "cuda_graph_bytes", "flashinfer_sampler")
+_WORDS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+
+
+def serve_command(deployment: Deployment) -> str:
+    """Return the launch line of an unresolved deployment: only what was set appears."""
+    options, model = deployment.options, deployment.model
+    words = ["vllm", "serve", model.hf_id or model.name]
+    for name, info in EngineOptions.model_fields.items():
+        value = getattr(options, name)
+        if name in FLAGS and name not in _NOT_FLAGS and value != info.default:
+            words += _flag(name, value)
+    prefix = "VLLM_USE_FLASHINFER_SAMPLER=1 " if options.flashinfer_sampler else ""
+    return prefix + shlex.join(words)
+
+
+def _flag(name: str, value: object) -> list[str]:
+    flag = FLAGS[name]
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    return [flag, _WORDS.get(str(value), str(value))]

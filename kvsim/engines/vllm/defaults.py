@@ -1,0 +1,215 @@
+"""Flags left open become this release's defaults on this card; contradictions are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvsim.attention import LatentAttention, RecurrentState, heads_per_rank
+from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.common import check_options, fill
+from kvsim.engines.vllm.rules import Rules, architecture, card_class
+from kvsim.errors import InputError
+from kvsim.footprint import layer_caches
+from kvsim.model import ModelSpec
+from kvsim.precision import kv_format, weight_format
+
+__all__ = ["FLAGS", "has_recurrent_layers", "resolve_options"]
+
+FLAGS = {
+    name: "--" + name.replace("_", "-")
+    for name in EngineOptions.model_fields
+    if name
+    not in (
+        "swa_full_tokens_ratio",
+        "swa_full",
+        "kv_cache_dtype_v",
+        "flash_attention",
+        "kv_unified",
+        "enable_dp_attention",
+    )
+}
+_HINTS = {
+    "swa_full_tokens_ratio": "one pool serves windows and full layers here",
+    "swa_full": "its word for that is --disable-hybrid-kv-cache-manager",
+    "kv_cache_dtype_v": "K and V share --kv-cache-dtype here",
+}
+_KV_DTYPES = (
+    "fp32",
+    "fp16",
+    "bf16",
+    "fp8_e4m3",
+    "fp8_e5m2",
+    "fp8_ds_mla",
+    "nvfp4_ds_mla",
+    "nvfp4",
+    "fp8_per_token_head",
+    "int8_per_token_head",
+    "int4_per_token_head",
+)
+_MLA_ONLY = ("fp8_ds_mla", "nvfp4_ds_mla")
+_CAST = {"fp32": "bf16"}
+_NO_BF16 = ("volta", "turing")
+# V0 profiled one whole prompt, and chunked it only beyond this length.
+_V0_CHUNKED_BEYOND = 32768
+_DEFAULT_TOKENS = 2048
+_DEFAULT_BLOCK = 16
+_BLACKWELL_LATENT_BLOCK = 128
+
+
+def resolve_options(deployment: Deployment, rules: Rules) -> Deployment:
+    """Fill every option that is None; see `kvsim.engines.base.Engine.resolve`.
+
+    Raises
+    ------
+    InputError
+        For a flag that vLLM lacks, a contradiction, or a sharding that no layout allows.
+    """
+    check_options("vllm", deployment.options, FLAGS, _HINTS)
+    model, card = deployment.model, deployment.accelerator
+    _check_length(deployment)
+    _check_sharding(deployment)
+    dtype = _compute_dtype(deployment, rules)
+    options = deployment.options
+    defaults: dict[str, Any] = {
+        "dtype": dtype,
+        "gpu_memory_utilization": rules.value("gpu_memory_utilization"),
+        "max_model_len": model.max_position_embeddings,
+        "block_size": _block_size(deployment, rules),
+        "async_scheduling": rules.value("async_scheduling"),
+        "enable_prefix_caching": _caches_prefixes(model, rules),
+        "flashinfer_sampler": False,
+    }
+    filled = fill(deployment, **defaults)
+    length = filled.options.max_model_len or model.max_position_embeddings
+    tokens = options.max_num_batched_tokens or _batched_tokens(deployment, rules, length)
+    seqs = min(rules.value("max_num_seqs")[card_class(card)], tokens)
+    filled = fill(filled, max_num_batched_tokens=tokens, max_num_seqs=seqs)
+    kv_dtype = _kv_dtype(model, filled.options)
+    resolved = filled.options.model_copy(update={"kv_cache_dtype": kv_dtype, "dtype": dtype})
+    _check_batch(resolved)
+    return Deployment(model, card, resolved)
+
+
+def has_recurrent_layers(model: ModelSpec) -> bool:
+    """Whether some layer keeps a state instead of a growing cache."""
+    return any(isinstance(cache, RecurrentState) for _, cache in layer_caches(model))
+
+
+def _caches_prefixes(model: ModelSpec, rules: Rules) -> bool:
+    return not has_recurrent_layers(model) or bool(rules.value("recurrent_prefix_caching"))
+
+
+def _compute_dtype(deployment: Deployment, rules: Rules) -> str:
+    """Dtype of activations: the model's own, cast where the card or vLLM lacks it."""
+    name = deployment.options.dtype
+    generation = architecture(deployment.accelerator)
+    lacks_bf16 = generation in _NO_BF16
+    if name in (None, "auto"):
+        native = deployment.model.dtype
+        cast = _CAST.get(native, native)
+        return "fp16" if lacks_bf16 and cast == "bf16" else cast
+    dtype = weight_format(str(name)).name
+    if dtype not in ("fp32", "fp16", "bf16"):
+        raise InputError(
+            f"--dtype {name} is no dtype of activations",
+            fix="choose float32, float16 or bfloat16; --quantization names a weight format",
+        )
+    if dtype == "bf16" and lacks_bf16:
+        raise InputError(
+            f"{deployment.accelerator.name} has no bfloat16 arithmetic, and vLLM refuses it there",
+            where="--dtype",
+            fix="choose float16",
+        )
+    return dtype
+
+
+def _kv_dtype(model: ModelSpec, options: EngineOptions) -> str:
+    """KV format: the compute dtype unless told, fp8 with its own layout on sparse MLA."""
+    latent = [cache for _, cache in layer_caches(model) if isinstance(cache, LatentAttention)]
+    is_sparse = any(cache.indexer_dim for cache in latent)
+    name = options.kv_cache_dtype
+    if name in (None, "auto"):
+        return "fp8_ds_mla" if is_sparse else str(options.dtype)
+    fmt = kv_format(str(name)).name
+    if fmt not in _KV_DTYPES:
+        raise InputError(
+            f"vLLM has no KV cache dtype {name!r}", fix=f"choose one of {', '.join(_KV_DTYPES)}"
+        )
+    if fmt in _MLA_ONLY and not latent:
+        raise InputError(
+            f"--kv-cache-dtype {fmt} is a layout of latent attention, and {model.name} has none",
+            fix="choose fp8",
+        )
+    return "fp8_ds_mla" if is_sparse and fmt == "fp8_e4m3" else fmt
+
+
+def _block_size(deployment: Deployment, rules: Rules) -> int:
+    """16, or what the latent-attention kernels of the card ask for."""
+    model = deployment.model
+    is_latent = any(isinstance(cache, LatentAttention) for _, cache in layer_caches(model))
+    if not is_latent:
+        return _DEFAULT_BLOCK
+    size = int(rules.value("latent_block_size"))
+    generation = architecture(deployment.accelerator)
+    if size == _DEFAULT_BLOCK or generation not in ("hopper", "blackwell"):
+        return _DEFAULT_BLOCK
+    return _BLACKWELL_LATENT_BLOCK if generation == "blackwell" else size
+
+
+def _batched_tokens(deployment: Deployment, rules: Rules, length: int) -> int:
+    """Tokens a step; V0 took a whole prompt at once."""
+    if rules.is_v0(deployment.accelerator):
+        return max(length, _DEFAULT_TOKENS) if length <= _V0_CHUNKED_BEYOND else _DEFAULT_TOKENS
+    return int(rules.value("max_num_batched_tokens")[card_class(deployment.accelerator)])
+
+
+def _check_length(deployment: Deployment) -> None:
+    asked, most = deployment.options.max_model_len, deployment.model.max_position_embeddings
+    if asked is not None and asked > most:
+        raise InputError(
+            f"--max-model-len {asked} exceeds the {most} positions of {deployment.model.name}",
+            fix=f"choose at most {most} (vLLM's VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 overrides"
+            " this at the price of wrong positions)",
+        )
+
+
+def _check_sharding(deployment: Deployment) -> None:
+    options, model = deployment.options, deployment.model
+    tp, pp = options.tensor_parallel_size, options.pipeline_parallel_size
+    if pp > model.num_layers:
+        raise InputError(
+            f"{model.num_layers} layers cannot fill {pp} pipeline stages",
+            where="--pipeline-parallel-size",
+            fix=f"choose at most {model.num_layers}",
+        )
+    for _, cache in layer_caches(model):
+        heads = getattr(cache, "heads", tp)
+        if heads % tp:
+            raise InputError(
+                f"{heads} attention heads of {model.name} cannot be split over tp={tp}",
+                where="--tensor-parallel-size",
+                fix=f"choose one of {[n for n in range(1, heads + 1) if heads % n == 0]}",
+            )
+        _check_context_parallel(options, getattr(cache, "kv_heads", 1))
+
+
+def _check_context_parallel(options: EngineOptions, kv_heads: int) -> None:
+    """Refuse a context sharding that has no replicated heads to shard."""
+    tp, dcp = options.tensor_parallel_size, options.decode_context_parallel_size
+    heads_per_rank(kv_heads, tp)
+    replicas = max(1, tp // kv_heads)
+    if replicas % dcp:
+        raise InputError(
+            f"{dcp} does not divide the {replicas} replicas that each KV head has at tp={tp}",
+            where="--decode-context-parallel-size",
+            fix=f"choose a divisor of {replicas}, or raise tp",
+        )
+
+
+def _check_batch(options: EngineOptions) -> None:
+    seqs, tokens = options.max_num_seqs or 1, options.max_num_batched_tokens or 1
+    if seqs > tokens:
+        raise InputError(
+            f"--max-num-seqs {seqs} exceeds --max-num-batched-tokens {tokens}",
+            fix="a step schedules at least one token a sequence: raise the latter",
+        )

@@ -1,0 +1,186 @@
+"""Blocks, concurrency and tokens: exact arithmetic on the bytes left for KV."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from kvsim.engines.base import Capacity, Deployment, GroupLayout
+from kvsim.engines.vllm.groups import (
+    PageGroup,
+    bytes_per_block,
+    pack_groups,
+    promote_to_full,
+    require_one_group,
+)
+from kvsim.engines.vllm.pages import PageSpec, Reserve, layer_pages
+from kvsim.engines.vllm.rules import Rules
+from kvsim.errors import UnsupportedError
+from kvsim.footprint import bytes_per_token
+from kvsim.precision import kv_format
+
+__all__ = ["Layout", "capacity_of", "fits_one_sequence", "layout_of"]
+
+# Block 0 stands for "no block" and is never handed out.
+_NULL_BLOCKS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A model's groups under one deployment, and what one sequence draws from them.
+
+    Parameters
+    ----------
+    groups : tuple of PageGroup
+        In the engine's order.
+    reserve : Reserve
+        Tokens in flight and context sharding.
+    counts_pages : bool
+        Whether concurrency counts whole pages a group; V0 divided tokens by the length.
+    """
+
+    groups: tuple[PageGroup, ...]
+    reserve: Reserve
+    counts_pages: bool = True
+
+    def bytes_per_block(self, layers: Collection[int] | None = None) -> int:
+        """Bytes that one block id stands for, over the given layers (None: all)."""
+        return bytes_per_block(self.groups, layers)
+
+    def admission_blocks(self, length: int) -> int:
+        """Blocks that admission charges a sequence of `length` tokens."""
+        return sum(group.spec.admission_pages(length, self.reserve) for group in self.groups)
+
+    def steady_blocks(self, context: int) -> int:
+        """Blocks that a running sequence of `context` tokens occupies."""
+        return sum(group.spec.steady_pages(context, self.reserve) for group in self.groups)
+
+    def concurrency(self, num_blocks: int, length: int) -> float:
+        """Sequences of `length` tokens that `num_blocks` admit, as the engine prints it."""
+        if self.counts_pages:
+            return num_blocks / self.admission_blocks(length)
+        return num_blocks * self.token_block / length
+
+    @property
+    def token_block(self) -> int:
+        """Tokens of the smallest block among groups whose blocks hold tokens."""
+        specs = [group.spec for group in self.groups]
+        sizes = [spec.block_size for spec in specs if spec.kind != "state"]
+        return min(sizes or [specs[0].block_size])
+
+
+def layout_of(deployment: Deployment, rules: Rules, *, all_full: bool = False) -> Layout:
+    """Lay out a resolved deployment.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        Resolved.
+    rules : Rules
+        The release's.
+    all_full : bool
+        Charge windows and chunks as full attention, whatever the flags say.
+
+    Raises
+    ------
+    UnsupportedError
+        When the model keeps no cache, or its layers cannot share one group where they must.
+    """
+    options = deployment.options
+    pages = layer_pages(deployment)
+    if not pages:
+        raise UnsupportedError(f"{deployment.model.name} keeps no cache: there is nothing to size")
+    is_hybrid = bool(rules.value("hybrid_groups")) and not rules.is_v0(deployment.accelerator)
+    if options.disable_hybrid_kv_cache_manager or not is_hybrid:
+        flag = "--disable-hybrid-kv-cache-manager" if is_hybrid else "releases before 0.9.1"
+        require_one_group(pages, flag)
+    if all_full or options.disable_hybrid_kv_cache_manager or not is_hybrid:
+        pages = promote_to_full(pages)
+    return Layout(pack_groups(pages), _reserve(deployment, rules), counts_pages=is_hybrid)
+
+
+def capacity_of(
+    deployment: Deployment, rules: Rules, kv_bytes: int, layers: Collection[int] | None = None
+) -> Capacity:
+    """Lay blocks over `kv_bytes` of the rank that holds `layers` (None: all of them)."""
+    options = deployment.options
+    length = options.max_model_len or deployment.model.max_position_embeddings
+    layout = layout_of(deployment, rules)
+    num_blocks = _num_blocks(deployment, layout, kv_bytes, layers)
+    concurrency = layout.concurrency(num_blocks, length)
+    full = layout_of(deployment, rules, all_full=True)
+    full_blocks = _num_blocks(deployment, full, kv_bytes, layers)
+    return Capacity(
+        kv_cache_bytes=kv_bytes,
+        kv_cache_dtype=str(options.kv_cache_dtype),
+        bytes_per_token=_bytes_per_token(deployment, layers),
+        block_size=_main_group(layout).spec.block_size,
+        bytes_per_block=layout.bytes_per_block(layers),
+        num_blocks=num_blocks,
+        max_model_len=length,
+        max_concurrency=concurrency,
+        logged_tokens=_logged_tokens(layout, rules, num_blocks, length),
+        admission_tokens=int(concurrency * length),
+        steady_tokens=num_blocks * length // layout.steady_blocks(length),
+        all_full_tokens=full_blocks * length // full.admission_blocks(length),
+        groups=tuple(_describe(group, layout, length) for group in layout.groups),
+    )
+
+
+def fits_one_sequence(layout: Layout, num_blocks: int, length: int) -> bool:
+    """Whether start-up accepts the length: one sequence beside the null block."""
+    return layout.admission_blocks(length) <= num_blocks - _NULL_BLOCKS
+
+
+def _reserve(deployment: Deployment, rules: Rules) -> Reserve:
+    options = deployment.options
+    batches = 1
+    if rules.value("in_flight_batches"):
+        batches = options.pipeline_parallel_size + bool(options.async_scheduling)
+    tokens = batches * (options.max_num_batched_tokens or 0)
+    return Reserve(tokens, options.decode_context_parallel_size)
+
+
+def _num_blocks(
+    deployment: Deployment, layout: Layout, kv_bytes: int, layers: Collection[int] | None
+) -> int:
+    override = deployment.options.num_gpu_blocks_override
+    return override or max(0, kv_bytes) // layout.bytes_per_block(layers)
+
+
+def _logged_tokens(layout: Layout, rules: Rules, num_blocks: int, length: int) -> int:
+    """The engine's "GPU KV cache size"; the newer one is derived from the concurrency."""
+    if rules.value("logged_tokens") == "concurrency":
+        return int(layout.concurrency(num_blocks, length) * length)
+    a_group = num_blocks // len(layout.groups)
+    return a_group * layout.token_block * layout.reserve.context_ranks
+
+
+def _bytes_per_token(deployment: Deployment, layers: Collection[int] | None) -> int:
+    options = deployment.options
+    whole = bytes_per_token(
+        deployment.model,
+        kv_format(str(options.kv_cache_dtype)),
+        tp=options.tensor_parallel_size,
+        layers=layers,
+    )
+    return whole // options.decode_context_parallel_size
+
+
+def _main_group(layout: Layout) -> PageGroup:
+    """Return the group that a growing context fills: the first full one, where there is one."""
+    full = (group for group in layout.groups if group.spec.kind == "full")
+    return next(full, layout.groups[0])
+
+
+def _describe(group: PageGroup, layout: Layout, length: int) -> GroupLayout:
+    spec: PageSpec = group.spec
+    return GroupLayout(
+        name=group.name,
+        layers=len(group.members) + group.padding_layers,
+        padding_layers=group.padding_layers,
+        block_size=spec.block_size,
+        page_bytes=spec.page_bytes,
+        blocks_per_sequence=spec.admission_pages(length, layout.reserve),
+        most_blocks=None if spec.kind == "full" else spec.steady_pages(length, layout.reserve),
+    )

@@ -1,0 +1,210 @@
+"""What is neither weights nor KV: the profiled activation peak, non-torch memory, graphs.
+
+vLLM runs one dummy step before it sizes the cache, and whatever that step needed at its
+peak is not given to KV. Two moments compete for the peak::
+
+    forward   tokens * (MLP or attention width + a few residual streams)
+    sampler   sequences * vocabulary * 4 bytes * copies + the step's hidden states
+
+The widths follow from the model; the number of copies and the few other coefficients are
+fitted, by release and card generation (``data/vllm_overheads.yaml``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kvsim.attention import (
+    Attention,
+    CompressedLatentAttention,
+    FullAttention,
+    LatentAttention,
+    RecurrentState,
+)
+from kvsim.engines.base import Deployment
+from kvsim.engines.common import read_data
+from kvsim.engines.vllm.rules import Rules, architecture, entry_at
+from kvsim.model import LayerGroup, Mlp, MoeMlp
+from kvsim.units import GIB, MIB, ceil_div
+from kvsim.weights import stage_layers
+
+__all__ = [
+    "ProfiledStep",
+    "activation_bytes",
+    "capture_sizes",
+    "coefficient_source",
+    "cuda_graph_bytes",
+    "lora_bytes",
+    "non_torch_bytes",
+    "profiled_step",
+    "sampler_of",
+]
+
+_DATA = "vllm_overheads"
+_DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+_LOGIT_BYTES = 4
+_MAX_CAPTURE = 512
+_V0_MAX_CAPTURE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ProfiledStep:
+    """Sizes of the dummy step's tensors on one rank, bytes.
+
+    Parameters
+    ----------
+    logits_bytes : int
+        One fp32 copy of the logits of every sequence; 0 on stages without the head.
+    stream_bytes : int
+        One copy of the residual stream of every token.
+    width_bytes : int
+        Widest layer's intermediate tensors, and the matrix that bitsandbytes unpacks.
+    multimodal : bool
+        Whether an encoder's outputs are profiled too.
+    """
+
+    logits_bytes: int
+    stream_bytes: int
+    width_bytes: int
+    multimodal: bool
+
+
+def profiled_step(deployment: Deployment, stage: int = 0) -> ProfiledStep:
+    """Size the dummy step of a resolved deployment on one pipeline stage."""
+    options, model = deployment.options, deployment.model
+    tokens, seqs = options.max_num_batched_tokens or 1, options.max_num_seqs or 1
+    element = _DTYPE_BYTES[str(options.dtype)]
+    pp, tp = options.pipeline_parallel_size, options.tensor_parallel_size
+    mine = stage_layers(model, pp, stage)
+    groups = [group for group in model.layer_groups if any(i in mine for i in group.layers)]
+    width: int = max(max(_mlp_width(g.mlp), _attention_width(g)) for g in groups)
+    is_last = stage == pp - 1
+    return ProfiledStep(
+        logits_bytes=min(seqs, tokens) * model.vocab_size * _LOGIT_BYTES * is_last,
+        stream_bytes=tokens * model.hidden_size * element,
+        width_bytes=tokens * ceil_div(width, tp) * element + _unpacked_bytes(deployment, element),
+        multimodal=model.other_parameters > 0,
+    )
+
+
+def sampler_of(deployment: Deployment, rules: Rules) -> str:
+    """Name how the profiled sampler restricts the vocabulary: "sorting" or "sortless"."""
+    return "sortless" if deployment.options.flashinfer_sampler else str(rules.value("sampler"))
+
+
+def activation_bytes(step: ProfiledStep, sampler: str) -> int:
+    """Peak of the dummy step, bytes, with the fitted coefficients."""
+    fitted = read_data(_DATA)["activation"]
+    copies = fitted["samplers"][sampler]
+    at_sampler = (
+        copies["logits_factor"] * step.logits_bytes
+        + copies["workspace_mib"] * MIB * bool(step.logits_bytes)
+        + fitted["stream_factor"] * step.stream_bytes
+    )
+    at_forward = step.width_bytes + fitted["forward_stream_factor"] * step.stream_bytes
+    encoder = fitted["encoder_stream_factor"] * step.stream_bytes * step.multimodal
+    return int(max(at_sampler, at_forward) + encoder)
+
+
+def non_torch_bytes(deployment: Deployment, rules: Rules) -> int:
+    """Return what the step allocates outside torch: libraries, and NCCL's buffers when sharded."""
+    fitted = entry_at(read_data(_DATA)["non_torch"], rules.release)
+    table: dict[str, float] = fitted["gib"]
+    generation = architecture(deployment.accelerator)
+    single = table.get(generation, table["unknown"])
+    options = deployment.options
+    ranks = options.tensor_parallel_size * options.pipeline_parallel_size
+    return int((single + fitted["sharded_gib"] * (ranks > 1)) * GIB)
+
+
+def cuda_graph_bytes(deployment: Deployment, rules: Rules) -> int:
+    """Memory of the captured graphs: a pool, and a share a captured batch size."""
+    if deployment.options.enforce_eager:
+        return 0
+    fitted = read_data(_DATA)["cuda_graph"]
+    sizes = capture_sizes(deployment, rules)
+    return int((fitted["pool_mib"] + fitted["size_mib"] * sizes) * MIB)
+
+
+def lora_bytes(deployment: Deployment) -> int:
+    """Adapter buffers of one rank: A and B of every linear layer, one adapter slot."""
+    options, model = deployment.options, deployment.model
+    if not options.enable_lora:
+        return 0
+    hidden = model.hidden_size
+    widths = sum(group.count * _linear_ends(group, hidden) for group in model.layer_groups)
+    vocabulary = 2 * (model.vocab_size + hidden)
+    # A is replicated and B split in column-parallel layers, the other way in row-parallel ones.
+    share = (1 + 1 / options.tensor_parallel_size) / 2 / options.pipeline_parallel_size
+    element = _DTYPE_BYTES[str(options.dtype)]
+    return int(options.max_lora_rank * (widths + vocabulary) * share * element)
+
+
+def coefficient_source(name: str) -> str:
+    """Where a fitted coefficient comes from, for the provenance of a budget."""
+    data: dict[str, Any] = read_data(_DATA)
+    return str(data["sources"][name])
+
+
+def _unpacked_bytes(deployment: Deployment, element: int) -> int:
+    """Bytes of the largest MLP matrix, which bitsandbytes unpacks to multiply many rows by it."""
+    options, model = deployment.options, deployment.model
+    if (options.quantization or model.quantization) != "bitsandbytes":
+        return 0
+    inner = max((g.mlp.intermediate_size for g in model.layer_groups if g.mlp), default=0)
+    return model.hidden_size * inner * element // options.tensor_parallel_size
+
+
+def _mlp_width(mlp: Mlp | None) -> int:
+    """Elements a token of the feed-forward block's intermediates: up, gate and their product."""
+    if mlp is None:
+        return 0
+    parts = 3 if mlp.gated else 2
+    if isinstance(mlp, MoeMlp):
+        routed = mlp.experts_per_token * mlp.intermediate_size
+        return parts * max(routed, mlp.shared_intermediate_size)
+    return parts * mlp.intermediate_size
+
+
+def _attention_width(group: LayerGroup) -> int:
+    """Elements a token of queries, keys, values and the attention's output."""
+    return max((_cache_width(cache) for cache in group.caches), default=0)
+
+
+def _cache_width(cache: Attention) -> int:
+    if isinstance(cache, RecurrentState):
+        return cache.conv_elements
+    if isinstance(cache, CompressedLatentAttention):
+        return 2 * cache.heads * cache.head_dim
+    if isinstance(cache, LatentAttention):
+        key = cache.nope_dim + cache.rope_dim
+        return cache.heads * (2 * key + 2 * cache.value_dim)
+    queries = cache.heads * (cache.key_dim + cache.value_dim)
+    return queries + cache.kv_heads * (cache.key_dim + cache.value_dim)
+
+
+def _linear_ends(group: LayerGroup, hidden: int) -> int:
+    """Inputs plus outputs of a layer's linear maps: what a rank-1 adapter has elements."""
+    ends = 0
+    for cache in group.caches:
+        if isinstance(cache, FullAttention):
+            outputs = (cache.heads * cache.key_dim, cache.kv_heads * cache.key_dim)
+            values = (cache.kv_heads * cache.value_dim, cache.heads * cache.value_dim)
+            ends += sum(hidden + width for width in (*outputs, *values))
+    if group.mlp is not None and not isinstance(group.mlp, MoeMlp):
+        ends += (3 if group.mlp.gated else 2) * (hidden + group.mlp.intermediate_size)
+    return ends
+
+
+def capture_sizes(deployment: Deployment, rules: Rules) -> int:
+    """Count the batch sizes that graphs are captured for.
+
+    1, 2, 4, then steps of 8 to 256 and of 16 to 512; at most twice `max_num_seqs`. V0
+    stopped at `max_num_seqs` and at 256.
+    """
+    seqs = deployment.options.max_num_seqs or 1
+    is_v0 = rules.is_v0(deployment.accelerator)
+    largest = min(seqs, _V0_MAX_CAPTURE) if is_v0 else min(2 * seqs, _MAX_CAPTURE)
+    small = sum(size <= largest for size in (1, 2, 4))
+    return small + min(largest, 256) // 8 + max(0, largest - 256) // 16

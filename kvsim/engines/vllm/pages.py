@@ -1,0 +1,207 @@
+"""One layer's cache as vLLM pages it, and how many pages one sequence needs.
+
+::
+
+    kind      page holds              a sequence of L tokens needs (admission)
+    full      block_size tokens       ceil(L / block)
+    window    block_size tokens       ceil(min(window - 1 + in flight, L) / block) + 1
+    chunk     block_size tokens       ceil(min(chunk + in flight, L) / block)
+    state     one recurrent state     1, or 2 with prefix caching
+    fixed     block_size tokens       ceil(encoder tokens / block), whatever L
+
+In flight: tokens scheduled and not yet settled, whose blocks a window cannot free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from kvsim.attention import (
+    Attention,
+    ChunkedAttention,
+    CompressedLatentAttention,
+    CrossAttention,
+    FullAttention,
+    LatentAttention,
+    RecurrentState,
+    SlidingAttention,
+)
+from kvsim.engines.base import Deployment
+from kvsim.errors import InputError
+from kvsim.precision import KVFormat, kv_format
+from kvsim.units import ceil_div
+
+__all__ = ["LayerPage", "PageSpec", "Reserve", "align_to_states", "layer_pages"]
+
+# DeepSeek-V4 in vLLM: 256-token blocks, 64-token ones for its windows, pages in multiples
+# of one fp8 entry without its scales.
+_COMPRESSED_BLOCK = 256
+_COMPRESSED_WINDOW_BLOCK = 64
+_COMPRESSED_PAGE_MULTIPLE = 576
+_INDEXER_SCALE_BYTES = 4
+# Attention kernels take blocks in multiples of 16 tokens.
+_KERNEL_BLOCK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """What shortens or lengthens a sequence's need: tokens in flight, context sharding."""
+
+    in_flight_tokens: int = 0
+    context_ranks: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PageSpec:
+    """How one layer's cache is paged; layers with equal specs can share a block table.
+
+    Parameters
+    ----------
+    kind : str
+        See the module's table.
+    block_size : int
+        Tokens a page (for a state, the attention block that it is aligned with).
+    page_bytes : int
+        Bytes a page, padding included.
+    span : int
+        Window or chunk in tokens, encoder tokens, or states a sequence keeps.
+    """
+
+    kind: Literal["full", "window", "chunk", "state", "fixed"]
+    block_size: int
+    page_bytes: int
+    span: int = 0
+
+    def admission_pages(self, length: int, reserve: Reserve) -> int:
+        """Pages that the start-up check and the scheduler's gate charge a sequence."""
+        in_flight = reserve.in_flight_tokens
+        match self.kind:
+            case "full":
+                return ceil_div(ceil_div(length, reserve.context_ranks), self.block_size)
+            case "window":
+                return ceil_div(min(self.span - 1 + in_flight, length), self.block_size) + 1
+            case "chunk":
+                return ceil_div(min(self.span + in_flight, length), self.block_size)
+            case "state":
+                return self.span
+            case "fixed":
+                return ceil_div(self.span, self.block_size)
+
+    def steady_pages(self, context: int, reserve: Reserve) -> int:
+        """Pages that a running sequence occupies: a window may straddle one more block."""
+        if self.kind == "window":
+            straddled = ceil_div(self.span - 1, self.block_size) + 1
+            return min(ceil_div(context, self.block_size), straddled)
+        if self.kind == "chunk":
+            return ceil_div(min(context, self.span), self.block_size)
+        return self.admission_pages(context, reserve)
+
+    def with_page(self, page_bytes: int) -> PageSpec:
+        """Grow to a page: by more tokens a block where they fit evenly, else by padding."""
+        ratio, rest = divmod(page_bytes, self.page_bytes)
+        if rest or self.kind == "state":
+            return replace(self, page_bytes=page_bytes)
+        return replace(self, page_bytes=page_bytes, block_size=self.block_size * ratio)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPage:
+    """A layer's index, the name of its layer group, and its page."""
+
+    layer: int
+    name: str
+    spec: PageSpec
+
+
+def layer_pages(deployment: Deployment) -> list[LayerPage]:
+    """List the pages of all layers, in layer order, for a resolved deployment."""
+    pages = [
+        LayerPage(layer, group.name, spec)
+        for group in deployment.model.layer_groups
+        for cache in group.owned_caches
+        for spec in _specs(cache, deployment)
+        for layer in group.layers
+    ]
+    return align_to_states(sorted(pages, key=lambda page: page.layer), deployment)
+
+
+def align_to_states(pages: list[LayerPage], deployment: Deployment) -> list[LayerPage]:
+    """Raise attention blocks until their page holds a recurrent state; pad the state to it.
+
+    Qwen3.5-27B: a state of 3,207,168 bytes over 4,096 bytes a token is 783 tokens, and in
+    multiples of 16 the block becomes 784.
+    """
+    state = max((p.spec.page_bytes for p in pages if p.spec.kind == "state"), default=0)
+    attention = [p.spec for p in pages if p.spec.kind != "state"]
+    if not state or not attention:
+        return pages
+    widest = max(attention, key=lambda spec: spec.page_bytes / spec.block_size)
+    token_bytes = widest.page_bytes // widest.block_size
+    least = _KERNEL_BLOCK * ceil_div(state, _KERNEL_BLOCK * token_bytes)
+    block = max(least, deployment.options.block_size or least)
+    return [replace(p, spec=_aligned(p.spec, block, block * token_bytes)) for p in pages]
+
+
+def _aligned(spec: PageSpec, block: int, page_bytes: int) -> PageSpec:
+    if spec.kind == "state":
+        return replace(spec, block_size=block, page_bytes=page_bytes)
+    own_bytes = spec.page_bytes // spec.block_size * block
+    return replace(spec, block_size=block, page_bytes=own_bytes)
+
+
+def _specs(cache: Attention, deployment: Deployment) -> Iterator[PageSpec]:
+    """Yield the pages of one layer's cache: two where it keeps two kinds of entries."""
+    options = deployment.options
+    fmt = kv_format(str(options.kv_cache_dtype))
+    block = options.block_size or _KERNEL_BLOCK
+    tp = options.tensor_parallel_size
+    if isinstance(cache, RecurrentState):
+        states = 2 if options.enable_prefix_caching else 1
+        yield PageSpec("state", block, _state_bytes(cache, tp), states)
+    elif isinstance(cache, CompressedLatentAttention):
+        yield from _compressed_specs(cache, fmt)
+    elif isinstance(cache, LatentAttention):
+        entry = fmt.latent_bytes(cache.kv_lora_rank, cache.rope_dim)
+        yield PageSpec("full", block, block * entry)
+        if cache.indexer_bytes:
+            yield PageSpec("full", block, block * cache.indexer_bytes)
+    else:
+        yield _attention_spec(cache, block, block * cache.state_bytes(fmt, tp))
+
+
+def _attention_spec(cache: FullAttention, block: int, page_bytes: int) -> PageSpec:
+    if isinstance(cache, SlidingAttention):
+        return PageSpec("window", block, page_bytes, cache.window)
+    if isinstance(cache, ChunkedAttention):
+        return PageSpec("chunk", block, page_bytes, cache.chunk)
+    if isinstance(cache, CrossAttention):
+        return PageSpec("fixed", block, page_bytes, cache.encoder_tokens)
+    return PageSpec("full", block, page_bytes)
+
+
+def _state_bytes(cache: RecurrentState, tp: int) -> int:
+    if cache.recurrent_elements % tp:
+        raise InputError(
+            f"a recurrent state of {cache.recurrent_elements} elements cannot be split over tp={tp}"
+        )
+    return cache.fixed_bytes(tp)
+
+
+def _compressed_specs(cache: CompressedLatentAttention, fmt: KVFormat) -> Iterator[PageSpec]:
+    """Yield DeepSeek-V4's window page, its compressed page and its indexer's."""
+    entry = cache.state_bytes(fmt)
+    window = _round_page(_COMPRESSED_WINDOW_BLOCK * entry)
+    yield PageSpec("window", _COMPRESSED_WINDOW_BLOCK, window, cache.window)
+    if not cache.ratio:
+        return
+    states = ceil_div(_COMPRESSED_BLOCK, cache.ratio)
+    yield PageSpec("full", _COMPRESSED_BLOCK, _round_page(states * entry))
+    if cache.indexer_dim:
+        key = cache.indexer_dim + _INDEXER_SCALE_BYTES
+        yield PageSpec("full", _COMPRESSED_BLOCK, _round_page(states * key))
+
+
+def _round_page(page_bytes: int) -> int:
+    return ceil_div(page_bytes, _COMPRESSED_PAGE_MULTIPLE) * _COMPRESSED_PAGE_MULTIPLE

@@ -1,0 +1,107 @@
+"""Which of vLLM's rules hold in a release, on a card: data, looked up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from kvsim.engines.common import parse_release, read_data
+from kvsim.errors import UnsupportedError
+from kvsim.hardware import AcceleratorProfile
+from kvsim.units import GIB
+
+__all__ = ["NEWEST", "OLDEST", "Rules", "architecture", "card_class", "entry_at"]
+
+_DATA = "vllm_rules"
+NEWEST: str = read_data(_DATA)["newest"]
+OLDEST: str = read_data(_DATA)["oldest"]
+_LARGE_BYTES = 70 * GIB
+_HUGE_BYTES = 160 * GIB
+_BEFORE_AMPERE = ("volta", "turing")
+
+
+def entry_at(entries: list[dict[str, Any]], release: tuple[int, ...]) -> dict[str, Any]:
+    """Return the last of the entries whose ``since`` is not newer than the release.
+
+    Examples
+    --------
+    >>> entries = [{"since": "0.1", "value": 1}, {"since": "0.20", "value": 2}]
+    >>> entry_at(entries, (0, 9, 2))["value"], entry_at(entries, (0, 20))["value"]
+    (1, 2)
+    """
+    held = [entry for entry in entries if _release_of(entry["since"]) <= release]
+    return held[-1]
+
+
+@cache
+def _release_of(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
+
+
+def architecture(accelerator: AcceleratorProfile) -> str:
+    """Name the card's generation ("turing", "hopper", ...), or "unknown".
+
+    Raises
+    ------
+    UnsupportedError
+        For a device that vLLM does not serve on.
+    """
+    if accelerator.vendor == "Apple":
+        raise UnsupportedError(
+            f"vLLM has no accounting for {accelerator.name}: choose engine llama.cpp"
+        )
+    names = read_data(_DATA)["architectures"]
+    fits = [
+        (len(prefix), generation)
+        for generation, prefixes in names.items()
+        for prefix in prefixes
+        if accelerator.name.upper().startswith(prefix)
+    ]
+    return max(fits)[1] if fits else "unknown"
+
+
+def card_class(accelerator: AcceleratorProfile) -> str:
+    """Class a card as vLLM's defaults do: "small", "large" (H100-like) or "huge"."""
+    if accelerator.memory_bytes >= _HUGE_BYTES:
+        return "huge"
+    is_large = accelerator.memory_bytes >= _LARGE_BYTES and "a100" not in accelerator.name.lower()
+    return "large" if is_large else "small"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of one release.
+
+    Parameters
+    ----------
+    release : tuple of int
+        The release number; see `Rules.of`.
+    """
+
+    release: tuple[int, ...]
+
+    @classmethod
+    def of(cls, version: str) -> Rules:
+        """Read a version as printed: "0.19.0", "0.8.5.post1", "0.26.1rc1.dev608", "0.10.x".
+
+        Raises
+        ------
+        InputError
+            When it is no release, or one whose rules are not known.
+        """
+        return cls(parse_release("vllm", version, OLDEST, NEWEST))
+
+    def value(self, name: str) -> Any:
+        """Value of a rule in this release."""
+        return self.entry(name)["value"]
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """Value, source and first release of a rule."""
+        return entry_at(read_data(_DATA)[name], self.release)
+
+    def is_v0(self, accelerator: AcceleratorProfile) -> bool:
+        """Whether this release runs its old engine core on the card."""
+        old_card = architecture(accelerator) in _BEFORE_AMPERE
+        name = "engine_core_before_ampere" if old_card else "engine_core"
+        return bool(self.value(name) == "v0")

@@ -1,0 +1,1 @@
+"""The parts of a plan: its types, and the pure functions that fill them."""

@@ -1,0 +1,91 @@
+"""Decode: how much arithmetic a byte read, what binds it, and how fast it should go."""
+
+from __future__ import annotations
+
+from kvsim.kvreads import KVReadCurve, attended_layers
+from kvsim.planning.plan_types import Decode, DecodeBatch
+from kvsim.planning.sizing import Sizing
+from kvsim.precision import weight_format
+from kvsim.steptime import StepLoad, StepTimeModel
+from kvsim.weights import decode_read_bytes, matmul_flops_per_token
+
+__all__ = ["batch_sizes", "decode", "step_flops", "step_read_bytes"]
+
+
+def batch_sizes(largest: int) -> list[int]:
+    """List the powers of two below `largest`, and `largest`; nothing below 1.
+
+    Examples
+    --------
+    >>> batch_sizes(100), batch_sizes(0)
+    ([1, 2, 4, 8, 16, 32, 64, 100], [])
+    """
+    powers = [2**power for power in range(largest.bit_length()) if 2**power < largest]
+    return [*powers, largest] if largest > 0 else []
+
+
+def step_flops(sizing: Sizing, batch: int, context: int) -> float:
+    """FLOPs of one decode step on one rank: ``batch * (GEMMs + attention) / tp``."""
+    model = sizing.deployment.model
+    attention = sum(count * cache.decode_flops(context) for count, cache in attended_layers(model))
+    return batch * (matmul_flops_per_token(model) + attention) / sizing.tp
+
+
+def step_read_bytes(sizing: Sizing, batch: int, kv_read_bytes: float) -> float:
+    """Bytes that one decode step reads on one rank: the weights once, each sequence's KV."""
+    options = sizing.deployment.options
+    weights = decode_read_bytes(
+        sizing.deployment.model,
+        batch,
+        tp=sizing.tp,
+        dtype=options.dtype if options.dtype != "auto" else None,
+        quantization=options.quantization,
+    )
+    return weights + kv_read_bytes
+
+
+def decode(sizing: Sizing, context: int) -> Decode:
+    """Predict decode steps of growing batches, up to what may run at `context` tokens.
+
+    The ridge point is the datasheet's: FLOP/s in the weights' compute dtype over bytes/s.
+    A step with fewer FLOPs a byte is bound by bandwidth, whatever its efficiency.
+    """
+    curve = KVReadCurve.from_model(sizing.deployment.model, sizing.kv_format, sizing.tp)
+    steps = StepTimeModel.from_deployment(sizing.deployment)
+    largest = max(1, sizing.running(context))
+    batches = [
+        _batch(sizing, steps, batch, batch * curve.bytes_at(context), context)
+        for batch in batch_sizes(largest)
+    ]
+    intensity, ridge = batches[-1].arithmetic_intensity, ridge_point(sizing)
+    return Decode(
+        batch=largest,
+        context_len=context,
+        arithmetic_intensity=intensity,
+        ridge_point=ridge,
+        bound_by="bandwidth" if intensity < ridge else "compute",
+        batches=tuple(batches),
+        source=steps.provenance,
+    )
+
+
+def ridge_point(sizing: Sizing) -> float:
+    """FLOPs a byte at which the card's arithmetic and its memory take equally long."""
+    accelerator, options = sizing.deployment.accelerator, sizing.deployment.options
+    model = sizing.deployment.model
+    weights = weight_format(options.quantization or model.quantization or model.dtype)
+    return accelerator.flops_per_s(weights.compute) / accelerator.bandwidth_bytes_per_s
+
+
+def _batch(
+    sizing: Sizing, steps: StepTimeModel, batch: int, kv_read_bytes: float, context: int
+) -> DecodeBatch:
+    cost = steps.cost(StepLoad(tokens=batch, sequences=batch, kv_read_bytes=kv_read_bytes))
+    flops = step_flops(sizing, batch, context)
+    return DecodeBatch(
+        batch=batch,
+        step_seconds=cost.seconds,
+        tokens_per_s=batch / cost.seconds,
+        arithmetic_intensity=flops / step_read_bytes(sizing, batch, kv_read_bytes),
+        bound_by=cost.bound_by,
+    )

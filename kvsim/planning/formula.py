@@ -1,0 +1,210 @@
+"""KV bytes as sums with their numbers in: the per-kind table and ``kvsim explain``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from kvsim import footprint
+from kvsim.attention import (
+    Attention,
+    ChunkedAttention,
+    CompressedLatentAttention,
+    CrossAttention,
+    FullAttention,
+    LatentAttention,
+    RecurrentState,
+    SlidingAttention,
+    heads_per_rank,
+)
+from kvsim.model import LayerGroup, ModelSpec
+from kvsim.planning.plan_types import KVKind
+from kvsim.precision import KVFormat
+from kvsim.units import format_bytes
+
+__all__ = ["Explanation", "explain", "formula", "kind_label", "kv_kinds"]
+
+
+def kind_label(cache: Attention) -> str:
+    """Name a cache kind in the field's words: "GQA, window 1,024"."""
+    if isinstance(cache, SlidingAttention):
+        return f"{cache.label}, window {cache.window:,}"
+    if isinstance(cache, ChunkedAttention):
+        return f"{cache.label}, chunk {cache.chunk:,}"
+    if isinstance(cache, CrossAttention):
+        return f"cross, {cache.encoder_tokens:,} encoder tokens"
+    if isinstance(cache, CompressedLatentAttention):
+        folded = f" + 1 state in {cache.ratio}" if cache.ratio else ""
+        return f"{cache.label}, window {cache.window:,}{folded}"
+    return cache.label
+
+
+def formula(layers: int, cache: Attention, fmt: KVFormat, tp: int = 1) -> str:
+    """Write the bytes of `layers` alike caches on one rank as a sum with its result.
+
+    Examples
+    --------
+    >>> from kvsim.precision import kv_format
+    >>> mha = FullAttention(heads=32, kv_heads=32, key_dim=128, value_dim=128)
+    >>> formula(32, mha, kv_format("fp16"))
+    '32 layers x 32 KV heads x (128 + 128) x 2 bytes = 524,288 bytes a token'
+    """
+    many = f"{layers:,} layer{'s' if layers != 1 else ''}"
+    if isinstance(cache, RecurrentState):
+        fixed = cache.fixed_bytes(tp)
+        return f"{many} x {fixed:,} bytes of state = {layers * fixed:,} bytes a sequence"
+    total = layers * cache.state_bytes(fmt, tp)
+    unit = "an encoder token" if isinstance(cache, CrossAttention) else "a token"
+    if isinstance(cache, CompressedLatentAttention):
+        unit = "a state"
+    if isinstance(cache, SlidingAttention):
+        unit += f", {cache.window:,} tokens at most"
+    if isinstance(cache, ChunkedAttention):
+        unit += f", {cache.chunk:,} tokens at most"
+    return f"{many} x {_state(cache, fmt, tp)} = {total:,} bytes {unit}"
+
+
+def _state(cache: Attention, fmt: KVFormat, tp: int) -> str:
+    """One cached state of one layer: heads x elements x width, or its plain size."""
+    if isinstance(cache, FullAttention):
+        heads = heads_per_rank(cache.kv_heads, tp)
+        whose = "KV head" + ("s" if heads != 1 else "") + (" a rank" if tp > 1 else "")
+        return f"{heads:,} {whose} x {_pair(cache.key_dim, cache.value_dim, fmt)}"
+    if isinstance(cache, LatentAttention) and not cache.indexer_dim:
+        return _latent(cache, fmt)
+    if isinstance(cache, LatentAttention):
+        return f"({_latent(cache, fmt)} + {cache.indexer_bytes} for the indexer)"
+    return f"{cache.state_bytes(fmt, tp):,} bytes"
+
+
+def _pair(key_dim: int, value_dim: int, fmt: KVFormat) -> str:
+    if fmt.scale_group is None:
+        return f"({key_dim} + {value_dim}) x {fmt.bits / 8:g} bytes"
+    key, value = fmt.vector_bytes(key_dim), fmt.vector_bytes(value_dim)
+    return f"({key} + {value}) bytes with scales"
+
+
+def _latent(cache: LatentAttention, fmt: KVFormat) -> str:
+    if fmt.scale_group is None:
+        return f"({cache.kv_lora_rank} + {cache.rope_dim}) x {fmt.bits / 8:g} bytes"
+    return f"{fmt.latent_bytes(cache.kv_lora_rank, cache.rope_dim):,} bytes with scales"
+
+
+def kv_kinds(
+    model: ModelSpec,
+    fmt: KVFormat,
+    context: int,
+    *,
+    tp: int = 1,
+    layers: Collection[int] | None = None,
+) -> tuple[KVKind, ...]:
+    """Describe what each layer group keeps of a sequence of `context` tokens, on one rank."""
+    rows: list[KVKind] = []
+    for group in model.layer_groups:
+        count = group.count if layers is None else sum(i in layers for i in group.layers)
+        if count and group.shares_kv_with:
+            rows.append(_shared(group, count))
+        elif count:
+            rows += [
+                _owned(_only(model, group, count, cache), cache, fmt, context, tp)
+                for cache in group.caches
+            ]
+    return tuple(rows)
+
+
+def _shared(group: LayerGroup, count: int) -> KVKind:
+    return KVKind(
+        group=group.name,
+        kind=f"reads the K and V of {group.shares_kv_with}",
+        layers=count,
+        formula=f"{count:,} layers x 0 bytes = 0 bytes a token",
+        bytes_per_token=0,
+        fixed_bytes=0,
+        context_bytes=0,
+        all_full_bytes=0,
+        shares_with=group.shares_kv_with,
+    )
+
+
+def _owned(one: ModelSpec, cache: Attention, fmt: KVFormat, context: int, tp: int) -> KVKind:
+    """Describe one cache of one group: all that the stand-in model `one` holds."""
+    group = one.layer_groups[0]
+    return KVKind(
+        group=group.name,
+        kind=kind_label(cache),
+        layers=group.count,
+        formula=formula(group.count, cache, fmt, tp),
+        bytes_per_token=footprint.bytes_per_token(one, fmt, tp=tp),
+        fixed_bytes=footprint.fixed_bytes(one, tp=tp),
+        context_bytes=footprint.sequence_bytes(one, fmt, context, tp=tp),
+        all_full_bytes=footprint.all_full_bytes(one, fmt, context, tp=tp),
+    )
+
+
+def _only(model: ModelSpec, group: LayerGroup, count: int, cache: Attention) -> ModelSpec:
+    """The model with nothing but `count` of these layers and this cache.
+
+    So `kvsim.footprint` stays the only place that multiplies.
+    """
+    one = group.model_copy(update={"layers": tuple(range(count)), "caches": (cache,)})
+    return model.model_copy(update={"layer_groups": (one,)})
+
+
+class Explanation(NamedTuple):
+    """A model's KV cache of one sequence: the kinds, their sum and what they amount to."""
+
+    model: str
+    kv_cache_dtype: str
+    tp: int
+    context_len: int
+    kinds: tuple[KVKind, ...]
+    bytes_per_token: int
+    context_bytes: int
+    all_full_bytes: int
+    takeaway: str
+
+
+def explain(
+    model: ModelSpec, fmt: KVFormat, *, context: int | None = None, tp: int = 1
+) -> Explanation:
+    """Explain what one sequence of `context` tokens keeps on one rank.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        The model.
+    fmt : KVFormat
+        Format of K and V.
+    context : int, optional
+        Tokens of the sequence; the model's longest context by default.
+    tp : int
+        Tensor-parallel degree.
+
+    Raises
+    ------
+    InputError
+        When the heads cannot be split over `tp`.
+    """
+    context = context or model.max_position_embeddings
+    steady = footprint.sequence_bytes(model, fmt, context, tp=tp)
+    full = footprint.all_full_bytes(model, fmt, context, tp=tp)
+    return Explanation(
+        model=model.name,
+        kv_cache_dtype=fmt.name,
+        tp=tp,
+        context_len=context,
+        kinds=kv_kinds(model, fmt, context, tp=tp),
+        bytes_per_token=footprint.bytes_per_token(model, fmt, tp=tp),
+        context_bytes=steady,
+        all_full_bytes=full,
+        takeaway=_takeaway(context, steady, full),
+    )
+
+
+def _takeaway(context: int, steady: int, full: int) -> str:
+    """One sentence that names the regime of its number."""
+    kept = f"a sequence of {context:,} tokens keeps {format_bytes(steady)} a rank"
+    if steady < full:
+        saved = f"{1 - steady / full:.0%} less than {format_bytes(full)} with every layer full"
+        return f"Steady regime: {kept}, {saved}."
+    return f"Every regime: {kept}; no window saves anything."

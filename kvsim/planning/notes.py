@@ -1,0 +1,115 @@
+"""Warnings of a plan: one small function a check, each silent when all is well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from kvsim.attention import CompressedLatentAttention, FullAttention, LatentAttention
+from kvsim.catalog.accelerators import siblings
+from kvsim.footprint import layer_caches
+from kvsim.planning.plan_types import Fragmentation
+from kvsim.planning.sizing import Sizing
+from kvsim.precision import weight_format
+
+__all__ = ["alias_warning", "warnings"]
+
+# Above this share a hybrid's blocks waste enough to look for a better block size.
+WASTEFUL_SHARE = 0.05
+
+
+def warnings(sizing: Sizing, fragments: Fragmentation) -> tuple[str, ...]:
+    """Collect what a reader of this plan should know and may not have asked."""
+    return (*_checks(sizing), *_fragmentation(fragments))
+
+
+def _checks(sizing: Sizing) -> Iterator[str]:
+    checks: tuple[Callable[[Sizing], Iterator[str]], ...] = (
+        _beyond_memory,
+        _longer_than_servable,
+        _scheduler_limits_first,
+        _replicated_heads,
+        _kv_wider_than_weights,
+        _trained_length,
+    )
+    for check in checks:
+        yield from check(sizing)
+
+
+def alias_warning(sizing: Sizing, asked: str) -> Iterator[str]:
+    """Say which card an ambiguous name was taken for, and name its siblings."""
+    card = sizing.deployment.accelerator
+    others = siblings(card) if asked.lower() != card.name.lower() else []
+    if others:
+        yield f"{asked!r} is taken as {card.name}; the others are {', '.join(others)}"
+
+
+def _beyond_memory(sizing: Sizing) -> Iterator[str]:
+    pool, free = sizing.pool_bytes, sizing.budget.total_bytes - sizing.budget.weights_bytes
+    if pool > max(0, free):
+        yield (
+            "the KV cache asked for does not fit beside the weights on this card:"
+            " the engine would run out of memory"
+        )
+
+
+def _longer_than_servable(sizing: Sizing) -> Iterator[str]:
+    """A request may be admitted that can never finish: its blocks exceed the whole pool."""
+    length = sizing.capacity.max_model_len
+    if sizing.fits and sizing.requests(length) < 1:
+        yield (
+            f"a request of {length:,} tokens passes the start-up check but needs more blocks than"
+            " there are: it would be preempted for ever"
+        )
+
+
+def _scheduler_limits_first(sizing: Sizing) -> Iterator[str]:
+    limit, short = sizing.deployment.options.max_num_seqs, 1024
+    length = min(short, sizing.capacity.max_model_len)
+    if limit is not None and sizing.requests(length) > limit:
+        yield (
+            f"max_num_seqs = {limit:,} limits before memory does: {sizing.requests(length):,}"
+            f" requests of {length:,} tokens would fit"
+        )
+
+
+def _replicated_heads(sizing: Sizing) -> Iterator[str]:
+    tp, dcp = sizing.tp, sizing.deployment.options.decode_context_parallel_size
+    if tp == 1 or dcp > 1:
+        return
+    caches = [cache for _, cache in layer_caches(sizing.deployment.model)]
+    if any(isinstance(cache, LatentAttention | CompressedLatentAttention) for cache in caches):
+        yield (
+            f"tp={tp} keeps the whole latent cache on every rank: {tp} copies of the same bytes;"
+            " data-parallel attention keeps one"
+        )
+    fewest = [cache.kv_heads for cache in caches if isinstance(cache, FullAttention)]
+    if fewest and min(fewest) < tp:
+        copies = tp // min(fewest)
+        yield (
+            f"{min(fewest)} KV heads over tp={tp}: each is kept on {copies} ranks, so"
+            f" {1 - 1 / copies:.0%} of that cache is copies"
+        )
+
+
+def _kv_wider_than_weights(sizing: Sizing) -> Iterator[str]:
+    options, model = sizing.deployment.options, sizing.deployment.model
+    name = options.quantization or model.quantization
+    if name and weight_format(name).bits_per_weight < sizing.kv_format.bits:
+        yield (
+            f"the weights are {name}, the KV cache is {sizing.kv_format.name}: a weight format"
+            " never sets the KV format; --kv-cache-dtype does"
+        )
+
+
+def _trained_length(sizing: Sizing) -> Iterator[str]:
+    trained, length = sizing.deployment.model.max_position_embeddings, sizing.capacity.max_model_len
+    if length > trained:
+        yield f"max_model_len {length:,} is beyond the {trained:,} tokens the model was made for"
+
+
+def _fragmentation(fragments: Fragmentation) -> Iterator[str]:
+    if fragments.expected_share > WASTEFUL_SHARE:
+        yield (
+            f"{fragments.expected_share:.0%} of a {fragments.context_len:,}-token sequence's blocks"
+            f" holds no token of it (blocks of {fragments.block_size:,} tokens)"
+        )

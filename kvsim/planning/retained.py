@@ -1,0 +1,54 @@
+"""What keeping less would give: retention policies in a plan's own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kvsim.planning.plan_types import RetentionChoice
+from kvsim.planning.sizing import Sizing
+from kvsim.retention import COMMON_POLICIES, Full, parse_retention, retention_table
+
+__all__ = ["retention_choices"]
+
+
+def retention_choices(
+    sizing: Sizing, context: int, asked: Iterable[str]
+) -> tuple[RetentionChoice, ...]:
+    """Set retention policies beside full retention, for sequences of `context` tokens.
+
+    Parameters
+    ----------
+    sizing : Sizing
+        The deployment and its pool.
+    context : int
+        Tokens of a sequence.
+    asked : iterable of str
+        Policies such as "window:4096"; the common ones when there are none.
+
+    Raises
+    ------
+    InputError
+        For a policy that cannot be read.
+    """
+    chosen = tuple(parse_retention(text) for text in asked)
+    policies = (Full(), *(policy for policy in chosen if policy != Full())) if chosen else None
+    rows = retention_table(
+        sizing.deployment.model,
+        sizing.kv_format,
+        context,
+        policies or COMMON_POLICIES,
+        tp=sizing.tp,
+    )
+    full_bytes = sizing.kept_bytes(context)
+    return tuple(
+        RetentionChoice(
+            policy=row.policy,
+            context_len=context,
+            kept_tokens=row.kept_tokens,
+            sequence_bytes=round(row.fraction * full_bytes),
+            share=row.fraction,
+            requests=int(sizing.pool_bytes / max(1.0, row.fraction * full_bytes)),
+            price=row.price,
+        )
+        for row in rows
+    )

@@ -1,0 +1,178 @@
+"""One engine's answer for one deployment, and the tables that follow from it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from kvsim import footprint
+from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget
+from kvsim.planning.plan_types import Concurrency, Fragmentation, Reservation
+from kvsim.precision import KVFormat, kv_format
+from kvsim.units import ceil_div
+from kvsim.weights import stage_layers
+
+__all__ = [
+    "COMMON_CONTEXTS",
+    "Sizing",
+    "concurrency",
+    "context_lengths",
+    "contiguous_vs_paged",
+    "fragmentation",
+    "size",
+]
+
+COMMON_CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """A resolved deployment with its memory budget and its KV capacity.
+
+    `asked` is the deployment before the engine filled its defaults in.
+    """
+
+    engine: Engine
+    asked: Deployment
+    deployment: Deployment
+    budget: MemoryBudget
+    capacity: Capacity
+
+    @property
+    def fits(self) -> bool:
+        """Whether one request of ``max_model_len`` fits."""
+        return self.capacity.num_blocks > 0 and self.capacity.max_concurrency >= 1
+
+    @property
+    def kv_format(self) -> KVFormat:
+        """Format that the engine stores K and V in."""
+        return kv_format(self.capacity.kv_cache_dtype)
+
+    @property
+    def tp(self) -> int:
+        """Tensor-parallel degree."""
+        return self.deployment.options.tensor_parallel_size
+
+    @cached_property
+    def layers(self) -> range | None:
+        """Layers of the pipeline stage that keeps most a token; None without stages."""
+        stages = self.deployment.options.pipeline_parallel_size
+        if stages == 1:
+            return None
+        model = self.deployment.model
+        cuts = [stage_layers(model, stages, stage) for stage in range(stages)]
+        fmt, tp = self.kv_format, self.tp
+        return max(cuts, key=lambda cut: footprint.bytes_per_token(model, fmt, tp=tp, layers=cut))
+
+    @property
+    def pool_bytes(self) -> int:
+        """Bytes that sequences share: the KV bytes, or the blocks that the user decreed."""
+        if self.deployment.options.num_gpu_blocks_override is not None:
+            return self.capacity.num_blocks * self.capacity.bytes_per_block
+        return max(0, self.budget.kv_cache_bytes)
+
+    def kept_bytes(self, context: int) -> int:
+        """Bytes of one sequence's own K, V and states, no block rounding, one rank."""
+        return footprint.sequence_bytes(
+            self.deployment.model, self.kv_format, context, tp=self.tp, layers=self.layers
+        )
+
+    def all_full_bytes(self, context: int) -> int:
+        """Bytes of one sequence if no window saved anything, one rank."""
+        return footprint.all_full_bytes(
+            self.deployment.model, self.kv_format, context, tp=self.tp, layers=self.layers
+        )
+
+    def occupied_bytes(self, context: int) -> int:
+        """Bytes of the blocks that one running sequence holds, one rank."""
+        return self.engine.sequence_bytes(self.deployment, context)
+
+    def requests(self, context: int) -> int:
+        """Sequences of `context` tokens whose blocks fit at once."""
+        return self.pool_bytes // max(1, self.occupied_bytes(context))
+
+    def running(self, context: int) -> int:
+        """Sequences that run at once: what fits, or ``max_num_seqs`` where that is less."""
+        limit = self.deployment.options.max_num_seqs
+        requests = self.requests(context)
+        return requests if limit is None else min(requests, limit)
+
+
+def size(engine: Engine, deployment: Deployment) -> Sizing:
+    """Resolve a deployment, predict its budget and lay its blocks.
+
+    Raises
+    ------
+    KVSimError
+        For flags that the engine refuses.
+    """
+    resolved = engine.resolve(deployment)
+    budget = engine.budget(resolved)
+    capacity = engine.capacity(resolved, max(0, budget.kv_cache_bytes))
+    return Sizing(engine, deployment, resolved, budget, capacity)
+
+
+def context_lengths(context: int, max_model_len: int) -> list[int]:
+    """List the given length, the common ones below ``max_model_len``, and that itself."""
+    common = [length for length in COMMON_CONTEXTS if length < max_model_len]
+    return sorted({context, *common, max_model_len})
+
+
+def concurrency(sizing: Sizing, lengths: Iterable[int]) -> tuple[Concurrency, ...]:
+    """Count the sequences of each length that memory holds and that may run."""
+    return tuple(
+        Concurrency(
+            context_len=length,
+            sequence_bytes=sizing.occupied_bytes(length),
+            requests=sizing.requests(length),
+            running=sizing.running(length),
+        )
+        for length in lengths
+    )
+
+
+def contiguous_vs_paged(sizing: Sizing, context: int) -> Reservation:
+    """Compare reserving ``max_model_len`` tokens a request with paging, at one length.
+
+    A contiguous slot holds every layer at full length: nobody knows in advance that the
+    request will end early.
+    """
+    slot = sizing.all_full_bytes(sizing.capacity.max_model_len)
+    return Reservation(
+        context_len=context,
+        contiguous_bytes=slot,
+        contiguous_requests=sizing.pool_bytes // max(1, slot),
+        paged_bytes=sizing.occupied_bytes(context),
+        paged_requests=sizing.requests(context),
+    )
+
+
+def fragmentation(sizing: Sizing, context: int) -> Fragmentation:
+    """Measure what a sequence's blocks hold beside its tokens, over one block of lengths.
+
+    ::
+
+        |################|################|#####...........|   block_size 16, 37 tokens
+                                          '-- waste: 0..15, mean 7.5 tokens a group --'
+
+    Padding layers and unified pages of hybrid models count too: they are blocks that hold
+    no token.
+    """
+    block = max(1, sizing.capacity.block_size)
+    last = ceil_div(context, block) * block
+    lengths = range(max(1, last - block + 1), last + 1)
+    occupied = [sizing.occupied_bytes(length) for length in lengths]
+    waste = [
+        max(0, held - sizing.kept_bytes(length))
+        for held, length in zip(occupied, lengths, strict=True)
+    ]
+    worst = max(range(len(waste)), key=waste.__getitem__)
+    return Fragmentation(
+        context_len=context,
+        block_size=block,
+        expected_bytes=round(sum(waste) / len(waste)),
+        expected_share=sum(waste) / max(1, sum(occupied)),
+        worst_bytes=waste[worst],
+        worst_share=waste[worst] / max(1, occupied[worst]),
+    )

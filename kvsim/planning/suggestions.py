@@ -1,0 +1,130 @@
+"""The smallest changes that would make a plan fit, each re-planned, never guessed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from kvsim.engines.base import EngineOptions
+from kvsim.errors import KVSimError
+from kvsim.planning.plan_types import Suggestion
+from kvsim.planning.sizing import Sizing, size
+
+__all__ = ["suggest"]
+
+# With fewer single changes than this, pairs are tried too.
+ENOUGH = 3
+UTILIZATIONS = tuple(percent / 100 for percent in range(91, 99))
+TP_DEGREES = (2, 4, 8, 16)
+
+
+class _Change(NamedTuple):
+    """One change in words and as options."""
+
+    words: str
+    options: dict[str, Any]
+
+    @property
+    def flag(self) -> str:
+        return " ".join(_flag(name, value) for name, value in self.options.items())
+
+    def with_(self, other: _Change) -> _Change:
+        return _Change(f"{self.words}, and {other.words}", {**self.options, **other.options})
+
+
+def _flag(name: str, value: Any) -> str:
+    flag = f"--{name.replace('_', '-')}"
+    return flag if value is True else f"{flag} {value}"
+
+
+def suggest(sizing: Sizing) -> tuple[Suggestion, ...]:
+    """List the changes that make a plan fit, gentlest first; none when it fits already.
+
+    Single changes come first; where they are few, pairs of changes that are not enough
+    alone follow.
+    """
+    if sizing.fits:
+        return ()
+    families = [(family, _first_fit(sizing, family)) for family in _families(sizing)]
+    singles = [found for found in (_longest_length(sizing), *(fit for _, fit in families)) if found]
+    weak = [family[-1] for family, fit in families if not fit]
+    pairs = (_attempt(sizing, one.with_(two)) for one, two in itertools.combinations(weak, 2))
+    missing = max(0, ENOUGH - len(singles))
+    return (*singles, *itertools.islice(filter(None, pairs), missing))
+
+
+def _first_fit(sizing: Sizing, family: list[_Change]) -> Suggestion | None:
+    return next(filter(None, (_attempt(sizing, change) for change in family)), None)
+
+
+def _families(sizing: Sizing) -> list[list[_Change]]:
+    """Changes by kind, weakest first inside a kind."""
+    return [family for family in map(list, _all_families(sizing)) if family]
+
+
+def _all_families(sizing: Sizing) -> Iterator[Iterator[_Change]]:
+    options, model = sizing.deployment.options, sizing.deployment.model
+    if sizing.budget.cuda_graph_in_budget and not options.enforce_eager:
+        yield iter([_Change("run without CUDA graphs", {"enforce_eager": True})])
+    used = options.gpu_memory_utilization
+    if used is not None and options.kv_cache_memory_bytes is None:
+        higher = [share for share in UTILIZATIONS if share > used]
+        yield (
+            _Change(f"use {share:.0%} of the memory", {"gpu_memory_utilization": share})
+            for share in higher
+        )
+    if sizing.kv_format.bits > 8:
+        yield iter([_Change("keep K and V in fp8", {"kv_cache_dtype": "fp8"})])
+    if model.quantization is None and options.quantization is None:
+        yield (
+            _Change(f"quantize the weights to {name}", {"quantization": name})
+            for name in ("fp8", "awq")
+        )
+    yield (
+        _Change(f"split each layer over {tp} devices", {"tensor_parallel_size": tp})
+        for tp in TP_DEGREES
+        if tp > sizing.tp
+    )
+
+
+def _attempt(sizing: Sizing, change: _Change) -> Suggestion | None:
+    """Re-plan with a change; None when the engine refuses it or it is not enough."""
+    changed = _replan(sizing, change.options)
+    if changed is None or not changed.fits:
+        return None
+    return Suggestion(
+        change=change.words,
+        flag=change.flag,
+        kv_cache_bytes=changed.budget.kv_cache_bytes,
+        max_model_len=changed.capacity.max_model_len,
+        max_concurrency=changed.capacity.max_concurrency,
+    )
+
+
+def _replan(sizing: Sizing, options: dict[str, Any]) -> Sizing | None:
+    """Size the asked deployment with other options; None when the engine refuses them.
+
+    The length stays what it was: a default that shrinks to fit would hide the problem.
+    """
+    kept = {"max_model_len": sizing.capacity.max_model_len}
+    asked = EngineOptions(**{**sizing.asked.options.model_dump(), **kept, **options})
+    try:
+        return size(sizing.engine, replace(sizing.asked, options=asked))
+    except KVSimError:
+        return None
+
+
+def _longest_length(sizing: Sizing) -> Suggestion | None:
+    """Find the largest ``max_model_len`` that fits, by bisection over whole blocks."""
+    block = max(1, sizing.capacity.block_size)
+    low, high = 0, sizing.capacity.max_model_len // block  # low fits, high does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        changed = _replan(sizing, {"max_model_len": middle * block})
+        low, high = (middle, high) if changed and changed.fits else (low, middle)
+    if low == 0:
+        return None
+    length = low * block
+    return _attempt(sizing, _Change(f"serve at most {length:,} tokens", {"max_model_len": length}))

@@ -1,0 +1,41 @@
+"""The answer in one sentence: it fits, or which term took the memory."""
+
+from __future__ import annotations
+
+from kvsim.planning.sizing import Sizing
+from kvsim.units import GIB
+
+__all__ = ["binding_term", "verdict"]
+
+
+def verdict(sizing: Sizing) -> str:
+    """Say in one sentence whether the plan fits and, when not, what took the memory."""
+    capacity = sizing.capacity
+    longest = f"{capacity.max_model_len:,} tokens"
+    if sizing.fits:
+        return f"FITS: {capacity.max_concurrency:,.2f} requests of {longest} at once"
+    if sizing.budget.kv_cache_bytes <= 0:
+        return f"DOES NOT FIT: nothing is left for KV cache; {binding_term(sizing)}"
+    needed = sizing.budget.kv_cache_bytes / max(capacity.max_concurrency, 1e-9)
+    return (
+        f"DOES NOT FIT: one request of {longest} needs {_gib(needed)} of KV cache and"
+        f" {_gib(sizing.budget.kv_cache_bytes)} is left; {binding_term(sizing)}"
+    )
+
+
+def binding_term(sizing: Sizing) -> str:
+    """Name the term that takes the most of the budget, with its size."""
+    budget = sizing.budget
+    terms = {
+        "the weights": budget.weights_bytes,
+        "activations": budget.activation_bytes,
+        "memory outside the framework": budget.non_torch_bytes,
+        "CUDA graphs": budget.cuda_graph_bytes if budget.cuda_graph_in_budget else 0,
+    }
+    name = max(terms, key=lambda term: terms[term])
+    verb = "take" if name.endswith("s") else "takes"
+    return f"{name} {verb} {_gib(terms[name])} of the {_gib(budget.budget_bytes)} budget"
+
+
+def _gib(size_bytes: float) -> str:
+    return f"{size_bytes / GIB:,.2f} GiB"

@@ -1,0 +1,270 @@
+"""What every scheduler shares: who waits, who prefills, who decodes, and how one gives way.
+
+A scheduler answers one question at each step boundary, with a `StepPlan`; the replica makes
+time pass and hands the plan back to ``finish``::
+
+    submit(request) ──▶ waiting ──plan()──▶ prefilling ──finish()──▶ batch ──▶ done
+                           ▲                    │                      │
+                           └────── preempt ─────┴──────────────────────┘
+
+A plan that only decodes stays right until something changes, and says for how many steps.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from kvsim.allocators.base import Allocator
+from kvsim.decoding import DecodeBatch
+from kvsim.errors import InvariantError
+from kvsim.policies import WaitingQueue, waiting_queue
+from kvsim.recorder import Recorder
+from kvsim.request import Request
+
+__all__ = ["Scheduler", "SchedulerLimits", "StepPlan"]
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """The engine flags that bound a step, under vLLM's names.
+
+    Parameters
+    ----------
+    max_num_seqs : int
+        Sequences that may run at once.
+    max_num_batched_tokens : int
+        Tokens that one step may compute.
+    long_prefill_token_threshold : int
+        Most tokens of one prompt in one step; 0 is no limit of its own.
+    max_model_len : int
+        Longest prompt plus output, tokens.
+    admission : str
+        Order of the waiting queue: "fcfs", "priority" or "shortest-first".
+    preemption : str
+        What becomes of a victim's cache: "recompute" or "swap".
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    long_prefill_token_threshold: int = 0
+    admission: str = "fcfs"
+    preemption: str = "recompute"
+
+
+class StepPlan(NamedTuple):
+    """What the next step computes, and for how many steps that stays right.
+
+    Parameters
+    ----------
+    prefills : list of (Request, int)
+        Prompt chunks, with their tokens.
+    decodes : bool
+        Whether the decoding sequences take part.
+    steps : int
+        Most steps before a completion, a shortage or a window changes the plan.
+    moved_tokens : int
+        Cached tokens that cross the host link for this step (swap in and out).
+    """
+
+    prefills: list[tuple[Request, int]]
+    decodes: bool
+    steps: int = 1
+    moved_tokens: int = 0
+
+
+class Scheduler(ABC):
+    """One replica's scheduler: owns the queue and the running requests.
+
+    Parameters
+    ----------
+    limits : SchedulerLimits
+        What bounds a step.
+    allocator : Allocator
+        The memory.
+    batch : DecodeBatch
+        The decoding sequences.
+    recorder : Recorder
+        Where the moments of a request's life are written down.
+    """
+
+    name: ClassVar[str]
+    mimics: ClassVar[str]
+
+    def __init__(
+        self, limits: SchedulerLimits, allocator: Allocator, batch: DecodeBatch, recorder: Recorder
+    ) -> None:
+        self.limits = limits
+        self.allocator = allocator
+        self.batch = batch
+        self.recorder = recorder
+        self.waiting: WaitingQueue = waiting_queue(limits.admission)
+        self.running: dict[Request, None] = {}
+        self.running_sequences = 0
+        self.prefilling: dict[Request, None] = {}
+        self.moved_tokens = 0
+
+    # ---- a request's life -------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """Queue an arrival, or refuse one that the pool or the limits can never serve."""
+        if self.servable(request):
+            self.waiting.push(request)
+        else:
+            self.recorder.reject(request.row)
+
+    def servable(self, request: Request) -> bool:
+        """Whether the request fits the length limit and an empty pool."""
+        total = request.prompt_tokens + request.output_tokens
+        return total <= self.limits.max_model_len and self.allocator.holdable(request)
+
+    @abstractmethod
+    def plan(self, now: float) -> StepPlan | None:
+        """Decide the next step; None when nothing can run until an arrival."""
+
+    def finish(self, plan: StepPlan, steps: int, now: float) -> list[Request]:
+        """Apply a plan whose `steps` steps have just ended; return the finished requests."""
+        done: list[Request] = []
+        if plan.decodes and self.batch.sequences:
+            self.batch.advance(steps)
+            done = self.batch.pop_finished()
+        for request, tokens in plan.prefills:
+            request.computed_tokens += tokens
+            if request.computed_tokens == request.prefill_tokens:
+                self._end_prefill(request, now, done)
+        for request in done:
+            self._complete(request, now)
+        return done
+
+    def _end_prefill(self, request: Request, now: float, done: list[Request]) -> None:
+        """Move a request whose prompt is complete, and has given a token, to the batch."""
+        del self.prefilling[request]
+        if not request.generated_tokens:
+            self.recorder.first_token(request.row, now)
+        request.generated_tokens += 1
+        if request.generated_tokens == request.output_tokens:
+            done.append(request)
+        else:
+            self.batch.join(request)
+
+    def _complete(self, request: Request, now: float) -> None:
+        """Give back everything that a finished request holds."""
+        request.generated_tokens = request.output_tokens
+        del self.running[request]
+        self.running_sequences -= request.samples
+        self.allocator.release(request)
+        self.recorder.finish(request.row, now)
+
+    # ---- admission ----------------------------------------------------------------------
+
+    def _start(self, request: Request, cached_tokens: int, now: float) -> None:
+        """Take the admitted head out of the queue."""
+        self.waiting.pop()
+        request.computed_tokens = cached_tokens
+        self.running[request] = None
+        self.running_sequences += request.samples
+        self.recorder.schedule(request, cached_tokens, now)
+
+    def _resume(self, request: Request, now: float) -> bool:
+        """Bring a swapped-out request back, if its tokens have room; it decodes at once."""
+        spare = self.batch.opening
+        if not self.allocator.restore(request, spare_blocks=spare):
+            return False
+        cached = request.computed_tokens
+        self._start(request, cached, now)
+        self.moved_tokens += cached * request.samples
+        request.swapped = False
+        self.batch.join(request)
+        return True
+
+    def _has_slot(self) -> bool:
+        """Whether the head of the queue may take a place among the running sequences."""
+        if not self.waiting:
+            return False
+        return self.running_sequences + self.waiting.head().samples <= self.limits.max_num_seqs
+
+    # ---- preemption ---------------------------------------------------------------------
+
+    def _make_room_to_decode(self) -> bool:
+        """Preempt the newest running requests until every decoding one can take a step.
+
+        Returns
+        -------
+        bool
+            Whether anything was preempted.
+        """
+        preempted = False
+        while self.batch.sequences and not self.allocator.can_decode(self.batch):
+            self._preempt(self._victim())
+            preempted = True
+        return preempted
+
+    def _victim(self) -> Request:
+        """Who gives way: the request that was admitted last."""
+        return next(reversed(self.running))
+
+    def _preempt(self, request: Request) -> None:
+        """Take a request's memory away and put it back in the queue."""
+        if request.finish_step >= 0:
+            request.generated_tokens = request.output_tokens - (
+                request.finish_step - self.batch.step
+            )
+            self.batch.leave(request)
+        else:
+            self.prefilling.pop(request, None)
+        del self.running[request]
+        self.running_sequences -= request.samples
+        self.allocator.release(request, preempted=True)
+        self.recorder.preempt(request)
+        request.preemptions += 1
+        self._forget_or_swap(request)
+        self.waiting.push_back(request)
+
+    def _forget_or_swap(self, request: Request) -> None:
+        """Drop the victim's cache, to be recomputed, or move it over the host link."""
+        if self.limits.preemption == "swap" and request.generated_tokens:
+            request.swapped = True
+            self.moved_tokens += request.computed_tokens * request.samples
+        else:
+            request.prefill_tokens = request.prompt_tokens + request.generated_tokens
+            request.computed_tokens = 0
+
+    def _take_moved_tokens(self) -> int:
+        """Read and reset the tokens that this step moves over the host link."""
+        moved, self.moved_tokens = self.moved_tokens, 0
+        return moved
+
+    # ---- laws ---------------------------------------------------------------------------
+
+    def cached_tokens_in_all(self) -> int:
+        """Cached tokens of all running requests, samples counted each."""
+        if not self.prefilling:
+            return self.batch.tokens
+        return self.batch.tokens + sum(request.computed_tokens for request in self.prefilling)
+
+    def cached_tokens(self, request: Request) -> int:
+        """Cached tokens, a sequence, of a running request."""
+        if request.finish_step >= 0:
+            return request.base + self.batch.step
+        return request.computed_tokens
+
+    def check(self) -> None:
+        """Check the laws of the scheduler, its batch and its memory (tests call this).
+
+        Raises
+        ------
+        InvariantError
+            When a running request is counted twice or not at all.
+        """
+        if len(self.running) != len(self.prefilling) + len(self.batch.members):
+            raise InvariantError("a running request neither prefills nor decodes, or does both")
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        """Check the books of the batch and of the memory."""
+        if self.running_sequences != sum(request.samples for request in self.running):
+            raise InvariantError("the count of running sequences has drifted")
+        self.batch.check()
+        self.allocator.check((request, self.cached_tokens(request)) for request in self.running)

@@ -1,0 +1,141 @@
+"""Bytes of a trace, line by line, with the guards that untrusted files need.
+
+A line or an unpacked file beyond a cap, a binary file, a truncated archive and a git-LFS
+pointer each raise one `InputError`; nothing is read into memory beyond one line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from kvsim.errors import InputError
+
+__all__ = ["MAX_LINE_BYTES", "LineSource", "reading"]
+
+MAX_LINE_BYTES = 64 * 2**20
+_HEAD_BYTES = 2**16
+# DEFLATE packs at most about 1,032 to 1; traces in use pack 5 to 30 to 1.
+_MAX_PACKING = 200
+_PACKING_ALLOWANCE = 64 * 2**20
+_GZIP = b"\x1f\x8b"
+_LFS = b"version https://git-lfs.github.com/spec/v1"
+_BINARY = {
+    b"PAR1": "a Parquet file",
+    b"PK\x03\x04": "a zip archive",
+    b"BZh": "a bzip2 file",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+    b"\xfd7zXZ": "an xz file",
+}
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what the system says about `path` into one clear line."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError("no such file", where=str(path)) from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"the compressed file is damaged: {error}", where=str(path)) from error
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+
+
+@dataclass(frozen=True)
+class LineSource:
+    """A text file, plain or gzipped (told by its first bytes, not by its name)."""
+
+    path: Path
+
+    @cached_property
+    def _packed(self) -> bool:
+        with reading(self.path), self.path.open("rb") as file:
+            return file.read(2) == _GZIP
+
+    @contextmanager
+    def _open(self) -> Iterator[BinaryIO]:
+        with reading(self.path):
+            if self._packed:
+                with gzip.open(self.path, "rb") as packed:
+                    yield cast(BinaryIO, packed)
+            else:
+                with self.path.open("rb") as plain:
+                    yield plain
+
+    @cached_property
+    def head(self) -> str:
+        """The first 64 KiB as text.
+
+        Raises
+        ------
+        InputError
+            For an empty file, a git-LFS pointer, or binary content.
+        """
+        with self._open() as file:
+            start = file.read(_HEAD_BYTES)
+        self._refuse(start)
+        return start.decode("utf-8-sig", errors="replace")
+
+    def _refuse(self, start: bytes) -> None:
+        where = str(self.path)
+        if not start.strip():
+            raise InputError("the file is empty", where=where)
+        if start.startswith(_LFS):
+            raise InputError(
+                "this is a git-LFS pointer, not the trace itself",
+                where=where,
+                fix="fetch the content with `git lfs pull`",
+            )
+        for magic, name in _BINARY.items():
+            if start.startswith(magic):
+                raise InputError(
+                    f"this is {name}; traces are read as text or gzip", where=where, fix="unpack it"
+                )
+        if b"\0" in start:
+            raise InputError("the file is binary, not text", where=where)
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Yield (line number from 1, text without its line end).
+
+        Raises
+        ------
+        InputError
+            For a line over 64 MiB, or a gzip file that unpacks over 200 to 1.
+        """
+        most = self._most_bytes()
+        seen = number = 0
+        with self._open() as file:
+            while raw := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                seen += len(raw)
+                if len(raw) > MAX_LINE_BYTES:
+                    self._too_large(f"line {number}", MAX_LINE_BYTES)
+                if seen > most:
+                    self._too_large("the unpacked file", most)
+                text = raw.decode("utf-8", errors="replace").rstrip("\r\n")
+                yield number, text.removeprefix("\ufeff") if number == 1 else text
+
+    def text(self, max_bytes: int = 512 * 2**20) -> str:
+        """Return the whole file: for formats that are one JSON value."""
+        most = min(self._most_bytes(), max_bytes)
+        with self._open() as file:
+            raw = file.read(int(most) + 1)
+        if len(raw) > most:
+            self._too_large("the file", most)
+        return raw.decode("utf-8-sig", errors="replace")
+
+    def _most_bytes(self) -> float:
+        if not self._packed:
+            return float("inf")
+        with reading(self.path):
+            return self.path.stat().st_size * _MAX_PACKING + _PACKING_ALLOWANCE
+
+    def _too_large(self, what: str, most: float) -> None:
+        raise InputError(f"{what} is over {most / 2**20:,.0f} MiB; not read", where=str(self.path))

@@ -1,0 +1,39 @@
+"""splitwise-sim's CSV: one request a row, arrival in seconds.
+
+``request_id,request_type,application_id,arrival_timestamp,batch_size,prompt_size,token_size``.
+
+Source: Mutinifni/splitwise-sim, MIT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kvsim.workload.readers.base import (
+    Head,
+    Reading,
+    TraceFormat,
+    TraceRow,
+    csv_rows,
+    length,
+    seconds,
+)
+
+__all__ = ["SPLITWISE"]
+
+_COLUMNS = ("arrival_timestamp", "prompt_size", "token_size")
+
+
+def _rows(reading: Reading) -> Iterator[TraceRow]:
+    def to_row(line: int, fields: list[str]) -> TraceRow:
+        prompt, output = length(fields[1], _COLUMNS[1]), length(fields[2], _COLUMNS[2])
+        return TraceRow(line, seconds(fields[0], _COLUMNS[0]), prompt, output)
+
+    return csv_rows(reading, _COLUMNS, to_row)
+
+
+def _matches(head: Head) -> bool:
+    return set(_COLUMNS) <= set(head.columns)
+
+
+SPLITWISE = TraceFormat("splitwise", "splitwise-sim CSV, seconds", _matches, _rows)

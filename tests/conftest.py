@@ -1,0 +1,25 @@
+"""Shared fixtures: where the big reference files lie, and how hypothesis runs."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("local", deadline=None)
+settings.register_profile(
+    "ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session")
+def kvsim_data() -> Path:
+    """Return the folder that holds ``reference/`` and ``traces/``; skip the test without it."""
+    folder = os.environ.get("KVSIM_DATA")
+    if not folder:
+        pytest.skip("KVSIM_DATA is unset: this test reads the reference folder it names")
+    path = Path(folder).resolve()
+    if not (path / "reference").is_dir():
+        pytest.skip(f"KVSIM_DATA={folder} has no reference/ folder")
+    return path

@@ -1,0 +1,37 @@
+"""Light imports as a tested promise: what a fresh interpreter loads, in a subprocess."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"pandas", "torch", "streamlit", "plotly", "simpy", "scipy", "pyarrow"}
+
+
+def loaded(*arguments):
+    """Top-level modules that ``python ARGUMENTS`` imports."""
+    command = [sys.executable, "-X", "importtime", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    names = re.findall(r"^import time:\s+\d+ \|\s+\d+ \|\s*(\S+)$", done.stderr, re.MULTILINE)
+    assert "kvsim" in names, "the import table was not understood"
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unwanted"),
+    [
+        (["-c", "import kvsim"], HEAVY | {"numpy", "rich", "click", "yaml", "pydantic"}),
+        (["-m", "kvsim", "--help"], HEAVY | {"numpy", "rich", "yaml", "pydantic"}),
+        (["-m", "kvsim", "plan", "--model", "llama2-7b", "--gpu", "a100"], HEAVY | {"numpy"}),
+        (["-m", "kvsim", "gpus"], HEAVY | {"numpy"}),
+    ],
+    ids=["import kvsim", "kvsim --help", "kvsim plan", "kvsim gpus"],
+)
+def test_what_is_not_needed_is_not_loaded(arguments, unwanted):
+    assert sorted(loaded(*arguments) & unwanted) == []
+
+
+def test_the_probe_sees_a_heavy_import():
+    assert "numpy" in loaded("-c", "import kvsim, numpy")
