@@ -41,17 +41,18 @@ class ArrivalQueue:
     ) -> None:
         self._recorder = recorder
         self._closed = workload if isinstance(workload, ClosedLoop) else None
-        self._tables: Iterator[RequestTable] = (
-            iter([workload.start(streams)])
-            if isinstance(workload, ClosedLoop)
-            else workload.tables(streams)
-        )
+        self._tables: Iterator[RequestTable] = iter(())
         self._chunk: Iterator[Request] = iter(())
         self._following: list[tuple[float, int, Request]] = []
         self._rows = 0
         self._head: Request | None = None
         self.next_seconds = inf
         self.popped = 0
+        if isinstance(workload, ClosedLoop):
+            for request in self._requests(workload.start(streams)):
+                self._queue(request)
+        else:
+            self._tables = workload.tables(streams)
         self._advance()
 
     def pop(self) -> Request:
@@ -91,13 +92,17 @@ class ArrivalQueue:
         (request,) = self._requests(table)
         if self._closed is not None and self._closed.content is not None:
             request.content, request.content_row = self._closed.content, request.row
-        heappush(self._following, (request.arrival_seconds, request.row, request))
+        self._queue(request)
         if self._head is not None and request.arrival_seconds < self.next_seconds:
-            heappush(self._following, (self._head.arrival_seconds, self._head.row, self._head))
+            self._queue(self._head)
             self._advance()
 
+    def _queue(self, request: Request) -> None:
+        """Put an arrival of a closed loop in its place in time."""
+        heappush(self._following, (request.arrival_seconds, request.row, request))
+
     def _advance(self) -> None:
-        """Find the earliest of the table's next row and the arrivals that follow others."""
+        """Find the next arrival: the earliest of a closed loop, or a table's next row."""
         self._head = heappop(self._following)[2] if self._following else next(self._chunk, None)
         if self._head is None:
             self._head = self._from_next_table()

@@ -20,12 +20,15 @@ from kvsim.decoding import decode_batch
 from kvsim.engines import Capacity, Deployment, Engine, get_engine
 from kvsim.errors import InputError
 from kvsim.footprint import bytes_per_token, layer_caches
+from kvsim.hardware import AcceleratorProfile
 from kvsim.kvreads import KVReadCurve, prefill_pairs
+from kvsim.model import ModelSpec
 from kvsim.precision import KVFormat, kv_format
 from kvsim.recorder import Recorder
 from kvsim.schedulers import Scheduler, SchedulerLimits, scheduler_class
 from kvsim.stepclock import RecomputeClock, StepClock
 from kvsim.steptime import ConstantStepTime, StepTimeModel
+from kvsim.workload.lengths import IndependentLengths
 
 if TYPE_CHECKING:
     from kvsim.scenario import Scenario
@@ -82,8 +85,20 @@ class Setup:
         return self.num_blocks * self.curve.block_size
 
 
-def prepare(scenario: Scenario) -> Setup:
+def prepare(
+    scenario: Scenario,
+    *,
+    model: ModelSpec | None = None,
+    accelerator: AcceleratorProfile | None = None,
+) -> Setup:
     """Derive everything that does not depend on a seed.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        The question.
+    model, accelerator : ModelSpec, AcceleratorProfile, optional
+        In place of those that the scenario names.
 
     Raises
     ------
@@ -93,9 +108,12 @@ def prepare(scenario: Scenario) -> Setup:
     """
     engine = get_engine(scenario.engine.name, scenario.engine.version)
     given = Deployment(
-        find_model(scenario.model), find_accelerator(scenario.accelerator), scenario.engine.options
+        model or find_model(scenario.model),
+        accelerator or find_accelerator(scenario.accelerator),
+        scenario.engine.options,
     )
     deployment = engine.resolve(given)
+    _refuse_overlong(scenario, deployment)
     kv = kv_format(_kv_name(deployment))
     curve, num_blocks = _pool(scenario, engine, deployment)
     return Setup(scenario, deployment, kv, curve, num_blocks, _step_time(scenario, deployment))
@@ -128,6 +146,22 @@ def make_clock(setup: Setup) -> StepClock:
         link_seconds_per_token=setup.token_bytes / setup.scenario.scheduler.host_link_bytes_per_s,
         copy_seconds_per_token=2 * setup.token_bytes / bandwidth,
     )
+
+
+def _refuse_overlong(scenario: Scenario, deployment: Deployment) -> None:
+    """Refuse lengths of which the shortest is too long; single long requests are counted."""
+    lengths, most = scenario.workload.lengths, deployment.options.max_model_len
+    if not isinstance(lengths, IndependentLengths) or most is None:
+        return
+    prompt = lengths.prompt.least_tokens + getattr(scenario.workload.prefix, "tokens", 0)
+    output = lengths.output.least_tokens
+    if prompt + output > most:
+        raise InputError(
+            f"every request has at least {prompt:,} prompt and {output:,} output tokens, more"
+            f" than max_model_len {most:,}",
+            where=scenario.where("workload.lengths.prompt"),
+            fix="shorten them or raise engine.max_model_len",
+        )
 
 
 def _kv_name(deployment: Deployment) -> str:

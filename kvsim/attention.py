@@ -21,10 +21,10 @@ Every kind answers the same four questions, for one layer of one rank:
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
-
+from kvsim.checked import Checked, NonNegativeInt, PositiveInt
 from kvsim.errors import InputError
 from kvsim.precision import KVFormat
 from kvsim.units import ceil_div
@@ -64,10 +64,9 @@ def heads_per_rank(heads: int, tp: int) -> int:
     return max(1, heads // tp)
 
 
-class _Cache(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class _Cache(Checked):
     """Base of all kinds: keeps nothing, costs nothing."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     def state_bytes(self, fmt: KVFormat, tp: int = 1) -> int:
         """Bytes of one cached state in one layer on one rank."""
@@ -86,6 +85,7 @@ class _Cache(BaseModel):
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
 class FullAttention(_Cache):
     """Softmax attention over the whole context: MHA, GQA and MQA by their head counts.
 
@@ -127,6 +127,7 @@ class FullAttention(_Cache):
         return 2 * self.heads * (self.key_dim + self.value_dim) * self.states(context)
 
 
+@dataclass(frozen=True, kw_only=True)
 class SlidingAttention(FullAttention):
     """Attention to the last `window` tokens only (Mistral v0.1, Gemma, gpt-oss)."""
 
@@ -138,6 +139,7 @@ class SlidingAttention(FullAttention):
         return min(context, self.window)
 
 
+@dataclass(frozen=True, kw_only=True)
 class ChunkedAttention(FullAttention):
     """Attention inside fixed chunks (Llama 4): a sequence keeps at most one chunk."""
 
@@ -149,6 +151,7 @@ class ChunkedAttention(FullAttention):
         return min(context, self.chunk)
 
 
+@dataclass(frozen=True, kw_only=True)
 class CrossAttention(FullAttention):
     """A decoder's attention to an encoder: sized by the encoder's length, once.
 
@@ -166,6 +169,7 @@ class CrossAttention(FullAttention):
         return self.encoder_tokens
 
 
+@dataclass(frozen=True, kw_only=True)
 class LatentAttention(_Cache):
     """Multi-head latent attention (DeepSeek-V2): one compressed vector a token a layer.
 
@@ -215,6 +219,7 @@ class LatentAttention(_Cache):
         return 2 * self.heads * (2 * self.kv_lora_rank + self.rope_dim) * read
 
 
+@dataclass(frozen=True, kw_only=True)
 class CompressedLatentAttention(_Cache):
     """DeepSeek-V4's attention: one state every `ratio` tokens, beside a window.
 
@@ -233,7 +238,7 @@ class CompressedLatentAttention(_Cache):
     head_dim: PositiveInt
     rope_dim: PositiveInt
     window: PositiveInt
-    ratio: int = Field(ge=0)
+    ratio: NonNegativeInt
     q_lora_rank: PositiveInt | None = None
     output_lora_rank: PositiveInt | None = None
     indexer_dim: PositiveInt | None = None
@@ -255,6 +260,7 @@ class CompressedLatentAttention(_Cache):
         return 4 * self.heads * self.head_dim * self.states(context)
 
 
+@dataclass(frozen=True, kw_only=True)
 class RecurrentState(_Cache):
     """Linear attention and state-space layers: a fixed state instead of a growing cache.
 
@@ -280,11 +286,11 @@ class RecurrentState(_Cache):
 
     kind: Literal["recurrent"] = "recurrent"
     flavour: Literal["mamba", "mamba2", "gated_delta_net", "lightning"]
-    conv_elements: int = Field(ge=0)
+    conv_elements: NonNegativeInt
     recurrent_elements: PositiveInt
     conv_element_bytes: PositiveInt = 2
     recurrent_element_bytes: PositiveInt = 4
-    parameters: int = Field(ge=0)
+    parameters: NonNegativeInt
 
     @property
     def label(self) -> str:
@@ -305,13 +311,12 @@ class RecurrentState(_Cache):
         return 6 * self.recurrent_elements
 
 
-Attention = Annotated[
+Attention = (
     FullAttention
     | SlidingAttention
     | ChunkedAttention
     | CrossAttention
     | LatentAttention
     | CompressedLatentAttention
-    | RecurrentState,
-    Field(discriminator="kind"),
-]
+    | RecurrentState
+)

@@ -53,6 +53,10 @@ class DecodeBatch:
         Decoding sequences, parallel samples counted each.
     tokens : int
         Cached tokens of all of them.
+    opens : int
+        Blocks that a whole cycle of `block_size` steps takes.
+    kv_bytes, kv_slope : int
+        Bytes that the next step reads, and what each further step reads more.
     members : dict of Request to None
         The requests, in the order in which they joined.
     """
@@ -63,13 +67,16 @@ class DecodeBatch:
         self.step = 0
         self.sequences = 0
         self.tokens = 0
+        self.opens = 0
+        self.kv_bytes = 0
+        self.kv_slope = 0
         self.members: dict[Request, None] = {}
         self._block_size = blocks.block_size
         self._phase = [0] * self._block_size
         self._finish: list[tuple[int, int, Request]] = []
         self._growing = blocks.growing
         self._slope = reads.slope_at(1)
-        self._origin = reads.bytes_at(1) - self._slope
+        self._first_bytes = reads.bytes_at(1)
 
     # ---- membership -----------------------------------------------------------------------
 
@@ -92,8 +99,8 @@ class DecodeBatch:
 
     def pop_finished(self) -> list[Request]:
         """Remove and return the requests whose last token has just been produced."""
-        done: list[Request] = []
         heap, step = self._finish, self.step
+        done: list[Request] = []
         while heap and heap[0][0] <= step:
             finish, _, request = heappop(heap)
             if request.finish_step == finish:
@@ -109,24 +116,19 @@ class DecodeBatch:
         """Add (or, negative, remove) a request's sequences to every counter."""
         self.sequences += samples
         self.tokens += computed * samples
-        self._phase[-request.base % self._block_size] += samples * self._growing
+        self.kv_bytes += (self._first_bytes + self._slope * computed) * samples
+        self.kv_slope += self._slope * samples
+        opens = self._growing * samples
+        self.opens += opens
+        self._phase[-request.base % self._block_size] += opens
 
     # ---- time -----------------------------------------------------------------------------
-
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes that the next step reads."""
-        return self._origin * self.sequences + self._slope * (self.tokens + self.sequences)
-
-    @property
-    def kv_slope(self) -> int:
-        """Bytes that each further step reads more than the one before it."""
-        return self._slope * self.sequences
 
     def advance(self, steps: int) -> None:
         """Take `steps` decode steps; the caller has bounded them by every change."""
         self.step += steps
         self.tokens += steps * self.sequences
+        self.kv_bytes += steps * self.kv_slope
 
     def steps_to_change(self) -> int:
         """Steps until the next completion."""
@@ -136,11 +138,6 @@ class DecodeBatch:
         return heap[0][0] - self.step
 
     # ---- blocks ---------------------------------------------------------------------------
-
-    @property
-    def opens(self) -> int:
-        """Blocks that a whole cycle of `block_size` steps takes."""
-        return self._growing * self.sequences
 
     @property
     def opening(self) -> int:
@@ -202,24 +199,8 @@ class HybridBatch(DecodeBatch):
 
     def __init__(self, blocks: BlockCurve, reads: KVReadCurve) -> None:
         super().__init__(blocks, reads)
-        self._kv_bytes = self._kv_slope = self._opens = 0
         self._bends: list[tuple[int, int, Request]] = []
         self._bend_points = sorted({*blocks.breakpoints, *reads.breakpoints})
-
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes that the next step reads."""
-        return self._kv_bytes
-
-    @property
-    def kv_slope(self) -> int:
-        """Bytes that each further step reads more than the one before it."""
-        return self._kv_slope
-
-    @property
-    def opens(self) -> int:
-        """Blocks that a whole cycle of `block_size` steps takes."""
-        return self._opens
 
     def join(self, request: Request) -> None:
         """Let a request go on decoding, and note its next bend."""
@@ -234,7 +215,6 @@ class HybridBatch(DecodeBatch):
     def advance(self, steps: int) -> None:
         """Take `steps` decode steps, and bend whatever has come to its bend."""
         super().advance(steps)
-        self._kv_bytes += steps * self._kv_slope
         while self._bends and self._bends[0][0] <= self.step:
             at, _, request = heappop(self._bends)
             if request.bend_step == at:
@@ -248,15 +228,15 @@ class HybridBatch(DecodeBatch):
     def _count(self, request: Request, computed: int, samples: int) -> None:
         self.sequences += samples
         self.tokens += computed * samples
-        self._kv_bytes += samples * self.reads.bytes_at(computed + 1)
+        self.kv_bytes += samples * self.reads.bytes_at(computed + 1)
         self._add_slopes(request, computed, samples)
 
     def _add_slopes(self, request: Request, computed: int, samples: int) -> None:
         """Add (or, negative, remove) a request's share of what each step adds."""
         opens = samples * self.blocks.groups_open_at(computed)
-        self._opens += opens
+        self.opens += opens
         self._phase[-request.base % self._block_size] += opens
-        self._kv_slope += samples * self.reads.slope_at(computed + 1)
+        self.kv_slope += samples * self.reads.slope_at(computed + 1)
 
     def _push_bend(self, request: Request) -> None:
         """Note the step at which the request's blocks or reads grow differently next."""
@@ -276,7 +256,7 @@ class HybridBatch(DecodeBatch):
         """
         computed = self.step + request.base
         foreseen = self.reads.bytes_at(computed) + self.reads.slope_at(computed)
-        self._kv_bytes += request.samples * (self.reads.bytes_at(computed + 1) - foreseen)
+        self.kv_bytes += request.samples * (self.reads.bytes_at(computed + 1) - foreseen)
         self._add_slopes(request, computed - 1, -request.samples)
         self._add_slopes(request, computed, request.samples)
         self._push_bend(request)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
-
+from kvsim.checked import Checked, NonNegativeFloat, Parsed, PositiveFloat, PositiveInt, Within
 from kvsim.errors import InputError
 from kvsim.units import parse_bytes
 
@@ -20,22 +20,12 @@ __all__ = [
 ]
 
 
-def _read_bytes(text: str | float) -> int:
-    # pydantic adds the key's name to a ValueError, and to nothing else.
-    try:
-        return parse_bytes(text)
-    except InputError as error:
-        raise ValueError(str(error)) from None
+AtLeastOne = Annotated[float, Within(least=1)]
+Bytes = Annotated[PositiveInt, Parsed(parse_bytes)]
 
 
-Bytes = Annotated[PositiveInt, BeforeValidator(_read_bytes)]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
-
-
-class Quantity(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Quantity(Checked):
     """A number with where it comes from.
 
     Parameters
@@ -53,20 +43,23 @@ class Quantity(_Frozen):
     confidence: str = "high"
 
 
+@dataclass(frozen=True, kw_only=True)
 class ByteQuantity(Quantity):
     """A size in bytes; YAML may write it as "79.19 GiB"."""
 
     value: Bytes
 
 
-class Interconnect(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Interconnect(Checked):
     """How devices of one node reach each other; both directions added, bytes/s."""
 
     name: str
-    bytes_per_s: float = Field(ge=0)
+    bytes_per_s: NonNegativeFloat
 
 
-class Price(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Price(Checked):
     """What an hour of one device costs to rent, in US dollars, low and high."""
 
     low: PositiveFloat
@@ -74,7 +67,8 @@ class Price(_Frozen):
     note: str = ""
 
 
-class Link(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Link(Checked):
     """One collective's cost: ``seconds + bytes / bytes_per_s``, in up to two regimes.
 
     Parameters
@@ -88,14 +82,15 @@ class Link(_Frozen):
         Start-up and rate of those.
     """
 
-    seconds: float = Field(ge=0)
+    seconds: NonNegativeFloat
     bytes_per_s: PositiveFloat
     large_from_bytes: Bytes | None = None
-    large_seconds: float = Field(default=0.0, ge=0)
+    large_seconds: NonNegativeFloat = 0.0
     large_bytes_per_s: PositiveFloat | None = None
 
 
-class HostCost(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class HostCost(Checked):
     """What one engine's host code adds to a step.
 
     Parameters
@@ -106,12 +101,13 @@ class HostCost(_Frozen):
         Served runs that it was fitted on.
     """
 
-    host_seconds: float = Field(ge=0)
-    sequence_seconds: float = Field(default=0.0, ge=0)
+    host_seconds: NonNegativeFloat
+    sequence_seconds: NonNegativeFloat = 0.0
     source: str = ""
 
 
-class StepCoefficients(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class StepCoefficients(Checked):
     """Measured or fitted coefficients of the step-time model (``kvsim.steptime``).
 
     ``step = host + layers * layer + pnorm(weights / BW, flops / P) + kv / BW_kv
@@ -149,7 +145,7 @@ class StepCoefficients(_Frozen):
     host_costs : mapping of str to HostCost
         Host costs of other engines than `engine`, by name.
     token_factors : mapping of int to float
-        Tile quantisation: what the roofline term is multiplied by at so many tokens a step;
+        Tile quantisation: what the GEMMs' arithmetic is multiplied by at so many tokens;
         linear in log2(tokens) between entries, level outside them.
     """
 
@@ -157,29 +153,30 @@ class StepCoefficients(_Frozen):
     source: str
     date: str
     fitted_on: str = ""
-    error_percent: float | None = Field(default=None, ge=0)
+    error_percent: NonNegativeFloat | None = None
     weight_bytes_per_s: PositiveFloat
     flops_per_s: PositiveFloat
     kv_bytes_per_s: PositiveFloat
     attention_flops_per_s: PositiveFloat
-    layer_seconds: float = Field(ge=0)
-    host_seconds: float = Field(default=0.0, ge=0)
-    sequence_seconds: float = Field(default=0.0, ge=0)
-    norm: float = Field(default=2.2, ge=1)
-    collectives: dict[int, Link] = {}
+    layer_seconds: NonNegativeFloat
+    host_seconds: NonNegativeFloat = 0.0
+    sequence_seconds: NonNegativeFloat = 0.0
+    norm: AtLeastOne = 2.2
+    collectives: dict[int, Link] = field(default_factory=dict)
     fp8_weight_speedup: PositiveFloat = 2.0
     fp8_kv_speedup: PositiveFloat = 2.0
     fp8_flops_speedup: PositiveFloat = 1.6
-    fp8_layer_seconds: float = Field(default=0.0, ge=0)
-    head_seconds: float = Field(default=0.0, ge=0)
-    mixed_kv_factor: float = Field(default=1.0, ge=1)
-    mixed_head_seconds: float = Field(default=0.0, ge=0)
-    attention_token_seconds: float = Field(default=0.0, ge=0)
-    host_costs: dict[str, HostCost] = {}
-    token_factors: dict[PositiveInt, PositiveFloat] = {}
+    fp8_layer_seconds: NonNegativeFloat = 0.0
+    head_seconds: NonNegativeFloat = 0.0
+    mixed_kv_factor: AtLeastOne = 1.0
+    mixed_head_seconds: NonNegativeFloat = 0.0
+    attention_token_seconds: NonNegativeFloat = 0.0
+    host_costs: dict[str, HostCost] = field(default_factory=dict)
+    token_factors: dict[PositiveInt, PositiveFloat] = field(default_factory=dict)
 
 
-class AcceleratorProfile(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class AcceleratorProfile(Checked):
     """One accelerator: `hardware_profiles/*.yaml` holds one each.
 
     Parameters

@@ -1,9 +1,11 @@
-"""Pure statistics on a run's arrays: distributions, time averages, saturation, intervals."""
+"""Pure statistics on a run's arrays: distributions, saturation, intervals, break-evens."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +14,11 @@ __all__ = [
     "PERCENTILES",
     "Distribution",
     "Interval",
+    "break_even_tokens",
     "confidence_interval",
     "distribution",
     "is_saturated",
-    "time_mean",
+    "queue_means",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -41,8 +44,7 @@ class Distribution:
     p99: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(NamedTuple):
     """A mean over replications and its 95 % confidence interval."""
 
     mean: float
@@ -72,16 +74,15 @@ def distribution(values: Floats, weights: Floats | None = None) -> Distribution:
     >>> distribution(np.array([1.0, 2.0, 3.0])).p50
     2.0
     """
-    seen = ~np.isnan(values)
-    values = values[seen]
-    if not len(values):
+    unseen = np.isnan(values)
+    if unseen.any():
+        values = values[~unseen]
+        weights = weights if weights is None else weights[~unseen]
+    if not len(values) or (weights is not None and not weights.sum()):
         return Distribution()
     if weights is None:
         points = np.percentile(values, PERCENTILES)
         return Distribution(float(values.mean()), float(values.std()), *map(float, points))
-    weights = weights[seen]
-    if not weights.sum():
-        return Distribution()
     mean = float(np.average(values, weights=weights))
     spread = sqrt(float(np.average((values - mean) ** 2, weights=weights)))
     order = np.argsort(values)
@@ -90,50 +91,51 @@ def distribution(values: Floats, weights: Floats | None = None) -> Distribution:
     return Distribution(mean, spread, *map(float, values[order][ranks]))
 
 
-def time_mean(start: Floats, end: Floats, seconds: Floats, span: float) -> float:
-    """Time average of a quantity that goes linearly from `start` to `end` in each interval.
-
-    Parameters
-    ----------
-    start, end : float arrays (n,)
-        The quantity at both ends of each interval.
-    seconds : float array (n,)
-        Lengths of the intervals.
-    span : float
-        The whole time, seconds; outside the intervals (an idle engine) the quantity is 0.
-    """
-    return float(((start + end) / 2 * seconds).sum() / span) if span > 0 else 0.0
-
-
 def is_saturated(arrivals: Floats, departures: Floats) -> bool:
     """Whether the queue kept growing: requests came faster than they could be served.
 
     Parameters
     ----------
     arrivals : float array (n,)
-        Arrival times in order, seconds.
+        Arrival times, seconds, in any order.
     departures : float array (n,)
         When each left the queue; NaN if it never did.
 
     Notes
     -----
-    In a stable system the queue at the last arrival is like that at half time. Past
-    saturation it grows in proportion: here it must be longer by half, at least ten requests,
-    and more than one in a hundred of all that came.
+    Two things must hold. When the last request arrives, more than ``3 sqrt(n)`` wait: at
+    exactly the critical load, Poisson chance alone leaves about ``sqrt(n)``. And the queue
+    is, on average, more than twice as long in the second half of the arrivals as in the
+    first: one that grows in proportion is three times as long, a burst that will pass or a
+    batch that came at once is not.
+
+    Examples
+    --------
+    >>> arrivals = np.arange(1000.0)
+    >>> is_saturated(arrivals, arrivals + 5), is_saturated(arrivals, arrivals * 1.5)
+    (False, True)
     """
     if len(arrivals) < 20:
         return False
-    left = np.sort(np.where(np.isnan(departures), np.inf, departures))
-    end = arrivals[-1]
-    half = (arrivals[0] + end) / 2
+    left = np.where(np.isnan(departures), inf, departures)
+    end = float(arrivals.max())
+    backlog = int((left > end).sum())
+    early, late = queue_means(arrivals, left, end)
+    return backlog > 3 * sqrt(len(arrivals)) and late > 2 * early
 
-    def queue(at: float) -> int:
-        return int(
-            np.searchsorted(arrivals, at, side="right") - np.searchsorted(left, at, side="right")
-        )
 
-    final = queue(end)
-    return final >= max(10, len(arrivals) / 100) and final > 1.5 * queue(half)
+def queue_means(arrivals: Floats, departures: Floats, end: float) -> tuple[float, float]:
+    """Mean number waiting in the first and the second half of ``[first arrival, end]``."""
+    start = float(arrivals.min())
+    middle = (start + end) / 2
+    if end <= start:
+        return 0.0, 0.0
+
+    def waited(low: float, high: float) -> float:
+        overlap = np.minimum(departures, high) - np.maximum(arrivals, low)
+        return float(np.maximum(overlap, 0).sum()) / (high - low)
+
+    return waited(start, middle), waited(middle, end)
 
 
 def confidence_interval(samples: Floats) -> Interval:
@@ -151,3 +153,42 @@ def confidence_interval(samples: Floats) -> Interval:
     quantile = _T95[freedom - 1] if freedom <= len(_T95) else 1.96
     half = quantile * float(samples.std(ddof=1)) / sqrt(len(samples))
     return Interval(mean, mean - half, mean + half)
+
+
+def break_even_tokens(
+    recompute_seconds: Callable[[int], float], move_seconds_per_token: float, most: int
+) -> int | None:
+    """Length from which moving a preempted request's cache costs no more than recomputing it.
+
+    Parameters
+    ----------
+    recompute_seconds : callable
+        Seconds that so many more prompt tokens add to a step; convex, 0 at 0: linear in the
+        tokens, quadratic in their attention, free below the knee of the roofline.
+    move_seconds_per_token : float
+        Seconds to move one cached token out and back in.
+    most : int
+        Longest request, tokens.
+
+    Returns
+    -------
+    int or None
+        The fewest tokens at which recomputing costs as much as moving; shorter requests are
+        cheaper to recompute, longer ones to move. None: recomputing is always cheaper.
+
+    Examples
+    --------
+    >>> break_even_tokens(lambda n: 2e-5 * n + 1e-8 * n * n, 4e-5, most=131072)  # 2e-5 / 1e-8
+    2000
+    """
+
+    def moving_pays(tokens: int) -> bool:
+        return recompute_seconds(tokens) >= move_seconds_per_token * tokens * (1 - 1e-12)
+
+    if not moving_pays(most):
+        return None
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if moving_pays(middle) else (middle, high)
+    return high

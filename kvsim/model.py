@@ -6,21 +6,18 @@ a `ModelSpec`; nothing else in kvsim knows those formats.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
-
 from kvsim.attention import Attention
+from kvsim.checked import Checked, NonNegativeInt, PositiveInt, Within
 
 __all__ = ["DenseMlp", "LayerGroup", "Mlp", "ModelSpec", "MoeMlp"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class DenseMlp(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class DenseMlp(Checked):
     """A feed-forward block: two matrices, three when gated (SwiGLU, GeGLU)."""
 
     kind: Literal["dense"] = "dense"
@@ -29,22 +26,24 @@ class DenseMlp(_Frozen):
     bias: bool = False
 
 
-class MoeMlp(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class MoeMlp(Checked):
     """A mixture of experts: `experts` of them, `experts_per_token` read by each token."""
 
     kind: Literal["moe"] = "moe"
     experts: PositiveInt
     experts_per_token: PositiveInt
     intermediate_size: PositiveInt
-    shared_intermediate_size: int = Field(default=0, ge=0)
+    shared_intermediate_size: NonNegativeInt = 0
     gated: bool = True
     bias: bool = False
 
 
-Mlp = Annotated[DenseMlp | MoeMlp, Field(discriminator="kind")]
+Mlp = DenseMlp | MoeMlp
 
 
-class LayerGroup(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class LayerGroup(Checked):
     """Layers that are alike in what they cache and what they compute.
 
     Parameters
@@ -63,7 +62,7 @@ class LayerGroup(_Frozen):
     """
 
     name: str
-    layers: tuple[int, ...] = Field(min_length=1)
+    layers: Annotated[tuple[int, ...], Within(least=1)]
     caches: tuple[Attention, ...] = ()
     mlp: Mlp | None = None
     shares_kv_with: str | None = None
@@ -79,7 +78,8 @@ class LayerGroup(_Frozen):
         return () if self.shares_kv_with else self.caches
 
 
-class ModelSpec(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(Checked):
     """Everything about a model that memory and step time depend on.
 
     Parameters
@@ -127,16 +127,16 @@ class ModelSpec(_Frozen):
     architecture: str = ""
     hidden_size: PositiveInt
     vocab_size: PositiveInt
-    position_embeddings: int = Field(default=0, ge=0)
+    position_embeddings: NonNegativeInt = 0
     max_position_embeddings: PositiveInt
     tie_embeddings: bool = False
     dtype: str = "bf16"
     quantization: str | None = None
     quantized_families: tuple[str, ...] | None = None
-    spared_parameters: int = Field(default=0, ge=0)
-    layer_groups: tuple[LayerGroup, ...] = Field(min_length=1)
-    other_parameters: int = Field(default=0, ge=0)
-    rotary_table_elements: int | None = Field(default=None, ge=0)
+    spared_parameters: NonNegativeInt = 0
+    layer_groups: Annotated[tuple[LayerGroup, ...], Within(least=1)]
+    other_parameters: NonNegativeInt = 0
+    rotary_table_elements: NonNegativeInt | None = None
     weight_bytes_on_disk: int | None = None
     source: str = ""
 

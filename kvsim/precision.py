@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from kvsim.errors import InputError, UnknownNameError
 from kvsim.units import ceil_div
 
-__all__ = ["KV_FORMATS", "WEIGHT_FORMATS", "KVFormat", "WeightFormat", "kv_format", "weight_format"]
+__all__ = [
+    "KV_FORMATS",
+    "WEIGHT_FORMATS",
+    "KVFormat",
+    "WeightFormat",
+    "kv_format",
+    "kv_format_names",
+    "weight_format",
+    "weight_format_names",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +189,16 @@ _WEIGHT_ALIASES = {
     "modelopt_fp4": "nvfp4",
     "w4a16": "gptq",
 }
+
+
+def kv_format_names() -> list[str]:
+    """Names of the KV formats, in the order in which they are declared."""
+    return list(KV_FORMATS)
+
+
+def weight_format_names() -> list[str]:
+    """Names of the weight formats, in the order in which they are declared."""
+    return list(WEIGHT_FORMATS)
 
 
 def kv_format(name: str) -> KVFormat:

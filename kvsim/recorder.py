@@ -6,6 +6,7 @@ Nothing is judged here; ``kvsim.results`` turns these arrays into statistics aft
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,9 @@ STEP_COLUMNS = (
     "external_slots",  # free slots that the head of the queue cannot use
     "cached_slots",  # slots of finished prefixes kept for reuse
 )
-_ROWS_PER_PAGE = 1 << 15
+_ROW = Struct(f"2d{len(STEP_COLUMNS) - 2}q")  # times, then counts
+_ROW_DTYPE = np.dtype([(name, "f8" if at < 2 else "i8") for at, name in enumerate(STEP_COLUMNS)])
+_PAGE_BYTES = _ROW.size << 15
 _NEVER = float("nan")
 
 
@@ -47,8 +50,13 @@ class Recorder:
         By request row; NaN until it happens.
     preemptions, cached_tokens : array of int
         By request row.
-    recomputed_tokens, rejected, queried_tokens, hit_tokens : int
-        Totals.
+    preempted : list of (int, int)
+        Request row and step row of each preemption, in order; it happened when that run of
+        steps began.
+    recomputed_tokens, swapped_tokens : int
+        Cached tokens that preemptions threw away, and those they moved out to the host.
+    queried_tokens, hit_tokens : int
+        Prompt tokens looked up in the prefix cache, and those found.
     """
 
     def __init__(self) -> None:
@@ -57,16 +65,16 @@ class Recorder:
         self.first_token_seconds = array("d")
         self.finish_seconds = array("d")
         self.preemptions: dict[int, int] = {}
+        self.preempted: list[tuple[int, int]] = []
         self.cached_tokens: dict[int, int] = {}
         self.rejected_rows: list[int] = []
         self.recomputed_tokens = 0
+        self.swapped_tokens = 0
         self.queried_tokens = 0
         self.hit_tokens = 0
-        self.step_rows = 0
-        self._row = Struct(f"{len(STEP_COLUMNS)}d")
         self._pages: list[bytearray] = []
         self._page = bytearray()
-        self._offset = 0
+        self._offset = _PAGE_BYTES
 
     def arrive(self, table: RequestTable) -> None:
         """Note a table of arrivals: their rows follow those noted before."""
@@ -97,22 +105,37 @@ class Recorder:
         self.rejected_rows.append(row)
 
     def preempt(self, request: Request) -> None:
-        """Note a preemption and the cached tokens that it threw away or moved."""
+        """Note a preemption; what becomes of its tokens is added to one of the totals."""
         self.preemptions[request.row] = self.preemptions.get(request.row, 0) + 1
-        self.recomputed_tokens += request.computed_tokens * request.samples
+        self.preempted.append((request.row, self.step_rows))
 
-    def steps(self, *row: float) -> None:
+    def steps(self, row: tuple[float, ...]) -> None:
         """Append one row of `STEP_COLUMNS`."""
-        if self._offset == len(self._page):
-            self._page = bytearray(_ROWS_PER_PAGE * self._row.size)
+        offset = self._offset
+        if offset == _PAGE_BYTES:
+            self._page = bytearray(_PAGE_BYTES)
             self._pages.append(self._page)
-            self._offset = 0
-        self._row.pack_into(self._page, self._offset, *row)
-        self._offset += self._row.size
-        self.step_rows += 1
+            offset = 0
+        _ROW.pack_into(self._page, offset, *row)
+        self._offset = offset + _ROW.size
 
-    def step_array(self) -> npt.NDArray[np.float64]:
-        """Return all step rows, shape (rows, columns)."""
-        pages = [np.frombuffer(page, dtype=np.float64) for page in self._pages]
-        flat = np.concatenate(pages) if pages else np.empty(0)
-        return flat.reshape(-1, len(STEP_COLUMNS))[: self.step_rows]
+    @property
+    def step_rows(self) -> int:
+        """Rows appended so far."""
+        return ((len(self._pages) - 1) * _PAGE_BYTES + self._offset) // _ROW.size
+
+    def step_pages(self) -> Iterator[dict[str, npt.NDArray[np.float64]]]:
+        """Yield the step rows a page at a time, one float array a column."""
+        left = self.step_rows
+        for page in self._pages:
+            rows = np.frombuffer(page, dtype=_ROW_DTYPE)[:left]
+            left -= len(rows)
+            yield {name: rows[name].astype(np.float64) for name in STEP_COLUMNS}
+
+    def step_columns(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Return all step rows, one float array a column."""
+        pages = list(self.step_pages())
+        return {
+            name: np.concatenate([page[name] for page in pages]) if pages else np.empty(0)
+            for name in STEP_COLUMNS
+        }

@@ -17,6 +17,7 @@ from math import inf
 import simpy
 
 from kvsim.arrivals import ArrivalQueue
+from kvsim.errors import InvariantError
 from kvsim.recorder import Recorder
 from kvsim.schedulers.base import Scheduler, StepPlan
 from kvsim.stepclock import StepClock
@@ -71,24 +72,29 @@ class Replica:
         """Serve until there is nothing left to do, or `until`: a SimPy process.
 
         The replica runs ahead of the environment's clock for as long as no other process
-        has an event before the end of its run: nobody could tell the difference.
+        has an event before the end of its run: nobody could tell the difference. While it
+        does not yield, nobody can add such an event either.
         """
         scheduler, arrivals = self.scheduler, self.arrivals
-        now = self.now = env.now
+        now, horizon = env.now, env.peek()
         while now < until:
             while arrivals.next_seconds <= now:
                 scheduler.submit(arrivals.pop())
             plan = scheduler.plan(now)
             if plan is None:
+                if scheduler.waiting:
+                    raise InvariantError(f"idle, while {len(scheduler.waiting)} requests wait")
                 if arrivals.next_seconds == inf:
                     break
                 now = self.now = arrivals.next_seconds
                 yield env.timeout(now - env.now)
+                horizon = env.peek()
                 continue
             steps, seconds = self._span(plan, now)
             now = self.now = now + self._take(plan, steps, seconds, now)
-            if env.peek() < now:
+            if horizon < now:
                 yield env.timeout(now - env.now)
+                horizon = env.peek()
             for request in scheduler.finish(plan, steps, now):
                 arrivals.finished(request, now)
             if self._watch and self.recorder.step_rows % _WATCH_EVERY == 0:
@@ -110,28 +116,19 @@ class Replica:
         scheduler = self.scheduler
         batch, allocator, waiting = scheduler.batch, scheduler.allocator, scheduler.waiting
         tokens = scheduler.cached_tokens_in_all()
-        head = waiting.head() if waiting else None
-        held, reserved, external, cached = allocator.slots(tokens, head)
-        decoding = batch.sequences if plan.decodes else 0
-        taken = allocator.take(batch, steps) if decoding else 0
+        slots = allocator.slots(tokens, waiting.head() if waiting else None)
+        size = allocator.curve.block_size
+        held = (allocator.total_blocks - allocator.free_blocks) * size - allocator.rounded_slots
+        decoding = read = taken = 0
+        if plan.decodes and batch.sequences:
+            decoding, read = batch.sequences, batch.kv_bytes
+            taken = allocator.take(batch, steps) * size
         if allocator.copied_tokens:
             seconds += allocator.copied_tokens * self.clock.copy_seconds_per_token
             allocator.copied_tokens = 0
-        self.recorder.steps(
-            now,
-            seconds,
-            steps,
-            decoding,
-            sum([tokens for _, tokens in plan.prefills]) if plan.prefills else 0,
-            batch.kv_bytes if decoding else 0,
-            len(waiting),
-            tokens,
-            held,
-            taken * allocator.curve.block_size,
-            reserved,
-            external,
-            cached,
-        )
+        prompts = sum([count for _, count in plan.prefills]) if plan.prefills else 0
+        run = (now, seconds, steps, decoding, prompts, read, len(waiting), tokens, held, taken)
+        self.recorder.steps(run + slots)
         return seconds
 
 

@@ -51,50 +51,28 @@ class Request:
         nothing.
     """
 
-    __slots__ = (
-        "arrival_seconds",
-        "base",
-        "bend_step",
-        "blocks",
-        "computed_tokens",
-        "content",
-        "content_row",
-        "finish_step",
-        "generated_tokens",
-        "output_tokens",
-        "preemptions",
-        "prefill_tokens",
-        "priority",
-        "prompt_tokens",
-        "row",
-        "samples",
-        "swapped",
-    )
+    # Defaults live on the class: a million requests are made, and few ever change them.
+    samples = 1
+    priority = 0
+    generated_tokens = 0
+    computed_tokens = 0
+    preemptions = 0
+    base = 0
+    finish_step = -1
+    bend_step = -1
+    swapped = False
+    blocks: object = None
+    content: PrefixContent | None = None
+    content_row = 0
 
     def __init__(
-        self,
-        row: int,
-        arrival_seconds: float,
-        prompt_tokens: int,
-        output_tokens: int,
-        priority: int = 0,
+        self, row: int, arrival_seconds: float, prompt_tokens: int, output_tokens: int
     ) -> None:
         self.row = row
         self.arrival_seconds = arrival_seconds
         self.prompt_tokens = prompt_tokens
-        self.output_tokens = output_tokens
-        self.priority = priority
-        self.samples = 1
-        self.generated_tokens = 0
         self.prefill_tokens = prompt_tokens
-        self.computed_tokens = 0
-        self.base = 0
-        self.finish_step = self.bend_step = -1
-        self.preemptions = 0
-        self.swapped = False
-        self.blocks: object = None
-        self.content: PrefixContent | None = None
-        self.content_row = 0
+        self.output_tokens = output_tokens
 
     def __repr__(self) -> str:
         return f"Request(row={self.row}, {self.prompt_tokens}+{self.output_tokens} tokens)"

@@ -14,18 +14,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from kvsim.accounts import SPLIT, Accounts, Books, keep_books, slot_split
 from kvsim.assembly import Setup
-from kvsim.metrics import PERCENTILES, Distribution, distribution, is_saturated, time_mean
-from kvsim.recorder import STEP_COLUMNS, Recorder
+from kvsim.kvreads import prefill_pairs
+from kvsim.metrics import (
+    PERCENTILES,
+    Distribution,
+    break_even_tokens,
+    distribution,
+    is_saturated,
+)
+from kvsim.recorder import Recorder
 from kvsim.steptime import StepLoad
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SimulationResult"]
+__all__ = ["SATURATED_MEANINGLESS", "SimulationResult", "swap_break_even_tokens"]
 
 Floats = npt.NDArray[np.float64]
-_RESOURCES = ("bandwidth", "compute", "link", "host")
+
+SATURATED_MEANINGLESS = ("ttft", "e2el", "queue")
+"""Latencies that grow for as long as a saturated run goes on: a mean of them says nothing."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,8 @@ class SimulationResult:
         Simulated time at the end.
     interrupted : bool
         Whether the run was cut before its last request.
+    notes : tuple of str
+        What the reader of a trace left out or changed.
     """
 
     setup: Setup
@@ -51,27 +63,35 @@ class SimulationResult:
     recorder: Recorder
     end_seconds: float
     interrupted: bool = False
+    notes: tuple[str, ...] = ()
 
     # ---- tables ---------------------------------------------------------------------------
 
     @cached_property
     def columns(self) -> dict[str, Floats]:
-        """Per-request arrays by name, in order of arrival; NaN: it never happened."""
+        """Arrays by name, one entry a request that arrived; NaN: it never happened."""
         recorder = self.recorder
         count = len(recorder.finish_seconds)
+        rejected = np.zeros(count)
+        rejected[recorder.rejected_rows] = 1
         columns = {
+            "row": np.arange(count, dtype=np.float64),
             "arrival_seconds": _joined(recorder, "arrival_seconds"),
             "prompt_tokens": _joined(recorder, "prompt_tokens"),
             "output_tokens": _joined(recorder, "output_tokens"),
-            "scheduled_seconds": np.frombuffer(recorder.scheduled_seconds),
-            "first_token_seconds": np.frombuffer(recorder.first_token_seconds),
-            "finish_seconds": np.frombuffer(recorder.finish_seconds),
+            "scheduled_seconds": np.array(recorder.scheduled_seconds),
+            "first_token_seconds": np.array(recorder.first_token_seconds),
+            "finish_seconds": np.array(recorder.finish_seconds),
             "preemptions": _scattered(recorder.preemptions, count),
             "cached_tokens": _scattered(recorder.cached_tokens, count),
+            "rejected": rejected,
         }
-        rejected = np.zeros(count)
-        rejected[recorder.rejected_rows] = 1
-        return columns | {"rejected": rejected}
+        # A workload hands its requests out ahead of time; a run that was cut has not met all.
+        came = columns["arrival_seconds"] <= self.end_seconds
+        came |= columns["rejected"] > 0
+        if came.all():
+            return columns
+        return {name: values[came] for name, values in columns.items()}
 
     @cached_property
     def requests(self) -> pd.DataFrame:
@@ -79,7 +99,7 @@ class SimulationResult:
         import pandas as pd
 
         frame = pd.DataFrame(self.columns)
-        whole = ["prompt_tokens", "output_tokens", "preemptions", "cached_tokens"]
+        whole = ["row", "prompt_tokens", "output_tokens", "preemptions", "cached_tokens"]
         frame[whole] = frame[whole].astype("int64")
         frame["rejected"] = frame["rejected"].astype(bool)
         for name, values in self.latencies.items():
@@ -92,18 +112,19 @@ class SimulationResult:
         """One row a run of engine steps; see `kvsim.recorder.STEP_COLUMNS`."""
         import pandas as pd
 
-        frame = pd.DataFrame(self.recorder.step_array(), columns=list(STEP_COLUMNS))
+        frame = pd.DataFrame(self.recorder.step_columns())
         frame.attrs |= {"name": "steps", "unit": "seconds, tokens, bytes and slots"}
         return frame
 
     @cached_property
     def memory(self) -> pd.DataFrame:
-        """The pool at the start of every run of steps, in token slots: the five-way split."""
+        """The pool at the start of every run of steps, in token slots: its split."""
         import pandas as pd
 
-        frame = pd.DataFrame({name: start for name, (start, _) in self._split.items()})
-        frame.insert(0, "start_seconds", self._steps["start_seconds"])
-        frame["free"] = self.setup.pool_slots - frame.drop(columns="start_seconds").sum(axis=1)
+        columns = self.recorder.step_columns()
+        frame = pd.DataFrame({name: start for name, (start, _) in slot_split(columns).items()})
+        frame["free"] = self.setup.pool_slots - frame.sum(axis=1)
+        frame.insert(0, "start_seconds", columns["start_seconds"])
         frame.attrs |= {"name": "memory", "unit": "token slots"}
         return frame
 
@@ -125,183 +146,164 @@ class SimulationResult:
         }
 
     @cached_property
+    def warm_seconds(self) -> float:
+        """When the warm-up is over: the arrival of the first request that counts."""
+        arrivals = self.columns["arrival_seconds"]
+        skipped = int(len(arrivals) * self.setup.scenario.run.warmup_fraction)
+        return float(np.partition(arrivals, skipped)[skipped]) if skipped else 0.0
+
+    @cached_property
     def judged(self) -> npt.NDArray[np.bool_]:
-        """Requests that latency statistics count: those after the warm-up."""
-        count = len(self.columns["arrival_seconds"])
-        keep = np.ones(count, dtype=bool)
-        keep[: int(count * self.setup.scenario.run.warmup_fraction)] = False
-        return keep
+        """Requests that statistics count: those that came after the warm-up."""
+        return self.columns["arrival_seconds"] >= self.warm_seconds
 
     @cached_property
     def distributions(self) -> dict[str, Distribution]:
         """Distributions in milliseconds: ttft, tpot, itl, e2el, queue."""
         judged = self.judged
         found = {
-            name: distribution(1e3 * values[judged]) for name, values in self.latencies.items()
+            name: distribution(1e3 * (values if judged.all() else values[judged]))
+            for name, values in self.latencies.items()
         }
-        steps = self._steps
-        warm = steps["start_seconds"] >= self._warm_seconds
-        gaps = 1e3 * steps["seconds"][warm] / steps["steps"][warm]
-        tokens = (steps["sequences"] * steps["steps"])[warm]
-        return found | {"itl": distribution(gaps, tokens)}
+        books = self.accounts
+        return found | {"itl": distribution(1e3 * books.gap_seconds, books.gap_tokens)}
+
+    # ---- memory and time --------------------------------------------------------------------
 
     @cached_property
-    def _warm_seconds(self) -> float:
-        """Arrival of the first request that counts."""
-        arrivals = self.columns["arrival_seconds"][self.judged]
-        return float(arrivals[0]) if len(arrivals) else 0.0
-
-    # ---- memory ---------------------------------------------------------------------------
-
-    @cached_property
-    def _steps(self) -> dict[str, Floats]:
-        """Step rows by column."""
-        return dict(zip(STEP_COLUMNS, self.recorder.step_array().T, strict=True))
-
-    @cached_property
-    def _split(self) -> dict[str, tuple[Floats, Floats]]:
-        """Start and end of every run of steps: where the pool's slots are.
-
-        Inside a run every decoding sequence writes one token a step, into a slot that was
-        reserved or in a block taken during the run, so each part changes linearly (paged
-        slots in stairs of a block; their ends are exact).
-        """
-        steps = self._steps
-        held = steps["held_slots"], steps["held_slots"] + steps["grown_slots"]
-        written = steps["steps"] * steps["sequences"] + steps["prefill_tokens"]
-        tokens = tuple(
-            np.minimum(now, most)
-            for now, most in zip((steps["tokens"], steps["tokens"] + written), held, strict=True)
+    def accounts(self) -> Accounts:
+        """The books of the run's steps after the warm-up."""
+        options, policy = self.setup.deployment.options, self.setup.scenario.scheduler.policy
+        budget = None if policy == "orca" else options.max_num_batched_tokens
+        books = Books(
+            costs=self.setup.step_time,
+            max_num_seqs=(options.max_num_seqs or np.inf) - self._samples + 1,
+            max_num_batched_tokens=budget or np.inf,
+            from_seconds=self.warm_seconds,
+            to_seconds=self.end_seconds,
+            stalls=policy == "vllm-v0",
         )
-        reserved = steps["reserved_slots"], np.maximum(0, steps["reserved_slots"] - written)
-        internal = tuple(
-            np.maximum(0, have - used - later)
-            for have, used, later in zip(held, tokens, reserved, strict=True)
-        )
-        same = {name: (steps[name], steps[name]) for name in ("external_slots", "cached_slots")}
-        return {
-            "token_states": (tokens[0], tokens[1]),
-            "reserved": reserved,
-            "internal": (internal[0], internal[1]),
-            "external": same["external_slots"],
-            "cached": same["cached_slots"],
-        }
+        return keep_books(self.recorder.step_pages(), books)
+
+    @property
+    def _samples(self) -> int:
+        """Sequence slots that a request needs at once."""
+        return self.setup.scenario.workload.samples
 
     def kv_cache(self) -> dict[str, Any]:
         """Usage of the pool (held over total, 0-1) and the split of its time average."""
-        seconds = self._steps["seconds"]
-        slots = self.setup.pool_slots
-        split = {
-            name: time_mean(start, end, seconds, self.end_seconds) / slots
-            for name, (start, end) in self._split.items()
-        }
-        held_start = self._steps["held_slots"]
-        held_end = held_start + self._steps["grown_slots"]
+        books = self.accounts
+        whole = books.span_seconds * self.setup.pool_slots or np.inf
+        split = {name: books.slot_seconds[name] / whole for name in SPLIT}
         return {
-            "usage_mean": time_mean(held_start, held_end, seconds, self.end_seconds) / slots,
-            "usage_peak": float(held_end.max() / slots) if len(held_end) else 0.0,
-            "waste": {
-                **{name: split[name] for name in ("token_states", "reserved", "internal")},
-                "external": split["external"],
-                "cached": split["cached"],
-                "free": max(0.0, 1 - sum(split.values())),
-            },
+            "usage_mean": books.held_slot_seconds / whole,
+            "usage_peak": books.peak_held_slots / self.setup.pool_slots,
+            "waste": split | {"free": max(0.0, 1 - sum(split.values()))},
         }
-
-    # ---- what bound the steps -------------------------------------------------------------
-
-    def bound_shares(self) -> dict[str, float]:
-        """Shares of busy time by the resource that bound the step.
-
-        Steps of one shape (tokens, sequences) cost the same but for what attention reads, so
-        the model is asked once a shape.
-        """
-        steps = self._steps
-        tokens = steps["sequences"] + steps["prefill_tokens"]
-        shapes, where = np.unique(
-            np.column_stack([tokens, steps["sequences"]]), axis=0, return_inverse=True
-        )
-        arms = np.array([self._arms(int(n), int(decoding)) for n, decoding in shapes])
-        arms = arms.reshape(-1, len(_RESOURCES))[where.ravel()]
-        per_byte = self.setup.step_time.kv_seconds_per_byte
-        arms[:, _RESOURCES.index("bandwidth")] += per_byte * steps["kv_read_bytes"]
-        binding = arms.argmax(axis=1)
-        busy = np.bincount(binding, weights=steps["seconds"], minlength=len(_RESOURCES))
-        total = busy.sum() or 1.0
-        return {name: float(busy[i] / total) for i, name in enumerate(_RESOURCES) if busy[i]}
-
-    def _arms(self, tokens: int, decoding: int) -> tuple[float, ...]:
-        """Seconds of each resource in a step of that shape, before KV is read."""
-        prefills = 1 if tokens > decoding else 0
-        cost = self.setup.step_time.cost(StepLoad(tokens, decoding + prefills))
-        return tuple(cost.resource_seconds[name] for name in _RESOURCES)
-
-    def memory_limited_share(self) -> float:
-        """Share of the time in which requests waited although a sequence slot was free."""
-        steps = self._steps
-        most = self.setup.deployment.options.max_num_seqs or np.inf
-        starved = (steps["waiting"] > 0) & (steps["sequences"] < most)
-        return float(steps["seconds"][starved].sum() / self.end_seconds) if self.end_seconds else 0
 
     # ---- the summary ----------------------------------------------------------------------
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """The run in ``vllm bench serve``'s words, and kvsim's own."""
-        recorder, columns = self.recorder, self.columns
-        finish = columns["finish_seconds"]
+        """The run in ``vllm bench serve``'s words, and kvsim's own.
+
+        ``kv_cache.waste`` adds up to 1: the five parts of the PagedAttention paper, `cached`
+        prefixes that may be evicted, and what is `free`. A run past saturation keeps its
+        latencies here; `saturated` says that their means depend on its length.
+        """
+        recorder, books = self.recorder, self.accounts
+        summary = self._totals()
+        for name, found in self.distributions.items():
+            summary |= _bench_keys(name, found)
+        busy = books.busy_seconds or np.inf
+        summary |= {
+            "kv_cache": self.kv_cache(),
+            "preemptions": sum(recorder.preemptions.values()),
+            "recomputed_tokens": recorder.recomputed_tokens,
+            "swapped_tokens": recorder.swapped_tokens,
+            "prefix_cache": {"queries": recorder.queried_tokens, "hits": recorder.hit_tokens},
+            "bound_by": {name: spent / busy for name, spent in books.bound_seconds.items()},
+            "memory_limited": self._memory_limited(),
+            "mean_batch_size": books.sequence_seconds / busy,
+            "events": recorder.step_rows,
+            "saturated": self.saturated,
+            "interrupted": self.interrupted,
+        }
+        if self.setup.scenario.scheduler.preemption == "swap":
+            summary["swap_break_even_tokens"] = swap_break_even_tokens(self.setup)
+        return summary
+
+    @cached_property
+    def saturated(self) -> bool:
+        """Whether requests came faster than they could be served, all run long."""
+        served = self.columns["rejected"] == 0
+        scheduled = self.columns["scheduled_seconds"]
+        return is_saturated(self.columns["arrival_seconds"][served], scheduled[served])
+
+    def _totals(self) -> dict[str, Any]:
+        """Counts and rates of the whole run, from the first arrival to the last token."""
+        columns = self.columns
+        finish, arrivals = columns["finish_seconds"], columns["arrival_seconds"]
         done = ~np.isnan(finish)
-        arrivals = columns["arrival_seconds"]
-        served = columns["rejected"] == 0
-        duration = float(np.nanmax(finish) - arrivals[0]) if done.any() else self.end_seconds
-        tokens_in = float(columns["prompt_tokens"][done].sum())
-        tokens_out = float(columns["output_tokens"][done].sum())
-        summary: dict[str, Any] = {
+        duration = float(finish[done].max() - arrivals.min()) if done.any() else self.end_seconds
+        tokens_in = int(columns["prompt_tokens"][done].sum())
+        tokens_out = int(columns["output_tokens"][done].sum())
+        rejected = int(columns["rejected"].sum())
+        return {
             "completed": int(done.sum()),
             "failed": 0,
-            "rejected": len(recorder.rejected_rows),
-            "unfinished": int(served.sum() - done.sum()),
+            "rejected": rejected,
+            "unfinished": len(finish) - int(done.sum()) - rejected,
             "duration": duration,
-            "total_input_tokens": int(tokens_in),
-            "total_output_tokens": int(tokens_out),
+            "total_input_tokens": tokens_in,
+            "total_output_tokens": tokens_out,
             "request_throughput": _rate(done.sum(), duration),
             "request_goodput": self._goodput(duration),
             "output_throughput": _rate(tokens_out, duration),
             "total_token_throughput": _rate(tokens_in + tokens_out, duration),
         }
-        for name, found in self.distributions.items():
-            summary |= _bench_keys(name, found)
-        return summary | {
-            "kv_cache": self.kv_cache(),
-            "preemptions": sum(recorder.preemptions.values()),
-            "recomputed_tokens": recorder.recomputed_tokens,
-            "prefix_cache": {"queries": recorder.queried_tokens, "hits": recorder.hit_tokens},
-            "bound_by": self.bound_shares(),
-            "memory_limited": self.memory_limited_share(),
-            "mean_batch_size": self._mean_batch(),
-            "events": recorder.step_rows,
-            "saturated": is_saturated(arrivals[served], columns["scheduled_seconds"][served]),
-            "interrupted": self.interrupted,
-        }
+
+    def _memory_limited(self) -> float | None:
+        """Share of the time that memory kept requests out; a closed batch hides it (None)."""
+        if self.setup.scenario.scheduler.policy == "static":
+            return None
+        return self.accounts.starved_seconds / (self.accounts.span_seconds or np.inf)
 
     def _goodput(self, duration: float) -> float | None:
         """Requests a second that met every objective; None when there is none."""
         slo = self.setup.scenario.slo
-        limits = {"ttft": slo.ttft_ms, "tpot": slo.tpot_ms, "e2el": slo.e2el_ms}
-        limits = {name: limit for name, limit in limits.items() if limit is not None}
+        given = {"ttft": slo.ttft_ms, "tpot": slo.tpot_ms, "e2el": slo.e2el_ms}
+        limits = {name: limit for name, limit in given.items() if limit is not None}
         if not limits:
             return None
         good = ~np.isnan(self.columns["finish_seconds"])
         for name, limit in limits.items():
             values = self.latencies[name]
-            good &= np.isnan(values) | (1e3 * values <= limit)
+            good &= np.isnan(values) | (1e3 * values <= limit)  # one token has no TPOT
         return _rate(good.sum(), duration)
 
-    def _mean_batch(self) -> float:
-        """Decoding sequences, averaged over busy time."""
-        steps = self._steps
-        busy = steps["seconds"].sum()
-        return float((steps["sequences"] * steps["seconds"]).sum() / busy) if busy else 0.0
+
+def swap_break_even_tokens(setup: Setup) -> int | None:
+    """Length from which swapping a request out and in is no dearer than recomputing it.
+
+    Recomputing is what the tokens add to a step in which another sequence decodes; swapping
+    moves each token's KV over the host link twice.
+
+    Returns
+    -------
+    int or None
+        Tokens; None when recomputing is cheaper for every length that the model takes.
+    """
+    model, cost = setup.deployment.model, setup.step_time.cost
+    still = cost(StepLoad(tokens=2, sequences=2)).seconds
+
+    def recompute_seconds(tokens: int) -> float:
+        pairs = prefill_pairs(model, 0, tokens)
+        return cost(StepLoad(tokens + 1, 2, prefill_pairs=pairs)).seconds - still
+
+    move = 2 * setup.token_bytes / setup.scenario.scheduler.host_link_bytes_per_s
+    most = setup.deployment.options.max_model_len or model.max_position_embeddings
+    return break_even_tokens(recompute_seconds, move, most)
 
 
 def _bench_keys(name: str, found: Distribution) -> dict[str, float | None]:

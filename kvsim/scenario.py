@@ -10,9 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    ValidationError,
+)
 
-from kvsim.catalog.yaml_files import data_folder, described, read_yaml
+from kvsim.catalog.yaml_files import data_folder, described, line_of, read_yaml
 from kvsim.engines.base import EngineOptions
 from kvsim.errors import InputError, UnknownNameError
 from kvsim.workload.spec import WorkloadSpec
@@ -27,6 +35,7 @@ __all__ = [
     "StepTimeSpec",
     "load_scenario",
     "scenario_names",
+    "with_overrides",
 ]
 
 AllocatorName = Literal[
@@ -35,7 +44,7 @@ AllocatorName = Literal[
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class EngineSpec(EngineOptions):
@@ -76,8 +85,8 @@ class MemorySpec(_Frozen):
     allocator: AllocatorName = "paged"
     num_blocks: PositiveInt | None = None
     block_size: PositiveInt | None = None
-    eviction: str = "lru"
-    placement: str = "first-fit"
+    eviction: Literal["lru", "fifo", "lfu"] = "lru"
+    placement: Literal["first-fit", "best-fit", "buddy"] = "first-fit"
     compaction: bool = False
     page_bytes: PositiveInt = 2 * 2**20
 
@@ -99,8 +108,8 @@ class SchedulerSpec(_Frozen):
         Bandwidth of the host link that swapping uses, one direction, bytes/s.
     """
 
-    policy: str = "vllm-v1"
-    admission: str = "fcfs"
+    policy: Literal["vllm-v1", "vllm-v0", "orca", "static", "sarathi"] = "vllm-v1"
+    admission: Literal["fcfs", "priority", "shortest-first"] = "fcfs"
     preemption: Literal["recompute", "swap"] = "recompute"
     long_prefill_token_threshold: int = Field(default=0, ge=0)
     host_link_bytes_per_s: PositiveFloat = 25e9
@@ -139,7 +148,8 @@ class RunSpec(_Frozen):
     replications : int
         Independent runs; two or more give confidence intervals.
     warmup_fraction : float
-        Share of the requests, the first to arrive, that latency statistics leave out.
+        Share of the requests, the first to arrive, that statistics of latency, memory and
+        batches leave out; totals and rates cover the whole run.
     max_seconds : float or None
         Simulated time at which the run is cut.
     """
@@ -179,6 +189,14 @@ class Scenario(_Frozen):
     slo: SLO = SLO()
     run: RunSpec = RunSpec()
     folder: Path = Path()
+    _file: Path | None = PrivateAttr(default=None)
+
+    def where(self, key: str) -> str:
+        """Say where a dotted key stands: file and line, as far as they are known."""
+        if self._file is None or not self._file.is_file():
+            return key
+        line = line_of(self._file, key.split("."))
+        return f"{self._file}, line {line}: {key}" if line else f"{self._file}: {key}"
 
 
 def scenario_names() -> list[str]:
@@ -207,8 +225,63 @@ def load_scenario(path: str | Path, overrides: Mapping[str, object] | None = Non
     for key, value in (overrides or {}).items():
         _set(content, key, value)
     content.setdefault("name", file.stem)
-    scenario = described(content, file, Scenario)
-    return scenario.model_copy(update={"folder": file.resolve().parent})
+    scenario = _validated(content, overrides or {}, file)
+    scenario = scenario.model_copy(update={"folder": file.resolve().parent})
+    scenario._file = file
+    return scenario
+
+
+def with_overrides(scenario: Scenario, overrides: Mapping[str, object]) -> Scenario:
+    """Return the scenario with dotted keys set to other values.
+
+    Raises
+    ------
+    InputError
+        For an unknown key or an impossible value, with the key.
+
+    Examples
+    --------
+    >>> faster = with_overrides(load_scenario("peer-w"), {"workload.arrivals.rate": 20})
+    >>> faster.workload.arrivals.rate
+    20.0
+    """
+    content = scenario.model_dump(exclude_unset=True)
+    for key, value in overrides.items():
+        _set(content, key, value)
+    changed = _validated(content, overrides, scenario._file)
+    changed._file = scenario._file
+    return changed
+
+
+def _validated(
+    content: dict[str, Any], overrides: Mapping[str, object], file: Path | None
+) -> Scenario:
+    """Build a scenario; blame the override, if the first problem lies in one."""
+    try:
+        return described(content, file or Path("scenario"), Scenario)
+    except InputError as error:
+        key = _blamed(content, overrides)
+        if key is None:
+            raise
+        raise InputError(
+            error.what, where=f"override {key}={overrides[key]}", fix=error.fix
+        ) from None
+
+
+def _blamed(content: dict[str, Any], overrides: Mapping[str, object]) -> str | None:
+    """Find the override that set what is wrong.
+
+    The place of a problem may hold, between its keys, the kind of a union, which no key spells.
+    """
+    try:
+        Scenario.model_validate(content)
+    except ValidationError as error:
+        for problem in error.errors():
+            for key in overrides:
+                place = iter(map(str, problem["loc"]))
+                if all(part in place for part in key.split(".")):
+                    return key
+    return None
 
 
 def _find(path: Path) -> Path:

@@ -48,13 +48,12 @@ class StepClock:
         self._pairs = pairs
         self._link_seconds_per_token = link_seconds_per_token
         self._per_byte = model.kv_seconds_per_byte
-        # Both are linear in the model, so one probe gives the rate (decodes in a step that
-        # also computes a prompt read more slowly).
+        # Both are linear in the model, so one probe gives the rate: decodes in a step that
+        # also computes a prompt read more slowly; pipeline stages share the sequences' pairs.
         still = model.cost(StepLoad(tokens=2, sequences=1)).seconds
         reading = StepLoad(tokens=2, sequences=1, kv_read_bytes=_PROBE)
-        attending = StepLoad(tokens=2, sequences=1, prefill_pairs=_PROBE)
         self._mixed_per_byte = (model.cost(reading).seconds - still) / _PROBE
-        self._per_pair = (model.cost(attending).seconds - still) / _PROBE
+        self._per_pair: dict[int, float] = {}
         self._base: dict[tuple[int, int], float] = {}
 
     def base_seconds(self, tokens: int, sequences: int) -> float:
@@ -66,17 +65,31 @@ class StepClock:
             self._base[shape] = seconds
         return seconds
 
+    def pair_seconds(self, sequences: int) -> float:
+        """Seconds of one query-key pair in a step of so many sequences (remembered)."""
+        seconds = self._per_pair.get(sequences)
+        if seconds is None:
+            still = self._model.cost(StepLoad(2 * sequences, sequences)).seconds
+            attending = StepLoad(2 * sequences, sequences, prefill_pairs=_PROBE)
+            seconds = (self._model.cost(attending).seconds - still) / _PROBE
+            self._per_pair[sequences] = seconds
+        return seconds
+
     def mixed_seconds(self, plan: StepPlan, batch: DecodeBatch) -> float:
         """Seconds of one step that computes prompt chunks, with or without decodes."""
         tokens = sequences = batch.sequences if plan.decodes else 0
-        per_byte = self._mixed_per_byte if plan.prefills else self._per_byte
-        seconds = per_byte * batch.kv_bytes if tokens else 0.0
+        pairs, moving = 0.0, plan.moved_tokens * self._link_seconds_per_token
         for request, count in plan.prefills:
             tokens += count
             sequences += 1
-            seconds += self._per_pair * self._pairs(request.computed_tokens, count)
-        seconds += plan.moved_tokens * self._link_seconds_per_token
-        return self.base_seconds(tokens, sequences) + seconds if tokens else seconds
+            pairs += self._pairs(request.computed_tokens, count)
+        if not tokens:
+            return moving
+        seconds = self.base_seconds(tokens, sequences) + moving
+        if pairs:
+            seconds += self.pair_seconds(sequences) * pairs
+        per_byte = self._mixed_per_byte if tokens > sequences else self._per_byte
+        return seconds + per_byte * batch.kv_bytes if plan.decodes else seconds
 
     def decode_run(self, batch: DecodeBatch, limit: int, gap: float) -> tuple[int, float]:
         """Steps of a decode-only run and their seconds.
@@ -92,7 +105,8 @@ class StepClock:
             with the first step that reaches it.
         """
         sequences = batch.sequences
-        first = self.base_seconds(sequences, sequences) + self._per_byte * batch.kv_bytes
+        first = self._base.get((sequences, sequences)) or self.base_seconds(sequences, sequences)
+        first += self._per_byte * batch.kv_bytes
         growth = self._per_byte * batch.kv_slope
         seconds = limit * first + growth * (limit * (limit - 1) // 2)
         if gap >= seconds:
@@ -114,7 +128,7 @@ class RecomputeClock(StepClock):
         tokens = sum(context * samples for context, samples in contexts)
         pairs = sum(self._pairs(0, context) * samples for context, samples in contexts)
         sequences = sum(samples for _, samples in contexts)
-        return self.base_seconds(tokens, sequences) + self._per_pair * pairs
+        return self.base_seconds(tokens, sequences) + self.pair_seconds(sequences) * pairs
 
     def decode_run(self, batch: DecodeBatch, limit: int, gap: float) -> tuple[int, float]:
         """One step: the next one computes more."""

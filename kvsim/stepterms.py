@@ -49,7 +49,9 @@ def roofline_seconds(weight: float, compute: float, norm: float) -> float:
 
 
 def tile_factor(tokens: int, factors: Mapping[int, float]) -> float:
-    """How much longer GEMMs of `tokens` rows take than the smooth roofline says.
+    """How much longer the arithmetic of GEMMs of `tokens` rows takes than its FLOPs say.
+
+    Tiles are computed whole, so that 129 rows may cost as much as 256.
 
     Linear in log2(tokens) between the entries of `factors`, level outside them, 1 without.
 

@@ -3,7 +3,7 @@
 ::
 
     step = host + layers * layer                       launches, norms, rotary, activations
-         + pnorm(weight bytes / BW, flops / P) * tile  every GEMM, for decode and prefill tokens
+         + pnorm(weight bytes / BW, tile * flops / P)  every GEMM, for decode and prefill tokens
          + kv bytes / BW_kv + heads * head             decode attention, KV heads of all sequences
          + pairs * flops a pair / P_attn + tokens * c  prefill attention (causal)
          + collectives * (a + bytes / BW_link)         two all-reduces a layer; pipeline hops
@@ -212,7 +212,7 @@ class StepTimeModel:
         # p stages share the arithmetic as soon as there are p sequences to keep them busy
         busy = min(self.pp, max(1, load.sequences))
         tile = tile_factor(load.tokens, rates.token_factors)
-        weight = tile * weight_seconds(self._weight_bytes(load.tokens), self.weight_bytes_per_s)
+        weight = weight_seconds(self._weight_bytes(load.tokens), self.weight_bytes_per_s)
         flops = work.body_flops * load.tokens + work.head_flops * load.sequences
         compute = tile * compute_seconds(flops / busy, self.flops_per_s)
         return StepCost(

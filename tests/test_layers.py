@@ -53,10 +53,10 @@ LAYERS = (
     # its assembly picks the living parts that it names.
     layer("question", "scenario assembly", "pydantic yaml"),
     layer("time", "replica cluster", "numpy simpy"),
-    layer("recorded", "metrics results outputs", "numpy pandas", "pandas pyarrow"),
+    layer("recorded", "metrics accounts results outputs", "numpy pandas", "pandas pyarrow"),
     layer(
         "answers",
-        "planning planner simulate compare search sweep figures",
+        "planning planner simulation comparison search sweep figures",
         "numpy pydantic",
         "pandas plotly",
     ),

@@ -25,7 +25,7 @@ from kvsim.errors import InvariantError
 from kvsim.request import Request
 from kvsim.units import ceil_div
 
-__all__ = ["Allocator", "BlockCurve", "Slots", "address_of"]
+__all__ = ["PLAIN_USE", "Allocator", "BlockCurve", "Slots", "address_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +86,29 @@ class BlockCurve:
 
 
 class Slots(NamedTuple):
-    """Token slots of the pool at one instant, in the PagedAttention paper's taxonomy.
+    """What becomes of the pool's token slots beside plain use, at one instant.
 
-    ``total = tokens + reserved + internal + external + free``, where `tokens` is counted by
-    the scheduler, and internal is what remains of the held slots.
+    With the held slots and the cached tokens it gives the PagedAttention paper's split:
+    ``total = tokens + reserved + internal + external + cached + free``, where internal is
+    what remains of the held slots.
 
     Parameters
     ----------
-    held : int
-        Slots that live requests occupy.
     reserved : int
         Held slots that will be written later.
     external : int
-        Free slots that no waiting request can use, because they are scattered.
+        Free slots that no waiting request can use, because they are scattered, and slots
+        that placement rounds regions up by.
     cached : int
         Slots of finished requests' prefixes, kept until something needs the room.
     """
 
-    held: int
     reserved: int = 0
     external: int = 0
     cached: int = 0
+
+
+PLAIN_USE = Slots()
 
 
 class Allocator(ABC):
@@ -120,11 +122,18 @@ class Allocator(ABC):
         Blocks that can be handed out now.
     curve : BlockCurve
         Blocks that one sequence holds.
+    batch : DecodeBatch or None
+        The decoding sequences; set by the scheduler that owns both.
     copied_tokens : int
         Cached tokens that the device has copied since the replica last asked.
+    rounded_slots : int
+        Slots that a placement adds to the regions asked for (a buddy system's powers of
+        two): used, but by nobody; the PagedAttention paper counts them as external.
     """
 
+    batch: DecodeBatch | None = None
     copied_tokens = 0
+    rounded_slots = 0
 
     def __init__(self, total_blocks: int, curve: BlockCurve) -> None:
         self.total_blocks = total_blocks
@@ -151,7 +160,8 @@ class Allocator(ABC):
         """Blocks of a request with `tokens` cached tokens a sequence.
 
         Parallel samples share the full blocks of the prompt; each owns a copy of the last,
-        partial one (copy-on-write) from the moment the prompt is complete.
+        partial one (copy-on-write) from the moment the prompt is complete. Blocks of windowed
+        and recurrent groups, which move on with the sequence, are each sample's own.
         """
         blocks = self.curve.blocks_at(tokens)
         if request.samples == 1 or tokens < request.prompt_tokens:
@@ -176,7 +186,8 @@ class Allocator(ABC):
         chunk_tokens : int
             Most tokens that this step can compute for it, after any cached prefix.
         spare_blocks : int
-            Blocks that must stay free afterwards (V0's watermark).
+            Blocks that must stay free afterwards: those that this step's decodes open, and a
+            watermark. A policy whose sequences do not grow by blocks has no use for it.
 
         Returns
         -------
@@ -190,9 +201,13 @@ class Allocator(ABC):
         """Make room for a request's first `tokens` tokens; False leaves everything as it was."""
 
     def restore(self, request: Request, *, spare_blocks: int = 0) -> bool:
-        """Make room again for the cached tokens of a request that was swapped out."""
+        """Make room again for the cached tokens of a request that was swapped out.
+
+        It decodes at once, so its next token must have room too.
+        """
         tokens, request.computed_tokens = request.computed_tokens, 0
-        fits = self.extend(request, tokens, spare_blocks=spare_blocks)
+        opening = self.held_blocks(request, tokens + 1) - self.held_blocks(request, tokens)
+        fits = self.extend(request, tokens, spare_blocks=spare_blocks + opening)
         request.computed_tokens = tokens
         return fits
 
@@ -212,9 +227,8 @@ class Allocator(ABC):
     def release(self, request: Request, *, preempted: bool = False) -> None:
         """Take back everything that a request holds; its ``computed_tokens`` are up to date."""
 
-    @abstractmethod
     def slots(self, tokens: int, head: Request | None) -> Slots:
-        """Describe the pool now.
+        """Describe what is not plain use of the pool now; nothing, as a rule.
 
         Parameters
         ----------
@@ -224,6 +238,7 @@ class Allocator(ABC):
             The first request in the queue, if any: free slots that it cannot use although
             it waits for them are external waste.
         """
+        return PLAIN_USE
 
     @abstractmethod
     def check(self, live: Iterable[tuple[Request, int]]) -> None:

@@ -14,8 +14,9 @@ region is a little longer than its tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
+from types import MappingProxyType
 
 from kvsim.allocators.addresses import AddressSpace, address_space
 from kvsim.allocators.base import Allocator, BlockCurve, Slots, address_of
@@ -85,28 +86,35 @@ class Grow(Allocator):
         """Whether the last copy fits beside its original in an empty space."""
         last = self._length(request, request.final_tokens)
         before = self._length(request, max(1, request.final_tokens - 1))
-        copied = before if request.output_tokens > 1 else 0
-        return last + copied <= self.total_blocks
+        copied = self._space.region_size(before) if request.output_tokens > 1 else 0
+        return self._space.region_size(last) + copied <= self.total_blocks
 
     def admit(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
-        """Make the prompt's tensor whole (a plain loop prefills in one go)."""
+        """Make the prompt's tensor whole (a plain loop prefills in one go).
+
+        The copies of those that decode must still find a place beside it.
+        """
         return 0 if self._make(request, request.prefill_tokens) else None
 
     def extend(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
-        """Nothing to do: the prompt's tensor is whole (one swapped out is made again)."""
-        return request.blocks is not None or self._make(request, tokens)
+        """Nothing to do: the prompt's tensor is whole."""
+        return True
+
+    def restore(self, request: Request, *, spare_blocks: int = 0) -> bool:
+        """Make the tensor again; its own next copy must find a place too."""
+        return self._make(request, request.computed_tokens, decodes=True)
 
     def decode_steps(self, batch: DecodeBatch, limit: int) -> int:
         """One step, when every sequence's copy finds a place in turn; else none."""
-        trial = deepcopy(self._space)
-        return int(all(self._regrow(trial, r, batch) is not None for r in batch.members))
+        return int(self._copies_fit())
 
     def take(self, batch: DecodeBatch, steps: int) -> int:
         """Copy every sequence in turn, the oldest first."""
         before = self._space.free
         for request in batch.members:
-            request.blocks = self._regrow(self._space, request, batch)
-            self.copied_tokens += request.samples * batch.cached_tokens(request)
+            tokens = batch.cached_tokens(request)
+            request.blocks = self._regrow(self._space, request, tokens)
+            self.copied_tokens += request.samples * tokens
         self.free_blocks = self._space.free
         return before - self.free_blocks
 
@@ -119,8 +127,7 @@ class Grow(Allocator):
     def slots(self, tokens: int, head: Request | None) -> Slots:
         """Rounding is internal waste; holes are external while a request waits in vain."""
         stuck = head is not None and not self._space.fits(self._length(head, head.prefill_tokens))
-        held = self.total_blocks - self.free_blocks
-        return Slots(held, external=self.free_blocks if stuck else 0)
+        return Slots(external=self.free_blocks if stuck else 0)
 
     def check(self, live: Iterable[tuple[Request, int]]) -> None:
         """State that the regions are the live requests' tensors, and tile the space."""
@@ -132,16 +139,33 @@ class Grow(Allocator):
     def _length(self, request: Request, tokens: int) -> int:
         return request.samples * self._slots_of(tokens)
 
-    def _make(self, request: Request, tokens: int) -> bool:
-        """Place a request's first tensor."""
-        request.blocks = self._space.place(self._length(request, tokens))
+    def _make(self, request: Request, tokens: int, *, decodes: bool = False) -> bool:
+        """Place a request's first tensor, if the next step's copies still fit beside it."""
+        address = self._space.place(self._length(request, tokens))
+        if address is None:
+            return False
+        request.blocks = address
+        joining = {request: tokens} if decodes else {}
+        if not self._copies_fit(joining):
+            self.release(request)
+            return False
         self.free_blocks = self._space.free
         self._note_peak()
-        return request.blocks is not None
+        return True
 
-    def _regrow(self, space: AddressSpace, request: Request, batch: DecodeBatch) -> int | None:
-        """Place the longer tensor, then free the old one; None when the copy has no room."""
-        address = space.place(self._length(request, batch.cached_tokens(request) + 1))
+    def _copies_fit(self, joining: Mapping[Request, int] = MappingProxyType({})) -> bool:
+        """Whether each decoding sequence's copy finds a place in turn, `joining` ones last."""
+        batch = self.batch
+        members = {r: batch.cached_tokens(r) for r in batch.members} if batch else {}
+        trial = deepcopy(self._space)
+        return all(
+            self._regrow(trial, request, tokens) is not None
+            for request, tokens in [*members.items(), *joining.items()]
+        )
+
+    def _regrow(self, space: AddressSpace, request: Request, tokens: int) -> int | None:
+        """Place a tensor one longer, then free the old one; None when the copy has no room."""
+        address = space.place(self._length(request, tokens + 1))
         if address is None:
             return None
         if space is self._space:

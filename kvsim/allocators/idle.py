@@ -48,6 +48,10 @@ class IdleBlocks(ABC):
         """Add blocks without identity."""
 
     @abstractmethod
+    def note_use(self, block_id: int) -> None:
+        """Note that one of a block's holders has let go, while others hold on."""
+
+    @abstractmethod
     def revive(self, block_id: int) -> None:
         """Take a cached block out, because a request found its prefix."""
 
@@ -82,6 +86,9 @@ class LRU(IdleBlocks):
             self._runs += 1
             self._order["run", self._runs] = count
             self._anonymous += count
+
+    def note_use(self, block_id: int) -> None:
+        """The last to let go decides."""
 
     def revive(self, block_id: int) -> None:
         """Take it out of the middle."""
@@ -161,11 +168,14 @@ class _Ranked(IdleBlocks):
 
 
 class FIFO(_Ranked):
-    """First in, first out: a hit does not renew a block."""
+    """First in, first out, from the first time that a block was let go; hits renew nothing."""
 
     def __init__(self) -> None:
         super().__init__()
         self._entered: dict[int, int] = {}
+
+    def note_use(self, block_id: int) -> None:
+        """Uses do not count."""
 
     def _rank_of(self, block_id: int) -> tuple[int, int]:
         return self._entered.setdefault(block_id, self._clock), 0
@@ -175,14 +185,18 @@ class FIFO(_Ranked):
 
 
 class LFU(_Ranked):
-    """Least frequently used first; the least recent of equals."""
+    """Least frequently used first: held by the fewest requests; the least recent of equals."""
 
     def __init__(self) -> None:
         super().__init__()
         self._uses: dict[int, int] = {}
 
-    def _rank_of(self, block_id: int) -> tuple[int, int]:
+    def note_use(self, block_id: int) -> None:
+        """Count it."""
         self._uses[block_id] = self._uses.get(block_id, 0) + 1
+
+    def _rank_of(self, block_id: int) -> tuple[int, int]:
+        self.note_use(block_id)
         return self._uses[block_id], self._clock
 
     def _forget(self, block_id: int) -> None:

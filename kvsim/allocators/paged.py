@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kvsim.allocators.base import Allocator, Slots
+from kvsim.allocators.base import Allocator
 from kvsim.decoding import DecodeBatch
 from kvsim.errors import InvariantError
 from kvsim.request import Request
@@ -44,7 +44,7 @@ class Paged(Allocator):
 
     def can_decode(self, batch: DecodeBatch) -> bool:
         """Whether the blocks that the next step opens are free."""
-        return batch.opening <= self.free_blocks
+        return batch.opens <= self.free_blocks or batch.opening <= self.free_blocks
 
     def take(self, batch: DecodeBatch, steps: int) -> int:
         """Take the blocks that open during the run."""
@@ -56,14 +56,10 @@ class Paged(Allocator):
         """Give all blocks back."""
         self.free_blocks += self.held_blocks(request, request.computed_tokens)
 
-    def slots(self, tokens: int, head: Request | None) -> Slots:
-        """Held slots; no free slot is ever out of reach."""
-        return Slots((self.total_blocks - self.free_blocks) * self.curve.block_size)
-
     def check(self, live: Iterable[tuple[Request, int]]) -> None:
         """State ``held + free = total``."""
         held = sum(self.held_blocks(request, tokens) for request, tokens in live)
-        if held + self.free_blocks != self.total_blocks:
+        if held + self.free_blocks != self.total_blocks or self.free_blocks < 0:
             raise InvariantError(
                 f"{held} blocks held + {self.free_blocks} free != {self.total_blocks} in all"
             )

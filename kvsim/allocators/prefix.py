@@ -112,10 +112,8 @@ class Prefix(Paged):
         request.blocks = None
 
     def slots(self, tokens: int, head: Request | None) -> Slots:
-        """Held slots, and those of idle prefixes."""
-        size = self.block_size
-        held = (self.total_blocks - self.free_blocks) * size
-        return Slots(held, cached=self._idle.cached * size)
+        """Slots of idle prefixes."""
+        return Slots(cached=self._idle.cached * self.curve.block_size)
 
     def check(self, live: Iterable[tuple[Request, int]]) -> None:
         """State ``held + idle = total`` and that holders are counted right."""
@@ -165,6 +163,7 @@ class Prefix(Paged):
         if block_id is not None:
             self._refs[block_id] -= 1
             if self._refs[block_id]:
+                self._idle.note_use(block_id)
                 return
             del self._refs[block_id]
         self.free_blocks += 1

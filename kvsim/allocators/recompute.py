@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kvsim.allocators.base import Allocator, BlockCurve, Slots
+from kvsim.allocators.base import Allocator, BlockCurve
 from kvsim.decoding import DecodeBatch
 from kvsim.request import Request
 
@@ -39,10 +39,6 @@ class NoCache(Allocator):
 
     def release(self, request: Request, *, preempted: bool = False) -> None:
         """Nothing is held."""
-
-    def slots(self, tokens: int, head: Request | None) -> Slots:
-        """Nothing is held."""
-        return Slots(0)
 
     def check(self, live: Iterable[tuple[Request, int]]) -> None:
         """Nothing can be lost."""

@@ -37,7 +37,7 @@ def reserve_pow2(request: Request, max_model_len: int) -> int:
 
 
 def reserve_oracle(request: Request, max_model_len: int) -> int:
-    """Reserve exactly what will be written, as if the output's length were known."""
+    """Reserve prompt and output, as if the output's length were known: Orca (Oracle)."""
     return request.prompt_tokens + request.output_tokens
 
 
@@ -55,8 +55,8 @@ class Reserve(Allocator):
     placement : str
         "first-fit", "best-fit" or "buddy".
     compaction : bool
-        Slide the regions together when a request would fit but for the holes; the tokens
-        that move are copied by the device (`copied_tokens`).
+        Slide the regions together when a request would fit but for the holes; those that
+        move are copied whole by the device (`copied_tokens`).
     """
 
     def __init__(
@@ -81,23 +81,21 @@ class Reserve(Allocator):
         return self._space.region_size(self._length(request)) <= self.total_blocks
 
     def admit(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
-        """Place the whole reservation, whatever the first chunk needs."""
-        if self.free_blocks - spare_blocks < self._space.region_size(self._length(request)):
-            return None
+        """Place the whole reservation, whatever the first chunk needs; nothing grows later."""
         address = self._place(self._length(request))
         if address is None:
             return None
         request.blocks = address
         self._live[address] = request
         self._final += request.final_tokens * request.samples
-        self.free_blocks = self._space.free
+        self._count_free(self._rounding(request))
         return 0
 
     def extend(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
         """Nothing to do: the room is reserved (a swapped-out request reserves again)."""
         if request.blocks is not None:
             return True
-        return self.admit(request, tokens, spare_blocks=spare_blocks) is not None
+        return self.admit(request, tokens) is not None
 
     def decode_steps(self, batch: DecodeBatch, limit: int) -> int:
         """All of them: every token has its slot."""
@@ -114,13 +112,13 @@ class Reserve(Allocator):
         del self._live[address]
         request.blocks = None
         self._final -= request.final_tokens * request.samples
-        self.free_blocks = self._space.free
+        self._count_free(-self._rounding(request))
 
     def slots(self, tokens: int, head: Request | None) -> Slots:
         """Split held slots; free ones are external waste while a request waits in vain."""
         stuck = head is not None and not self._space.fits(self._length(head))
-        held = self.total_blocks - self.free_blocks
-        return Slots(held, self._final - tokens, self.free_blocks if stuck else 0)
+        external = self.rounded_slots + (self.free_blocks if stuck else 0)
+        return Slots(self._final - tokens, external)
 
     def check(self, live: Iterable[tuple[Request, int]]) -> None:
         """State that the regions are those of the live requests, and tile the space."""
@@ -132,6 +130,16 @@ class Reserve(Allocator):
     def _length(self, request: Request) -> int:
         """Slots reserved for a request: its samples lie side by side."""
         return request.samples * self._reservation(request, self._max_model_len)
+
+    def _rounding(self, request: Request) -> int:
+        """Slots of a request's region beyond those reserved."""
+        length = self._length(request)
+        return self._space.region_size(length) - length
+
+    def _count_free(self, rounding: int) -> None:
+        """Note what is free, and what a new region (or, negative, a gone one) was rounded by."""
+        self.rounded_slots += rounding
+        self.free_blocks = self._space.free
 
     def _place(self, length: int) -> int | None:
         """Place a region, compacting once when only the holes are in the way."""

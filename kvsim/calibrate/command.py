@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kvsim.calibrate.cards import CARDS, fit_card, fit_rows, fit_served, with_host_costs
+from kvsim.calibrate.cards import CARDS, card_of, fit_card, fit_rows, fit_served, with_host_costs
 from kvsim.calibrate.fit import FITTED_ON, Fit
 from kvsim.calibrate.profile import coefficient_lines, profile_path, write_coefficients
 from kvsim.calibrate.rows import read_rows
@@ -59,7 +59,9 @@ def fit_profile(tables: Path, profile: AcceleratorProfile) -> Fit:
     served = [card for card in CARDS if card.accelerator in _SERVED_ON]
     kernels = [fit_card(tables, find_accelerator(card.accelerator)) for card in served]
     hosts = fit_served(tables, served, kernels)
-    return Fit(with_host_costs(fit.coefficients, hosts), fit.error_percent, fit.row_count)
+    return Fit(
+        with_host_costs(fit.coefficients, card_of(profile), hosts), fit.error_percent, fit.row_count
+    )
 
 
 def _known(profile: AcceleratorProfile, rows: Path) -> StepCoefficients:

@@ -78,7 +78,7 @@ def fit_decode_attention(times: Sizes, *, large_only: bool, per_head: bool) -> K
     )
 
     def predict(v: Floats) -> Floats:
-        return v[0] * 1e-6 + read_bytes / (v[1] * 1e12) + v[2] * 1e-9 * starts
+        return np.asarray(v[0] * 1e-6 + read_bytes / (v[1] * 1e12) + v[2] * 1e-9 * starts)
 
     values, error = _fit(predict, seconds, free)
     head = values[2] * 1e-9 if per_head else 0.0
@@ -126,7 +126,7 @@ def fit_prefill_attention(times: Sizes) -> KernelFit:
     )
 
     def predict(v: Floats) -> Floats:
-        return v[0] * 1e-6 + flops / (v[1] * 1e12) + v[2] * 1e-9 * queries
+        return np.asarray(v[0] * 1e-6 + flops / (v[1] * 1e12) + v[2] * 1e-9 * queries)
 
     values, error = _fit(predict, seconds, free)
     return KernelFit(values[0] * 1e-6, 0.0, values[1] * 1e12, values[2] * 1e-9, error, len(seconds))

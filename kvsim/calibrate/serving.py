@@ -14,6 +14,7 @@ generator and the scheduler. It is fitted and then forgotten; `host` and `sequen
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +31,10 @@ from kvsim.hardware import HostCost, StepCoefficients
 from kvsim.precision import kv_format
 from kvsim.steptime import KVReadCurve, StepLoad, StepTimeModel, prefill_pairs
 
-__all__ = ["HostFit", "ServedRun", "fit_hosts", "host_cost", "read_served"]
+__all__ = ["HostFit", "HostRules", "ServedRun", "fit_hosts", "host_cost", "read_served"]
 
 _ENGINES = {"trtllm": "tensorrt-llm"}
-_FEWEST_RUNS = 8
+_GOOD_PERCENT = 10.0
 # A run whose mean TTFT exceeds the time to prefill all its prompts at once waited for memory
 # or for slots: its batch is not its concurrency.
 _WAITED = 1.5
@@ -184,30 +185,60 @@ class _Kernels:
         return self._built[key]
 
 
+@dataclass(frozen=True, slots=True)
+class HostRules:
+    """What a host fit takes for one engine, and which runs it leaves out.
+
+    Parameters
+    ----------
+    by_version : bool
+        Whether each version of an engine has costs of its own.
+    least_share, most_share : float
+        Bounds of the fitted `share`.
+    fewest_runs : int
+        Groups of a model and a card with fewer runs are left out.
+    keep_waiting : bool
+        Whether runs that waited for memory or slots count too.
+    """
+
+    by_version: bool = True
+    least_share: float = 0.5
+    most_share: float = 1.0
+    fewest_runs: int = 8
+    keep_waiting: bool = False
+
+
 def fit_hosts(
-    runs: Sequence[ServedRun], coefficients: Mapping[str, StepCoefficients]
+    runs: Sequence[ServedRun],
+    coefficients: Mapping[str, StepCoefficients],
+    rules: HostRules | None = None,
 ) -> list[HostFit]:
-    """Fit each engine version's host costs on all its runs at once.
+    """Fit each engine's host costs on all its runs at once.
 
     Parameters
     ----------
     runs : sequence of ServedRun
-        Runs; those that waited for memory or slots, and versions with fewer than 8 runs of
-        a model, are left out.
+        Runs.
     coefficients : mapping of str to StepCoefficients
         Kernel rates by the table's word for the card.
+    rules : HostRules, optional
+        What counts as one engine, and which runs count.
 
     Returns
     -------
     list of HostFit
         By engine and version.
     """
-    kernels = _Kernels(coefficients)
+    kernels, rules = _Kernels(coefficients), rules or HostRules()
     by_engine: dict[tuple[str, str], list[tuple[ServedRun, _Terms]]] = {}
     for run in runs:
-        if kernels.covers(run) and not _waited(run, terms := kernels.terms(run)):
-            by_engine.setdefault((run.engine, run.version), []).append((run, terms))
-    fits = [_fit_engine(name, served) for name, served in sorted(by_engine.items())]
+        if not kernels.covers(run):
+            continue
+        terms = kernels.terms(run)
+        if rules.keep_waiting or not _waited(run, terms):
+            version = run.version if rules.by_version else "(all versions)"
+            by_engine.setdefault((run.engine, version), []).append((run, terms))
+    fits = [_fit_engine(name, served, rules) for name, served in sorted(by_engine.items())]
     return [fit for fit in fits if fit is not None]
 
 
@@ -215,12 +246,14 @@ def _waited(run: ServedRun, terms: _Terms) -> bool:
     return run.ttft_seconds > _WAITED * run.concurrency * terms.prompt + _WAITED_SECONDS
 
 
-def _fit_engine(name: tuple[str, str], served: list[tuple[ServedRun, _Terms]]) -> HostFit | None:
+def _fit_engine(
+    name: tuple[str, str], served: list[tuple[ServedRun, _Terms]], rules: HostRules
+) -> HostFit | None:
     """One engine version; None with too few runs of every model."""
     groups: dict[tuple[str, str], list[int]] = {}
     for run, _ in served:
         groups.setdefault((run.model, run.card), []).append(0)
-    enough = {group for group, members in groups.items() if len(members) >= _FEWEST_RUNS}
+    enough = {group for group, members in groups.items() if len(members) >= rules.fewest_runs}
     served = [(run, terms) for run, terms in served if (run.model, run.card) in enough]
     if not served:
         return None
@@ -228,10 +261,11 @@ def _fit_engine(name: tuple[str, str], served: list[tuple[ServedRun, _Terms]]) -
     batch = np.array([float(run.concurrency) for run, _ in served])
     decode = np.array([terms.decode for _, terms in served])
     waits = np.array([(r.concurrency - 1) * t.prompt / r.output_tokens for r, t in served])
+    low, high = rules.least_share, rules.most_share
     free = (
         Free("host", 2.0, 0.0, 60.0),
         Free("sequence", 30.0, 0.0, 500.0),
-        Free("share", 0.75, 0.5, 1.0),
+        Free("share", (low + high) / 2, low, high),
     )
 
     def errors(values: Floats) -> Floats:
@@ -265,7 +299,10 @@ def _group(keys: list[tuple[str, str]], key: tuple[str, str], percent: Floats) -
 
 
 def host_cost(fits: Sequence[HostFit], engine: str) -> HostCost:
-    """Return the host costs of the engine's version that its runs fit best.
+    """Return the host costs of the engine's newest version that fits all its groups to 10 %.
+
+    Newer versions overlap more of the host's work with the device's, so an older version's
+    costs are no guide to them. Where none fits so well, the best fit counts.
 
     Raises
     ------
@@ -275,4 +312,16 @@ def host_cost(fits: Sequence[HostFit], engine: str) -> HostCost:
     mine = [fit for fit in fits if fit.engine == engine]
     if not mine:
         raise InputError(f"no served runs of {engine}")
-    return min(mine, key=lambda fit: max(error for _, error in fit.groups.values())).cost
+    good = [fit for fit in mine if _worst_group(fit) <= _GOOD_PERCENT]
+    if good:
+        return max(good, key=lambda fit: _version_key(fit.version)).cost
+    return min(mine, key=_worst_group).cost
+
+
+def _worst_group(fit: HostFit) -> float:
+    return max(error for _, error in fit.groups.values())
+
+
+def _version_key(version: str) -> tuple[int, ...]:
+    """Order of versions by their numbers; none at all is oldest."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))

@@ -20,7 +20,15 @@ from pydantic import BaseModel, ValidationError
 
 from kvsim.errors import InputError, nearest
 
-__all__ = ["MAX_YAML_BYTES", "data_folder", "described", "read_described", "read_text", "read_yaml"]
+__all__ = [
+    "MAX_YAML_BYTES",
+    "data_folder",
+    "described",
+    "line_of",
+    "read_described",
+    "read_text",
+    "read_yaml",
+]
 
 MAX_YAML_BYTES = 2**20
 _MAX_DEPTH = 32
@@ -181,16 +189,18 @@ def described(content: dict[str, Any], path: Path, kind: type[Described]) -> Des
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise _described_error(error, path, kind) from None
+        raise _described_error(error, content, path, kind) from None
 
 
-def _described_error(error: ValidationError, path: Path, kind: type[BaseModel]) -> InputError:
+def _described_error(
+    error: ValidationError, content: Any, path: Path, kind: type[BaseModel]
+) -> InputError:
     # An unknown key first: it is often the misspelling behind a "missing" one.
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
     location = [part for part in problem["loc"] if part != "[key]"]
-    key = ".".join(str(part) for part in location)
-    line = _line_of(path, location)
+    key = ".".join(_spelled(location, content))
+    line = line_of(path, location)
     where = f"{path}, line {line}" if line else str(path)
     if problem["type"] == "extra_forbidden":
         known = _keys_at(kind, location[:-1])
@@ -204,15 +214,26 @@ def _described_error(error: ValidationError, path: Path, kind: type[BaseModel]) 
     return InputError(f"{key} = {problem['input']!r:.60}: {message}", where=where)
 
 
-def _line_of(path: Path, location: Sequence[str | int]) -> int | None:
-    """Return the line (from 1) of the innermost part of `location` that the file has."""
-    node = yaml.compose(read_text(path), Loader=_StrictLoader)
+def _spelled(location: Sequence[str | int], content: Any) -> Iterator[str]:
+    """Yield the parts of `location` that are keys: a union adds its kind, which none spells."""
+    for part in location:
+        inside = isinstance(part, int) or (isinstance(content, dict) and part in content)
+        if inside or part is location[-1]:
+            yield str(part)
+        content = content[part] if inside else content
+
+
+def line_of(path: Path, location: Sequence[str | int]) -> int | None:
+    """Return the line (from 1) of the innermost part of `location` that the file has.
+
+    Parts that it lacks are passed over: the kind of a union is one that no key spells.
+    """
+    node = yaml.compose(read_text(path), Loader=_StrictLoader) if path.is_file() else None
     line = None
     for part in location:
         found = next((pair for pair in _children(node) if pair[0] == str(part)), None)
-        if found is None:
-            break
-        _, line, node = found
+        if found is not None:
+            _, line, node = found
     return line
 
 
@@ -227,15 +248,22 @@ def _children(node: yaml.Node | None) -> Iterator[tuple[str, int, yaml.Node]]:
 
 def _keys_at(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     """Return the field names of the model found by walking `location` down from `kind`."""
-    inner: type[BaseModel] | None = kind
+    found: list[type[BaseModel]] = [kind]
     for part in location:
-        field = inner.model_fields.get(str(part)) if inner else None
-        inner = _model_in(field.annotation) if field else inner
-    return list(inner.model_fields) if inner else []
+        field = found[0].model_fields.get(str(part))
+        inner = _models_in(field.annotation) if field else []
+        found = inner or [one for one in found if part in _kinds_of(one)] or found
+    return list(found[0].model_fields)
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the pydantic class inside ``X``, ``X | None`` or ``dict[str, X]``, if any."""
+def _kinds_of(model: type[BaseModel]) -> tuple[Any, ...]:
+    """Names by which a union knows the model: the values of its ``kind``."""
+    field = model.model_fields.get("kind")
+    return get_args(field.annotation) if field else ()
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the pydantic classes inside ``X``, ``X | Y | None`` or ``dict[str, X]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, (_model_in(argument) for argument in get_args(annotation))), None)
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]

@@ -20,9 +20,13 @@ __all__ = ["COMMANDS", "main"]
 # name: (module that holds `command`, one line for --help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("kvsim.cli.plan", "What fits on the card: bytes, blocks, tokens, requests."),
+    "simulate": ("kvsim.cli.simulate", "What happens under load: latency, memory, preemption."),
+    "compare": ("kvsim.cli.compare", "Variants of a scenario on the same requests."),
+    "trace": ("kvsim.cli.trace", "A request trace: statistics, or another format."),
     "explain": ("kvsim.cli.explain", "A model's KV bytes as a formula with its numbers."),
     "models": ("kvsim.cli.models", "List the models of the catalogue."),
     "gpus": ("kvsim.cli.gpus", "List the accelerators of the catalogue."),
+    "calibrate": ("kvsim.cli.calibrate", "Fit an accelerator's step times to measurements."),
     "completion": ("kvsim.cli.completion", "Print the line that switches on shell completion."),
 }
 

@@ -2,16 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvsim.cli.options import format_option
+
+if TYPE_CHECKING:
+    from kvsim.calibrate.measure.session import Progress
+
 __all__ = ["command"]
 
+_LABEL_CELLS = 40
 
-@click.group(name="calibrate")
-def command() -> None:
-    """Fit the step-time coefficients of an accelerator to measurements."""
+
+@click.group(name="calibrate", invoke_without_command=True)
+@click.option("--device", type=click.Choice(("cuda", "cpu", "mps")), help="Default: a GPU if any.")
+@click.option("--quick", is_flag=True, help="A coarse grid: seconds instead of minutes.")
+@click.option("--dry-run", is_flag=True, help="Print the grid, its bytes and minutes; no more.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Profile to write (.yaml); default: the device's name. Raw rows go beside it.",
+)
+@format_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    device: str | None,
+    quick: bool,
+    dry_run: bool,
+    output: Path | None,
+    output_format: str,
+) -> None:
+    """Measure a device with torch and write a profile for ``--gpu``.
+
+    Without a subcommand it times memory, GEMMs, layers, attention and the host, fits the
+    step-time coefficients and prints them beside the datasheet. No setting of the device
+    is changed.
+
+    \b
+    kvsim calibrate --dry-run
+    kvsim calibrate --quick --device cpu -o my-cpu.yaml
+    """  # noqa: D301 - \b keeps click from wrapping the examples
+    if ctx.invoked_subcommand is not None:
+        _refuse_measuring_options(ctx)
+    elif dry_run:
+        _dry_run(device, quick, output_format)
+    else:
+        _measure(device, quick, output, output_format)
 
 
 @command.command()
@@ -40,3 +83,62 @@ def fit(gpu: str, tables: Path | None, rows: Path | None, output: Path | None) -
     from kvsim.calibrate.command import fit_command
 
     click.echo(fit_command(gpu=gpu, tables=tables, rows=rows, output=output))
+
+
+def _refuse_measuring_options(ctx: click.Context) -> None:
+    """Refuse an option of measuring that stands before a subcommand."""
+    from click.core import ParameterSource
+
+    for name in ctx.params:
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(
+                f"{flag} before {ctx.invoked_subcommand} would measure; give it after."
+            )
+
+
+def _dry_run(device: str | None, quick: bool, output_format: str) -> None:
+    from kvsim.calibrate.measure.command import planned, planned_dict
+    from kvsim.cli.calibrate_report import plan_sections
+    from kvsim.cli.render import emit
+
+    content = planned_dict(*planned(device, quick=quick))
+    emit(plan_sections(content), content, output_format)
+
+
+def _measure(device: str | None, quick: bool, output: Path | None, output_format: str) -> None:
+    from kvsim.calibrate.measure.command import Outputs, measure, planned
+    from kvsim.cli.calibrate_report import found_sections
+    from kvsim.cli.render import emit
+
+    if output is not None:
+        Outputs.beside(output)  # refuse a bad path before torch is loaded
+    facts, plan = planned(device, quick=quick)
+    with _progress(len(plan.cases)) as progress:
+        content = measure(facts, plan, output, progress)
+    emit(found_sections(content), content, output_format)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Progress]:
+    """Draw a bar on stderr where that is a terminal."""
+    stream = click.get_text_stream("stderr")
+    if not stream.isatty():
+        yield lambda done, total, label: None
+        return
+    with click.progressbar(
+        length=total, label="calibrating", file=stream, item_show_func=_shown
+    ) as bar:
+        yield _stepper(bar)
+
+
+def _shown(label: Any) -> str | None:
+    """Name the case that is being timed, where there is one."""
+    return str(label)[:_LABEL_CELLS] if label else None
+
+
+def _stepper(bar: Any) -> Callable[[int, int, str], None]:
+    def step(done: int, total: int, label: str) -> None:
+        bar.update(done - bar.pos, label)
+
+    return step

@@ -29,4 +29,4 @@ def command(pattern: str, output_format: str) -> None:
 
 
 def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return row["name"], f"{row['parameters']:,.2f}", row["hf_id"] or "-"
+    return row["name"], f"{row['parameters']:,.2f}", row.get("hf_id") or "-"

@@ -87,14 +87,17 @@ class Size(IntType):
 
     name = "size"
 
+    def __init__(self, least: int = 1) -> None:
+        self.least = least
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Read the size or fail with what is allowed."""
         try:
             size = parse_bytes(value)
         except InputError as error:
             self.fail(str(error), param, ctx)
-        if not 0 < size <= ABSURD:
-            self.fail(f"{value!r} is not a size from 1 byte to 10**15 bytes.", param, ctx)
+        if not self.least <= size <= ABSURD:
+            self.fail(f"{value!r} is not a size from {self.least} to 10**15 bytes.", param, ctx)
         return size
 
 
@@ -147,7 +150,7 @@ def _weight_formats() -> list[str]:
     return list(WEIGHT_FORMATS)
 
 
-COUNT, FRACTION, SIZE = Count(), Fraction(), Size()
+COUNT, FRACTION, SIZE, TERM = Count(), Fraction(), Size(), Size(least=0)
 MODEL = CatalogueName("model", _models, files=True)
 _GPU = CatalogueName("gpu", _accelerators, files=True)
 _ENGINE = CatalogueName("engine", _engines)
@@ -197,6 +200,13 @@ _ENGINE_OPTIONS = (
     click.option("--flash-attention/--no-flash-attention", default=None, help="llama.cpp's -fa."),
     click.option("--kv-unified/--no-kv-unified", default=None, help="llama.cpp: one cache."),
     click.option("--enable-dp-attention", is_flag=True, default=None, help="SGLang's."),
+    click.option("--enable-lora", is_flag=True, default=None, help="Keep room for adapters."),
+    click.option("--max-lora-rank", type=COUNT, help="Largest adapter."),
+    click.option("--async-scheduling/--no-async-scheduling", default=None),
+    click.option("--flashinfer-sampler/--no-flashinfer-sampler", default=None),
+    click.option("--activation-bytes", type=TERM, help="Instead of the predicted peak."),
+    click.option("--non-torch-bytes", type=TERM, help="Instead of the predicted memory."),
+    click.option("--cuda-graph-bytes", type=TERM, help="Instead of the predicted graphs."),
 )
 
 

@@ -59,7 +59,9 @@ class Bar(NamedTuple):
 
     def cells(self, total: int = BAR_CELLS) -> list[int]:
         """Cells of each part: largest remainders first, so that they add up to `total`."""
-        whole = sum(part.amount for part in self.parts) or 1
+        whole = sum(part.amount for part in self.parts)
+        if not whole:
+            return [0] * len(self.parts)
         exact = [part.amount / whole * total for part in self.parts]
         cells = [int(share) for share in exact]
         short = total - sum(cells)
@@ -105,8 +107,8 @@ def print_records(
 ) -> None:
     """Print rows that are alike; as CSV they are one table with a header."""
     if output_format == "csv":
-        header = tuple(records[0]) if records else ()
-        rows = [tuple(_cell(row[name]) for name in header) for row in records]
+        header = tuple(dict.fromkeys(name for row in records for name in row))
+        rows = [tuple(_cell(row.get(name)) for name in header) for row in records]
         click.echo(_csv([header, *rows]), nl=False)
     else:
         emit(sections, list(records), output_format)

@@ -20,10 +20,16 @@ __all__ = [
     "EngineOptions",
     "GroupLayout",
     "MemoryBudget",
+    "engine_names",
     "get_engine",
 ]
 
 ENGINE_NAMES = ("vllm", "sglang", "tensorrt-llm", "llama.cpp", "transformers")
+
+
+def engine_names() -> list[str]:
+    """Names of the serving engines whose accounting is known, vLLM first."""
+    return list(ENGINE_NAMES)
 
 
 def get_engine(name: str = "vllm", version: str = "") -> Engine:

@@ -15,24 +15,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
-
+from kvsim.checked import Checked, NonNegativeInt, PositiveFloat, PositiveInt, Within
 from kvsim.hardware import AcceleratorProfile
 from kvsim.model import ModelSpec
 
 __all__ = ["Capacity", "Deployment", "Engine", "EngineOptions", "GroupLayout", "MemoryBudget"]
 
 
-class EngineOptions(BaseModel):
+Share = Annotated[float, Within(above=0, most=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions(Checked):
     """Flags of a serving engine, under vLLM's names; None means the engine's default.
 
     Sizes are bytes, lengths tokens. An engine ignores nothing silently: a flag that it does
     not have is an `InputError` from its `resolve`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     tensor_parallel_size: PositiveInt = 1
     pipeline_parallel_size: PositiveInt = 1
@@ -42,7 +43,7 @@ class EngineOptions(BaseModel):
     dtype: str | None = None
     quantization: str | None = None
     kv_cache_dtype: str | None = None
-    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    gpu_memory_utilization: Share | None = None
     max_model_len: PositiveInt | None = None
     max_num_seqs: PositiveInt | None = None
     max_num_batched_tokens: PositiveInt | None = None
@@ -52,7 +53,7 @@ class EngineOptions(BaseModel):
     disable_hybrid_kv_cache_manager: bool = False
     kv_cache_memory_bytes: PositiveInt | None = None
     num_gpu_blocks_override: PositiveInt | None = None
-    swa_full_tokens_ratio: float | None = Field(default=None, gt=0)
+    swa_full_tokens_ratio: PositiveFloat | None = None
     swa_full: bool = False
     kv_cache_dtype_v: str | None = None
     flash_attention: bool | None = None
@@ -62,9 +63,9 @@ class EngineOptions(BaseModel):
     max_lora_rank: PositiveInt = 16
     async_scheduling: bool | None = None
     flashinfer_sampler: bool | None = None
-    activation_bytes: int | None = Field(default=None, ge=0)
-    non_torch_bytes: int | None = Field(default=None, ge=0)
-    cuda_graph_bytes: int | None = Field(default=None, ge=0)
+    activation_bytes: NonNegativeInt | None = None
+    non_torch_bytes: NonNegativeInt | None = None
+    cuda_graph_bytes: NonNegativeInt | None = None
 
 
 @dataclass(frozen=True, slots=True)

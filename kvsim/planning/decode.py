@@ -54,7 +54,7 @@ def decode(sizing: Sizing, context: int) -> Decode:
     steps = StepTimeModel.from_deployment(sizing.deployment)
     largest = max(1, sizing.running(context))
     batches = [
-        _batch(sizing, steps, batch, batch * curve.bytes_at(context), context)
+        _batch(sizing, steps, batch, batch * curve.bytes_at(context) * sizing.layout_ratio, context)
         for batch in batch_sizes(largest)
     ]
     intensity, ridge = batches[-1].arithmetic_intensity, ridge_point(sizing)

@@ -24,11 +24,11 @@ def warnings(sizing: Sizing, fragments: Fragmentation) -> tuple[str, ...]:
 
 def _checks(sizing: Sizing) -> Iterator[str]:
     checks: tuple[Callable[[Sizing], Iterator[str]], ...] = (
-        _beyond_memory,
         _longer_than_servable,
         _scheduler_limits_first,
         _replicated_heads,
         _kv_wider_than_weights,
+        _other_layout,
         _trained_length,
     )
     for check in checks:
@@ -41,15 +41,6 @@ def alias_warning(sizing: Sizing, asked: str) -> Iterator[str]:
     others = siblings(card) if asked.lower() != card.name.lower() else []
     if others:
         yield f"{asked!r} is taken as {card.name}; the others are {', '.join(others)}"
-
-
-def _beyond_memory(sizing: Sizing) -> Iterator[str]:
-    pool, free = sizing.pool_bytes, sizing.budget.total_bytes - sizing.budget.weights_bytes
-    if pool > max(0, free):
-        yield (
-            "the KV cache asked for does not fit beside the weights on this card:"
-            " the engine would run out of memory"
-        )
 
 
 def _longer_than_servable(sizing: Sizing) -> Iterator[str]:
@@ -98,6 +89,15 @@ def _kv_wider_than_weights(sizing: Sizing) -> Iterator[str]:
         yield (
             f"the weights are {name}, the KV cache is {sizing.kv_format.name}: a weight format"
             " never sets the KV format; --kv-cache-dtype does"
+        )
+
+
+def _other_layout(sizing: Sizing) -> Iterator[str]:
+    ratio, dcp = sizing.layout_ratio, sizing.deployment.options.decode_context_parallel_size
+    if ratio != 1 and dcp == 1:
+        yield (
+            f"{sizing.engine.name} keeps {sizing.capacity.bytes_per_token:,} bytes a token,"
+            f" {ratio:.2f} times what the model's own layout (the table of kinds) needs"
         )
 
 

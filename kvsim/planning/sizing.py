@@ -41,8 +41,16 @@ class Sizing:
 
     @property
     def fits(self) -> bool:
-        """Whether one request of ``max_model_len`` fits."""
-        return self.capacity.num_blocks > 0 and self.capacity.max_concurrency >= 1
+        """Whether one request of ``max_model_len`` fits, and the pool beside the weights."""
+        holds_one = self.capacity.num_blocks > 0 and self.capacity.max_concurrency >= 1
+        return holds_one and self.pool_bytes <= self.room_bytes
+
+    @property
+    def room_bytes(self) -> int:
+        """What the card has for KV cache, whatever was decreed: all less the other terms."""
+        budget = self.budget
+        taken = budget.weights_bytes + budget.activation_bytes + budget.non_torch_bytes
+        return max(0, budget.total_bytes - taken)
 
     @property
     def kv_format(self) -> KVFormat:
@@ -72,17 +80,31 @@ class Sizing:
             return self.capacity.num_blocks * self.capacity.bytes_per_block
         return max(0, self.budget.kv_cache_bytes)
 
+    @cached_property
+    def layout_ratio(self) -> float:
+        """The engine's bytes a token over the model's own: 1 unless it stores another form.
+
+        transformers keeps an MLA cache expanded into heads (71 times DeepSeek-V3's latent);
+        decode context parallelism deals the tokens of a sequence over ranks.
+        """
+        own = footprint.bytes_per_token(
+            self.deployment.model, self.kv_format, tp=self.tp, layers=self.layers
+        )
+        return self.capacity.bytes_per_token / own if own else 1.0
+
     def kept_bytes(self, context: int) -> int:
         """Bytes of one sequence's own K, V and states, no block rounding, one rank."""
-        return footprint.sequence_bytes(
+        own = footprint.sequence_bytes(
             self.deployment.model, self.kv_format, context, tp=self.tp, layers=self.layers
         )
+        return round(own * self.layout_ratio)
 
     def all_full_bytes(self, context: int) -> int:
         """Bytes of one sequence if no window saved anything, one rank."""
-        return footprint.all_full_bytes(
+        own = footprint.all_full_bytes(
             self.deployment.model, self.kv_format, context, tp=self.tp, layers=self.layers
         )
+        return round(own * self.layout_ratio)
 
     def occupied_bytes(self, context: int) -> int:
         """Bytes of the blocks that one running sequence holds, one rank."""

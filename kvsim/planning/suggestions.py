@@ -17,7 +17,10 @@ __all__ = ["suggest"]
 # With fewer single changes than this, pairs are tried too.
 ENOUGH = 3
 UTILIZATIONS = tuple(percent / 100 for percent in range(91, 99))
-TP_DEGREES = (2, 4, 8, 16)
+DEGREES = (2, 4, 8, 16)
+# What each engine calls narrower weights and a narrower cache; the others speak vLLM's words.
+WEIGHTS = {"llama.cpp": ("q8_0", "q4_k_m")}
+NARROW_CACHE = {"llama.cpp": {"kv_cache_dtype": "q8_0", "kv_cache_dtype_v": "q8_0"}}
 
 
 class _Change(NamedTuple):
@@ -55,6 +58,14 @@ def suggest(sizing: Sizing) -> tuple[Suggestion, ...]:
     return (*singles, *itertools.islice(filter(None, pairs), missing))
 
 
+def _decree(sizing: Sizing) -> dict[str, Any]:
+    """The largest pool that fits, in the words in which another one was asked for."""
+    if sizing.deployment.options.num_gpu_blocks_override is not None:
+        blocks = sizing.room_bytes // sizing.capacity.bytes_per_block
+        return {"num_gpu_blocks_override": max(1, blocks)}
+    return {"kv_cache_memory_bytes": max(1, sizing.room_bytes)}
+
+
 def _first_fit(sizing: Sizing, family: list[_Change]) -> Suggestion | None:
     return next(filter(None, (_attempt(sizing, change) for change in family)), None)
 
@@ -66,6 +77,8 @@ def _families(sizing: Sizing) -> list[list[_Change]]:
 
 def _all_families(sizing: Sizing) -> Iterator[Iterator[_Change]]:
     options, model = sizing.deployment.options, sizing.deployment.model
+    if options.num_gpu_blocks_override or options.kv_cache_memory_bytes:
+        yield iter([_Change("ask for what there is", _decree(sizing))])
     if sizing.budget.cuda_graph_in_budget and not options.enforce_eager:
         yield iter([_Change("run without CUDA graphs", {"enforce_eager": True})])
     used = options.gpu_memory_utilization
@@ -76,17 +89,25 @@ def _all_families(sizing: Sizing) -> Iterator[Iterator[_Change]]:
             for share in higher
         )
     if sizing.kv_format.bits > 8:
-        yield iter([_Change("keep K and V in fp8", {"kv_cache_dtype": "fp8"})])
+        narrow = NARROW_CACHE.get(sizing.engine.name, {"kv_cache_dtype": "fp8"})
+        yield iter([_Change(f"keep K and V in {narrow['kv_cache_dtype']}", dict(narrow))])
     if model.quantization is None and options.quantization is None:
         yield (
             _Change(f"quantize the weights to {name}", {"quantization": name})
-            for name in ("fp8", "awq")
+            for name in WEIGHTS.get(sizing.engine.name, ("fp8", "awq"))
         )
-    yield (
-        _Change(f"split each layer over {tp} devices", {"tensor_parallel_size": tp})
-        for tp in TP_DEGREES
-        if tp > sizing.tp
+    yield iter(
+        [
+            *_more_devices(options, "tensor", "split each layer"),
+            *_more_devices(options, "pipeline", "deal the layers"),
+        ]
     )
+
+
+def _more_devices(options: EngineOptions, kind: str, words: str) -> list[_Change]:
+    name = f"{kind}_parallel_size"
+    degrees = [degree for degree in DEGREES if degree > getattr(options, name)]
+    return [_Change(f"{words} over {degree} devices", {name: degree}) for degree in degrees]
 
 
 def _attempt(sizing: Sizing, change: _Change) -> Suggestion | None:
@@ -97,7 +118,7 @@ def _attempt(sizing: Sizing, change: _Change) -> Suggestion | None:
     return Suggestion(
         change=change.words,
         flag=change.flag,
-        kv_cache_bytes=changed.budget.kv_cache_bytes,
+        kv_cache_bytes=changed.pool_bytes,
         max_model_len=changed.capacity.max_model_len,
         max_concurrency=changed.capacity.max_concurrency,
     )

@@ -14,18 +14,27 @@ def verdict(sizing: Sizing) -> str:
     longest = f"{capacity.max_model_len:,} tokens"
     if sizing.fits:
         return f"FITS: {capacity.max_concurrency:,.2f} requests of {longest} at once"
+    if sizing.pool_bytes > sizing.room_bytes:
+        return (
+            f"DOES NOT FIT: the KV cache asked for is {_gib(sizing.pool_bytes)}, and the card has"
+            f" {_gib(sizing.room_bytes)} beside the weights and the engine's own memory"
+        )
     if sizing.budget.kv_cache_bytes <= 0:
         return f"DOES NOT FIT: nothing is left for KV cache; {binding_term(sizing)}"
-    needed = sizing.budget.kv_cache_bytes / max(capacity.max_concurrency, 1e-9)
+    needed = sizing.pool_bytes / max(capacity.max_concurrency, 1e-9)
     return (
-        f"DOES NOT FIT: one request of {longest} needs {_gib(needed)} of KV cache and"
-        f" {_gib(sizing.budget.kv_cache_bytes)} is left; {binding_term(sizing)}"
+        f"DOES NOT FIT: one request of {longest} needs {_gib(needed)} of KV cache and there is"
+        f" {_gib(sizing.pool_bytes)}; {binding_term(sizing)}"
     )
 
 
 def binding_term(sizing: Sizing) -> str:
-    """Name the term that takes the most of the budget, with its size."""
-    budget = sizing.budget
+    """Name the flag that limits the pool, or the term that takes the most of the budget."""
+    budget, options = sizing.budget, sizing.deployment.options
+    if options.num_gpu_blocks_override is not None:
+        return f"num_gpu_blocks_override is {options.num_gpu_blocks_override:,}"
+    if options.kv_cache_memory_bytes is not None:
+        return "kv_cache_memory_bytes allows no more"
     terms = {
         "the weights": budget.weights_bytes,
         "activations": budget.activation_bytes,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from kvsim.allocators.base import Allocator
 from kvsim.decoding import DecodeBatch
@@ -23,7 +23,7 @@ from kvsim.policies import WaitingQueue, waiting_queue
 from kvsim.recorder import Recorder
 from kvsim.request import Request
 
-__all__ = ["Scheduler", "SchedulerLimits", "StepPlan"]
+__all__ = ["Scheduler", "SchedulerLimits", "StepPlan", "importance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ class SchedulerLimits:
     preemption: str = "recompute"
 
 
-class StepPlan(NamedTuple):
+@dataclass(slots=True)
+class StepPlan:
     """What the next step computes, and for how many steps that stays right.
 
     Parameters
@@ -98,13 +99,14 @@ class Scheduler(ABC):
     ) -> None:
         self.limits = limits
         self.allocator = allocator
-        self.batch = batch
+        self.batch = allocator.batch = batch
         self.recorder = recorder
         self.waiting: WaitingQueue = waiting_queue(limits.admission)
         self.running: dict[Request, None] = {}
         self.running_sequences = 0
         self.prefilling: dict[Request, None] = {}
         self.moved_tokens = 0
+        self._decode_on = StepPlan([], decodes=True)
 
     # ---- a request's life -------------------------------------------------------------
 
@@ -118,7 +120,9 @@ class Scheduler(ABC):
     def servable(self, request: Request) -> bool:
         """Whether the request fits the length limit and an empty pool."""
         total = request.prompt_tokens + request.output_tokens
-        return total <= self.limits.max_model_len and self.allocator.holdable(request)
+        if total > self.limits.max_model_len or request.samples > self.limits.max_num_seqs:
+            return False
+        return self.allocator.holdable(request)
 
     @abstractmethod
     def plan(self, now: float) -> StepPlan | None:
@@ -157,27 +161,47 @@ class Scheduler(ABC):
         self.allocator.release(request)
         self.recorder.finish(request.row, now)
 
+    def _decode(self, *, once: bool = False) -> StepPlan | None:
+        """Plan to decode on until something changes; None when nothing decodes.
+
+        After a preemption that is one step (`once`): nobody was admitted beside it, and the
+        room that it left may let somebody in at the next step. The plan is one object that
+        is filled in anew, because most plans are this one.
+        """
+        batch = self.batch
+        if not batch.sequences:
+            return None
+        limit = 1 if once else batch.steps_to_change()
+        self._decode_on.steps = self.allocator.decode_steps(batch, limit)
+        return self._decode_on
+
     # ---- admission ----------------------------------------------------------------------
 
     def _start(self, request: Request, cached_tokens: int, now: float) -> None:
         """Take the admitted head out of the queue."""
-        self.waiting.pop()
+        self._enter()
         request.computed_tokens = cached_tokens
-        self.running[request] = None
-        self.running_sequences += request.samples
         self.recorder.schedule(request, cached_tokens, now)
 
-    def _resume(self, request: Request, now: float) -> bool:
-        """Bring a swapped-out request back, if its tokens have room; it decodes at once."""
-        spare = self.batch.opening
-        if not self.allocator.restore(request, spare_blocks=spare):
+    def _enter(self) -> None:
+        """Move the head of the queue among the running requests."""
+        request = self.waiting.pop()
+        self.running[request] = None
+        self.running_sequences += request.samples
+
+    def _resume(self, request: Request, spare_blocks: int) -> bool:
+        """Bring the swapped-out head back, if its tokens have room; it decodes at once."""
+        if not self.allocator.restore(request, spare_blocks=spare_blocks):
             return False
-        cached = request.computed_tokens
-        self._start(request, cached, now)
-        self.moved_tokens += cached * request.samples
+        self._enter()
+        self.moved_tokens += request.computed_tokens * request.samples
         request.swapped = False
         self.batch.join(request)
         return True
+
+    def _spare_blocks(self) -> int:
+        """Blocks that an admission must leave: those that this step's decodes open."""
+        return self.batch.opening
 
     def _has_slot(self) -> bool:
         """Whether the head of the queue may take a place among the running sequences."""
@@ -188,7 +212,7 @@ class Scheduler(ABC):
     # ---- preemption ---------------------------------------------------------------------
 
     def _make_room_to_decode(self) -> bool:
-        """Preempt the newest running requests until every decoding one can take a step.
+        """Preempt running requests, the newest first, until every decoding one can take a step.
 
         Returns
         -------
@@ -202,7 +226,9 @@ class Scheduler(ABC):
         return preempted
 
     def _victim(self) -> Request:
-        """Who gives way: the request that was admitted last."""
+        """Who gives way: the request admitted last; under priorities the least important."""
+        if self.limits.admission == "priority":
+            return max(self.running, key=importance)
         return next(reversed(self.running))
 
     def _preempt(self, request: Request) -> None:
@@ -227,7 +253,9 @@ class Scheduler(ABC):
         if self.limits.preemption == "swap" and request.generated_tokens:
             request.swapped = True
             self.moved_tokens += request.computed_tokens * request.samples
+            self.recorder.swapped_tokens += request.computed_tokens * request.samples
         else:
+            self.recorder.recomputed_tokens += request.computed_tokens * request.samples
             request.prefill_tokens = request.prompt_tokens + request.generated_tokens
             request.computed_tokens = 0
 
@@ -268,3 +296,8 @@ class Scheduler(ABC):
             raise InvariantError("the count of running sequences has drifted")
         self.batch.check()
         self.allocator.check((request, self.cached_tokens(request)) for request in self.running)
+
+
+def importance(request: Request) -> tuple[int, int]:
+    """Order of requests under priorities, the most important first (vLLM's)."""
+    return request.priority, request.row

@@ -22,13 +22,10 @@ class Orca(Scheduler):
     def plan(self, now: float) -> StepPlan | None:
         """Admit whoever fits, and decode everybody."""
         preempted = self._make_room_to_decode()
-        prefills = [] if preempted else self._admit(now)
+        prefills = [] if preempted and self.running else self._admit(now)
         if prefills or self.moved_tokens:
             return StepPlan(prefills, True, 1, self._take_moved_tokens())
-        if not self.batch.sequences:
-            return None
-        limit = self.batch.steps_to_change()
-        return StepPlan([], True, self.allocator.decode_steps(self.batch, limit))
+        return self._decode(once=preempted)
 
     def _admit(self, now: float) -> list[tuple[Request, int]]:
         """Admit whole prompts from the head of the queue while slots and memory last."""
@@ -36,10 +33,10 @@ class Orca(Scheduler):
         while self._has_slot():
             request = self.waiting.head()
             if request.swapped:
-                if not self._resume(request, now):
+                if not self._resume(request, self._spare_blocks()):
                     break
                 continue
-            spare = self.batch.opening
+            spare = self._spare_blocks()
             cached = self.allocator.admit(request, request.prefill_tokens, spare_blocks=spare)
             if cached is None:
                 break

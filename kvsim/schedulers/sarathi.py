@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvsim.schedulers.vllm_v0 import WATERMARK
+from kvsim.schedulers.vllm_v0 import watermark_blocks
 from kvsim.schedulers.vllm_v1 import VLLMv1
 
 __all__ = ["Sarathi"]
@@ -11,7 +11,8 @@ __all__ = ["Sarathi"]
 class Sarathi(VLLMv1):
     """Decodes first, then chunks of prompts up to the budget, so that no decode ever stalls.
 
-    vLLM V1 descends from it; what differs here is V0's watermark at admission.
+    vLLM V1 descends from it; what differs here is V0's watermark at admission, which an idle
+    engine waives as in V0.
     """
 
     name = "sarathi"
@@ -19,4 +20,4 @@ class Sarathi(VLLMv1):
 
     def _spare_blocks(self) -> int:
         """The blocks that this step's decodes open, and the watermark."""
-        return self.batch.opening + int(WATERMARK * self.allocator.total_blocks)
+        return self.batch.opening + watermark_blocks(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvsim.errors import InvariantError
 from kvsim.request import Request
-from kvsim.schedulers.base import StepPlan
+from kvsim.schedulers.base import StepPlan, importance
 from kvsim.schedulers.orca import Orca
 
 __all__ = ["Static"]
@@ -23,6 +23,11 @@ class Static(Orca):
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self._ended: dict[Request, None] = {}
+
+    def plan(self, now: float) -> StepPlan | None:
+        """As Orca; when all who still worked gave way, the batch is over, in no time."""
+        plan = super().plan(now)
+        return StepPlan([], False) if plan is None and self._ended else plan
 
     def finish(self, plan: StepPlan, steps: int, now: float) -> list[Request]:
         """Hold finished members back until nobody of the batch is left."""
@@ -55,5 +60,7 @@ class Static(Orca):
         self._ended[request] = None
 
     def _victim(self) -> Request:
-        """The newest member that still decodes."""
+        """The newest member that still decodes; under priorities the least important."""
+        if self.limits.admission == "priority":
+            return max(self.batch.members, key=importance)
         return next(reversed(self.batch.members))

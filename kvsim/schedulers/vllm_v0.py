@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvsim.request import Request
 from kvsim.schedulers.base import Scheduler, StepPlan
 
-__all__ = ["WATERMARK", "VLLMv0"]
+__all__ = ["WATERMARK", "VLLMv0", "watermark_blocks"]
 
 WATERMARK = 0.01  # share of the pool that an admission must leave free
 
@@ -15,37 +15,30 @@ class VLLMv0(Scheduler):
 
     A step is either prefill or decode. As long as a prompt at the head of the queue fits,
     above the watermark, the step computes prompts, and decoding stalls; otherwise it decodes.
-    Victims are those admitted last; they are computed again or swapped back in, and nothing
-    new is admitted before them.
+    Victims are those admitted last; they are computed again or swapped back in, and in a
+    first-come queue nothing new is admitted before them. An idle engine waives the watermark,
+    so that whatever fits the pool is served in the end.
     """
 
     name = "vllm-v0"
     mimics = "vLLM 0.6 (V0 scheduler, no chunked prefill)"
 
     def servable(self, request: Request) -> bool:
-        """Whole prompts must also fit one step, and leave the watermark."""
-        room = self.allocator.total_blocks - self._watermark_blocks()
-        prompt_blocks = self.allocator.held_blocks(request, request.prompt_tokens)
+        """Whole prompts must also fit one step."""
         fits_step = request.prompt_tokens <= self.limits.max_num_batched_tokens
-        return fits_step and prompt_blocks <= room and super().servable(request)
+        return fits_step and super().servable(request)
 
     def plan(self, now: float) -> StepPlan | None:
         """Compute prompts if any can be admitted, else decode."""
         prefills = self._admit(now)
+        preempted = not prefills and self._make_room_to_decode()
+        if preempted and not self.running:
+            prefills = self._admit(now)
         if prefills:
             return StepPlan(prefills, False, 1, self._take_moved_tokens())
-        self._make_room_to_decode()
-        if not self.batch.sequences:
-            return self._admit_after_preemption(now)
         if self.moved_tokens:
             return StepPlan([], True, 1, self._take_moved_tokens())
-        limit = self.batch.steps_to_change()
-        return StepPlan([], True, self.allocator.decode_steps(self.batch, limit))
-
-    def _admit_after_preemption(self, now: float) -> StepPlan | None:
-        """Plan the prompts that fit once decoding has given way to the last sequence."""
-        prefills = self._admit(now) if self.waiting else []
-        return StepPlan(prefills, False, 1, self._take_moved_tokens()) if prefills else None
+        return self._decode(once=preempted)
 
     def _admit(self, now: float) -> list[tuple[Request, int]]:
         """Admit whole prompts from the head of the queue while they fit."""
@@ -54,14 +47,14 @@ class VLLMv0(Scheduler):
         while self._has_slot():
             request = self.waiting.head()
             if request.swapped:
-                if prefills or not self._resume(request, now):
+                spare = self.batch.opening + self._spare_blocks()
+                if prefills or not self._resume(request, spare):
                     break
                 continue
             tokens = request.prefill_tokens
             if prefills and tokens > budget:
                 break
-            spare = self._watermark_blocks()
-            cached = self.allocator.admit(request, tokens, spare_blocks=spare)
+            cached = self.allocator.admit(request, tokens, spare_blocks=self._spare_blocks())
             if cached is None:
                 break
             self._start(request, cached, now)
@@ -70,5 +63,11 @@ class VLLMv0(Scheduler):
             budget -= tokens - cached
         return prefills
 
-    def _watermark_blocks(self) -> int:
-        return int(WATERMARK * self.allocator.total_blocks)
+    def _spare_blocks(self) -> int:
+        """The watermark alone: nobody decodes in a step that computes prompts."""
+        return watermark_blocks(self)
+
+
+def watermark_blocks(scheduler: Scheduler) -> int:
+    """Blocks that an admission must leave free, beside others that run."""
+    return int(WATERMARK * scheduler.allocator.total_blocks) if scheduler.running else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvsim.request import Request
-from kvsim.schedulers.base import Scheduler, StepPlan
+from kvsim.schedulers.base import Scheduler, StepPlan, importance
 
 __all__ = ["VLLMv1"]
 
@@ -14,8 +14,8 @@ class VLLMv1(Scheduler):
     Every step has ``max_num_batched_tokens`` to spend: one for each decoding sequence, then
     prompts already begun, then new ones, first come first served. A new prompt is admitted
     only when all of it fits in the free blocks (there is no watermark), and only in a step
-    that preempted nobody. When decoding runs out of blocks, the request that was admitted
-    last gives its own up and is computed again later.
+    that preempted nobody. When blocks run out, the request that was admitted last (under
+    priorities, the least important) gives its own up and is computed again later.
     """
 
     name = "vllm-v1"
@@ -23,61 +23,71 @@ class VLLMv1(Scheduler):
 
     def plan(self, now: float) -> StepPlan | None:
         """Decode everything, then spend what is left of the budget on prompts."""
-        batch = self.batch
-        preempted = self._make_room_to_decode()
+        preempted = not self.allocator.can_decode(self.batch) and self._make_room_to_decode()
+        if not self.waiting and not self.prefilling and not self.moved_tokens:
+            return self._decode()
         prefills: list[tuple[Request, int]] = []
-        budget = self.limits.max_num_batched_tokens - batch.sequences
         if self.prefilling:
-            budget, preempted = self._continue_prefills(prefills, budget, preempted)
-        if self.waiting and not preempted:
-            self._admit(prefills, budget, now)
+            preempted = self._continue_prefills(prefills) or preempted
+        if self.waiting and not (preempted and self.running):
+            self._admit(prefills, now)
         if prefills or self.moved_tokens:
             return StepPlan(prefills, True, 1, self._take_moved_tokens())
-        if not batch.sequences:
-            return None
-        limit = batch.steps_to_change()
-        return StepPlan(prefills, True, self.allocator.decode_steps(batch, limit))
+        return self._decode(once=preempted)
 
     def _chunk(self, tokens: int, budget: int) -> int:
         """Tokens of a prompt that this step computes."""
         threshold = self.limits.long_prefill_token_threshold
         return min(tokens, budget, threshold) if threshold else min(tokens, budget)
 
-    def _continue_prefills(
-        self, prefills: list[tuple[Request, int]], budget: int, preempted: bool
-    ) -> tuple[int, bool]:
-        """Give each prompt already begun its next chunk, preempting newer requests for it."""
-        for request in list(self.prefilling):
+    def _budget(self, prefills: list[tuple[Request, int]]) -> int:
+        """Tokens left to spend on prompts."""
+        spent = self.batch.sequences + sum(tokens for _, tokens in prefills)
+        return self.limits.max_num_batched_tokens - spent
+
+    def _continue_prefills(self, prefills: list[tuple[Request, int]]) -> bool:
+        """Give each prompt already begun its next chunk; return whether others gave way for it.
+
+        Victims come later in this order, so nobody loses a chunk that was planned.
+        """
+        preempted = False
+        for request in self._begun():
             if request not in self.prefilling:
-                continue  # it was preempted for an older one
-            tokens = self._chunk(request.prefill_tokens - request.computed_tokens, budget)
+                continue  # it was preempted for one before it
+            rest = request.prefill_tokens - request.computed_tokens
+            tokens = self._chunk(rest, self._budget(prefills))
             if tokens <= 0:
                 break
-            while not self._extend(request, request.computed_tokens + tokens):
+            fits = self._extend(request, tokens)
+            while not fits:
                 preempted = True
                 victim = self._victim()
                 self._preempt(victim)
                 if victim is request:
                     break
-            else:
+                fits = self._extend(request, tokens)
+            if fits:
                 prefills.append((request, tokens))
-                budget -= tokens
-        return budget, preempted
+        return preempted
+
+    def _begun(self) -> list[Request]:
+        """Prompts already begun: in the order of admission, or of importance."""
+        if self.limits.admission == "priority":
+            return sorted(self.prefilling, key=importance)
+        return list(self.prefilling)
 
     def _extend(self, request: Request, tokens: int) -> bool:
-        """Grow a prompt, leaving the blocks that this step's decodes will open."""
-        return self.allocator.extend(request, tokens, spare_blocks=self.batch.opening)
+        """Grow a prompt by a chunk, leaving the blocks that this step's decodes will open."""
+        end = request.computed_tokens + tokens
+        return self.allocator.extend(request, end, spare_blocks=self.batch.opening)
 
-    def _spare_blocks(self) -> int:
-        """Blocks that an admission must leave: those that this step's decodes open."""
-        return self.batch.opening
-
-    def _admit(self, prefills: list[tuple[Request, int]], budget: int, now: float) -> None:
+    def _admit(self, prefills: list[tuple[Request, int]], now: float) -> None:
         """Admit from the head of the queue while slots, budget and blocks last."""
+        budget = self._budget(prefills)
         while budget > 0 and self._has_slot():
             request = self.waiting.head()
             if request.swapped:
-                if not self._resume(request, now):
+                if not self._resume(request, self._spare_blocks()):
                     break
                 budget -= request.samples
                 continue

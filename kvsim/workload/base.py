@@ -277,7 +277,7 @@ def in_time_order(batches: Iterable[tuple[RequestTable, float]]) -> Iterator[Req
     waiting: RequestTable | None = None
     for table, horizon in batches:
         waiting = RequestTable.merged([table] if waiting is None else [waiting, table])
-        ready = int(np.searchsorted(waiting.arrival_seconds, horizon, side="left"))
+        ready = int(np.searchsorted(waiting.arrival_seconds, horizon, side="right"))
         if ready:
             yield waiting.rows(0, ready)
             waiting = waiting.rows(ready, len(waiting))

@@ -162,8 +162,9 @@ def hit_ratio(
         Size of the cache in blocks; None never evicts.
     policy : str
         "lru"; "lru-tail-first" (a request is looked up whole, then its blocks are touched from
-        its tail, so that its head is the most recent); "fifo"; "lfu" (uses since insertion, least recent first among equals);
-        "lfu-deepest-first" (deepest first among equals); "belady" (offline optimum).
+        its tail, so that its head is the most recent); "fifo"; "lfu" (uses since insertion,
+        least recent first among equals); "lfu-deepest-first" (deepest first among equals);
+        "belady" (offline optimum).
 
     Returns
     -------

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 from kvsim.errors import InputError, UnknownNameError, UnsupportedError
@@ -109,7 +110,9 @@ def convert_trace(
     if trace.format.arrivals not in ("recorded", "closed-loop"):
         raise UnsupportedError(f"{source}: {trace.format.name} has no requests with arrival times")
     reading = trace.reading()
-    _write(Path(target), TARGETS[to](_rows(trace, reading), reading))
+    rows = _rows(trace, reading)
+    first = list(islice(rows, 1))  # the first row tells the size of the hash blocks
+    _write(Path(target), TARGETS[to](chain(first, rows), reading))
     return reading.report
 
 

@@ -47,6 +47,11 @@ class Distribution(Described):
     def _draw(self, rng: np.random.Generator, count: int) -> Floats:
         raise NotImplementedError
 
+    @property
+    def least_tokens(self) -> int:
+        """A length that no draw is below."""
+        return max(1, round(self.min))
+
     def draw(self, rng: np.random.Generator, count: int) -> Floats:
         """Return `count` real values, clipped to [min, max]."""
         drawn = self._draw(rng, count)
@@ -75,6 +80,11 @@ class Fixed(Distribution):
         return self
 
     @property
+    def least_tokens(self) -> int:
+        """The length itself, clipped."""
+        return max(1, round(float(np.clip(self.mean_value, self.min, self.max))))
+
+    @property
     def mean_value(self) -> float:
         """The value, in its own unit."""
         return float(self.seconds if self.tokens is None else self.tokens)  # type: ignore[arg-type]
@@ -95,6 +105,11 @@ class Uniform(Distribution):
         if self.high < self.low:
             raise ValueError(f"high {self.high:g} is below low {self.low:g}")
         return self
+
+    @property
+    def least_tokens(self) -> int:
+        """The lower end, clipped."""
+        return max(1, math.floor(float(np.clip(self.low, self.min, self.max))))
 
     def _draw(self, rng: np.random.Generator, count: int) -> Floats:
         return self.low + (self.high - self.low) * rng.random(count)

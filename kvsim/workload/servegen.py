@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from kvsim.errors import InputError
 from kvsim.streams import Streams
 from kvsim.workload.base import CHUNK_ROWS, Floats, RequestTable, cut, in_time_order, rechunked
 from kvsim.workload.generated import Limits
 from kvsim.workload.readers.servegen import Client, Window, load_clients
 
 __all__ = ["ServeGenWorkload"]
+
+_MOST_IN_A_WINDOW = 10_000_000  # they are drawn together
 
 
 @dataclass
@@ -89,6 +92,12 @@ class ServeGenWorkload:
 def _spread(window: Window, width: float, rng: np.random.Generator) -> Floats:
     """Return the window's arrivals in seconds from its start."""
     expected = window.rate * width
+    if expected > _MOST_IN_A_WINDOW:
+        raise InputError(
+            f"{expected:.3g} requests in the window at {window.start_seconds:g} s",
+            where="workload.trace",
+            fix=f"a window may send {_MOST_IN_A_WINDOW:,}",
+        )
     count = math.floor(expected + 1e-6)
     count += int(rng.random() < expected - count)
     if window.family == "Gamma":

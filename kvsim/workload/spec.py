@@ -22,14 +22,14 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from kvsim.errors import InputError
-from kvsim.workload.arrivals import Arrivals, ClosedLoopArrivals, Piecewise
+from kvsim.workload.arrivals import Arrivals, AtOnce, ClosedLoopArrivals, Piecewise
 from kvsim.workload.base import ClosedLoop, Workload
 from kvsim.workload.clients import ClientLoop
 from kvsim.workload.conversation_replay import ConversationReplay
 from kvsim.workload.described import Count, Described, Duration, NonNegative, Positive, Seconds
 from kvsim.workload.generated import GeneratedWorkload, Limits, Marks
 from kvsim.workload.lengths import Lengths, LengthsDraw, PairsFile
-from kvsim.workload.prefix import NoPrefix, Prefix
+from kvsim.workload.prefix import Conversations, NoPrefix, Prefix
 from kvsim.workload.readers import open_trace
 from kvsim.workload.replay import TraceReplay
 from kvsim.workload.servegen import ServeGenWorkload
@@ -108,6 +108,8 @@ class WorkloadSpec(Described):
             raise ValueError("give arrivals and lengths, or a trace")
         elif self._endless():
             raise ValueError("the workload never ends: give requests or duration_seconds")
+        elif isinstance(self.arrivals, AtOnce) and isinstance(self.prefix, Conversations):
+            raise ValueError("at_once would open endless conversations: use closed_loop clients")
         if self.priorities is not None and sum(self.priorities.values()) <= 0:
             raise ValueError("the shares of priorities sum to zero")
         return self
@@ -124,8 +126,9 @@ class WorkloadSpec(Described):
         if self.requests is not None:
             return False
         finite = isinstance(self.arrivals, Piecewise) and not self.arrivals.repeat
-        at_once = getattr(self.arrivals, "kind", "") == "at_once"
-        return at_once or (self.duration_seconds is None and not finite)
+        if isinstance(self.arrivals, AtOnce):
+            return True
+        return self.duration_seconds is None and not finite
 
     @property
     def limits(self) -> Limits:

@@ -1,9 +1,9 @@
 """What a trace looks like: arrivals, lengths, and how much of the prompts is shared.
 
 Conventions: CV is the standard deviation over the mean (ddof 0); percentiles interpolate
-linearly; per-minute and per-second counts start at the first arrival, and the last, partial
-minute is left out; the rate is that of the gaps, (requests - 1) / span. Sharing supposes an infinite cache in which a block is present once a
-request that holds it has been seen.
+linearly; the rate is that of the gaps, (requests - 1) / span; per-minute and per-second counts
+start at the first arrival, and the last, partial minute is left out. Sharing supposes an
+infinite cache in which a block is present once a request that holds it has been seen.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from kvsim.engines.vllm.overheads import (
 )
 from kvsim.engines.vllm.rules import Rules
 from kvsim.loading import loaded_weight_bytes
+from kvsim.precision import weight_format
 from kvsim.weights import Shard, stage_layers
 
 __all__ = ["stage_budget", "tightest_stage"]
@@ -81,8 +82,9 @@ def _weights(deployment: Deployment, rules: Rules, stage: int) -> _Term:
     tp, dp = options.tensor_parallel_size, options.data_parallel_size
     ep = tp * dp if options.enable_expert_parallel else 1
     shard = Shard(tp=tp, pp=options.pipeline_parallel_size, stage=stage, ep=ep)
-    # Only a dtype that differs from the checkpoint's is a cast.
-    dtype = None if options.dtype == model.dtype else options.dtype
+    # A cast of the same width (bf16 to fp16 on a T4) leaves a checkpoint's known size alone.
+    widths = (weight_format(name).bits_per_weight for name in (str(options.dtype), model.dtype))
+    dtype = options.dtype if len(set(widths)) > 1 else None
     size = loaded_weight_bytes(model, shard, dtype=dtype, quantization=options.quantization)
     adapters = lora_bytes(deployment) if rules.value("lora_in_weights") else 0
     source = "computed: tensors by family and format, as loaded"

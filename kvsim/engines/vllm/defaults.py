@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvsim.attention import LatentAttention, RecurrentState, heads_per_rank
+from kvsim.attention import (
+    CompressedLatentAttention,
+    LatentAttention,
+    RecurrentState,
+    heads_per_rank,
+)
 from kvsim.engines.base import Deployment, EngineOptions
 from kvsim.engines.common import check_options, fill
 from kvsim.engines.vllm.rules import Rules, architecture, card_class
@@ -127,15 +132,16 @@ def _kv_dtype(model: ModelSpec, options: EngineOptions) -> str:
     """KV format: the compute dtype unless told, fp8 with its own layout on sparse MLA."""
     latent = [cache for _, cache in layer_caches(model) if isinstance(cache, LatentAttention)]
     is_sparse = any(cache.indexer_dim for cache in latent)
+    is_compressed = any(isinstance(c, CompressedLatentAttention) for _, c in layer_caches(model))
     name = options.kv_cache_dtype
     if name in (None, "auto"):
-        return "fp8_ds_mla" if is_sparse else str(options.dtype)
+        return "fp8_ds_mla" if is_sparse or is_compressed else str(options.dtype)
     fmt = kv_format(str(name)).name
     if fmt not in _KV_DTYPES:
         raise InputError(
             f"vLLM has no KV cache dtype {name!r}", fix=f"choose one of {', '.join(_KV_DTYPES)}"
         )
-    if fmt in _MLA_ONLY and not latent:
+    if fmt in _MLA_ONLY and not latent and not is_compressed:
         raise InputError(
             f"--kv-cache-dtype {fmt} is a layout of latent attention, and {model.name} has none",
             fix="choose fp8",

@@ -91,11 +91,12 @@ def layout_of(deployment: Deployment, rules: Rules, *, all_full: bool = False) -
     if not pages:
         raise UnsupportedError(f"{deployment.model.name} keeps no cache: there is nothing to size")
     is_hybrid = bool(rules.value("hybrid_groups")) and not rules.is_v0(deployment.accelerator)
-    if options.disable_hybrid_kv_cache_manager or not is_hybrid:
-        flag = "--disable-hybrid-kv-cache-manager" if is_hybrid else "releases before 0.9.1"
-        require_one_group(pages, flag)
-    if all_full or options.disable_hybrid_kv_cache_manager or not is_hybrid:
+    is_single = options.disable_hybrid_kv_cache_manager or not is_hybrid
+    if is_single or all_full:
         pages = promote_to_full(pages)
+    if is_single:
+        flag = "--disable-hybrid-kv-cache-manager" if is_hybrid else "a release without groups"
+        require_one_group(pages, flag)
     return Layout(pack_groups(pages), _reserve(deployment, rules), counts_pages=is_hybrid)
 
 

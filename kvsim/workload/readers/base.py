@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,9 @@ class Head:
         if not text.startswith("{"):
             return frozenset()
         line = text.split("\n", 1)[0]
-        return frozenset(re.findall(r'"([^"\\]{1,60})"\s*:', line if len(line) > 2 else text))
+        return frozenset(
+            re.findall(r'"([^"\\]{1,60})"\s*:', line if len(line.strip()) > 2 else text)
+        )
 
 
 @dataclass(frozen=True)
@@ -140,19 +143,22 @@ def whole(value: Any) -> int:
     >>> whole("374"), whole(374.0), whole("374.0")
     (374, 374, 374)
     """
-    if isinstance(value, bool) or value is None:
-        raise ValueError(f"{value!r} is not a whole number")
-    if isinstance(value, int):
-        return value
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is not a whole number")
     try:
-        return int(value) if isinstance(value, str) else _from_float(value)
-    except (ValueError, TypeError):
-        return _from_float(value)
+        number = value if isinstance(value, int) else int(value)
+    except (ValueError, TypeError, OverflowError):
+        number = _from_float(value)
+    if number != value and isinstance(value, float):
+        raise ValueError(f"{value!r} is not a whole number")
+    if abs(number) >= 2**63:
+        raise ValueError("a whole number over 63 bits")
+    return number
 
 
 def _from_float(value: Any) -> int:
-    number = float(value) if isinstance(value, str | float) else None
-    if number is None or not number.is_integer():
+    number = float(value) if isinstance(value, str) else math.nan
+    if not number.is_integer():
         raise ValueError(f"{_shown(value)} is not a whole number")
     return int(number)
 
@@ -192,7 +198,10 @@ def _shown(value: Any) -> str:
 def _split(line: str) -> list[str]:
     if '"' not in line:
         return line.split(",")
-    return next(csv.reader([line]), [])
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error as error:
+        raise ValueError(f"not a CSV row: {error}") from error
 
 
 def csv_rows(
@@ -211,7 +220,10 @@ def csv_rows(
     """
     lines = reading.source.lines()
     number, header = next(lines, (1, ""))
-    names = [name.strip() for name in _split(header)]
+    try:
+        names = [name.strip() for name in _split(header)]
+    except ValueError as error:
+        raise InputError(str(error), where=f"{reading.path}:{number}") from error
     missing = [name for name in columns if name not in names]
     if missing:
         raise InputError(
@@ -265,7 +277,7 @@ def _each(
             reading.report.dropped[str(reason)] += 1
         except KeyError as error:
             reading.report.malform(number, f"no key {error}")
-        except (ValueError, csv.Error) as error:
+        except ValueError as error:
             reading.report.malform(number, str(error))
         else:
             yield row

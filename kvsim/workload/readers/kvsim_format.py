@@ -48,6 +48,8 @@ def _rows(reading: Reading) -> Iterator[TraceRow]:
         ids = record.get("block_ids")
         if ids is not None and reading.hash_block_size is None:
             raise ValueError("block_ids without a hash_block_size in the header")
+        if not 1 <= whole(record.get("samples", 1)) <= 1024:
+            raise ValueError("samples is not between 1 and 1024")
         return TraceRow(
             line,
             seconds(arrival, "arrival_seconds"),

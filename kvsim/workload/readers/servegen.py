@@ -29,6 +29,9 @@ __all__ = ["SERVEGEN", "Client", "Histogram", "Window", "is_servegen", "load_cli
 
 _TRACE = re.compile(r"chunk-(\d{1,6})-trace\.csv")
 _DATASET = re.compile(r"chunk-(\d{1,6})-dataset\.json")
+_NOT_A_HISTOGRAM = (
+    ValueError, SyntaxError, KeyError, TypeError, ArithmeticError, MemoryError, RecursionError,
+)  # fmt: skip
 _MAX_MEMBER_BYTES = 64 * 2**20
 _MAX_TOTAL_BYTES = 2**30
 
@@ -79,7 +82,8 @@ def is_servegen(path: Path) -> bool:
     """Whether `path` is a folder, or a tar archive, with ServeGen's files."""
     if path.is_dir():
         return any(_TRACE.fullmatch(entry.name) for entry in path.rglob("chunk-*-trace.csv"))
-    return path.is_file() and tarfile.is_tarfile(path)
+    with guarded(path):
+        return path.is_file() and tarfile.is_tarfile(path)
 
 
 def load_clients(path: Path) -> list[Client]:
@@ -127,7 +131,8 @@ def _archive(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
                     file = archive.extractfile(member)
                     yield Path(member.name).name, member.size, file.read  # type: ignore[union-attr]
     except tarfile.TarError as error:
-        raise InputError(f"the archive is damaged: {error}", where=str(path)) from error
+        what = str(error).splitlines()[0]
+        raise InputError(f"not a readable tar archive: {what}", where=str(path)) from error
 
 
 def _client(path: Path, number: int, texts: dict[str, str]) -> Client:
@@ -169,7 +174,7 @@ def _histograms(path: Path, name: str, text: str) -> tuple[tuple[float, Histogra
             pair = [_histogram(entry[key]) for key in ("input_tokens", "output_tokens")]
             if pair[0] is not None and pair[1] is not None:
                 found.append((float(start), pair[0], pair[1]))
-    except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError) as error:
+    except _NOT_A_HISTOGRAM as error:
         raise InputError(f"not a histogram: {str(error)[:80]}", where=f"{path}/{name}") from error
     return tuple(sorted(found, key=lambda entry: entry[0]))
 

@@ -55,7 +55,9 @@ def run_setup(setup: Setup, seed: int, *, watch: Watch | None = None) -> Simulat
             run_replica(replica, scenario.run.max_seconds or inf)
         except KeyboardInterrupt:
             interrupted = True
-    return SimulationResult(setup, seed, recorder, replica.now, interrupted)
+    report = getattr(workload, "report", None)  # of a trace's reader
+    notes = tuple(report.lines()) if report is not None else ()
+    return SimulationResult(setup, seed, recorder, replica.now, interrupted, notes)
 
 
 @contextmanager

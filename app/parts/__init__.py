@@ -1,0 +1,1 @@
+"""Pieces that pages share; each file is one of them."""

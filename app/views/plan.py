@@ -1,0 +1,115 @@
+"""Plan: what fits, where the memory goes, and what to change when it does not fit."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.parts import command, deployment, shown
+from app.parts.trouble import say
+from app.parts.words import plain
+from app.state import PageState
+from kvsim import Plan, figures
+
+GIB = 2**30
+
+
+def main() -> None:
+    """Ask, plan, show."""
+    st.title("What fits on the card?", anchor=False)
+    state = PageState("plan", deployment.FIELDS)
+    question = deployment.ask(state)
+    state.publish()
+    if not question.cards or not question.engines:
+        st.info("Choose at least one card and one engine.")
+        return
+    answers = deployment.answer(question)
+    for refusal in answers.refusals:
+        say(refusal)
+    if answers.plans:
+        show(state, question, answers)
+    command.show([command.command_line("plan", flags) for flags in question.commands()])
+
+
+def show(state: PageState, question: deployment.Question, answers: deployment.Answers) -> None:
+    """Show every plan beside the others, then one of them closely."""
+    plans = [answer.plan for answer in answers.plans]
+    shown.chart(
+        figures.memory_chart(plans),
+        note="One bar a plan: the memory of the rank that has the least left."
+        " Past the red stroke the card ends.",
+    )
+    if len(plans) > 1:
+        shown.table(figures.comparison_table(plans))
+    chosen = _closer(state, figures.plan_labels(plans))
+    closely(plans[chosen], answers.by_dtype(chosen))
+    left, right = st.columns(2)
+    with left:
+        shown.chart(
+            figures.capacity_chart(plans),
+            note="Admission is what the engine's log states; steady is what running"
+            " sequences occupy; all full is without any window's saving.",
+        )
+    with right:
+        shown.chart(
+            figures.admission_chart(plans),
+            note="Contiguous: each request reserves the longest sequence."
+            " Paged: it takes a block when it needs one.",
+        )
+    _behind(plans[chosen])
+
+
+def _closer(state: PageState, labels: list[str]) -> int:
+    """Ask which plan to look at closely; its number, 0 when there is one only."""
+    if len(labels) == 1:
+        return 0
+    number = state.ask("look", options=[str(at) for at in range(len(labels))], labels=labels)
+    state.publish()
+    return int(number)
+
+
+def closely(plan: Plan, by_dtype: dict[str, Plan]) -> None:
+    """Show one plan: the verdict, its numbers, its curves and its launch line."""
+    (st.success if plan.fits else st.error)(plain(plan.verdict))
+    _numbers(plan)
+    if plan.suggestions:
+        shown.table(figures.suggestions_table(plan))
+    for warning in plan.warnings:
+        st.caption(f":material/info: {plain(warning)}")
+    left, right = st.columns(2)
+    with left:
+        if any(each.requests for one in by_dtype.values() for each in one.concurrency):
+            shown.chart(
+                figures.concurrency_chart(by_dtype),
+                note="One line a KV dtype, steady regime; both axes are logarithmic.",
+            )
+    with right:
+        shown.chart(
+            figures.batch_chart(plan),
+            note=f"Step times are {plain(plan.decode.source.split(';')[0])}.",
+        )
+    command.show(plan.command, title="Launch it")
+
+
+def _numbers(plan: Plan) -> None:
+    kv = plan.kv_cache
+    numbers = {
+        "KV cache": f"{max(0, plan.memory.kv_cache_bytes) / GIB:,.2f} GiB",
+        "Tokens (engine's log)": f"{kv.capacity_tokens:,}",
+        f"Requests of {kv.max_model_len:,}": f"{kv.max_concurrency:,.2f}",
+        "KV bytes a token": f"{kv.bytes_per_token:,}",
+        "Blocks": f"{kv.num_blocks:,} x {kv.block_size:,}",
+    }
+    row = st.container(horizontal=True)
+    for name, value in numbers.items():
+        row.metric(name, value, width="content")
+
+
+def _behind(plan: Plan) -> None:
+    """What the numbers rest on."""
+    shown.table(figures.kinds_table(plan))
+    with st.expander("Keeping less, and where the numbers come from"):
+        shown.table(figures.retention_table(plan))
+        shown.table(figures.provenance_table(plan))
+
+
+main()

@@ -1,0 +1,158 @@
+"""How far kvsim's step times are from public measurements, by card, model and phase.
+
+    python benchmarks/steptime_accuracy.py --data FOLDER
+
+FOLDER holds ``reference/gpu``; the default is $KVSIM_DATA. Every figure is a mean absolute
+percentage error; "left out" is the error on a model under coefficients fitted without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from kvsim.calibrate.cards import CARDS, Card, card_rows, fit_card, fit_served
+from kvsim.calibrate.fit import Datasheet, Fit, fit_steps, leave_one_model_out, percent_errors
+from kvsim.calibrate.kernels import fit_decode_attention, fit_gemm, fit_prefill_attention
+from kvsim.calibrate.rows import StepRows
+from kvsim.calibrate.serving import HostFit, HostRules
+from kvsim.calibrate.tables import KernelTables, Precision
+from kvsim.calibrate.vidur import read_layers
+from kvsim.catalog.accelerators import find_accelerator
+from kvsim.hardware import AcceleratorProfile, StepCoefficients
+
+_SHORT_PROMPTS = (128, 256, 512)
+OTHER_RULES = {
+    "one fit an engine, all its versions together": HostRules(by_version=False),
+    "share of prefills held at 1 (host and sequence only)": HostRules(least_share=0.999),
+    "groups of any size": HostRules(fewest_runs=1),
+    "runs that waited for memory or slots counted too": HostRules(keep_waiting=True),
+    "one fit an engine, share at 1, any group, waiting too": HostRules(
+        by_version=False, least_share=0.999, fewest_runs=1, keep_waiting=True
+    ),
+}
+_SERVED = ("H100-SXM5-80GB", "H200-SXM-141GB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, default=os.environ.get("KVSIM_DATA"))
+    data = parser.parse_args().data
+    if data is None:
+        sys.exit("give --data FOLDER or set KVSIM_DATA: the folder that holds reference/gpu")
+    tables = data / "reference" / "gpu"
+    fits: dict[str, Fit] = {}
+    for card in CARDS:
+        profile = find_accelerator(card.accelerator)
+        fits[card.accelerator] = fit_card(tables, profile)
+        print("\n".join(step_lines(tables, card, profile, fits[card.accelerator])))
+    print("\n".join(kernel_lines(tables)))
+    print("\n".join(cross_lines(tables, fits)))
+    cards = [card for card in CARDS if card.accelerator in _SERVED]
+    kernels = [fits[card.accelerator] for card in cards]
+    print("\n".join(serving_lines(fit_served(tables, cards, kernels))))
+    for label, rules in OTHER_RULES.items():
+        errors = group_errors(fit_served(tables, cards, kernels, rules))
+        print(f"  {label:56} {statistics.median(errors):5.1f} % of {len(errors)} groups")
+
+
+def step_lines(tables: Path, card: Card, profile: AcceleratorProfile, fit: Fit) -> Iterator[str]:
+    """The whole step: pooled, by phase, by model, and each model left out."""
+    rows = card_rows(tables, card, profile)
+    summed = card.kind == "kernels"
+    bare = fit.coefficients.model_copy(update={"token_factors": {}})
+    datasheet = Datasheet(profile.bandwidth_bytes_per_s, profile.flops_per_s("bf16"))
+
+    def refit(part: StepRows, *, tiles: bool = True) -> StepCoefficients:
+        fitted = fit_steps(part, datasheet, bare, tiles=tiles, summed=summed)
+        return fitted.coefficients
+
+    best = refit(rows)
+    errors = np.abs(percent_errors(rows, best))
+    yield f"\n{profile.name}: {len(rows)} steps, pooled {errors.mean():.2f} %"
+    yield "  by phase   " + _by(rows.phase, errors)
+    without = np.abs(percent_errors(rows, refit(rows, tiles=False)))
+    short = (rows.phase == "prefill") & np.isin(rows.tokens, _SHORT_PROMPTS)
+    if short.any():
+        prompts = rows.tokens[short].astype(int).astype(str)
+        yield "  short prefill          " + _by(prompts, errors[short])
+        yield "  without tile factors   " + _by(prompts, without[short])
+        yield f"  pooled without tile factors   {without.mean():.2f}"
+    yield "  by model   " + _by(rows.model, errors)
+    if len(rows.models()) > 2:
+        left_out = leave_one_model_out(rows, refit)
+        mean = statistics.mean(left_out.values())
+        cells = ", ".join(f"{name} {error:.1f}" for name, error in left_out.items())
+        yield f"  left out   mean {mean:.2f}: {cells}"
+    if card.fp8:
+        fp8 = card_rows(tables, card, profile, Precision("fp8", "fp8"))
+        kernels = fit.coefficients.model_copy(update={"layer_seconds": best.layer_seconds})
+        wrong = np.abs(percent_errors(fp8, kernels, fp8=True))
+        yield f"  fp8        {len(fp8)} steps, pooled {wrong.mean():.2f}: " + _by(fp8.phase, wrong)
+
+
+def _by(labels: np.ndarray, errors: np.ndarray) -> str:
+    names = sorted(set(labels.tolist()), key=lambda name: (len(name), name))
+    return ", ".join(f"{name} {errors[labels == name].mean():.1f}" for name in names)
+
+
+def kernel_lines(tables: Path) -> Iterator[str]:
+    """One kernel at a time, beside the affine forms of the findings."""
+    yield "\nKernels (TB/s, TFLOP/s, us, %)"
+    for card in CARDS:
+        if card.kind != "kernels":
+            continue
+        read = KernelTables.read(tables / "aiconfigurator", card.stem)
+        plain = fit_decode_attention(read.decode, large_only=True, per_head=False)
+        headed = fit_decode_attention(read.decode, large_only=True, per_head=True)
+        gemm, prefill = fit_gemm(read.gemm.times), fit_prefill_attention(read.prefill)
+        yield (
+            f"  {card.accelerator:16} decode attention over 256 MB: "
+            f"{headed.bytes_per_s / 1e12:.2f} TB/s, {headed.item_seconds * 1e9:.0f} ns a KV "
+            f"head, {headed.error_percent:.1f} % (affine alone {plain.error_percent:.1f} %)"
+        )
+        yield (
+            f"  {'':16} GEMM {gemm.bytes_per_s / 1e12:.2f} TB/s, {gemm.flops_per_s / 1e12:.0f} "
+            f"TFLOP/s, {gemm.start_seconds * 1e6:.1f} us, {gemm.error_percent:.1f} %; prefill "
+            f"attention {prefill.flops_per_s / 1e12:.0f} TFLOP/s, {prefill.error_percent:.1f} %"
+        )
+
+
+def cross_lines(tables: Path, fits: dict[str, Fit]) -> Iterator[str]:
+    """Layers measured by others (vidur, other software) under the same coefficients."""
+    yield "\nvidur's layers without attention, under the coefficients above (not fitted on)"
+    for name, stem in (("A100-SXM4-80GB", "a100"), ("H100-SXM5-80GB", "h100")):
+        rows = read_layers(tables / "vidur" / f"mlp_median_{stem}.csv")
+        errors = percent_errors(rows, fits[name].coefficients)
+        yield f"  {name:16} {np.abs(errors).mean():.1f} % ({errors.mean():+.1f} % on average)"
+
+
+def serving_lines(hosts: list[HostFit]) -> Iterator[str]:
+    """TPOT of served runs after one host fit an engine version."""
+    yield "\nTPOT of served runs (host ms, us a sequence; groups of model and card, %)"
+    for fit in hosts:
+        cost = fit.cost
+        yield (
+            f"  {fit.engine} {fit.version or '(version unknown)'}: "
+            f"{cost.host_seconds * 1e3:.2f} ms, {cost.sequence_seconds * 1e6:.1f} us, "
+            f"share of prefills {fit.share}"
+        )
+        for (model, card), (count, error) in fit.groups.items():
+            yield f"    {model:40} {card:10} {count:4} runs {error:6.1f}"
+    errors = group_errors(hosts)
+    yield "\nMedian group under other rules of the host fit"
+    yield f"  {'as above':56} {statistics.median(errors):5.1f} % of {len(errors)} groups"
+
+
+def group_errors(hosts: list[HostFit]) -> list[float]:
+    return [error for fit in hosts for _, error in fit.groups.values()]
+
+
+if __name__ == "__main__":
+    main()

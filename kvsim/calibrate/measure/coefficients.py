@@ -1,0 +1,232 @@
+"""From fitted parts to the coefficients of a step, once for each way of running it.
+
+=========  =========================================  =====================================
+way        layers                                     decode attention
+=========  =========================================  =====================================
+"loop"     launched one by one                        blocks gathered, then attended to
+"kernels"  replayed from a CUDA graph, where there    contiguous K and V
+           are any
+=========  =========================================  =====================================
+
+The first is the plain torch loop that ``kvsim validate`` runs; the second is what a serving
+engine's graphs and paged kernels come near to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kvsim.calibrate.fit import fit_link, round_significant
+from kvsim.calibrate.measure.case import Row
+from kvsim.calibrate.measure.collective import AllReduceCase
+from kvsim.calibrate.measure.device import DeviceFacts
+from kvsim.calibrate.measure.fitting import (
+    PartFit,
+    fit_decode,
+    fit_host,
+    fit_layers,
+    fit_prefill,
+)
+from kvsim.calibrate.measure.gemm import GemmCase
+from kvsim.errors import InputError
+from kvsim.hardware import AcceleratorProfile, HostCost, Link, StepCoefficients
+from kvsim.stepdefaults import class_coefficients
+
+__all__ = ["WAYS", "Calibration", "calibrate_rows", "fastest"]
+
+WAYS = ("loop", "kernels")
+
+_KINDS = {"loop": ("layers", "decode_paged"), "kernels": ("layers_graph", "decode")}
+_FEW_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a session found.
+
+    Parameters
+    ----------
+    facts : DeviceFacts
+        The device.
+    shipped : AcceleratorProfile or None
+        The catalogue's profile of it.
+    rows : tuple of Row
+        What was timed.
+    coefficients : dict of str to StepCoefficients
+        By way: "loop" and "kernels".
+    parts : dict of str to PartFit
+        Fits by "way part": "loop layers", "kernels decode", "prefill", "host".
+    """
+
+    facts: DeviceFacts
+    shipped: AcceleratorProfile | None
+    rows: tuple[Row, ...]
+    coefficients: dict[str, StepCoefficients]
+    parts: dict[str, PartFit]
+
+
+def calibrate_rows(
+    rows: Sequence[Row], facts: DeviceFacts, shipped: AcceleratorProfile | None, date: str
+) -> Calibration:
+    """Fit everything that the rows say.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        A session's rows.
+    facts : DeviceFacts
+        The device.
+    shipped : AcceleratorProfile or None
+        Its catalogue profile: what torch cannot measure (other engines' host costs, links of
+        absent devices, fp8 attention) stays as it is there.
+    date : str
+        Of the measurement, ISO.
+
+    Raises
+    ------
+    InputError
+        When too few rows of a part are left.
+    MissingExtraError
+        Without scipy.
+    """
+    pick = _Picker(rows, facts.dtype)
+    parts = {"prefill": fit_prefill(pick("prefill")), "host": fit_host(pick("host"))}
+    for way, (layers, decode) in _KINDS.items():
+        if stacks := pick(layers):
+            parts[f"{way} layers"] = fit_layers(stacks)
+        parts[f"{way} decode"] = fit_decode(pick(decode))
+    base = _base(rows, facts, shipped, date)
+    coefficients = {way: _coefficients(way, parts, base) for way in WAYS}
+    return Calibration(facts, shipped, tuple(rows), coefficients, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Picker:
+    """Rows by kind, of one dtype."""
+
+    rows: Sequence[Row]
+    dtype: str
+
+    def __call__(self, kind: str) -> list[Row]:
+        return [row for row in self.rows if (row.case.kind, row.case.dtype) == (kind, self.dtype)]
+
+
+def fastest(rows: Sequence[Row], kinds: type | tuple[type, ...], what: str) -> float:
+    """Highest rate among rows of some kinds: `what` is "moved_bytes" or "flops", a second.
+
+    Raises
+    ------
+    InputError
+        When there is no such row.
+    """
+    rates = [getattr(row.case, what) / row.seconds for row in rows if isinstance(row.case, kinds)]
+    if not rates:
+        raise InputError(f"no row gives a rate of {what}")
+    return float(max(rates))
+
+
+def _coefficients(way: str, parts: dict[str, PartFit], base: StepCoefficients) -> StepCoefficients:
+    """Put the parts of one way of running together."""
+    stacks = parts.get(f"{way} layers") or parts["loop layers"]
+    used = [stacks, parts[f"{way} decode"], parts["prefill"], parts["host"]]
+    layers, decode, prefill, host = (part.values for part in used)
+    residuals = np.concatenate([part.residuals for part in used])
+    values = {
+        "weight_bytes_per_s": layers["weight_bytes_per_s"],
+        "flops_per_s": layers["flops_per_s"],
+        "layer_seconds": layers["layer_seconds"] + decode["start"],
+        "norm": layers["norm"],
+        "host_seconds": layers["host_seconds"] + host["start"],
+        "sequence_seconds": host["sequence"],
+        "kv_bytes_per_s": 1 / decode["byte"],
+        "head_seconds": decode["head"],
+        "attention_flops_per_s": 1 / prefill["flop"],
+        "attention_token_seconds": prefill["token"],
+    }
+    factors = layers["token_factors"]
+    return base.model_copy(
+        update={
+            **{name: round_significant(value) for name, value in values.items()},
+            "token_factors": {n: round_significant(factor) for n, factor in factors.items()},
+            "source": f"{base.source}, {_WORDS[way]}",
+            "fitted_on": ", ".join(_counts(used)),
+            "error_percent": round(float(100 * np.mean(np.abs(residuals))), 2),
+        }
+    )
+
+
+_WORDS = {
+    "loop": "a plain torch loop with gathered blocks",
+    "kernels": "kernels without launches, contiguous KV",
+}
+
+
+def _counts(used: Sequence[PartFit]) -> list[str]:
+    names = ("stacks of layers", "decode attentions", "prefill attentions", "host steps")
+    return [f"{len(part.labels)} {name}" for name, part in zip(names, used, strict=True)]
+
+
+def _base(
+    rows: Sequence[Row], facts: DeviceFacts, shipped: AcceleratorProfile | None, date: str
+) -> StepCoefficients:
+    """Everything but the fitted values: provenance, links, fp8, other engines' host costs."""
+    known = shipped.coefficients or class_coefficients(shipped) if shipped else None
+    software = f"torch {facts.torch_version}" + (f", {facts.driver}" if facts.driver else "")
+    updates: dict[str, Any] = {"collectives": known.collectives if known else {}}
+    if known is not None:
+        own = HostCost(
+            host_seconds=known.host_seconds,
+            sequence_seconds=known.sequence_seconds,
+            source=known.source,
+        )
+        updates["host_costs"] = {**known.host_costs, known.engine: own}
+        updates["fp8_kv_speedup"] = known.fp8_kv_speedup
+        updates["fp8_layer_seconds"] = known.fp8_layer_seconds
+    updates["collectives"] |= _links(rows)
+    updates |= _fp8_speedups(rows, facts.dtype, known)
+    return StepCoefficients(
+        engine="torch",
+        source=f"measured by kvsim calibrate: {facts.name}, {software}",
+        date=date,
+        weight_bytes_per_s=1.0,
+        flops_per_s=1.0,
+        kv_bytes_per_s=1.0,
+        attention_flops_per_s=1.0,
+        layer_seconds=0.0,
+        **updates,
+    )
+
+
+def _links(rows: Sequence[Row]) -> dict[int, Link]:
+    """All-reduce by degree, where several devices were there to measure it."""
+    times: dict[int, dict[int, float]] = {}
+    for row in rows:
+        if isinstance(row.case, AllReduceCase):
+            times.setdefault(row.case.ranks, {})[row.case.message] = row.seconds
+    return {ranks: fit_link(sizes) for ranks, sizes in sorted(times.items())}
+
+
+def _fp8_speedups(
+    rows: Sequence[Row], dtype: str, known: StepCoefficients | None
+) -> dict[str, float]:
+    """Median gain of fp8 products, of few rows and of many; else what is known."""
+    seconds: dict[tuple[str, int, int, int], float] = {}
+    for row in rows:
+        if isinstance(row.case, GemmCase):
+            seconds[row.case.dtype, row.case.m, row.case.n, row.case.k] = row.seconds
+    gains: dict[bool, list[float]] = {True: [], False: []}
+    for (name, m, n, k), time in seconds.items():
+        if name == "fp8" and (dtype, m, n, k) in seconds:
+            gains[m <= _FEW_TOKENS].append(seconds[dtype, m, n, k] / time)
+    names = {True: "fp8_weight_speedup", False: "fp8_flops_speedup"}
+    found = {
+        names[few]: round_significant(float(np.median(values)))
+        for few, values in gains.items()
+        if values
+    }
+    kept = {name: getattr(known, name) for name in names.values()} if known else {}
+    return {**kept, **found}

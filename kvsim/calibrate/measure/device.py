@@ -1,0 +1,242 @@
+"""Which device is measured: its name, memory, caches and clocks, as torch and the driver say."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kvsim.calibrate.measure.workspace import load_torch
+from kvsim.catalog.accelerators import find_accelerator
+from kvsim.errors import InputError, UnknownNameError
+from kvsim.hardware import AcceleratorProfile
+from kvsim.units import MIB, parse_bytes
+
+__all__ = ["KINDS", "DeviceFacts", "find_device", "shipped_profile"]
+
+KINDS = ("cuda", "cpu", "mps")
+
+_UNKNOWN_CACHE = 32 * MIB
+_SAME_MEMORY = 0.1  # a card of the same name and another size is another card
+_CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_QUERY = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """What is known of a device before anything is timed.
+
+    Parameters
+    ----------
+    kind : str
+        "cuda", "cpu" or "mps".
+    name : str
+        What the driver or the operating system calls it.
+    count : int
+        Devices of that kind that this process sees; the first is measured.
+    memory_bytes : int
+        Bytes that the driver reports to a program.
+    free_bytes : int
+        Of those, free once torch has started on the device.
+    l2_bytes : int
+        Last-level cache.
+    dtypes : tuple of str
+        What it computes in: the first is measured, the others are compared with it.
+    torch_version, driver : str
+        Software below kvsim.
+    clocks : str
+        Clocks and power limit at the start, as the driver words them; kvsim never sets any.
+    """
+
+    kind: str
+    name: str
+    count: int
+    memory_bytes: int
+    free_bytes: int
+    l2_bytes: int
+    dtypes: tuple[str, ...]
+    torch_version: str
+    driver: str = ""
+    clocks: str = ""
+
+    @property
+    def context_bytes(self) -> int:
+        """Bytes that are gone before the first tensor: the context, and other programs."""
+        return self.memory_bytes - self.free_bytes
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that coefficients are measured in."""
+        return self.dtypes[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return {**asdict(self), "dtypes": list(self.dtypes), "context_bytes": self.context_bytes}
+
+
+def find_device(kind: str | None = None) -> DeviceFacts:
+    """Look at a device; without a kind, at a GPU if there is one, else at the CPU.
+
+    Raises
+    ------
+    MissingExtraError
+        Without torch.
+    InputError
+        When this torch sees no such device.
+    """
+    torch = load_torch()
+    present = _present(torch)
+    chosen = kind or present[0]
+    if chosen not in present:
+        raise InputError(
+            f"torch {torch.__version__} sees no {chosen} device",
+            where="--device",
+            fix=f"there is {' and '.join(present)}",
+        )
+    return {"cuda": _cuda, "mps": _mps, "cpu": _cpu}[chosen](torch)
+
+
+def _present(torch: Any) -> list[str]:
+    """Kinds that this torch can use, the fastest first."""
+    mps = getattr(torch.backends, "mps", None)
+    found = {
+        "cuda": torch.cuda.is_available(),
+        "mps": mps is not None and mps.is_available(),
+        "cpu": True,
+    }
+    return [kind for kind, there in found.items() if there]
+
+
+def _cuda(torch: Any) -> DeviceFacts:
+    torch.cuda.init()
+    properties = torch.cuda.get_device_properties(0)
+    free, total = torch.cuda.mem_get_info(0)
+    driver, clocks = _driver(getattr(properties, "uuid", None))
+    runtime = f"HIP {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+    return DeviceFacts(
+        kind="cuda",
+        name=properties.name,
+        count=torch.cuda.device_count(),
+        memory_bytes=int(total),
+        free_bytes=int(free),
+        l2_bytes=int(getattr(properties, "L2_cache_size", 0)) or _UNKNOWN_CACHE,
+        dtypes=_cuda_dtypes(torch),
+        torch_version=torch.__version__,
+        driver=f"{driver}, {runtime}" if driver else runtime,
+        clocks=clocks,
+    )
+
+
+def _cuda_dtypes(torch: Any) -> tuple[str, ...]:
+    """16-bit floats by compute capability: bf16 since 8.0, products in fp8 since 8.9."""
+    capability = torch.cuda.get_device_capability(0)
+    if torch.version.hip:
+        return ("bf16", "fp16")
+    if capability < (8, 0):
+        return ("fp16",)
+    return ("bf16", "fp16", "fp8") if capability >= (8, 9) else ("bf16", "fp16")
+
+
+def _driver(uuid: Any) -> tuple[str, str]:
+    """Driver version and clocks from nvidia-smi, which is only asked; empty without it."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader"]
+    command += [f"--id=GPU-{uuid}"] if uuid else []
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return "", ""
+    values = [value.strip() for value in done.stdout.strip().split("\n")[0].split(",")]
+    if done.returncode or len(values) != len(_QUERY):
+        return "", ""
+    named = [f"{name} {value}" for name, value in zip(_QUERY[1:], values[1:], strict=True)]
+    return f"driver {values[0]}", ", ".join(named)
+
+
+def _mps(torch: Any) -> DeviceFacts:
+    limit = getattr(torch.mps, "recommended_max_memory", _physical_bytes)
+    memory = int(limit())
+    held = int(getattr(torch.mps, "driver_allocated_memory", int)())
+    return DeviceFacts(
+        kind="mps",
+        name=_output("sysctl", "-n", "machdep.cpu.brand_string") or "Apple GPU",
+        count=1,
+        memory_bytes=memory,
+        free_bytes=memory - held,
+        l2_bytes=_UNKNOWN_CACHE,
+        dtypes=("fp16", "fp32"),
+        torch_version=torch.__version__,
+        driver=f"macOS {platform.mac_ver()[0]}",
+    )
+
+
+def _cpu(torch: Any) -> DeviceFacts:
+    memory = _physical_bytes()
+    return DeviceFacts(
+        kind="cpu",
+        name=f"{_cpu_name()} {torch.get_num_threads()} threads",
+        count=1,
+        memory_bytes=memory,
+        free_bytes=min(memory, _available_bytes(memory)),
+        l2_bytes=_cpu_cache_bytes(),
+        dtypes=("fp32", "bf16"),
+        torch_version=torch.__version__,
+        driver=f"{platform.system()} {platform.release()}",
+    )
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _physical_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _available_bytes(otherwise: int) -> int:
+    """What Linux would still hand out; elsewhere all of it."""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", _text(Path("/proc/meminfo")))
+    return int(found.group(1)) * 1024 if found else otherwise
+
+
+def _cpu_name() -> str:
+    found = re.search(r"model name\s*:\s*(.+)", _text(Path("/proc/cpuinfo")))
+    return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def _cpu_cache_bytes() -> int:
+    """Return the largest cache that Linux lists."""
+    sizes = [_text(path).strip() for path in _CPU_CACHES.glob("index*/size")]
+    return max((parse_bytes(size) for size in sizes if size), default=_UNKNOWN_CACHE)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def shipped_profile(facts: DeviceFacts) -> AcceleratorProfile | None:
+    """Find the catalogue's profile of a device: by its name, less words from its end.
+
+    "NVIDIA H100 80GB HBM3" is an alias; "NVIDIA A10-24Q" is no A10: its memory differs.
+    """
+    if facts.kind == "cpu":
+        return None
+    words = facts.name.replace("-", " ").split()
+    for end in range(len(words), 0, -1):
+        try:
+            profile = find_accelerator(" ".join(words[:end]))
+        except (UnknownNameError, InputError):
+            continue
+        if abs(profile.memory_bytes / facts.memory_bytes - 1) < _SAME_MEMORY:
+            return profile
+    return None

@@ -1,0 +1,251 @@
+"""From rows to rates and fixed costs: small robust fits, none with a unit built in.
+
+================  =================================================================
+layers            ``host + layers * layer + pnorm(weights / BW, flops / P) * tile``
+decode attention  ``start + KV bytes / BW + sequences * KV heads * head``
+prefill           ``start + flops / P + tokens * query heads * token``
+host              ``start + sequences * sequence``
+================  =================================================================
+
+A sum of non-negative parts is never above its measurement by much, so the least of
+``seconds / x`` over the rows bounds every coefficient from above: that is the unit in which
+each is fitted, and why the same code serves a laptop and an H200.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kvsim.calibrate.fit import Free, least_squares, predict
+from kvsim.calibrate.measure.attention import DecodeCase, PrefillCase
+from kvsim.calibrate.measure.case import Row
+from kvsim.calibrate.measure.layers import LayersCase
+from kvsim.calibrate.measure.overhead import HostCase
+from kvsim.calibrate.rows import Floats, StepRows, rows_from_records
+from kvsim.errors import InputError
+from kvsim.hardware import StepCoefficients
+
+__all__ = ["PartFit", "fit_decode", "fit_host", "fit_layers", "fit_prefill", "fit_sum"]
+
+_FEWEST_ROWS = 2
+_NEXT_TO_NOTHING = 1e-6
+_RATE_SHARE = 0.3  # of the row in which a rate weighs most
+_FACTOR_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+_FACTOR_STIFFNESS = 0.2  # how strongly tile factors are pulled towards 1
+_ROWS_FOR_FACTORS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PartFit:
+    """Coefficients of one part of a step and their error.
+
+    Parameters
+    ----------
+    values : mapping of str to float
+        Seconds (a call, a byte, a FLOP ...) or, from `fit_layers`, step coefficients.
+    residuals : tuple of float
+        ``predicted / measured - 1`` of every row, in order.
+    labels : tuple of str
+        The rows' names.
+    """
+
+    values: Mapping[str, Any]
+    residuals: tuple[float, ...]
+    labels: tuple[str, ...]
+
+    @property
+    def error_percent(self) -> float:
+        """Mean absolute percentage error."""
+        return float(100 * np.mean(np.abs(self.residuals)))
+
+    def outliers(self, beyond: float) -> list[str]:
+        """Rows that the form misses by more than the share `beyond`, worst first."""
+        off = sorted(zip(self.residuals, self.labels, strict=True), key=lambda pair: -abs(pair[0]))
+        return [f"{label}: {100 * share:+.0f} %" for share, label in off if abs(share) > beyond]
+
+
+def fit_sum(terms: Mapping[str, Sequence[float]], rows: Sequence[Row], rate: str = "") -> PartFit:
+    """Fit ``seconds = sum of coefficient * term``, every coefficient at or above zero.
+
+    Parameters
+    ----------
+    terms : mapping of str to sequence of float (n)
+        Each row's amount of every term.
+    rows : sequence of Row (n)
+        Measured.
+    rate : str
+        The term that must be most of some row: noise alone would let a rate run to infinity.
+
+    Raises
+    ------
+    InputError
+        For fewer rows than terms.
+    MissingExtraError
+        Without scipy.
+    """
+    if len(rows) < max(_FEWEST_ROWS, len(terms)):
+        raise InputError(f"{len(rows)} rows are too few to fit {', '.join(terms)}")
+    seconds = np.array([row.seconds for row in rows])
+    columns = {name: np.asarray(values, dtype=np.float64) for name, values in terms.items()}
+    units = {name: _largest(seconds, column) for name, column in columns.items()}
+    scaled = np.column_stack([columns[name] * units[name] for name in columns])
+    free = tuple(Free(name, 0.6, _RATE_SHARE if name == rate else 0.0, 1.5) for name in columns)
+    found = least_squares(lambda v: np.asarray(scaled @ v / seconds - 1), free)
+    residuals = scaled @ found / seconds - 1
+    values = {
+        name: float(share) * units[name] if share > _NEXT_TO_NOTHING else 0.0
+        for name, share in zip(columns, found, strict=True)
+    }
+    return PartFit(values, tuple(residuals.tolist()), tuple(row.case.label for row in rows))
+
+
+def _largest(seconds: Floats, amounts: Floats) -> float:
+    """Largest coefficient at which the term alone exceeds no measurement."""
+    used = amounts > 0
+    return float(np.min(seconds[used] / amounts[used]))
+
+
+def fit_decode(rows: Sequence[Row]) -> PartFit:
+    """Fit decode attention: "start" (s a layer), "byte" (s), "head" (s a KV head)."""
+    cases = [row.case for row in rows if isinstance(row.case, DecodeCase)]
+    terms = {
+        "start": [1.0 for _ in cases],
+        "byte": [case.moved_bytes for case in cases],
+        "head": [case.starts for case in cases],
+    }
+    return fit_sum(terms, rows, rate="byte")
+
+
+def fit_prefill(rows: Sequence[Row]) -> PartFit:
+    """Fit prefill attention: "start" (s), "flop" (s), "token" (s a token and query head)."""
+    cases = [row.case for row in rows if isinstance(row.case, PrefillCase)]
+    terms = {
+        "start": [1.0 for _ in cases],
+        "flop": [case.flops for case in cases],
+        "token": [case.queries for case in cases],
+    }
+    return fit_sum(terms, rows, rate="flop")
+
+
+def fit_host(rows: Sequence[Row]) -> PartFit:
+    """Fit the ends of a step: "start" (s a step), "sequence" (s a sequence)."""
+    cases = [row.case for row in rows if isinstance(row.case, HostCase)]
+    terms = {
+        "start": [1.0 for _ in cases],
+        "sequence": [float(case.sequences) for case in cases],
+    }
+    return fit_sum(terms, rows)
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+def fit_layers(rows: Sequence[Row]) -> PartFit:
+    """Fit stacks of layers; the values are fields of `StepCoefficients`.
+
+    With twenty rows and more, tile factors are fitted too.
+
+    Raises
+    ------
+    InputError
+        For fewer than four rows.
+    """
+    steps = rows_from_records([_record(row) for row in rows])
+    if len(steps) < len(_LAYER_PARAMETERS) - 1:
+        raise InputError(f"{len(steps)} stacks of layers are too few to fit")
+    form = _LayerForm.of(steps, tiles=len(steps) >= _ROWS_FOR_FACTORS)
+    found = least_squares(form.residuals, form.free)
+    values = form.updates(found)
+    residuals = form.residuals(found)[: len(steps)]
+    labels = tuple(row.case.label for row in rows)
+    return PartFit(values, tuple(residuals.tolist()), labels)
+
+
+_LAYER_PARAMETERS = (
+    Free("weight", 0.7, 0.05, 1.5),
+    Free("compute", 0.7, 0.05, 1.5),
+    Free("layer_seconds", 0.3, 0.0, 1.5),
+    Free("host_seconds", 0.2, 0.0, 1.5),
+    Free("norm", 2.0, 1.0, 8.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _LayerForm:
+    """The layers' share of `kvsim.steptime` with its coefficients free."""
+
+    rows: StepRows
+    units: Mapping[str, float]
+    free: tuple[Free, ...]
+
+    @classmethod
+    def of(cls, rows: StepRows, *, tiles: bool) -> _LayerForm:
+        units = {
+            "weight": _largest(rows.seconds, rows.weight_bytes),
+            "compute": _largest(rows.seconds, rows.flops),
+            "layer_seconds": _largest(rows.seconds, rows.layers),
+            "host_seconds": float(rows.seconds.min()),
+        }
+        reached = [n for n in _FACTOR_TOKENS if tiles and n <= rows.tokens.max()]
+        factors = tuple(Free(f"factor_{n}", 1.0, 0.7, 1.5) for n in reached)
+        return cls(rows, units, _LAYER_PARAMETERS + factors)
+
+    def updates(self, values: Floats) -> dict[str, Any]:
+        """Turn a vector of parameters into fields of `StepCoefficients`."""
+        named = {p.name: float(v) for p, v in zip(self.free, values, strict=True)}
+        factors = {
+            int(name.removeprefix("factor_")): value
+            for name, value in named.items()
+            if name.startswith("factor_")
+        }
+        return {
+            "weight_bytes_per_s": 1 / (named["weight"] * self.units["weight"]),
+            "flops_per_s": 1 / (named["compute"] * self.units["compute"]),
+            "layer_seconds": named["layer_seconds"] * self.units["layer_seconds"],
+            "host_seconds": named["host_seconds"] * self.units["host_seconds"],
+            "norm": named["norm"],
+            "token_factors": factors,
+        }
+
+    def residuals(self, values: Floats) -> Floats:
+        """Relative errors of the rows, then the pull of every tile factor."""
+        rates = _BLANK.model_copy(update=self.updates(values))
+        errors = predict(self.rows, rates) / self.rows.seconds - 1
+        pulls = [v - 1 for p, v in zip(self.free, values, strict=True) if "factor" in p.name]
+        return np.concatenate([errors, _FACTOR_STIFFNESS * np.array(pulls)])
+
+
+_BLANK = StepCoefficients(
+    engine="torch",
+    source="",
+    date="",
+    weight_bytes_per_s=1.0,
+    flops_per_s=1.0,
+    kv_bytes_per_s=1.0,
+    attention_flops_per_s=1.0,
+    layer_seconds=0.0,
+)
+
+
+def _record(row: Row) -> dict[str, Any]:
+    """A stack of layers as a step without attention."""
+    case = row.case
+    if not isinstance(case, LayersCase):
+        raise InputError(f"{case.label} is no stack of layers")
+    absent = ("kv_bytes", "kv_heads", "attention_flops", "query_tokens", "message_bytes")
+    return {
+        **dict.fromkeys(absent, 0.0),
+        "model": case.shape.name,
+        "phase": "prefill",
+        "layers": case.layers,
+        "tokens": case.tokens,
+        "sequences": 1,
+        "weight_bytes": case.moved_bytes,
+        "flops": case.flops,
+        "tp": 1,
+        "seconds": row.seconds,
+    }

@@ -1,0 +1,217 @@
+"""From coefficients to a profile that every command takes, and what to say about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kvsim.calibrate.measure.bandwidth import CopyCase, ReadCase
+from kvsim.calibrate.measure.case import Row
+from kvsim.calibrate.measure.coefficients import Calibration, fastest
+from kvsim.calibrate.measure.device import DeviceFacts
+from kvsim.calibrate.measure.gemm import GemmCase
+from kvsim.calibrate.profile import coefficient_lines
+from kvsim.catalog.accelerators import load_accelerator
+from kvsim.errors import InputError
+from kvsim.hardware import AcceleratorProfile, ByteQuantity, Interconnect, Quantity
+from kvsim.units import GIB, format_bytes
+
+__all__ = ["Comparison", "comparisons", "measured_profile", "noisy_rows", "slug", "write_profile"]
+
+_NOISY = 0.2  # interquartile range as a share of the median
+_MISSED = 0.25  # of a measurement
+_MANY = 5
+_FEW = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One number that was measured, beside the datasheet's.
+
+    Parameters
+    ----------
+    name, unit : str
+        What it is; "bytes/s", "FLOP/s", "s" or "bytes".
+    measured : float
+        Here.
+    datasheet : float or None
+        The catalogue's, where it has one.
+    """
+
+    name: str
+    unit: str
+    measured: float
+    datasheet: float | None = None
+
+    @property
+    def share(self) -> float | None:
+        """Measured as a share of the datasheet."""
+        return self.measured / self.datasheet if self.datasheet else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return {**asdict(self), "share": self.share}
+
+
+def comparisons(found: Calibration) -> Iterator[Comparison]:
+    """Yield every measured number beside the datasheet's."""
+    sheet, facts = found.shipped, found.facts
+    bandwidth = sheet.bandwidth_bytes_per_s if sheet else None
+    peak = sheet.flops_per_s(facts.dtype) if sheet else None
+    main = [row for row in found.rows if row.case.dtype == facts.dtype]
+    memory = float(sheet.memory_bytes) if sheet else None
+    yield Comparison("memory that the driver reports", "bytes", facts.memory_bytes, memory)
+    if facts.kind == "cuda":
+        yield Comparison("context, gone at the start", "bytes", facts.context_bytes)
+    yield Comparison("copy", "bytes/s", fastest(main, CopyCase, "moved_bytes"), bandwidth)
+    yield Comparison("read", "bytes/s", fastest(main, ReadCase, "moved_bytes"), bandwidth)
+    yield Comparison("weights, GEMM", "bytes/s", fastest(main, GemmCase, "moved_bytes"), bandwidth)
+    for dtype, rate in gemm_rates(found.rows).items():
+        datasheet = sheet.flops_per_s(dtype) if sheet and dtype in sheet.flops else None
+        yield Comparison(f"{dtype} GEMM", "FLOP/s", rate, datasheet)
+    yield from _fitted(found, bandwidth, peak)
+    yield from _launches(found.rows)
+
+
+def _fitted(
+    found: Calibration, bandwidth: float | None, peak: float | None
+) -> Iterator[Comparison]:
+    """Yield the coefficients of both ways of running, and what they share once."""
+    for way, rates in found.coefficients.items():
+        if f"{way} layers" in found.parts:
+            weights, gemms = rates.weight_bytes_per_s, rates.flops_per_s
+            yield Comparison(f"{way}: weights in a step", "bytes/s", weights, bandwidth)
+            yield Comparison(f"{way}: GEMMs in a step", "FLOP/s", gemms, peak)
+        yield Comparison(f"{way}: KV read", "bytes/s", rates.kv_bytes_per_s, bandwidth)
+        yield Comparison(f"{way}: layer", "s", rates.layer_seconds)
+        yield Comparison(f"{way}: decode, a KV head", "s", rates.head_seconds)
+    rates = found.coefficients["loop"]
+    yield Comparison("prefill attention", "FLOP/s", rates.attention_flops_per_s, peak)
+    yield Comparison("prefill, a token and head", "s", rates.attention_token_seconds)
+    yield Comparison("host, a step", "s", rates.host_seconds)
+    yield Comparison("host, a sequence", "s", rates.sequence_seconds)
+
+
+def _launches(rows: tuple[Row, ...]) -> Iterator[Comparison]:
+    for row in rows:
+        if row.case.kind == "launch":
+            yield Comparison("launch", "s", row.seconds)
+        elif row.case.kind == "launch_graph":
+            yield Comparison("launch in a graph", "s", row.seconds)
+
+
+def gemm_rates(rows: tuple[Row, ...]) -> dict[str, float]:
+    """Fastest products by dtype, FLOP/s."""
+    dtypes = dict.fromkeys(row.case.dtype for row in rows if isinstance(row.case, GemmCase))
+    return {
+        dtype: fastest([row for row in rows if row.case.dtype == dtype], GemmCase, "flops")
+        for dtype in dtypes
+    }
+
+
+def noisy_rows(found: Calibration) -> list[str]:
+    """Name the rows that vary much or that the forms miss by much, a few of each."""
+    spread = sorted(found.rows, key=lambda row: -row.timing.spread)
+    noisy = [
+        f"{row.case.label}: quartiles {100 * row.timing.spread:.0f} % of the median apart"
+        for row in spread[:_MANY]
+        if row.timing.spread > _NOISY
+    ]
+    missed = [
+        f"{name}: {line} off"
+        for name, part in found.parts.items()
+        for line in part.outliers(_MISSED)[:_FEW]
+    ]
+    return noisy + missed
+
+
+# --- the profile ---------------------------------------------------------------------------------
+
+
+def slug(name: str) -> str:
+    """Turn a device's name into one for a file.
+
+    Examples
+    --------
+    >>> slug("NVIDIA H200"), slug("AMD EPYC 2 threads")
+    ('nvidia-h200', 'amd-epyc-2-threads')
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def measured_profile(found: Calibration, way: str, date: str) -> AcceleratorProfile:
+    """Describe the device: the catalogue's facts where it is known, else what was measured.
+
+    Parameters
+    ----------
+    found : Calibration
+        A session's fits.
+    way : str
+        "loop" or "kernels".
+    date : str
+        Of the measurement, ISO.
+    """
+    facts = found.facts
+    described = found.shipped or _unknown_device(found)
+    memory = ByteQuantity(value=facts.memory_bytes, source=f"the driver, {_origin(facts, date)}")
+    notes = ""
+    if facts.kind == "cuda":
+        notes = f"{format_bytes(facts.context_bytes)} taken before the first tensor."
+    if facts.clocks:
+        notes += f" At the start: {facts.clocks}."
+    return described.model_copy(
+        update={
+            "memory": memory,
+            "coefficients": found.coefficients[way],
+            "notes": " ".join(filter(None, (described.notes, notes))),
+        }
+    )
+
+
+def _unknown_device(found: Calibration) -> AcceleratorProfile:
+    """A device that the catalogue does not have: its rates are those that were reached."""
+    facts, rows = found.facts, found.rows
+    bandwidth = fastest(rows, (CopyCase, ReadCase), "moved_bytes")
+    rates = gemm_rates(rows)
+    return AcceleratorProfile(
+        name=slug(facts.name),
+        vendor="unknown",
+        advertised_memory_gb=facts.memory_bytes / GIB,
+        memory=ByteQuantity(value=facts.memory_bytes, source="the driver"),
+        bandwidth=Quantity(value=bandwidth, source="fastest copy or read that was measured"),
+        flops={
+            dtype: Quantity(value=rate, source="fastest product that was measured")
+            for dtype, rate in rates.items()
+        },
+        l2_bytes=facts.l2_bytes,
+        interconnect=Interconnect(name="none", bytes_per_s=0.0),
+    )
+
+
+def _origin(facts: DeviceFacts, date: str) -> str:
+    parts = (f"torch {facts.torch_version}", facts.driver, date)
+    return ", ".join(part for part in parts if part)
+
+
+def write_profile(path: Path, profile: AcceleratorProfile) -> None:
+    """Write a profile and read it back, as ``--gpu`` will.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written, or a number in it is not plausible.
+    """
+    described = profile.model_dump(mode="json", exclude={"coefficients"}, exclude_none=True)
+    text = yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=100)
+    if profile.coefficients is not None:
+        text += coefficient_lines(profile.coefficients)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from None
+    load_accelerator(path)

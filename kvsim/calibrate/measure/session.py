@@ -1,0 +1,166 @@
+"""Running a plan: each row goes to the CSV as it comes, and nothing that goes wrong loses it.
+
+Columns of the CSV, one row a case:
+
+===============================  ==========================================================
+``kind``, ``dtype``              what was timed, and in which dtype
+sizes (``m`` ... ``sets``)       of the case; empty where it has none of that name
+``moved_bytes``, ``flops``       bytes and FLOPs that one call needs
+``buffer_bytes``                 bytes allocated, all rotated inputs together
+``seconds``                      median of one call, seconds
+``q1_seconds``, ``q3_seconds``   quartiles, seconds
+``samples``, ``outliers``        samples, and those far outside the quartiles
+``captured``                     1 where a CUDA graph was replayed
+===============================  ==========================================================
+
+``buffer``, ``message`` are bytes; ``tokens``, ``context``, ``prompt`` are tokens.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kvsim.calibrate.measure.case import Case, Row
+from kvsim.calibrate.measure.grid import Plan
+from kvsim.calibrate.measure.timing import Bench, is_out_of_memory
+from kvsim.errors import InputError, KVSimError, UnsupportedError
+
+__all__ = ["COLUMNS", "Session"]
+
+_SIZES = (
+    *("buffer", "m", "n", "k", "model", "layers", "tokens"),
+    *("batch", "context", "kv_heads", "group", "heads", "head_dim", "prompt"),
+    *("sequences", "vocabulary", "ranks", "message", "sets"),
+)
+COLUMNS = (
+    *("kind", "dtype", *_SIZES, "moved_bytes", "flops", "buffer_bytes"),
+    *("seconds", "q1_seconds", "q3_seconds", "samples", "outliers", "captured"),
+)
+
+Progress = Callable[[int, int, str], None]
+
+
+def _say_nothing(done: int, total: int, label: str) -> None:
+    """Report no progress."""
+
+
+@dataclass(slots=True)
+class Session:
+    """One pass over a plan.
+
+    Parameters
+    ----------
+    bench : Bench
+        What times the cases.
+    csv_path : Path
+        Where rows are kept.
+    progress : callable
+        Called before each case with (cases done, cases in all, what comes).
+
+    Attributes
+    ----------
+    rows : list of Row
+        What was timed so far.
+    shrunk, skipped : list of str
+        Cases for which memory was short, and those that the device lacks; one line each.
+    """
+
+    bench: Bench
+    csv_path: Path
+    progress: Progress = _say_nothing
+    rows: list[Row] = field(default_factory=list)
+    shrunk: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def run(self, plan: Plan) -> list[Row]:
+        """Time every case; a Ctrl-C leaves the rows so far in the CSV.
+
+        Raises
+        ------
+        InputError
+            When the CSV cannot be written.
+        UnsupportedError
+            When the device fails at something that every device can do.
+        """
+        try:
+            with self.csv_path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+                writer.writeheader()
+                for done, case in enumerate(plan.cases):
+                    self.progress(done, len(plan.cases), case.label)
+                    row = self._time(case)
+                    if row is not None:
+                        self.rows.append(row)
+                        writer.writerow(_cells(row))
+                        file.flush()
+        except OSError as error:
+            raise InputError(
+                f"cannot be written ({error.strerror})", where=str(self.csv_path)
+            ) from None
+        self.progress(len(plan.cases), len(plan.cases), "fitting")
+        return self.rows
+
+    def _time(self, case: Case) -> Row | None:
+        """Time a case, or the largest smaller one that fits; None when it had to be skipped."""
+        attempt: Case | None = case
+        while attempt is not None:
+            try:
+                row = Row(attempt, self.bench.time(attempt))
+            except (RuntimeError, MemoryError, TypeError, AttributeError, KVSimError) as error:
+                if not is_out_of_memory(error):
+                    self._skip(attempt, error)
+                    return None
+            else:
+                self._note_shrunk(case, attempt)
+                return row
+            # outside the handler: the error's frames would keep the tensors alive
+            self.bench.release()
+            attempt = attempt.smaller()
+        self.shrunk.append(f"{case.label}: does not fit at any size, left out")
+        return None
+
+    def _note_shrunk(self, asked: Case, timed: Case) -> None:
+        if timed is not asked:
+            before, after = asked.sizes(), timed.sizes()
+            changed = [
+                f"{name} {before[name]} to {after[name]}" for name in _differing(asked, timed)
+            ]
+            self.shrunk.append(f"{asked.label}: out of memory, {', '.join(changed)}")
+
+    def _skip(self, case: Case, error: Exception) -> None:
+        """Note what an optional case lacks; anything else ends the session."""
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if not case.optional:
+            raise UnsupportedError(
+                f"the device failed at {case.label} ({reason}); the {len(self.rows)} rows before"
+                f" it are in {self.csv_path}"
+            ) from None
+        self.skipped.append(f"{case.label}: {reason}")
+
+
+def _differing(before: Case, after: Case) -> list[str]:
+    old, new = before.sizes(), after.sizes()
+    return [name for name in old if old[name] != new[name]]
+
+
+def _cells(row: Row) -> dict[str, Any]:
+    """One line of the CSV."""
+    case, timing = row.case, row.timing
+    return {
+        "kind": case.kind,
+        "dtype": case.dtype,
+        **case.sizes(),
+        "moved_bytes": f"{case.moved_bytes:.0f}",
+        "flops": f"{case.flops:.0f}",
+        "buffer_bytes": f"{case.buffer_bytes:.0f}",
+        "seconds": f"{timing.seconds:.6g}",
+        "q1_seconds": f"{timing.low_seconds:.6g}",
+        "q3_seconds": f"{timing.high_seconds:.6g}",
+        "samples": timing.samples,
+        "outliers": timing.outliers,
+        "captured": int(timing.captured),
+    }

@@ -1,0 +1,210 @@
+"""Timing calls: a device's clock, warm-up, samples, their median and spread.
+
+::
+
+    warm-up · warm-up · [run][run][run] · [run][run][run] · ...
+                         one sample: at least four milliseconds of runs over all rotated inputs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+from kvsim.calibrate.measure.case import Call, Case, LocalCase, Timing, summarise
+from kvsim.calibrate.measure.collective import AllReduceCase, all_reduce_timings
+from kvsim.calibrate.measure.workspace import Workspace
+from kvsim.errors import UnsupportedError
+from kvsim.units import ceil_div
+
+__all__ = [
+    "FULL_PACE",
+    "QUICK_PACE",
+    "Bench",
+    "Pace",
+    "TorchBench",
+    "is_out_of_memory",
+]
+
+_LEAST_SAMPLE_SECONDS = 4e-3  # against 10 us of the first launch, and events of half a microsecond
+_MOST_RUNS = 2000
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long to look at one case.
+
+    Parameters
+    ----------
+    seconds : float
+        Time to spend on samples.
+    least_samples, most_samples : int
+        Samples taken whatever the time.
+    """
+
+    seconds: float
+    least_samples: int
+    most_samples: int
+
+
+QUICK_PACE = Pace(0.08, 5, 20)
+FULL_PACE = Pace(0.4, 7, 100)
+
+
+class Bench(Protocol):
+    """Whatever can time a case."""
+
+    def time(self, case: Case) -> Timing:
+        """Time one case.
+
+        Raises
+        ------
+        RuntimeError, MemoryError
+            Torch's own, when memory is short or the device lacks something.
+        """
+
+    def release(self) -> None:
+        """Give memory back before a smaller case is tried."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch says that memory is short: each backend has words of its own."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error).lower() for words in _OUT_OF_MEMORY
+    )
+
+
+class TorchBench:
+    """Times cases in torch.
+
+    Parameters
+    ----------
+    kind : str
+        "cuda", "cpu" or "mps".
+    pace : Pace
+        How long to look at each.
+    """
+
+    def __init__(self, kind: str, pace: Pace) -> None:
+        self.space = Workspace(kind)
+        self._pace = pace
+        self._links: dict[int, dict[int, Timing]] = {}
+        self._clock = _CudaClock(self.space.torch) if kind == "cuda" else _HostClock(self.space)
+
+    def time(self, case: Case) -> Timing:
+        """Allocate, warm up, sample; nothing is kept but the pool."""
+        if isinstance(case, AllReduceCase):
+            return self._time_link(case)
+        if not isinstance(case, LocalCase):
+            raise UnsupportedError(f"{case.kind} is nothing that torch can time")
+        with self.space.torch.inference_mode():
+            calls = case.calls(self.space)
+            replay = self._replay(calls) if case.captured else None
+            timing = self._sample(replay or _in_turn(calls), len(calls), captured=bool(replay))
+        del calls, replay
+        if self.space.device.type != "cpu":
+            self.space.trim()
+        return timing
+
+    def release(self) -> None:
+        """Free the pool."""
+        self.space.release()
+
+    def _time_link(self, case: AllReduceCase) -> Timing:
+        """Start the ranks once a degree, for all sizes; later sizes are looked up."""
+        if case.ranks not in self._links:
+            self.release()
+            kind, samples = self.space.device.type, self._pace.least_samples
+            self._links[case.ranks] = all_reduce_timings(case.ranks, kind, samples)
+        return self._links[case.ranks][case.message]
+
+    def _replay(self, calls: list[Call]) -> Call | None:
+        """Capture the calls as a CUDA graph; None where that is not possible."""
+        if self.space.device.type != "cuda":
+            return None
+        try:
+            return _capture(self.space.torch, calls)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            self.space.torch.cuda.synchronize()
+            return None
+
+    def _sample(self, run: Call, calls: int, *, captured: bool) -> Timing:
+        """Sample a run of so many calls."""
+        run()
+        once = self._clock.sample(run, 1)
+        runs = min(_MOST_RUNS, ceil_div(int(_LEAST_SAMPLE_SECONDS * 1e9), max(1, int(once * 1e9))))
+        pace = self._pace
+        affordable = int(pace.seconds / max(once * runs, 1e-9))
+        count = min(max(affordable, pace.least_samples), pace.most_samples)
+        samples = [self._clock.sample(run, runs) / (runs * calls) for _ in range(count)]
+        return summarise(samples, captured=captured)
+
+
+def _in_turn(calls: list[Call]) -> Call:
+    def run() -> None:
+        for call in calls:
+            call()
+
+    return run
+
+
+def _capture(torch: Any, calls: list[Call]) -> Callable[[], object]:
+    """Record the calls into a graph, after the warm-up on a side stream that torch asks for."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for call in calls[:2]:
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    replay: Callable[[], object] = graph.replay
+    return replay
+
+
+class _Clock(Protocol):
+    def sample(self, run: Call, runs: int) -> float:
+        """Seconds of so many runs."""
+
+
+class _HostClock:
+    """The host's clock around work that is waited for."""
+
+    def __init__(self, space: Workspace) -> None:
+        module = getattr(space.torch, space.device.type, None)
+        self._wait: Callable[[], object] = getattr(module, "synchronize", lambda: None)
+
+    def sample(self, run: Call, runs: int) -> float:
+        self._wait()
+        start = perf_counter()
+        for _ in range(runs):
+            run()
+        self._wait()
+        return perf_counter() - start
+
+
+class _CudaClock:
+    """Events on the device's own clock; a run that waits for the device counts whole."""
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+
+    def sample(self, run: Call, runs: int) -> float:
+        cuda = self._torch.cuda
+        start, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
+        cuda.synchronize()
+        start.record()
+        for _ in range(runs):
+            run()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) * 1e-3

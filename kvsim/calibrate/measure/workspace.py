@@ -1,0 +1,119 @@
+"""The tensors that cases work on: one pool of random numbers, cut into views."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, TypeAlias
+
+from kvsim.errors import MissingExtraError
+
+__all__ = ["TORCH_DTYPES", "Tensor", "Workspace", "load_torch"]
+
+# torch is absent from most installations, so its types are not named here.
+Tensor: TypeAlias = Any
+
+# fp8 is kept as bytes: torch copies and gathers those on every device.
+TORCH_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "uint8"}
+_SPREAD = 0.04  # small enough that a product of thousands stays finite in fp16
+_LARGEST_BYTE = 0x60  # an fp8 of 32: never the codes of NaN
+_SEED = 20
+
+
+def load_torch() -> Any:
+    """Import torch.
+
+    Raises
+    ------
+    MissingExtraError
+        When it is not installed.
+    """
+    try:
+        return import_module("torch")
+    except ImportError:
+        raise MissingExtraError("torch", "calibrate", "measuring a device") from None
+
+
+class Workspace:
+    """Tensors of one device; the pool grows when a case asks for more.
+
+    Parameters
+    ----------
+    kind : str
+        "cuda", "cpu" or "mps".
+
+    Attributes
+    ----------
+    torch : module
+        torch itself.
+    device : torch.device
+        Where the tensors lie.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.torch = load_torch()
+        self.device = self.torch.device(kind)
+        self._pool: Tensor = None
+        self._decoder: tuple[Any, Any] | None = None
+        self.torch.manual_seed(_SEED)
+
+    def dtype(self, name: str) -> Any:
+        """Return torch's dtype for kvsim's name of it."""
+        return getattr(self.torch, TORCH_DTYPES[name])
+
+    def views(self, count: int, shape: Sequence[int], dtype: str) -> list[Tensor]:
+        """Cut `count` random tensors of one shape, none overlapping another, from the pool."""
+        each = math.prod(shape)
+        pool = self._pool_of(count * each, dtype)
+        return [pool[at * each : (at + 1) * each].view(*shape) for at in range(count)]
+
+    def random(self, shape: Sequence[int], dtype: str) -> Tensor:
+        """Return a fresh random tensor, outside the pool."""
+        return self._fill(self.torch.empty(*shape, dtype=self.dtype(dtype), device=self.device))
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Tensor:
+        """Return an uninitialised tensor, outside the pool."""
+        return self.torch.empty(*shape, dtype=self.dtype(dtype), device=self.device)
+
+    def decoder(self, blueprint: Any, dtype: str) -> Any:
+        """Return the twin's decoder of a shape; the last one is kept."""
+        key = (blueprint, dtype)
+        if self._decoder is None or self._decoder[0] != key:
+            from kvsim.calibrate.twin.decoder import Decoder
+
+            self._decoder = None
+            self._decoder = (key, Decoder(blueprint, self.device, self.dtype(dtype)))
+        return self._decoder[1]
+
+    def release(self) -> None:
+        """Give everything back to the device."""
+        self._pool = self._decoder = None
+        self.trim()
+
+    def trim(self) -> None:
+        """Give what no tensor holds any more back to the device."""
+        gc.collect()
+        module = getattr(self.torch, self.device.type, None)
+        empty_cache = getattr(module, "empty_cache", None)
+        if empty_cache is not None:
+            empty_cache()
+
+    def _pool_of(self, elements: int, dtype: str) -> Tensor:
+        wanted = self.dtype(dtype)
+        pool = self._pool
+        if pool is None or pool.dtype != wanted or pool.numel() < elements:
+            # Two pools at once would need twice the memory.
+            self._pool = pool = None
+            self.trim()
+            self._pool = pool = self._fill(
+                self.torch.empty(elements, dtype=wanted, device=self.device)
+            )
+        return pool
+
+    def _fill(self, tensor: Tensor) -> Tensor:
+        """Fill with random numbers: zeros would draw less power and run faster."""
+        if tensor.dtype == self.torch.uint8:
+            return tensor.random_(0, _LARGEST_BYTE)
+        return tensor.uniform_(-_SPREAD, _SPREAD)

@@ -1,0 +1,235 @@
+"""What ``kvsim validate`` does: calibrate, serve for real, predict the same, compare."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kvsim.assembly import Setup, prepare
+from kvsim.calibrate.twin.blueprint import tiny_model
+from kvsim.calibrate.twin.questions import Question, capacity_requests_per_s, question_for
+from kvsim.catalog.accelerators import find_accelerator
+from kvsim.catalog.models import find_model
+from kvsim.errors import InputError, MissingExtraError
+from kvsim.hardware import AcceleratorProfile
+from kvsim.model import ModelSpec
+from kvsim.scenario import Scenario, load_scenario
+
+if TYPE_CHECKING:
+    from kvsim.calibrate.twin.compare import Comparison
+    from kvsim.calibrate.twin.device import Device
+
+__all__ = ["Validation", "ValidationRequest", "require_torch", "validate"]
+
+LOADS = (0.3, 0.7, 1.1)
+QUICK_LOADS = (0.6,)
+_GPU_MODEL = "llama3-8b"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationRequest:
+    """What is to be validated.
+
+    Parameters
+    ----------
+    model : str or None
+        Catalogue name or path; None is the scenario's, a tiny one on a CPU, llama3-8b on CUDA.
+    device : str
+        Torch's name: "cpu", "cuda", "cuda:1".
+    scenario : str or None
+        Scenario file or name; None asks a few loads up to saturation.
+    profile : str or None
+        Accelerator with measured coefficients; None calibrates on the twin's own warm-up.
+    loads : tuple of float
+        Shares of the estimated capacity, without a scenario; empty is the default.
+    quick : bool
+        Less of everything.
+    seed : int
+        Of arrivals, lengths and prompts.
+    """
+
+    model: str | None = None
+    device: str = "cpu"
+    scenario: str | None = None
+    profile: str | None = None
+    loads: tuple[float, ...] = ()
+    quick: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What came out.
+
+    Parameters
+    ----------
+    device, model : str
+        What ran where.
+    profile : AcceleratorProfile
+        The profile that predicted; calibrated here unless one was given.
+    provenance : str
+        Where its coefficients come from.
+    torch_version : str
+        The torch that ran.
+    runs : tuple of Comparison
+        One a load.
+    """
+
+    device: str
+    model: str
+    profile: AcceleratorProfile
+    provenance: str
+    torch_version: str
+    runs: tuple[Comparison, ...]
+
+    def record(self) -> dict[str, Any]:
+        """The validation as JSON."""
+        return {
+            "kind": "kvsim-validation",
+            "device": self.device,
+            "model": self.model,
+            "torch": self.torch_version,
+            "provenance": self.provenance,
+            "profile": self.profile.model_dump(mode="json"),
+            "runs": [run.record() for run in self.runs],
+        }
+
+    def write(self, folder: Path) -> Path:
+        """Write ``comparison.json`` into a folder, made if need be; return its path.
+
+        Raises
+        ------
+        InputError
+            When the folder cannot be written to.
+        """
+        path = folder / "comparison.json"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self.record(), indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from None
+        return path
+
+
+def require_torch(purpose: str) -> None:
+    """Check that torch is there, without importing it.
+
+    Raises
+    ------
+    MissingExtraError
+        When it is not.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtraError("torch", "calibrate", purpose)
+
+
+def validate(request: ValidationRequest, say: Say = lambda line: None) -> Validation:
+    """Run the twin and the simulator on the same workloads.
+
+    Parameters
+    ----------
+    request : ValidationRequest
+        What to run.
+    say : callable
+        Told what is being done, a line at a time.
+
+    Raises
+    ------
+    MissingExtraError
+        Without torch (or scipy, where it calibrates).
+    InputError, UnsupportedError
+        For names that are unknown, a device that is not there, a model that the twin cannot
+        build or that does not fit.
+    """
+    require_torch("validating")
+    import torch
+
+    from kvsim.calibrate.twin.compare import compare
+    from kvsim.calibrate.twin.device import Device
+    from kvsim.calibrate.twin.serve import Twin
+    from kvsim.simulation import run_setup
+
+    device = Device.named(request.device)
+    case = _case(request, device)
+    setup = prepare(case.scenario(), model=case.model, accelerator=case.profile)
+    say(f"building {case.model.name} on {device.name}, {setup.num_blocks:,} blocks of KV cache")
+    twin = Twin(setup, device)
+    profile = _calibrated(case, setup, twin, request, say)
+    runs = []
+    for label, scenario in case.questions(request, profile):
+        say(f"serving {label}")
+        setup = prepare(scenario, model=case.model, accelerator=profile)
+        measured = twin.serve(setup, request.seed)
+        runs.append(compare(label, setup, measured, run_setup(setup, request.seed)))
+    provenance = setup.step_time.provenance
+    return Validation(
+        device.name, case.model.name, profile, provenance, torch.__version__, tuple(runs)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """The model, the device's profile, and either a scenario or a question to ask."""
+
+    model: ModelSpec
+    profile: AcceleratorProfile
+    dtype: str
+    given: Scenario | None
+    question: Question
+
+    def scenario(self, rate: float | None = None) -> Scenario:
+        """The scenario that was given, in a dtype that the device has; else the question."""
+        if self.given is None:
+            return self.question.scenario(self.model, self.dtype, rate)
+        engine = self.given.engine.model_copy(update={"dtype": self.dtype})
+        return self.given.model_copy(update={"engine": engine})
+
+    def questions(
+        self, request: ValidationRequest, profile: AcceleratorProfile
+    ) -> Iterator[tuple[str, Scenario]]:
+        """What to run: the one scenario, or the question at every load."""
+        if self.given is not None:
+            yield self.given.name, self.scenario()
+            return
+        setup = prepare(self.scenario(), model=self.model, accelerator=profile)
+        capacity = capacity_requests_per_s(setup, self.question)
+        for load in request.loads or (QUICK_LOADS if request.quick else LOADS):
+            rate = load * capacity
+            yield f"load {load:g} ({rate:.3g} requests/s)", self.scenario(rate)
+
+
+def _case(request: ValidationRequest, device: Device) -> _Case:
+    """Read the request's names."""
+    given = load_scenario(request.scenario) if request.scenario else None
+    model = _model(request, given, device)
+    profile = find_accelerator(request.profile) if request.profile else device.datasheet()
+    asked = given.engine.dtype if given else None
+    dtype = asked if asked not in (None, "auto") else device.dtype_for(model.dtype)
+    question = question_for(model, on_gpu=device.is_cuda, quick=request.quick)
+    return _Case(model, profile, str(dtype), given, question)
+
+
+def _model(request: ValidationRequest, given: Scenario | None, device: Device) -> ModelSpec:
+    name = request.model or (given.model if given else None)
+    if name == tiny_model().name or (name is None and not device.is_cuda):
+        return tiny_model()
+    return find_model(name or _GPU_MODEL)
+
+
+def _calibrated(
+    case: _Case, setup: Setup, twin: Any, request: ValidationRequest, say: Say
+) -> AcceleratorProfile:
+    """The profile that was given, if it was measured; else one fitted to a warm-up."""
+    from kvsim.calibrate.twin.warmup import fit_samples, warm_up, with_coefficients
+
+    if request.profile and case.profile.coefficients is not None:
+        return case.profile
+    say("warming up, and fitting the step time to it")
+    samples = warm_up(twin, quick=request.quick)
+    return with_coefficients(case.profile, fit_samples(samples, setup.deployment))

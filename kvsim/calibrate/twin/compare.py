@@ -1,0 +1,234 @@
+"""Predicted beside measured: the steps, the latencies and the memory of one run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import log2
+from typing import Any
+
+import numpy as np
+
+from kvsim.assembly import Setup
+from kvsim.calibrate.twin.clock import StepSample
+from kvsim.calibrate.twin.serve import MemoryUse, TwinRun
+from kvsim.engines import get_engine
+from kvsim.results import SimulationResult
+from kvsim.steptime import StepLoad
+
+__all__ = ["Comparison", "Pair", "StepErrors", "StepGroup", "compare", "compare_summaries"]
+
+# Keys of the two summaries that are set side by side; those of `vllm bench serve`.
+SUMMARY_KEYS = (
+    "mean_ttft_ms",
+    "median_ttft_ms",
+    "p99_ttft_ms",
+    "mean_tpot_ms",
+    "median_tpot_ms",
+    "p99_tpot_ms",
+    "mean_e2el_ms",
+    "median_e2el_ms",
+    "p99_e2el_ms",
+    "output_throughput",
+    "request_throughput",
+    "duration",
+    "completed",
+    "preemptions",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One quantity, predicted and measured, in the unit that its name states."""
+
+    name: str
+    predicted: float
+    measured: float
+
+    @property
+    def error_percent(self) -> float | None:
+        """How far the prediction is off, percent of the measurement; None of nothing."""
+        return 100 * (self.predicted / self.measured - 1) if self.measured else None
+
+    def record(self) -> dict[str, Any]:
+        """The pair as JSON."""
+        return {**asdict(self), "error_percent": self.error_percent}
+
+
+@dataclass(frozen=True, slots=True)
+class StepGroup:
+    """Steps alike in phase, batch and context.
+
+    Parameters
+    ----------
+    phase : str
+        "decode" or "prefill" (with or without decodes beside it).
+    sequences, context : int
+        Largest batch and mean context (tokens a sequence) of the group: powers of two.
+    steps : int
+        How many there were.
+    predicted_seconds, measured_seconds : float
+        Medians.
+    """
+
+    phase: str
+    sequences: int
+    context: int
+    steps: int
+    predicted_seconds: float
+    measured_seconds: float
+
+    @property
+    def error_percent(self) -> float:
+        """How far the predicted median is off, percent."""
+        return 100 * (self.predicted_seconds / self.measured_seconds - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class StepErrors:
+    """Errors of single steps, percent of the measured time.
+
+    `total_percent` compares the sums, where the noise of single steps averages out.
+    """
+
+    median_percent: float
+    p95_percent: float
+    bias_percent: float
+    total_percent: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One run, predicted and measured.
+
+    Parameters
+    ----------
+    label : str
+        What was run.
+    steps : int
+        Steps measured.
+    step_errors : StepErrors
+        How far single steps are off.
+    groups : tuple of StepGroup
+        Step times by batch and context.
+    latency, memory : tuple of Pair
+        Latencies and throughput; bytes and blocks.
+    """
+
+    label: str
+    steps: int
+    step_errors: StepErrors
+    groups: tuple[StepGroup, ...]
+    latency: tuple[Pair, ...]
+    memory: tuple[Pair, ...]
+
+    def pair(self, name: str) -> Pair:
+        """Find a latency or memory pair (KeyError when there is none)."""
+        for found in (*self.latency, *self.memory):
+            if found.name == name:
+                return found
+        raise KeyError(name)
+
+    def record(self) -> dict[str, Any]:
+        """The comparison as JSON."""
+        return {
+            "label": self.label,
+            "steps": self.steps,
+            "step_errors": asdict(self.step_errors),
+            "step_groups": [{**asdict(g), "error_percent": g.error_percent} for g in self.groups],
+            "latency": [pair.record() for pair in self.latency],
+            "memory": [pair.record() for pair in self.memory],
+        }
+
+
+def compare(label: str, setup: Setup, run: TwinRun, predicted: SimulationResult) -> Comparison:
+    """Set a run of the twin beside the simulator's prediction of it.
+
+    Parameters
+    ----------
+    label : str
+        What was run.
+    setup : Setup
+        Holds the step-time model that predicts single steps.
+    run : TwinRun
+        What happened.
+    predicted : SimulationResult
+        What the simulator says of the same workload.
+    """
+    seconds = [setup.step_time.cost(sample.load).seconds for sample in run.samples]
+    measured_peak = run.memory.peak_blocks
+    return Comparison(
+        label=label,
+        steps=len(run.samples),
+        step_errors=_step_errors(seconds, run.samples),
+        groups=_groups(setup, seconds, run.samples),
+        latency=compare_summaries(predicted.summary, run.result.summary),
+        memory=(
+            *_byte_pairs(setup, run.memory),
+            Pair("peak_blocks", _peak_blocks(predicted), measured_peak),
+        ),
+    )
+
+
+def compare_summaries(predicted: dict[str, Any], measured: dict[str, Any]) -> tuple[Pair, ...]:
+    """Pair what two summaries in ``vllm bench serve``'s words both state."""
+    return tuple(
+        Pair(key, float(predicted[key]), float(measured[key]))
+        for key in SUMMARY_KEYS
+        if predicted.get(key) is not None and measured.get(key) is not None
+    )
+
+
+def _step_errors(predicted: Sequence[float], samples: Sequence[StepSample]) -> StepErrors:
+    measured = np.array([sample.seconds for sample in samples])
+    errors = 100 * (np.array(predicted) / measured - 1)
+    median, p95 = np.percentile(np.abs(errors), (50, 95))
+    total = 100 * (sum(predicted) / measured.sum() - 1)
+    return StepErrors(float(median), float(p95), float(np.median(errors)), float(total))
+
+
+def _groups(
+    setup: Setup, predicted: Sequence[float], samples: Sequence[StepSample]
+) -> tuple[StepGroup, ...]:
+    """Step times by phase, batch and context, each up to the next power of two."""
+    cells: dict[tuple[str, int, int], list[tuple[float, float]]] = defaultdict(list)
+    for seconds, sample in zip(predicted, samples, strict=True):
+        cells[_cell(sample.load, setup.token_bytes)].append((seconds, sample.seconds))
+    return tuple(
+        StepGroup(*cell, len(times), *np.median(np.array(times), axis=0).tolist())
+        for cell, times in sorted(cells.items())
+    )
+
+
+def _cell(load: StepLoad, token_bytes: int) -> tuple[str, int, int]:
+    """Phase, batch and context of a step; a prefill's context is the tokens it computes."""
+    if load.prefill_pairs:
+        return "prefill", _power_above(load.sequences), _power_above(load.tokens)
+    context = load.kv_read_bytes / token_bytes / load.sequences
+    return "decode", _power_above(load.sequences), _power_above(context)
+
+
+def _power_above(count: float) -> int:
+    """Least power of two at or above `count`."""
+    return 1 << max(0, int(np.ceil(log2(max(1.0, count)))))
+
+
+def _byte_pairs(setup: Setup, memory: MemoryUse) -> tuple[Pair, ...]:
+    """Bytes by the plan's arithmetic, beside the bytes of the tensors."""
+    engine = setup.scenario.engine
+    budget = get_engine(engine.name, engine.version).budget(setup.deployment)
+    pool = setup.num_blocks * setup.curve.block_size * setup.token_bytes
+    pairs = (
+        Pair("weights_bytes", budget.weights_bytes, memory.weights_bytes),
+        Pair("pool_bytes", pool, memory.pool_bytes),
+    )
+    if memory.peak_bytes is None:
+        return pairs
+    peak = budget.weights_bytes + pool + budget.activation_bytes
+    return (*pairs, Pair("peak_bytes", peak, memory.peak_bytes))
+
+
+def _peak_blocks(predicted: SimulationResult) -> float:
+    """Most blocks that the simulated pool held."""
+    return round(predicted.kv_cache()["usage_peak"] * predicted.setup.num_blocks)

@@ -1,0 +1,172 @@
+"""The device that the twin runs on: its name, its clock and its memory counters.
+
+A GPU is timed by the wall. A CPU is shared with whatever else runs, so there torch gets one
+thread and that thread's own seconds count: how long the work took, not how long it waited.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter, thread_time
+
+import torch
+
+from kvsim.catalog.accelerators import find_accelerator
+from kvsim.errors import InputError, UnknownNameError, UnsupportedError
+from kvsim.hardware import AcceleratorProfile, ByteQuantity, Interconnect, Quantity
+from kvsim.units import GB
+
+__all__ = ["TORCH_DTYPES", "Device"]
+
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_TRIAL_BYTES = 1 << 27
+_TRIAL_SIDE = 1024
+_TRIALS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device, by torch's name for it: "cpu", "cuda", "cuda:1"."""
+
+    torch_device: torch.device
+
+    @classmethod
+    def named(cls, name: str) -> Device:
+        """Find a device.
+
+        Raises
+        ------
+        InputError
+            When torch does not know it, or sees none of its kind.
+        """
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise InputError(
+                f"unknown device {name!r}", where="--device", fix="cpu or cuda"
+            ) from None
+        if device.type not in ("cpu", "cuda"):
+            raise InputError(f"no support for {name!r}", where="--device", fix="choose cpu or cuda")
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise InputError(
+                "this torch sees no CUDA device",
+                where="--device",
+                fix="choose cpu, or see nvidia-smi",
+            )
+        return cls(device)
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether it is a GPU, with counters of its own."""
+        return self.torch_device.type == "cuda"
+
+    @property
+    def name(self) -> str:
+        """What the driver or the platform calls it."""
+        if self.is_cuda:
+            return torch.cuda.get_device_name(self.torch_device)
+        return f"CPU {platform.machine()}, one thread"
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the device, bytes."""
+        if self.is_cuda:
+            return int(torch.cuda.get_device_properties(self.torch_device).total_memory)
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+    def dtype_for(self, native: str) -> str:
+        """Dtype to compute in: the model's own on a GPU, fp32 on a CPU."""
+        return native if self.is_cuda and native in TORCH_DTYPES else "fp32"
+
+    def now(self) -> float:
+        """Seconds, once everything that was launched is done; only differences mean anything."""
+        if not self.is_cuda:
+            return thread_time()
+        torch.cuda.synchronize(self.torch_device)
+        return perf_counter()
+
+    @property
+    def clock(self) -> str:
+        """What `now` counts, in words."""
+        return "wall seconds" if self.is_cuda else "CPU seconds of one thread"
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Run in one thread where `now` counts one thread's seconds."""
+        threads = torch.get_num_threads()
+        if not self.is_cuda:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+    def start_peak(self) -> None:
+        """Count peak memory from now on."""
+        if self.is_cuda:
+            torch.cuda.reset_peak_memory_stats(self.torch_device)
+
+    def peak_bytes(self) -> int | None:
+        """Most bytes that torch held since `start_peak`; None where torch does not count."""
+        if not self.is_cuda:
+            return None
+        return int(torch.cuda.max_memory_allocated(self.torch_device))
+
+    def refuse_if_too_large(self, needed_bytes: int, what: str) -> None:
+        """Refuse what will not fit, before anything is allocated.
+
+        Raises
+        ------
+        UnsupportedError
+            With both sizes.
+        """
+        free = torch.cuda.mem_get_info(self.torch_device)[0] if self.is_cuda else self.memory_bytes
+        if needed_bytes > free:
+            raise UnsupportedError(
+                f"{what} needs {needed_bytes / 2**30:.2f} GiB and {self.name} has"
+                f" {free / 2**30:.2f} GiB: choose a smaller model or fewer blocks"
+            )
+
+    def datasheet(self) -> AcceleratorProfile:
+        """Profile of this device: the catalogue's, else its memory and two quick trials."""
+        try:
+            return find_accelerator(self.name)
+        except UnknownNameError:
+            with self.steady():
+                return self._measured_sheet()
+
+    def _measured_sheet(self) -> AcceleratorProfile:
+        rate = Quantity(value=self._product_rate(), source="one matrix product, timed here")
+        return AcceleratorProfile(
+            name=self.name,
+            vendor="unknown",
+            advertised_memory_gb=self.memory_bytes / GB,
+            memory=ByteQuantity(value=self.memory_bytes, source="the operating system"),
+            bandwidth=Quantity(value=self._copy_rate(), source="one copy, timed here"),
+            flops={"bf16": rate, "fp32": rate},
+            interconnect=Interconnect(name="none", bytes_per_s=0.0),
+        )
+
+    def _copy_rate(self) -> float:
+        """Bytes/s of a copy, read and write counted."""
+        source = torch.ones(_TRIAL_BYTES // 4, device=self.torch_device)
+        target = torch.empty_like(source)
+        return 2 * _TRIAL_BYTES / self._fastest(lambda: target.copy_(source))
+
+    def _product_rate(self) -> float:
+        """FLOP/s of a square product in fp32."""
+        square = torch.ones(_TRIAL_SIDE, _TRIAL_SIDE, device=self.torch_device)
+        return 2 * _TRIAL_SIDE**3 / self._fastest(lambda: square @ square)
+
+    def _fastest(self, work: Callable[[], object]) -> float:
+        """Seconds of the fastest of a few runs."""
+        laps = []
+        for _ in range(_TRIALS):
+            start = self.now()
+            work()
+            laps.append(self.now() - start)
+        return min(laps)

@@ -1,0 +1,168 @@
+"""One engine step for real: a scheduler's plan becomes tensors, tokens come out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from kvsim.calibrate.twin.attention import (
+    DecodeGroup,
+    PrefillChunk,
+    StepAttention,
+    groups_of_like_length,
+)
+from kvsim.calibrate.twin.decoder import Decoder
+from kvsim.calibrate.twin.paged import BlockPool
+from kvsim.errors import InvariantError
+from kvsim.request import Request
+from kvsim.schedulers import Scheduler, StepPlan
+from kvsim.units import ceil_div
+
+__all__ = ["TwinEngine"]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A step's flat batch as it is put together; chunks first, decodes after them."""
+
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    speakers: list[Request] = field(default_factory=list)
+    speaking_rows: list[int] = field(default_factory=list)
+
+
+class TwinEngine:
+    """Executes the plans of a simulator's scheduler on a real decoder.
+
+    Parameters
+    ----------
+    decoder : Decoder
+        The model.
+    pool : BlockPool
+        Its KV cache, as many blocks as the scheduler's allocator has.
+    scheduler : Scheduler
+        Whose plans are run; its allocator says how many blocks each request holds.
+    seed : int
+        Of the prompts' random tokens.
+
+    Attributes
+    ----------
+    texts : dict of int to list of int
+        Prompt and generated tokens by request row.
+    """
+
+    def __init__(
+        self, decoder: Decoder, pool: BlockPool, scheduler: Scheduler, seed: int = 0
+    ) -> None:
+        self.decoder, self.pool, self.scheduler = decoder, pool, scheduler
+        self.texts: dict[int, list[int]] = {}
+        self._seed = seed
+
+    def step(self, plan: StepPlan) -> None:
+        """Run one step and append a token to every sequence that produced one."""
+        decoding = list(self.scheduler.batch.members) if plan.decodes else []
+        self._hold_blocks(plan, decoding)
+        batch = _Batch()
+        chunks = [self._add_chunk(batch, request, count) for request, count in plan.prefills]
+        groups = self._add_decodes(batch, decoding)
+        with torch.inference_mode():
+            attend = StepAttention(self.pool, self._tensor(batch.slots), chunks, groups)
+            logits = self.decoder.logits(
+                self._tensor(batch.tokens),
+                self._tensor(batch.positions),
+                attend,
+                self._tensor(batch.speaking_rows),
+            )
+            spoken: list[int] = logits.argmax(dim=-1).tolist()
+        for request, token in zip(batch.speakers, spoken, strict=True):
+            self.texts[request.row].append(token)
+
+    # ---- blocks -------------------------------------------------------------------------
+
+    def _hold_blocks(self, plan: StepPlan, decoding: list[Request]) -> None:
+        """Bring the tables to what the allocator has promised for this step.
+
+        The allocator has taken the prompts' blocks when it was asked; those that decodes open
+        it takes as time passes, so they are counted beside.
+        """
+        scheduler, pool = self.scheduler, self.pool
+        allocator = scheduler.allocator
+        pool.release_all_but(scheduler.running)
+        coming: dict[Request, int] = {request: tokens for request, tokens in plan.prefills}
+        coming |= dict.fromkeys(decoding, 1)
+        for request in scheduler.running:
+            tokens = scheduler.cached_tokens(request) + coming.get(request, 0)
+            pool.hold(request, allocator.held_blocks(request, tokens))
+        opening = scheduler.batch.opening if decoding else 0
+        pool.check(allocator.total_blocks - allocator.free_blocks + opening)
+
+    # ---- tensors ------------------------------------------------------------------------
+
+    def _add_chunk(self, batch: _Batch, request: Request, count: int) -> PrefillChunk:
+        """Put a chunk of a prompt into the batch."""
+        start = request.computed_tokens
+        table, size = self.pool.tables[request], self.pool.block_size
+        first_row, span = len(batch.tokens), range(start, start + count)
+        batch.tokens += self._text(request)[start : start + count]
+        batch.positions += span
+        batch.slots += [table.slot(token, size) for token in span]
+        if start + count == request.prefill_tokens:
+            self._let_speak(batch, request)
+        mask = self._causal_mask(start, count) if start else None
+        return PrefillChunk(first_row, count, start, self._tensor(table.block_ids), mask)
+
+    def _add_decodes(self, batch: _Batch, decoding: list[Request]) -> list[DecodeGroup]:
+        """Put the next input token of every decoding sequence into the batch."""
+        first_row, size = len(batch.tokens), self.pool.block_size
+        contexts = []
+        for request in decoding:
+            cached = self.scheduler.batch.cached_tokens(request)
+            batch.tokens.append(self.texts[request.row][cached])
+            batch.positions.append(cached)
+            batch.slots.append(self.pool.tables[request].slot(cached, size))
+            self._let_speak(batch, request)
+            contexts.append(cached + 1)
+        return [
+            self._group(first_row, [decoding[at] for at in group], group, contexts)
+            for group in groups_of_like_length(contexts)
+        ]
+
+    def _group(
+        self, first_row: int, members: list[Request], positions: list[int], contexts: list[int]
+    ) -> DecodeGroup:
+        """Pad the tables of a group to the longest of them."""
+        lengths = [contexts[at] for at in positions]
+        blocks = ceil_div(max(lengths), self.pool.block_size)
+        tables = [self.pool.tables[request].block_ids[:blocks] for request in members]
+        padded = [table + [0] * (blocks - len(table)) for table in tables]
+        slots = torch.arange(blocks * self.pool.block_size, device=self.decoder.device)
+        mask = slots[None] < self._tensor(lengths)[:, None]
+        rows = self._tensor([first_row + at for at in positions])
+        return DecodeGroup(rows, self._tensor(padded), mask[None, :, None])
+
+    def _let_speak(self, batch: _Batch, request: Request) -> None:
+        """Note that the batch's last token asks for its successor."""
+        batch.speakers.append(request)
+        batch.speaking_rows.append(len(batch.tokens) - 1)
+
+    def _causal_mask(self, start: int, count: int) -> Tensor:
+        """What each of `count` tokens after `start` cached ones sees: (count, start + count)."""
+        every = torch.ones(count, start + count, dtype=torch.bool, device=self.decoder.device)
+        return every.tril(diagonal=start)
+
+    def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self.decoder.device)
+
+    def _text(self, request: Request) -> list[int]:
+        """A request's tokens: a random prompt, and what was generated before a preemption."""
+        text = self.texts.setdefault(request.row, [])
+        if not text:
+            random = torch.Generator().manual_seed(self._seed * 1_000_003 + request.row)
+            size = (request.prompt_tokens,)
+            text += torch.randint(self.decoder.shape.vocabulary, size, generator=random).tolist()
+        if len(text) < request.prefill_tokens:
+            raise InvariantError(f"{request} is to compute more tokens than it has")
+        return text

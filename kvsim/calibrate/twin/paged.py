@@ -1,0 +1,128 @@
+"""A paged KV cache as real tensors: a pool of blocks, a table for every request.
+
+How *many* blocks a request holds is the simulator's allocator's to say; which ones, and that
+no two requests share one, is this pool's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kvsim.calibrate.twin.blueprint import Blueprint
+from kvsim.errors import InvariantError
+from kvsim.request import Request
+
+__all__ = ["BlockPool", "BlockTable"]
+
+
+@dataclass(slots=True)
+class BlockTable:
+    """The blocks of one request, and how often it had been preempted when it got them."""
+
+    block_ids: list[int]
+    preemptions: int
+
+    def slot(self, token: int, block_size: int) -> int:
+        """Slot of the pool that holds the request's token number `token`."""
+        return self.block_ids[token // block_size] * block_size + token % block_size
+
+
+class BlockPool:
+    """Physical blocks of K and V, and who holds them.
+
+    Parameters
+    ----------
+    shape : Blueprint
+        Layers, KV heads and their size.
+    num_blocks, block_size : int
+        Blocks, and tokens a block.
+    device, dtype
+        Where, and of which elements.
+
+    Attributes
+    ----------
+    keys, values : Tensor (layers, kv_heads, num_blocks * block_size, head_dim)
+        The memory itself.
+    tables : dict of Request to BlockTable
+        Who holds which blocks.
+    peak_blocks : int
+        Most blocks held at once.
+    """
+
+    def __init__(
+        self,
+        shape: Blueprint,
+        num_blocks: int,
+        block_size: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        size = (shape.layers, shape.kv_heads, num_blocks * block_size, shape.head_dim)
+        self.keys = torch.zeros(size, device=device, dtype=dtype)
+        self.values = torch.zeros(size, device=device, dtype=dtype)
+        self.num_blocks, self.block_size = num_blocks, block_size
+        self.tables: dict[Request, BlockTable] = {}
+        self.peak_blocks = 0
+        self._free = list(range(num_blocks - 1, -1, -1))
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the whole pool, K and V."""
+        return 2 * self.keys.numel() * self.keys.element_size()
+
+    @property
+    def held_blocks(self) -> int:
+        """Blocks that some request holds."""
+        return self.num_blocks - len(self._free)
+
+    def blocks_of_layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """K and V of one layer by block, each (kv_heads, num_blocks, block_size * head_dim)."""
+        shape = (self.keys.shape[1], self.num_blocks, -1)
+        return self.keys[layer].view(shape), self.values[layer].view(shape)
+
+    def hold(self, request: Request, blocks: int) -> None:
+        """Let a request hold exactly `blocks` blocks, more than it did as a rule.
+
+        Raises
+        ------
+        InvariantError
+            When the allocator has promised blocks that are not there.
+        """
+        table = self.tables.setdefault(request, BlockTable([], request.preemptions))
+        more = blocks - len(table.block_ids)
+        if not 0 <= more <= len(self._free):
+            raise InvariantError(
+                f"{request} holds {len(table.block_ids)} blocks and is promised {blocks},"
+                f" with {len(self._free)} free"
+            )
+        table.block_ids += [self._free.pop() for _ in range(more)]
+        self.peak_blocks = max(self.peak_blocks, self.held_blocks)
+
+    def release_all_but(self, running: Iterable[Request]) -> None:
+        """Take the blocks back of whoever has finished or was preempted since."""
+        running = set(running)
+        for request in list(self.tables):
+            was_preempted = self.tables[request].preemptions != request.preemptions
+            if request not in running or was_preempted:
+                self._free += reversed(self.tables.pop(request).block_ids)
+
+    def check(self, held_blocks: int) -> None:
+        """State that the allocator's count is the pool's, and that no block has two holders.
+
+        Raises
+        ------
+        InvariantError
+            When they differ.
+        """
+        if held_blocks != self.held_blocks:
+            raise InvariantError(
+                f"the allocator counts {held_blocks} blocks, tables hold {self.held_blocks}"
+            )
+        ids = [block for table in self.tables.values() for block in table.block_ids]
+        if len(set(ids)) != len(ids) or len(ids) + len(self._free) != self.num_blocks:
+            raise InvariantError("a block has two holders, or none and is not free")

@@ -1,0 +1,99 @@
+"""What the twin is asked when nobody gives it a scenario: a few loads up to saturation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvsim.assembly import Setup
+from kvsim.engines.base import EngineOptions
+from kvsim.kvreads import prefill_pairs
+from kvsim.model import ModelSpec
+from kvsim.scenario import EngineSpec, MemorySpec, Scenario
+from kvsim.steptime import StepLoad
+from kvsim.workload.spec import parse_workload
+
+__all__ = ["Question", "capacity_requests_per_s", "question_for"]
+
+_POOL_SHARE = 0.6  # of what the largest batch could need: then memory limits, now and then
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A workload by its size; lengths are uniform between the two ends, tokens.
+
+    Parameters
+    ----------
+    requests : int
+        How many.
+    prompt, output : (int, int)
+        Shortest and longest.
+    max_num_seqs, max_num_batched_tokens : int
+        The engine's limits.
+    num_blocks : int or None
+        Pool; None takes what the plan says the device has room for.
+    """
+
+    requests: int
+    prompt: tuple[int, int]
+    output: tuple[int, int]
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    num_blocks: int | None
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest request."""
+        return self.prompt[1] + self.output[1]
+
+    def scenario(self, model: ModelSpec, dtype: str, rate: float | None = None) -> Scenario:
+        """Spell the question out; without a rate, all requests arrive at once."""
+        arrivals = {"kind": "poisson", "rate": rate} if rate else {"kind": "at_once"}
+        ends = {"prompt": self.prompt, "output": self.output}
+        lengths = {
+            name: {"kind": "uniform", "low": low, "high": high}
+            for name, (low, high) in ends.items()
+        }
+        options = EngineOptions(
+            dtype=dtype,
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            max_model_len=self.longest,
+        )
+        return Scenario(
+            name="twin",
+            model=model.name,
+            accelerator="this device",
+            engine=EngineSpec(**options.model_dump()),
+            workload=parse_workload(
+                {"arrivals": arrivals, "lengths": lengths, "requests": self.requests}
+            ),
+            memory=MemorySpec(num_blocks=self.num_blocks, block_size=16),
+        )
+
+
+def question_for(model: ModelSpec, *, on_gpu: bool, quick: bool) -> Question:
+    """Choose a workload that suits the device and the time there is."""
+    longest = min(model.max_position_embeddings, 4096 if on_gpu else 512)
+    prompt, output = (longest // 16, longest // 2), (longest // 32, longest // 4)
+    most = (16 if quick else 32) if not on_gpu else 128
+    blocks = None if on_gpu else round(_POOL_SHARE * most * longest / 16)
+    requests = (40 if quick else 120) if not on_gpu else (100 if quick else 500)
+    return Question(requests, prompt, output, most, 2048 if on_gpu else 256, blocks)
+
+
+def capacity_requests_per_s(setup: Setup, question: Question) -> float:
+    """Estimate the rate at which the step-time model saturates on a question.
+
+    A request costs its prompt's share of a step, and its share of a full batch for every
+    token that it is given::
+
+        seconds a request = prefill(prompt) + output * decode(batch) / batch
+    """
+    prompt, output = sum(question.prompt) // 2, sum(question.output) // 2
+    slots = setup.num_blocks * setup.curve.block_size
+    batch = max(1, min(question.max_num_seqs, slots // (prompt + output)))
+    read = batch * (prompt + output // 2) * setup.token_bytes
+    decode = setup.step_time.cost(StepLoad(batch, batch, read)).seconds
+    pairs = prefill_pairs(setup.deployment.model, 0, prompt)
+    both = setup.step_time.cost(StepLoad(batch + prompt, batch + 1, read, pairs)).seconds
+    return 1 / (both - decode + output * decode / batch)

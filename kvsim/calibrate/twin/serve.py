@@ -1,0 +1,157 @@
+"""Serve a scenario for real: the simulator's replica, with the wall clock put into it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+
+from kvsim.arrivals import ArrivalQueue
+from kvsim.assembly import Setup, make_scheduler
+from kvsim.calibrate.twin.blueprint import Blueprint
+from kvsim.calibrate.twin.clock import StepSample, WallClock
+from kvsim.calibrate.twin.decoder import Decoder
+from kvsim.calibrate.twin.device import TORCH_DTYPES, Device
+from kvsim.calibrate.twin.engine import TwinEngine
+from kvsim.calibrate.twin.paged import BlockPool
+from kvsim.errors import UnsupportedError
+from kvsim.kvreads import prefill_pairs
+from kvsim.recorder import Recorder
+from kvsim.replica import Replica, run_replica
+from kvsim.results import SimulationResult
+from kvsim.streams import Streams
+from kvsim.weights import weight_bytes
+from kvsim.workload.spec import build_workload
+
+__all__ = ["MemoryUse", "Twin", "TwinRun"]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Where the twin's memory went, bytes.
+
+    Parameters
+    ----------
+    weights_bytes, pool_bytes : int
+        Tensors of the weights and of the whole block pool.
+    peak_blocks : int
+        Most blocks of the pool held at once.
+    peak_bytes : int or None
+        Torch's own peak counter; None on a device without one.
+    """
+
+    weights_bytes: int
+    pool_bytes: int
+    peak_blocks: int
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TwinRun:
+    """One run that really happened.
+
+    Parameters
+    ----------
+    result : SimulationResult
+        Its requests, steps and summary, in the simulator's own tables.
+    samples : tuple of StepSample
+        Every step: what it had to do and how long it took.
+    memory : MemoryUse
+        Where the memory went.
+    texts : dict of int to list of int
+        Tokens of every request, by row.
+    """
+
+    result: SimulationResult
+    samples: tuple[StepSample, ...]
+    memory: MemoryUse
+    texts: dict[int, list[int]]
+
+
+class Twin:
+    """A decoder on a device and a block pool, ready to serve scenarios.
+
+    Parameters
+    ----------
+    setup : Setup
+        Model, flags and pool; its workload may differ from run to run.
+    device : Device
+        Where to run.
+
+    Raises
+    ------
+    UnsupportedError
+        For what the twin cannot do: sharding, quantised weights, an allocator with
+        addresses or shared prefixes, swapping; or a model that does not fit the device.
+    """
+
+    def __init__(self, setup: Setup, device: Device) -> None:
+        _check(setup)
+        self.setup, self.device = setup, device
+        dtype = TORCH_DTYPES[str(setup.deployment.options.dtype)]
+        shape = Blueprint.of(setup.deployment.model)
+        pool_bytes = setup.pool_slots * setup.token_bytes
+        model = setup.deployment.model.model_copy(update={"dtype": setup.deployment.options.dtype})
+        needed = round(weight_bytes(model)) + pool_bytes
+        device.refuse_if_too_large(needed, f"{setup.deployment.model.name} with its pool")
+        self.decoder = Decoder(shape, device.torch_device, dtype)
+        self._new_pool = partial(
+            BlockPool,
+            shape,
+            setup.num_blocks,
+            setup.curve.block_size,
+            device=device.torch_device,
+            dtype=dtype,
+        )
+
+    def serve(self, setup: Setup | None = None, seed: int = 0) -> TwinRun:
+        """Serve the workload of `setup` (by default the twin's own) to its last request."""
+        setup = setup or self.setup
+        recorder, streams = Recorder(), Streams(seed)
+        workload = build_workload(setup.scenario.workload, setup.scenario.folder)
+        scheduler = make_scheduler(setup, recorder)
+        pool = self._new_pool()
+        engine = TwinEngine(self.decoder, pool, scheduler, seed)
+        pairs = partial(prefill_pairs, setup.deployment.model)
+        arrivals = ArrivalQueue(workload, streams, recorder)
+        self.device.start_peak()
+        with _collector_paused(), self.device.steady():
+            clock = WallClock(engine, pairs, self.device.now)
+            replica = Replica(scheduler, clock, arrivals, recorder)
+            run_replica(replica, setup.scenario.run.max_seconds or inf)
+        memory = MemoryUse(
+            self.decoder.weight_bytes, pool.bytes, pool.peak_blocks, self.device.peak_bytes()
+        )
+        result = SimulationResult(setup, seed, recorder, replica.now)
+        return TwinRun(result, tuple(clock.samples), memory, engine.texts)
+
+
+def _check(setup: Setup) -> None:
+    """Refuse what the twin does not do."""
+    options, scenario = setup.deployment.options, setup.scenario
+    problems = {
+        "more than one rank": options.tensor_parallel_size * options.pipeline_parallel_size > 1,
+        f"the allocator {scenario.memory.allocator!r}": scenario.memory.allocator != "paged",
+        "swapping": scenario.scheduler.preemption == "swap",
+        "parallel samples": scenario.workload.samples > 1,
+        f"weights in {options.quantization}": options.quantization is not None,
+        f"activations in {options.dtype}": options.dtype not in TORCH_DTYPES,
+        f"a KV cache in {setup.kv.name}": setup.kv.name != options.dtype,
+    }
+    for problem, present in problems.items():
+        if present:
+            raise UnsupportedError(f"the twin does not do {problem}: change the scenario")
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep the cycle collector out of the measurement."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

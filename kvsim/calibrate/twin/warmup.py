@@ -1,0 +1,246 @@
+"""Calibrate a twin by its own steps: a few small batches served, one fit of the step's form.
+
+A profile made elsewhere (``kvsim calibrate``) times kernels one by one; this one times whole
+steps of one model, host included, and so says what the form itself can explain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvsim.assembly import Setup
+from kvsim.calibrate.fit import predict, round_significant
+from kvsim.calibrate.rows import StepRows, rows_from_records
+from kvsim.calibrate.twin.clock import StepSample
+from kvsim.calibrate.twin.serve import Twin
+from kvsim.engines.base import Deployment
+from kvsim.errors import InputError, MissingExtraError
+from kvsim.hardware import AcceleratorProfile, StepCoefficients
+from kvsim.model import ModelSpec
+from kvsim.rankwork import RankWork
+from kvsim.steptime import StepLoad
+from kvsim.weights import decode_read_bytes
+from kvsim.workload.spec import parse_workload
+
+__all__ = ["fit_samples", "step_rows", "warm_up", "with_coefficients"]
+
+Floats = NDArray[np.float64]
+
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_PROMPTS = (16, 64, 256, 1024, 4096)
+_OUTPUT_TOKENS = 8
+_QUICK_BATCHES, _QUICK_PROMPTS = 5, 3
+_SOFT_ERROR = 0.05
+_FEWEST_SAMPLES = 20
+_INSIDE = 1e-6  # how far inside its bounds the search starts, in logarithms
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """A batch that arrives at once; prompts are uniform from a quarter of the longest on."""
+
+    requests: int
+    prompt_tokens: int
+
+    def within(self, setup: Setup) -> bool:
+        """Whether the setup can run it all at once."""
+        options = setup.deployment.options
+        tokens = self.prompt_tokens + _OUTPUT_TOKENS
+        blocks = self.requests * setup.curve.blocks_at(tokens)
+        fits = blocks <= setup.num_blocks and self.requests <= (options.max_num_seqs or 1)
+        return fits and tokens <= (options.max_model_len or tokens)
+
+    def of(self, setup: Setup) -> Setup:
+        """Return the setup with this batch for its workload."""
+        shortest = self.prompt_tokens // 4
+        spec = parse_workload(
+            {
+                "arrivals": {"kind": "at_once"},
+                "lengths": {
+                    "prompt": {"kind": "uniform", "low": shortest, "high": self.prompt_tokens},
+                    "output": {"kind": "fixed", "tokens": _OUTPUT_TOKENS},
+                },
+                "requests": self.requests,
+            }
+        )
+        return replace(setup, scenario=setup.scenario.model_copy(update={"workload": spec}))
+
+
+def warm_up(twin: Twin, *, quick: bool = False) -> list[StepSample]:
+    """Serve small batches over a grid of batch and prompt; return every step of them.
+
+    The grid is served twice and the first round forgotten: it pays for what is done once.
+    """
+    trials = list(_trials(twin.setup, quick=quick))
+    for trial in trials:
+        twin.serve(trial.of(twin.setup))
+    return [sample for trial in trials for sample in twin.serve(trial.of(twin.setup)).samples]
+
+
+def _trials(setup: Setup, *, quick: bool) -> Iterator[_Trial]:
+    batches = _BATCHES[:_QUICK_BATCHES] if quick else _BATCHES
+    prompts = _PROMPTS[:_QUICK_PROMPTS] if quick else _PROMPTS
+    for prompt in prompts:
+        for batch in batches:
+            trial = _Trial(batch, prompt)
+            if trial.within(setup):
+                yield trial
+
+
+# ---- the fit ------------------------------------------------------------------------------
+
+
+def step_rows(samples: Sequence[StepSample], deployment: Deployment) -> StepRows:
+    """Samples as the columns that `kvsim.calibrate.fit` reads, one rank."""
+    model = deployment.model.model_copy(update={"dtype": deployment.options.dtype})
+    work = RankWork.from_model(model)
+    return rows_from_records([_record(sample, work, model) for sample in samples])
+
+
+def _record(sample: StepSample, work: RankWork, model: ModelSpec) -> dict[str, Any]:
+    load = sample.load
+    return {
+        "model": model.name,
+        "phase": _phase(load),
+        "layers": work.layers,
+        "tokens": load.tokens,
+        "sequences": load.sequences,
+        "weight_bytes": decode_read_bytes(model, load.tokens),
+        "flops": work.body_flops * load.tokens + work.head_flops * load.sequences,
+        "kv_bytes": load.kv_read_bytes,
+        "kv_heads": work.kv_heads,
+        "attention_flops": load.prefill_pairs * work.pair_flops,
+        "query_tokens": max(0, load.tokens - load.sequences) * work.query_heads,
+        "tp": 1,
+        "message_bytes": load.tokens * work.message_bytes,
+        "seconds": sample.seconds,
+    }
+
+
+def _phase(load: StepLoad) -> str:
+    """ "decode", "prefill" or "mixed"."""
+    if not load.prefill_pairs:
+        return "decode"
+    return "mixed" if load.kv_read_bytes else "prefill"
+
+
+# Bounds of the fitted coefficients: seconds, and rates as shares of the device's own. A tiny
+# model's weights stay in a CPU's caches, which are several times as fast as its memory.
+_SECONDS = {"layer_seconds": (1e-7, 1.0), "sequence_seconds": (1e-9, 1.0)}
+_SHARE_OF_BANDWIDTH = {"weight_bytes_per_s": (1e-3, 8.0), "kv_bytes_per_s": (1e-3, 8.0)}
+_SHARE_OF_FLOPS = {"flops_per_s": (1e-4, 2.0), "attention_flops_per_s": (1e-5, 2.0)}
+
+Bounds = dict[str, tuple[float, float]]
+
+
+def fit_samples(samples: Sequence[StepSample], deployment: Deployment) -> StepCoefficients:
+    """Fit the step-time form to one model's steps, by robust relative least squares.
+
+    Host and layer costs cannot be told apart on one model: the layers carry both. Nor can
+    the cost of a sequence's KV heads and of the sequence itself.
+
+    Raises
+    ------
+    InputError
+        For fewer than 20 samples.
+    MissingExtraError
+        Without scipy.
+    """
+    if len(samples) < _FEWEST_SAMPLES:
+        raise InputError(
+            f"{len(samples)} steps are too few to fit", fix="allow longer sequences or more blocks"
+        )
+    rows = step_rows(samples, deployment)
+    bounds = _bounds(deployment.accelerator)
+    base = _base_coefficients(deployment, rows)
+
+    def build(logs: Floats) -> StepCoefficients:
+        values = {name: float(np.exp(log)) for name, log in zip(bounds, logs, strict=True)}
+        return base.model_copy(update=values)
+
+    def residuals(logs: Floats) -> Floats:
+        return np.asarray(np.log(predict(rows, build(logs)) / rows.seconds))
+
+    fitted = build(_minimise(residuals, _starts(rows), bounds))
+    error = 100 * np.median(np.abs(predict(rows, fitted) / rows.seconds - 1))
+    rounded = {name: round_significant(getattr(fitted, name)) for name in bounds}
+    return fitted.model_copy(update={**rounded, "error_percent": round(float(error), 2)})
+
+
+def _bounds(device: AcceleratorProfile) -> Bounds:
+    """Bounds of every fitted coefficient, SI units."""
+    units = (
+        (_SECONDS, 1.0),
+        (_SHARE_OF_BANDWIDTH, device.bandwidth_bytes_per_s),
+        (_SHARE_OF_FLOPS, device.flops_per_s("bf16")),
+    )
+    return {
+        name: (low * unit, high * unit)
+        for shares, unit in units
+        for name, (low, high) in shares.items()
+    }
+
+
+def _base_coefficients(deployment: Deployment, rows: StepRows) -> StepCoefficients:
+    """Provenance, and rates that the fit will replace."""
+    model, device = deployment.model.name, deployment.accelerator.name
+    return StepCoefficients(
+        engine="twin",
+        source=f"the twin's own warm-up steps of {model} on {device}",
+        date=datetime.now(tz=UTC).date().isoformat(),
+        fitted_on=f"{len(rows)} steps",
+        weight_bytes_per_s=1.0,
+        flops_per_s=1.0,
+        kv_bytes_per_s=1.0,
+        attention_flops_per_s=1.0,
+        layer_seconds=0.0,
+    )
+
+
+def _starts(rows: StepRows) -> dict[str, float]:
+    """Where the search begins: each term alone explains the step that has most of it."""
+
+    def rate(column: Floats) -> float:
+        return float((column / rows.seconds).max())
+
+    return {
+        "layer_seconds": float((rows.seconds / rows.layers).min()) / 2,
+        "sequence_seconds": float((rows.seconds / rows.sequences).min()) / 10,
+        "weight_bytes_per_s": 2 * rate(rows.weight_bytes),
+        "kv_bytes_per_s": 2 * rate(rows.kv_bytes),
+        "flops_per_s": rate(rows.flops),
+        "attention_flops_per_s": 10 * rate(rows.attention_flops),
+    }
+
+
+def _minimise(
+    residuals: Callable[[Floats], Floats], starts: dict[str, float], bounds: Bounds
+) -> Floats:
+    """Logarithms of the best coefficients, in the order of their bounds."""
+    try:
+        from scipy import optimize
+    except ImportError:
+        raise MissingExtraError("scipy", "calibrate", "fitting") from None
+    low, high = np.log(np.array(list(bounds.values()))).T
+    first = [max(starts[name], least) for name, (least, _) in bounds.items()]
+    found = optimize.least_squares(
+        residuals,
+        np.clip(np.log(first), low + _INSIDE, high - _INSIDE),
+        bounds=(low, high),
+        loss="soft_l1",
+        f_scale=_SOFT_ERROR,
+    )
+    return np.asarray(found.x, dtype=np.float64)
+
+
+def with_coefficients(
+    profile: AcceleratorProfile, coefficients: StepCoefficients
+) -> AcceleratorProfile:
+    """Return the profile with these coefficients in place of its own."""
+    return profile.model_copy(update={"coefficients": coefficients})

@@ -1,0 +1,108 @@
+"""What ``kvsim calibrate`` prints: the grid, or what was measured beside the datasheet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kvsim.cli.render import Section, Table
+from kvsim.units import format_bytes, format_seconds
+
+__all__ = ["found_sections", "plan_sections"]
+
+_CELLS = 20
+_SECONDS_A_MINUTE = 60
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
+
+_Content = Mapping[str, Any]
+
+
+def plan_sections(plan: _Content) -> Iterator[Section]:
+    """Describe a plan."""
+    device = plan["device"]
+    headers = ("what", "dtype", "cases", "bytes a call", "allocated")
+    rows = tuple(
+        (
+            entry["kind"],
+            entry["dtype"],
+            str(entry["cases"]),
+            f"{format_bytes(entry['least_bytes'])} - {format_bytes(entry['most_bytes'])}",
+            format_bytes(entry["buffer_bytes"]),
+        )
+        for entry in plan["grid"]
+    )
+    minutes = plan["expected_seconds"] / _SECONDS_A_MINUTE
+    lines = [
+        f"{plan['cases']} cases, at most {format_bytes(plan['buffer_bytes'])} at once, about"
+        f" {minutes:.1f} minutes on an idle device",
+        *(f"- {note}" for note in plan["notes"]),
+    ]
+    yield Section(f"Would time on {_device(device)}", (Table(headers, rows), "\n".join(lines)))
+
+
+def found_sections(found: _Content) -> Iterator[Section]:
+    """Describe what was measured."""
+    title = f"Measured on {_device(found['device'])}"
+    sheet = found["datasheet"]
+    against = f"datasheet ({sheet})" if sheet else "datasheet (not in the catalogue)"
+    headers = ("", "measured", against, "share", "")
+    rows = tuple(_comparison(entry) for entry in found["comparisons"])
+    yield Section(title, (Table(headers, rows),))
+    errors = [(name, f"{error:.1f} %") for name, error in found["error_percent"].items()]
+    yield Section("Fitted error", (Table(("part", "mean absolute"), tuple(errors)),))
+    yield from _remarks(found)
+    yield Section("Written", (_written(found["files"]),))
+
+
+def _device(device: _Content) -> str:
+    driver = f", {device['driver']}" if device["driver"] else ""
+    return f"{device['name']} ({device['dtypes'][0]}, torch {device['torch_version']}{driver})"
+
+
+def _comparison(entry: _Content) -> tuple[str, ...]:
+    share = entry["share"]
+    return (
+        entry["name"],
+        _amount(entry["measured"], entry["unit"]),
+        _amount(entry["datasheet"], entry["unit"]) if entry["datasheet"] else "",
+        f"{100 * share:.0f} %" if share else "",
+        _bar(share) if share else "",
+    )
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "s":
+        return format_seconds(value) if value >= 1e-6 or value == 0 else f"{value * 1e9:.3g} ns"
+    if unit == "bytes":
+        return format_bytes(value)
+    scale, prefix = next(known for known in _PREFIXES if value >= known[0] or known[1] == "M")
+    return f"{value / scale:.3g} {prefix}{unit.replace('bytes', 'B')}"
+
+
+def _bar(share: float) -> str:
+    """Draw a share of the datasheet, full at 100 %."""
+    full, empty = "█░" if "utf" in (sys.stdout.encoding or "").lower() else "#."
+    cells = min(_CELLS, round(share * _CELLS))
+    return full * cells + empty * (_CELLS - cells)
+
+
+def _remarks(found: _Content) -> Iterator[Section]:
+    """Say what was shrunk, skipped and noisy, where something was."""
+    titles = {
+        "shrunk": "Shrunk: memory was short",
+        "skipped": "Left out: this device or this torch lacks it",
+        "outliers": "Outliers: look at these again",
+        "notes": "Notes",
+    }
+    for key, title in titles.items():
+        if found[key]:
+            yield Section(title, ("\n".join(f"- {line}" for line in found[key]),))
+
+
+def _written(files: Mapping[str, str]) -> str:
+    return (
+        f"{files['profile']}: the plain torch loop, as `kvsim validate` runs it\n"
+        f"{files['kernels_profile']}: its kernels alone, nearer to a serving engine\n"
+        f"{files['rows']}: raw rows"
+    )

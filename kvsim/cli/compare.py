@@ -1,0 +1,51 @@
+"""``kvsim compare``: variants of a scenario on the same requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from kvsim.cli import INTERRUPTED
+from kvsim.cli.options import format_option
+from kvsim.cli.scenario_options import chosen_scenario, parsed_values, progress, scenario_options
+from kvsim.cli.simulate import explain_interrupt
+
+__all__ = ["command"]
+
+
+@click.command("compare")
+@scenario_options
+@click.option("--vary", multiple=True, required=True, metavar="KEY=V1,V2,...", help="Repeatable.")
+@format_option
+def command(
+    scenario: str,
+    trace: str | None,
+    settings: tuple[str, ...],
+    seed: int | None,
+    replications: int | None,
+    vary: tuple[str, ...],
+    output_format: str,
+    **flags: Any,
+) -> None:
+    """Run variants of SCENARIO that meet the same requests, and set them side by side.
+
+    Several --vary give every combination; the first is the baseline of the differences.
+
+    \b
+    kvsim compare pagedattention-orca --vary memory.allocator=reserve-max,reserve-oracle,paged
+    kvsim compare peer-w --vary engine.max_num_seqs=64,256 --replications 5
+    """  # noqa: D301 - \b keeps click from wrapping the examples
+    from kvsim.cli.render import emit
+    from kvsim.cli.simulation_report import comparison_sections
+    from kvsim.comparison import compare
+
+    question = chosen_scenario(scenario, trace, settings, flags)
+    values = dict(parsed_values(setting) for setting in vary)
+    with progress(question) as watch:
+        found = compare(question, values, seed=seed, replications=replications, watch=watch)
+    sections = () if output_format in ("json", "csv") else comparison_sections(found)
+    emit(sections, found.to_dict(), output_format)
+    if found.variants[-1].runs.interrupted:
+        explain_interrupt(found.variants[-1].runs)
+        raise click.exceptions.Exit(INTERRUPTED)

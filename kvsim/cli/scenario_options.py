@@ -1,0 +1,169 @@
+"""What `simulate` and `compare` share: a scenario, the flags that override it, the watch.
+
+::
+
+    file < --trace < --model, --gpu, engine flags < --set        the last word wins
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import yaml
+
+from kvsim.cli.options import COUNT, MODEL, CatalogueName, engine_options, given
+from kvsim.errors import InputError
+
+if TYPE_CHECKING:
+    from kvsim.replica import Watch
+    from kvsim.scenario import Scenario
+
+__all__ = ["SCENARIO", "chosen_scenario", "parsed_values", "progress", "scenario_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _scenarios() -> list[str]:
+    from kvsim.scenario import scenario_names
+
+    return scenario_names()
+
+
+def _accelerators() -> list[str]:
+    from kvsim.catalog.accelerators import accelerator_names
+
+    return list(accelerator_names())
+
+
+SCENARIO = CatalogueName("scenario", _scenarios, files=True)
+
+_PLACES = {"model": "model", "gpu": "accelerator", "engine": "engine.name"}
+# A pool that the scenario states would silently win over the engine's flag of the same meaning.
+_ALSO = {"block_size": "memory.block_size", "num_gpu_blocks_override": "memory.num_blocks"}
+
+_OPTIONS = (
+    click.argument("scenario", type=SCENARIO),
+    click.option("--model", type=MODEL, help="Name, path or hf:org/name."),
+    click.option(
+        "--gpu", type=CatalogueName("gpu", _accelerators, files=True), help="Name or YAML path."
+    ),
+    click.option("--engine", help="Whose accounting sizes the pool."),
+    click.option("--engine-version", help="Release; default: the newest known."),
+    engine_options,
+    click.option("--trace", type=click.Path(), help="Replay this file in place of the workload."),
+    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any dotted key."),
+    click.option("--seed", type=click.IntRange(min=0), help="Seed of every random stream."),
+    click.option("--replications", type=COUNT, help="Independent runs; 2 or more give intervals."),
+)
+
+
+def scenario_options(function: F) -> F:
+    """Add the SCENARIO argument and every flag that overrides one of its keys."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def chosen_scenario(
+    scenario: str, trace: str | None, settings: tuple[str, ...], flags: Mapping[str, Any]
+) -> Scenario:
+    """Load the scenario that the command line asks for.
+
+    Raises
+    ------
+    InputError
+        For an unknown scenario or key, or an impossible value.
+    """
+    from kvsim.scenario import load_scenario
+
+    overrides: dict[str, object] = {}
+    if trace is not None:
+        overrides["workload"] = {"trace": _trace(scenario, trace)}
+    for name, value in given(flags).items():
+        overrides[_PLACES.get(name, f"engine.{name.removeprefix('engine_')}")] = value
+        if name in _ALSO:
+            overrides[_ALSO[name]] = value
+    caching = flags.get("enable_prefix_caching")
+    if caching is not None:
+        overrides["memory.allocator"] = "prefix" if caching else "paged"
+    for setting in settings:
+        key, value = _setting(setting, "--set")
+        overrides[key] = _parsed(value, f"--set {setting}")
+    return load_scenario(scenario, overrides)
+
+
+def parsed_values(setting: str) -> tuple[str, list[Any]]:
+    """Read ``KEY=V1,V2,...``: a dotted key and YAML values; brackets keep commas together.
+
+    Raises
+    ------
+    InputError
+        When there is no key or no value, or the values are not YAML.
+    """
+    key, text = _setting(setting, "--vary")
+    values = _parsed(f"[{text}]", f"--vary {setting}")
+    if not isinstance(values, list) or not values or None in values:
+        raise InputError("needs values, separated by commas", where=f"--vary {setting}")
+    return key, values
+
+
+def _trace(scenario: str, trace: str) -> dict[str, Any]:
+    """Return the trace section: the scenario's own settings of one, and the file asked for."""
+    from kvsim.scenario import load_scenario
+
+    before = load_scenario(scenario).workload.trace
+    kept = before.model_dump(exclude_unset=True) if before else {}
+    return {**kept, "file": str(Path(trace).absolute())}
+
+
+def _setting(setting: str, flag: str) -> tuple[str, str]:
+    key, equals, value = setting.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"{setting!r} is not KEY=VALUE", where=flag)
+    return key.strip(), value.strip()
+
+
+def _parsed(text: str, where: str) -> Any:
+    """Read a value as YAML does: 20 is a number, paged a word, null nothing."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError("the value is not YAML", where=where) from None
+
+
+@contextmanager
+def progress(scenario: Scenario, *, quiet: bool = False) -> Iterator[Watch | None]:
+    """Show a bar on a terminal's stderr while runs go on; elsewhere nothing.
+
+    Yields
+    ------
+    callable or None
+        The watch to hand to `kvsim.simulate`.
+    """
+    import sys
+
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,} requests, {task.fields[clock]:,.0f} s simulated"),
+        TextColumn("pool {task.fields[usage]:.0%}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        total = scenario.workload.limits.requests
+        task = bar.add_task(scenario.name, total=total, clock=0.0, usage=0.0)
+
+        def watch(clock: float, requests: int, usage: float) -> None:
+            bar.update(task, completed=requests, clock=clock, usage=usage)
+
+        yield watch

@@ -1,0 +1,275 @@
+"""A simulation's answer in words and tables; all numbers come ready from the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from kvsim.cli.render import Bar, Part, Section, Table
+from kvsim.results import SATURATED_MEANINGLESS
+
+if TYPE_CHECKING:
+    from kvsim.comparison import Replications, SimulationComparison, Variant
+    from kvsim.metrics import Interval
+
+__all__ = ["comparison_sections", "interval_record", "run_record", "run_sections"]
+
+SATURATED = "saturated"
+_LATENCIES = {
+    "ttft": "time to first token",
+    "tpot": "time per output token",
+    "itl": "inter-token latency",
+    "e2el": "end to end",
+    "queue": "queue",
+}
+_PARTS = {
+    "token_states": "token states",
+    "reserved": "reserved for later",
+    "internal": "internal fragmentation",
+    "external": "external fragmentation",
+    "cached": "cached prefixes (evictable)",
+    "free": "free",
+}
+# key of the summary: (label, format)
+_COMPARED = {
+    "mean_ttft_ms": ("mean TTFT, ms", ",.1f"),
+    "p99_ttft_ms": ("p99 TTFT, ms", ",.1f"),
+    "mean_tpot_ms": ("mean TPOT, ms", ",.2f"),
+    "mean_e2el_ms": ("mean E2E, ms", ",.1f"),
+    "mean_queue_ms": ("mean queue, ms", ",.1f"),
+    "request_throughput": ("requests/s", ",.3f"),
+    "request_goodput": ("good requests/s", ",.3f"),
+    "output_throughput": ("output tokens/s", ",.1f"),
+    "mean_batch_size": ("mean batch", ",.1f"),
+    "kv_cache.usage_mean": ("pool held, share", ".4f"),
+    "kv_cache.waste.token_states": ("token states, share", ".4f"),
+    "kv_cache.waste.reserved": ("reserved, share", ".4f"),
+    "kv_cache.waste.internal": ("internal, share", ".4f"),
+    "kv_cache.waste.external": ("external, share", ".4f"),
+    "prefix_cache.hits": ("prefix hits, tokens", ",.0f"),
+    "preemptions": ("preemptions", ",.0f"),
+    "recomputed_tokens": ("recomputed tokens", ",.0f"),
+    "swapped_tokens": ("swapped tokens", ",.0f"),
+    "rejected": ("rejected", ",.0f"),
+    "memory_limited": ("memory-limited, share", ".4f"),
+}
+
+
+# --- one scenario --------------------------------------------------------------------------
+
+
+def run_record(runs: Replications) -> dict[str, Any]:
+    """Return the JSON answer: the first run's summary, intervals, and where it comes from."""
+    from kvsim.outputs import provenance
+
+    return {**runs.summaries[0], **interval_record(runs), "provenance": provenance(runs.first)}
+
+
+def interval_record(runs: Replications) -> dict[str, Any]:
+    """Return the intervals over replications; nothing for a single run."""
+    if len(runs.summaries) < 2:
+        return {}
+    intervals = {key: found._asdict() for key, found in runs.intervals.items()}
+    return {"replications": len(runs.summaries), "intervals": intervals}
+
+
+def run_sections(runs: Replications) -> list[Section]:
+    """Lay one scenario's answer out for a person."""
+    scenario = runs.first.setup.scenario
+    title = f"{scenario.name}: {scenario.question}" if scenario.question else scenario.name
+    sections = [Section(title, (_headline(runs),))]
+    sections += (
+        [Section("Caution", ("\n".join(cautions),))] if (cautions := _cautions(runs)) else []
+    )
+    sections.append(_latency_section(runs))
+    sections.append(_rate_section(runs))
+    sections.append(_memory_section(runs))
+    return sections
+
+
+def _headline(runs: Replications) -> str:
+    setup, summary = runs.first.setup, runs.summaries[0]
+    engine = setup.scenario.engine.name
+    size = setup.curve.block_size
+    lines = [
+        f"{setup.deployment.model.name} on {setup.deployment.accelerator.name}, {engine}",
+        f"pool: {setup.num_blocks:,} blocks of {size} ({setup.pool_slots:,} tokens),"
+        f" {setup.scenario.memory.allocator}; scheduler {setup.scenario.scheduler.policy}",
+        f"{summary['completed']:,} requests in {summary['duration']:,.1f} s of simulated time,"
+        f" seed {runs.first.seed}, {len(runs.summaries)} run(s)",
+        f"step times: {setup.step_time.provenance}",
+    ]
+    return "\n".join(lines)
+
+
+def _cautions(runs: Replications) -> list[str]:
+    """Say what a reader of the numbers must know first."""
+    summary, said = runs.summaries[0], []
+    if runs.saturated:
+        said.append(
+            "- saturated: requests came faster than they could be served, so TTFT, E2E and"
+            " queue grow for as long as the run goes on; no mean of them is printed"
+        )
+    if summary["rejected"]:
+        said.append(
+            f"- {summary['rejected']:,} requests rejected at arrival: longer than max_model_len"
+            " or than the whole pool holds"
+        )
+    if not summary["completed"]:
+        said.append("- no request was completed")
+    if runs.interrupted:
+        said.append("- interrupted: these are the requests that were finished")
+    return said
+
+
+def _latency_section(runs: Replications) -> Section:
+    intervals = runs.intervals if len(runs.summaries) > 1 else {}
+    headers = ["ms", "mean", "p50", "p90", "p95", "p99"]
+    headers += ["95 % interval of the mean"] if intervals else []
+    rows = []
+    for name, label in _LATENCIES.items():
+        row = [label, *_latency_cells(runs, name)]
+        if intervals:
+            row.append(_span(intervals.get(f"mean_{name}_ms"), hidden=row[1] == SATURATED))
+        rows.append(tuple(row))
+    return Section("Latency", (Table(tuple(headers), tuple(rows)),))
+
+
+def _latency_cells(runs: Replications, name: str) -> list[str]:
+    if runs.saturated and name in SATURATED_MEANINGLESS:
+        return [SATURATED, *"----"]
+    summary = runs.summaries[0]
+    keys = [f"{point}_{name}_ms" for point in ("mean", "p50", "p90", "p95", "p99")]
+    return [_number(summary[key], ",.2f") for key in keys]
+
+
+def _span(interval: Interval | None, *, hidden: bool = False) -> str:
+    if interval is None or hidden:
+        return "-"
+    return f"{interval.low:,.2f} to {interval.high:,.2f}"
+
+
+def _rate_section(runs: Replications) -> Section:
+    summary = runs.summaries[0]
+    prefix = summary["prefix_cache"]
+    rows = [
+        ("requests/s", _number(summary["request_throughput"], ",.3f")),
+        ("output tokens/s", _number(summary["output_throughput"], ",.1f")),
+        ("input and output tokens/s", _number(summary["total_token_throughput"], ",.1f")),
+        ("good requests/s (SLO)", _number(summary["request_goodput"], ",.3f")),
+        ("mean batch, sequences", _number(summary["mean_batch_size"], ",.1f")),
+        ("rejected", f"{summary['rejected']:,}"),
+        ("preemptions", f"{summary['preemptions']:,}"),
+        ("recomputed / swapped tokens", _two(summary, "recomputed_tokens", "swapped_tokens")),
+        ("prefix tokens found / looked up", _two(prefix, "hits", "queries")),
+        ("time that memory kept requests out", _number(summary["memory_limited"], ".1%")),
+        ("busy time bound by", _shares(summary["bound_by"])),
+    ]
+    if "swap_break_even_tokens" in summary:
+        rows.append(("swapping pays from, tokens", _break_even(summary["swap_break_even_tokens"])))
+    return Section("Work", (Table(("", ""), tuple(rows)),))
+
+
+def _memory_section(runs: Replications) -> Section:
+    cache = runs.summaries[0]["kv_cache"]
+    parts = tuple(
+        Part(label, cache["waste"][name], f"{cache['waste'][name]:7.2%}")
+        for name, label in _PARTS.items()
+    )
+    held = f"held {cache['usage_mean']:.1%} on average, {cache['usage_peak']:.1%} at most"
+    return Section("KV cache, share of the pool over time", (Bar(parts), held))
+
+
+# --- variants ------------------------------------------------------------------------------
+
+
+def comparison_sections(found: SimulationComparison) -> list[Section]:
+    """Lay variants out side by side: values, then differences from the first."""
+    first, *others = found.variants
+    keys = [key for key in _COMPARED if any(_mean(variant, key) for variant in found.variants)]
+    named = ", ".join(first.overrides)
+    scenario = first.runs.first.setup.scenario.name
+    values = Table(
+        (named, *(variant.label for variant in found.variants)),
+        tuple(
+            (_COMPARED[key][0], *(_value(variant, key) for variant in found.variants))
+            for key in keys
+        ),
+    )
+    sections = [Section(f"{scenario}: the same requests for every variant", (values,))]
+    if others:
+        changes = Table(
+            ("", *(variant.label for variant in others)),
+            tuple((_COMPARED[key][0], *_changes(found, others, key)) for key in keys),
+        )
+        runs = len(first.runs.summaries)
+        how = f"mean of {runs} paired runs, ± 95 % interval" if runs > 1 else "one run"
+        sections.append(Section(f"Difference from {first.label} ({how})", (changes,)))
+    if "scheduler.preemption" in first.overrides:
+        sections.append(Section("Swap or recompute", (_swap_lines(found),)))
+    return sections
+
+
+def _mean(variant: Variant, key: str) -> float | None:
+    found = variant.runs.intervals.get(key)
+    return None if found is None else found.mean
+
+
+def _value(variant: Variant, key: str) -> str:
+    """One cell; a saturated variant's growing latencies are not printed."""
+    if _is_hidden(variant, key):
+        return SATURATED
+    return _number(_mean(variant, key), _COMPARED[key][1])
+
+
+def _changes(found: SimulationComparison, others: Sequence[Variant], key: str) -> tuple[str, ...]:
+    return tuple(_change(found, variant, key) for variant in others)
+
+
+def _change(found: SimulationComparison, variant: Variant, key: str) -> str:
+    if _is_hidden(variant, key) or _is_hidden(found.variants[0], key):
+        return SATURATED
+    change = found.difference(variant, key)
+    if change is None:
+        return "-"
+    style = _COMPARED[key][1]
+    text = format(change.mean, "+" + style)
+    if len(variant.runs.summaries) > 1:
+        text += " ± " + format(change.high - change.mean, style)
+    return text
+
+
+def _is_hidden(variant: Variant, key: str) -> bool:
+    latency = key.rsplit("_", 2)[-2] if key.endswith("_ms") else ""
+    return variant.runs.saturated and latency in SATURATED_MEANINGLESS
+
+
+def _swap_lines(found: SimulationComparison) -> str:
+    from kvsim.results import swap_break_even_tokens
+
+    tokens = swap_break_even_tokens(found.variants[0].runs.first.setup)
+    return f"moving a victim's cache out and back costs no more than recomputing it {_from(tokens)}"
+
+
+# --- words ---------------------------------------------------------------------------------
+
+
+def _from(tokens: int | None) -> str:
+    return "at no length" if tokens is None else f"from {tokens:,} tokens on"
+
+
+def _break_even(tokens: int | None) -> str:
+    return "never" if tokens is None else f"{tokens:,}"
+
+
+def _two(numbers: dict[str, Any], first: str, second: str) -> str:
+    return f"{numbers[first]:,} / {numbers[second]:,}"
+
+
+def _number(value: float | None, style: str) -> str:
+    return "-" if value is None else format(value, style)
+
+
+def _shares(shares: dict[str, float]) -> str:
+    ordered = sorted(shares.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {share:.0%}" for name, share in ordered) or "-"

@@ -1,0 +1,90 @@
+"""A table, and a table with its picture: what every figure function returns.
+
+Whoever shows one needs no more than it carries: a title, a sentence that says what is to be
+seen (for those who cannot see it), the rows behind it, and three forms to keep.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+__all__ = ["Chart", "Row", "Table"]
+
+Row = Mapping[str, Any]
+
+# A spreadsheet runs a cell that begins so.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one kind.
+
+    Parameters
+    ----------
+    name : str
+        Stem of the files it is kept in: "memory".
+    title : str
+        What it is, in words.
+    rows : sequence of mapping
+        All with the same keys; a key of a number names its unit.
+    """
+
+    name: str
+    title: str
+    rows: Sequence[Row]
+
+    def to_csv(self) -> str:
+        """Write the rows as CSV with a header; texts cannot become formulas."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        if self.rows:
+            writer.writerow(self.rows[0])
+            writer.writerows([_cell(value) for value in row.values()] for row in self.rows)
+        return stream.getvalue()
+
+    def to_json(self) -> str:
+        """Write title and rows as JSON."""
+        return json.dumps(self._content(), indent=2, default=str)
+
+    def to_html(self) -> str:
+        """Write a page that needs nothing from outside."""
+        from kvsim.figures.page import html_page
+
+        return html_page(self.title, [self])
+
+    def _content(self) -> dict[str, Any]:
+        return {"title": self.title, "rows": [dict(row) for row in self.rows]}
+
+
+@dataclass(frozen=True)
+class Chart(Table):
+    """A picture and the rows that it draws.
+
+    Parameters
+    ----------
+    alt : str
+        What is to be seen, in one sentence.
+    figure : plotly.graph_objects.Figure
+        The picture, without a title and without colours for text and background.
+    """
+
+    alt: str
+    figure: Figure
+
+    def _content(self) -> dict[str, Any]:
+        return super()._content() | {"alt": self.alt, "figure": json.loads(self.figure.to_json())}
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return f"'{value}"
+    return "" if value is None else value

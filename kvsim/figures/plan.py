@@ -1,0 +1,382 @@
+"""Plans as pictures: where the memory goes, how many requests, how fast.
+
+Every function takes finished plans and reads numbers off them; nothing is planned here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kvsim.figures.chart import Chart, Table
+from kvsim.figures.theme import CYCLE, MEMORY_COLOURS, PALETTE, Axis, draw, label
+from kvsim.units import GIB
+
+if TYPE_CHECKING:
+    from kvsim.planner import Plan
+
+__all__ = [
+    "admission_chart",
+    "capacity_chart",
+    "comparison_table",
+    "concurrency_chart",
+    "kinds_table",
+    "memory_chart",
+    "plan_labels",
+    "provenance_table",
+    "retention_table",
+    "suggestions_table",
+]
+
+REGIME_COLOURS = {
+    "admission": PALETTE["blue"],
+    "steady": PALETTE["green"],
+    "all full": PALETTE["orange"],
+}
+BAR_PIXELS = 44
+
+
+def plan_labels(plans: Sequence[Plan]) -> list[str]:
+    """Name plans by what sets them apart: the card, then engine and KV dtype if they differ.
+
+    A label is unique: what still collides gets a number.
+    """
+    parts = [
+        [plan.accelerator.name for plan in plans],
+        [f"{plan.engine.name} {plan.engine.version}" for plan in plans],
+        [plan.kv_cache.dtype for plan in plans],
+    ]
+    telling = [names for at, names in enumerate(parts) if at == 0 or len(set(names)) > 1]
+    labels = [" · ".join(words) for words in zip(*telling, strict=True)]
+    return [
+        f"{text} ({labels[: at + 1].count(text)})" if labels.count(text) > 1 else text
+        for at, text in enumerate(labels)
+    ]
+
+
+# --- where the memory goes -----------------------------------------------------------------
+
+
+def memory_chart(plans: Sequence[Plan]) -> Chart:
+    """Draw one bar a plan: what takes the memory of the tightest rank, in GiB."""
+    labels = plan_labels(plans)
+    shown = [label(text) for text in labels]
+    terms = {name: [_terms(plan)[name] for plan in plans] for name in MEMORY_COLOURS}
+    traces = [_term_bars(name, shown, sizes) for name, sizes in terms.items() if any(sizes)]
+    figure = draw(
+        [*traces, _card_marks(plans, shown)],
+        x=Axis("memory of one rank", "GiB"),
+        y=Axis(settings={"autorange": "reversed", "type": "category"}),
+        height=130 + BAR_PIXELS * len(plans),
+        barmode="stack",
+        bargap=0.35,
+    )
+    rows = [
+        {"plan": text, "part": name, "bytes": size, "GiB": round(size / GIB, 3)}
+        for at, text in enumerate(labels)
+        for name, size in ((name, sizes[at]) for name, sizes in terms.items())
+    ]
+    return Chart("memory", "Where the memory goes", rows, _memory_alt(labels, plans), figure)
+
+
+def _terms(plan: Plan) -> dict[str, int]:
+    memory = plan.memory
+    return {
+        "weights": memory.weights_bytes,
+        "activations": memory.activation_bytes,
+        "outside torch": memory.non_torch_bytes,
+        "CUDA graphs": memory.cuda_graph_bytes,
+        "KV cache": max(0, memory.kv_cache_bytes),
+        "left alone": memory.unused_bytes,
+    }
+
+
+def _term_bars(name: str, shown: Sequence[str], sizes: Sequence[int]) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": name,
+        "y": shown,
+        "x": [size / GIB for size in sizes],
+        "marker": {"color": MEMORY_COLOURS[name]},
+        "hovertemplate": "%{y}<br>" + name + ": %{x:,.2f} GiB<extra></extra>",
+    }
+
+
+def _card_marks(plans: Sequence[Plan], shown: Sequence[str]) -> dict[str, Any]:
+    """A stroke where each card ends: bars that go past it do not fit."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "the card",
+        "y": shown,
+        "x": [plan.memory.total_bytes / GIB for plan in plans],
+        "marker": {
+            "symbol": "line-ns",
+            "size": 30,
+            "color": PALETTE["red"],
+            "line": {"width": 3, "color": PALETTE["red"]},
+        },
+        "hovertemplate": "%{y}<br>the card: %{x:,.2f} GiB<extra></extra>",
+    }
+
+
+def _memory_alt(labels: Sequence[str], plans: Sequence[Plan]) -> str:
+    sentences = [
+        f"{text}: weights {plan.memory.weights_bytes / GIB:,.1f} GiB,"
+        f" KV cache {max(0, plan.memory.kv_cache_bytes) / GIB:,.1f} GiB"
+        f" of {plan.memory.total_bytes / GIB:,.1f} GiB"
+        for text, plan in zip(labels, plans, strict=True)
+    ]
+    return f"Stacked bars of one rank's memory. {'; '.join(sentences)}."
+
+
+# --- how much it holds ---------------------------------------------------------------------
+
+
+def capacity_chart(plans: Sequence[Plan]) -> Chart:
+    """Draw the tokens that each plan holds, in the three regimes, side by side."""
+    labels = plan_labels(plans)
+    rows = [
+        {"plan": text, "regime": regime, "tokens": tokens}
+        for text, plan in zip(labels, plans, strict=True)
+        for regime, tokens in _regimes(plan).items()
+    ]
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": regime,
+            "y": [label(text) for text in labels],
+            "x": [_regimes(plan)[regime] for plan in plans],
+            "marker": {"color": colour},
+            "hovertemplate": "%{y}<br>" + regime + ": %{x:,} tokens<extra></extra>",
+        }
+        for regime, colour in REGIME_COLOURS.items()
+    ]
+    figure = draw(
+        traces,
+        x=Axis("KV cache capacity", "tokens", settings={"tickformat": "~s"}),
+        y=Axis(settings={"autorange": "reversed", "type": "category"}),
+        height=150 + int(1.4 * BAR_PIXELS) * len(plans),
+        barmode="group",
+        bargap=0.3,
+    )
+    alt = "Tokens held by regime. " + "; ".join(
+        f"{row['plan']} {row['regime']} {row['tokens']:,}" for row in rows
+    )
+    return Chart("capacity", "Capacity in the three regimes", rows, alt, figure)
+
+
+def _regimes(plan: Plan) -> dict[str, int]:
+    tokens = plan.capacity_tokens
+    return {"admission": tokens.admission, "steady": tokens.steady, "all full": tokens.all_full}
+
+
+def concurrency_chart(plans: Mapping[str, Plan]) -> Chart:
+    """Draw concurrent requests against their length, one line a plan, both axes logarithmic.
+
+    Parameters
+    ----------
+    plans : mapping of str to Plan
+        Plans by the name of their line: KV dtypes, as a rule.
+    """
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": label(name),
+            "x": [each.context_len for each in plan.concurrency],
+            "y": [each.requests or None for each in plan.concurrency],
+            "line": {"color": CYCLE[at % len(CYCLE)], "width": 2.5},
+            "marker": {"symbol": at, "size": 8},
+            "hovertemplate": "%{x:,} tokens<br>%{y:,} requests<extra>" + label(name) + "</extra>",
+        }
+        for at, (name, plan) in enumerate(plans.items())
+    ]
+    figure = draw(
+        [*traces, *_run_limit(list(plans.values()))],
+        x=Axis("context of a request", "tokens", log=True),
+        y=Axis("requests that fit at once", "requests", log=True),
+    )
+    rows = [
+        {
+            "KV dtype": name,
+            "context_tokens": each.context_len,
+            "sequence_bytes": each.sequence_bytes,
+            "requests_in_memory": each.requests,
+            "requests_running": each.running,
+        }
+        for name, plan in plans.items()
+        for each in plan.concurrency
+    ]
+    return Chart(
+        "concurrency",
+        "Concurrent requests against their length",
+        rows,
+        _concurrency_alt(plans),
+        figure,
+    )
+
+
+def _run_limit(plans: Sequence[Plan]) -> list[dict[str, Any]]:
+    """A dotted line at ``max_num_seqs``: memory holds more, but no more run."""
+    limit = plans[0].options.get("max_num_seqs") if plans else None
+    lengths = [each.context_len for plan in plans for each in plan.concurrency]
+    if limit is None or not lengths:
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "max_num_seqs",
+            "x": [min(lengths), max(lengths)],
+            "y": [limit, limit],
+            "line": {"color": PALETTE["grey"], "dash": "dot"},
+            "hovertemplate": "max_num_seqs: %{y:,} requests run<extra></extra>",
+        }
+    ]
+
+
+def _concurrency_alt(plans: Mapping[str, Plan]) -> str:
+    ends = [
+        f"with {name} from {first.requests:,} requests of {first.context_len:,} tokens"
+        f" to {last.requests:,} of {last.context_len:,}"
+        for name, plan in plans.items()
+        for first, last in [(plan.concurrency[0], plan.concurrency[-1])]
+    ]
+    return f"Concurrency falls as requests get longer: {'; '.join(ends)}."
+
+
+def admission_chart(plans: Sequence[Plan]) -> Chart:
+    """Draw how many requests contiguous reservation admits, and how many paging does."""
+    labels = plan_labels(plans)
+    ways = {
+        "contiguous": [plan.contiguous_vs_paged.contiguous_requests for plan in plans],
+        "paged": [plan.contiguous_vs_paged.paged_requests for plan in plans],
+    }
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": way,
+            "y": [label(text) for text in labels],
+            "x": counts,
+            "text": [f"{count:,}" for count in counts],
+            "textposition": "auto",
+            "marker": {"color": colour},
+            "hovertemplate": "%{y}<br>" + way + ": %{x:,} requests<extra></extra>",
+        }
+        for (way, counts), colour in zip(
+            ways.items(), (PALETTE["red"], PALETTE["green"]), strict=True
+        )
+    ]
+    figure = draw(
+        traces,
+        x=Axis("requests admitted", "requests", settings={"tickformat": "~s"}),
+        y=Axis(settings={"autorange": "reversed", "type": "category"}),
+        height=150 + BAR_PIXELS * len(plans),
+        barmode="group",
+        bargap=0.3,
+    )
+    rows = [
+        {"plan": text, **plan.contiguous_vs_paged._asdict()}
+        for text, plan in zip(labels, plans, strict=True)
+    ]
+    return Chart("admission", _admission_title(plans), rows, _admission_alt(rows), figure)
+
+
+def _admission_title(plans: Sequence[Plan]) -> str:
+    lengths = {plan.contiguous_vs_paged.context_len for plan in plans}
+    longest = max(lengths, default=0)
+    return f"Contiguous against paged admission, requests of {longest:,} tokens"
+
+
+def _admission_alt(rows: Sequence[Mapping[str, Any]]) -> str:
+    sentences = [
+        f"{row['plan']}: {row['contiguous_requests']:,} requests when each reserves the longest"
+        f" sequence, {row['paged_requests']:,} when it takes blocks as it grows"
+        for row in rows
+    ]
+    return f"{'; '.join(sentences)}."
+
+
+# --- tables --------------------------------------------------------------------------------
+
+
+def comparison_table(plans: Sequence[Plan]) -> Table:
+    """Set plans side by side, one row each."""
+    rows = [
+        {
+            "plan": text,
+            "fits": "yes" if plan.fits else "no",
+            "weights GiB": round(plan.memory.weights_bytes / GIB, 2),
+            "other GiB": round(plan.memory.overhead_bytes / GIB, 2),
+            "KV cache GiB": round(max(0, plan.memory.kv_cache_bytes) / GIB, 2),
+            "KV dtype": plan.kv_cache.dtype,
+            "bytes/token": plan.kv_cache.bytes_per_token,
+            "blocks": plan.kv_cache.num_blocks,
+            "block tokens": plan.kv_cache.block_size,
+            "longest request tokens": plan.kv_cache.max_model_len,
+            "requests at once": round(plan.kv_cache.max_concurrency, 2),
+            "tokens/s": round(plan.decode.batches[-1].tokens_per_s),
+        }
+        for text, plan in zip(plan_labels(plans), plans, strict=True)
+    ]
+    return Table("comparison", "Side by side", rows)
+
+
+def kinds_table(plan: Plan) -> Table:
+    """What the layers of each kind keep, with the sum that gives it."""
+    rows = [
+        {
+            "layers": kind.group,
+            "kind": kind.kind,
+            "count": kind.layers,
+            "bytes/token": kind.bytes_per_token,
+            f"MiB at {plan.fragmentation.context_len:,} tokens": round(
+                kind.context_bytes / 2**20, 3
+            ),
+            "formula": kind.formula,
+        }
+        for kind in plan.kv_kinds
+    ]
+    return Table("kinds", f"What a sequence keeps ({plan.kv_cache.dtype}, one rank)", rows)
+
+
+def suggestions_table(plan: Plan) -> Table:
+    """What would make it fit, each re-planned."""
+    rows = [
+        {
+            "change": each.change,
+            "flag": each.flag,
+            "requests at once": round(each.max_concurrency, 2),
+            "of tokens": each.max_model_len,
+            "KV cache GiB": round(each.kv_cache_bytes / GIB, 2),
+        }
+        for each in plan.suggestions
+    ]
+    return Table("suggestions", "What would make it fit (each re-planned)", rows)
+
+
+def retention_table(plan: Plan) -> Table:
+    """What keeping less of every sequence would give, and its price."""
+    rows = [
+        {
+            "policy": each.policy,
+            "kept tokens": each.kept_tokens,
+            "MiB a sequence": round(each.sequence_bytes / 2**20, 2),
+            "share of full": round(each.share, 4),
+            "requests": each.requests,
+            "price": each.price,
+        }
+        for each in plan.retention
+    ]
+    longest = plan.kv_cache.max_model_len
+    return Table("retention", f"Keeping less of {longest:,} tokens", rows)
+
+
+def provenance_table(plan: Plan) -> Table:
+    """Where each number comes from."""
+    rows = [{"number": name, "source": source} for name, source in plan.provenance.items()]
+    return Table("provenance", "Where the numbers come from", rows)

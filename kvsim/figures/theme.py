@@ -1,0 +1,156 @@
+"""How every figure looks: colours, axes with units, and the one import of plotly.
+
+The colours are Okabe and Ito's eight, which people with any of the common colour-vision
+deficiencies tell apart. No text, grid or background has a colour of its own here: a
+dashboard gives those its theme, light or dark, and a file gets `LIGHT` or `DARK`.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kvsim.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+__all__ = [
+    "CYCLE",
+    "DARK",
+    "LIGHT",
+    "MEMORY_COLOURS",
+    "PALETTE",
+    "Axis",
+    "draw",
+    "label",
+    "rgba",
+]
+
+PALETTE = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "pink": "#CC79A7",
+    "sky": "#56B4E9",
+    "red": "#D55E00",
+    "yellow": "#F0E442",
+    "grey": "#8C8C8C",
+}
+"""Okabe and Ito, "Color Universal Design" (2008); grey stands in for black, which no dark
+page shows."""
+
+CYCLE = tuple(PALETTE.values())
+
+MEMORY_COLOURS = {
+    "weights": PALETTE["blue"],
+    "activations": PALETTE["orange"],
+    "outside torch": PALETTE["pink"],
+    "CUDA graphs": PALETTE["yellow"],
+    "KV cache": PALETTE["green"],
+    "left alone": "rgba(140,140,140,0.35)",
+}
+
+LONGEST_LABEL = 48
+
+LIGHT = {"paper": "#ffffff", "text": "#1f2328", "line": "#d0d7de"}
+DARK = {"paper": "#0e1117", "text": "#e6edf3", "line": "#3d444d"}
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """What an axis shows.
+
+    Parameters
+    ----------
+    title : str
+        The quantity, in words.
+    unit : str
+        Its unit; "" only for categories.
+    log : bool
+        Whether decades are equally far apart.
+    settings : mapping
+        Anything else that plotly knows of an axis.
+    """
+
+    title: str = ""
+    unit: str = ""
+    log: bool = False
+    settings: Mapping[str, Any] | None = None
+
+    def to_plotly(self) -> dict[str, Any]:
+        """Return plotly's words for it."""
+        text = f"{self.title} ({self.unit})" if self.unit else self.title
+        axis: dict[str, Any] = {"title": {"text": text}, "automargin": True}
+        if self.log:
+            # Only decades are labelled: on a narrow screen there is room for no more.
+            axis |= {"type": "log", "dtick": 1, "tickformat": "~s", "minor": {"dtick": "D1"}}
+        return axis | dict(self.settings or {})
+
+
+def draw(
+    traces: Iterable[Mapping[str, Any]],
+    *,
+    x: Axis,
+    y: Axis,
+    height: int = 380,
+    **layout: Any,
+) -> Figure:
+    """Draw traces on two axes with the house's margins and legend.
+
+    Parameters
+    ----------
+    traces : iterable of mapping
+        plotly traces as dicts, ``{"type": "bar", ...}``.
+    x, y : Axis
+        The axes.
+    height : int
+        Pixels.
+    **layout
+        Anything else that plotly knows of a layout.
+
+    Raises
+    ------
+    MissingExtraError
+        When plotly is not installed.
+    """
+    try:
+        import plotly.graph_objects as go
+    except ModuleNotFoundError:
+        raise MissingExtraError("plotly", "dashboard", "drawing a figure") from None
+    house: dict[str, Any] = {
+        "xaxis": x.to_plotly(),
+        "yaxis": y.to_plotly(),
+        "height": height,
+        "margin": {"l": 10, "r": 14, "t": 30, "b": 10},
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "xanchor": "left"},
+        "colorway": list(CYCLE),
+        "hoverlabel": {"namelength": -1},
+    }
+    return go.Figure(data=list(traces), layout=house | layout)
+
+
+def label(text: str) -> str:
+    """Make a name safe and short enough to stand in a figure: it may be anybody's.
+
+    Examples
+    --------
+    >>> label("<b>llama</b>")
+    '&lt;b&gt;llama&lt;/b&gt;'
+    """
+    short = text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
+    return html.escape(short)
+
+
+def rgba(colour: str, opacity: float) -> str:
+    """Give a hex colour an opacity.
+
+    Examples
+    --------
+    >>> rgba("#0072B2", 0.5)
+    'rgba(0,114,178,0.5)'
+    """
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"

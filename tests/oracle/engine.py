@@ -1,0 +1,448 @@
+"""The engine: a loop in which every turn is one step, for five schedulers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kvsim.steptime import StepCost, StepLoad
+from tests.oracle.jobs import Arrivals, Job
+from tests.oracle.memory import Memory
+
+
+class StepTime(Protocol):
+    """What a step costs."""
+
+    def cost(self, load: StepLoad) -> StepCost:
+        """Terms of one step."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds a step; `watermark` is a share of the pool's blocks."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    threshold: int = 0
+    admission: str = "fcfs"
+    swap: bool = False
+    watermark_blocks: int = 0
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What time depends on."""
+
+    step_time: StepTime
+    pairs: Callable[[int, int], float]
+    read_bytes: Callable[[int], int]
+    link_seconds_per_token: float = 0.0
+    copy_seconds_per_token: float = 0.0
+    no_cache: bool = False
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One step, as it looked when it began; `held_after` when it had ended."""
+
+    start: float
+    seconds: float
+    sequences: int
+    prefill_tokens: int
+    read_bytes: int
+    waiting: int
+    tokens: int
+    held: int
+    grown: int
+    reserved: int
+    external: int
+    cached: int
+    held_after: int
+
+
+@dataclass
+class Step:
+    """What a step computes."""
+
+    prompts: list[tuple[Job, int]]
+    decodes: bool
+    moved: int
+
+
+@dataclass
+class Engine:
+    """What all schedulers share; each says in `plan` who takes part in a step."""
+
+    memory: Memory
+    limits: Limits
+    costs: Costs
+    arrivals: Arrivals
+    now: float = 0.0
+    moved: int = 0
+    waiting: list[Job] = field(default_factory=list)
+    running: list[Job] = field(default_factory=list)  # in the order of admission
+    prefilling: list[Job] = field(default_factory=list)
+    decoding: list[Job] = field(default_factory=list)  # in the order of joining
+    ended: list[Job] = field(default_factory=list)  # kept by static batching
+    admissions: list[tuple[int, float, int]] = field(default_factory=list)
+    preemptions: list[tuple[int, int]] = field(default_factory=list)
+    rejected: list[int] = field(default_factory=list)
+    scheduled: dict[int, float] = field(default_factory=dict)
+    first_token: dict[int, float] = field(default_factory=dict)
+    finished: dict[int, float] = field(default_factory=dict)
+    rows: list[StepRow] = field(default_factory=list)
+
+    # ---- the loop -------------------------------------------------------------------------
+
+    def run(self) -> "Engine":
+        """Serve everything."""
+        while True:
+            for job in self.arrivals.due(self.now):
+                self.submit(job)
+            step = self.plan()
+            if step is not None:
+                self.take(step)
+            elif self.arrivals.coming:
+                self.now = self.arrivals.coming[0].arrival
+            else:
+                assert not self.waiting
+                assert not self.running
+                return self
+
+    def submit(self, job: Job) -> None:
+        """Queue a job, or refuse it."""
+        if self.servable(job):
+            self.waiting.append(job)
+            self.sort_waiting()
+        else:
+            self.rejected.append(job.row)
+
+    def servable(self, job: Job) -> bool:
+        """Whether it can be served at all."""
+        fits = job.prompt + job.output <= self.limits.max_model_len
+        return fits and job.samples <= self.limits.max_num_seqs and self.memory.ever_holds(job)
+
+    def sort_waiting(self) -> None:
+        """Keep the queue in order; first come, first served is left as it is."""
+        if self.limits.admission == "priority":
+            self.waiting.sort(key=lambda job: (job.priority, job.row))
+        elif self.limits.admission == "shortest-first":
+            self.waiting.sort(key=lambda job: (job.prompt, job.row))
+
+    def plan(self) -> Step | None:
+        """Decide who takes part in the next step."""
+        raise NotImplementedError
+
+    def take(self, step: Step) -> None:
+        """Let a step happen."""
+        decoding = list(self.decoding) if step.decodes else []
+        held, before = self.memory.held, self.row_before(step, decoding)
+        copied = self.memory.copied() + self.memory.write(decoding)
+        grown = self.memory.held - held
+        seconds = self.seconds(step, decoding) + copied * self.costs.copy_seconds_per_token
+        start, self.now = self.now, self.now + seconds
+        self.end(step, decoding)
+        row = StepRow(start, seconds, **before, held=held, grown=grown, held_after=self.memory.held)
+        self.rows.append(row)
+
+    def row_before(self, step: Step, decoding: Sequence[Job]) -> dict[str, int]:
+        """Describe the engine as the step begins."""
+        written = sum(job.computed * self.copies(job) for job in self.running)
+        read = sum(job.samples * self.costs.read_bytes(job.computed + 1) for job in decoding)
+        return {
+            "sequences": sum(job.samples for job in decoding),
+            "prefill_tokens": sum(count for _, count in step.prompts),
+            "read_bytes": read,
+            "waiting": len(self.waiting),
+            "tokens": written,
+            "reserved": self.memory.reserved(written),
+            "external": self.memory.external(self.waiting[0] if self.waiting else None),
+            "cached": self.memory.cached,
+        }
+
+    def copies(self, job: Job) -> int:
+        """Sequences that have written `computed` tokens: a prompt is written once."""
+        return 1 if job in self.prefilling else job.samples
+
+    def seconds(self, step: Step, decoding: Sequence[Job]) -> float:
+        """Ask the step-time model."""
+        moving = step.moved * self.costs.link_seconds_per_token
+        if self.costs.no_cache:
+            spans = [(0, job.computed + 1, job.samples) for job in decoding]
+            spans += [(0, job.computed + count, 1) for job, count in step.prompts]
+        else:
+            spans = [(job.computed, count, 1) for job, count in step.prompts]
+        tokens = sum(count * copies for _, count, copies in spans)
+        pairs = sum(self.costs.pairs(start, count) * copies for start, count, copies in spans)
+        sequences, read = len(step.prompts), 0
+        for job in decoding:
+            sequences += job.samples
+            if not self.costs.no_cache:
+                tokens += job.samples
+                read += job.samples * self.costs.read_bytes(job.computed + 1)
+        if not tokens:
+            return moving
+        return self.costs.step_time.cost(StepLoad(tokens, sequences, read, pairs)).seconds + moving
+
+    def end(self, step: Step, decoding: Sequence[Job]) -> None:
+        """Count the tokens of a step that has just ended."""
+        done = []
+        for job in decoding:
+            job.computed += 1
+            job.generated += 1
+            if job.generated == job.output:
+                self.decoding.remove(job)
+                done.append(job)
+        done.sort(key=lambda job: job.row)
+        for job, count in step.prompts:
+            job.computed += count
+            if job.computed == job.target:
+                self.prefilling.remove(job)
+                self.first_token.setdefault(job.row, self.now)
+                job.generated += 1
+                (done if job.generated == job.output else self.decoding).append(job)
+        for job in self.leaving(done):
+            self.running.remove(job)
+            self.memory.release(job, preempted=False)
+            self.finished[job.row] = self.now
+            self.arrivals.finished(job.row, self.now)
+
+    def leaving(self, done: list[Job]) -> list[Job]:
+        """Who leaves at the end of a step in which `done` produced their last tokens."""
+        return done
+
+    # ---- what schedulers do ---------------------------------------------------------------
+
+    def has_slot(self) -> bool:
+        """Whether the head of the queue may run."""
+        taken = sum(job.samples for job in self.running)
+        return bool(self.waiting) and taken + self.waiting[0].samples <= self.limits.max_num_seqs
+
+    def watermark(self) -> int:
+        """Blocks that an admission leaves free, unless nobody else runs."""
+        return self.limits.watermark_blocks if self.running else 0
+
+    def opening(self) -> int:
+        """Blocks that the decodes of this step take."""
+        return self.memory.opening(self.decoding)
+
+    def admit(self, chunk: int, spare: int) -> tuple[Job, int] | None:
+        """Admit the head of the queue; return it with the tokens of its first chunk."""
+        job = self.waiting[0]
+        cached = self.memory.admit(job, chunk, spare, self.decoding)
+        if cached is None:
+            return None
+        self.waiting.remove(job)
+        job.computed = cached
+        self.running.append(job)
+        self.prefilling.append(job)
+        self.admissions.append((job.row, self.now, cached))
+        self.scheduled.setdefault(job.row, self.now)
+        return job, min(chunk, job.target - cached)
+
+    def resume(self, spare: int) -> bool:
+        """Bring the head of the queue back from the host; it decodes in this step."""
+        job = self.waiting[0]
+        if not self.memory.restore(job, spare, self.decoding):
+            return False
+        self.waiting.remove(job)
+        self.running.append(job)
+        self.decoding.append(job)
+        self.moved += job.computed * job.samples
+        job.swapped = False
+        return True
+
+    def make_room(self) -> bool:
+        """Preempt until everybody who decodes can write a token; tell whether anybody was."""
+        preempted = False
+        while self.decoding and not self.memory.can_write(self.decoding):
+            self.preempt(self.victim(self.running))
+            preempted = True
+        return preempted
+
+    def victim(self, among: Sequence[Job]) -> Job:
+        """Who gives way."""
+        if self.limits.admission == "priority":
+            return max(among, key=lambda job: (job.priority, job.row))
+        return among[-1]
+
+    def preempt(self, job: Job) -> None:
+        """Send a running job back to the queue."""
+        self.preemptions.append((job.row, len(self.rows)))
+        swap = self.limits.swap and job in self.decoding
+        self.running.remove(job)
+        (self.decoding if job in self.decoding else self.prefilling).remove(job)
+        self.memory.release(job, preempted=True)
+        job.preempted = True
+        if swap:
+            job.swapped = True
+            self.moved += job.computed * job.samples
+        else:
+            job.target = job.prompt + job.generated
+            job.computed = 0
+        self.waiting.insert(0, job)
+        self.sort_waiting()
+
+    def step(self, prompts: list[tuple[Job, int]], *, decodes: bool = True) -> Step | None:
+        """The step that was planned, unless there is nothing in it."""
+        moved, self.moved = self.moved, 0
+        works = prompts or moved or (decodes and self.decoding)
+        return Step(prompts, decodes, moved) if works else None
+
+
+class VLLMv1(Engine):
+    """One budget: decodes, then prompts begun, then new ones."""
+
+    def plan(self) -> Step | None:
+        """Decode; then spend what is left."""
+        gave_way = self.make_room()
+        prompts: list[tuple[Job, int]] = []
+        gave_way = self.continue_prompts(prompts) or gave_way
+        if not (gave_way and self.running):
+            self.begin_prompts(prompts)
+        return self.step(prompts)
+
+    def chunk(self, tokens: int, prompts: list[tuple[Job, int]]) -> int:
+        """Tokens of a prompt that still fit this step."""
+        left = self.limits.max_num_batched_tokens - sum(count for _, count in prompts)
+        left -= sum(job.samples for job in self.decoding)
+        return min(tokens, left, self.limits.threshold or tokens)
+
+    def continue_prompts(self, prompts: list[tuple[Job, int]]) -> bool:
+        """Compute more of the prompts begun; tell whether anybody gave way for it."""
+        gave_way = False
+        begun = list(self.prefilling)
+        if self.limits.admission == "priority":
+            begun.sort(key=lambda job: (job.priority, job.row))
+        for job in begun:
+            if job not in self.prefilling:
+                continue
+            count = self.chunk(job.target - job.computed, prompts)
+            if count <= 0:
+                break
+            while not self.memory.extend(job, job.computed + count, self.opening()):
+                gave_way = True
+                victim = self.victim(self.running)
+                self.preempt(victim)
+                if victim is job:
+                    break
+            if job in self.prefilling:
+                prompts.append((job, count))
+        return gave_way
+
+    def begin_prompts(self, prompts: list[tuple[Job, int]]) -> None:
+        """Admit from the head of the queue."""
+        while self.has_slot():
+            chunk = self.chunk(self.waiting[0].target, prompts)
+            if chunk <= 0:
+                break
+            if self.waiting[0].swapped:
+                if not self.resume(self.spare()):
+                    break
+                continue
+            admitted = self.admit(chunk, self.spare())
+            if admitted is None:
+                break
+            prompts.append(admitted)
+
+    def spare(self) -> int:
+        """Blocks that an admission leaves."""
+        return self.opening()
+
+
+class Sarathi(VLLMv1):
+    """V1 with a watermark."""
+
+    def spare(self) -> int:
+        """Blocks that an admission leaves."""
+        return self.opening() + self.watermark()
+
+
+class VLLMv0(Engine):
+    """Prompts in steps of their own, before any decode."""
+
+    def servable(self, job: Job) -> bool:
+        """A prompt is computed in one step."""
+        return job.prompt <= self.limits.max_num_batched_tokens and super().servable(job)
+
+    def plan(self) -> Step | None:
+        """Prompts if there are any that fit, else decodes."""
+        prompts = self.prompts()
+        if not prompts and self.make_room() and not self.running:
+            prompts = self.prompts()
+        return self.step(prompts, decodes=not prompts)
+
+    def prompts(self) -> list[tuple[Job, int]]:
+        """Whole prompts from the head of the queue; the first may exceed the budget."""
+        prompts: list[tuple[Job, int]] = []
+        while self.has_slot():
+            job = self.waiting[0]
+            if job.swapped:
+                if prompts or not self.resume(self.opening() + self.watermark()):
+                    break
+                continue
+            spent = sum(count for _, count in prompts)
+            if prompts and spent + job.target > self.limits.max_num_batched_tokens:
+                break
+            admitted = self.admit(job.target, self.watermark())
+            if admitted is None:
+                break
+            prompts.append(admitted)
+        return prompts
+
+
+class Orca(Engine):
+    """Whole prompts beside decodes."""
+
+    def plan(self) -> Step | None:
+        """Admit whoever fits, unless somebody had to give way."""
+        gave_way = self.make_room()
+        return self.step([] if gave_way and self.running else self.prompts())
+
+    def prompts(self) -> list[tuple[Job, int]]:
+        """Whole prompts from the head of the queue."""
+        prompts: list[tuple[Job, int]] = []
+        while self.has_slot():
+            if self.waiting[0].swapped:
+                if not self.resume(self.opening()):
+                    break
+                continue
+            admitted = self.admit(self.waiting[0].target, self.opening())
+            if admitted is None:
+                break
+            prompts.append(admitted)
+        return prompts
+
+
+class Static(Orca):
+    """A batch runs until its last member has ended."""
+
+    def plan(self) -> Step | None:
+        """A new batch when there is none; the end of one when its last worker gave way."""
+        step = super().plan()
+        return Step([], False, 0) if step is None and self.running else step
+
+    def prompts(self) -> list[tuple[Job, int]]:
+        """Nobody joins a batch."""
+        return [] if self.running else super().prompts()
+
+    def victim(self, among: Sequence[Job]) -> Job:
+        """The newest who still works."""
+        return super().victim(self.decoding)
+
+    def leaving(self, done: list[Job]) -> list[Job]:
+        """All together, in the order in which they ended."""
+        self.ended += done
+        if self.prefilling or self.decoding:
+            return []
+        ended, self.ended = self.ended, []
+        return ended
+
+
+ENGINES: dict[str, type[Engine]] = {
+    "vllm-v1": VLLMv1,
+    "vllm-v0": VLLMv0,
+    "orca": Orca,
+    "static": Static,
+    "sarathi": Sarathi,
+}
