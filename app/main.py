@@ -11,12 +11,19 @@ from pathlib import Path
 import streamlit as st
 
 # Pages import each other's parts as `app.parts...`, wherever the server was started.
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)][: "app" not in sys.modules]
+ROOT = str(Path(__file__).resolve().parent.parent)
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
 
 # file in views/, title in the menu; the file's name is the page's place in the URL
 PAGES = {
     "plan": "Plan",
-    # learn
+    "simulate": "Simulate",
+    "compare": "Compare",
+    "cache": "Cache",
+    "size": "Size it",
+    "calibrate": "Calibrate",
+    "learn": "Learn",
 }
 
 
@@ -31,4 +38,6 @@ def pages() -> list[st.Page]:
 
 # An emoji icon: a material one would be fetched from a font host.
 st.set_page_config(page_title="kvsim", page_icon="🧠", layout="wide")
+# Streamlit leaves a hand's breadth empty above the title.
+st.html("<style>[data-testid=stMainBlockContainer] { padding-top: 4rem }</style>")
 st.navigation(pages(), position="top").run()

@@ -22,7 +22,7 @@ import streamlit as st
 
 from app.parts.words import nearest, plain
 
-__all__ = ["Choice", "Count", "Field", "Flag", "PageState", "Several", "Share", "Words"]
+__all__ = ["Choice", "Count", "Field", "Flag", "PageState", "Pick", "Several", "Share", "Words"]
 
 LONGEST_VALUE = 500
 
@@ -89,7 +89,7 @@ class Choice(Field):
         options = settings.pop("options", None) or self.options()
         labels = dict(zip(options, settings.pop("labels", ()), strict=False))
         if self.empty is None and st.session_state[key] not in options:
-            st.session_state[key] = options[0]
+            st.session_state[key] = self.default if self.default in options else options[0]
         return st.selectbox(
             self.label,
             options,
@@ -97,8 +97,24 @@ class Choice(Field):
             key=key,
             help=self.help,
             format_func=lambda name: labels.get(name) or self.show(name),
-            placeholder=self.empty,
-            required=self.empty is None,
+            placeholder=settings.pop("placeholder", self.empty),
+            **settings,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pick(Choice):
+    """One of a few names, all in sight."""
+
+    def widget(self, key: str, **settings: Any) -> Any:
+        """A row of buttons, of which one is down."""
+        return st.segmented_control(
+            self.label,
+            self.options(),
+            required=True,
+            key=key,
+            help=self.help,
+            format_func=self.show,
             **settings,
         )
 
@@ -117,7 +133,9 @@ class Several(Field):
         """Read names between commas."""
         names = [_known(part.strip(), self) for part in text.split(",") if part.strip()]
         if len(names) > self.most:
-            raise BadValueError(f"{len(names)} values of {self.key}, and at most {self.most} are shown")
+            raise BadValueError(
+                f"{len(names)} values of {self.key}, and at most {self.most} are shown"
+            )
         return list(dict.fromkeys(names))
 
     def write(self, value: Sequence[str]) -> str:
@@ -152,6 +170,7 @@ class Count(Field):
     most: int = 10**12
     step: int = 1
     slider: bool = False
+    placeholder: str = "engine's default"
 
     def parse(self, text: str) -> int:
         """Read a whole number within the limits."""
@@ -167,11 +186,12 @@ class Count(Field):
             "min_value": settings.pop("least", self.least),
             "max_value": settings.pop("most", self.most),
         }
+        placeholder = settings.pop("placeholder", self.placeholder)
         words = {"key": key, "help": self.help, **settings}
         if self.slider:
             st.session_state[key] = min(limits["max_value"], st.session_state[key])
-            return st.slider(self.label, **limits, step=self.step, **words)
-        empty = {"value": None, "placeholder": "engine's default"} if self.default is None else {}
+            return st.slider(self.label, **limits, step=self.step, format="localized", **words)
+        empty = {"value": None, "placeholder": placeholder} if self.default is None else {}
         return st.number_input(self.label, **limits, step=self.step, **empty, **words)
 
 
@@ -195,7 +215,8 @@ class Share(Field):
 
     def widget(self, key: str, **settings: Any) -> Any:
         """A number box."""
-        empty = {"value": None, "placeholder": "engine's default"} if self.default is None else {}
+        placeholder = settings.pop("placeholder", "engine's default")
+        empty = {"value": None, "placeholder": placeholder} if self.default is None else {}
         return st.number_input(
             self.label,
             min_value=self.least,

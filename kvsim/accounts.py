@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -54,8 +54,9 @@ class Books:
         A step that holds as many keeps requests out by itself; memory does not.
     from_seconds, to_seconds : float
         The time that counts; earlier steps are warm-up.
-    stalls : bool
-        Whether steps that only prefill make decoding sequences wait (vLLM V0).
+    first_tokens : float array (n,), optional
+        When each sequence that will decode had its first token, ascending, seconds. Given
+        for schedulers whose prefill steps make decoding wait (vLLM V0).
     """
 
     costs: StepCosts
@@ -63,7 +64,7 @@ class Books:
     max_num_batched_tokens: float
     from_seconds: float
     to_seconds: float
-    stalls: bool = False
+    first_tokens: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class _Ledger:
         self._held = self._peak = self._sequences = self._starved = self._busy = 0.0
         self._gaps: list[Ends] = []
         self._last_end = books.from_seconds
-        self._last_decoding = 0.0, books.from_seconds
+        self._decoded = -np.inf  # end of the last run that decoded
         self._arms: dict[float, tuple[float, ...]] = {}
 
     def add(self, steps: Columns) -> None:
@@ -201,25 +202,38 @@ class _Ledger:
         self._busy += float(counted.sum())
         self._sequences += float((steps["sequences"] * counted).sum())
         computed = steps["sequences"] + steps["prefill_tokens"]
-        starved = (steps["waiting"] > 0) & (steps["sequences"] < self._books.max_num_seqs)
+        running = steps["sequences"] + (steps["prefill_tokens"] > 0)
+        starved = (steps["waiting"] > 0) & (running < self._books.max_num_seqs)
         starved &= computed < self._books.max_num_batched_tokens
         self._starved += float(counted[starved].sum())
 
     def _add_bounds(self, steps: Columns, counted: Floats) -> None:
-        """Split busy time by what bound each step.
-
-        Steps of one shape (tokens, sequences) cost the same but for what attention reads,
-        so the model is asked once a shape.
-        """
-        shapes = (steps["sequences"] + steps["prefill_tokens"]) * _SHAPE_BASE + steps["sequences"]
-        known, where = np.unique(shapes, return_inverse=True)
-        arms = np.array([self._arms_of(shape) for shape in known.tolist()])[where]
+        """Split busy time by what bound each step."""
+        arms = self._arms_before_reads(steps)
         arms[:, _RESOURCES.index("bandwidth")] += (
             self._books.costs.kv_seconds_per_byte * steps["kv_read_bytes"]
         )
         spent = np.bincount(arms.argmax(axis=1), weights=counted, minlength=len(_RESOURCES))
         for name, seconds in zip(_RESOURCES, spent.tolist(), strict=True):
             self._bound[name] += seconds
+
+    def _arms_before_reads(self, steps: Columns) -> Floats:
+        """Seconds of each resource, shape (rows, resources), before KV is read.
+
+        Steps of one shape (tokens, sequences) cost the same, so the model is asked once a
+        shape; pure decode steps are the most and are told apart by their sequences alone.
+        """
+        sequences = steps["sequences"].astype(np.intp)
+        by_sequences = np.zeros((int(sequences.max()) + 1, len(_RESOURCES)))
+        for count in np.flatnonzero(np.bincount(sequences)).tolist():
+            by_sequences[count] = self._arms_of(count * _SHAPE_BASE + count)
+        arms = by_sequences[sequences]
+        mixed = np.flatnonzero(steps["prefill_tokens"])
+        tokens = sequences[mixed] + steps["prefill_tokens"][mixed]
+        known, where = np.unique(tokens * _SHAPE_BASE + sequences[mixed], return_inverse=True)
+        if len(known):
+            arms[mixed] = np.array([self._arms_of(shape) for shape in known.tolist()])[where]
+        return arms
 
     def _arms_of(self, shape: float) -> tuple[float, ...]:
         """Seconds of each resource in a step of that shape, before KV is read."""
@@ -233,22 +247,49 @@ class _Ledger:
     def _add_gaps(self, steps: Columns, ends: Floats, counted: Floats) -> None:
         """Note inter-token latencies: a decode step is one, for each of its sequences."""
         warm = (steps["sequences"] > 0) & (counted > 0)
-        sequences, runs = steps["sequences"][warm], steps["steps"][warm]
-        gaps = steps["seconds"][warm] / runs
-        tokens = sequences * runs
-        if self._books.stalls and len(gaps):
-            stalled, waited = self._stalls(sequences, steps["start_seconds"][warm], ends[warm])
-            self._gaps.append((gaps + waited, stalled))
-            tokens = tokens - stalled
+        if not warm.any():
+            return
+        gaps = steps["seconds"][warm] / steps["steps"][warm]
+        tokens = steps["sequences"][warm] * steps["steps"][warm]
+        if self._books.first_tokens is not None:
+            starts, sequences = steps["start_seconds"][warm], steps["sequences"][warm]
+            runs = _Runs(gaps, sequences, starts, ends[warm])
+            tokens = tokens - self._add_stalls(runs, self._books.first_tokens)
         self._gaps.append((gaps, tokens))
 
-    def _stalls(self, sequences: Floats, starts: Floats, ends: Floats) -> tuple[Floats, Floats]:
-        """Sequences that waited for a prefill before a decode run, and how long.
+    def _add_stalls(self, runs: _Runs, first: Floats) -> Floats:
+        """Note the first latency of each decode run, which may hold a wait for prefills.
 
-        Those are as many as decode on both sides of the pause.
+        Newcomers have waited since their first token, the others since the last decode step.
+
+        Returns
+        -------
+        float array (runs,)
+            Tokens that were noted here.
         """
-        before, ended = self._last_decoding
-        waited = starts - np.concatenate([[ended], ends[:-1]])
-        both = np.minimum(sequences, np.concatenate([[before], sequences[:-1]]))
-        self._last_decoding = float(sequences[-1]), float(ends[-1])
-        return np.where(waited > 0, both, 0.0), waited
+        before = np.concatenate([[self._decoded], runs.ends[:-1]])
+        self._decoded = float(runs.ends[-1])
+        low = np.searchsorted(first, before, side="right")
+        high = np.searchsorted(first, runs.starts, side="right")
+        new = np.minimum(high - low, runs.sequences).astype(int)
+        old = runs.sequences - new
+        waited = np.where(old > 0, runs.starts - before, 0.0)
+        self._gaps.append((runs.gaps + waited, old))
+        joined = np.repeat(np.arange(len(new)), new)
+        came = first[low[joined] + _counting(new)]
+        self._gaps.append((runs.gaps[joined] + runs.starts[joined] - came, np.ones(len(joined))))
+        return runs.sequences
+
+
+class _Runs(NamedTuple):
+    """Runs of decode steps: seconds a step, sequences, and both ends."""
+
+    gaps: Floats
+    sequences: Floats
+    starts: Floats
+    ends: Floats
+
+
+def _counting(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return 0, 1, ... within each of so many members: [2, 3] gives [0, 1, 0, 1, 2]."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -70,14 +70,20 @@ class ArrivalQueue:
         self._advance()
         return request
 
-    def finished(self, request: Request, now: float) -> None:
-        """Tell the workload that a request ended; in a closed loop others follow."""
+    @property
+    def is_closed_loop(self) -> bool:
+        """Whether completions bring about arrivals."""
+        return self._closed is not None
+
+    def finished(self, requests: list[Request], now: float) -> None:
+        """Tell a closed loop's workload that requests ended; others follow them."""
         if self._closed is None:
             return
-        following = self._closed.following(request.row, now)
-        for nxt in (following, *self._closed.branches(request.row, now)):
-            if nxt is not None:
-                self._follow(nxt)
+        for request in requests:
+            following = self._closed.following(request.row, now)
+            for nxt in (following, *self._closed.branches(request.row, now)):
+                if nxt is not None:
+                    self._follow(nxt)
         if self._head is None:
             self._advance()
 

@@ -21,7 +21,6 @@ Every kind answers the same four questions, for one layer of one rank:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from kvsim.checked import Checked, NonNegativeInt, PositiveInt
@@ -64,7 +63,6 @@ def heads_per_rank(heads: int, tp: int) -> int:
     return max(1, heads // tp)
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Cache(Checked):
     """Base of all kinds: keeps nothing, costs nothing."""
 
@@ -85,7 +83,6 @@ class _Cache(Checked):
         return 0
 
 
-@dataclass(frozen=True, kw_only=True)
 class FullAttention(_Cache):
     """Softmax attention over the whole context: MHA, GQA and MQA by their head counts.
 
@@ -127,7 +124,6 @@ class FullAttention(_Cache):
         return 2 * self.heads * (self.key_dim + self.value_dim) * self.states(context)
 
 
-@dataclass(frozen=True, kw_only=True)
 class SlidingAttention(FullAttention):
     """Attention to the last `window` tokens only (Mistral v0.1, Gemma, gpt-oss)."""
 
@@ -139,7 +135,6 @@ class SlidingAttention(FullAttention):
         return min(context, self.window)
 
 
-@dataclass(frozen=True, kw_only=True)
 class ChunkedAttention(FullAttention):
     """Attention inside fixed chunks (Llama 4): a sequence keeps at most one chunk."""
 
@@ -151,7 +146,6 @@ class ChunkedAttention(FullAttention):
         return min(context, self.chunk)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CrossAttention(FullAttention):
     """A decoder's attention to an encoder: sized by the encoder's length, once.
 
@@ -169,7 +163,6 @@ class CrossAttention(FullAttention):
         return self.encoder_tokens
 
 
-@dataclass(frozen=True, kw_only=True)
 class LatentAttention(_Cache):
     """Multi-head latent attention (DeepSeek-V2): one compressed vector a token a layer.
 
@@ -219,7 +212,6 @@ class LatentAttention(_Cache):
         return 2 * self.heads * (2 * self.kv_lora_rank + self.rope_dim) * read
 
 
-@dataclass(frozen=True, kw_only=True)
 class CompressedLatentAttention(_Cache):
     """DeepSeek-V4's attention: one state every `ratio` tokens, beside a window.
 
@@ -260,7 +252,6 @@ class CompressedLatentAttention(_Cache):
         return 4 * self.heads * self.head_dim * self.states(context)
 
 
-@dataclass(frozen=True, kw_only=True)
 class RecurrentState(_Cache):
     """Linear attention and state-space layers: a fixed state instead of a growing cache.
 

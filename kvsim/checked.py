@@ -1,26 +1,26 @@
-"""Frozen dataclasses whose values are checked as they are made: models, cards, flags.
+"""Frozen records whose values are checked as they are made: models, cards, flags.
 
 ::
 
-    @dataclass(frozen=True, kw_only=True)
     class Price(Checked):
-        low: PositiveFloat              Price(low=-1)           low = -1: should be more than 0
-        note: str = ""                  read(Price, {"lo": 1})  unknown key 'lo'
+        low: PositiveFloat            Price(low=-1)            low = -1: should be greater than 0
+        note: str = ""                read(Price, {"lo": 1})   unknown key 'lo'; nearest valid: low
 
 Annotations say what a field holds: ``str bool int float``, ``Literal``, a `Checked` class,
 ``tuple[X, ...]``, ``dict[K, X]``, a union of these, and ranges through ``Annotated``.
 
 This is pydantic's part, in as much of it as the records of ``kvsim plan`` need: pydantic
 itself takes longer to load than all else in a plan (docs/design.md). Scenarios and
-workloads, behind which seconds of simulation follow, are pydantic's, and hold these records.
+workloads, behind which seconds of simulation follow, are pydantic's and hold these records;
+so that nobody has to know which is which, both answer the same words (`model_copy`,
+`model_dump`, and iteration over names and values).
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from types import NoneType, UnionType
 from typing import (
@@ -28,8 +28,11 @@ from typing import (
     Any,
     Literal,
     NamedTuple,
+    NoReturn,
+    Self,
     TypeVar,
     Union,
+    dataclass_transform,
     get_args,
     get_origin,
     get_type_hints,
@@ -43,18 +46,20 @@ __all__ = [
     "NonNegativeFloat",
     "NonNegativeInt",
     "Parsed",
+    "Place",
     "PositiveFloat",
     "PositiveInt",
     "Within",
+    "defaults",
     "read",
 ]
 
-Place = tuple[str | int, ...]
+Place = tuple[Any, ...]
 Reader = Callable[[Any, Place], Any]
 
 
 class FieldError(InputError, ValueError):
-    """A field's value is wrong; a ValueError too, so that pydantic can place it.
+    """A field's value is wrong; a ValueError too, so that pydantic collects it.
 
     Parameters
     ----------
@@ -72,7 +77,7 @@ class FieldError(InputError, ValueError):
 
 
 class Within(NamedTuple):
-    """A note in ``Annotated``: the range of a number, or the least length of a tuple."""
+    """A note in ``Annotated``: the range of a number, or of a tuple's length."""
 
     above: float | None = None
     least: float | None = None
@@ -89,11 +94,6 @@ class Within(NamedTuple):
             return f"should be at most {self.most}"
         return ""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        """Give pydantic the same range, where one of its models holds the field."""
-        bounds = {"gt": self.above, "ge": self.least, "le": self.most}
-        return handler(source) | {name: end for name, end in bounds.items() if end is not None}
-
 
 class Parsed(NamedTuple):
     """A note in ``Annotated``: what turns text such as "80 GiB" into the value."""
@@ -107,56 +107,117 @@ PositiveFloat = Annotated[float, Within(above=0)]
 NonNegativeFloat = Annotated[float, Within(least=0)]
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 class Checked:
-    """Base of a frozen dataclass: every value is read as its field's annotation says.
-
-    Raises
-    ------
-    FieldError
-        For the first value that is of another type or out of range.
-    """
-
-    def __post_init__(self) -> None:
-        for name, reader in _readers(type(self)).items():
-            given = getattr(self, name)
-            value = reader(given, (name,))
-            if value is not given:
-                object.__setattr__(self, name, value)
-
-
-Kind = TypeVar("Kind", bound=Checked)
-
-
-def read(kind: type[Kind], content: Mapping[str, Any], place: Place = ()) -> Kind:
-    """Make a record from a mapping that somebody wrote.
+    """Base of a frozen record, made by keywords: every value is read as its field says.
 
     Raises
     ------
     FieldError
         For the first key that is unknown (with the nearest that are not), missing or wrong.
     """
-    readers = _readers(kind)
-    for key in content:
-        if key not in readers:
-            close = nearest(str(key), readers) or sorted(readers)
-            fix = f"nearest valid: {', '.join(close)}"
-            raise FieldError(f"unknown key {_dotted((*place, key))!r}", (*place, key), fix=fix)
-    values = {name: readers[name](value, (*place, name)) for name, value in content.items()}
-    for field in fields(kind):  # type: ignore[arg-type]
-        required = field.default is MISSING and field.default_factory is MISSING
-        if required and field.name not in values:
-            missing = (*place, field.name)
-            raise FieldError(f"the key {_dotted(missing)!r} is missing", missing)
-    return kind(**values)
+
+    def __init__(self, **given: Any) -> None:
+        self._take(given, ())
+
+    def _take(self, given: Mapping[str, Any], place: Place) -> None:
+        readers = _readers(type(self))
+        for key in given:
+            if key not in readers:
+                raise _unknown((*place, key), readers)
+        for name, reader in readers.items():
+            here = (*place, name)
+            if name not in given and not hasattr(type(self), name):
+                raise FieldError(f"the key {_dotted(here)!r} is missing", here)
+            value = given[name] if name in given else getattr(type(self), name)
+            self.__dict__[name] = reader(value, here)
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return ((name, getattr(self, name)) for name in _readers(type(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and dict(self) == dict(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self)})"
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"a {type(self).__name__} is frozen: use model_copy")
+
+    def model_copy(self, *, update: Mapping[str, Any]) -> Self:
+        """Return the record with other values, which are checked."""
+        return type(self)(**{**dict(self), **update})
+
+    def model_dump(
+        self,
+        *,
+        mode: Literal["python", "json"] = "python",
+        exclude: Collection[str] = (),
+        exclude_none: bool = False,
+        exclude_defaults: bool = False,
+    ) -> dict[str, Any]:
+        """Return the values by name, inner records as dicts; mode "json" makes tuples lists."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Checked):
+                return value.model_dump(
+                    mode=mode, exclude_none=exclude_none, exclude_defaults=exclude_defaults
+                )
+            if isinstance(value, tuple):
+                items = map(plain, value)
+                return list(items) if mode == "json" else tuple(items)
+            if isinstance(value, dict):
+                return {key: plain(item) for key, item in value.items()}
+            return value
+
+        fallback = defaults(type(self)) if exclude_defaults else {}
+        return {
+            name: plain(value)
+            for name, value in self
+            if name not in exclude
+            and not (exclude_none and value is None)
+            and not (name in fallback and value == fallback[name])
+        }
+
+
+Kind = TypeVar("Kind", bound=Checked)
+
+
+def read(kind: type[Kind], content: Any, place: Place = ()) -> Kind:
+    """Make a record from a mapping that somebody wrote; `place` is where it stands.
+
+    Raises
+    ------
+    FieldError
+        For the first key that is unknown, missing or wrong.
+    """
+    if not isinstance(content, Mapping):
+        raise _wrong(place, content, "should be a mapping")
+    record = kind.__new__(kind)
+    record._take(content, place)
+    return record
+
+
+def defaults(kind: type[Checked]) -> dict[str, Any]:
+    """Values of the fields of a `Checked` class that need not be given, by name."""
+    return {name: getattr(kind, name) for name in _readers(kind) if hasattr(kind, name)}
 
 
 # --- one reader an annotation: value and place in, value or FieldError out -------------------
 
 
-@cache
+_READERS: dict[type[Checked], dict[str, Reader]] = {}
+
+
 def _readers(kind: type[Checked]) -> dict[str, Reader]:
-    hints = get_type_hints(kind, include_extras=True)
-    return {field.name: _reader(hints[field.name]) for field in fields(kind)}  # type: ignore[arg-type]
+    """A reader for each field, in the order of the class; made when the class is first used."""
+    if kind not in _READERS:
+        hints = get_type_hints(kind, include_extras=True)
+        _READERS[kind] = {name: _reader(annotation) for name, annotation in hints.items()}
+    return _READERS[kind]
 
 
 @cache
@@ -240,11 +301,7 @@ def _dict_of(read_key: Reader, inner: Reader) -> Reader:
 
 def _record(kind: type[Checked]) -> Reader:
     def record(value: Any, place: Place) -> Any:
-        if isinstance(value, kind):
-            return value
-        if not isinstance(value, Mapping):
-            raise _wrong(place, value, f"should be the keys of a {kind.__name__}")
-        return read(kind, value, place)
+        return value if isinstance(value, kind) else read(kind, value, place)
 
     return record
 
@@ -285,9 +342,16 @@ def _float(value: Any, place: Place) -> float:
 _PLAIN: dict[Any, Reader] = {str: _text, bool: _flag, int: _int, float: _float}
 
 
+def _unknown(place: Place, known: Collection[str]) -> FieldError:
+    close = nearest(str(place[-1]), known) or sorted(known)
+    fix = f"nearest valid: {', '.join(close)}"
+    return FieldError(f"unknown key {_dotted(place)!r}", place, fix=fix)
+
+
 def _wrong(place: Place, value: Any, problem: str) -> FieldError:
     return FieldError(f"{_dotted(place)} = {value!r:.60}: {problem}", place)
 
 
 def _dotted(place: Place) -> str:
-    return ".".join(map(str, place))
+    parts = map(str, place)
+    return ".".join(part if part.isprintable() else repr(part) for part in parts)

@@ -14,7 +14,6 @@ Scarcity (no free block, no room) is an answer (``None`` or ``False``), never an
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 __all__ = [
@@ -107,6 +106,8 @@ def nearest(name: str, known: Iterable[str], count: int = 4) -> list[str]:
     >>> nearest("h10", ["a100", "h100", "h200"])
     ['h100', 'h200', 'a100']
     """
+    import difflib  # only a mistake needs it
+
     lowered = {entry.lower(): entry for entry in known}
     query = name.lower()
     inside = sorted((entry for entry in lowered if query and query in entry), key=len)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Annotated
 
 from kvsim.checked import Checked, NonNegativeFloat, Parsed, PositiveFloat, PositiveInt, Within
@@ -24,7 +23,6 @@ AtLeastOne = Annotated[float, Within(least=1)]
 Bytes = Annotated[PositiveInt, Parsed(parse_bytes)]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Quantity(Checked):
     """A number with where it comes from.
 
@@ -43,14 +41,12 @@ class Quantity(Checked):
     confidence: str = "high"
 
 
-@dataclass(frozen=True, kw_only=True)
 class ByteQuantity(Quantity):
     """A size in bytes; YAML may write it as "79.19 GiB"."""
 
     value: Bytes
 
 
-@dataclass(frozen=True, kw_only=True)
 class Interconnect(Checked):
     """How devices of one node reach each other; both directions added, bytes/s."""
 
@@ -58,7 +54,6 @@ class Interconnect(Checked):
     bytes_per_s: NonNegativeFloat
 
 
-@dataclass(frozen=True, kw_only=True)
 class Price(Checked):
     """What an hour of one device costs to rent, in US dollars, low and high."""
 
@@ -67,7 +62,6 @@ class Price(Checked):
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Link(Checked):
     """One collective's cost: ``seconds + bytes / bytes_per_s``, in up to two regimes.
 
@@ -89,7 +83,6 @@ class Link(Checked):
     large_bytes_per_s: PositiveFloat | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class HostCost(Checked):
     """What one engine's host code adds to a step.
 
@@ -106,7 +99,6 @@ class HostCost(Checked):
     source: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
 class StepCoefficients(Checked):
     """Measured or fitted coefficients of the step-time model (``kvsim.steptime``).
 
@@ -162,7 +154,7 @@ class StepCoefficients(Checked):
     host_seconds: NonNegativeFloat = 0.0
     sequence_seconds: NonNegativeFloat = 0.0
     norm: AtLeastOne = 2.2
-    collectives: dict[int, Link] = field(default_factory=dict)
+    collectives: dict[int, Link] = {}  # noqa: RUF012 - read into a dict of its own
     fp8_weight_speedup: PositiveFloat = 2.0
     fp8_kv_speedup: PositiveFloat = 2.0
     fp8_flops_speedup: PositiveFloat = 1.6
@@ -171,11 +163,10 @@ class StepCoefficients(Checked):
     mixed_kv_factor: AtLeastOne = 1.0
     mixed_head_seconds: NonNegativeFloat = 0.0
     attention_token_seconds: NonNegativeFloat = 0.0
-    host_costs: dict[str, HostCost] = field(default_factory=dict)
-    token_factors: dict[PositiveInt, PositiveFloat] = field(default_factory=dict)
+    host_costs: dict[str, HostCost] = {}  # noqa: RUF012 - read into a dict of its own
+    token_factors: dict[PositiveInt, PositiveFloat] = {}  # noqa: RUF012 - read into a dict of its own
 
 
-@dataclass(frozen=True, kw_only=True)
 class AcceleratorProfile(Checked):
     """One accelerator: `hardware_profiles/*.yaml` holds one each.
 

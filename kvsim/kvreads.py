@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvsim.attention import (
     Attention,
@@ -71,8 +71,7 @@ def _read_bytes(cache: Attention, fmt: KVFormat, context: int, tp: int) -> int:
     return cache.states(context) * state
 
 
-@dataclass(frozen=True, slots=True)
-class KVReadCurve:
+class KVReadCurve(NamedTuple):
     """Bytes that one decode step reads for one sequence, piecewise linear in its context.
 
     Parameters

@@ -23,6 +23,7 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 PERCENTILES = (50, 90, 95, 99)
+_CELLS = 4096
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom (any statistics textbook).
 _T95 = (
@@ -85,10 +86,26 @@ def distribution(values: Floats, weights: Floats | None = None) -> Distribution:
         return Distribution(float(values.mean()), float(values.std()), *map(float, points))
     mean = float(np.average(values, weights=weights))
     spread = sqrt(float(np.average((values - mean) ** 2, weights=weights)))
-    order = np.argsort(values)
-    reached = np.cumsum(weights[order])
-    ranks = np.searchsorted(reached, np.array(PERCENTILES) / 100 * reached[-1])
-    return Distribution(mean, spread, *map(float, values[order][ranks]))
+    return Distribution(mean, spread, *_weighted_percentiles(values, weights))
+
+
+def _weighted_percentiles(values: Floats, weights: Floats) -> list[float]:
+    """Invert the empirical distribution at `PERCENTILES`, sorting only where they fall.
+
+    Values are first counted into cells of equal width; each percentile lies in one of them.
+    """
+    low, high = float(values.min()), float(values.max())
+    scale = _CELLS / (high - low) if high > low else 0.0
+    cells = ((values - low) * scale).astype(np.intp)
+    reached = np.concatenate([[0.0], np.cumsum(np.bincount(cells, weights=weights))])
+    found = []
+    for target in np.array(PERCENTILES) / 100 * reached[-1]:
+        cell = int(np.searchsorted(reached, target)) - 1
+        inside = np.flatnonzero(cells == cell)
+        order = inside[np.argsort(values[inside])]
+        rank = np.searchsorted(reached[cell] + np.cumsum(weights[order]), target)
+        found.append(float(values[order[rank]]))
+    return found
 
 
 def is_saturated(arrivals: Floats, departures: Floats) -> bool:

@@ -6,7 +6,6 @@ a `ModelSpec`; nothing else in kvsim knows those formats.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -16,7 +15,6 @@ from kvsim.checked import Checked, NonNegativeInt, PositiveInt, Within
 __all__ = ["DenseMlp", "LayerGroup", "Mlp", "ModelSpec", "MoeMlp"]
 
 
-@dataclass(frozen=True, kw_only=True)
 class DenseMlp(Checked):
     """A feed-forward block: two matrices, three when gated (SwiGLU, GeGLU)."""
 
@@ -26,7 +24,6 @@ class DenseMlp(Checked):
     bias: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class MoeMlp(Checked):
     """A mixture of experts: `experts` of them, `experts_per_token` read by each token."""
 
@@ -42,7 +39,6 @@ class MoeMlp(Checked):
 Mlp = DenseMlp | MoeMlp
 
 
-@dataclass(frozen=True, kw_only=True)
 class LayerGroup(Checked):
     """Layers that are alike in what they cache and what they compute.
 
@@ -78,7 +74,6 @@ class LayerGroup(Checked):
         return () if self.shares_kv_with else self.caches
 
 
-@dataclass(frozen=True, kw_only=True)
 class ModelSpec(Checked):
     """Everything about a model that memory and step time depend on.
 

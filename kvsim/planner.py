@@ -16,10 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
+from kvsim.checked import defaults, read
 from kvsim.engines import ENGINE_NAMES, get_engine
 from kvsim.engines.base import Deployment, Engine, EngineOptions
 from kvsim.errors import InputError, KVSimError, UnsupportedError, nearest
@@ -234,20 +233,15 @@ def engine_options(options: dict[str, Any]) -> EngineOptions:
     InputError
         For an option that does not exist (with the nearest that do) or a value out of range.
     """
-    unknown = sorted(set(options) - set(EngineOptions.model_fields))
+    unknown = sorted(set(options) - set(defaults(EngineOptions)))
     if unknown:
-        close = nearest(unknown[0], EngineOptions.model_fields)
+        close = nearest(unknown[0], defaults(EngineOptions))
         fix = f"did you mean {', '.join(close)}?" if close else ""
         raise InputError(f"no engine option {unknown[0]!r}", fix=fix)
     for name, value in options.items():
         if isinstance(value, int) and value > ABSURD:
             raise InputError(f"{value} is absurd", where=name, fix="at most 10**15 is accepted")
-    try:
-        return EngineOptions(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{first['input']!r}: {first['msg']}", where=where) from None
+    return read(EngineOptions, options)
 
 
 def _suggestions(sizing: Sizing) -> tuple[Suggestion, ...]:

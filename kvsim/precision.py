@@ -6,7 +6,7 @@ because a weight's dtype never decides the KV cache's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvsim.errors import InputError, UnknownNameError
 from kvsim.units import ceil_div
@@ -23,8 +23,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class KVFormat:
+class KVFormat(NamedTuple):
     """How the elements of K and V are stored.
 
     Parameters
@@ -80,8 +79,7 @@ class KVFormat:
         return self.vector_bytes(rank) + ceil_div(rope_dim * self.rope_bits, 8)
 
 
-@dataclass(frozen=True, slots=True)
-class WeightFormat:
+class WeightFormat(NamedTuple):
     """How the quantisable matrices of a checkpoint are stored.
 
     Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvsim.attention import Attention, FullAttention, RecurrentState, heads_per_rank
 from kvsim.kvreads import attended_layers, pair_flops
@@ -12,8 +12,7 @@ from kvsim.weights import matmul_flops_per_token
 __all__ = ["RankWork"]
 
 
-@dataclass(frozen=True, slots=True)
-class RankWork:
+class RankWork(NamedTuple):
     """What a model asks of one rank, whatever the device.
 
     Parameters

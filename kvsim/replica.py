@@ -16,16 +16,19 @@ from math import inf
 
 import simpy
 
+from kvsim.allocators.base import PLAIN_USE
 from kvsim.arrivals import ArrivalQueue
+from kvsim.camera import Camera
 from kvsim.errors import InvariantError
 from kvsim.recorder import Recorder
+from kvsim.request import Request
 from kvsim.schedulers.base import Scheduler, StepPlan
 from kvsim.stepclock import StepClock
 
 __all__ = ["Replica", "Watch", "run_replica"]
 
 Watch = Callable[[float, int, float], None]
-_WATCH_EVERY = 4096  # runs of steps
+_WATCH_EVERY = 256  # runs of steps
 
 
 class Replica:
@@ -48,6 +51,8 @@ class Replica:
     ----------
     now : float
         The replica's time, seconds; at or ahead of the environment's.
+    camera : Camera or None
+        Looks at the scheduler between two runs, now and then.
     """
 
     def __init__(
@@ -64,7 +69,9 @@ class Replica:
         self.arrivals = arrivals
         self.recorder = recorder
         self.now = 0.0
+        self.camera: Camera | None = None
         self._watch = watch
+        self._is_plain = not scheduler.allocator.sets_slots_apart
 
     def process(
         self, env: simpy.Environment, until: float = inf
@@ -76,15 +83,17 @@ class Replica:
         does not yield, nobody can add such an event either.
         """
         scheduler, arrivals = self.scheduler, self.arrivals
-        now, horizon = env.now, env.peek()
+        now = self.now = env.now
+        horizon = env.peek()
         while now < until:
             while arrivals.next_seconds <= now:
                 scheduler.submit(arrivals.pop())
+            if scheduler.only_decodes and self._decode_on(min(until, horizon)):
+                now = self.now
+                continue
             plan = scheduler.plan(now)
             if plan is None:
-                if scheduler.waiting:
-                    raise InvariantError(f"idle, while {len(scheduler.waiting)} requests wait")
-                if arrivals.next_seconds == inf:
+                if self._is_over():
                     break
                 now = self.now = arrivals.next_seconds
                 yield env.timeout(now - env.now)
@@ -95,11 +104,65 @@ class Replica:
             if horizon < now:
                 yield env.timeout(now - env.now)
                 horizon = env.peek()
-            for request in scheduler.finish(plan, steps, now):
-                arrivals.finished(request, now)
-            if self._watch and self.recorder.step_rows % _WATCH_EVERY == 0:
-                self._watch(now, arrivals.popped, scheduler.allocator.usage)
+            self._tell_workload(scheduler.finish(plan, steps, now))
+            self._show(now)
         yield env.timeout(max(0.0, now - env.now))
+
+    def _is_over(self) -> bool:
+        """Whether an idle replica has nothing to wait for.
+
+        Raises
+        ------
+        InvariantError
+            When requests wait that nobody will ever admit.
+        """
+        if self.scheduler.waiting:
+            raise InvariantError(f"idle, while {len(self.scheduler.waiting)} requests wait")
+        return self.arrivals.next_seconds == inf
+
+    def _tell_workload(self, done: list[Request]) -> None:
+        """In a closed loop, completions bring about arrivals."""
+        if done and self.arrivals.is_closed_loop:
+            self.arrivals.finished(done, self.now)
+
+    def _show(self, now: float) -> None:
+        """Let those who look on have their look."""
+        if self.camera is not None and now >= self.camera.next_seconds:
+            self.camera.shoot(now, self.scheduler)
+        if self._watch and self.recorder.step_rows % _WATCH_EVERY == 0:
+            self._watch(now, self.arrivals.popped, self.scheduler.allocator.usage)
+
+    def _decode_on(self, until: float) -> bool:
+        """Decode, completion after completion, to the next arrival, a shortage, or `until`.
+
+        Nobody waits and nobody prefills, so every policy does the same, and is not asked.
+
+        Returns
+        -------
+        bool
+            Whether time passed. If not, the first step lacks memory, or a look is due, or
+            the memory policy has more to say than how many blocks are held.
+        """
+        if not self._is_plain or self.camera is not None:
+            return False
+        scheduler, arrivals, clock = self.scheduler, self.arrivals, self.clock
+        batch, allocator, record = scheduler.batch, scheduler.allocator, self.recorder.steps
+        size = allocator.curve.block_size
+        start = now = self.now
+        while batch.sequences and arrivals.next_seconds > now:
+            limit = allocator.decode_steps(batch, batch.steps_to_change())
+            if not limit:
+                break
+            steps, seconds = clock.decode_run(batch, limit, arrivals.next_seconds - now)
+            if now + seconds > until:
+                break
+            held = (allocator.total_blocks - allocator.free_blocks) * size
+            sequences, tokens, read = batch.sequences, batch.tokens, batch.kv_bytes
+            grown = allocator.take(batch, steps) * size
+            record((now, seconds, steps, sequences, 0, read, 0, tokens, held, grown, 0, 0, 0))
+            now = self.now = now + seconds
+            self._tell_workload(scheduler.decoded(steps, now))
+        return now > start
 
     def _span(self, plan: StepPlan, now: float) -> tuple[int, float]:
         """Steps of the run that starts now, and its seconds."""
@@ -116,7 +179,9 @@ class Replica:
         scheduler = self.scheduler
         batch, allocator, waiting = scheduler.batch, scheduler.allocator, scheduler.waiting
         tokens = scheduler.cached_tokens_in_all()
-        slots = allocator.slots(tokens, waiting.head() if waiting else None)
+        slots = PLAIN_USE
+        if allocator.sets_slots_apart:
+            slots = allocator.slots(tokens, waiting.head() if waiting else None)
         size = allocator.curve.block_size
         held = (allocator.total_blocks - allocator.free_blocks) * size - allocator.rounded_slots
         decoding = read = taken = 0

@@ -31,7 +31,8 @@ class Request:
     prompt_tokens, output_tokens : int
         Lengths asked for; ``output_tokens >= 1``.
     samples : int
-        Parallel sequences that share the prompt.
+        Parallel sequences that share the prompt and advance together. After a preemption
+        they are computed again as one sequence, which leaves out the others' outputs.
     priority, arrival_seconds
         As the workload gave them.
     generated_tokens : int

@@ -181,9 +181,14 @@ class SimulationResult:
             max_num_batched_tokens=budget or np.inf,
             from_seconds=self.warm_seconds,
             to_seconds=self.end_seconds,
-            stalls=policy == "vllm-v0",
+            first_tokens=self._first_tokens() if policy == "vllm-v0" else None,
         )
         return keep_books(self.recorder.step_pages(), books)
+
+    def _first_tokens(self) -> Floats:
+        """When each sequence that decodes had its first token, ascending."""
+        first = self.columns["first_token_seconds"][self.columns["output_tokens"] > 1]
+        return np.repeat(np.sort(first[~np.isnan(first)]), self._samples)
 
     @property
     def _samples(self) -> int:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import NamedTuple
 
 from kvsim.attention import Attention, CrossAttention, FullAttention, heads_per_rank
@@ -55,8 +54,8 @@ def _require_fraction(fraction: float, what: str) -> None:
 
 
 def _share(count: int, fraction: float) -> int:
-    """``ceil(count * fraction)`` in decimal arithmetic: 0.55 of 20 is 11, not 12."""
-    return math.ceil(count * Fraction(str(fraction)))
+    """``ceil(count * fraction)`` as in decimal arithmetic: 0.55 of 20 is 11, not 12."""
+    return math.ceil(round(count * fraction, 9))
 
 
 @dataclass(frozen=True, slots=True)

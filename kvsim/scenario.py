@@ -7,20 +7,26 @@ its dotted path (``workload.arrivals.rate=20``), on the command line and in Pyth
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
+import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     PositiveFloat,
     PositiveInt,
     PrivateAttr,
     ValidationError,
 )
 
-from kvsim.catalog.yaml_files import data_folder, described, line_of, read_yaml
+from kvsim.catalog.validation import described, place_of
+from kvsim.catalog.yaml_files import data_folder, line_of, read_yaml
+from kvsim.checked import read
 from kvsim.engines.base import EngineOptions
 from kvsim.errors import InputError, UnknownNameError
 from kvsim.workload.spec import WorkloadSpec
@@ -33,8 +39,10 @@ __all__ = [
     "Scenario",
     "SchedulerSpec",
     "StepTimeSpec",
+    "allocator_names",
     "load_scenario",
     "scenario_names",
+    "scheduler_names",
     "with_overrides",
 ]
 
@@ -56,8 +64,11 @@ class EngineSpec(EngineOptions):
     @property
     def options(self) -> EngineOptions:
         """The flags alone."""
-        fields = {key: getattr(self, key) for key in EngineOptions.model_fields}
-        return EngineOptions(**fields)
+        return EngineOptions(**self.model_dump(exclude=("name", "version")))
+
+
+def _engine(given: object) -> EngineSpec:
+    return given if isinstance(given, EngineSpec) else read(EngineSpec, given, ("engine",))
 
 
 class MemorySpec(_Frozen):
@@ -181,7 +192,9 @@ class Scenario(_Frozen):
     question: str = ""
     model: str
     accelerator: str
-    engine: EngineSpec = EngineSpec()
+    engine: Annotated[
+        EngineSpec, PlainValidator(_engine), PlainSerializer(EngineSpec.model_dump)
+    ] = EngineSpec()
     workload: WorkloadSpec
     memory: MemorySpec = MemorySpec()
     scheduler: SchedulerSpec = SchedulerSpec()
@@ -197,6 +210,32 @@ class Scenario(_Frozen):
             return key
         line = line_of(self._file, key.split("."))
         return f"{self._file}, line {line}: {key}" if line else f"{self._file}: {key}"
+
+    def to_yaml(self) -> str:
+        """Write what was given as a YAML file that `load_scenario` reads.
+
+        The folder that its files are relative to is left out: the same question has the same
+        words everywhere.
+        """
+        given = _without_none(self.model_dump(mode="json", exclude_unset=True, exclude={"folder"}))
+        return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+
+
+def _without_none(content: Any) -> Any:
+    """Leave out what was not decided."""
+    if not isinstance(content, dict):
+        return content
+    return {key: _without_none(value) for key, value in content.items() if value is not None}
+
+
+def allocator_names() -> list[str]:
+    """Names of the memory policies."""
+    return list(get_args(AllocatorName))
+
+
+def scheduler_names() -> list[str]:
+    """Names of the schedulers."""
+    return list(get_args(SchedulerSpec.model_fields["policy"].annotation))
 
 
 def scenario_names() -> list[str]:
@@ -278,7 +317,7 @@ def _blamed(content: dict[str, Any], overrides: Mapping[str, object]) -> str | N
     except ValidationError as error:
         for problem in error.errors():
             for key in overrides:
-                place = iter(map(str, problem["loc"]))
+                place = iter(map(str, place_of(problem)))
                 if all(part in place for part in key.split(".")):
                     return key
     return None
@@ -306,4 +345,4 @@ def _set(content: dict[str, Any], key: str, value: object) -> None:
                 where=f"override {key}",
             )
         at = inner
-    at[last] = value
+    at[last] = deepcopy(value)  # a later key may reach inside it

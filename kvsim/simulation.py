@@ -9,6 +9,7 @@ from math import inf
 
 from kvsim.arrivals import ArrivalQueue
 from kvsim.assembly import Setup, make_clock, make_scheduler, prepare
+from kvsim.camera import Camera
 from kvsim.recorder import Recorder
 from kvsim.replica import Replica, Watch, run_replica
 from kvsim.results import SimulationResult
@@ -20,7 +21,11 @@ __all__ = ["run_setup", "simulate"]
 
 
 def simulate(
-    scenario: Scenario, seed: int | None = None, *, watch: Watch | None = None
+    scenario: Scenario,
+    seed: int | None = None,
+    *,
+    watch: Watch | None = None,
+    camera: Camera | None = None,
 ) -> SimulationResult:
     """Run one scenario once.
 
@@ -33,22 +38,28 @@ def simulate(
     watch : callable, optional
         ``watch(simulated_seconds, finished_requests, pool_usage)``, called now and then; a
         ``KeyboardInterrupt`` raised anywhere ends the run and keeps what was finished.
+    camera : Camera, optional
+        Keeps frames of who holds which blocks; see `kvsim.camera`.
 
     Raises
     ------
     InputError, UnsupportedError
         For a scenario that cannot be run; see the message.
     """
-    return run_setup(prepare(scenario), scenario.run.seed if seed is None else seed, watch=watch)
+    start = scenario.run.seed if seed is None else seed
+    return run_setup(prepare(scenario), start, watch=watch, camera=camera)
 
 
-def run_setup(setup: Setup, seed: int, *, watch: Watch | None = None) -> SimulationResult:
+def run_setup(
+    setup: Setup, seed: int, *, watch: Watch | None = None, camera: Camera | None = None
+) -> SimulationResult:
     """Run a prepared scenario with one seed; see `simulate`."""
     scenario, recorder = setup.scenario, Recorder()
     workload = build_workload(scenario.workload, scenario.folder)
     arrivals = ArrivalQueue(workload, Streams(seed), recorder)
     scheduler = make_scheduler(setup, recorder)
     replica = Replica(scheduler, make_clock(setup), arrivals, recorder, watch=watch)
+    replica.camera = camera
     interrupted = False
     with _collector_paused():
         try:

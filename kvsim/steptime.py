@@ -18,7 +18,7 @@ efficiency of its class, and `StepTimeModel.provenance` says so.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvsim.engines.base import Deployment
 from kvsim.hardware import AcceleratorProfile, StepCoefficients
@@ -52,8 +52,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class StepLoad:
+class StepLoad(NamedTuple):
     """What one step has to do.
 
     Parameters
@@ -74,8 +73,7 @@ class StepLoad:
     prefill_pairs: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class StepCost:
+class StepCost(NamedTuple):
     """The terms of one step, seconds.
 
     `weight_seconds` and `compute_seconds` are the two arms that `roofline_seconds` joins;

@@ -7,8 +7,7 @@ A family is a set of tensors that are sharded and quantised alike. This module c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvsim.attention import (
     Attention,
@@ -54,8 +53,7 @@ _V4_OUTPUT_GROUPS = 8
 _V4_INDEXER_HEADS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class TensorFamily:
+class TensorFamily(NamedTuple):
     """Tensors that are sharded and quantised alike.
 
     Parameters
@@ -157,7 +155,7 @@ def _all_families(model: ModelSpec) -> Iterator[TensorFamily]:
     yield TensorFamily("position", None, positions)
     for group in model.layer_groups:
         for family in _layer_families(group, model.hidden_size):
-            yield replace(family, parameters=family.parameters * group.count, layers=group.layers)
+            yield family._replace(parameters=family.parameters * group.count, layers=group.layers)
     yield TensorFamily("norms", None, model.hidden_size)
     yield TensorFamily("output_head", None, 0 if model.tie_embeddings else table, "tp")
 

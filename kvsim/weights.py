@@ -16,7 +16,8 @@ Where a family lies in a pipeline::
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvsim.attention import heads_per_rank
 from kvsim.errors import InputError
@@ -85,8 +86,7 @@ class Shard:
             raise InputError(f"stage {self.stage} is not one of the {self.pp} stages")
 
 
-@dataclass(frozen=True, slots=True)
-class WeightStorage:
+class WeightStorage(NamedTuple):
     """How a model's weights are stored.
 
     Parameters
@@ -179,7 +179,7 @@ def weight_storage(
         return storage
     families = tensor_families(model)
     computed_bytes = sum(storage.bytes_of(family, family.parameters) for family in families)
-    return replace(storage, scale=model.weight_bytes_on_disk / computed_bytes)
+    return storage._replace(scale=model.weight_bytes_on_disk / computed_bytes)
 
 
 def weight_bytes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import inf, sqrt
+from math import sqrt
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from kvsim.allocators.recompute import NoCache
 from kvsim.allocators.reserve import Reserve, reserve_max, reserve_oracle, reserve_pow2
 from kvsim.allocators.virtual import Virtual
 from kvsim.arrivals import ArrivalQueue
-from kvsim.decoding import decode_batch
+from kvsim.decoding import DecodeBatch, decode_batch
 from kvsim.kvreads import KVReadCurve
 from kvsim.recorder import Recorder
 from kvsim.replica import Replica, run_replica
@@ -27,9 +27,11 @@ from kvsim.steptime import ConstantStepTime, StepCost, StepLoad
 from kvsim.streams import Streams
 from kvsim.workload.base import ClosedLoop, NextRequest, RequestTable, Workload
 from kvsim.workload.content import PrefixContent, SegmentContent
-from tests import oracle
+
+from . import oracle
 
 TOKEN_BYTES = 1000
+FOURS = BlockCurve(4)
 PLAIN_READS = KVReadCurve((), (1,), (TOKEN_BYTES,), (TOKEN_BYTES,))
 
 
@@ -162,6 +164,22 @@ class Talks:
         return (self._ask(client, finish_seconds),)
 
 
+def request(
+    row: int,
+    prompt: int,
+    output: int,
+    *,
+    priority: int = 0,
+    samples: int = 1,
+    content: PrefixContent | None = None,
+) -> Request:
+    """A request that has just arrived."""
+    made = Request(row, 0.0, prompt, output)
+    made.priority, made.samples = priority, samples
+    made.content, made.content_row = content, row
+    return made
+
+
 # ---- memory -----------------------------------------------------------------------------
 
 RESERVATIONS = {
@@ -193,7 +211,7 @@ class Pool:
 
     allocator: str
     blocks: int
-    curve: BlockCurve = BlockCurve(4)
+    curve: BlockCurve = FOURS
     eviction: str = "lru"
     placement: str = "first-fit"
     compaction: bool = False
@@ -241,6 +259,35 @@ class Pool:
         return oracle.Blocks(self.blocks, curve.block_size, curve.growing, curve.caps, curve.fixed)
 
 
+# ---- memory without a scheduler ----------------------------------------------------------
+
+
+def admitted(memory: Allocator, *requests: Request) -> list[int | None]:
+    """Admit whole prompts; return what was cached of each, None for no room."""
+    found = []
+    for one in requests:
+        cached = memory.admit(one, one.prefill_tokens)
+        if cached is not None:
+            one.computed_tokens = one.prefill_tokens
+        found.append(cached)
+    return found
+
+
+def decoding(memory: Allocator, *requests: Request) -> DecodeBatch:
+    """Let admitted requests decode."""
+    batch = memory.batch = decode_batch(memory.curve, PLAIN_READS)
+    for one in requests:
+        one.generated_tokens = 1
+        batch.join(one)
+    return batch
+
+
+def finished(memory: Allocator, *requests: Request) -> None:
+    """Let requests go."""
+    for one in requests:
+        memory.release(one)
+
+
 # ---- a run ------------------------------------------------------------------------------
 
 
@@ -274,26 +321,33 @@ class Log(Recorder):
 
 def watch_books(scheduler: Scheduler, log: Log) -> None:
     """Check every law after every event, and note the slots held then."""
-    finish = scheduler.finish
+    finish, decoded = scheduler.finish, scheduler.decoded
 
-    def checked(plan: StepPlan, steps: int, now: float) -> list[Request]:
-        done = finish(plan, steps, now)
+    def look() -> None:
         scheduler.check()
         allocator = scheduler.allocator
-        held = allocator.total_blocks - allocator.free_blocks
-        log.held_after.append(held * allocator.block_size)
+        held = (allocator.total_blocks - allocator.free_blocks) * allocator.block_size
+        log.held_after.append(held - allocator.rounded_slots)
+
+    def checked_finish(plan: StepPlan, steps: int, now: float) -> list[Request]:
+        done = finish(plan, steps, now)
+        look()
         return done
 
-    scheduler.finish = checked  # type: ignore[method-assign]
+    def checked_decoded(steps: int, now: float) -> list[Request]:
+        done = decoded(steps, now)
+        look()
+        return done
+
+    scheduler.finish, scheduler.decoded = checked_finish, checked_decoded  # type: ignore[method-assign]
 
 
-def build(case: Case, workload: Workload | ClosedLoop) -> tuple[Replica, Log]:
-    """Assemble a replica; its laws are checked after every event."""
-    log = Log()
+def build(case: Case, workload: Workload | ClosedLoop, log: Log | None = None) -> Replica:
+    """Assemble a replica by hand."""
+    log = log or Log()
     allocator = case.pool.simulated()
     batch = decode_batch(allocator.curve, case.reads)
     scheduler = scheduler_class(case.scheduler)(case.limits, allocator, batch, log)
-    watch_books(scheduler, log)
     clock = RecomputeClock if case.pool.allocator == "none" else StepClock
     timed = clock(
         case.step_time,  # type: ignore[arg-type]
@@ -301,13 +355,16 @@ def build(case: Case, workload: Workload | ClosedLoop) -> tuple[Replica, Log]:
         link_seconds_per_token=case.link_seconds_per_token,
         copy_seconds_per_token=case.copy_seconds_per_token,
     )
-    return Replica(scheduler, timed, ArrivalQueue(workload, Streams(0), log), log), log
+    return Replica(scheduler, timed, ArrivalQueue(workload, Streams(0), log), log)
 
 
-def simulated(case: Case, workload: Workload | ClosedLoop, until: float = inf) -> Log:
-    """Run the simulator."""
-    replica, log = build(case, workload)
-    run_replica(replica, until)
+def simulated(case: Case, workload: Workload | ClosedLoop, *, checked: bool = True) -> Log:
+    """Run the simulator; unless told otherwise, check its laws after every event."""
+    log = Log()
+    replica = build(case, workload, log)
+    if checked:
+        watch_books(replica.scheduler, log)
+    run_replica(replica)
     return log
 
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import kvsim.cli
 from kvsim import Plan, accelerator_names, model_names, plan
+from kvsim.checked import defaults
 from kvsim.cli import COMMANDS, cli, main
 from kvsim.cli.options import COUNT, FRACTION, SIZE
 from kvsim.cli.render import Bar, Part, Section, Table, emit, flatten
@@ -168,7 +169,7 @@ def test_long_and_short_flags_are_one(run):
 
 def test_every_engine_option_has_a_flag():
     flags = {option.name for option in cli.get_command(click.Context(cli), "plan").params}
-    assert set(EngineOptions.model_fields) <= flags
+    assert set(defaults(EngineOptions)) <= flags
 
 
 def test_options_come_from_the_environment_too(run, monkeypatch):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.attention import (
+    CrossAttention,
     FullAttention,
     LatentAttention,
     RecurrentState,
@@ -248,8 +249,8 @@ def test_unknown_versions_are_refused(version):
 
 
 def test_cross_attention_is_refused_by_name():
-    cross = model_of((2, {"kind": "cross", "heads": 2, "kv_heads": 2, "key_dim": 64,
-                          "value_dim": 64, "encoder_tokens": 1500}))  # fmt: skip
+    attention = CrossAttention(heads=2, kv_heads=2, key_dim=64, value_dim=64, encoder_tokens=1500)
+    cross = model_of((2, attention))
     with pytest.raises(UnsupportedError, match="cross-attention cache of model"):
         resolved(LlamaCpp(), cross)
 

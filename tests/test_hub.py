@@ -32,7 +32,7 @@ CONFIG = {
 }
 INDEX = {"metadata": {"total_size": 4242}, "weight_map": {}}
 SCRIPT = """
-import sys, time
+import json, sys, time
 time.sleep = lambda seconds: None  # the client waits longer after each failed attempt
 from kvsim.errors import KVSimError
 from kvsim.readers.hub import spec_from_hub
@@ -41,7 +41,8 @@ try:
 except KVSimError as error:
     print(f"{type(error).__name__}: {error}")
 else:
-    print(spec.model_dump_json(include={"name", "hf_id", "dtype", "weight_bytes_on_disk"}))
+    shown = ("name", "hf_id", "dtype", "weight_bytes_on_disk")
+    print(json.dumps({name: getattr(spec, name) for name in shown}))
 """
 
 

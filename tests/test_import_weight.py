@@ -7,6 +7,8 @@ import sys
 import pytest
 
 HEAVY = {"pandas", "torch", "streamlit", "plotly", "simpy", "scipy", "pyarrow"}
+# What answers in a blink; docs/design.md says what pydantic would cost it.
+LIGHT = HEAVY | {"numpy", "rich", "pydantic", "pydantic_core"}
 
 
 def loaded(*arguments):
@@ -24,10 +26,11 @@ def loaded(*arguments):
     [
         (["-c", "import kvsim"], HEAVY | {"numpy", "rich", "click", "yaml", "pydantic"}),
         (["-m", "kvsim", "--help"], HEAVY | {"numpy", "rich", "yaml", "pydantic"}),
-        (["-m", "kvsim", "plan", "--model", "llama2-7b", "--gpu", "a100"], HEAVY | {"numpy"}),
-        (["-m", "kvsim", "gpus"], HEAVY | {"numpy"}),
+        (["-m", "kvsim", "plan", "--model", "llama2-7b", "--gpu", "a100"], LIGHT),
+        (["-m", "kvsim", "explain", "llama2-7b"], LIGHT),
+        (["-m", "kvsim", "gpus"], LIGHT),
     ],
-    ids=["import kvsim", "kvsim --help", "kvsim plan", "kvsim gpus"],
+    ids=["import kvsim", "kvsim --help", "kvsim plan", "kvsim explain", "kvsim gpus"],
 )
 def test_what_is_not_needed_is_not_loaded(arguments, unwanted):
     assert sorted(loaded(*arguments) & unwanted) == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-__all__ = ["command_line", "flags", "show"]
+__all__ = ["command_line", "flags", "python_line", "show"]
 
 
 def command_line(command: str, options: Mapping[str, Any]) -> str:
@@ -20,6 +20,17 @@ def command_line(command: str, options: Mapping[str, Any]) -> str:
     'kvsim plan --model llama3-8b --enforce-eager'
     """
     return shlex.join(["kvsim", *command.split(), *flags(options)])
+
+
+def python_line(*statements: str) -> str:
+    """Write a line that runs Python, for what no kvsim command says.
+
+    Examples
+    --------
+    >>> python_line("import kvsim", "print(kvsim.__version__)")
+    "python -c 'import kvsim; print(kvsim.__version__)'"
+    """
+    return shlex.join(["python", "-c", "; ".join(statements)])
 
 
 def flags(options: Mapping[str, Any]) -> list[str]:

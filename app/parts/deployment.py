@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import NoneType
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
 import kvsim
-from app.parts import planning, uploads
-from app.parts.words import safe_name
-from app.state import Choice, Count, Field, Flag, PageState, Several, Share
-from kvsim import EngineOptions, KVSimError, Plan
+from app.parts import flags, planning, uploads
+from app.state import Choice, Count, Field, PageState, Several
+from kvsim import KVSimError, Plan
 
 __all__ = ["FIELDS", "Answer", "Answers", "Question", "answer", "ask"]
 
@@ -22,59 +21,12 @@ MOST_PLANS = 24
 UPLOADED = "uploaded"
 """Name, in a link, of what only this visitor has."""
 
-# Asked for by widgets of their own, or by several values at once.
-_ASKED_APART = ("kv_cache_dtype",)
-_MAIN_FLAGS = (
-    "tensor_parallel_size",
-    "pipeline_parallel_size",
-    "max_model_len",
-    "gpu_memory_utilization",
-    "quantization",
-    "max_num_seqs",
-)
-_SHORT = {
-    "tensor_parallel_size": "tp",
-    "pipeline_parallel_size": "pp",
-    "data_parallel_size": "dp",
-    "decode_context_parallel_size": "dcp",
-}
+MAIN_FLAGS = ["tensor_parallel_size"]
 
 
 def _dtypes() -> list[str]:
     return ["auto", "fp8", *kvsim.kv_format_names()]
 
-
-def _yes_no() -> list[str]:
-    return ["yes", "no"]
-
-
-def _flag_field(name: str) -> Field:
-    """The field that asks for an option of an engine, by its type."""
-    info = EngineOptions.model_fields[name]
-    kinds = set(get_args(info.annotation)) or {info.annotation}
-    words = {"key": _SHORT.get(name, name), "label": name, "help": f"--{name.replace('_', '-')}"}
-    if kinds == {bool}:
-        return Flag(**words)
-    if bool in kinds:
-        return Choice(**words, options=_yes_no, empty="engine's default")
-    if float in kinds:
-        return Share(**words, least=0.01)
-    if str in kinds:
-        return Choice(**words, options=_words_for(name), empty="engine's default")
-    default = None if NoneType in kinds else info.default
-    least = 0 if any(getattr(rule, "ge", None) == 0 for rule in info.metadata) else 1
-    return Count(**words, default=default, least=least)
-
-
-def _words_for(name: str) -> Any:
-    """Where the names of a text option come from."""
-    lists = {"quantization": kvsim.weight_format_names, "kv_cache_dtype_v": kvsim.kv_format_names}
-    return lists.get(name, lambda: ["auto", "bf16", "fp16", "fp32"])
-
-
-_FLAGS = {
-    name: _flag_field(name) for name in EngineOptions.model_fields if name not in _ASKED_APART
-}
 
 FIELDS: tuple[Field, ...] = (
     Choice(
@@ -113,6 +65,7 @@ FIELDS: tuple[Field, ...] = (
         key="context",
         label="Tokens of a typical request",
         help="--context-len: the length that the tables are about.",
+        placeholder="2,048, or the longest",
     ),
     Choice(
         key="look",
@@ -120,7 +73,7 @@ FIELDS: tuple[Field, ...] = (
         default="0",
         options=lambda: [str(at) for at in range(MOST_PLANS)],
     ),
-    *_FLAGS.values(),
+    *flags.FLAGS.values(),
 )
 
 
@@ -198,9 +151,9 @@ def _plan(question: Question, card: str, engine: str, dtype: str) -> Plan:
     options = dict(question.options)
     if dtype != "auto":
         options["kv_cache_dtype"] = dtype
-    return planning.plan_cached(
-        _content("model", question.model),
-        _content("gpu", card),
+    return planning.planned(
+        _subject("model", question.model),
+        _subject("gpu", card),
         engine,
         tuple(sorted(options.items())),
         question.context_len,
@@ -214,48 +167,21 @@ def ask(state: PageState) -> Question:
     """Draw the inputs and return the question that they ask."""
     with st.expander("Bring your own: a config.json or a profile", icon=":material/upload:"):
         _ask_files(state)
-    left, middle, right = st.columns([2, 3, 2])
-    with left:
+    columns = iter(st.columns([3, 5, 2, 3, 2]))
+    with next(columns):
         model = state.ask("model")
-    with middle:
+    with next(columns):
         cards = state.ask("gpu")
-    with right:
+    with next(columns):
         engines = state.ask("engine")
-    row = st.columns(4)
-    with row[0]:
+    with next(columns):
         dtypes = state.ask("kv") or ("auto",)
-    with row[1]:
-        context_len = state.ask("context")
-    options: dict[str, Any] = {}
-    for at, name in enumerate(_MAIN_FLAGS[:2]):
-        with row[2 + at]:
-            options[name] = state.ask(_FLAGS[name].key)
-    options |= _ask_flags(state)
-    return Question(model, cards, engines, dtypes, context_len, _given(options))
-
-
-def _ask_flags(state: PageState) -> dict[str, Any]:
-    """Every other flag of an engine, folded away."""
-    options: dict[str, Any] = {}
-    rest = [name for name in _FLAGS if name not in _MAIN_FLAGS]
-    names = [*_MAIN_FLAGS[2:], *sorted(rest, key=lambda name: isinstance(_FLAGS[name], Flag))]
+    with next(columns):
+        options = flags.ask(state, MAIN_FLAGS, columns=1)
     with st.expander("All flags", icon=":material/tune:"):
-        for start in range(0, len(names), 4):
-            for column, name in zip(st.columns(4), names[start : start + 4], strict=False):
-                with column:
-                    options[name] = state.ask(_FLAGS[name].key)
-    return options
-
-
-def _given(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """The options that differ from an engine's default, yes and no as what they mean."""
-    given = {}
-    for name, value in options.items():
-        default = EngineOptions.model_fields[name].default
-        meant = {"yes": True, "no": False}.get(value, value) if isinstance(value, str) else value
-        if meant is not None and meant != default:
-            given[name] = meant
-    return tuple(sorted(given.items()))
+        context_len = state.ask("context")
+        options |= flags.ask(state, [name for name in flags.FLAGS if name not in MAIN_FLAGS])
+    return Question(model, cards, engines, dtypes, context_len, flags.given(options))
 
 
 # --- uploads -------------------------------------------------------------------------------
@@ -265,34 +191,31 @@ def _ask_files(state: PageState) -> None:
     """Read a model's or a card's file into this visitor's session."""
     left, right = st.columns(2)
     with left:
-        _ask_file(state, "model", "A model's config.json", kvsim.find_model, "config.json")
+        _ask_file(state, "model", "A model's config.json", kvsim.find_model, "json")
     with right:
-        _ask_file(state, "gpu", "A card's profile", kvsim.load_accelerator, "profile.yaml")
+        _ask_file(state, "gpu", "A card's profile", kvsim.load_accelerator, "yaml", "yml")
     st.caption(
         "A file is read here and forgotten when you leave; it is never part of a link."
         f" At most {UPLOAD_LIMIT_BYTES // 2**20} MiB."
     )
 
 
-def _ask_file(state: PageState, what: str, label: str, read: Any, name: str) -> None:
-    suffix = name.rpartition(".")[2]
+def _ask_file(
+    state: PageState, what: str, label: str, read: Callable[[Path], Any], *types: str
+) -> None:
     found = uploads.upload(
-        label,
-        read,
-        key=f"upload {what}",
-        name=name,
-        types=[suffix, "yml"] if suffix == "yaml" else [suffix],
-        limit_bytes=UPLOAD_LIMIT_BYTES,
+        label, read, key=f"upload {what}", types=types, limit_bytes=UPLOAD_LIMIT_BYTES
     )
-    kept, place = st.session_state.get(_place(what)), _place(what)
+    place = _place(what)
     if found is None:
         st.session_state.pop(place, None)
-    else:
-        title = safe_name(found[0].rpartition(".")[0])
-        content = found[1].model_copy(update={"name": f"{UPLOADED}: {title}"}).model_dump_json()
-        st.session_state[place] = (found[0], content)
-        if kept != st.session_state[place]:
-            state.set(what, UPLOADED if what == "model" else (UPLOADED,))
+        return
+    name, content = found
+    subject = planning.Subject(f"{UPLOADED}: {name}", content)
+    before = st.session_state.get(place)
+    st.session_state[place] = subject
+    if before is None or before.identity != subject.identity:
+        state.set(what, UPLOADED if what == "model" else (UPLOADED,))
 
 
 def _place(what: str) -> str:
@@ -303,12 +226,16 @@ def _uploaded(what: str) -> list[str]:
     return [UPLOADED] if _place(what) in st.session_state else []
 
 
-def _content(what: str, name: str) -> str:
-    """A catalogue name, or the JSON of what this visitor brought under it."""
-    kept: str = st.session_state[_place(what)][1] if name == UPLOADED else name
-    return kept
+def _subject(what: str, name: str) -> planning.Subject:
+    """A catalogue name, or what this visitor brought."""
+    if name != UPLOADED:
+        return planning.Subject(name)
+    brought: planning.Subject = st.session_state[_place(what)]
+    return brought
 
 
 def _on_disk(what: str, name: str) -> str:
     """The name for a command line: of an upload, the file as the visitor has it."""
-    return f"./{st.session_state[_place(what)][0]}" if name == UPLOADED else name
+    return (
+        f"./{_subject(what, name).name.removeprefix(f'{UPLOADED}: ')}" if name == UPLOADED else name
+    )

@@ -39,7 +39,14 @@ def table(what: figures.Table, *, key: str = "", note: str = "") -> None:
 
     _heading(what, key, note)
     frame = pd.DataFrame([dict(row) for row in what.rows])
-    st.dataframe(frame, hide_index=True, key=f"table-{what.name}{key}", alt=what.title)
+    numbers = frame.select_dtypes("number").columns
+    st.dataframe(
+        frame,
+        hide_index=True,
+        key=f"table-{what.name}{key}",
+        alt=what.title,
+        column_config={name: st.column_config.NumberColumn(format="localized") for name in numbers},
+    )
 
 
 def _heading(what: figures.Table, key: str, note: str) -> None:

@@ -1,7 +1,8 @@
 """Files that a visitor brings: small, read at once, kept for this visitor only.
 
-A file lies on disk only while it is read, in a folder of its own under a name that is not
-the visitor's. What is kept is the parsed, validated object, in this visitor's session.
+A file lies on disk only while it is read, in a folder of its own, under what is left of its
+name without anything that a path could use. What is kept is the parsed, validated object, in
+this visitor's session.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ def upload(
     read: Callable[[Path], T],
     *,
     key: str,
-    name: str,
     types: Sequence[str],
     limit_bytes: int,
     **settings: Any,
@@ -42,10 +42,8 @@ def upload(
         Reads the file; a KVSimError it raises is shown in place.
     key : str
         Widget key.
-    name : str
-        The name that the file gets on disk, such as "config.json".
     types : sequence of str
-        Suffixes to offer.
+        Suffixes that are accepted, without the dot.
     limit_bytes : int
         Largest file that is read.
 
@@ -58,18 +56,30 @@ def upload(
     file = st.file_uploader(label, type=list(types), key=key, max_upload_size=megabytes, **settings)
     if file is None:
         return None
-    if file.size > limit_bytes:
-        say(f"{safe_name(file.name)}: {file.size:,} bytes, and {limit_bytes:,} are accepted")
-        return None
-    try:
-        return safe_name(file.name), read_file(file.getvalue(), read, name)
-    except KVSimError as error:
-        say(f"{safe_name(file.name)}: {error}")
-        return None
+    name = safe_name(file.name)
+    if name.rpartition(".")[2].lower() not in types:
+        say(f"{name}: only {', '.join(types)} is read here")
+    elif file.size > limit_bytes:
+        say(f"{name}: {file.size:,} bytes, and {limit_bytes:,} are accepted")
+    else:
+        try:
+            return name, read_file(file.getvalue(), read, name)
+        except KVSimError as error:
+            say(f"{name}: {error}")
+    return None
 
 
 def read_file(content: bytes, read: Callable[[Path], T], name: str) -> T:
     """Read bytes through a file that exists only meanwhile.
+
+    Parameters
+    ----------
+    content : bytes
+        The file.
+    read : callable
+        Reads it.
+    name : str
+        Its harmless name.
 
     Raises
     ------

@@ -31,7 +31,7 @@ def safe_name(text: str, *, longest: int = 60) -> str:
     >>> safe_name("../../etc/<b>passwd</b>")
     'etc-b-passwd-b'
     """
-    return _UNSAFE.sub("-", text).strip("-.")[:longest] or "upload"
+    return _UNSAFE.sub("-", text).strip("-.")[-longest:] or "upload"
 
 
 def nearest(name: str, known: Sequence[str], count: int = 3) -> list[str]:

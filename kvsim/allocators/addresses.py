@@ -42,6 +42,10 @@ class AddressSpace(ABC):
         """Slots that a region of `length` takes (a buddy system rounds up)."""
         return length
 
+    def length(self, address: int) -> int:
+        """Slots of the region at `address`."""
+        return self._regions[address]
+
     def regions(self) -> list[tuple[int, int]]:
         """``(address, length)`` of every region, by address."""
         return sorted(self._regions.items())

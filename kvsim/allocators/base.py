@@ -18,6 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple
 
 from kvsim.decoding import DecodeBatch
@@ -25,7 +26,7 @@ from kvsim.errors import InvariantError
 from kvsim.request import Request
 from kvsim.units import ceil_div
 
-__all__ = ["PLAIN_USE", "Allocator", "BlockCurve", "Slots", "address_of"]
+__all__ = ["PLAIN_USE", "Allocator", "BlockCurve", "Holding", "Slots", "address_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,15 @@ class BlockCurve:
         """Token counts at which a group stops growing."""
         return tuple(sorted({cap * self.block_size for cap in self.caps}))
 
-    def longest(self, blocks: int) -> int:
-        """Return the most tokens that `blocks` blocks hold (0 when not even one fits)."""
+    def longest(self, blocks: int) -> float:
+        """Return the most tokens that `blocks` blocks hold.
+
+        It is 0 when not even one fits, and infinite when every group has stopped growing.
+        """
+        widest = max(self.caps, default=1) * self.block_size
+        if not self.growing and self.blocks_at(widest) <= blocks:
+            return inf
         low, high = 0, max(0, blocks - self.fixed) * self.block_size
-        if not self.growing:
-            return high if self.blocks_at(high) <= blocks else 0
         while low < high:
             middle = ceil_div(low + high, 2)
             low, high = (middle, high) if self.blocks_at(middle) <= blocks else (low, middle - 1)
@@ -111,6 +116,30 @@ class Slots(NamedTuple):
 PLAIN_USE = Slots()
 
 
+class Holding(NamedTuple):
+    """What one running request holds of the pool, as a picture of it needs to know.
+
+    Parameters
+    ----------
+    row : int
+        The request.
+    written : int
+        Blocks with its tokens, that nobody shares.
+    coming : int
+        Blocks that it holds for tokens to come.
+    unused : int
+        Blocks that it holds and will never write.
+    address : int or None
+        First block of its region, in which these lie in this order; None: anywhere.
+    """
+
+    row: int
+    written: int
+    coming: int = 0
+    unused: int = 0
+    address: int | None = None
+
+
 class Allocator(ABC):
     """A memory policy over a pool of ``total_blocks`` blocks of ``curve.block_size`` tokens.
 
@@ -133,6 +162,7 @@ class Allocator(ABC):
 
     batch: DecodeBatch | None = None
     copied_tokens = 0
+    sets_slots_apart = False  # whether `slots` ever differs from plain use
     rounded_slots = 0
 
     def __init__(self, total_blocks: int, curve: BlockCurve) -> None:
@@ -239,6 +269,18 @@ class Allocator(ABC):
             it waits for them are external waste.
         """
         return PLAIN_USE
+
+    @property
+    def shared_blocks(self) -> int:
+        """Blocks that several running requests hold together."""
+        return 0
+
+    def holdings(self, live: Iterable[tuple[Request, int]]) -> list[Holding]:
+        """Say what each live request holds alone, given its cached tokens.
+
+        True between two steps, when nobody holds blocks for a step that is under way.
+        """
+        return [Holding(request.row, self.held_blocks(request, n)) for request, n in live]
 
     @abstractmethod
     def check(self, live: Iterable[tuple[Request, int]]) -> None:

@@ -19,7 +19,7 @@ from copy import deepcopy
 from types import MappingProxyType
 
 from kvsim.allocators.addresses import AddressSpace, address_space
-from kvsim.allocators.base import Allocator, BlockCurve, Slots, address_of
+from kvsim.allocators.base import Allocator, BlockCurve, Holding, Slots, address_of
 from kvsim.decoding import DecodeBatch
 from kvsim.errors import InvariantError
 from kvsim.request import Request
@@ -73,6 +73,8 @@ class Grow(Allocator):
     peak_slots : int
         Most slots held at once, the copies in flight included.
     """
+
+    sets_slots_apart = True
 
     def __init__(
         self, slots: int, slots_of: Callable[[int], int], *, placement: str = "first-fit"
@@ -128,6 +130,15 @@ class Grow(Allocator):
         """Rounding is internal waste; holes are external while a request waits in vain."""
         stuck = head is not None and not self._space.fits(self._length(head, head.prefill_tokens))
         return Slots(external=self.free_blocks if stuck else 0)
+
+    def holdings(self, live: Iterable[tuple[Request, int]]) -> list[Holding]:
+        """Split each tensor: tokens, and what it was rounded up by."""
+        return [self._holding(request, max(1, tokens)) for request, tokens in live]
+
+    def _holding(self, request: Request, tokens: int) -> Holding:
+        address = address_of(request)
+        written = request.samples * tokens
+        return Holding(request.row, written, 0, self._space.length(address) - written, address)
 
     def check(self, live: Iterable[tuple[Request, int]]) -> None:
         """State that the regions are the live requests' tensors, and tile the space."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from kvsim.allocators.base import BlockCurve, Slots
+from kvsim.allocators.base import BlockCurve, Holding, Slots
 from kvsim.allocators.idle import idle_blocks
 from kvsim.allocators.paged import Paged
 from kvsim.decoding import DecodeBatch
@@ -48,6 +48,8 @@ class Prefix(Paged):
     InputError
         For a hybrid model, whose groups keep different parts of a prefix.
     """
+
+    sets_slots_apart = True
 
     def __init__(self, total_blocks: int, curve: BlockCurve, eviction: str = "lru") -> None:
         if curve != BlockCurve(curve.block_size):
@@ -114,6 +116,19 @@ class Prefix(Paged):
     def slots(self, tokens: int, head: Request | None) -> Slots:
         """Slots of idle prefixes."""
         return Slots(cached=self._idle.cached * self.curve.block_size)
+
+    @property
+    def shared_blocks(self) -> int:
+        """Blocks with two or more holders."""
+        return sum(count > 1 for count in self._refs.values())
+
+    def holdings(self, live: Iterable[tuple[Request, int]]) -> list[Holding]:
+        """What each request holds alone: all of its blocks but the shared ones."""
+        shared = {block_id for block_id, count in self._refs.items() if count > 1}
+        return [
+            Holding(r.row, self.held_blocks(r, n) - sum(map(shared.__contains__, _names(r))))
+            for r, n in live
+        ]
 
     def check(self, live: Iterable[tuple[Request, int]]) -> None:
         """State ``held + idle = total`` and that holders are counted right."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kvsim.allocators.base import Allocator, BlockCurve
+from kvsim.allocators.base import Allocator, BlockCurve, Holding
 from kvsim.decoding import DecodeBatch
 from kvsim.request import Request
 
@@ -39,6 +39,10 @@ class NoCache(Allocator):
 
     def release(self, request: Request, *, preempted: bool = False) -> None:
         """Nothing is held."""
+
+    def holdings(self, live: Iterable[tuple[Request, int]]) -> list[Holding]:
+        """Nobody holds anything."""
+        return []
 
     def check(self, live: Iterable[tuple[Request, int]]) -> None:
         """Nothing can be lost."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from kvsim.allocators.addresses import address_space
-from kvsim.allocators.base import Allocator, BlockCurve, Slots, address_of
+from kvsim.allocators.base import Allocator, BlockCurve, Holding, Slots, address_of
 from kvsim.decoding import DecodeBatch
 from kvsim.errors import InvariantError
 from kvsim.request import Request
@@ -58,6 +58,8 @@ class Reserve(Allocator):
         Slide the regions together when a request would fit but for the holes; those that
         move are copied whole by the device (`copied_tokens`).
     """
+
+    sets_slots_apart = True
 
     def __init__(
         self,
@@ -119,6 +121,16 @@ class Reserve(Allocator):
         stuck = head is not None and not self._space.fits(self._length(head))
         external = self.rounded_slots + (self.free_blocks if stuck else 0)
         return Slots(self._final - tokens, external)
+
+    def holdings(self, live: Iterable[tuple[Request, int]]) -> list[Holding]:
+        """Split each region: written, to be written, never."""
+        return [self._holding(request, tokens) for request, tokens in live]
+
+    def _holding(self, request: Request, tokens: int) -> Holding:
+        written, final = request.samples * tokens, request.samples * request.final_tokens
+        address = address_of(request)
+        unused = self._space.length(address) - final
+        return Holding(request.row, written, final - written, unused, address)
 
     def check(self, live: Iterable[tuple[Request, int]]) -> None:
         """State that the regions are those of the live requests, and tile the space."""

@@ -24,7 +24,14 @@ from kvsim.errors import InputError
 from kvsim.planner import Plan, plan
 from kvsim.units import GIB, MIB, format_bytes
 
-__all__ = ["EngineLog", "LogComparison", "TermDifference", "compare_log", "read_engine_log"]
+__all__ = [
+    "EngineLog",
+    "LogComparison",
+    "TermDifference",
+    "compare_log",
+    "parse_engine_log",
+    "read_engine_log",
+]
 
 # What one line may call a term; the number is in GiB whatever the unit printed beside it.
 _GIB = r"([0-9]+\.?[0-9]*) ?Gi?B"
@@ -76,7 +83,8 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "kv_cache_dtype": (r"\bkv_cache_dtype='?([a-z0-9_]+)", str),
     "dtype": (r"\bdtype=torch\.([a-z0-9]+)", str),
     "gpu_memory_utilization": (
-        r"gpu_memory_utilization(?:=|'?: | \(| +)([01]?\.[0-9]+)|Requested memory: ([0-9.]+) \(util",
+        r"gpu_memory_utilization(?:=|'?: | \(| +)([01]?\.[0-9]+)"
+        r"|Requested memory: ([0-9.]+) \(util",
         float,
     ),
     "max_num_seqs": (r"\bmax_num_seqs(?:=|'?: )([0-9]+)", int),
@@ -292,11 +300,11 @@ def compare_log(
     if name is None:
         raise InputError("the log does not name the model", fix="give --model")
     given = options.model_dump(exclude_defaults=True) if options else {}
-    flags = {**log.options, **given}
+    flags: dict[str, Any] = {**log.options, **given}
     planned = plan(name, gpu, engine_version=log.version or "", **flags)
     terms = _differences(planned, log)
     overrides = _overrides(planned, log, terms)
-    closed = plan(name, gpu, engine_version=log.version or "", **flags, **overrides)
+    closed = plan(name, gpu, engine_version=log.version or "", **(flags | overrides))
     return LogComparison(planned, closed, log, terms, overrides, _profile_lines(terms))
 
 
@@ -310,9 +318,7 @@ def _differences(planned: Plan, log: EngineLog) -> tuple[TermDifference, ...]:
     return tuple(found)
 
 
-def _overrides(
-    planned: Plan, log: EngineLog, terms: Sequence[TermDifference]
-) -> dict[str, int]:
+def _overrides(planned: Plan, log: EngineLog, terms: Sequence[TermDifference]) -> dict[str, int]:
     """Options for the overheads that differ by more than a log's rounding.
 
     Where the release takes graphs out of the budget, what it takes is its own estimate.

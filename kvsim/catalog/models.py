@@ -20,14 +20,16 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from kvsim.catalog.variants import Variant, spared_parameters, variants_of
 from kvsim.errors import InputError, UnknownNameError
 from kvsim.model import ModelSpec
 from kvsim.readers.hf_config import spec_from_config, spec_from_json_file
+
+if TYPE_CHECKING:
+    from kvsim.catalog.variants import Variant
 
 __all__ = ["describe_models", "find_model", "model_names"]
 
@@ -200,6 +202,8 @@ def _entry_of(name: str) -> str | None:
 
 def _variant(name: str) -> ModelSpec:
     """A hub id that adds a weight format, or an instruction tuning, to a known model."""
+    from kvsim.catalog.variants import variants_of
+
     for variant in variants_of(name):
         entry = _entry_of(variant.base)
         if entry:
@@ -208,6 +212,8 @@ def _variant(name: str) -> ModelSpec:
 
 
 def _as_variant(spec: ModelSpec, name: str, variant: Variant) -> ModelSpec:
+    from kvsim.catalog.variants import spared_parameters
+
     update: dict[str, Any] = {
         "name": name,
         "hf_id": name if "/" in name else spec.hf_id,

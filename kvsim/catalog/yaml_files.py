@@ -2,7 +2,7 @@
 
 ::
 
-    path ──read_text──▶ text ──read_yaml──▶ mapping ──read_described──▶ frozen pydantic object
+    path ──read_text──▶ text ──read_yaml──▶ mapping ──read_described──▶ frozen record
           exists, small,     no anchors, tags,        keys, units and ranges; an error
           text, no pointer   duplicates, deep nests   names file, line, key, nearest key
 
@@ -12,18 +12,18 @@ Every failure is one `InputError` of one line.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
-from kvsim.errors import InputError, nearest
+from kvsim.checked import Checked, FieldError, read
+from kvsim.errors import InputError
 
 __all__ = [
     "MAX_YAML_BYTES",
     "data_folder",
-    "described",
     "line_of",
     "read_described",
     "read_text",
@@ -34,7 +34,7 @@ MAX_YAML_BYTES = 2**20
 _MAX_DEPTH = 32
 _LFS_POINTER = "version https://git-lfs.github.com/spec/"
 
-Described = TypeVar("Described", bound=BaseModel)
+Described = TypeVar("Described", bound=Checked)
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -175,52 +175,20 @@ def read_described(path: Path, kind: type[Described]) -> Described:
     >>> read_described(path, AcceleratorProfile).vendor
     'NVIDIA'
     """
-    return described(read_yaml(path), path, kind)
+    content = read_yaml(path)
+    with located(path):
+        return read(kind, content)
 
 
-def described(content: dict[str, Any], path: Path, kind: type[Described]) -> Described:
-    """Validate what was read from `path` (and perhaps overridden since) as `kind`.
-
-    Raises
-    ------
-    InputError
-        For the first key that is unknown, missing or out of range, with its line.
-    """
+@contextmanager
+def located(path: Path) -> Iterator[None]:
+    """Say of a wrong field in which line of the file it stands."""
     try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        raise _described_error(error, content, path, kind) from None
-
-
-def _described_error(
-    error: ValidationError, content: Any, path: Path, kind: type[BaseModel]
-) -> InputError:
-    # An unknown key first: it is often the misspelling behind a "missing" one.
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    problem = problems[0]
-    location = [part for part in problem["loc"] if part != "[key]"]
-    key = ".".join(_spelled(location, content))
-    line = line_of(path, location)
-    where = f"{path}, line {line}" if line else str(path)
-    if problem["type"] == "extra_forbidden":
-        known = _keys_at(kind, location[:-1])
-        close = nearest(str(location[-1]), known) or sorted(known)
-        return InputError(
-            f"unknown key {key!r}", where=where, fix=f"nearest valid: {', '.join(close)}"
-        )
-    if problem["type"] == "missing":
-        return InputError(f"the key {key!r} is missing", where=where)
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return InputError(f"{key} = {problem['input']!r:.60}: {message}", where=where)
-
-
-def _spelled(location: Sequence[str | int], content: Any) -> Iterator[str]:
-    """Yield the parts of `location` that are keys: a union adds its kind, which none spells."""
-    for part in location:
-        inside = isinstance(part, int) or (isinstance(content, dict) and part in content)
-        if inside or part is location[-1]:
-            yield str(part)
-        content = content[part] if inside else content
+        yield
+    except FieldError as error:
+        line = line_of(path, error.place)
+        where = f"{path}, line {line}" if line else str(path)
+        raise InputError(error.what, where=where, fix=error.fix) from None
 
 
 def line_of(path: Path, location: Sequence[str | int]) -> int | None:
@@ -244,26 +212,3 @@ def _children(node: yaml.Node | None) -> Iterator[tuple[str, int, yaml.Node]]:
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             yield str(index), item.start_mark.line + 1, item
-
-
-def _keys_at(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """Return the field names of the model found by walking `location` down from `kind`."""
-    found: list[type[BaseModel]] = [kind]
-    for part in location:
-        field = found[0].model_fields.get(str(part))
-        inner = _models_in(field.annotation) if field else []
-        found = inner or [one for one in found if part in _kinds_of(one)] or found
-    return list(found[0].model_fields)
-
-
-def _kinds_of(model: type[BaseModel]) -> tuple[Any, ...]:
-    """Names by which a union knows the model: the values of its ``kind``."""
-    field = model.model_fields.get("kind")
-    return get_args(field.annotation) if field else ()
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Return the pydantic classes inside ``X``, ``X | Y | None`` or ``dict[str, X]``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]

@@ -27,6 +27,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("kvsim.cli.models", "List the models of the catalogue."),
     "gpus": ("kvsim.cli.gpus", "List the accelerators of the catalogue."),
     "calibrate": ("kvsim.cli.calibrate", "Fit an accelerator's step times to measurements."),
+    "validate": ("kvsim.cli.validate", "Predictions beside a real decode loop, log or benchmark."),
+    "study": ("kvsim.cli.study", "Four ways to keep K and V, in torch and simulated."),
+    "dashboard": ("kvsim.cli.dashboard", "Open the dashboard in a browser (extra: dashboard)."),
     "completion": ("kvsim.cli.completion", "Print the line that switches on shell completion."),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,15 +115,19 @@ def _measure(device: str | None, quick: bool, output: Path | None, output_format
     if output is not None:
         Outputs.beside(output)  # refuse a bad path before torch is loaded
     facts, plan = planned(device, quick=quick)
-    with _progress(len(plan.cases)) as progress:
-        content = measure(facts, plan, output, progress)
+    try:
+        with _progress(len(plan.cases)) as progress:
+            content = measure(facts, plan, output, progress)
+    except KeyboardInterrupt as stop:
+        click.echo(f"kvsim calibrate: {stop}", err=True)
+        raise
     emit(found_sections(content), content, output_format)
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Progress]:
     """Draw a bar on stderr where that is a terminal."""
-    stream = click.get_text_stream("stderr")
+    stream = sys.stderr
     if not stream.isatty():
         yield lambda done, total, label: None
         return

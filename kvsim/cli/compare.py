@@ -8,7 +8,13 @@ import click
 
 from kvsim.cli import INTERRUPTED
 from kvsim.cli.options import format_option
-from kvsim.cli.scenario_options import chosen_scenario, parsed_values, progress, scenario_options
+from kvsim.cli.scenario_options import (
+    chosen_scenario,
+    parsed_values,
+    progress,
+    scenario_options,
+    write_report,
+)
 from kvsim.cli.simulate import explain_interrupt
 
 __all__ = ["command"]
@@ -25,6 +31,7 @@ def command(
     seed: int | None,
     replications: int | None,
     vary: tuple[str, ...],
+    report: str | None,
     output_format: str,
     **flags: Any,
 ) -> None:
@@ -46,6 +53,10 @@ def command(
         found = compare(question, values, seed=seed, replications=replications, watch=watch)
     sections = () if output_format in ("json", "csv") else comparison_sections(found)
     emit(sections, found.to_dict(), output_format)
+    if report is not None:
+        from kvsim.figures import comparison_report
+
+        write_report(report, lambda command: comparison_report(found, command=command))
     if found.variants[-1].runs.interrupted:
         explain_interrupt(found.variants[-1].runs)
         raise click.exceptions.Exit(INTERRUPTED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,10 @@ from kvsim.cli.options import (
     given,
     target_options,
 )
+from kvsim.errors import InputError
+
+if TYPE_CHECKING:
+    from kvsim.planner import Comparison
 
 __all__ = ["command"]
 
@@ -25,6 +29,7 @@ __all__ = ["command"]
 @engine_options
 @click.option("--context-len", type=COUNT, help="Tokens of the requests the tables are about.")
 @click.option("--retention", multiple=True, help="window:4096, sinks:4+2044, ... (repeatable).")
+@click.option("--report", type=click.Path(dir_okay=False), help="Also write an HTML page.")
 @format_option
 def command(
     model: str,
@@ -33,6 +38,7 @@ def command(
     engine_version: str,
     context_len: int | None,
     retention: tuple[str, ...],
+    report: str | None,
     output_format: str,
     **options: Any,
 ) -> None:
@@ -47,24 +53,28 @@ def command(
     question = {"context_len": context_len, "retention": retention, **given(options)}
     with uncollected():
         if engine == "all":
-            _compare(model, gpu, engine_version, output_format, question)
+            answer = _compare(model, gpu, engine_version, output_format, question)
         else:
             question |= {"engine": engine, "engine_version": engine_version}
-            _plan(model, gpu, output_format, question)
+            answer = _plan(model, gpu, output_format, question)
+    if report is not None:
+        asked = {"model": model, "gpu": gpu, "engine": engine, **question}
+        write_report(report, answer, _again(asked))
 
 
-def _plan(model: str, gpu: str, output_format: str, question: dict[str, Any]) -> None:
+def _plan(model: str, gpu: str, output_format: str, question: dict[str, Any]) -> Comparison:
     """Answer for one engine."""
     from kvsim.cli.render import emit
-    from kvsim.planner import plan
+    from kvsim.planner import Comparison, plan
 
     answer = plan(model, gpu, **question)
     if output_format in ("json", "csv"):
         emit((), answer.to_dict(), output_format)
-        return
-    from kvsim.cli.report import plan_sections
+    else:
+        from kvsim.cli.report import plan_sections
 
-    emit(plan_sections(answer), answer.to_dict(), output_format)
+        emit(plan_sections(answer), answer.to_dict(), output_format)
+    return Comparison((answer,), ())
 
 
 @contextmanager
@@ -79,7 +89,7 @@ def uncollected() -> Iterator[None]:
 
 def _compare(
     model: str, gpu: str, engine_version: str, output_format: str, question: dict[str, Any]
-) -> None:
+) -> Comparison:
     """Put the same question to every engine."""
     if engine_version:
         raise click.UsageError("--engine-version belongs to one engine, not to --engine all.")
@@ -89,3 +99,42 @@ def _compare(
 
     comparison = plan_engines(model, gpu, **question)
     emit(comparison_sections(comparison), comparison.to_dict(), output_format)
+    return comparison
+
+
+def write_report(file: str, answer: Comparison, command_line: str) -> None:
+    """Write plans as a self-contained HTML page.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be written.
+    MissingExtraError
+        Without plotly.
+    """
+    from pathlib import Path
+
+    from kvsim.figures import plan_report
+
+    page = plan_report(answer.plans, command=command_line, refused=dict(answer.refused))
+    try:
+        Path(file).write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}", where="--report") from None
+    click.echo(f"report: {file}", err=True)
+
+
+def _again(asked: dict[str, Any]) -> str:
+    """Rebuild the command line from what was asked."""
+    import shlex
+
+    words = ["kvsim", "plan"]
+    for name, value in asked.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, tuple):
+            words += [word for each in value for word in (f"--{flag}", str(each))]
+        elif value not in (None, ""):
+            words += [f"--{flag}", str(value)]
+    return shlex.join(words)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
     from kvsim.replica import Watch
     from kvsim.scenario import Scenario
 
-__all__ = ["SCENARIO", "chosen_scenario", "parsed_values", "progress", "scenario_options"]
+__all__ = [
+    "SCENARIO",
+    "chosen_scenario",
+    "parsed_values",
+    "progress",
+    "scenario_options",
+    "write_report",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,6 +66,7 @@ _OPTIONS = (
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any dotted key."),
     click.option("--seed", type=click.IntRange(min=0), help="Seed of every random stream."),
     click.option("--replications", type=COUNT, help="Independent runs; 2 or more give intervals."),
+    click.option("--report", type=click.Path(dir_okay=False), help="Also write an HTML page."),
 )
 
 
@@ -167,3 +176,39 @@ def progress(scenario: Scenario, *, quiet: bool = False) -> Iterator[Watch | Non
             bar.update(task, completed=requests, clock=clock, usage=usage)
 
         yield watch
+
+
+def write_report(file: str, page: Callable[[str], str]) -> None:
+    """Write a self-contained HTML page, made from the command line that was given.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be written.
+    MissingExtraError
+        Without plotly.
+    """
+    content = page(_again(click.get_current_context()))
+    try:
+        Path(file).write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}", where="--report") from None
+    click.echo(f"report: {file}", err=True)
+
+
+def _again(context: click.Context) -> str:
+    """Rebuild the command line, without what only says where to write."""
+    words = ["kvsim", str(context.info_name), str(context.params["scenario"])]
+    for option in context.command.params:
+        name = str(option.name)
+        if name in ("scenario", "report", "output", "output_format"):
+            continue
+        value = context.params[name]
+        flag = max(option.opts, key=len)
+        if isinstance(value, tuple):
+            words += [word for each in value for word in (flag, str(each))]
+        elif value in (True, False) and option.secondary_opts:
+            words.append(flag if value else option.secondary_opts[0])
+        elif value not in (None, False):
+            words += [flag] if value is True else [flag, str(value)]
+    return shlex.join(words)

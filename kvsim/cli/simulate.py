@@ -8,7 +8,12 @@ import click
 
 from kvsim.cli import INTERRUPTED
 from kvsim.cli.options import format_option
-from kvsim.cli.scenario_options import chosen_scenario, progress, scenario_options
+from kvsim.cli.scenario_options import (
+    chosen_scenario,
+    progress,
+    scenario_options,
+    write_report,
+)
 
 if TYPE_CHECKING:
     from kvsim.comparison import Replications
@@ -26,6 +31,7 @@ def command(
     settings: tuple[str, ...],
     seed: int | None,
     replications: int | None,
+    report: str | None,
     output: str | None,
     output_format: str,
     **flags: Any,
@@ -51,6 +57,8 @@ def command(
         explain_interrupt(runs)
     if output is not None:
         _write(runs, output)
+    if report is not None:
+        _report(runs, report)
     if runs.interrupted:
         raise click.exceptions.Exit(INTERRUPTED)
 
@@ -81,3 +89,9 @@ def _write(runs: Replications, folder: str) -> None:
 
     written = write_outputs(runs.first, folder, interval_record(runs))
     click.echo(f"wrote {', '.join(path.name for path in written)} to {folder}", err=True)
+
+
+def _report(runs: Replications, file: str) -> None:
+    from kvsim.figures import simulation_report
+
+    write_report(file, lambda command: simulation_report(runs, command=command))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 from kvsim.checked import Checked, NonNegativeInt, PositiveFloat, PositiveInt, Within
 from kvsim.hardware import AcceleratorProfile
@@ -27,7 +27,6 @@ __all__ = ["Capacity", "Deployment", "Engine", "EngineOptions", "GroupLayout", "
 Share = Annotated[float, Within(above=0, most=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
 class EngineOptions(Checked):
     """Flags of a serving engine, under vLLM's names; None means the engine's default.
 
@@ -77,8 +76,7 @@ class Deployment:
     options: EngineOptions = field(default_factory=EngineOptions)
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryBudget:
+class MemoryBudget(NamedTuple):
     """Where one rank's memory goes, bytes; the rank is the one with the least left for KV.
 
     ``kv_cache_bytes = budget_bytes - weights - activation - non_torch - cuda_graph`` where
@@ -97,8 +95,7 @@ class MemoryBudget:
     provenance: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class GroupLayout:
+class GroupLayout(NamedTuple):
     """One KV-cache group: layers that share a block table.
 
     Parameters
@@ -129,8 +126,7 @@ class GroupLayout:
     most_blocks: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Capacity:
+class Capacity(NamedTuple):
     """What a number of KV bytes holds, in one engine's accounting, on one rank.
 
     Parameters

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -33,6 +34,7 @@ __all__ = [
     "tokens_at",
 ]
 
+_DATA_FOLDER = Path(__file__).resolve().parent / "data"
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -60,8 +62,8 @@ def check_options(
     InputError
         Naming the option and the flags that the engine does have.
     """
-    for name, info in EngineOptions.model_fields.items():
-        if name not in flags and getattr(options, name) != info.default:
+    for name in options.model_dump(exclude_defaults=True):
+        if name not in flags:
             known = f"its options here are {', '.join(sorted(set(flags.values())))}"
             raise InputError(
                 f"{engine} has no option like --{name.replace('_', '-')}",
@@ -73,8 +75,7 @@ def fill(deployment: Deployment, **defaults: Any) -> Deployment:
     """Return the deployment with every option that is None set to its default."""
     options = deployment.options
     missing = {name: value for name, value in defaults.items() if getattr(options, name) is None}
-    filled = EngineOptions(**(options.model_dump() | missing))
-    return Deployment(deployment.model, deployment.accelerator, filled)
+    return replace(deployment, options=options.model_copy(update=missing))
 
 
 def resolve_kv_format(deployment: Deployment) -> KVFormat:
@@ -171,6 +172,5 @@ def parse_release(engine: str, version: str, oldest: str, newest: str) -> tuple[
 @cache
 def read_data(name: str) -> dict[str, Any]:
     """Read ``engines/data/<name>.yaml``: measured overheads, each with its source."""
-    text = resources.files("kvsim.engines").joinpath(f"data/{name}.yaml").read_text("utf-8")
-    data = yaml.load(text, Loader=_SafeLoader)
-    return dict(data)
+    text = (_DATA_FOLDER / f"{name}.yaml").read_text("utf-8")
+    return dict(yaml.load(text, Loader=_SafeLoader))

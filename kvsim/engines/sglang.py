@@ -308,9 +308,10 @@ class SGLang(Engine):
         options, model = deployment.options, deployment.model
         words = [f"python -m sglang.launch_server --model-path {model.hf_id or model.name}"]
         switches = {"enforce_eager", "enable_dp_attention", "disable_hybrid_kv_cache_manager"}
+        given = options.model_dump(exclude_defaults=True)
         for name, flag in _FLAGS.items():
             value = getattr(options, name)
-            if value == EngineOptions.model_fields[name].default:
+            if name not in given:
                 continue
             if name in switches:
                 words.append(flag)

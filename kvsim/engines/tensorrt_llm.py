@@ -238,8 +238,9 @@ class TensorRTLLM(Engine):
         options, model = deployment.options, deployment.model
         words = [f"trtllm-serve {model.hf_id or model.name}"]
         sections: dict[str, list[str]] = {}
+        given = options.model_dump(exclude_defaults=True)
         for name, flag in _FLAGS.items():
-            if getattr(options, name) == EngineOptions.model_fields[name].default:
+            if name not in given:
                 continue
             section, _, key = flag.rpartition(".")
             value = _yaml_value(options, name)

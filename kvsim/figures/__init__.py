@@ -7,7 +7,27 @@ HTML; the dashboard and ``--report`` show the same ones.
 
 from __future__ import annotations
 
+from kvsim.figures.cache import HitCurve, hit_cost_chart, hit_ratio_chart, tier_chart, tier_table
+from kvsim.figures.calibration import (
+    bench_chart,
+    bench_table,
+    coefficients_chart,
+    coefficients_table,
+    measured_steps_chart,
+    profile_table,
+)
 from kvsim.figures.chart import Chart, Row, Table
+from kvsim.figures.learning import (
+    attention_chart,
+    block_table,
+    growth_chart,
+    heads_chart,
+    kept_chart,
+    pool_chart,
+    validity_chart,
+    work_chart,
+)
+from kvsim.figures.measured import error_chart, step_time_chart
 from kvsim.figures.page import Lines, html_page
 from kvsim.figures.plan import (
     admission_chart,
@@ -21,26 +41,87 @@ from kvsim.figures.plan import (
     retention_table,
     suggestions_table,
 )
+from kvsim.figures.pool import pool_map
 from kvsim.figures.report import plan_report
+from kvsim.figures.simulation import (
+    LATENCIES,
+    latency_chart,
+    latency_table,
+    numbers_table,
+    simulation_report,
+    slowest_chart,
+)
+from kvsim.figures.sizing import fleet_chart, fleet_table, probes_chart, rates_chart
 from kvsim.figures.speed import batch_chart, roofline_chart
+from kvsim.figures.timeline import queue_chart, split_chart
+from kvsim.figures.variants import (
+    comparison_report,
+    differences_table,
+    interval_chart,
+    latency_panels,
+    queue_panels,
+    split_panels,
+    values_table,
+)
 
 __all__ = [
+    "LATENCIES",
     "Chart",
+    "HitCurve",
     "Lines",
     "Row",
     "Table",
     "admission_chart",
+    "attention_chart",
     "batch_chart",
+    "bench_chart",
+    "bench_table",
+    "block_table",
     "capacity_chart",
+    "coefficients_chart",
+    "coefficients_table",
+    "comparison_report",
     "comparison_table",
     "concurrency_chart",
+    "differences_table",
+    "error_chart",
+    "fleet_chart",
+    "fleet_table",
+    "growth_chart",
+    "heads_chart",
+    "hit_cost_chart",
+    "hit_ratio_chart",
     "html_page",
+    "interval_chart",
+    "kept_chart",
     "kinds_table",
+    "latency_chart",
+    "latency_panels",
+    "latency_table",
+    "measured_steps_chart",
     "memory_chart",
+    "numbers_table",
     "plan_labels",
     "plan_report",
+    "pool_chart",
+    "pool_map",
+    "probes_chart",
+    "profile_table",
     "provenance_table",
+    "queue_chart",
+    "queue_panels",
+    "rates_chart",
     "retention_table",
     "roofline_chart",
+    "simulation_report",
+    "slowest_chart",
+    "split_chart",
+    "split_panels",
+    "step_time_chart",
     "suggestions_table",
+    "tier_chart",
+    "tier_table",
+    "validity_chart",
+    "values_table",
+    "work_chart",
 ]

@@ -5,7 +5,7 @@ Every function takes finished plans and reads numbers off them; nothing is plann
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvsim.figures.chart import Chart, Table
@@ -196,7 +196,7 @@ def concurrency_chart(plans: Mapping[str, Plan]) -> Chart:
     ]
     figure = draw(
         [*traces, *_run_limit(list(plans.values()))],
-        x=Axis("context of a request", "tokens", log=True),
+        x=Axis("context of a request", "tokens", log=True, settings=_length_ticks(plans.values())),
         y=Axis("requests that fit at once", "requests", log=True),
     )
     rows = [
@@ -217,6 +217,13 @@ def concurrency_chart(plans: Mapping[str, Plan]) -> Chart:
         _concurrency_alt(plans),
         figure,
     )
+
+
+def _length_ticks(plans: Iterable[Plan]) -> dict[str, Any]:
+    """Label lengths as people name them: 4K is 4,096."""
+    lengths = sorted({each.context_len for plan in plans for each in plan.concurrency})
+    whole = [length for length in lengths if length % 1024 == 0]
+    return {"tickvals": whole, "ticktext": [f"{length // 1024:,}K" for length in whole]}
 
 
 def _run_limit(plans: Sequence[Plan]) -> list[dict[str, Any]]:
@@ -289,7 +296,7 @@ def admission_chart(plans: Sequence[Plan]) -> Chart:
 def _admission_title(plans: Sequence[Plan]) -> str:
     lengths = {plan.contiguous_vs_paged.context_len for plan in plans}
     longest = max(lengths, default=0)
-    return f"Contiguous against paged admission, requests of {longest:,} tokens"
+    return f"Contiguous or paged: requests of {longest:,} tokens"
 
 
 def _admission_alt(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -27,7 +27,8 @@ def batch_chart(plan: Plan) -> Chart:
         x=Axis("batch", "sequences", log=True, settings={"anchor": "y2"}),
         y=Axis("tokens/s", "one replica", settings={"domain": [0.52, 1], "rangemode": "tozero"}),
         height=460,
-        yaxis2=Axis("intensity", "FLOPs/byte", log=True).to_plotly() | {"domain": [0, 0.42]},
+        yaxis2=Axis("intensity", "FLOPs/byte", log=True, settings={"tickformat": "~g"}).to_plotly()
+        | {"domain": [0, 0.42]},
     )
     rows = [each._asdict() | {"ridge_flops_per_byte": plan.decode.ridge_point} for each in batches]
     return Chart("batch", _title(plan), rows, _batch_alt(plan), figure)
@@ -113,16 +114,17 @@ def roofline_chart(plan: Plan) -> Chart:
                 "name": "one decode step",
                 "x": [each.arithmetic_intensity for each, _ in points],
                 "y": [flops / 1e12 for _, flops in points],
-                "text": [f"{each.batch:,}" for each, _ in points],
+                "text": _some([f"{each.batch:,}" for each, _ in points]),
+                "customdata": [each.batch for each, _ in points],
                 "textposition": "top left",
                 "marker": {"size": 11, "color": _sides(plan)},
-                "hovertemplate": "batch %{text}<br>%{x:,.1f} FLOPs/byte<br>at most %{y:,.1f}"
-                " TFLOP/s<extra></extra>",
+                "hovertemplate": "batch %{customdata:,}<br>%{x:,.1f} FLOPs/byte"
+                "<br>at most %{y:,.1f} TFLOP/s<extra></extra>",
             },
             _ridge_stroke(decode.ridge_point, lowest * bandwidth / 1e12, peak / 1e12),
         ],
         x=Axis("arithmetic intensity", "FLOPs/byte", log=True),
-        y=Axis("reachable arithmetic", "TFLOP/s", log=True),
+        y=Axis("reachable arithmetic", "TFLOP/s", log=True, settings={"tickformat": "~g"}),
         height=420,
     )
     rows = [
@@ -137,6 +139,15 @@ def roofline_chart(plan: Plan) -> Chart:
     return Chart(
         "roofline", f"The memory wall of {plan.accelerator.name}", rows, _batch_alt(plan), figure
     )
+
+
+def _some(words: list[str]) -> list[str]:
+    """Every other word, and the last: near the top of the roof the points stand close."""
+    last = len(words) - 1
+    return [
+        word if at == last or (at % 2 == 0 and at < last - 1) else ""
+        for at, word in enumerate(words)
+    ]
 
 
 def _sides(plan: Plan) -> list[str]:

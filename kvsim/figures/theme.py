@@ -26,7 +26,7 @@ __all__ = [
     "Axis",
     "draw",
     "label",
-    "rgba",
+    "muted",
 ]
 
 PALETTE = {
@@ -125,7 +125,14 @@ def draw(
         "yaxis": y.to_plotly(),
         "height": height,
         "margin": {"l": 10, "r": 14, "t": 30, "b": 10},
-        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "xanchor": "left"},
+        "legend": {
+            "orientation": "h",
+            "traceorder": "normal",
+            "yanchor": "bottom",
+            "y": 1.02,
+            "x": 0,
+            "xanchor": "left",
+        },
         "colorway": list(CYCLE),
         "hoverlabel": {"namelength": -1},
     }
@@ -144,13 +151,13 @@ def label(text: str) -> str:
     return html.escape(short)
 
 
-def rgba(colour: str, opacity: float) -> str:
-    """Give a hex colour an opacity.
+def muted(colour: str, share: float = 0.65) -> str:
+    """Mix a hex colour with grey: quieter, and readable on a light page and on a dark one.
 
     Examples
     --------
-    >>> rgba("#0072B2", 0.5)
-    'rgba(0,114,178,0.5)'
+    >>> muted("#0072B2", 1.0), muted("#0072B2", 0.0)
+    ('#9e9e9e', '#0072b2')
     """
-    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity:g})"
+    own = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return "#" + "".join(f"{round((1 - share) * part + share * 0x9E):02x}" for part in own)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kvsim.attention import (
     ChunkedAttention,
     CompressedLatentAttention,
@@ -33,7 +35,7 @@ def attention_of(fields: Fields, family: Family, kind: str) -> FullAttention:
         raise fields.error(f"{heads} query heads cannot share {kv_heads} KV heads evenly")
     key_dim = _key_dim(fields, kind, heads)
     bias = _bias(fields, family)
-    shape = {
+    shape: dict[str, Any] = {
         "heads": heads,
         "kv_heads": kv_heads,
         "key_dim": key_dim,

@@ -16,12 +16,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from kvsim.checked import FieldError
 from kvsim.errors import InputError
 from kvsim.model import LayerGroup, ModelSpec
 from kvsim.readers.hf_bidirectional import BIDIRECTIONAL, refuse_bidirectional
-from kvsim.readers.hf_encdec import encoder_decoder
 from kvsim.readers.hf_extras import other_parameters, rotary_table_elements
 from kvsim.readers.hf_families import FAMILIES, Family
 from kvsim.readers.hf_fields import Fields, canonical
@@ -75,10 +73,8 @@ def spec_from_config(config: Mapping[str, object], *, name: str, source: str = "
         raise InputError("the configuration is not an object", where=name)
     try:
         return _spec(config, name, source)
-    except ValidationError as error:  # a fact that the contract refuses and no reader checked
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{place}: {first['msg']}", where=name) from None
+    except FieldError as error:  # a fact that the contract refuses and no reader checked
+        raise InputError(error.what, where=name) from None
 
 
 def spec_from_json_file(path: str | os.PathLike[str]) -> ModelSpec:
@@ -135,6 +131,8 @@ def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
 def _groups(fields: Fields, family: Family) -> tuple[tuple[LayerGroup, ...], int]:
     """Layer groups of the decoder, and the parameters of an encoder beside it."""
     if family.layout in {"t5", "seq2seq"}:
+        from kvsim.readers.hf_encdec import encoder_decoder
+
         group, encoder = encoder_decoder(fields, family)
         return (group,), encoder
     return layer_groups(fields, family), 0

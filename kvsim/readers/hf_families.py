@@ -8,8 +8,8 @@ known from the public configuration classes of Hugging Face transformers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 __all__ = ["FAMILIES", "Family", "Layout"]
 
@@ -30,8 +30,7 @@ Layout = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(NamedTuple):
     """Facts that all models of one ``model_type`` share.
 
     Parameters
@@ -66,7 +65,7 @@ class Family:
     output_gate: bool = False
     position_offset: int | None = None
     reads: tuple[str, ...] = ()
-    defaults: Mapping[str, object] = field(default_factory=dict)
+    defaults: Mapping[str, object] = MappingProxyType({})
 
 
 _TIED = {"tie_word_embeddings": True}

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvsim.attention import Attention, RecurrentState
 from kvsim.model import DenseMlp, LayerGroup, Mlp, MoeMlp
 from kvsim.readers.hf_attention import attention_of, compressed_of, latent_of
 from kvsim.readers.hf_families import Family
 from kvsim.readers.hf_fields import Fields
-from kvsim.readers.hf_hybrids import linear_state, mamba2_state, mamba_state
 from kvsim.readers.hf_layers import LayerKind, layer_kinds
 from kvsim.readers.hf_mlp import MlpPlan
 
 __all__ = ["layer_groups"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
+class _Layer(NamedTuple):
     """What makes two layers alike."""
 
     kind: LayerKind
@@ -88,15 +86,20 @@ def _caches(fields: Fields, family: Family, kind: LayerKind) -> tuple[Attention,
             return (latent_of(fields),)
         case "compressed":
             return (compressed_of(fields, kind.ratio),)
-        case "linear":
-            return (linear_state(fields, family),)
-        case "mamba":
-            return (mamba_state(fields),)
-        case "mamba2":
-            return (mamba2_state(fields),)
+        case "linear" | "mamba" | "mamba2":
+            return (_state(fields, family, kind.name),)
         case "parallel":
-            return (attention_of(fields, family, "full"), mamba2_state(fields))
+            return (attention_of(fields, family, "full"), _state(fields, family, "mamba2"))
     return (attention_of(fields, family, kind.name),)
+
+
+def _state(fields: Fields, family: Family, kind: str) -> RecurrentState:
+    # Few models have such layers: the others start without the reader of them.
+    from kvsim.readers.hf_hybrids import linear_state, mamba2_state, mamba_state
+
+    if kind == "linear":
+        return linear_state(fields, family)
+    return mamba_state(fields) if kind == "mamba" else mamba2_state(fields)
 
 
 def _names(

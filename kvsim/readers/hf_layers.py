@@ -14,7 +14,7 @@ A kind that is not known is an error that names it, never a guess.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvsim.readers.hf_families import Family
 from kvsim.readers.hf_fields import Fields
@@ -22,8 +22,7 @@ from kvsim.readers.hf_fields import Fields
 __all__ = ["LayerKind", "layer_kinds"]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerKind:
+class LayerKind(NamedTuple):
     """What one layer is.
 
     Parameters

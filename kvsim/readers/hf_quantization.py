@@ -5,7 +5,7 @@ It says how *weights* are stored. It never decides the KV cache's format.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvsim.readers.hf_fields import Fields
 
@@ -22,8 +22,7 @@ _SPARED_LISTS = (
 _FIXED = {"fbgemm_fp8": "fp8", "mxfp4": "mxfp4", "nvfp4": "nvfp4"}
 
 
-@dataclass(frozen=True, slots=True)
-class Quantization:
+class Quantization(NamedTuple):
     """How a checkpoint's weights are stored.
 
     Parameters

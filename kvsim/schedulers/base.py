@@ -128,6 +128,24 @@ class Scheduler(ABC):
     def plan(self, now: float) -> StepPlan | None:
         """Decide the next step; None when nothing can run until an arrival."""
 
+    @property
+    def only_decodes(self) -> bool:
+        """Whether nobody waits and nobody prefills, so that there is nothing to decide."""
+        return (
+            not self.waiting
+            and not self.prefilling
+            and not self.moved_tokens
+            and self.batch.sequences > 0
+        )
+
+    def decoded(self, steps: int, now: float) -> list[Request]:
+        """Apply `steps` decode steps that have just ended; return the finished requests."""
+        self.batch.advance(steps)
+        done = self.batch.pop_finished()
+        for request in done:
+            self._complete(request, now)
+        return done
+
     def finish(self, plan: StepPlan, steps: int, now: float) -> list[Request]:
         """Apply a plan whose `steps` steps have just ended; return the finished requests."""
         done: list[Request] = []

@@ -29,6 +29,11 @@ class Static(Orca):
         plan = super().plan(now)
         return StepPlan([], False) if plan is None and self._ended else plan
 
+    @property
+    def only_decodes(self) -> bool:
+        """Never: there is the end of the batch to decide."""
+        return False
+
     def finish(self, plan: StepPlan, steps: int, now: float) -> list[Request]:
         """Hold finished members back until nobody of the batch is left."""
         super().finish(plan, steps, now)

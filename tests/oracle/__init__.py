@@ -4,11 +4,12 @@ It is what the run-advancing engine is checked against, so it shares none of its
 the description of the workload, and the step-time model, which is called once a step.
 """
 
-from tests.oracle.engine import ENGINES, Costs, Engine, Limits, StepRow
-from tests.oracle.jobs import Arrivals, Job
-from tests.oracle.memory import Blocks, Memory, Nothing
-from tests.oracle.regions import Growing, Reserved, Space
-from tests.oracle.shared import SharedBlocks
+from .engine import Costs, Engine, Limits, StepRow
+from .jobs import Arrivals, Job
+from .memory import Blocks, Memory, Nothing
+from .policies import ENGINES
+from .regions import Growing, Reserved, Space
+from .shared import SharedBlocks
 
 __all__ = [
     "ENGINES",

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from tests.oracle.jobs import Job
+from .jobs import Job
 
 
 class Memory(ABC):

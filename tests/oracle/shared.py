@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.oracle.jobs import Job
-from tests.oracle.memory import Memory
+from .jobs import Job
+from .memory import Memory
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 from kvsim.calibrate.measure.workspace import load_torch
 from kvsim.catalog.accelerators import find_accelerator
-from kvsim.errors import InputError, UnknownNameError
+from kvsim.errors import InputError, UnknownNameError, UnsupportedError
 from kvsim.hardware import AcceleratorProfile
 from kvsim.units import MIB, parse_bytes
 
@@ -87,6 +87,8 @@ def find_device(kind: str | None = None) -> DeviceFacts:
         Without torch.
     InputError
         When this torch sees no such device.
+    UnsupportedError
+        When it does not answer.
     """
     torch = load_torch()
     present = _present(torch)
@@ -97,7 +99,11 @@ def find_device(kind: str | None = None) -> DeviceFacts:
             where="--device",
             fix=f"there is {' and '.join(present)}",
         )
-    return {"cuda": _cuda, "mps": _mps, "cpu": _cpu}[chosen](torch)
+    try:
+        return {"cuda": _cuda, "mps": _mps, "cpu": _cpu}[chosen](torch)
+    except RuntimeError as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise UnsupportedError(f"the {chosen} device does not answer: {reason}") from None
 
 
 def _present(torch: Any) -> list[str]:
@@ -177,7 +183,7 @@ def _cpu(torch: Any) -> DeviceFacts:
     memory = _physical_bytes()
     return DeviceFacts(
         kind="cpu",
-        name=f"{_cpu_name()} {torch.get_num_threads()} threads",
+        name=f"{_cpu_name()} one thread",
         count=1,
         memory_bytes=memory,
         free_bytes=min(memory, _available_bytes(memory)),

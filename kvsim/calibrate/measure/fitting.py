@@ -7,9 +7,9 @@ prefill           ``start + flops / P + tokens * query heads * token``
 host              ``start + sequences * sequence``
 ================  =================================================================
 
-A sum of non-negative parts is never above its measurement by much, so the least of
-``seconds / x`` over the rows bounds every coefficient from above: that is the unit in which
-each is fitted, and why the same code serves a laptop and an H200.
+No part of a sum exceeds the whole, so the least of ``seconds / x`` over the rows is about the
+most that a coefficient can be: that is the unit in which each is fitted, and why the same
+code serves a laptop and an H200. Bounds leave room for a row that a cache made too fast.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ __all__ = ["PartFit", "fit_decode", "fit_host", "fit_layers", "fit_prefill", "fi
 
 _FEWEST_ROWS = 2
 _NEXT_TO_NOTHING = 1e-6
+_ROOM = 4.0  # above the most that the fastest row allows
 _RATE_SHARE = 0.3  # of the row in which a rate weighs most
 _FACTOR_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _FACTOR_STIFFNESS = 0.2  # how strongly tile factors are pulled towards 1
@@ -93,7 +94,7 @@ def fit_sum(terms: Mapping[str, Sequence[float]], rows: Sequence[Row], rate: str
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in terms.items()}
     units = {name: _largest(seconds, column) for name, column in columns.items()}
     scaled = np.column_stack([columns[name] * units[name] for name in columns])
-    free = tuple(Free(name, 0.6, _RATE_SHARE if name == rate else 0.0, 1.5) for name in columns)
+    free = tuple(Free(name, 0.6, _RATE_SHARE if name == rate else 0.0, _ROOM) for name in columns)
     found = least_squares(lambda v: np.asarray(scaled @ v / seconds - 1), free)
     residuals = scaled @ found / seconds - 1
     values = {
@@ -166,10 +167,10 @@ def fit_layers(rows: Sequence[Row]) -> PartFit:
 
 
 _LAYER_PARAMETERS = (
-    Free("weight", 0.7, 0.05, 1.5),
-    Free("compute", 0.7, 0.05, 1.5),
-    Free("layer_seconds", 0.3, 0.0, 1.5),
-    Free("host_seconds", 0.2, 0.0, 1.5),
+    Free("weight", 0.7, 0.05, _ROOM),
+    Free("compute", 0.7, 0.05, _ROOM),
+    Free("layer_seconds", 0.3, 0.0, _ROOM),
+    Free("host_seconds", 0.2, 0.0, _ROOM),
     Free("norm", 2.0, 1.0, 8.0),
 )
 

@@ -138,8 +138,8 @@ def slug(name: str) -> str:
 
     Examples
     --------
-    >>> slug("NVIDIA H200"), slug("AMD EPYC 2 threads")
-    ('nvidia-h200', 'amd-epyc-2-threads')
+    >>> slug("NVIDIA H200"), slug("AMD EPYC one thread")
+    ('nvidia-h200', 'amd-epyc-one-thread')
     """
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 

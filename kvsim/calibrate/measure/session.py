@@ -77,10 +77,12 @@ class Session:
     skipped: list[str] = field(default_factory=list)
 
     def run(self, plan: Plan) -> list[Row]:
-        """Time every case; a Ctrl-C leaves the rows so far in the CSV.
+        """Time every case.
 
         Raises
         ------
+        KeyboardInterrupt
+            After a Ctrl-C, saying how many rows the CSV has.
         InputError
             When the CSV cannot be written.
         UnsupportedError
@@ -97,6 +99,9 @@ class Session:
                         self.rows.append(row)
                         writer.writerow(_cells(row))
                         file.flush()
+        except KeyboardInterrupt:
+            kept = f"stopped: {len(self.rows)} rows are in {self.csv_path}"
+            raise KeyboardInterrupt(kept) from None
         except OSError as error:
             raise InputError(
                 f"cannot be written ({error.strerror})", where=str(self.csv_path)
@@ -133,6 +138,8 @@ class Session:
 
     def _skip(self, case: Case, error: Exception) -> None:
         """Note what an optional case lacks; anything else ends the session."""
+        if not case.optional and isinstance(error, TypeError | AttributeError):
+            raise error  # no device's fault
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if not case.optional:
             raise UnsupportedError(

@@ -4,13 +4,17 @@
 
     warm-up · warm-up · [run][run][run] · [run][run][run] · ...
                          one sample: at least four milliseconds of runs over all rotated inputs
+
+CUDA is timed by its own events. A CPU is shared with whatever else runs, so there torch gets
+one thread and that thread's own seconds count, as in the twin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any, Protocol
 
 from kvsim.calibrate.measure.case import Call, Case, LocalCase, Timing, summarise
@@ -30,6 +34,8 @@ __all__ = [
 
 _LEAST_SAMPLE_SECONDS = 4e-3  # against 10 us of the first launch, and events of half a microsecond
 _MOST_RUNS = 2000
+_FEWEST_SAMPLES = 3  # that have quartiles
+_PATIENCE = 5  # times the pace's seconds, whatever samples are missing
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -93,7 +99,7 @@ class TorchBench:
     def __init__(self, kind: str, pace: Pace) -> None:
         self.space = Workspace(kind)
         self._pace = pace
-        self._links: dict[int, dict[int, Timing]] = {}
+        self._links: dict[int, dict[int, Timing] | UnsupportedError] = {}
         self._clock = _CudaClock(self.space.torch) if kind == "cuda" else _HostClock(self.space)
 
     def time(self, case: Case) -> Timing:
@@ -102,7 +108,7 @@ class TorchBench:
             return self._time_link(case)
         if not isinstance(case, LocalCase):
             raise UnsupportedError(f"{case.kind} is nothing that torch can time")
-        with self.space.torch.inference_mode():
+        with _steady(self.space), self.space.torch.inference_mode():
             calls = case.calls(self.space)
             replay = self._replay(calls) if case.captured else None
             timing = self._sample(replay or _in_turn(calls), len(calls), captured=bool(replay))
@@ -119,9 +125,19 @@ class TorchBench:
         """Start the ranks once a degree, for all sizes; later sizes are looked up."""
         if case.ranks not in self._links:
             self.release()
+            self._links[case.ranks] = self._link_timings(case.ranks)
+        timings = self._links[case.ranks]
+        if isinstance(timings, UnsupportedError):
+            raise timings
+        return timings[case.message]
+
+    def _link_timings(self, ranks: int) -> dict[int, Timing] | UnsupportedError:
+        """Timings by message bytes, or why there are none: ranks take long to fail."""
+        try:
             kind, samples = self.space.device.type, self._pace.least_samples
-            self._links[case.ranks] = all_reduce_timings(case.ranks, kind, samples)
-        return self._links[case.ranks][case.message]
+            return all_reduce_timings(ranks, kind, samples)
+        except UnsupportedError as error:
+            return error
 
     def _replay(self, calls: list[Call]) -> Call | None:
         """Capture the calls as a CUDA graph; None where that is not possible."""
@@ -140,11 +156,18 @@ class TorchBench:
         run()
         once = self._clock.sample(run, 1)
         runs = min(_MOST_RUNS, ceil_div(int(_LEAST_SAMPLE_SECONDS * 1e9), max(1, int(once * 1e9))))
-        pace = self._pace
-        affordable = int(pace.seconds / max(once * runs, 1e-9))
-        count = min(max(affordable, pace.least_samples), pace.most_samples)
-        samples = [self._clock.sample(run, runs) / (runs * calls) for _ in range(count)]
-        return summarise(samples, captured=captured)
+        samples = list(self._samples(run, runs))
+        return summarise([seconds / (runs * calls) for seconds in samples], captured=captured)
+
+    def _samples(self, run: Call, runs: int) -> Iterator[float]:
+        """Yield samples until the pace's time is spent; a busy machine gives fewer of them."""
+        pace, start = self._pace, perf_counter()
+        for taken in range(pace.most_samples):
+            spent = perf_counter() - start
+            enough = spent > pace.seconds and taken >= pace.least_samples
+            if enough or (spent > _PATIENCE * pace.seconds and taken >= _FEWEST_SAMPLES):
+                return
+            yield self._clock.sample(run, runs)
 
 
 def _in_turn(calls: list[Call]) -> Call:
@@ -176,20 +199,33 @@ class _Clock(Protocol):
         """Seconds of so many runs."""
 
 
+@contextmanager
+def _steady(space: Workspace) -> Iterator[None]:
+    """Run in one thread where one thread's seconds count."""
+    threads = space.torch.get_num_threads()
+    if space.device.type == "cpu":
+        space.torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        space.torch.set_num_threads(threads)
+
+
 class _HostClock:
     """The host's clock around work that is waited for."""
 
     def __init__(self, space: Workspace) -> None:
         module = getattr(space.torch, space.device.type, None)
+        self._now = thread_time if space.device.type == "cpu" else perf_counter
         self._wait: Callable[[], object] = getattr(module, "synchronize", lambda: None)
 
     def sample(self, run: Call, runs: int) -> float:
         self._wait()
-        start = perf_counter()
+        start = self._now()
         for _ in range(runs):
             run()
         self._wait()
-        return perf_counter() - start
+        return self._now() - start
 
 
 class _CudaClock:

@@ -1,8 +1,8 @@
 """Attention of one engine step: chunks of prompts, and decodes through their block tables.
 
 Decoding sequences are gathered in groups of like length, so that nobody is padded to
-more than twice its context, and one call attends for a whole group. The query heads that share a KV head stand
-in for a query's length there, so grouped-query attention needs no copies::
+more than twice its context, and one call attends for a whole group. The query heads that
+share a KV head stand in for a query's length there, so grouped queries need no copies::
 
     query  (kv_heads, sequences, heads a KV head, dim)
     K, V   (kv_heads, sequences, padded context,  dim)   gathered block by block

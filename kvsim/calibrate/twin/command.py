@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvsim.assembly import Setup, prepare
@@ -14,7 +12,7 @@ from kvsim.calibrate.twin.blueprint import tiny_model
 from kvsim.calibrate.twin.questions import Question, capacity_requests_per_s, question_for
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
-from kvsim.errors import InputError, MissingExtraError
+from kvsim.errors import MissingExtraError
 from kvsim.hardware import AcceleratorProfile
 from kvsim.model import ModelSpec
 from kvsim.scenario import Scenario, load_scenario
@@ -22,6 +20,8 @@ from kvsim.scenario import Scenario, load_scenario
 if TYPE_CHECKING:
     from kvsim.calibrate.twin.compare import Comparison
     from kvsim.calibrate.twin.device import Device
+    from kvsim.calibrate.twin.serve import Twin
+    from kvsim.calibrate.twin.warmup import WarmUp
 
 __all__ = ["Validation", "ValidationRequest", "require_torch", "validate"]
 
@@ -75,8 +75,11 @@ class Validation:
         The profile that predicted; calibrated here unless one was given.
     provenance : str
         Where its coefficients come from.
-    torch_version : str
-        The torch that ran.
+    torch_version, clock : str
+        The torch that ran; what seconds were counted.
+    drift_percent : float or None
+        How much slower equal work was at one time than at another: what no model can
+        predict. None where nothing was calibrated.
     runs : tuple of Comparison
         One a load.
     """
@@ -86,6 +89,8 @@ class Validation:
     profile: AcceleratorProfile
     provenance: str
     torch_version: str
+    clock: str
+    drift_percent: float | None
     runs: tuple[Comparison, ...]
 
     def record(self) -> dict[str, Any]:
@@ -95,26 +100,12 @@ class Validation:
             "device": self.device,
             "model": self.model,
             "torch": self.torch_version,
+            "clock": self.clock,
+            "drift_percent": self.drift_percent,
             "provenance": self.provenance,
             "profile": self.profile.model_dump(mode="json"),
             "runs": [run.record() for run in self.runs],
         }
-
-    def write(self, folder: Path) -> Path:
-        """Write ``comparison.json`` into a folder, made if need be; return its path.
-
-        Raises
-        ------
-        InputError
-            When the folder cannot be written to.
-        """
-        path = folder / "comparison.json"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.record(), indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from None
-        return path
 
 
 def require_torch(purpose: str) -> None:
@@ -157,19 +148,29 @@ def validate(request: ValidationRequest, say: Say = lambda line: None) -> Valida
 
     device = Device.named(request.device)
     case = _case(request, device)
-    setup = prepare(case.scenario(), model=case.model, accelerator=case.profile)
+    setup = case.setup(case.scenario())
     say(f"building {case.model.name} on {device.name}, {setup.num_blocks:,} blocks of KV cache")
     twin = Twin(setup, device)
-    profile = _calibrated(case, setup, twin, request, say)
-    runs = []
-    for label, scenario in case.questions(request, profile):
+    calibration = _Calibration.of(case, twin, request, say)
+    served = []
+    for label, scenario in case.questions(request, calibration.profile()):
         say(f"serving {label}")
+        served.append((label, scenario, twin.serve(case.setup(scenario), request.seed)))
+        calibration.again()
+    profile = calibration.profile()
+    runs = []
+    for label, scenario, measured in served:
         setup = prepare(scenario, model=case.model, accelerator=profile)
-        measured = twin.serve(setup, request.seed)
         runs.append(compare(label, setup, measured, run_setup(setup, request.seed)))
-    provenance = setup.step_time.provenance
     return Validation(
-        device.name, case.model.name, profile, provenance, torch.__version__, tuple(runs)
+        device=device.name,
+        model=case.model.name,
+        profile=profile,
+        provenance=setup.step_time.provenance,
+        torch_version=torch.__version__,
+        clock=device.clock,
+        drift_percent=calibration.drift_percent,
+        runs=tuple(runs),
     )
 
 
@@ -182,6 +183,10 @@ class _Case:
     dtype: str
     given: Scenario | None
     question: Question
+
+    def setup(self, scenario: Scenario) -> Setup:
+        """A scenario on the device as it is described, measured or not."""
+        return prepare(scenario, model=self.model, accelerator=self.profile)
 
     def scenario(self, rate: float | None = None) -> Scenario:
         """The scenario that was given, in a dtype that the device has; else the question."""
@@ -222,14 +227,37 @@ def _model(request: ValidationRequest, given: Scenario | None, device: Device) -
     return find_model(name or _GPU_MODEL)
 
 
-def _calibrated(
-    case: _Case, setup: Setup, twin: Any, request: ValidationRequest, say: Say
-) -> AcceleratorProfile:
-    """The profile that was given, if it was measured; else one fitted to a warm-up."""
-    from kvsim.calibrate.twin.warmup import fit_samples, warm_up, with_coefficients
+@dataclass(frozen=True, slots=True)
+class _Calibration:
+    """The profile that predicts: the one that was given, else the warm-up's, round by round."""
 
-    if request.profile and case.profile.coefficients is not None:
-        return case.profile
-    say("warming up, and fitting the step time to it")
-    samples = warm_up(twin, quick=request.quick)
-    return with_coefficients(case.profile, fit_samples(samples, setup.deployment))
+    given: AcceleratorProfile
+    warm_up: WarmUp | None
+
+    @classmethod
+    def of(cls, case: _Case, twin: Twin, request: ValidationRequest, say: Say) -> _Calibration:
+        """Take a measured profile as it is; warm the twin up for want of one."""
+        from kvsim.calibrate.twin.warmup import WarmUp
+
+        if request.profile and case.profile.coefficients is not None:
+            return cls(case.profile, None)
+        say("warming up, to fit the step time to it")
+        calibration = cls(case.profile, WarmUp(twin, quick=request.quick))
+        calibration.again()
+        return calibration
+
+    @property
+    def drift_percent(self) -> float | None:
+        """How much the device's speed changed meanwhile, where that was looked at."""
+        return self.warm_up.drift_percent if self.warm_up else None
+
+    def again(self) -> None:
+        """Serve another round of the warm-up."""
+        if self.warm_up:
+            self.warm_up.round()
+
+    def profile(self) -> AcceleratorProfile:
+        """The profile, with what has been measured so far."""
+        if self.warm_up is None:
+            return self.given
+        return self.given.model_copy(update={"coefficients": self.warm_up.fit()})

@@ -231,4 +231,5 @@ def _byte_pairs(setup: Setup, memory: MemoryUse) -> tuple[Pair, ...]:
 
 def _peak_blocks(predicted: SimulationResult) -> float:
     """Most blocks that the simulated pool held."""
-    return round(predicted.kv_cache()["usage_peak"] * predicted.setup.num_blocks)
+    usage: float = predicted.kv_cache()["usage_peak"]
+    return round(usage * predicted.setup.num_blocks)

@@ -178,9 +178,11 @@ class Decoder:
         Tensor (m, vocabulary)
         """
         stream = functional.embedding(tokens, self._embedding)
+        turns = None
         if self.shape.learned_positions:
             stream = stream + functional.embedding(positions, self._positions)
-        turns = self._cosine[positions, None], self._sine[positions, None]
+        else:
+            turns = self._cosine[positions, None], self._sine[positions, None]
         for number, layer in enumerate(self._layers):
             stream = stream + self._attention(number, layer, stream, turns, attend)
             stream = stream + self._feed_forward(layer, stream)
@@ -191,15 +193,15 @@ class Decoder:
         number: int,
         layer: _Layer,
         stream: Tensor,
-        turns: tuple[Tensor, Tensor],
+        turns: tuple[Tensor, Tensor] | None,
         attend: Attend,
     ) -> Tensor:
         shape = self.shape
         heads = shape.heads + 2 * shape.kv_heads
         mixed = functional.linear(self._normed(stream, layer.norm), layer.qkv, layer.qkv_bias)
         mixed = mixed.view(-1, heads, shape.head_dim)
-        query, key, value = mixed.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
-        if not shape.learned_positions:
+        query, key, value = torch.split(mixed, [shape.heads, shape.kv_heads, shape.kv_heads], 1)
+        if turns is not None:
             query, key = _rotated(query, *turns), _rotated(key, *turns)
         attended = attend(number, query, key, value).reshape(len(stream), -1)
         return functional.linear(attended, layer.out, layer.out_bias)

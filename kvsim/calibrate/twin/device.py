@@ -47,7 +47,7 @@ class Device:
             device = torch.device(name)
         except RuntimeError:
             raise InputError(
-                f"unknown device {name!r}", where="--device", fix="cpu or cuda"
+                f"unknown device {name!r}", where="--device", fix="choose cpu or cuda"
             ) from None
         if device.type not in ("cpu", "cuda"):
             raise InputError(f"no support for {name!r}", where="--device", fix="choose cpu or cuda")

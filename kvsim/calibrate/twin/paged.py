@@ -85,6 +85,12 @@ class BlockPool:
         shape = (self.keys.shape[1], self.num_blocks, -1)
         return self.keys[layer].view(shape), self.values[layer].view(shape)
 
+    def clear(self) -> None:
+        """Forget everybody; what the memory holds is left as it is."""
+        self.tables.clear()
+        self.peak_blocks = 0
+        self._free = list(range(self.num_blocks - 1, -1, -1))
+
     def hold(self, request: Request, blocks: int) -> None:
         """Let a request hold exactly `blocks` blocks, more than it did as a rule.
 

@@ -14,7 +14,7 @@ from kvsim.workload.spec import parse_workload
 
 __all__ = ["Question", "capacity_requests_per_s", "question_for"]
 
-_POOL_SHARE = 0.6  # of what the largest batch could need: then memory limits, now and then
+_POOL_SHARE = 0.35  # of what the largest batch could need: then memory limits, now and then
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from math import inf
 
 from kvsim.arrivals import ArrivalQueue
 from kvsim.assembly import Setup, make_scheduler
@@ -98,8 +97,7 @@ class Twin:
         needed = round(weight_bytes(model)) + pool_bytes
         device.refuse_if_too_large(needed, f"{setup.deployment.model.name} with its pool")
         self.decoder = Decoder(shape, device.torch_device, dtype)
-        self._new_pool = partial(
-            BlockPool,
+        self.pool = BlockPool(
             shape,
             setup.num_blocks,
             setup.curve.block_size,
@@ -108,12 +106,16 @@ class Twin:
         )
 
     def serve(self, setup: Setup | None = None, seed: int = 0) -> TwinRun:
-        """Serve the workload of `setup` (by default the twin's own) to its last request."""
+        """Serve the workload of `setup` (by default the twin's own) to its last request.
+
+        Model and pool are those that the twin was built for.
+        """
         setup = setup or self.setup
         recorder, streams = Recorder(), Streams(seed)
         workload = build_workload(setup.scenario.workload, setup.scenario.folder)
         scheduler = make_scheduler(setup, recorder)
-        pool = self._new_pool()
+        pool = self.pool
+        pool.clear()
         engine = TwinEngine(self.decoder, pool, scheduler, seed)
         pairs = partial(prefill_pairs, setup.deployment.model)
         arrivals = ArrivalQueue(workload, streams, recorder)
@@ -121,7 +123,7 @@ class Twin:
         with _collector_paused(), self.device.steady():
             clock = WallClock(engine, pairs, self.device.now)
             replica = Replica(scheduler, clock, arrivals, recorder)
-            run_replica(replica, setup.scenario.run.max_seconds or inf)
+            run_replica(replica)
         memory = MemoryUse(
             self.decoder.weight_bytes, pool.bytes, pool.peak_blocks, self.device.peak_bytes()
         )
@@ -136,6 +138,7 @@ def _check(setup: Setup) -> None:
         "more than one rank": options.tensor_parallel_size * options.pipeline_parallel_size > 1,
         f"the allocator {scenario.memory.allocator!r}": scenario.memory.allocator != "paged",
         "swapping": scenario.scheduler.preemption == "swap",
+        "a time limit (run.max_seconds)": scenario.run.max_seconds is not None,
         "parallel samples": scenario.workload.samples > 1,
         f"weights in {options.quantization}": options.quantization is not None,
         f"activations in {options.dtype}": options.dtype not in TORCH_DTYPES,

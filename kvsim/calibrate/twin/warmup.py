@@ -6,7 +6,7 @@ steps of one model, host included, and so says what the form itself can explain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.assembly import Setup
-from kvsim.calibrate.fit import predict, round_significant
+from kvsim.calibrate.fit import predict
 from kvsim.calibrate.rows import StepRows, rows_from_records
 from kvsim.calibrate.twin.clock import StepSample
 from kvsim.calibrate.twin.serve import Twin
@@ -28,7 +28,7 @@ from kvsim.steptime import StepLoad
 from kvsim.weights import decode_read_bytes
 from kvsim.workload.spec import parse_workload
 
-__all__ = ["fit_samples", "step_rows", "warm_up", "with_coefficients"]
+__all__ = ["WarmUp", "fit_samples", "step_rows", "with_coefficients"]
 
 Floats = NDArray[np.float64]
 
@@ -72,15 +72,53 @@ class _Trial:
         return replace(setup, scenario=setup.scenario.model_copy(update={"workload": spec}))
 
 
-def warm_up(twin: Twin, *, quick: bool = False) -> list[StepSample]:
-    """Serve small batches over a grid of batch and prompt; return every step of them.
+class WarmUp:
+    """Small batches over a grid of batch and prompt, served again and again.
 
-    The grid is served twice and the first round forgotten: it pays for what is done once.
+    A round before and after everything that is to be predicted says what the device did
+    meanwhile; the first one, which pays for what is done once, is forgotten.
+
+    Parameters
+    ----------
+    twin : Twin
+        What serves them.
+    quick : bool
+        Whether the grid is small.
+
+    Attributes
+    ----------
+    rounds : list of list of StepSample
+        Every step of every round that counts.
     """
-    trials = list(_trials(twin.setup, quick=quick))
-    for trial in trials:
-        twin.serve(trial.of(twin.setup))
-    return [sample for trial in trials for sample in twin.serve(trial.of(twin.setup)).samples]
+
+    def __init__(self, twin: Twin, *, quick: bool = False) -> None:
+        self._twin = twin
+        self._trials = list(_trials(twin.setup, quick=quick))
+        self.rounds: list[list[StepSample]] = []
+        self._serve()
+
+    def round(self) -> None:
+        """Serve the grid once more."""
+        self.rounds.append(self._serve())
+
+    def fit(self) -> StepCoefficients:
+        """Fit the step-time form to all rounds; see `fit_samples`."""
+        samples = [sample for each in self.rounds for sample in each]
+        return fit_samples(samples, self._twin.setup.deployment)
+
+    @property
+    def drift_percent(self) -> float:
+        """How much slower the slowest round was than the fastest, percent.
+
+        The rounds are equal work, so this is the device's doing: another job, or its clock.
+        """
+        totals = [sum(sample.seconds for sample in each) for each in self.rounds]
+        return 100 * (max(totals) / min(totals) - 1)
+
+    def _serve(self) -> list[StepSample]:
+        twin = self._twin
+        runs = [twin.serve(trial.of(twin.setup)) for trial in self._trials]
+        return [sample for run in runs for sample in run.samples]
 
 
 def _trials(setup: Setup, *, quick: bool) -> Iterator[_Trial]:
@@ -124,7 +162,7 @@ def _record(sample: StepSample, work: RankWork, model: ModelSpec) -> dict[str, A
 
 
 def _phase(load: StepLoad) -> str:
-    """ "decode", "prefill" or "mixed"."""
+    """Name a step's phase: decode, prefill or mixed."""
     if not load.prefill_pairs:
         return "decode"
     return "mixed" if load.kv_read_bytes else "prefill"
@@ -136,7 +174,12 @@ _SECONDS = {"layer_seconds": (1e-7, 1.0), "sequence_seconds": (1e-9, 1.0)}
 _SHARE_OF_BANDWIDTH = {"weight_bytes_per_s": (1e-3, 8.0), "kv_bytes_per_s": (1e-3, 8.0)}
 _SHARE_OF_FLOPS = {"flops_per_s": (1e-4, 2.0), "attention_flops_per_s": (1e-5, 2.0)}
 
-Bounds = dict[str, tuple[float, float]]
+# Few rows are a special case of every GEMM library, one row above all.
+_FACTOR_TOKENS = (1, 2, 4, 8, 16, 64, 256)
+_FACTOR = (0.1, 4.0)
+_STIFFNESS = 0.05  # how strongly tile factors are pulled towards 1
+
+Bounds = dict[str | int, tuple[float, float]]
 
 
 def fit_samples(samples: Sequence[StepSample], deployment: Deployment) -> StepCoefficients:
@@ -157,34 +200,42 @@ def fit_samples(samples: Sequence[StepSample], deployment: Deployment) -> StepCo
             f"{len(samples)} steps are too few to fit", fix="allow longer sequences or more blocks"
         )
     rows = step_rows(samples, deployment)
-    bounds = _bounds(deployment.accelerator)
+    bounds = _bounds(deployment.accelerator, int(rows.tokens.max()))
     base = _base_coefficients(deployment, rows)
 
-    def build(logs: Floats) -> StepCoefficients:
-        values = {name: float(np.exp(log)) for name, log in zip(bounds, logs, strict=True)}
-        return base.model_copy(update=values)
-
     def residuals(logs: Floats) -> Floats:
-        return np.asarray(np.log(predict(rows, build(logs)) / rows.seconds))
+        values = dict(zip(bounds, logs, strict=True))
+        pulls = [_STIFFNESS * log for name, log in values.items() if isinstance(name, int)]
+        predicted = predict(rows, _built(base, values))
+        return np.concatenate([np.log(predicted / rows.seconds), pulls])
 
-    fitted = build(_minimise(residuals, _starts(rows), bounds))
+    best = _minimise(residuals, _starts(rows), bounds)
+    fitted = _built(base, dict(zip(bounds, best, strict=True)))
     error = 100 * np.median(np.abs(predict(rows, fitted) / rows.seconds - 1))
-    rounded = {name: round_significant(getattr(fitted, name)) for name in bounds}
-    return fitted.model_copy(update={**rounded, "error_percent": round(float(error), 2)})
+    return fitted.model_copy(update={"error_percent": round(float(error), 2)})
 
 
-def _bounds(device: AcceleratorProfile) -> Bounds:
-    """Bounds of every fitted coefficient, SI units."""
+def _built(base: StepCoefficients, logs: Mapping[str | int, float]) -> StepCoefficients:
+    """Coefficients from their logarithms; those with a number for a name are tile factors."""
+    values = {name: float(np.exp(log)) for name, log in logs.items()}
+    named = {name: value for name, value in values.items() if isinstance(name, str)}
+    factors = {name: value for name, value in values.items() if isinstance(name, int)}
+    return base.model_copy(update={**named, "token_factors": factors})
+
+
+def _bounds(device: AcceleratorProfile, most_tokens: int) -> Bounds:
+    """Bounds of every fitted coefficient, SI units, and of the tile factors that rows reach."""
     units = (
         (_SECONDS, 1.0),
         (_SHARE_OF_BANDWIDTH, device.bandwidth_bytes_per_s),
         (_SHARE_OF_FLOPS, device.flops_per_s("bf16")),
     )
-    return {
+    rates: Bounds = {
         name: (low * unit, high * unit)
         for shares, unit in units
         for name, (low, high) in shares.items()
     }
+    return rates | {tokens: _FACTOR for tokens in _FACTOR_TOKENS if tokens <= most_tokens}
 
 
 def _base_coefficients(deployment: Deployment, rows: StepRows) -> StepCoefficients:
@@ -203,7 +254,7 @@ def _base_coefficients(deployment: Deployment, rows: StepRows) -> StepCoefficien
     )
 
 
-def _starts(rows: StepRows) -> dict[str, float]:
+def _starts(rows: StepRows) -> dict[str | int, float]:
     """Where the search begins: each term alone explains the step that has most of it."""
 
     def rate(column: Floats) -> float:
@@ -220,7 +271,7 @@ def _starts(rows: StepRows) -> dict[str, float]:
 
 
 def _minimise(
-    residuals: Callable[[Floats], Floats], starts: dict[str, float], bounds: Bounds
+    residuals: Callable[[Floats], Floats], starts: Mapping[str | int, float], bounds: Bounds
 ) -> Floats:
     """Logarithms of the best coefficients, in the order of their bounds."""
     try:
@@ -228,7 +279,7 @@ def _minimise(
     except ImportError:
         raise MissingExtraError("scipy", "calibrate", "fitting") from None
     low, high = np.log(np.array(list(bounds.values()))).T
-    first = [max(starts[name], least) for name, (least, _) in bounds.items()]
+    first = [max(starts.get(name, 1.0), least) for name, (least, _) in bounds.items()]
     found = optimize.least_squares(
         residuals,
         np.clip(np.log(first), low + _INSIDE, high - _INSIDE),

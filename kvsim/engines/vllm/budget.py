@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvsim.engines.base import Deployment, MemoryBudget
 from kvsim.engines.vllm.layout import layout_of
@@ -24,8 +24,7 @@ from kvsim.weights import Shard, stage_layers
 __all__ = ["stage_budget", "tightest_stage"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Term:
+class _Term(NamedTuple):
     """Bytes of one part of the budget, and where the number comes from."""
 
     name: str

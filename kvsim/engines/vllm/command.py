@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.base import Deployment
 from kvsim.engines.vllm.defaults import FLAGS
 
 __all__ = ["serve_command"]
@@ -18,9 +18,8 @@ def serve_command(deployment: Deployment) -> str:
     """Return the launch line of an unresolved deployment: only what was set appears."""
     options, model = deployment.options, deployment.model
     words = ["vllm", "serve", model.hf_id or model.name]
-    for name, info in EngineOptions.model_fields.items():
-        value = getattr(options, name)
-        if name in FLAGS and name not in _NOT_FLAGS and value != info.default:
+    for name, value in options.model_dump(exclude_defaults=True).items():
+        if name in FLAGS and name not in _NOT_FLAGS:
             words += _flag(name, value)
     prefix = "VLLM_USE_FLASHINFER_SAMPLER=1 " if options.flashinfer_sampler else ""
     return prefix + shlex.join(words)

@@ -10,6 +10,7 @@ from kvsim.attention import (
     RecurrentState,
     heads_per_rank,
 )
+from kvsim.checked import defaults
 from kvsim.engines.base import Deployment, EngineOptions
 from kvsim.engines.common import check_options, fill
 from kvsim.engines.vllm.rules import Rules, architecture, card_class
@@ -22,7 +23,7 @@ __all__ = ["FLAGS", "has_recurrent_layers", "resolve_options"]
 
 FLAGS = {
     name: "--" + name.replace("_", "-")
-    for name in EngineOptions.model_fields
+    for name in defaults(EngineOptions)
     if name
     not in (
         "swa_full_tokens_ratio",

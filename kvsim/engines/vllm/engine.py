@@ -6,7 +6,7 @@ from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget
 from kvsim.engines.vllm.budget import stage_budget, tightest_stage
 from kvsim.engines.vllm.command import serve_command
 from kvsim.engines.vllm.defaults import resolve_options
-from kvsim.engines.vllm.layout import capacity_of, layout_of
+from kvsim.engines.vllm.layout import Layout, capacity_of, layout_of
 from kvsim.engines.vllm.rules import NEWEST, Rules
 from kvsim.weights import stage_layers
 
@@ -33,6 +33,7 @@ class VLLM(Engine):
     def __init__(self, version: str = "") -> None:
         super().__init__(version)
         self.rules = Rules.of(self.version)
+        self._last: tuple[Deployment, Layout, int] | None = None
 
     def resolve(self, deployment: Deployment) -> Deployment:
         """Fill every missing option; see `kvsim.engines.base.Engine.resolve`."""
@@ -45,18 +46,25 @@ class VLLM(Engine):
 
     def capacity(self, deployment: Deployment, kv_bytes: int) -> Capacity:
         """Lay blocks over `kv_bytes` of the rank that `budget` describes."""
-        options = deployment.options
-        stage = tightest_stage(deployment, self.rules)
-        layers = stage_layers(deployment.model, options.pipeline_parallel_size, stage)
-        return capacity_of(deployment, self.rules, kv_bytes, layers)
+        return capacity_of(deployment, self.rules, kv_bytes, self._layers(deployment))
 
     def sequence_bytes(self, deployment: Deployment, context: int) -> int:
         """Bytes that a running sequence of `context` tokens occupies: blocks of every group."""
-        options = deployment.options
+        layout, block_bytes = self._blocks(deployment)
+        return layout.steady_blocks(context) * block_bytes
+
+    def _blocks(self, deployment: Deployment) -> tuple[Layout, int]:
+        """Groups and bytes a block; a plan asks about hundreds of lengths of one deployment."""
+        if self._last is None or self._last[0] is not deployment:
+            layout = layout_of(deployment, self.rules)
+            block_bytes = layout.bytes_per_block(self._layers(deployment))
+            self._last = (deployment, layout, block_bytes)
+        return self._last[1:]
+
+    def _layers(self, deployment: Deployment) -> range:
+        """Layers of the rank with the fewest blocks."""
         stage = tightest_stage(deployment, self.rules)
-        layers = stage_layers(deployment.model, options.pipeline_parallel_size, stage)
-        layout = layout_of(deployment, self.rules)
-        return layout.steady_blocks(context) * layout.bytes_per_block(layers)
+        return stage_layers(deployment.model, deployment.options.pipeline_parallel_size, stage)
 
     def command(self, deployment: Deployment) -> str:
         """Return the ``vllm serve`` line of the unresolved deployment."""

@@ -11,7 +11,7 @@ sequence takes blocks from every group. Gemma-3-27B, 10 full and 52 window layer
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from kvsim.engines.vllm.pages import LayerPage, PageSpec
 from kvsim.errors import UnsupportedError
@@ -23,8 +23,7 @@ __all__ = ["PageGroup", "bytes_per_block", "pack_groups", "promote_to_full", "re
 _PADDING_RATIO = 1.5
 
 
-@dataclass(frozen=True, slots=True)
-class PageGroup:
+class PageGroup(NamedTuple):
     """Layers under one block table.
 
     Parameters
@@ -79,7 +78,7 @@ def bytes_per_block(groups: tuple[PageGroup, ...], layers: Collection[int] | Non
 def promote_to_full(pages: list[LayerPage]) -> list[LayerPage]:
     """Charge windows and chunks as full attention (``--disable-hybrid-kv-cache-manager``)."""
     return [
-        replace(page, spec=replace(page.spec, kind="full", span=0))
+        page._replace(spec=page.spec._replace(kind="full", span=0))
         if page.spec.kind in ("window", "chunk")
         else page
         for page in pages
@@ -116,7 +115,7 @@ def _can_unify(pages: list[LayerPage]) -> bool:
 
 def _unify(pages: list[LayerPage]) -> list[LayerPage]:
     widest = max(page.spec.page_bytes for page in pages)
-    return [replace(page, spec=page.spec.with_page(widest)) for page in pages]
+    return [page._replace(spec=page.spec.with_page(widest)) for page in pages]
 
 
 def _pack_mixed(pages: list[LayerPage]) -> tuple[PageGroup, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvsim.engines.base import Capacity, Deployment, GroupLayout
 from kvsim.engines.vllm.groups import (
@@ -25,8 +25,7 @@ __all__ = ["Layout", "capacity_of", "fits_one_sequence", "layout_of"]
 _NULL_BLOCKS = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """A model's groups under one deployment, and what one sequence draws from them.
 
     Parameters

@@ -12,8 +12,7 @@ fitted, by release and card generation (``data/vllm_overheads.yaml``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvsim.attention import (
     Attention,
@@ -48,8 +47,7 @@ _MAX_CAPTURE = 512
 _V0_MAX_CAPTURE = 256
 
 
-@dataclass(frozen=True, slots=True)
-class ProfiledStep:
+class ProfiledStep(NamedTuple):
     """Sizes of the dummy step's tensors on one rank, bytes.
 
     Parameters

@@ -15,8 +15,7 @@ In flight: tokens scheduled and not yet settled, whose blocks a window cannot fr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvsim.attention import (
     Attention,
@@ -45,16 +44,14 @@ _INDEXER_SCALE_BYTES = 4
 _KERNEL_BLOCK = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Reserve:
+class Reserve(NamedTuple):
     """What shortens or lengthens a sequence's need: tokens in flight, context sharding."""
 
     in_flight_tokens: int = 0
     context_ranks: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class PageSpec:
+class PageSpec(NamedTuple):
     """How one layer's cache is paged; layers with equal specs can share a block table.
 
     Parameters
@@ -102,12 +99,11 @@ class PageSpec:
         """Grow to a page: by more tokens a block where they fit evenly, else by padding."""
         ratio, rest = divmod(page_bytes, self.page_bytes)
         if rest or self.kind == "state":
-            return replace(self, page_bytes=page_bytes)
-        return replace(self, page_bytes=page_bytes, block_size=self.block_size * ratio)
+            return self._replace(page_bytes=page_bytes)
+        return self._replace(page_bytes=page_bytes, block_size=self.block_size * ratio)
 
 
-@dataclass(frozen=True, slots=True)
-class LayerPage:
+class LayerPage(NamedTuple):
     """A layer's index, the name of its layer group, and its page."""
 
     layer: int
@@ -141,14 +137,14 @@ def align_to_states(pages: list[LayerPage], deployment: Deployment) -> list[Laye
     token_bytes = widest.page_bytes // widest.block_size
     least = _KERNEL_BLOCK * ceil_div(state, _KERNEL_BLOCK * token_bytes)
     block = max(least, deployment.options.block_size or least)
-    return [replace(p, spec=_aligned(p.spec, block, block * token_bytes)) for p in pages]
+    return [p._replace(spec=_aligned(p.spec, block, block * token_bytes)) for p in pages]
 
 
 def _aligned(spec: PageSpec, block: int, page_bytes: int) -> PageSpec:
     if spec.kind == "state":
-        return replace(spec, block_size=block, page_bytes=page_bytes)
+        return spec._replace(block_size=block, page_bytes=page_bytes)
     own_bytes = spec.page_bytes // spec.block_size * block
-    return replace(spec, block_size=block, page_bytes=own_bytes)
+    return spec._replace(block_size=block, page_bytes=own_bytes)
 
 
 def _specs(cache: Attention, deployment: Deployment) -> Iterator[PageSpec]:

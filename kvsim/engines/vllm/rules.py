@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvsim.engines.common import parse_release, read_data
 from kvsim.errors import UnsupportedError
@@ -69,8 +68,7 @@ def card_class(accelerator: AcceleratorProfile) -> str:
     return "large" if is_large else "small"
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(NamedTuple):
     """The rules of one release.
 
     Parameters

@@ -1,0 +1,257 @@
+"""Compare: the same requests under several memories, schedulers, dtypes or cards."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import streamlit as st
+
+import kvsim
+from app.parts import command, planning, questions, runs, shown
+from app.parts.trouble import in_place, say
+from app.parts.words import plain
+from app.state import Choice, Count, Field, PageState, Several
+from kvsim import SimulationComparison, figures
+
+PAGE = "compare"
+MOST_VARIANTS = 8
+BASE = ["rate", "requests", "seqs", "seed", "ttft", "tpot", "e2el", "plan"]
+
+# key of the page: dotted key that it varies
+VARIED = {
+    "allocators": "memory.allocator",
+    "blocks": "memory.block_size",
+    "schedulers": "scheduler.policy",
+    "dtypes": "engine.kv_cache_dtype",
+    "cards": "accelerator",
+}
+# What changes the size of the pool, unless a scenario states its number of blocks.
+RESIZES = ("blocks", "dtypes", "cards")
+
+FIELDS: tuple[Field, ...] = (
+    Choice(
+        key="scenario",
+        label="Scenario",
+        default="pagedattention-orca",
+        options=kvsim.scenario_names,
+    ),
+    Several(
+        key="allocators",
+        label="Memory",
+        default=("reserve-max", "reserve-pow2", "reserve-oracle", "paged"),
+        options=kvsim.allocator_names,
+        help="The first combination is what the others are measured against.",
+    ),
+    Several(
+        key="blocks",
+        label="Block sizes (tokens)",
+        options=lambda: [str(2**power) for power in range(10)],
+    ),
+    Several(key="schedulers", label="Schedulers", options=kvsim.scheduler_names),
+    Several(
+        key="dtypes",
+        label="KV cache dtypes",
+        options=lambda: ["auto", "fp8", *kvsim.kv_format_names()],
+    ),
+    Several(
+        key="cards",
+        label="Cards",
+        options=planning.cards,
+        spellings=planning.spelled_cards,
+        show=planning.card_named,
+    ),
+    Count(
+        key="runs",
+        label="Runs of each",
+        default=3,
+        most=10,
+        help="Two or more give 95 % intervals; the variants meet the same requests, run by run.",
+    ),
+    *(each for each in questions.FIELDS if each.key in BASE),
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, what to vary of it, and how often to run each."""
+
+    question: questions.Question
+    vary: dict[str, list[Any]]
+    replications: int
+
+    @property
+    def variants(self) -> int:
+        """How many combinations there are."""
+        return prod(map(len, self.vary.values()))
+
+    def command_line(self) -> str:
+        """The same for a shell."""
+        flags = self.question.flags() | {
+            "vary": [f"{key}={','.join(map(str, values))}" for key, values in self.vary.items()],
+            "replications": self.replications,
+        }
+        return command.command_line(f"compare {self.question.name}", flags)
+
+    def task(self) -> runs.Task:
+        """What to compute."""
+
+        def work(watch: runs.Watch) -> SimulationComparison:
+            with questions.on_disk(self.question) as scenario:
+                return kvsim.compare(
+                    scenario,
+                    self.vary,
+                    seed=self.question.seed,
+                    replications=self.replications,
+                    watch=watch,
+                )
+
+        return runs.Task(
+            f"{self.question.identity} {self.vary} {self.replications}",
+            work,
+            requests=self.question.requests,
+            simulations=self.variants * self.replications,
+            shared=self.question.trace is None,
+        )
+
+
+def main() -> None:
+    """Ask, simulate every variant, show them side by side."""
+    st.title("The same requests, under each", anchor=False)
+    state = PageState(PAGE, FIELDS)
+    asked = ask(state)
+    state.publish()
+    line = asked.command_line()
+    if not asked.vary:
+        st.info("Choose at least two of something to compare.")
+        return
+    if asked.variants > MOST_VARIANTS:
+        say(f"{asked.variants} combinations, and at most {MOST_VARIANTS} are compared here")
+    else:
+        with in_place():
+            run = runs.start(PAGE, asked.task())
+            if run.finished:
+                show_run(run, line)
+    command.show(line)
+
+
+def ask(state: PageState) -> Asked:
+    """Draw the inputs."""
+    left, right = st.columns([1, 2], vertical_alignment="top")
+    with left:
+        name, trace = questions.ask_scenario(state)
+        replications = state.ask("runs")
+    chosen: dict[str, Any] = {}
+    with right:
+        chosen["allocators"] = state.ask("allocators")
+        for pair in (("blocks", "schedulers"), ("dtypes", "cards")):
+            for key, column in zip(pair, st.columns(2), strict=True):
+                with column:
+                    chosen[key] = state.ask(key)
+    with st.expander("Load, seed, objectives and the pool", icon=":material/tune:"):
+        values = questions.ask_changes(state, name, BASE)
+    question = questions.asked(name, trace, values)
+    vary = {VARIED[key]: _typed(key, names) for key, names in chosen.items() if names}
+    if any(chosen[key] for key in RESIZES) and not values["plan"]:
+        _say_if_fixed(name)
+    return Asked(question, vary, replications)
+
+
+def _typed(key: str, names: tuple[str, ...]) -> list[Any]:
+    return [int(name) for name in names] if key == "blocks" else list(names)
+
+
+def _say_if_fixed(name: str) -> None:
+    blocks = kvsim.load_scenario(name).memory.num_blocks
+    if blocks is not None:
+        st.caption(
+            f":material/info: {plain(name)} states its pool, {blocks:,} blocks, whatever the"
+            " card, the dtype or the block size. Switch on *Pool from the plan* below to size it"
+            " by them."
+        )
+
+
+def show_run(run: runs.Run, line: str) -> None:
+    """Show what the variants came to."""
+    if run.trouble:
+        say(run.trouble)
+        return
+    if run.cut:
+        left, right = st.columns([5, 1], vertical_alignment="center")
+        left.warning(plain(f"This comparison was {run.cut}: it shows what was finished."))
+        right.button("Run it again", on_click=runs.again, args=(PAGE,))
+    found: SimulationComparison | None = run.answer
+    if found is None:
+        say("nothing was finished: give it more time, or fewer requests")
+        return
+    show(found, line)
+
+
+def show(found: SimulationComparison, line: str) -> None:
+    """Show the variants side by side."""
+    first = found.variants[0].runs.first
+    st.caption(plain(first.setup.scenario.question))
+    _cautions(found)
+    shown.table(
+        figures.values_table(found),
+        note="Means over the runs; empty where a saturated run's mean would say nothing.",
+    )
+    if len(found.variants) > 1:
+        shown.table(
+            figures.differences_table(found),
+            note="Paired, run by run, on the same requests; *from* and *to* are the 95 % interval.",
+        )
+    left, right = st.columns(2)
+    with left:
+        shown.chart(figures.split_panels(found))
+    with right:
+        shown.chart(figures.queue_panels(found))
+    left, right = st.columns(2)
+    with left:
+        shown.chart(figures.latency_panels(found))
+    with right:
+        shown.chart(figures.interval_chart(found), note="With 95 % intervals over the runs.")
+    _keep(found, line)
+
+
+def _cautions(found: SimulationComparison) -> None:
+    saturated = [variant.label for variant in found.variants if variant.runs.saturated]
+    if saturated:
+        st.warning(
+            f"Saturated: {plain('; '.join(saturated))}. Requests came faster than they could be"
+            " served, so TTFT, end-to-end time and queue grow for as long as the run goes on."
+        )
+
+
+def _keep(found: SimulationComparison, line: str) -> None:
+    """Offer the comparison as files."""
+    row = st.container(horizontal=True)
+    row.download_button(
+        "Everything, JSON",
+        data=lambda: json.dumps(found.to_dict(), indent=2),
+        file_name="kvsim-comparison.json",
+        mime="application/json",
+        key="comparison.json",
+        on_click="ignore",
+    )
+    row.download_button(
+        "Report, HTML",
+        data=lambda: figures.comparison_report(found, command=line),
+        file_name="kvsim-comparison.html",
+        mime="text/html",
+        key="comparison.html",
+        on_click="ignore",
+    )
+    row.download_button(
+        "Scenario, YAML",
+        data=found.variants[0].runs.first.setup.scenario.to_yaml,
+        file_name="kvsim-scenario.yaml",
+        mime="application/yaml",
+        key="scenario.yaml",
+        on_click="ignore",
+    )
+
+
+main()

@@ -1,0 +1,254 @@
+"""Simulate: what happens to memory and to latency under load, moment by moment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+import kvsim
+from app.parts import command, questions, runs, shown
+from app.parts.trouble import in_place, say
+from app.parts.words import plain
+from app.state import Choice, Count, Field, PageState, Pick
+from kvsim import Camera, Replications, SimulationResult, figures
+
+PAGE = "simulate"
+MAIN = ["rate", "requests", "allocator", "scheduler"]
+MORE = ["model", "gpu", "block", "seqs", "seed", "ttft", "tpot", "e2el", "plan"]
+BY = ("e2el", "ttft", "tpot", "queue")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment(Count):
+    """One of the moments that were kept of a run."""
+
+    def widget(self, key: str, **settings: Any) -> Any:
+        """A slider through simulated time."""
+        seconds = settings.pop("seconds")
+        st.session_state[key] = min(st.session_state[key], len(seconds) - 1)
+        return st.select_slider(
+            self.label,
+            range(len(seconds)),
+            key=key,
+            format_func=lambda at: f"{seconds[at]:,.1f} s",
+            **settings,
+        )
+
+
+FIELDS: tuple[Field, ...] = (
+    Choice(
+        key="scenario",
+        label="Scenario",
+        default="preemption-edge",
+        options=kvsim.scenario_names,
+        help="Each asks one question; every number of it can be changed.",
+    ),
+    *questions.FIELDS,
+    Moment(key="at", label="Simulated time", default=40, least=0, most=1000),
+    Pick(
+        key="by",
+        label="Slowest by",
+        default="e2el",
+        options=lambda: BY,
+        show=lambda name: figures.LATENCIES[name],
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A run, the frames of its pool, and what it came to."""
+
+    result: SimulationResult
+    camera: Camera
+    summary: dict[str, Any]
+
+    @property
+    def runs(self) -> Replications:
+        """The run as the report takes it."""
+        return Replications(self.result, (self.summary,))
+
+
+def main() -> None:
+    """Ask, simulate, show."""
+    st.title("What happens under load?", anchor=False)
+    state = PageState(PAGE, FIELDS)
+    question = ask(state)
+    state.publish()
+    line = command.command_line(f"simulate {question.name}", question.flags())
+    with in_place():
+        run = runs.start(PAGE, task(question))
+        if run.finished:
+            show_run(state, run, line)
+    command.show(line)
+
+
+def ask(state: PageState) -> questions.Question:
+    """Draw the inputs."""
+    left, right = st.columns([1, 2], vertical_alignment="top")
+    with left:
+        name, trace = questions.ask_scenario(state)
+    with right:
+        values = questions.ask_changes(state, name, MAIN)
+        with st.expander("Model, card, blocks, seed and objectives", icon=":material/tune:"):
+            values |= questions.ask_changes(state, name, MORE)
+    return questions.asked(name, trace, values)
+
+
+def task(question: questions.Question) -> runs.Task:
+    """Say what to compute."""
+
+    def work(watch: runs.Watch) -> Answer:
+        camera = Camera()
+        with questions.on_disk(question) as scenario:
+            result = kvsim.simulate(scenario, question.seed, watch=watch, camera=camera)
+        return Answer(result, camera, result.summary)
+
+    shared = question.trace is None
+    return runs.Task(question.identity, work, requests=question.requests, shared=shared)
+
+
+def show_run(state: PageState, run: runs.Run, line: str) -> None:
+    """Show what a finished run came to."""
+    if run.trouble:
+        say(run.trouble)
+        return
+    if run.cut:
+        left, right = st.columns([5, 1], vertical_alignment="center")
+        left.warning(plain(f"This run was {run.cut}: it shows what was finished until then."))
+        right.button("Run it again", on_click=runs.again, args=(PAGE,))
+    answer: Answer | None = run.answer
+    if answer is None or not answer.result.summary["completed"]:
+        say("no request was finished: give it more time, or fewer or shorter requests")
+        return
+    show(state, answer, line)
+
+
+def show(state: PageState, answer: Answer, line: str) -> None:
+    """Show one run."""
+    result = answer.result
+    st.caption(plain(result.setup.scenario.question))
+    _numbers(result)
+    _cautions(result)
+    _scrub(state, answer)
+    left, right = st.columns([3, 2])
+    with left:
+        shown.chart(
+            figures.latency_chart(result),
+            note="A curve at 99 % says: 99 of 100 were at least that fast. Objectives are"
+            " upright lines.",
+        )
+    with right:
+        shown.table(figures.latency_table(answer.runs))
+        _keep(answer, line)
+    by = state.ask("by")
+    state.publish()
+    shown.chart(
+        figures.slowest_chart(result, by=by),
+        note="From arrival to the last token. Recomputing after a preemption is inside decode.",
+    )
+    with st.expander("Every number of the run"):
+        shown.table(figures.numbers_table(result.summary))
+
+
+def _numbers(result: SimulationResult) -> None:
+    summary = result.summary
+    cache = summary["kv_cache"]
+    numbers = {
+        "Requests": f"{summary['completed']:,}",
+        "Requests a second": f"{summary['request_throughput']:,.2f}",
+        "Output tokens a second": f"{summary['output_throughput']:,.0f}",
+        "TTFT p99": f"{summary['p99_ttft_ms']:,.0f} ms",
+        "Pool held": f"{cache['usage_mean']:.1%}",
+        "Pool with tokens": f"{cache['waste']['token_states']:.1%}",
+        "Preemptions": f"{summary['preemptions']:,}",
+    }
+    row = st.container(horizontal=True)
+    for name, value in numbers.items():
+        row.metric(name, value, width="content")
+
+
+def _cautions(result: SimulationResult) -> None:
+    summary = result.summary
+    if summary["saturated"]:
+        st.warning(
+            "Saturated: requests came faster than they could be served. Queue, TTFT and"
+            " end-to-end time grow for as long as the run goes on; no mean of them means much."
+        )
+    if summary["rejected"]:
+        st.warning(
+            f"{summary['rejected']:,} requests were rejected: longer than the longest sequence,"
+            " or than the whole pool holds."
+        )
+    for note in result.notes:
+        st.caption(f":material/info: {plain(note)}")
+
+
+# --- scrubbing -----------------------------------------------------------------------------
+
+
+@st.fragment
+def _scrub(state: PageState, answer: Answer) -> None:
+    """Show the pool at one moment, and that moment in the run."""
+    camera = answer.camera
+    number = state.ask("at", seconds=[frame.seconds for frame in camera.frames])
+    state.publish()
+    cells = kvsim.pool_cells(camera, number)
+    shown.chart(figures.pool_map(cells), note=_pool_note(cells))
+    bins = kvsim.time_bins(answer.result)
+    left, right = st.columns(2)
+    with left:
+        shown.chart(
+            figures.queue_chart(bins, at_seconds=cells.frame.seconds),
+            note="Means over short spans of time; a cross marks preemptions.",
+        )
+    with right:
+        shown.chart(
+            figures.split_chart(bins, at_seconds=cells.frame.seconds),
+            note="Internal: held and never written. External: free, but scattered or rounded away.",
+        )
+
+
+def _pool_note(cells: Any) -> str:
+    size = cells.blocks_per_cell
+    if cells.exact:
+        return f"One cell is {size:,} token slots of contiguous memory, at its address."
+    return (
+        f"One cell is {'a block' if size == 1 else f'{size:,} blocks'} of {cells.block_size:,}"
+        " tokens. How many blocks each request holds is exact; paged blocks have no addresses"
+        " that matter, so their places are reconstructed."
+    )
+
+
+# --- keeping -------------------------------------------------------------------------------
+
+
+def _keep(answer: Answer, line: str) -> None:
+    """Offer everything about the run as files."""
+    result = answer.result
+    forms: dict[str, tuple[str, str, Callable[[], str]]] = {
+        "Requests, CSV": ("requests.csv", "text/csv", lambda: result.requests.to_csv(index=False)),
+        "Summary, JSON": (
+            "summary.json",
+            "application/json",
+            lambda: json.dumps(result.summary, indent=2),
+        ),
+        "Report, HTML": (
+            "report.html",
+            "text/html",
+            lambda: figures.simulation_report(answer.runs, command=line),
+        ),
+        "Scenario, YAML": ("scenario.yaml", "application/yaml", result.setup.scenario.to_yaml),
+    }
+    row = st.container(horizontal=True)
+    for words, (file, mime, make) in forms.items():
+        row.download_button(
+            words, data=make, file_name=f"kvsim-{file}", mime=mime, key=file, on_click="ignore"
+        )
+
+
+main()

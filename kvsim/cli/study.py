@@ -1,0 +1,121 @@
+"""``kvsim study``: small experiments on a real device, beside the simulator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kvsim.cli.options import COUNT, MODEL, format_option
+
+if TYPE_CHECKING:
+    from kvsim.calibrate.study.findings import Study, StudyRow
+    from kvsim.cli.render import Section
+
+__all__ = ["command"]
+
+
+@click.group("study")
+def command() -> None:
+    """Run small experiments in torch and in the simulator, side by side."""
+
+
+@command.command("cache")
+@click.option("--model", type=MODEL, default="gpt2", show_default=True, help="Name or path.")
+@click.option("--device", default="cpu", show_default=True, help="Torch's name: cpu, cuda.")
+@click.option("--tokens", type=COUNT, multiple=True, help="Lengths of the answer (repeatable).")
+@click.option("--batch", type=COUNT, multiple=True, help="Sequences side by side (repeatable).")
+@click.option("--quick", is_flag=True, help="A shrunk decoder and short answers: under a minute.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for study.json and study.html.",
+)
+@format_option
+def cache(
+    model: str,
+    device: str,
+    tokens: tuple[int, ...],
+    batch: tuple[int, ...],
+    quick: bool,
+    output: Path | None,
+    output_format: str,
+) -> None:
+    """Generate with no, a growing, a preallocated and a paged cache, and compare.
+
+    All four must generate the same tokens before anything is timed.
+
+    \b
+    kvsim study cache --quick
+    kvsim study cache --device cuda --model llama2-7b --output results
+    """  # noqa: D301 - \b keeps click from wrapping the examples
+    from dataclasses import replace
+
+    from kvsim.calibrate.outputs import write_record
+    from kvsim.calibrate.study.command import StudyPlan, study_caches
+    from kvsim.cli.render import emit
+    from kvsim.figures.measured import study_page
+
+    plan = StudyPlan.quickly(model, device) if quick else StudyPlan(model, device)
+    plan = replace(
+        plan,
+        tokens=tuple(sorted(set(tokens))) or plan.tokens,
+        batches=tuple(sorted(set(batch))) or plan.batches,
+    )
+    study = study_caches(plan, say=lambda line: click.echo(line, err=True))
+    record = study.record()
+    if output is not None:
+        for line in write_record(output, "study", record, study_page):
+            click.echo(line, err=True)
+    emit(() if output_format in ("json", "csv") else _sections(study), record, output_format)
+
+
+def _sections(study: Study) -> list[Section]:
+    from kvsim.cli.render import Section, Table
+
+    headers = ("", "ms a token", "total s", "simulated s", "KV peak", "simulated", "read a token")
+    title = f"{study.model} in {study.dtype} on {study.device}"
+    what = (
+        f"torch {study.torch_version}, timed in {study.clock}; all four caches generated the same"
+        f" {study.checked_tokens} tokens\nweights {_size(study.weight_bytes)}, a token of K and V"
+        f" {_size(study.token_bytes)}, prompts of {study.prompt_tokens} tokens"
+    )
+    rows = tuple(_row(row) for row in study.rows)
+    claims = "\n".join(
+        f"- {claim.claim}: {'yes' if claim.holds else 'no'}. {claim.finding}."
+        for claim in study.claims
+    )
+    return [
+        Section(title, (what, Table(headers, rows))),
+        Section("Growth exponents (1 is linear, 2 quadratic)", (_exponents(study),)),
+        Section("Common claims", (claims,)),
+    ]
+
+
+def _exponents(study: Study) -> str:
+    return "\n".join(
+        f"{name}, batch {batch}: a token over its context {slopes['token']:.2f},"
+        f" in total over the answer {slopes['total']:.2f}"
+        f" (simulated {slopes['simulated_total']:.2f})"
+        for name, batches in study.exponents.items()
+        for batch, slopes in batches.items()
+    )
+
+
+def _row(row: StudyRow) -> tuple[str, ...]:
+    return (
+        f"{row.cache}, batch {row.batch}, {row.tokens:,} tokens",
+        f"{1e3 * row.token_seconds:.2f}",
+        f"{row.total_seconds:.2f}",
+        f"{row.simulated_seconds:.2f}",
+        _size(row.kv_peak_bytes),
+        _size(row.simulated_kv_bytes),
+        _size(row.read_bytes_per_token),
+    )
+
+
+def _size(size: float) -> str:
+    from kvsim.units import format_bytes
+
+    return format_bytes(size)

@@ -1,0 +1,231 @@
+"""``kvsim validate``: the simulator beside a real decode loop, a real benchmark, a real log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kvsim.cli.options import MODEL, format_option
+
+if TYPE_CHECKING:
+    from kvsim.calibrate.bench_result import BenchComparison
+    from kvsim.calibrate.engine_log import LogComparison
+    from kvsim.calibrate.twin.command import Validation
+    from kvsim.calibrate.twin.compare import Comparison
+    from kvsim.cli.render import Section
+
+__all__ = ["command"]
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command("validate")
+@click.option("--model", type=MODEL, help="Name or path; default: a tiny one on a CPU.")
+@click.option("--device", default="cpu", show_default=True, help="Torch's name: cpu, cuda.")
+@click.option("--scenario", help="Scenario name or file; default: a few loads to saturation.")
+@click.option("--profile", help="Measured accelerator; default: the twin calibrates itself.")
+@click.option(
+    "--load",
+    "loads",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    help="Share of the estimated capacity (repeatable).",
+)
+@click.option("--quick", is_flag=True, help="Less of everything: seconds on a CPU.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for comparison.json and comparison.html.",
+)
+@click.option("--engine-log", type=_FILE, help="vLLM's start-up log, to compare with the plan.")
+@click.option("--bench", type=_FILE, help="A vllm bench serve JSON, to compare with --scenario.")
+@format_option
+def command(
+    engine_log: Path | None,
+    bench: Path | None,
+    output: Path | None,
+    output_format: str,
+    **asked: Any,
+) -> None:
+    """Compare predictions with reality.
+
+    Runs a small real serving loop in torch under the simulator's own scheduler and allocator,
+    and predicts the same run. With --engine-log or --bench it reads what vLLM wrote instead.
+
+    \b
+    kvsim validate --quick
+    kvsim validate --device cuda --model llama3-8b --output results
+    kvsim validate --engine-log vllm.log --profile h100
+    kvsim validate --bench result.json --scenario my.yaml
+    """  # noqa: D301 - \b keeps click from wrapping the examples
+    if engine_log is not None and bench is not None:
+        raise click.UsageError("--engine-log and --bench are two questions: ask one at a time.")
+    if engine_log is not None:
+        _log(engine_log, output, output_format, asked)
+    elif bench is not None:
+        _bench(bench, output, output_format, asked)
+    else:
+        _twin(output, output_format, asked)
+
+
+# ---- the twin -------------------------------------------------------------------------------
+
+
+def _twin(output: Path | None, output_format: str, asked: dict[str, Any]) -> None:
+    from kvsim.calibrate.twin.command import ValidationRequest, validate
+    from kvsim.cli.render import emit
+
+    asked["loads"] = tuple(asked["loads"])
+    found = validate(ValidationRequest(**asked), say=lambda line: click.echo(line, err=True))
+    record = found.record()
+    if output is not None:
+        _write(output, "comparison", record)
+    sections = () if output_format in ("json", "csv") else _twin_sections(found)
+    emit(sections, record, output_format)
+
+
+def _twin_sections(found: Validation) -> list[Section]:
+    from kvsim.cli.render import Section
+
+    coefficients = found.profile.coefficients
+    error = coefficients.error_percent if coefficients else None
+    what = f"torch {found.torch_version}, timed in {found.clock}\ncoefficients {found.provenance}"
+    what += f"; they miss their own rows by {error:g} %" if error is not None else ""
+    if found.drift_percent is not None:
+        what += f"\nequal work took up to {found.drift_percent:.0f} % longer at times: the"
+        what += " device's own doing, which no model predicts"
+    sections = [Section(f"{found.model} on {found.device}", (what,))]
+    for run in found.runs:
+        sections += _run_sections(run)
+    return sections
+
+
+def _run_sections(run: Comparison) -> list[Section]:
+    from kvsim.cli.render import Section, Table
+
+    errors = run.step_errors
+    summary = (
+        f"single steps: {errors.median_percent:.1f} % off in the median,"
+        f" {errors.p95_percent:.1f} % at p95; all together {errors.total_percent:+.1f} %"
+    )
+    steps = tuple(
+        (
+            f"{group.phase}, up to {group.sequences} x {group.context:,}",
+            f"{group.steps:,}",
+            f"{1e3 * group.predicted_seconds:.2f}",
+            f"{1e3 * group.measured_seconds:.2f}",
+            f"{group.error_percent:+.1f}",
+        )
+        for group in run.groups
+    )
+    pairs = tuple(_pair_row(p.name, p.predicted, p.measured) for p in (*run.latency, *run.memory))
+    return [
+        Section(
+            f"{run.label}: {run.steps:,} steps by batch and context",
+            (summary, Table(("", "steps", "predicted ms", "measured ms", "off %"), steps)),
+        ),
+        Section(f"{run.label}: requests and memory", (Table(_PAIR_HEADERS, pairs),)),
+    ]
+
+
+_PAIR_HEADERS = ("", "predicted", "measured", "off %")
+
+
+def _pair_row(name: str, predicted: float, measured: float) -> tuple[str, ...]:
+    off = f"{100 * (predicted / measured - 1):+.1f}" if measured else "-"
+    return name, f"{predicted:,.2f}", f"{measured:,.2f}", off
+
+
+# ---- what vLLM wrote ------------------------------------------------------------------------
+
+
+def _log(path: Path, output: Path | None, output_format: str, asked: dict[str, Any]) -> None:
+    from kvsim.calibrate.engine_log import compare_log, read_engine_log
+    from kvsim.cli.render import emit
+    from kvsim.scenario import load_scenario
+
+    if asked["profile"] is None:
+        raise click.UsageError("--engine-log needs --profile: the accelerator that vLLM ran on.")
+    options = load_scenario(asked["scenario"]).engine.options if asked["scenario"] else None
+    found = compare_log(read_engine_log(path), asked["profile"], asked["model"], options)
+    if output is not None:
+        _write(output, "engine-log", found.record(), page=False)
+    sections = () if output_format in ("json", "csv") else _log_sections(found)
+    emit(sections, found.record(), output_format)
+
+
+def _log_sections(found: LogComparison) -> list[Section]:
+    from kvsim.cli.render import Section, Table
+    from kvsim.units import GIB
+
+    rows = tuple(
+        (
+            term.name,
+            f"{term.plan_bytes / GIB:.2f}",
+            f"{term.log_bytes / GIB:.2f}",
+            f"{term.difference_bytes / GIB:+.2f}",
+        )
+        for term in found.terms
+    )
+    plan = found.plan
+    title = f"{plan.model.name} on {plan.accelerator.name}, vLLM {plan.engine.version}"
+    table = Table(("GiB a rank", "plan", "log", "log - plan"), rows)
+    return [Section(title, (table,)), Section("What would close the gap", (_closing(found),))]
+
+
+def _closing(found: LogComparison) -> str:
+    """The lines to add, and what the plan says with them."""
+    tokens = f"{found.closed_plan.kv_cache.capacity_tokens:,} tokens of KV cache"
+    if found.log.kv_tokens is not None:
+        tokens += f", the log {found.log.kv_tokens:,.0f}"
+    if not found.overrides and not found.profile_lines:
+        return f"nothing: no overhead differs by more than a log's rounding\nplan: {tokens}"
+    flags = [f"--{name.replace('_', '-')} {size}" for name, size in found.overrides.items()]
+    lines = [f"kvsim plan ... {' '.join(flags)}"] if flags else []
+    lines += (
+        ["in a scenario:", "engine:", *(f"  {line}" for line in found.scenario_lines())]
+        if flags
+        else []
+    )
+    lines += ["in the profile:", *found.profile_lines] if found.profile_lines else []
+    return "\n".join([*lines, f"with them the plan has {tokens}"])
+
+
+def _bench(path: Path, output: Path | None, output_format: str, asked: dict[str, Any]) -> None:
+    from kvsim.calibrate.bench_result import compare_bench
+    from kvsim.cli.render import emit
+    from kvsim.scenario import load_scenario
+
+    if asked["scenario"] is None:
+        raise click.UsageError("--bench needs --scenario: what vLLM served, and on what.")
+    places = {"model": asked["model"], "accelerator": asked["profile"]}
+    overrides = {key: value for key, value in places.items() if value is not None}
+    found = compare_bench(path, load_scenario(asked["scenario"], overrides), asked["seed"])
+    if output is not None:
+        _write(output, "bench", found.record(), page=False)
+    sections = () if output_format in ("json", "csv") else _bench_sections(found)
+    emit(sections, found.record(), output_format)
+
+
+def _bench_sections(found: BenchComparison) -> list[Section]:
+    from kvsim.cli.render import Section, Table
+
+    rows = tuple(_pair_row(pair.name, pair.predicted, pair.measured) for pair in found.pairs)
+    how = (
+        "its own requests, replayed"
+        if found.replayed
+        else "the scenario's workload (the result lists no requests: --save-detailed would)"
+    )
+    return [Section(f"{found.path.name}: {how}", (Table(_PAIR_HEADERS, rows),))]
+
+
+def _write(folder: Path, stem: str, record: dict[str, Any], *, page: bool = True) -> None:
+    """Write the JSON, and the page where plotly is there to draw it."""
+    from kvsim.calibrate.outputs import write_record
+    from kvsim.figures.measured import validation_page
+
+    for line in write_record(folder, stem, record, validation_page if page else None):
+        click.echo(line, err=True)

@@ -1,0 +1,78 @@
+"""Grids of named cells: a heat map whose colours mean something and are spelled out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kvsim.figures.theme import Axis, draw
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+__all__ = ["cell_trace", "grid"]
+
+
+def cell_trace(
+    names: Sequence[Sequence[str]],
+    colours: Mapping[str, str],
+    *,
+    texts: Sequence[Sequence[str]] | None = None,
+    hovers: Sequence[Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """Return one heat map of named cells.
+
+    Parameters
+    ----------
+    names : sequence of sequence of str
+        What every cell is, row by row; keys of `colours`.
+    colours : mapping of str to str
+        The colour of each name.
+    texts, hovers : sequence of sequence of str, optional
+        What stands in a cell, and what is said of it.
+    """
+    known = list(colours)
+    steps = len(known)
+    scale = [
+        [(at + side) / steps, colours[name]] for at, name in enumerate(known) for side in (0, 1)
+    ]
+    return {
+        "type": "heatmap",
+        "z": [[known.index(name) for name in row] for row in names],
+        "zmin": -0.5,
+        "zmax": steps - 0.5,
+        "colorscale": scale,
+        "showscale": False,
+        "xgap": 2,
+        "ygap": 2,
+        "text": texts,
+        "texttemplate": "%{text}" if texts else None,
+        "customdata": hovers or names,
+        "hovertemplate": "%{customdata}<extra></extra>",
+    }
+
+
+def grid(
+    trace: Mapping[str, Any], legend: Mapping[str, str], *, x: Axis, y: Axis, height: int = 380
+) -> Figure:
+    """Draw one heat map, its first row on top, with a legend of named colours."""
+    keys = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": name,
+            "x": [None],
+            "y": [None],
+            "marker": {"symbol": "square", "size": 12, "color": colour},
+        }
+        for name, colour in legend.items()
+    ]
+    return draw([trace, *keys], x=_bare(x), y=_bare(y, reverse=True), height=height)
+
+
+def _bare(axis: Axis, *, reverse: bool = False) -> Axis:
+    """An axis of cells: no lines between them, the first row on top."""
+    settings = {"showgrid": False, "zeroline": False, **(axis.settings or {})}
+    if reverse:
+        settings["autorange"] = "reversed"
+    return Axis(axis.title, axis.unit, axis.log, settings)

@@ -1,0 +1,165 @@
+"""The pool as a heat map: one cell a block or a bin of blocks, coloured by who holds it."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kvsim.cells import Use
+from kvsim.figures.chart import Chart, Row
+from kvsim.figures.grids import grid
+from kvsim.figures.theme import PALETTE, Axis, muted
+from kvsim.units import ceil_div
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from kvsim.cells import Cells
+
+__all__ = ["pool_map"]
+
+_REQUEST_COLOURS = tuple(PALETTE[name] for name in ("blue", "green", "pink", "sky", "yellow"))
+_SHADES = len(_REQUEST_COLOURS)
+_COLOURS = {
+    Use.FREE: "rgba(140,140,140,0.13)",
+    Use.CACHED: "rgba(110,110,110,0.62)",
+    Use.SHARED: PALETTE["orange"],
+    Use.UNUSED: muted(PALETTE["red"], 0.25),
+    Use.WRITTEN: _REQUEST_COLOURS[0],
+    Use.COMING: muted(_REQUEST_COLOURS[0]),
+}
+_WORDS = {
+    Use.FREE: "free",
+    Use.CACHED: "cached, finished",
+    Use.SHARED: "shared by several",
+    Use.UNUSED: "held, never used",
+    Use.WRITTEN: "one request's tokens",
+    Use.COMING: "held for its later tokens",
+}
+_LONE = (Use.FREE, Use.CACHED, Use.SHARED, Use.UNUSED)  # uses that have one colour each
+_SCALE = (
+    *(_COLOURS[use] for use in _LONE),
+    *_REQUEST_COLOURS,
+    *(muted(colour) for colour in _REQUEST_COLOURS),
+)
+ASPECT = 2.6
+
+
+def pool_map(cells: Cells) -> Chart:
+    """Draw the pool at one moment.
+
+    Requests take five colours in turn, so neighbours in the order of arrival differ.
+    """
+    columns = _columns(len(cells.use))
+    colours = _padded(_colour_numbers(cells), columns)
+    step = cells.blocks_per_cell
+    trace: dict[str, Any] = {
+        "type": "heatmap",
+        "z": colours,
+        "y0": 0,
+        "dy": columns * step,
+        "x0": 0,
+        "dx": step,
+        "zmin": -0.5,
+        "zmax": len(_SCALE) - 0.5,
+        "colorscale": _stepped(),
+        "showscale": False,
+        "xgap": 1,
+        "ygap": 1,
+        "customdata": _padded(np.array(_hovers(cells), dtype=object), columns),
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "hoverongaps": False,
+    }
+    present = {use for use in Use if (cells.use == use).any()}
+    legend = {words: _COLOURS[use] for use, words in _WORDS.items() if use in present}
+    unit = "slot" if cells.exact else "block"
+    figure = grid(
+        trace,
+        legend,
+        x=Axis(f"{unit} within the row"),
+        y=Axis(f"first {unit} of the row"),
+        height=430,
+    )
+    title = f"The pool at {cells.frame.seconds:,.2f} s"
+    return Chart("pool", title, _rows(cells), _alt(cells), figure)
+
+
+def _columns(count: int) -> int:
+    """Cells a row: a wide picture, in whole eights."""
+    return max(8, 8 * round(sqrt(count * ASPECT) / 8))
+
+
+def _colour_numbers(cells: Cells) -> npt.NDArray[np.float64]:
+    """Position of each cell's colour in `_SCALE`."""
+    lone = np.zeros(len(Use))
+    lone[list(_LONE)] = range(len(_LONE))
+    shade = len(_LONE) + cells.row % _SHADES
+    numbers = np.where(cells.use == Use.WRITTEN, shade, lone[cells.use])
+    return np.where(cells.use == Use.COMING, shade + _SHADES, numbers)
+
+
+def _stepped() -> list[list[Any]]:
+    steps = len(_SCALE)
+    return [[(at + side) / steps, colour] for at, colour in enumerate(_SCALE) for side in (0, 1)]
+
+
+def _hovers(cells: Cells) -> list[str]:
+    """One short line a cell."""
+    step, unit = cells.blocks_per_cell, "slot" if cells.exact else "block"
+    holders = [
+        _holder(use, row) for use, row in zip(cells.use.tolist(), cells.row.tolist(), strict=True)
+    ]
+    if step == 1:
+        return [f"{unit} {at:,}: {holder}" for at, holder in enumerate(holders)]
+    return [f"{unit}s from {at * step:,}: mostly {holder}" for at, holder in enumerate(holders)]
+
+
+def _holder(use: int, row: int) -> str:
+    if use == Use.WRITTEN:
+        return f"request {row}"
+    if use in (Use.COMING, Use.UNUSED):
+        return f"request {row}, {_WORDS[Use(use)]}"
+    return _WORDS[Use(use)]
+
+
+def _padded(values: npt.NDArray[Any], columns: int) -> list[list[Any]]:
+    """Rows of cells; the last one is filled up with nothing."""
+    filled: list[Any] = [*values.tolist()]
+    filled += [None] * (ceil_div(len(filled), columns) * columns - len(filled))
+    return [filled[at : at + columns] for at in range(0, len(filled), columns)]
+
+
+def _rows(cells: Cells) -> list[Row]:
+    """Who holds how much, in token slots."""
+    size, frame = cells.block_size, cells.frame
+    own = [
+        (f"request {each.row}", each.written, each.coming, each.unused, each.address)
+        for each in frame.holdings
+    ]
+    rest = [("shared", frame.shared), ("cached", frame.cached), ("free", frame.free)]
+    parts = [*own, *((name, blocks, 0, 0, None) for name, blocks in rest)]
+    return [
+        {
+            "holder": holder,
+            "slots": (written + coming + unused) * size,
+            "for later tokens": coming * size,
+            "never used": unused * size,
+            "address": address,
+        }
+        for holder, written, coming, unused, address in parts
+    ]
+
+
+def _alt(cells: Cells) -> str:
+    frame = cells.frame
+    total = frame.held + frame.cached + frame.free or 1
+    unit = "slots" if cells.exact else "blocks"
+    parts = [
+        f"{len(frame.holdings):,} requests hold {frame.held:,} of {total:,} {unit}"
+        f" ({frame.held / total:.0%})",
+        f"{frame.cached:,} keep finished prefixes" if frame.cached else "",
+        f"{frame.free:,} are free, {frame.waiting:,} requests wait",
+    ]
+    return f"At {frame.seconds:,.2f} s {'; '.join(part for part in parts if part)}."

@@ -1,0 +1,343 @@
+"""Variants of a scenario side by side: small multiples on shared axes, and differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from kvsim.figures.chart import Chart, Table
+from kvsim.figures.page import Lines, html_page
+from kvsim.figures.simulation import (
+    LATENCIES,
+    POINTS,
+    latency_axis,
+    latency_curves,
+    latency_line,
+    numbers_table,
+)
+from kvsim.figures.theme import CYCLE, Axis, draw, label
+from kvsim.figures.timeline import panel_title, stacked_panels
+from kvsim.results import SATURATED_MEANINGLESS
+from kvsim.timebins import time_bins
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from kvsim.comparison import SimulationComparison, Variant
+    from kvsim.metrics import Interval
+    from kvsim.timebins import TimeBins
+
+__all__ = [
+    "comparison_report",
+    "differences_table",
+    "interval_chart",
+    "latency_panels",
+    "queue_panels",
+    "split_panels",
+    "values_table",
+]
+
+# key of the summary: (words, unit)
+COMPARED = {
+    "mean_ttft_ms": ("mean TTFT", "ms"),
+    "p99_ttft_ms": ("p99 TTFT", "ms"),
+    "mean_tpot_ms": ("mean TPOT", "ms"),
+    "p99_itl_ms": ("p99 inter-token latency", "ms"),
+    "mean_e2el_ms": ("mean end to end", "ms"),
+    "mean_queue_ms": ("mean queue", "ms"),
+    "request_throughput": ("requests", "1/s"),
+    "request_goodput": ("good requests", "1/s"),
+    "output_throughput": ("output tokens", "1/s"),
+    "mean_batch_size": ("mean batch", "sequences"),
+    "kv_cache.usage_mean": ("pool held", "share"),
+    "kv_cache.waste.token_states": ("tokens in the pool", "share"),
+    "kv_cache.waste.reserved": ("reserved", "share"),
+    "kv_cache.waste.internal": ("internal waste", "share"),
+    "kv_cache.waste.external": ("external waste", "share"),
+    "prefix_cache.hits": ("prefix hits", "tokens"),
+    "preemptions": ("preemptions", "number"),
+    "recomputed_tokens": ("recomputed", "tokens"),
+    "swapped_tokens": ("swapped", "tokens"),
+    "memory_limited": ("memory-limited time", "share"),
+    "rejected": ("rejected", "number"),
+}
+_DRAWN = (
+    "mean_ttft_ms",
+    "mean_tpot_ms",
+    "output_throughput",
+    "kv_cache.waste.token_states",
+)
+_PANELS = ("ttft", "tpot", "e2el", "queue")
+_PANEL_PIXELS = 170
+
+
+# --- tables --------------------------------------------------------------------------------
+
+
+def values_table(found: SimulationComparison) -> Table:
+    """Tabulate what each variant came to, a column a variant."""
+    means = [_means(variant) for variant in found.variants]
+    rows = [
+        {"quantity": words, "unit": unit}
+        | {
+            variant.label: _shown(mean.get(key))
+            for variant, mean in zip(found.variants, means, strict=True)
+        }
+        for key, (words, unit) in COMPARED.items()
+        if any(mean.get(key) for mean in means)
+    ]
+    return Table("values", "The same requests under each", rows)
+
+
+def differences_table(found: SimulationComparison) -> Table:
+    """Tabulate differences from the first variant, paired run by run, with 95 % intervals.
+
+    The interval is there from two runs on; what grows for as long as a saturated run goes on
+    is left out.
+    """
+    first, *others = found.variants
+    bases = _means(first)
+    rows = [
+        row
+        for key in bases
+        for variant in others
+        if (row := _difference(found, variant, key, bases[key])) is not None
+    ]
+    return Table("differences", f"Differences from {first.label}", rows)
+
+
+def _difference(
+    found: SimulationComparison, variant: Variant, key: str, base: float
+) -> dict[str, Any] | None:
+    """One quantity of one variant; None where either side has no value."""
+    change = found.difference(variant, key)
+    if change is None or _says_nothing(variant, key):
+        return None
+    several = len(variant.runs.summaries) > 1
+    words, unit = COMPARED[key]
+    return {
+        "quantity": words,
+        "unit": unit,
+        "variant": variant.label,
+        f"{found.variants[0].label} has": _shown(base),
+        "difference": _shown(change.mean),
+        "from": _shown(change.low) if several else None,
+        "to": _shown(change.high) if several else None,
+        "in percent": _shown(100 * change.mean / base) if base else None,
+    }
+
+
+def _means(variant: Variant) -> dict[str, float]:
+    """Means over the variant's runs of what is compared, where they say something."""
+    intervals = variant.runs.intervals
+    return {
+        key: intervals[key].mean
+        for key in COMPARED
+        if key in intervals and not _says_nothing(variant, key)
+    }
+
+
+def _says_nothing(variant: Variant, key: str) -> bool:
+    """Whether a number depends on how long a saturated run went on."""
+    latency = key.rsplit("_", 2)[-2] if key.endswith("_ms") else ""
+    return variant.runs.saturated and latency in SATURATED_MEANINGLESS
+
+
+def _shown(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
+
+
+# --- pictures ------------------------------------------------------------------------------
+
+
+def split_panels(found: SimulationComparison) -> Chart:
+    """Draw where each variant's pool went, below each other."""
+    return stacked_panels(_binned(found), title="Where the pool's slots go", name="splits")
+
+
+def queue_panels(found: SimulationComparison) -> Chart:
+    """Draw each variant's queue and batch, below each other on the same scale."""
+    return stacked_panels(
+        _binned(found), queue=True, title="Queue and batch over time", name="queues"
+    )
+
+
+def _binned(found: SimulationComparison) -> list[tuple[str, TimeBins]]:
+    """Each variant's first run, in the same bins of time."""
+    end = max(variant.runs.first.end_seconds for variant in found.variants)
+    return [
+        (variant.label, time_bins(variant.runs.first, end_seconds=end))
+        for variant in found.variants
+    ]
+
+
+def latency_panels(found: SimulationComparison) -> Chart:
+    """Draw the distributions of four latencies on one axis, a line a variant."""
+    curves = {variant.label: latency_curves(variant.runs.first) for variant in found.variants}
+    every = [values for each in curves.values() for values in each.values()]
+    panels = [
+        _Panel(
+            LATENCIES[name],
+            latency_axis("", every),
+            Axis("requests", "%", settings={"range": [0, 101]}),
+            [
+                _line(text, number, at) | latency_line(each[name])
+                for number, (text, each) in enumerate(curves.items())
+                if name in each
+            ],
+        )
+        for at, name in enumerate(_PANELS)
+    ]
+    rows = [
+        {"variant": text, "latency": name, "percent": percent, "ms": float(value)}
+        for text, each in curves.items()
+        for name in _PANELS
+        for percent, value in zip(
+            np.linspace(0, 100, POINTS + 1).round(2).tolist(), each.get(name, ()), strict=False
+        )
+    ]
+    alt = "; ".join(f"{variant.label}: {_latency_words(variant)}" for variant in found.variants)
+    figure = _stacked(panels, height=120 + _PANEL_PIXELS * len(panels))
+    return Chart("latencies", "How long requests took", rows, f"{alt}.", figure)
+
+
+def _latency_words(variant: Variant) -> str:
+    summary = variant.runs.summaries[0]
+    if summary["p50_ttft_ms"] is None:
+        return "no request got a token"
+    return f"median TTFT {summary['p50_ttft_ms']:,.1f} ms, p99 {summary['p99_ttft_ms']:,.1f} ms"
+
+
+def interval_chart(found: SimulationComparison) -> Chart:
+    """Draw four means, with their 95 % intervals over replications."""
+    labels = [label(variant.label) for variant in found.variants]
+    intervals = [variant.runs.intervals for variant in found.variants]
+    category = {
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": labels,
+        "range": [len(labels) - 0.5, -0.5],
+    }
+    panels, rows = [], []
+    for at, key in enumerate(_DRAWN):
+        words, unit = COMPARED[key]
+        known = [
+            (number, variant, intervals[number][key])
+            for number, variant in enumerate(found.variants)
+            if key in intervals[number] and not _says_nothing(variant, key)
+        ]
+        dots = [_dot(labels[number], number, at, interval) for number, _, interval in known]
+        x = Axis("", unit, settings={"rangemode": "tozero"})
+        panels.append(_Panel(words, x, Axis(settings=category), dots))
+        rows += [
+            {"variant": variant.label, "quantity": words, "unit": unit} | interval._asdict()
+            for _, variant, interval in known
+        ]
+    figure = _stacked(panels, height=120 + len(panels) * (80 + 26 * len(labels)))
+    figure.update_layout(showlegend=False)
+    runs = len(found.variants[0].runs.summaries)
+    alt = "; ".join(f"{row['variant']}: {row['quantity']} {row['mean']:,.4g}" for row in rows)
+    return Chart("means", f"Means of {runs} runs each", rows, f"{alt}.", figure)
+
+
+class _Panel(NamedTuple):
+    """One of several plots below each other."""
+
+    title: str
+    x: Axis
+    y: Axis
+    traces: list[dict[str, Any]]
+
+
+def _stacked(panels: Sequence[_Panel], *, height: int) -> Figure:
+    """Draw panels below each other, each with axes of its own."""
+    room = 1 / len(panels)
+    layout: dict[str, Any] = {"annotations": []}
+    for at, panel in enumerate(panels):
+        number, top = _number(at), 1 - at * room
+        up = [top - 0.78 * room, top - 0.14 * room]
+        layout[f"xaxis{number}"] = panel.x.to_plotly() | {"anchor": f"y{number}"}
+        layout[f"yaxis{number}"] = panel.y.to_plotly() | {"anchor": f"x{number}", "domain": up}
+        layout["annotations"].append(panel_title(panel.title, up[1]))
+    figure = draw(
+        [trace for panel in panels for trace in panel.traces], x=Axis(), y=Axis(), height=height
+    )
+    figure.update_layout(**layout)
+    return figure
+
+
+def _number(at: int) -> str:
+    """Plotly's number of a panel's axes; the first has none."""
+    return str(at + 1) if at else ""
+
+
+def _place(at: int) -> dict[str, Any]:
+    return {"xaxis": f"x{_number(at)}", "yaxis": f"y{_number(at)}"}
+
+
+def _line(text: str, number: int, at: int) -> dict[str, Any]:
+    name = label(text)
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "legendgroup": name,
+        "showlegend": at == 0,
+        "line": {"color": CYCLE[number % len(CYCLE)], "width": 2.5},
+        "hovertemplate": "%{y:.1f} %: at most %{x:,.4~r} ms<extra>" + name + "</extra>",
+        **_place(at),
+    }
+
+
+def _dot(name: str, number: int, at: int, interval: Interval) -> dict[str, Any]:
+    half = interval.high - interval.mean
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [interval.mean],
+        "y": [name],
+        "error_x": {"type": "data", "array": [half], "thickness": 2},
+        "marker": {"size": 11, "color": CYCLE[number % len(CYCLE)]},
+        "hovertemplate": f"%{{y}}: %{{x:,.5~r}} ± {half:,.3g}<extra></extra>",
+        **_place(at),
+    }
+
+
+# --- keeping it ----------------------------------------------------------------------------
+
+
+def comparison_report(found: SimulationComparison, *, command: str = "") -> str:
+    """Write variants as one self-contained HTML page.
+
+    Parameters
+    ----------
+    found : SimulationComparison
+        The variants.
+    command : str
+        The command line that gives this report again.
+    """
+    first = found.variants[0]
+    blocks = [*_blocks(found)]
+    if command:
+        blocks.append(Lines("command", "This report again", [command]))
+    name = first.runs.first.setup.scenario.name
+    return html_page(f"{name}: the same requests by {', '.join(first.overrides)}", blocks)
+
+
+def _blocks(found: SimulationComparison) -> Iterator[Table]:
+    saturated = [variant.label for variant in found.variants if variant.runs.saturated]
+    if saturated:
+        yield Lines("caution", "Past saturation: its latencies grow with the run", saturated)
+    yield values_table(found)
+    if len(found.variants) > 1:
+        yield differences_table(found)
+    yield interval_chart(found)
+    yield split_panels(found)
+    yield queue_panels(found)
+    yield latency_panels(found)
+    for variant in found.variants:
+        numbers = numbers_table(variant.runs.summaries[0])
+        yield Table("summary", f"Every number of {variant.label}", numbers.rows)

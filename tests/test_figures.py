@@ -1,0 +1,229 @@
+"""Figures: what they draw is what the results say, with units, safely, for everyone's eyes."""
+
+import csv
+import io
+import itertools
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("plotly", reason="the dashboard's extra is not installed")
+
+import kvsim
+from kvsim import figures, lessons
+from kvsim.figures import theme
+
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def plans():
+    return [kvsim.plan("gemma3-12b", gpu) for gpu in ("a100", "l4")]
+
+
+@pytest.fixture(scope="module")
+def every_chart(plans):
+    """One chart of every kind."""
+    story = lessons.tell("paged")
+    model = kvsim.find_model("llama3.2-1b")
+    keepings = lessons.keepings(lessons.HeadShape(), "fp16", 2048)
+    cells = lessons.attention_cells(4, cached=True)
+    return [
+        figures.memory_chart(plans),
+        figures.capacity_chart(plans),
+        figures.admission_chart(plans),
+        figures.concurrency_chart({"bf16": plans[0]}),
+        figures.batch_chart(plans[0]),
+        figures.roofline_chart(plans[0]),
+        figures.attention_chart(cells, cached=True),
+        figures.work_chart(lessons.decode_work(model, 4, 4)),
+        figures.heads_chart(keepings, 2048),
+        figures.growth_chart({2048: keepings}),
+        figures.pool_chart(story, 3),
+        figures.kept_chart({"bf16": plans[0]}),
+        figures.validity_chart("encoder", lessons.validity_cells("encoder", 3, 5)),
+    ]
+
+
+# --- the numbers ---------------------------------------------------------------------------------
+
+
+def test_memory_rows_are_the_plans_terms(plans):
+    rows = figures.memory_chart(plans).rows
+    for plan in plans:
+        (weights,) = [
+            row["bytes"]
+            for row in rows
+            if (row["plan"], row["part"]) == (plan.accelerator.name, "weights")
+        ]
+        assert weights == plan.memory.weights_bytes
+        mine = [row["bytes"] for row in rows if row["plan"] == plan.accelerator.name]
+        assert sum(mine) == max(plan.memory.total_bytes, sum(mine))
+
+
+def test_what_does_not_fit_goes_past_the_card():
+    plan = kvsim.plan("llama3-70b", "l4")
+    figure = figures.memory_chart([plan]).figure
+    (mark,) = [trace for trace in figure.data if trace.name == "the card"]
+    bars = sum(trace.x[0] for trace in figure.data if trace.type == "bar")
+    assert mark.x[0] == pytest.approx(plan.memory.total_bytes / GIB)
+    assert bars > mark.x[0]
+
+
+def test_regimes_are_told_apart(plans):
+    rows = figures.capacity_chart(plans[:1]).rows
+    tokens = {row["regime"]: row["tokens"] for row in rows}
+    capacity = plans[0].capacity_tokens
+    assert tokens == {
+        "admission": capacity.admission,
+        "steady": capacity.steady,
+        "all full": capacity.all_full,
+    }
+    assert tokens["steady"] > tokens["all full"], "gemma 3 has windows"
+
+
+def test_no_request_is_a_gap_and_not_a_logarithm_of_zero():
+    plan = kvsim.plan("llama3-70b", "a100")
+    (line, *_) = figures.concurrency_chart({"bf16": plan}).figure.data
+    assert set(line.y) == {None}
+
+
+def test_the_roof_bends_at_the_ridge(plans):
+    chart = figures.roofline_chart(plans[0])
+    roof = chart.figure.data[0]
+    peak = plans[0].decode.ridge_point * plans[0].accelerator.bandwidth_bytes_per_s / 1e12
+    assert roof.x[1] == plans[0].decode.ridge_point
+    assert roof.y[1:] == pytest.approx((peak, peak))
+    assert roof.y[0] / roof.x[0] == pytest.approx(peak / plans[0].decode.ridge_point)
+
+
+@given(st.lists(st.sampled_from(["a100", "l4"]), min_size=1, max_size=4))
+def test_labels_are_unique(names):
+    known = {name: kvsim.plan("llama3.2-1b", name) for name in set(names)}
+    labels = figures.plan_labels([known[name] for name in names])
+    assert len(set(labels)) == len(names)
+
+
+# --- for everyone --------------------------------------------------------------------------------
+
+
+def test_every_axis_with_numbers_has_a_unit(every_chart):
+    for chart in every_chart:
+        layout = chart.figure.to_dict()["layout"]
+        for name in [name for name in layout if name[1:].startswith("axis")]:
+            numbers = layout[name].get("type") not in ("category",)
+            grid = chart.figure.data[0].type == "heatmap"
+            title = layout[name]["title"]["text"]
+            assert grid or not numbers or title.endswith(")"), (chart.name, name, title)
+
+
+def test_every_chart_describes_itself(every_chart):
+    for chart in every_chart:
+        assert len(chart.alt) > 30, chart.name
+        assert chart.title
+        assert chart.rows
+    names = [chart.name for chart in every_chart]
+    assert len(names) == len(set(names))
+
+
+def test_text_and_background_have_no_colour_of_their_own(every_chart):
+    for chart in every_chart:
+        layout = chart.figure.to_dict()["layout"]
+        assert not {"paper_bgcolor", "plot_bgcolor", "font"} & set(layout), chart.name
+
+
+def test_the_palette_is_okabe_and_itos():
+    # Okabe and Ito 2008, "Color Universal Design", figure 16; black is left out.
+    published = {"#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"}
+    assert set(theme.CYCLE) - {theme.PALETTE["grey"]} == published
+
+
+def _luminance(colour):
+    """Relative luminance, WCAG 2.2."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(weight * p for weight, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def _contrast(one, other):
+    high, low = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def _as_deuteranope(colour):
+    """Machado, Oliveira and Fernandes 2009, table 1: deuteranomaly of severity 1.0."""
+    matrix = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413),
+              (-0.011820, 0.042940, 0.968881))  # fmt: skip
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return [sum(a * b for a, b in zip(row, linear, strict=True)) for row in matrix]
+
+
+def test_the_parts_of_the_memory_bar_differ_for_a_deuteranope():
+    colours = [colour for colour in theme.MEMORY_COLOURS.values() if colour.startswith("#")]
+    for one, other in itertools.combinations(colours, 2):
+        assert math.dist(_as_deuteranope(one), _as_deuteranope(other)) > 0.1, (one, other)
+
+
+@pytest.mark.parametrize("mode", [theme.LIGHT, theme.DARK])
+def test_text_can_be_read(mode):
+    assert _contrast(mode["text"], mode["paper"]) >= 7  # WCAG 2.2, level AAA
+
+
+# --- safety --------------------------------------------------------------------------------------
+
+
+def test_a_hostile_name_is_text_in_a_figure():
+    model = kvsim.find_model("llama2-7b")
+    card = kvsim.find_accelerator("a100").model_copy(
+        update={"name": "<a href='javascript:alert(1)'>card</a>"}
+    )
+    chart = figures.memory_chart([kvsim.plan(model, card)])
+    assert "<a" not in chart.figure.to_json().replace("\\u003c", "<")
+    assert "<a href='javascript" not in chart.to_html()
+
+
+def test_a_cell_cannot_become_a_formula():
+    table = figures.Table("t", "t", [{"name": "=cmd|' /C calc'!A1", "size_bytes": -5}])
+    ((name, size),) = list(csv.reader(io.StringIO(table.to_csv())))[1:]
+    assert name == "'=cmd|' /C calc'!A1"
+    assert size == "-5"
+
+
+# --- what can be kept ----------------------------------------------------------------------------
+
+
+def test_csv_holds_every_row(every_chart):
+    for chart in every_chart:
+        rows = list(csv.DictReader(io.StringIO(chart.to_csv())))
+        assert len(rows) == len(chart.rows)
+        assert list(rows[0]) == list(chart.rows[0])
+
+
+def test_json_holds_rows_and_figure(every_chart):
+    for chart in every_chart:
+        content = json.loads(chart.to_json(), parse_constant=_no_constant)
+        assert len(content["rows"]) == len(chart.rows)
+        assert content["alt"] == chart.alt
+        assert content["figure"]["data"]
+
+
+def _no_constant(name):
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_an_empty_table_is_an_empty_file():
+    table = figures.Table("t", "Nothing", [])
+    assert table.to_csv() == ""
+    assert "Nothing" in table.to_html()
+
+
+def test_frames_play_to_the_end():
+    story = lessons.tell("paged")
+    chart = figures.pool_chart(story, 4)
+    play = chart.figure.layout.updatemenus[0].buttons[0].args[0]
+    assert len(chart.figure.frames) == len(story.moments)
+    assert list(play) == [str(at) for at in range(4, len(story.moments))]

@@ -1,0 +1,319 @@
+"""``kvsim simulate`` and ``kvsim compare`` as a person types them."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from kvsim import load_scenario, simulate
+from kvsim.cli import main
+
+SHORT = ("--set", "workload.requests=150")
+
+# Keys that scripts made for `vllm bench serve` read.
+BENCH = {"completed", "failed", "duration", "request_throughput", "output_throughput"} | {
+    f"{point}_{name}_ms" for point in ("mean", "p99") for name in ("ttft", "tpot", "itl", "e2el")
+}
+OWN = {
+    "rejected", "kv_cache", "preemptions", "prefix_cache", "events", "saturated",
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run kvsim in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*words):
+        with pytest.raises(SystemExit) as left:
+            main(words)
+        out, err = capsys.readouterr()
+        return left.value.code, out, err
+
+    return run
+
+
+# --- simulate ------------------------------------------------------------------------------
+
+
+def test_the_table_answers_in_words(run):
+    code, out, err = run("simulate", "peer-w", *SHORT)
+    assert (code, err) == (0, "")
+    for words in (
+        "time to first token",
+        "token states",
+        "busy time bound by",
+        "3,700 blocks of 16",
+    ):
+        assert words in out
+    assert "saturated" not in out
+
+
+def test_json_has_the_keys_of_vllm_bench_serve_and_our_own(run):
+    code, out, _ = run("simulate", "peer-w", *SHORT, "--format", "json")
+    record = json.loads(out)
+    assert code == 0
+    assert set(record) >= BENCH | OWN | {"provenance"}
+    assert set(record["kv_cache"]) == {"usage_mean", "usage_peak", "waste"}
+    assert set(record["kv_cache"]["waste"]) >= {
+        "token_states", "reserved", "internal", "external",
+    }  # fmt: skip
+    assert set(record["prefix_cache"]) == {"queries", "hits"}
+
+
+def test_the_command_line_and_python_agree(run):
+    _, out, _ = run("simulate", "peer-w", *SHORT, "--seed", "4", "--format", "json")
+    record = json.loads(out)
+    alone = simulate(load_scenario("peer-w", {"workload.requests": 150}), seed=4)
+    assert {key: record[key] for key in alone.summary} == json.loads(json.dumps(alone.summary))
+
+
+def test_csv_is_one_key_and_value_a_line(run):
+    _, out, _ = run("simulate", "peer-w", *SHORT, "--format", "csv")
+    rows = dict(csv.reader(io.StringIO(out)))
+    assert rows["completed"] == "150"
+    assert float(rows["kv_cache.waste.free"]) > 0.5
+
+
+def test_markdown_has_tables(run):
+    _, out, _ = run("simulate", "peer-w", *SHORT, "--format", "markdown")
+    assert "| time to first token | " in out
+
+
+def test_flags_and_settings_reach_the_scenario(run):
+    words = ("--model", "llama2-7b", "--gpu", "h200", "--tp", "2", "--max-num-seqs", "7",
+             "--block-size", "32", "--num-gpu-blocks-override", "500",
+             "--set", "scheduler.policy=vllm-v0", "--max-model-len", "4096")  # fmt: skip
+    _, out, _ = run("simulate", "peer-w", *SHORT, *words, "--format", "json")
+    found = json.loads(out)["provenance"]
+    assert found["model"]["name"] == "llama2-7b"
+    assert found["accelerator"]["name"].startswith("H200")
+    assert found["engine"]["options"]["tensor_parallel_size"] == 2
+    assert found["engine"]["options"]["max_num_seqs"] == 7
+    assert (found["pool"]["block_size"], found["pool"]["num_blocks"]) == (32, 500)
+    assert found["scenario"]["scheduler"]["policy"] == "vllm-v0"
+    assert found["scenario"]["engine"]["max_model_len"] == 4096
+
+
+def test_prefix_caching_is_an_allocator(run):
+    _, out, _ = run("simulate", "peer-w", *SHORT, "--enable-prefix-caching", "--format", "json")
+    assert json.loads(out)["provenance"]["scenario"]["memory"]["allocator"] == "prefix"
+
+
+def test_a_setting_has_the_last_word(run):
+    words = ("--max-num-seqs", "7", "--set", "engine.max_num_seqs=9")
+    _, out, _ = run("simulate", "peer-w", *SHORT, *words, "--format", "json")
+    assert json.loads(out)["provenance"]["engine"]["options"]["max_num_seqs"] == 9
+
+
+def test_replications_give_intervals_around_the_mean(run):
+    words = ("simulate", "peer-w", *SHORT, "--replications", "3")
+    _, out, _ = run(*words, "--format", "json")
+    record = json.loads(out)
+    interval = record["intervals"]["mean_ttft_ms"]
+    assert record["replications"] == 3
+    assert interval["low"] < interval["mean"] < interval["high"]
+    _, out, _ = run(*words)
+    assert "95 % interval of the mean" in out
+    assert f"{interval['low']:,.2f} to {interval['high']:,.2f}" in out
+
+
+def test_a_saturated_run_prints_no_mean(run):
+    overload = ("--set", "workload.requests=2000", "--set", "workload.arrivals.rate=200")
+    code, out, _ = run("simulate", "peer-w", *overload)
+    assert code == 0
+    rows = {line.strip()[:14]: line for line in out.splitlines()}
+    for label in ("time to first ", "end to end    ", "queue         "):
+        row = next(line for start, line in rows.items() if start.startswith(label.strip()))
+        assert "saturated" in row
+        assert not re.search(r"\d", row)
+    assert re.search(r"time per output token +\d", out)
+    _, out, _ = run("simulate", "peer-w", *overload, "--format", "json")
+    record = json.loads(out)
+    assert record["saturated"]
+    assert record["mean_ttft_ms"] > 0
+
+
+def test_rejected_requests_are_said(run):
+    code, out, _ = run("simulate", "peer-w", *SHORT, "--set", "memory.num_blocks=39")
+    assert code == 0
+    assert "150 requests rejected at arrival" in out
+    assert "no request was completed" in out
+
+
+def test_a_trace_takes_the_place_of_the_workload(run, tmp_path):
+    trace = tmp_path / "azure.csv"
+    rows = "".join(f"2023-11-16 18:15:{at:02d}.0000000,100,{at + 1}\n" for at in range(20))
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows + "broken\n")
+    code, out, err = run("simulate", "peer-w", "--trace", str(trace), "--format", "json")
+    record = json.loads(out)
+    assert code == 0
+    assert record["completed"] == 20
+    assert record["total_output_tokens"] == sum(range(1, 21))
+    assert "line 22" in err
+    scaled = ("--set", "workload.trace.time_scale=2")
+    _, out, _ = run("simulate", "peer-w", "--trace", str(trace), *scaled, "--format", "json")
+    assert json.loads(out)["duration"] > 1.9 * record["duration"] - 2
+
+
+def test_the_output_folder_is_written_and_named(run, tmp_path):
+    code, _, err = run("simulate", "peer-w", *SHORT, "--output", str(tmp_path / "out"))
+    assert code == 0
+    assert "summary.json" in err
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["completed"] == 150
+
+
+def test_without_pyarrow_one_line_names_the_extra(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, out, err = run("simulate", "peer-w", *SHORT, "--output", str(tmp_path))
+    assert code == 2
+    assert "time to first token" in out
+    assert err.count("\n") == 1
+    assert "kvsim[export]" in err
+    assert (tmp_path / "summary.json").exists()
+
+
+# --- interrupted ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Press Ctrl-C when the progress bar is first told of progress."""
+
+    def press(*_):
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def progress(scenario):
+        yield press
+
+    monkeypatch.setattr("kvsim.cli.simulate.progress", progress)
+    monkeypatch.setattr("kvsim.cli.compare.progress", progress)
+
+
+def test_ctrl_c_prints_and_writes_what_was_finished(run, interrupted, tmp_path):
+    code, out, err = run("simulate", "peer-w", "--output", str(tmp_path), "--replications", "2")
+    assert code == 130
+    record = json.loads((tmp_path / "summary.json").read_text())
+    assert record["interrupted"]
+    assert 0 < record["completed"] < 10_000
+    assert f"interrupted: run 1 ended with {record['completed']:,} requests finished" in err
+    assert "these are the requests that were finished" in out
+
+
+def test_ctrl_c_in_a_comparison_shows_the_variants_that_ran(run, interrupted):
+    code, out, err = run("compare", "peer-w", "--vary", "engine.max_num_seqs=8,256")
+    assert code == 130
+    assert "interrupted" in err
+    assert "mean TTFT, ms" in out
+
+
+def test_a_bar_shows_on_a_terminal_only(monkeypatch):
+    from kvsim.cli.scenario_options import progress
+
+    scenario = load_scenario("peer-w")
+    with progress(scenario) as watch:
+        assert watch is None
+    shown = io.StringIO()
+    shown.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    with progress(scenario) as watch:
+        watch(1234.0, 5000, 0.25)
+    assert "5,000 requests, 1,234 s simulated" in shown.getvalue()
+    assert "pool 25%" in shown.getvalue()
+
+
+# --- compare -------------------------------------------------------------------------------
+
+
+def test_variants_stand_side_by_side_with_differences(run):
+    vary = ("--vary", "memory.allocator=reserve-oracle,paged", "--replications", "2")
+    code, out, err = run("compare", "peer-w", *SHORT, *vary)
+    assert (code, err) == (0, "")
+    assert "reserve-oracle" in out
+    assert "Difference from reserve-oracle (mean of 2 paired runs, ± 95 % interval)" in out
+    _, out, _ = run("compare", "peer-w", *SHORT, *vary, "--format", "json")
+    first, second = json.loads(out)["variants"]
+    assert first["difference"]["mean_ttft_ms"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    change = second["difference"]["kv_cache.waste.reserved"]["mean"]
+    assert change == pytest.approx(
+        second["intervals"]["kv_cache.waste.reserved"]["mean"]
+        - first["intervals"]["kv_cache.waste.reserved"]["mean"]
+    )
+
+
+def test_a_saturated_variant_has_no_difference_of_means(run):
+    overload = ("--set", "workload.requests=2000", "--vary", "workload.arrivals.rate=2,200")
+    _, out, _ = run("compare", "peer-w", *overload)
+    rows = [line.split() for line in out.splitlines() if line.strip().startswith("mean TTFT, ms")]
+    assert rows[0][-1] == "saturated"
+    assert rows[1][-1] == "saturated"
+    assert rows[0][-2] != "saturated"
+
+
+def test_several_keys_are_all_combined(run):
+    vary = ("--vary", "engine.max_num_seqs=8,16", "--vary", "scheduler.policy=orca,vllm-v1")
+    _, out, _ = run("compare", "peer-w", *SHORT, *vary, "--format", "json")
+    assert [tuple(v["overrides"].values()) for v in json.loads(out)["variants"]] == [
+        (8, "orca"), (8, "vllm-v1"), (16, "orca"), (16, "vllm-v1"),
+    ]  # fmt: skip
+
+
+def test_brackets_keep_commas_together(run):
+    vary = ("--vary", "workload.arrivals={kind: poisson, rate: 1},{kind: constant, rate: 1}")
+    code, out, _ = run("compare", "peer-w", *SHORT, *vary, "--format", "json")
+    assert code == 0
+    assert len(json.loads(out)["variants"]) == 2
+
+
+# --- bad input -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("simulate", "peer-x"), "unknown scenario 'peer-x'; did you mean peer-w"),
+        (("simulate", "missing.yaml"), "missing.yaml: no such file"),
+        (("simulate", "peer-w", "--set", "workload.arrivals.rate"), "is not KEY=VALUE"),
+        (("simulate", "peer-w", "--set", "=3"), "is not KEY=VALUE"),
+        (("simulate", "peer-w", "--set", "seed={"), "--set seed={: the value is not YAML"),
+        (("simulate", "peer-w", "--set", "wrkload.requests=3"), "nearest valid: workload"),
+        (("simulate", "peer-w", "--set", "workload.arrivals.rate=0"), "greater than 0"),
+        (("simulate", "peer-w", "--set", "workload.arrivals.rate=.nan"), "finite number"),
+        (("simulate", "peer-w", "--max-model-len", "600"), "line 8: workload.lengths.prompt"),
+        (("simulate", "peer-w", "--model", "llama9"), "unknown model 'llama9'"),
+        (("simulate", "peer-w", "--gpu", "h1000"), "unknown accelerator 'h1000'"),
+        (("simulate", "peer-w", "--engine", "vlm"), "unknown engine 'vlm'"),
+        (("simulate", "peer-w", "--trace", "nowhere.csv"), "nowhere.csv"),
+        (("simulate", "peer-w", "--seed", "-1"), "-1"),
+        (("simulate", "peer-w", "--replications", "0"), "'0' is not a whole number"),
+        (("compare", "peer-w", "--vary", "memory.allocator="), "needs values"),
+        (("compare", "peer-w", "--vary", "memory.allocator"), "is not KEY=VALUE"),
+        (("compare", "peer-w", "--vary", "memory.allocator=pagd"), "memory.allocator=pagd"),
+        (("compare", "peer-w"), "--vary"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(run, words, said):
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_help_of_a_simulation_loads_nothing_heavy():
+    code = (
+        "import sys; from kvsim.cli.simulate import command; "
+        "print(sorted({'numpy', 'pandas', 'simpy', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert done.stdout.strip() == "[]"
