@@ -315,6 +315,13 @@ class PageState:
         self._asked[key] = each.widget(here, **settings)
         return self._asked[key]
 
+    def keep(self, key: str) -> Any:
+        """Return the value of a field whose widget is folded away, and leave it in the link."""
+        each = self._by_key[key]
+        value = st.session_state.get(self._key(key), self._saved.get(key, each.default))
+        self._asked[key] = tuple(value) if isinstance(value, list) else value
+        return self._asked[key]
+
     def set(self, key: str, value: Any) -> None:
         """Give a field another value; only from a callback, before the script runs."""
         st.session_state[self._key(key)] = value

@@ -55,7 +55,7 @@ def browser_times() -> None:
         page = browser.new_page()
         page.goto(address)
         settle(page)
-        more = page.get_by_label("tensor_parallel_size").first
+        more = page.get_by_role("spinbutton", name="tensor_parallel_size")
         times = []
         for tp in ("2", "4", "8", "1"):
             start = time.perf_counter()

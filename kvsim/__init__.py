@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kvsim.calibrate.bench_result import compare_bench as compare_bench
-    from kvsim.calibrate.bench_result import read_bench_result as read_bench_result
+    from kvsim.bench_result import compare_bench as compare_bench
+    from kvsim.bench_result import read_bench_result as read_bench_result
     from kvsim.calibrate.records import measured_steps as measured_steps
     from kvsim.calibrate.records import read_validation as read_validation
     from kvsim.camera import Camera as Camera
@@ -100,7 +100,7 @@ _HOMES = {
     "cache_policy_names": "kvsim.tiers",
     "cache_sizes": "kvsim.tiers",
     "compare": "kvsim.comparison",
-    "compare_bench": "kvsim.calibrate.bench_result",
+    "compare_bench": "kvsim.bench_result",
     "describe_accelerators": "kvsim.catalog.accelerators",
     "describe_models": "kvsim.catalog.models",
     "engine_names": "kvsim.engines",
@@ -119,7 +119,7 @@ _HOMES = {
     "plan": "kvsim.planner",
     "plan_engines": "kvsim.planner",
     "pool_cells": "kvsim.cells",
-    "read_bench_result": "kvsim.calibrate.bench_result",
+    "read_bench_result": "kvsim.bench_result",
     "read_prefixes": "kvsim.tiers",
     "read_validation": "kvsim.calibrate.records",
     "replicate": "kvsim.comparison",

@@ -74,9 +74,9 @@ class UnknownNameError(InputError):
     def __init__(self, kind: str, name: str, known: Iterable[str], *, fix: str = "") -> None:
         known = list(known)
         close = nearest(name, known)
-        shown = close or sorted(known)[:8]
-        lead = "did you mean" if close else "known are"
-        super().__init__(f"unknown {kind} {name!r}; {lead} {', '.join(shown)}?", fix=fix)
+        known = [*sorted(known)[:8], *(["..."] if len(known) > 8 else [])]
+        said = f"did you mean {', '.join(close)}?" if close else f"known are {', '.join(known)}"
+        super().__init__(f"unknown {kind} {name!r}; {said}", fix=fix)
 
 
 class UnsupportedError(KVSimError):

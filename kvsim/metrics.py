@@ -145,7 +145,7 @@ def queue_means(arrivals: Floats, departures: Floats, end: float) -> tuple[float
     """Mean number waiting in the first and the second half of ``[first arrival, end]``."""
     start = float(arrivals.min())
     middle = (start + end) / 2
-    if end <= start:
+    if not start < middle < end:  # no half has a length that a float can tell
         return 0.0, 0.0
 
     def waited(low: float, high: float) -> float:

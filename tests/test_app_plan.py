@@ -130,8 +130,24 @@ def test_what_is_chosen_is_in_the_link_and_defaults_are_not():
     app = open_page("plan")
     assert link_of(app) == {}
     app.selectbox(key="plan:model").select("llama2-7b").run()
+    app.session_state["all flags"] = True
+    app.run()
     app.toggle(key="plan:enforce_eager").set_value(True).run()
     assert link_of(checked(app)) == {"model": "llama2-7b", "enforce_eager": "1"}
+
+
+def test_flags_that_are_folded_away_still_count():
+    app = open_page("plan", enforce_eager=1, max_model_len=4096)
+    assert [each.key for each in app.toggle] == [], "nothing is drawn in a closed fold"
+    for _ in range(2):
+        assert "--enforce-eager --max-model-len 4096" in commands(app)[-1]
+        assert link_of(app) == {"enforce_eager": "1", "max_model_len": "4096"}
+        app.run()
+    app.session_state["all flags"] = True
+    assert checked(app.run()).number_input(key="plan:max_model_len").value == 4096
+    app.number_input(key="plan:max_model_len").set_value(2048).run()
+    app.session_state["all flags"] = False
+    assert link_of(checked(app.run()))["max_model_len"] == "2048"
 
 
 def test_a_link_opens_what_it_says():

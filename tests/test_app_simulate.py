@@ -106,7 +106,8 @@ def test_a_change_that_the_scenario_cannot_take_is_told_in_place():
 
 
 def test_a_bad_link_is_told():
-    app = simulated(allocator="pagd", seed=-1, rate="nan", at="soon")
+    bad = {"allocator": "pagd", "seed": -1, "rate": "nan", "at": "soon"}
+    app = open_page("simulate", **(SMALL | bad))
     said = " ".join(warnings(app))
     assert "did you mean paged?" in said
     assert said.count("This link is not quite right") == 4
@@ -120,9 +121,7 @@ def test_saturation_and_rejections_are_told():
 
 
 def test_a_model_that_does_not_fit_is_told():
-    app = finished(
-        open_page("simulate", model="llama3.1-70b", gpu="l4", plan=1, requests=10, **{})
-    )
+    app = finished(open_page("simulate", model="llama3.1-70b", gpu="l4", plan=1, requests=10, **{}))
     assert errors(app)
     assert charts(app) == []
 
@@ -146,7 +145,7 @@ def test_a_run_ends_at_the_limit_of_time(monkeypatch):
 
 
 def test_no_link_asks_for_more_requests_than_the_limit():
-    app = simulated(requests=runs.MOST_REQUESTS + 1)
+    app = open_page("simulate", requests=runs.MOST_REQUESTS + 1)
     assert any("not from 1 to 200,000" in text for text in warnings(app))
 
 
@@ -236,3 +235,14 @@ def test_a_trace_without_arrivals_is_told_in_place():
     lengths = b"prompt_len,output_len\n" + b"100,10\n" * 20
     app = upload(simulated(), "lengths.csv", lengths)
     assert errors(app)
+
+
+def test_what_is_wrong_with_a_link_is_still_said_when_its_run_has_finished(monkeypatch):
+    monkeypatch.setattr(runs, "PATIENCE_SECONDS", 0.0)
+    app = open_page("simulate", **(SMALL | {"seed": 31, "allocator": "pagd"}))
+    assert "did you mean paged?" in " ".join(warnings(app))
+    app.session_state["run of simulate"].wait(60)
+    app.session_state[runs._BY_ITSELF] = True  # what the progress does when it is through
+    checked(app.run())
+    assert charts(app)
+    assert "did you mean paged?" in " ".join(warnings(app))

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from kvsim.calibrate.bench_result import compare_bench, read_bench_result
+from kvsim.bench_result import compare_bench, read_bench_result
 from kvsim.calibrate.engine_log import compare_log, parse_engine_log, read_engine_log
 from kvsim.cli import main
 from kvsim.engines import EngineOptions

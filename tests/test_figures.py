@@ -100,6 +100,20 @@ def test_the_roof_bends_at_the_ridge(plans):
     assert roof.y[0] / roof.x[0] == pytest.approx(peak / plans[0].decode.ridge_point)
 
 
+def test_what_does_not_fit_has_no_speed():
+    plans = [kvsim.plan("llama3-70b", gpu) for gpu in ("a100", "mi300x")]
+    slow, fast = figures.comparison_table(plans).rows
+    assert (slow["fits"], slow["tokens/s"]) == ("no", None)
+    assert fast["tokens/s"] == round(plans[1].decode.batches[-1].tokens_per_s)
+
+
+def test_labels_are_as_short_as_can_be():
+    plans = kvsim.plan_engines("llama3-8b", "a100", engines=("vllm", "llama.cpp")).plans
+    assert figures.plan_labels(plans) == ["A100-SXM4-80GB · vllm", "A100-SXM4-80GB · llama.cpp"]
+    assert figures.plan_labels(plans[:1]) == ["A100-SXM4-80GB"]
+    assert figures.plan_labels([plans[0], plans[0]])[1] == "A100-SXM4-80GB (2)"
+
+
 @given(st.lists(st.sampled_from(["a100", "l4"]), min_size=1, max_size=4))
 def test_labels_are_unique(names):
     known = {name: kvsim.plan("llama3.2-1b", name) for name in set(names)}

@@ -1,5 +1,6 @@
 """The pictures of a run say what the run says."""
 
+import base64
 import csv
 import io
 import json
@@ -30,13 +31,14 @@ def compared():
 
 
 def traces(chart):
-    return {trace["name"]: trace for trace in json.loads(chart.figure.to_json())["data"]}
+    drawn = json.loads(chart.figure.to_json())["data"]
+    return {trace["name"]: trace for trace in drawn if "name" in trace}
 
 
 def plotted(values):
     """Numbers of a trace, however plotly wrote them."""
     if isinstance(values, dict):
-        return np.frombuffer(__import__("base64").b64decode(values["bdata"]), values["dtype"])
+        return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"])
     return np.array(values)
 
 
@@ -68,7 +70,7 @@ def test_every_use_has_a_colour_of_its_own():
     camera = kvsim.Camera()
     kvsim.simulate(scenario, camera=camera)
     chart = figures.pool_map(kvsim.pool_cells(camera, len(camera.frames) // 2))
-    named = {name: trace["marker"]["color"] for name, trace in traces(chart).items() if name}
+    named = {name: trace["marker"]["color"] for name, trace in traces(chart).items()}
     assert set(named) == {
         "free",
         "held, never used",

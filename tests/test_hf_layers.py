@@ -78,10 +78,11 @@ def test_null_window_is_none():
     assert counts(llama(model_type="mistral", sliding_window=None)) == {"full": 32}
 
 
-def test_window_that_no_context_outgrows_is_none():
+@pytest.mark.parametrize("window", [131072, 262144])
+def test_window_that_no_context_outgrows_is_none(window):
     """Phi-3.5-mini: 262,144 for a context of 131,072."""
-    changes = {"max_position_embeddings": 131072, "sliding_window": 262144}
-    assert counts(llama(model_type="phi3", **changes)) == {"full": 32}
+    config = llama(model_type="phi3", max_position_embeddings=131072, sliding_window=window)
+    assert counts(config) == {"full": 32}
 
 
 def test_layer_types_win_over_the_pattern():

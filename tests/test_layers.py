@@ -56,7 +56,8 @@ LAYERS = (
     layer("recorded", "metrics accounts results outputs", "numpy pandas", "pandas pyarrow"),
     layer(
         "answers",
-        "planning planner simulation comparison search sweep figures lessons tiers cells timebins",
+        "bench_result planning planner simulation comparison search sweep figures lessons"
+        " tiers cells timebins",
         "numpy pydantic",
         "pandas plotly",
     ),

@@ -132,7 +132,7 @@ def test_mean_queues_are_those_of_a_fine_grid(stays):
     departures = arrivals + np.array([stay for _, stay in stays])
     start, end = arrivals.min(), arrivals.max()
     early, late = queue_means(arrivals, departures, end)
-    if end <= start:
+    if not start < (start + end) / 2 < end:
         assert (early, late) == (0.0, 0.0)
         return
     cells = 4000

@@ -77,7 +77,9 @@ def test_two_steps_by_hand():
     )
     binned = time_bins(result, bins=6)
     assert result.end_seconds == 3
-    assert binned.slots["token_states"].tolist() == pytest.approx([8, 24, 32.25, 32.75, 33.25, 33.75])
+    assert binned.slots["token_states"].tolist() == pytest.approx(
+        [8, 24, 32.25, 32.75, 33.25, 33.75]
+    )
     assert binned.decoding.tolist() == [0, 0, 1, 1, 1, 1]
 
 

@@ -121,9 +121,6 @@ def served(question, model=None, seed=3):
     return Twin(setup, Device(CPU)).serve(seed=seed), setup
 
 
-# ---- the decoder --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "model",
     [small_model(), small_model(gpt2=True), tiny_model()],
@@ -170,9 +167,6 @@ def test_the_same_seed_gives_the_same_texts_and_another_gives_others():
     first, second, third = (served(scenario(), seed=seed)[0].texts for seed in (1, 1, 2))
     assert first == second
     assert first != third
-
-
-# ---- the schedule -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("policy", ["vllm-v1", "vllm-v0", "orca", "static", "sarathi"])

@@ -113,7 +113,7 @@ def test_an_error_says_where_what_and_the_fix_in_that_order():
 def test_an_unknown_name_lists_near_ones_or_all():
     near = str(UnknownNameError("engine", "vlm", ["vllm", "sglang"], fix="see the list"))
     assert near == "unknown engine 'vlm'; did you mean vllm?; see the list"
-    assert "known are sglang, vllm?" in str(UnknownNameError("engine", "zzz", ["vllm", "sglang"]))
+    assert "known are sglang, vllm" in str(UnknownNameError("engine", "zzz", ["vllm", "sglang"]))
 
 
 def test_a_missing_extra_names_what_to_install():

@@ -16,7 +16,7 @@ from kvsim.attention import (
 )
 from kvsim.engines import Deployment, EngineOptions, get_engine
 from kvsim.engines.vllm.groups import pack_groups
-from kvsim.engines.vllm.layout import fits_one_sequence, layout_of
+from kvsim.engines.vllm.layout import layout_of
 from kvsim.engines.vllm.pages import LayerPage, PageSpec, Reserve
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.hardware import AcceleratorProfile
@@ -337,9 +337,9 @@ def test_cross_attention_is_sized_by_the_encoder():
 
 def test_the_null_block_is_withheld_from_the_fit_check():
     engine, deployment = resolved(model_of((range(32), full())), max_model_len=8192)
-    layout = layout_of(deployment, engine.rules)
-    assert not fits_one_sequence(layout, 512, 8192)
-    assert fits_one_sequence(layout, 513, 8192)
+    block_bytes = engine.capacity(deployment, GIB).bytes_per_block
+    assert not engine.capacity(deployment, 512 * block_bytes).holds_one
+    assert engine.capacity(deployment, 513 * block_bytes).holds_one
 
 
 def test_an_override_replaces_the_number_of_blocks():

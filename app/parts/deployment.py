@@ -178,10 +178,19 @@ def ask(state: PageState) -> Question:
         dtypes = state.ask("kv") or ("auto",)
     with next(columns):
         options = flags.ask(state, MAIN_FLAGS, columns=1)
-    with st.expander("All flags", icon=":material/tune:"):
-        context_len = state.ask("context")
-        options |= flags.ask(state, [name for name in flags.FLAGS if name not in MAIN_FLAGS])
+    context_len, rest = _ask_flags(state)
+    options |= rest
     return Question(model, cards, engines, dtypes, context_len, flags.given(options))
+
+
+def _ask_flags(state: PageState) -> tuple[int | None, dict[str, Any]]:
+    """Every other flag, folded away; thirty widgets are drawn only where somebody looks."""
+    names = [name for name in flags.FLAGS if name not in MAIN_FLAGS]
+    fold = st.expander("All flags", icon=":material/tune:", key="all flags", on_change="rerun")
+    if not fold.open:
+        return state.keep("context"), flags.kept(state, names)
+    with fold:
+        return state.ask("context"), flags.ask(state, names)
 
 
 # --- uploads -------------------------------------------------------------------------------

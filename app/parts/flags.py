@@ -10,7 +10,7 @@ import streamlit as st
 import kvsim
 from app.state import Choice, Count, Field, Flag, PageState, Share
 
-__all__ = ["FLAGS", "ask", "given"]
+__all__ = ["FLAGS", "ask", "given", "kept"]
 
 _DEFAULT = "engine's default"
 
@@ -94,6 +94,11 @@ def ask(state: PageState, names: list[str], *, columns: int = 4) -> dict[str, An
             with column:
                 values[name] = state.ask(FLAGS[name].key)
     return values
+
+
+def kept(state: PageState, names: list[str]) -> dict[str, Any]:
+    """The values of options whose widgets are folded away."""
+    return {name: state.keep(FLAGS[name].key) for name in names}
 
 
 def given(values: dict[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +96,10 @@ def expression(name: str, most_references: int, seed: int) -> str:
     """The trace in Python's words; of an upload, the file as the visitor has it."""
     if name == UPLOADED:
         brought: _Brought = st.session_state[_PLACE]
-        return f"kvsim.read_prefixes({brought.trace.name!r}, most_references={most_references})"
-    return f"kvsim.example_prefixes({name!r}, seed={seed}, most_references={most_references})"
+        file = json.dumps(brought.trace.name)
+        return f"kvsim.read_prefixes({file}, most_references={most_references})"
+    which = f"{json.dumps(name)}, seed={seed}, most_references={most_references}"
+    return f"kvsim.example_prefixes({which})"
 
 
 def curves(

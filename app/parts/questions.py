@@ -224,12 +224,12 @@ def _ask_trace(page: str) -> Trace | None:
     known = st.session_state.get(place)
     if known is None or known[0] != (name, content):
         known = st.session_state[place] = ((name, content), *_looked_through(name, content))
-    _, trace, trouble = known
-    if trouble:
-        say(f"{name}: {trouble}")
-    else:
-        st.success(plain(f"{name}: {trace.requests:,} requests"))
-    return trace if isinstance(trace, Trace) else None
+    trace: Trace | None = known[1]
+    if trace is None:
+        say(f"{name}: {known[2]}")
+        return None
+    st.success(plain(f"{name}: {trace.requests:,} requests"))
+    return trace
 
 
 def _looked_through(name: str, content: bytes) -> tuple[Trace | None, str]:

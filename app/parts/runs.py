@@ -22,16 +22,18 @@ import streamlit as st
 from app.parts.words import plain
 from kvsim import KVSimError
 
-__all__ = ["MOST_REQUESTS", "MOST_SECONDS", "Run", "Task", "start"]
+__all__ = ["MOST_REQUESTS", "MOST_SECONDS", "Run", "Task", "again", "say_again", "start"]
 
 MOST_REQUESTS = 200_000
 MOST_SECONDS = 60.0
 MOST_AT_ONCE = 2
-REMEMBERED = 12
+REMEMBERED = 8
+MOST_REMEMBERED_REQUESTS = 50_000
 PATIENCE_SECONDS = 0.8
 REFRESH_SECONDS = 0.4
 
 _log = logging.getLogger(__name__)
+_BY_ITSELF, _PROBLEMS = "redrawn by itself", "problems of the link"
 _FOLDERS = re.compile(r"/(?:[\w.+@-]+/)+")
 _place = threading.BoundedSemaphore(MOST_AT_ONCE)
 
@@ -156,6 +158,15 @@ def start(page: str, task: Task) -> Run:
     return run
 
 
+def say_again(problems: list[str]) -> None:
+    """Say once more what was wrong with a link, when a page redraws itself for its run."""
+    if not st.session_state.pop(_BY_ITSELF, False):
+        st.session_state[_PROBLEMS] = problems
+        return
+    for problem in st.session_state.get(_PROBLEMS, ()):
+        st.warning(plain(f"This link is not quite right: {problem}"))
+
+
 def again(page: str) -> None:
     """Forget the visitor's run of a page, so that it starts anew."""
     st.session_state.pop(_key(page), None)
@@ -184,6 +195,8 @@ def _remembered() -> OrderedDict[str, Run]:
 
 
 def _remember(run: Run) -> None:
+    if run.requests * run.task.simulations > MOST_REMEMBERED_REQUESTS:
+        return
     known = _remembered()
     known[run.task.identity] = run
     while len(known) > REMEMBERED:
@@ -194,6 +207,7 @@ def _remember(run: Run) -> None:
 def _follow(run: Run) -> None:
     """Show the progress again and again; redraw the page when the run has finished."""
     if run.finished:
+        st.session_state[_BY_ITSELF] = True
         st.rerun()
     which = f"{run.simulation} of {run.task.simulations}, " if run.task.simulations > 1 else ""
     text = f"Simulation {which}{run.requests:,} requests, {run.clock:,.0f} s simulated"

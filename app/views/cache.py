@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -299,7 +300,7 @@ def _commands(values: dict[str, Any]) -> list[str]:
             f"trace = {prefixes.expression(values['trace'], values['refs'], values['seed'])}",
             f"sizes = kvsim.cache_sizes(trace, {SIZES})",
             f"print([list(kvsim.hit_ratio_curve(trace, each, sizes))"
-            f" for each in {list(values['policy'])}])",
+            f" for each in {json.dumps(values['policy'])}])",
         ),
         command.command_line("plan", plan),
     ]

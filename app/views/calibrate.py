@@ -240,8 +240,8 @@ def benchmarked(state: PageState, profile: AcceleratorProfile) -> None:
 def _bench(path: Path, scenario: str, model: str | None, profile: AcceleratorProfile) -> Any:
     """Compare a result with its prediction, once for the same file and question."""
     content = kvsim.read_bench_result(path)
-    requests = content.get("input_lens") or ()
-    if len(requests) > MOST_BENCH_REQUESTS:
+    requests = content.get("input_lens")
+    if isinstance(requests, list) and len(requests) > MOST_BENCH_REQUESTS:
         raise kvsim.InputError(
             f"lists {len(requests):,} requests, and {MOST_BENCH_REQUESTS:,} are replayed here",
             fix="use `kvsim validate --bench`",

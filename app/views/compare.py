@@ -121,6 +121,7 @@ def main() -> None:
     """Ask, simulate every variant, show them side by side."""
     st.title("The same requests, under each", anchor=False)
     state = PageState(PAGE, FIELDS)
+    runs.say_again(state.problems)
     asked = ask(state)
     state.publish()
     line = asked.command_line()

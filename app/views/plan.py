@@ -75,19 +75,24 @@ def closely(plan: Plan, by_dtype: dict[str, Plan]) -> None:
         shown.table(figures.suggestions_table(plan))
     for warning in plan.warnings:
         st.caption(f":material/info: {plain(warning)}")
+    if any(each.requests for one in by_dtype.values() for each in one.concurrency):
+        _curves(plan, by_dtype)
+    command.show(plan.command, title="Launch it")
+
+
+def _curves(plan: Plan, by_dtype: dict[str, Plan]) -> None:
+    """How many requests of each length, and how fast a batch of each size."""
     left, right = st.columns(2)
     with left:
-        if any(each.requests for one in by_dtype.values() for each in one.concurrency):
-            shown.chart(
-                figures.concurrency_chart(by_dtype),
-                note="One line a KV dtype, steady regime; both axes are logarithmic.",
-            )
+        shown.chart(
+            figures.concurrency_chart(by_dtype),
+            note="One line a KV dtype, steady regime; both axes are logarithmic.",
+        )
     with right:
         shown.chart(
             figures.batch_chart(plan),
             note=f"Step times are {plain(plan.decode.source.split(';')[0])}.",
         )
-    command.show(plan.command, title="Launch it")
 
 
 def _numbers(plan: Plan) -> None:
@@ -107,9 +112,12 @@ def _numbers(plan: Plan) -> None:
 def _behind(plan: Plan) -> None:
     """What the numbers rest on."""
     shown.table(figures.kinds_table(plan))
-    with st.expander("Keeping less, and where the numbers come from"):
-        shown.table(figures.retention_table(plan))
-        shown.table(figures.provenance_table(plan))
+    title = "Keeping less, and where the numbers come from"
+    fold = st.expander(title, key="behind", on_change="rerun")
+    if fold.open:
+        with fold:
+            shown.table(figures.retention_table(plan))
+            shown.table(figures.provenance_table(plan))
 
 
 main()

@@ -77,6 +77,7 @@ def main() -> None:
     """Ask, simulate, show."""
     st.title("What happens under load?", anchor=False)
     state = PageState(PAGE, FIELDS)
+    runs.say_again(state.problems)
     question = ask(state)
     state.publish()
     line = command.command_line(f"simulate {question.name}", question.flags())
@@ -162,7 +163,7 @@ def _numbers(result: SimulationResult) -> None:
         "Requests": f"{summary['completed']:,}",
         "Requests a second": f"{summary['request_throughput']:,.2f}",
         "Output tokens a second": f"{summary['output_throughput']:,.0f}",
-        "TTFT p99": f"{summary['p99_ttft_ms']:,.0f} ms",
+        "TTFT p99": "saturated" if summary["saturated"] else f"{summary['p99_ttft_ms']:,.0f} ms",
         "Pool held": f"{cache['usage_mean']:.1%}",
         "Pool with tokens": f"{cache['waste']['token_states']:.1%}",
         "Preemptions": f"{summary['preemptions']:,}",

@@ -16,7 +16,7 @@ from kvsim import FleetOption, SearchSettings, figures
 
 PAGE = "size"
 MOST_OPTIONS = 16
-SIMULATIONS_EACH = 9
+SIMULATIONS_EACH = 10
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 LATENCIES = ("ttft", "tpot", "e2el")
 
@@ -93,7 +93,7 @@ FIELDS: tuple[Field, ...] = (
         default="auto",
         options=lambda: ["auto", "fp8", *kvsim.kv_format_names()],
     ),
-    Count(key="requests", label="Requests a simulation", default=1000, least=200, most=20_000),
+    Count(key="requests", label="Requests a simulation", default=2000, least=200, most=20_000),
     Count(key="seed", label="Seed", default=0, least=0, most=10**9),
     Pick(
         key="by",
@@ -243,6 +243,8 @@ def best(options: tuple[FleetOption, ...]) -> None:
 
 def charts(state: PageState, options: tuple[FleetOption, ...], values: dict[str, Any]) -> str:
     """Show the rates, and cost against a latency; return which latency."""
+    by = state.ask("by")
+    state.publish()
     left, right = st.columns(2)
     with left:
         shown.chart(
@@ -251,8 +253,6 @@ def charts(state: PageState, options: tuple[FleetOption, ...], values: dict[str,
             " does not grow. Hover to see what is missed beyond.",
         )
     with right:
-        by = state.ask("by")
-        state.publish()
         shown.chart(
             figures.fleet_chart(options, by, values[by] or None),
             note="One point a fleet, in the middle of its price range; down on the left is"
@@ -275,8 +275,8 @@ def closely(
         return
     shown.chart(
         figures.probes_chart(option, by, limit_ms),
-        note=f"{option.search.simulations} simulations of the same"
-        f" {option.search.settings.requests:,} requests, {plain(option.provenance)}.",
+        note=f"{option.search.simulations} simulations of the same requests, at least"
+        f" {option.search.settings.requests:,} each. Step times are {plain(option.provenance)}.",
     )
 
 

@@ -9,6 +9,7 @@ import click
 from kvsim.cli import INTERRUPTED
 from kvsim.cli.options import format_option
 from kvsim.cli.scenario_options import (
+    check_writable,
     chosen_scenario,
     parsed_values,
     progress,
@@ -49,6 +50,7 @@ def command(
 
     question = chosen_scenario(scenario, trace, settings, flags)
     values = dict(parsed_values(setting) for setting in vary)
+    check_writable(None, report)
     with progress(question) as watch:
         found = compare(question, values, seed=seed, replications=replications, watch=watch)
     sections = () if output_format in ("json", "csv") else comparison_sections(found)

@@ -53,28 +53,37 @@ def command(
     question = {"context_len": context_len, "retention": retention, **given(options)}
     with uncollected():
         if engine == "all":
-            answer = _compare(model, gpu, engine_version, output_format, question)
+            answer = _compare(model, gpu, engine_version, question)
         else:
             question |= {"engine": engine, "engine_version": engine_version}
-            answer = _plan(model, gpu, output_format, question)
-    if report is not None:
-        asked = {"model": model, "gpu": gpu, "engine": engine, **question}
-        write_report(report, answer, _again(asked))
+            answer = _plan(model, gpu, question)
+        if report is not None:  # first: nothing is printed when it cannot be written
+            asked = {"model": model, "gpu": gpu, "engine": engine, **question}
+            write_report(report, answer, _again(asked))
+        _show(answer, engine == "all", output_format)
 
 
-def _plan(model: str, gpu: str, output_format: str, question: dict[str, Any]) -> Comparison:
+def _plan(model: str, gpu: str, question: dict[str, Any]) -> Comparison:
     """Answer for one engine."""
-    from kvsim.cli.render import emit
     from kvsim.planner import Comparison, plan
 
-    answer = plan(model, gpu, **question)
-    if output_format in ("json", "csv"):
-        emit((), answer.to_dict(), output_format)
+    return Comparison((plan(model, gpu, **question),), ())
+
+
+def _show(answer: Comparison, is_comparison: bool, output_format: str) -> None:
+    """Print one engine's plan, or several side by side."""
+    from kvsim.cli.render import emit
+
+    if is_comparison:
+        from kvsim.cli.report import comparison_sections
+
+        emit(comparison_sections(answer), answer.to_dict(), output_format)
+    elif output_format in ("json", "csv"):
+        emit((), answer.plans[0].to_dict(), output_format)
     else:
         from kvsim.cli.report import plan_sections
 
-        emit(plan_sections(answer), answer.to_dict(), output_format)
-    return Comparison((answer,), ())
+        emit(plan_sections(answer.plans[0]), answer.plans[0].to_dict(), output_format)
 
 
 @contextmanager
@@ -87,19 +96,13 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def _compare(
-    model: str, gpu: str, engine_version: str, output_format: str, question: dict[str, Any]
-) -> Comparison:
+def _compare(model: str, gpu: str, engine_version: str, question: dict[str, Any]) -> Comparison:
     """Put the same question to every engine."""
     if engine_version:
         raise click.UsageError("--engine-version belongs to one engine, not to --engine all.")
-    from kvsim.cli.render import emit
-    from kvsim.cli.report import comparison_sections
     from kvsim.planner import plan_engines
 
-    comparison = plan_engines(model, gpu, **question)
-    emit(comparison_sections(comparison), comparison.to_dict(), output_format)
-    return comparison
+    return plan_engines(model, gpu, **question)
 
 
 def write_report(file: str, answer: Comparison, command_line: str) -> None:

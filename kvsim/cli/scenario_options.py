@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCENARIO",
+    "check_writable",
     "chosen_scenario",
     "parsed_values",
     "progress",
@@ -176,6 +178,30 @@ def progress(scenario: Scenario, *, quiet: bool = False) -> Iterator[Watch | Non
             bar.update(task, completed=requests, clock=clock, usage=usage)
 
         yield watch
+
+
+def check_writable(output: str | None, report: str | None) -> None:
+    """Refuse places that cannot be written before the run, not after it.
+
+    Raises
+    ------
+    InputError
+        When the folder cannot be made or written, or the page has no folder to lie in.
+    """
+    for flag, folder in (("--output", output and Path(output)), ("--report", _home(report))):
+        if not folder:
+            continue
+        try:
+            if flag == "--output":
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make {folder}: {error.strerror}", where=flag) from None
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise InputError(f"cannot write into {folder}", where=flag)
+
+
+def _home(report: str | None) -> Path | None:
+    return Path(report).absolute().parent if report else None
 
 
 def write_report(file: str, page: Callable[[str], str]) -> None:

@@ -9,6 +9,7 @@ import click
 from kvsim.cli import INTERRUPTED
 from kvsim.cli.options import format_option
 from kvsim.cli.scenario_options import (
+    check_writable,
     chosen_scenario,
     progress,
     scenario_options,
@@ -48,6 +49,7 @@ def command(
     from kvsim.comparison import replicate
 
     question = chosen_scenario(scenario, trace, settings, flags)
+    check_writable(output, report)
     with progress(question) as watch:
         runs = replicate(question, seed=seed, replications=replications, watch=watch)
     _print(runs, output_format)

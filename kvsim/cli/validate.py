@@ -10,7 +10,7 @@ import click
 from kvsim.cli.options import MODEL, format_option
 
 if TYPE_CHECKING:
-    from kvsim.calibrate.bench_result import BenchComparison
+    from kvsim.bench_result import BenchComparison
     from kvsim.calibrate.engine_log import LogComparison
     from kvsim.calibrate.twin.command import Validation
     from kvsim.calibrate.twin.compare import Comparison
@@ -195,7 +195,7 @@ def _closing(found: LogComparison) -> str:
 
 
 def _bench(path: Path, output: Path | None, output_format: str, asked: dict[str, Any]) -> None:
-    from kvsim.calibrate.bench_result import compare_bench
+    from kvsim.bench_result import compare_bench
     from kvsim.cli.render import emit
     from kvsim.scenario import load_scenario
 

@@ -155,6 +155,8 @@ class Capacity(NamedTuple):
         check, real steady residency, and no window saving at all.
     groups : tuple of GroupLayout
         The engine's groups, in its order.
+    withheld_blocks : int
+        Blocks that no request is ever given (vLLM's null block).
     """
 
     kv_cache_bytes: int
@@ -170,6 +172,13 @@ class Capacity(NamedTuple):
     steady_tokens: int
     all_full_tokens: int
     groups: tuple[GroupLayout, ...] = ()
+    withheld_blocks: int = 0
+
+    @property
+    def holds_one(self) -> bool:
+        """Whether the blocks that are given out hold one sequence of ``max_model_len``."""
+        given = self.num_blocks - self.withheld_blocks
+        return given > 0 and self.max_concurrency * given >= self.num_blocks * (1 - 1e-12)
 
 
 class Engine(ABC):
@@ -212,6 +221,14 @@ class Engine(ABC):
 
         Steady residency: windows are honoured, block rounding is included.
         """
+
+    def sequences(self, deployment: Deployment, kv_bytes: int, context: int) -> int | None:
+        """Sequences of `context` tokens that pools cut out of `kv_bytes` hold at once.
+
+        None where one pool serves every layer, so that bytes alone decide. Where there are
+        several, the one that runs out first does, however much the others have left.
+        """
+        return None
 
     @abstractmethod
     def command(self, deployment: Deployment) -> str:

@@ -303,6 +303,14 @@ class SGLang(Engine):
         local = ceil_div(context, options.decode_context_parallel_size)
         return self._cells(deployment).bytes_at(local, options.block_size or 1)
 
+    def sequences(self, deployment: Deployment, kv_bytes: int, context: int) -> int:
+        """What the first of the pools to run out holds; see `Pools`."""
+        options, pools = deployment.options, self.pools(deployment, kv_bytes)
+        page = options.block_size or 1
+        local = ceil_div(context, options.decode_context_parallel_size)
+        kept = self._cells(deployment).window_tokens(local)
+        return int(pools.sequences(ceil_div(local, page) * page, ceil_div(kept, page) * page, 1))
+
     def command(self, deployment: Deployment) -> str:
         """A ``sglang.launch_server`` line with what the user set."""
         options, model = deployment.options, deployment.model

@@ -233,6 +233,22 @@ class TensorRTLLM(Engine):
         tp = _attention_tp(deployment.options)
         return tokens + fixed_bytes(deployment.model, tp=tp, layers=layers)
 
+    def sequences(self, deployment: Deployment, kv_bytes: int, context: int) -> int:
+        """What the first pool to run out holds, and no more than have a recurrent state."""
+        layers, options = self._stage(deployment), deployment.options
+        pools, block = self._pools(deployment, layers), options.block_size or 1
+        states = self.intercept_bytes(deployment, layers)
+        need = sum(window * token_bytes for window, token_bytes in pools.items())
+        longest, spare = max(pools), max(0, kv_bytes - states)
+        tokens = spare * longest // need
+        if options.num_gpu_blocks_override:
+            tokens = min(tokens, options.num_gpu_blocks_override * block)
+        held = (
+            tokens * window // longest // (ceil_div(min(context, window), block) * block)
+            for window in pools
+        )
+        return min(*held, options.max_num_seqs or 0) if states else min(held)
+
     def command(self, deployment: Deployment) -> str:
         """A ``trtllm-serve`` line, with the options that only its YAML file has behind it."""
         options, model = deployment.options, deployment.model

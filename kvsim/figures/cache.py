@@ -75,7 +75,7 @@ def hit_ratio_chart(
     ]
     figure = draw(
         [*(_curve_trace(curve, block_bytes) for curve in curves), *_mark_traces(marks or {})],
-        x=Axis("cache", "GiB", log=True, settings={"tickformat": "~g"}),
+        x=Axis("cache", "GiB", log=True, settings={"dtick": "D2", "tickformat": "~g"}),
         y=Axis("hits", "% of block references", settings={"range": [0, 102]}),
         height=420,
     )

@@ -16,7 +16,7 @@ from kvsim.hardware import AcceleratorProfile, StepCoefficients
 from kvsim.stepdefaults import class_coefficients
 
 if TYPE_CHECKING:
-    from kvsim.calibrate.bench_result import BenchComparison
+    from kvsim.bench_result import BenchComparison
 
 __all__ = [
     "bench_chart",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvsim.figures.chart import Chart, Table
-from kvsim.figures.theme import CYCLE, MEMORY_COLOURS, PALETTE, Axis, draw, label
+from kvsim.figures.theme import CYCLE, MEMORY_COLOURS, PALETTE, Axis, bars, draw, label
 from kvsim.units import GIB
 
 if TYPE_CHECKING:
@@ -33,21 +33,23 @@ REGIME_COLOURS = {
     "steady": PALETTE["green"],
     "all full": PALETTE["orange"],
 }
-BAR_PIXELS = 44
 
 
 def plan_labels(plans: Sequence[Plan]) -> list[str]:
-    """Name plans by what sets them apart: the card, then engine and KV dtype if they differ.
+    """Name plans by as little as sets them apart: the card, the engine, its version, the dtype.
 
-    A label is unique: what still collides gets a number.
+    What still collides gets a number.
     """
-    parts = [
+    parts = (
         [plan.accelerator.name for plan in plans],
-        [f"{plan.engine.name} {plan.engine.version}" for plan in plans],
+        [plan.engine.name for plan in plans],
+        [plan.engine.version for plan in plans],
         [plan.kv_cache.dtype for plan in plans],
-    ]
-    telling = [names for at, names in enumerate(parts) if at == 0 or len(set(names)) > 1]
-    labels = [" · ".join(words) for words in zip(*telling, strict=True)]
+    )
+    labels = parts[0]
+    for words in parts[1:]:
+        if len(set(labels)) < len(plans) and len(set(words)) > 1:
+            labels = [f"{text} · {word}" for text, word in zip(labels, words, strict=True)]
     return [
         f"{text} ({labels[: at + 1].count(text)})" if labels.count(text) > 1 else text
         for at, text in enumerate(labels)
@@ -63,13 +65,12 @@ def memory_chart(plans: Sequence[Plan]) -> Chart:
     shown = [label(text) for text in labels]
     terms = {name: [_terms(plan)[name] for plan in plans] for name in MEMORY_COLOURS}
     traces = [_term_bars(name, shown, sizes) for name, sizes in terms.items() if any(sizes)]
-    figure = draw(
+    figure = bars(
         [*traces, _card_marks(plans, shown)],
+        labels,
         x=Axis("memory of one rank", "GiB"),
-        y=Axis(settings={"autorange": "reversed", "type": "category"}),
-        height=130 + BAR_PIXELS * len(plans),
+        thick=28,
         barmode="stack",
-        bargap=0.35,
     )
     rows = [
         {"plan": text, "part": name, "bytes": size, "GiB": round(size / GIB, 3)}
@@ -154,13 +155,12 @@ def capacity_chart(plans: Sequence[Plan]) -> Chart:
         }
         for regime, colour in REGIME_COLOURS.items()
     ]
-    figure = draw(
+    figure = bars(
         traces,
+        labels,
         x=Axis("KV cache capacity", "tokens", settings={"tickformat": "~s"}),
-        y=Axis(settings={"autorange": "reversed", "type": "category"}),
-        height=150 + int(1.4 * BAR_PIXELS) * len(plans),
+        thick=48,
         barmode="group",
-        bargap=0.3,
     )
     alt = "Tokens held by regime. " + "; ".join(
         f"{row['plan']} {row['regime']} {row['tokens']:,}" for row in rows
@@ -270,7 +270,9 @@ def admission_chart(plans: Sequence[Plan]) -> Chart:
             "y": [label(text) for text in labels],
             "x": counts,
             "text": [f"{count:,}" for count in counts],
-            "textposition": "auto",
+            "textposition": "outside",
+            "textangle": 0,
+            "cliponaxis": False,
             "marker": {"color": colour},
             "hovertemplate": "%{y}<br>" + way + ": %{x:,} requests<extra></extra>",
         }
@@ -278,13 +280,12 @@ def admission_chart(plans: Sequence[Plan]) -> Chart:
             ways.items(), (PALETTE["red"], PALETTE["green"]), strict=True
         )
     ]
-    figure = draw(
+    figure = bars(
         traces,
+        labels,
         x=Axis("requests admitted", "requests", settings={"tickformat": "~s"}),
-        y=Axis(settings={"autorange": "reversed", "type": "category"}),
-        height=150 + BAR_PIXELS * len(plans),
+        thick=36,
         barmode="group",
-        bargap=0.3,
     )
     rows = [
         {"plan": text, **plan.contiguous_vs_paged._asdict()}
@@ -326,7 +327,7 @@ def comparison_table(plans: Sequence[Plan]) -> Table:
             "block tokens": plan.kv_cache.block_size,
             "longest request tokens": plan.kv_cache.max_model_len,
             "requests at once": round(plan.kv_cache.max_concurrency, 2),
-            "tokens/s": round(plan.decode.batches[-1].tokens_per_s),
+            "tokens/s": round(plan.decode.batches[-1].tokens_per_s) if plan.fits else None,
         }
         for text, plan in zip(plan_labels(plans), plans, strict=True)
     ]

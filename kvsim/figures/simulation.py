@@ -108,14 +108,17 @@ def _quantiles(values: Floats, weights: Floats | None = None) -> Floats:
     order = np.argsort(values)
     reached = np.cumsum(weights[order])
     at = np.searchsorted(reached, _SHARES * reached[-1])
-    return values[order][np.minimum(at, len(values) - 1)]
+    inverted: Floats = values[order][np.minimum(at, len(values) - 1)]
+    return inverted
 
 
 def latency_axis(title: str, curves: Iterable[Floats]) -> Axis:
     """Return a logarithmic axis of milliseconds that begins at 1 ms."""
     longest = max((float(values[-1]) for values in curves if len(values)), default=LEAST_MS)
     decades = np.log10(max(longest, 10 * LEAST_MS))
-    return Axis(title, "ms", log=True, settings={"range": [0, 1.03 * float(decades)]})
+    return Axis(
+        title, "ms" if title else "", log=True, settings={"range": [0, 1.03 * float(decades)]}
+    )
 
 
 def latency_line(values: Floats) -> dict[str, Any]:

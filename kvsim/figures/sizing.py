@@ -16,6 +16,9 @@ __all__ = ["fleet_chart", "fleet_table", "probes_chart", "rates_chart"]
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
 
+# Less than a decade, often: the digits are labelled too.
+_NARROW_LOG = {"dtick": "D1", "tickformat": "~g"}
+
 
 def _name(option: FleetOption) -> str:
     return f"{option.accelerator} · TP {option.tensor_parallel_size}"
@@ -97,7 +100,12 @@ def _rates_alt(options: Sequence[FleetOption]) -> str:
 
 def fleet_table(options: Sequence[FleetOption]) -> Table:
     """List each card's fleet: replicas, devices, cost, latency under its load, what binds."""
-    return Table("fleet", "What it takes", [_fleet_row(option) for option in options])
+    rows = [_fleet_row(option) for option in options]
+    if any(option.problem for option in options):
+        rows = [
+            {**row, "why not": option.problem} for row, option in zip(rows, options, strict=True)
+        ]
+    return Table("fleet", "What it takes", rows)
 
 
 def _fleet_row(option: FleetOption) -> Row:
@@ -116,7 +124,6 @@ def _fleet_row(option: FleetOption) -> Row:
         "a step waits for": _bound_words(option),
         "memory kept requests out": None if limited is None else f"{100 * limited:.0f} % of time",
         "step times": option.provenance.split(":")[0],
-        "why not": option.problem,
     }
 
 
@@ -252,8 +259,8 @@ def probes_chart(option: FleetOption, latency: str, limit_ms: float | None) -> C
             *(_probe_trace(name, group, latency) for name, group in groups.items()),
             *([_objective(limit)] if limit else []),
         ],
-        x=Axis("rate of one replica", "requests/s", log=True, settings={"tickformat": "~g"}),
-        y=Axis(LATENCIES[latency], "ms", log=True, settings={"tickformat": "~g"}),
+        x=Axis("rate of one replica", "requests/s"),
+        y=Axis(LATENCIES[latency], "ms", log=True, settings=_NARROW_LOG),
         height=360,
     )
     alt = (

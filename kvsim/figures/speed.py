@@ -73,7 +73,8 @@ def _ridge_line(plan: Plan) -> dict[str, Any]:
         "mode": "lines",
         "name": f"ridge point, {ridge:,.0f} FLOPs/byte",
         "yaxis": "y2",
-        "x": [plan.decode.batches[0].batch, plan.decode.batches[-1].batch],
+        # A little longer than the curve, so that a single batch has one too.
+        "x": [plan.decode.batches[0].batch / 1.2, plan.decode.batches[-1].batch * 1.2],
         "y": [ridge, ridge],
         "line": {"color": PALETTE["red"], "dash": "dash"},
         "hovertemplate": "ridge point: %{y:,.0f} FLOPs/byte<extra></extra>",

@@ -8,7 +8,7 @@ dashboard gives those its theme, light or dark, and a file gets `LIGHT` or `DARK
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "MEMORY_COLOURS",
     "PALETTE",
     "Axis",
+    "bars",
     "draw",
     "label",
     "muted",
@@ -137,6 +138,54 @@ def draw(
         "hoverlabel": {"namelength": -1},
     }
     return go.Figure(data=list(traces), layout=house | layout)
+
+
+def bars(
+    traces: Sequence[Mapping[str, Any]],
+    labels: Sequence[str],
+    *,
+    x: Axis,
+    thick: int,
+    **layout: Any,
+) -> Figure:
+    """Draw horizontal bars, each label above its own: a narrow screen has no room beside them.
+
+    Parameters
+    ----------
+    traces : sequence of mapping
+        Bars over the escaped `labels`.
+    labels : sequence of str
+        Names from anywhere, as the traces' ``y`` has them after `label`.
+    x : Axis
+        The axis of the amounts.
+    thick : int
+        Pixels of one label's bars.
+    **layout
+        Anything else that plotly knows of a layout.
+    """
+    slot = thick + 34
+    words = [
+        {
+            "text": label(text),
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+            "y": at,
+            "yanchor": "bottom",
+            "yshift": thick // 2 + 4,
+            "showarrow": False,
+        }
+        for at, text in enumerate(labels)
+    ]
+    return draw(
+        traces,
+        x=x,
+        y=Axis(settings={"type": "category", "autorange": "reversed", "showticklabels": False}),
+        height=140 + slot * len(labels),
+        bargap=1 - thick / slot,
+        annotations=words,
+        **layout,
+    )
 
 
 def label(text: str) -> str:

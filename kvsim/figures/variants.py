@@ -179,7 +179,7 @@ def latency_panels(found: SimulationComparison) -> Chart:
     every = [values for each in curves.values() for values in each.values()]
     panels = [
         _Panel(
-            LATENCIES[name],
+            f"{LATENCIES[name]} (ms)",
             latency_axis("", every),
             Axis("requests", "%", settings={"range": [0, 101]}),
             [
@@ -229,8 +229,8 @@ def interval_chart(found: SimulationComparison) -> Chart:
             if key in intervals[number] and not _says_nothing(variant, key)
         ]
         dots = [_dot(labels[number], number, at, interval) for number, _, interval in known]
-        x = Axis("", unit, settings={"rangemode": "tozero"})
-        panels.append(_Panel(words, x, Axis(settings=category), dots))
+        x = Axis(settings={"rangemode": "tozero"})
+        panels.append(_Panel(f"{words} ({unit})", x, Axis(settings=category), dots))
         rows += [
             {"variant": variant.label, "quantity": words, "unit": unit} | interval._asdict()
             for _, variant, interval in known

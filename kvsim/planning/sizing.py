@@ -25,6 +25,9 @@ __all__ = [
 
 COMMON_CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
+# Lengths looked at within one block; a hybrid's largest blocks are of about a thousand tokens.
+_MOST_LENGTHS = 4096
+
 
 @dataclass(frozen=True)
 class Sizing:
@@ -42,8 +45,7 @@ class Sizing:
     @property
     def fits(self) -> bool:
         """Whether one request of ``max_model_len`` fits, and the pool beside the weights."""
-        holds_one = self.capacity.num_blocks > 0 and self.capacity.max_concurrency >= 1
-        return holds_one and self.pool_bytes <= self.room_bytes
+        return self.capacity.holds_one and self.pool_bytes <= self.room_bytes
 
     @property
     def room_bytes(self) -> int:
@@ -111,7 +113,11 @@ class Sizing:
         return self.engine.sequence_bytes(self.deployment, context)
 
     def requests(self, context: int) -> int:
-        """Sequences of `context` tokens whose blocks fit at once."""
+        """Sequences of `context` tokens whose blocks fit at once, in every pool there is."""
+        kv_bytes = max(0, self.budget.kv_cache_bytes)
+        held = self.engine.sequences(self.deployment, kv_bytes, context)
+        if held is not None:
+            return held
         return self.pool_bytes // max(1, self.occupied_bytes(context))
 
     def running(self, context: int) -> int:
@@ -182,8 +188,7 @@ def fragmentation(sizing: Sizing, context: int) -> Fragmentation:
     no token.
     """
     block = max(1, sizing.capacity.block_size)
-    last = ceil_div(context, block) * block
-    lengths = range(max(1, last - block + 1), last + 1)
+    lengths = _lengths_within(block, ceil_div(context, block) * block)
     occupied = [sizing.occupied_bytes(length) for length in lengths]
     waste = [
         max(0, held - sizing.kept_bytes(length))
@@ -198,3 +203,9 @@ def fragmentation(sizing: Sizing, context: int) -> Fragmentation:
         worst_bytes=waste[worst],
         worst_share=waste[worst] / max(1, occupied[worst]),
     )
+
+
+def _lengths_within(block: int, last: int) -> list[int]:
+    """List the lengths of one block that ends at `last`, evenly thinned where they are many."""
+    step = ceil_div(block, _MOST_LENGTHS)
+    return sorted({*range(last - block + 1, last + 1, step), last})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
@@ -52,10 +53,36 @@ def suggest(sizing: Sizing) -> tuple[Suggestion, ...]:
         return ()
     families = [(family, _first_fit(sizing, family)) for family in _families(sizing)]
     singles = [found for found in (_longest_length(sizing), *(fit for _, fit in families)) if found]
-    weak = [family[-1] for family, fit in families if not fit]
-    pairs = (_attempt(sizing, one.with_(two)) for one, two in itertools.combinations(weak, 2))
+    weak = [family for family, fit in families if not fit]
+    pairs = (_pair(sizing, one, two) for one, two in itertools.combinations(weak, 2))
     missing = max(0, ENOUGH - len(singles))
-    return (*singles, *itertools.islice(filter(None, pairs), missing))
+    found = (*singles, *itertools.islice(filter(None, pairs), missing))
+    return found or _together(sizing, weak)
+
+
+def _last(sizing: Sizing, family: list[_Change]) -> _Change | None:
+    """The strongest change of a family that the engine does not refuse."""
+    return next((one for one in reversed(family) if _replan(sizing, one.options)), None)
+
+
+def _pair(sizing: Sizing, one: list[_Change], two: list[_Change]) -> Suggestion | None:
+    """The strongest change of one family beside the gentlest of another that is enough."""
+    strongest = _last(sizing, one)
+    return _first_fit(sizing, [strongest.with_(each) for each in two]) if strongest else None
+
+
+def _together(sizing: Sizing, families: list[list[_Change]]) -> tuple[Suggestion, ...]:
+    """Where no two changes are enough: the fewest that are, or all and a shorter length."""
+    weak = [change for family in families if (change := _last(sizing, family))]
+    for count in range(3, len(weak) + 1):
+        for changes in itertools.combinations(weak, count):
+            found = _attempt(sizing, functools.reduce(_Change.with_, changes))
+            if found:
+                return (found,)
+    if not weak:
+        return ()
+    shorter = _longest_length(sizing, functools.reduce(_Change.with_, weak))
+    return (shorter,) if shorter else ()
 
 
 def _decree(sizing: Sizing) -> dict[str, Any]:
@@ -96,12 +123,8 @@ def _all_families(sizing: Sizing) -> Iterator[Iterator[_Change]]:
             _Change(f"quantize the weights to {name}", {"quantization": name})
             for name in WEIGHTS.get(sizing.engine.name, ("fp8", "awq"))
         )
-    yield iter(
-        [
-            *_more_devices(options, "tensor", "split each layer"),
-            *_more_devices(options, "pipeline", "deal the layers"),
-        ]
-    )
+    yield iter(_more_devices(options, "tensor", "split each layer"))
+    yield iter(_more_devices(options, "pipeline", "deal the layers"))
 
 
 def _more_devices(options: EngineOptions, kind: str, words: str) -> list[_Change]:
@@ -137,15 +160,20 @@ def _replan(sizing: Sizing, options: dict[str, Any]) -> Sizing | None:
         return None
 
 
-def _longest_length(sizing: Sizing) -> Suggestion | None:
-    """Find the largest ``max_model_len`` that fits, by bisection over whole blocks."""
+def _longest_length(sizing: Sizing, beside: _Change | None = None) -> Suggestion | None:
+    """Find the largest ``max_model_len`` that fits, by bisection over whole blocks.
+
+    With `beside`, under that change too.
+    """
     block = max(1, sizing.capacity.block_size)
+    others = beside.options if beside else {}
     low, high = 0, sizing.capacity.max_model_len // block  # low fits, high does not
     while high - low > 1:
         middle = (low + high) // 2
-        changed = _replan(sizing, {"max_model_len": middle * block})
+        changed = _replan(sizing, {**others, "max_model_len": middle * block})
         low, high = (middle, high) if changed and changed.fits else (low, middle)
     if low == 0:
         return None
     length = low * block
-    return _attempt(sizing, _Change(f"serve at most {length:,} tokens", {"max_model_len": length}))
+    shorter = _Change(f"serve at most {length:,} tokens", {"max_model_len": length})
+    return _attempt(sizing, beside.with_(shorter) if beside else shorter)

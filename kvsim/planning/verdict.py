@@ -21,11 +21,19 @@ def verdict(sizing: Sizing) -> str:
         )
     if sizing.budget.kv_cache_bytes <= 0:
         return f"DOES NOT FIT: nothing is left for KV cache; {binding_term(sizing)}"
-    needed = sizing.pool_bytes / max(capacity.max_concurrency, 1e-9)
+    needed = _request_bytes(sizing)
     return (
         f"DOES NOT FIT: one request of {longest} needs {_gib(needed)} of KV cache and there is"
         f" {_gib(sizing.pool_bytes)}; {binding_term(sizing)}"
     )
+
+
+def _request_bytes(sizing: Sizing) -> float:
+    """KV bytes of one request of ``max_model_len``, as admission charges it where it can."""
+    capacity = sizing.capacity
+    if capacity.max_concurrency > 0:
+        return sizing.pool_bytes / capacity.max_concurrency
+    return sizing.occupied_bytes(capacity.max_model_len)
 
 
 def binding_term(sizing: Sizing) -> str:

@@ -71,8 +71,11 @@ def _client() -> ModuleType:
     try:
         import huggingface_hub
         import huggingface_hub.errors
+        import huggingface_hub.utils.logging
     except ImportError:
         raise MissingExtraError("huggingface_hub", "hub", "reading a model from the hub") from None
+    # Its retries are no lines of ours.
+    huggingface_hub.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     module: ModuleType = huggingface_hub
     return module
 

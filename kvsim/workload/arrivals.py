@@ -49,6 +49,14 @@ def _cumulated(gaps: Iterator[Floats]) -> Iterator[Floats]:
         yield times
 
 
+def _at_rate(unit_times: Iterator[Floats], rate: float) -> Iterator[Floats]:
+    """Slow unit-rate times down; a rate near zero puts them beyond the largest float."""
+    for times in unit_times:
+        with np.errstate(over="ignore"):  # the reader of the times refuses what is infinite
+            slowed = times / rate
+        yield slowed
+
+
 def _unit_gaps(streams: Streams, cv: float) -> Iterator[Floats]:
     """Gaps of mean 1 and the given CV: gamma, or exponential at cv 1."""
     rng = streams.stream("arrivals")
@@ -67,7 +75,7 @@ class Poisson(Described):
 
     def times(self, streams: Streams) -> Iterator[Floats]:
         """Yield arrival times in seconds, without end."""
-        return (times / self.rate for times in _cumulated(_unit_gaps(streams, 1.0)))
+        return _at_rate(_cumulated(_unit_gaps(streams, 1.0)), self.rate)
 
 
 class GammaArrivals(Described):
@@ -82,7 +90,7 @@ class GammaArrivals(Described):
 
     def times(self, streams: Streams) -> Iterator[Floats]:
         """Yield arrival times in seconds, without end."""
-        return (times / self.rate for times in _cumulated(_unit_gaps(streams, self.cv)))
+        return _at_rate(_cumulated(_unit_gaps(streams, self.cv)), self.rate)
 
 
 class WeibullArrivals(Described):

@@ -19,7 +19,7 @@ from kvsim.errors import UnsupportedError
 from kvsim.footprint import bytes_per_token
 from kvsim.precision import kv_format
 
-__all__ = ["Layout", "capacity_of", "fits_one_sequence", "layout_of"]
+__all__ = ["Layout", "capacity_of", "layout_of"]
 
 # Block 0 stands for "no block" and is never handed out.
 _NULL_BLOCKS = 1
@@ -124,12 +124,8 @@ def capacity_of(
         steady_tokens=num_blocks * length // layout.steady_blocks(length),
         all_full_tokens=full_blocks * length // full.admission_blocks(length),
         groups=tuple(_describe(group, layout, length) for group in layout.groups),
+        withheld_blocks=_NULL_BLOCKS if layout.counts_pages else 0,
     )
-
-
-def fits_one_sequence(layout: Layout, num_blocks: int, length: int) -> bool:
-    """Whether start-up accepts the length: one sequence beside the null block."""
-    return layout.admission_blocks(length) <= num_blocks - _NULL_BLOCKS
 
 
 def _reserve(deployment: Deployment, rules: Rules) -> Reserve:

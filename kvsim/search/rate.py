@@ -1,4 +1,4 @@
-"""How much traffic one replica carries, and so how many it takes: bisection over simulations.
+"""How much traffic one replica carries: bisection over simulations.
 
 ::
 
@@ -8,40 +8,47 @@
 
 Every probe serves the same seeded requests; only the gaps between them shrink with the rate.
 Where to probe follows from the outcomes alone, so a looser objective can only end higher.
+
+A replica that starts empty flatters itself: the first requests find no queue and small
+batches. So a run that passes must be long beside what is in flight (rate times mean latency,
+Little's law), else it is run again with more requests; and its first part is not judged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import ceil, floor, log2, sqrt
-from typing import Any
 
 import numpy as np
 
 from kvsim.assembly import Setup, prepare
-from kvsim.catalog.accelerators import find_accelerator
-from kvsim.errors import InputError, KVSimError, UnsupportedError
-from kvsim.hardware import Price
+from kvsim.errors import InputError, UnsupportedError
 from kvsim.replica import Watch
 from kvsim.results import SimulationResult
-from kvsim.scenario import SLO, Scenario, with_overrides
+from kvsim.scenario import SLO, Scenario
 from kvsim.simulation import run_setup
 
 __all__ = [
-    "FleetOption",
+    "OVERLOAD_RATE",
     "Probe",
     "RateSearch",
+    "Search",
     "SearchSettings",
+    "bisect",
+    "bracket",
     "highest_rate",
-    "size_fleet",
+    "judge",
+    "require_steady",
 ]
 
 # Arrivals that one number speeds up; of others "the rate" depends on when one looks.
 _STEADY_KINDS = ("poisson", "gamma", "weibull", "constant")
 _MOST_OCTAVES = 8
-_OVERLOAD_RATE = 1e9
+OVERLOAD_RATE = 1e9
+_RUNS_PER_STAY = 5  # least length of a run, in requests in flight
+_MOST_REQUESTS = 20_000
+_WARMUP = 0.2  # of the run: one stay
 _FEWEST_REQUESTS = 100
 _OBJECTIVES = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2el_ms"}
 
@@ -55,7 +62,8 @@ class SearchSettings:
     share : float
         Share of the requests that must meet every objective together: 0.99 for "p99".
     requests : int
-        Requests of each simulation, from an empty replica.
+        Requests of each simulation; more where so many are served at once that the run would
+        be over before it is steady.
     tolerance : float
         Relative width at which the search stops.
     seed : int or None
@@ -93,6 +101,8 @@ class Probe:
         Whether the queue grew all run long.
     passed : bool
         Not saturated, and enough requests met the objectives.
+    requests : int
+        Requests of the run.
     missed : mapping of str to float
         Share of the requests that missed each objective ("ttft", "tpot", "e2el").
     latency_ms : mapping of str to float or None
@@ -103,6 +113,7 @@ class Probe:
     met_share: float
     saturated: bool
     passed: bool
+    requests: int
     missed: Mapping[str, float]
     latency_ms: Mapping[str, float | None]
 
@@ -183,16 +194,17 @@ def highest_rate(
 
     Notes
     -----
-    Runs are finite and start empty: of a load close to saturation a longer run sees more of
-    the queue, and finds a somewhat lower rate.
+    Runs are finite: of a load close to saturation a longer one sees more of the queue, and
+    finds a somewhat lower rate.
     """
-    _require_steady(scenario)
+    require_steady(scenario)
     objectives = scenario.slo if slo is None else slo
     setup = prepare(scenario.model_copy(update={"slo": objectives}))
-    return _Search(setup, settings or SearchSettings(), watch).run()
+    return Search(setup, settings or SearchSettings(), watch).run()
 
 
-def _require_steady(scenario: Scenario) -> None:
+def require_steady(scenario: Scenario) -> None:
+    """Refuse arrivals that have no one rate to raise (UnsupportedError)."""
     kind = getattr(scenario.workload.arrivals, "kind", "trace")
     if kind not in _STEADY_KINDS:
         raise UnsupportedError(
@@ -202,8 +214,25 @@ def _require_steady(scenario: Scenario) -> None:
 
 
 @dataclass
-class _Search:
-    """The simulations of one search, and their verdicts."""
+class Search:
+    """The simulations of one search, and their verdicts.
+
+    Parameters
+    ----------
+    setup : Setup
+        The replica, its traffic and its objectives.
+    settings : SearchSettings
+        What is asked.
+    watch : callable, optional
+        See `kvsim.simulate`.
+
+    Attributes
+    ----------
+    probes : list of Probe
+        Rates that were tried.
+    simulations : int
+        How many have been run.
+    """
 
     setup: Setup
     settings: SearchSettings
@@ -212,7 +241,8 @@ class _Search:
     simulations: int = 0
 
     def run(self) -> RateSearch:
-        throughput = _throughput(self.simulate(_OVERLOAD_RATE))
+        """Search from the beginning."""
+        throughput = _throughput(self.simulate(OVERLOAD_RATE, self.settings.requests))
         if not throughput:
             raise InputError(
                 "no request fits: every one was rejected",
@@ -224,21 +254,38 @@ class _Search:
         return RateSearch(low, high, tuple(self.probes), self.simulations, self.settings)
 
     def passes(self, rate: float) -> bool:
-        """Whether a rate meets the objectives: one simulation."""
-        probe = judge(rate, self.simulate(rate), self.settings.share)
+        """Whether a rate meets the objectives."""
+        probe = judge(rate, self.serve(rate), self.settings.share)
         self.probes.append(probe)
         return probe.passed
 
-    def simulate(self, rate: float) -> SimulationResult:
-        """Serve the same requests at another rate."""
+    def serve(self, rate: float) -> SimulationResult:
+        """Serve the requests at a rate, for long enough to be believed when it passes."""
+        requests = self.settings.requests
+        while True:
+            result = self.simulate(rate, requests)
+            enough = min(_MOST_REQUESTS, ceil(_RUNS_PER_STAY * _in_flight(rate, result)))
+            if requests >= enough or not judge(rate, result, self.settings.share).passed:
+                return result
+            requests = min(_MOST_REQUESTS, ceil(1.3 * enough))  # a longer one has more in flight
+
+    def simulate(self, rate: float, requests: int) -> SimulationResult:
+        """Serve so many of the same requests at a rate: one simulation."""
         self.simulations += 1
-        setup = _at_rate(self.setup, rate, self.settings.requests)
+        setup = _at_rate(self.setup, rate, requests)
         seed = self.settings.seed
         start = setup.scenario.run.seed if seed is None else seed
         result = run_setup(setup, start, watch=self.watch)
         if result.interrupted:
             raise KeyboardInterrupt
         return result
+
+
+def _in_flight(rate: float, result: SimulationResult) -> float:
+    """Requests in the replica at once, on average: Little's law."""
+    stays = result.latencies["e2el"][result.judged]
+    stays = stays[~np.isnan(stays)]
+    return rate * float(stays.mean()) if len(stays) else 0.0
 
 
 def _throughput(result: SimulationResult) -> float:
@@ -254,7 +301,10 @@ def _at_rate(setup: Setup, rate: float, requests: int) -> Setup:
     arrivals = workload.arrivals.model_copy(update={"rate": rate})
     limits = {"requests": requests, "duration_seconds": None}
     workload = workload.model_copy(update={"arrivals": arrivals, **limits})
-    return replace(setup, scenario=setup.scenario.model_copy(update={"workload": workload}))
+    run = setup.scenario.run
+    run = run.model_copy(update={"warmup_fraction": max(_WARMUP, run.warmup_fraction)})
+    changes = {"workload": workload, "run": run}
+    return replace(setup, scenario=setup.scenario.model_copy(update=changes))
 
 
 def bracket(
@@ -320,165 +370,5 @@ def judge(rate: float, result: SimulationResult, share: float) -> Probe:
             met &= within
     met_share = float(met.mean())
     passed = not result.saturated and met_share >= share
-    return Probe(rate, met_share, result.saturated, passed, missed, latency)
-
-
-# --- fleets ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class FleetOption:
-    """One card and tensor-parallel degree, as an answer to a demand.
-
-    Parameters
-    ----------
-    accelerator : str
-        Its name.
-    tensor_parallel_size : int
-        Devices a replica.
-    demand : float
-        Requests a second that the fleet must carry.
-    problem : str
-        Why it is no answer; "" when it is one.
-    search : RateSearch or None
-        What one replica sustains; None when the model does not run on it.
-    at_demand : Probe or None
-        One replica under its share of the demand.
-    bound_by : mapping of str to float
-        Share of the busy time that each resource binds, under that load.
-    memory_limited : float or None
-        Share of the time that memory kept requests waiting, under that load.
-    price : Price or None
-        Of one device and hour, US dollars; None: the profile has none.
-    provenance : str
-        Where the step times come from.
-    """
-
-    accelerator: str
-    tensor_parallel_size: int
-    demand: float
-    problem: str = ""
-    search: RateSearch | None = None
-    at_demand: Probe | None = None
-    bound_by: Mapping[str, float] = field(default_factory=dict)
-    memory_limited: float | None = None
-    price: Price | None = None
-    provenance: str = ""
-
-    @property
-    def highest_rate(self) -> float | None:
-        """Requests a second that one replica sustains; None: none."""
-        return self.search.rate if self.search else None
-
-    @property
-    def replicas(self) -> int | None:
-        """How many replicas carry the demand; None when one carries nothing.
-
-        ``replicas = ceil(demand / highest rate)``
-        """
-        return replicas_for(self.demand, self.highest_rate) if self.highest_rate else None
-
-    @property
-    def devices(self) -> int | None:
-        """Devices of the whole fleet."""
-        return None if self.replicas is None else self.replicas * self.tensor_parallel_size
-
-    @property
-    def usd_per_hour(self) -> tuple[float, float] | None:
-        """What the fleet costs an hour, low and high; None when no price is known."""
-        if self.devices is None or self.price is None:
-            return None
-        return self.devices * self.price.low, self.devices * self.price.high
-
-
-def replicas_for(demand: float, rate: float) -> int:
-    """Return the fewest replicas that carry a demand: ``ceil(demand / rate)``.
-
-    Examples
-    --------
-    >>> replicas_for(10, 4), replicas_for(8, 4)
-    (3, 2)
-    """
-    return max(1, ceil(demand / rate))
-
-
-def size_fleet(
-    scenario: Scenario,
-    demand: float,
-    cards: Iterable[tuple[str, int]],
-    settings: SearchSettings | None = None,
-    *,
-    watch: Watch | None = None,
-) -> tuple[FleetOption, ...]:
-    """Size a fleet of each card for a demand, under the scenario's objectives.
-
-    Parameters
-    ----------
-    scenario : Scenario
-        Traffic, model, engine and `slo`; its accelerator and degree are replaced.
-    demand : float
-        Requests a second of the whole fleet, split evenly: of Poisson arrivals a random split
-        is Poisson again.
-    cards : iterable of (str, int)
-        Accelerator and tensor-parallel degree.
-    settings, watch
-        See `highest_rate`. An interrupt keeps the cards that are finished.
-
-    Returns
-    -------
-    tuple of FleetOption
-        One a card, in the order given; a card that the model does not run on says why.
-
-    Raises
-    ------
-    InputError
-        For a demand that is not above 0, or an unknown card.
-    UnsupportedError
-        For arrivals without one rate.
-    """
-    if not 0 < demand < _OVERLOAD_RATE:
-        raise InputError(f"a demand of {demand:g} requests/s is not above 0 and finite")
-    _require_steady(scenario)
-    chosen = settings or SearchSettings()
-    options: list[FleetOption] = []
-    with suppress(KeyboardInterrupt):
-        for card in cards:
-            options.append(_option(scenario, demand, card, chosen, watch))
-    return tuple(options)
-
-
-def _option(
-    scenario: Scenario,
-    demand: float,
-    card: tuple[str, int],
-    settings: SearchSettings,
-    watch: Watch | None,
-) -> FleetOption:
-    profile = find_accelerator(card[0])
-    option = FleetOption(profile.name, card[1], demand, price=profile.price)
-    overrides = {"accelerator": card[0], "engine.tensor_parallel_size": card[1]}
-    try:
-        search = _Search(prepare(with_overrides(scenario, overrides)), settings, watch)
-        found = search.run()
-    except KVSimError as error:
-        return replace(option, problem=str(error))
-    option = replace(option, search=found, provenance=search.setup.step_time.provenance)
-    if option.replicas is None:
-        return replace(option, problem=_hopeless(found))
-    result = search.simulate(demand / option.replicas)
-    return replace(option, **_under_load(demand / option.replicas, result, settings))
-
-
-def _hopeless(found: RateSearch) -> str:
-    limit = {"saturation": "the queue grows", "": "too few requests meet the objectives"}
-    missed = limit.get(found.limit, f"the {found.limit.upper()} objective is missed")
-    return f"even at {found.failed_rate:.3g} requests/s {missed}"
-
-
-def _under_load(rate: float, result: SimulationResult, settings: SearchSettings) -> dict[str, Any]:
-    summary = result.summary
-    return {
-        "at_demand": judge(rate, result, settings.share),
-        "bound_by": summary["bound_by"],
-        "memory_limited": summary["memory_limited"],
-    }
+    count = len(result.columns["finish_seconds"])
+    return Probe(rate, met_share, result.saturated, passed, count, missed, latency)

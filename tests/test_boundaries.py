@@ -1,0 +1,129 @@
+"""Edges where off-by-one errors hide: page counts, one block's lengths, impossible plans."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvsim import plan
+from kvsim.engines.vllm.groups import pack_groups
+from kvsim.engines.vllm.pages import LayerPage, PageSpec, Reserve
+from kvsim.errors import UnknownNameError
+
+
+@pytest.mark.parametrize(("in_flight", "pages"), [(0, 2), (1, 3), (16, 3), (17, 4)])
+def test_a_window_is_charged_what_it_sees_before_the_newest_token(in_flight, pages):
+    """vLLM: ceil(min(window - 1 + in flight, length) / block) + 1; 17 - 1 fill one block."""
+    spec = PageSpec("window", block_size=16, page_bytes=1, span=17)
+    assert spec.admission_pages(1000, Reserve(in_flight)) == pages
+
+
+@pytest.mark.parametrize(("context", "pages"), [(1, 1), (16, 1), (17, 2), (33, 2), (1000, 2)])
+def test_a_window_that_straddles_blocks_holds_one_more_of_them(context, pages):
+    """16 tokens before the newest may start inside a block: two of 16 are touched."""
+    spec = PageSpec("window", block_size=16, page_bytes=1, span=17)
+    assert spec.steady_pages(context, Reserve()) == pages
+
+
+@pytest.mark.parametrize(("windows", "sizes"), [(5, [5, 5]), (6, [4, 4, 4])])
+def test_groups_take_the_larger_bucket_only_below_one_and_a_half_times(windows, sizes):
+    """vLLM: the largest bucket's size when max < 1.5 x min; 6 of 4 is exactly 1.5."""
+    full = [LayerPage(i, "full", PageSpec("full", 16, 64)) for i in range(4)]
+    spec = PageSpec("window", 16, 64, span=128)
+    groups = pack_groups([*full, *(LayerPage(4 + i, "window", spec) for i in range(windows))])
+    assert [len(group.members) + group.padding_layers for group in groups] == sizes
+
+
+def test_a_block_longer_than_any_request_is_answered_at_once_and_in_true_bytes():
+    """One block of a million tokens of Llama-2-7B is 524,288 * 10**6 bytes = 488.28 GiB."""
+    answer = plan("llama2-7b", "a100", block_size=1_000_000)
+    assert not answer.fits
+    assert "needs 488.28 GiB" in answer.verdict
+    assert plan("llama2-7b", "a100", block_size=10**15).fragmentation.worst_share > 0.99
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "engine"),
+    [("deepseek-v3", "l4", "vllm"), ("command-r", "t4", "sglang"), ("llama3.1-405b", "t4", "vllm")],
+)
+def test_what_needs_several_changes_is_offered_them(model, gpu, engine):
+    answer = plan(model, gpu, engine=engine)
+    assert not answer.fits
+    assert answer.suggestions
+    words = answer.suggestions[0].flag.split()
+    options = {
+        name.removeprefix("--").replace("-", "_"): _value(value)
+        for name, value in zip(words[::2], words[1::2], strict=True)
+    }
+    assert len(options) > 1
+    assert plan(model, gpu, engine=engine, **options).fits
+
+
+def _value(text):
+    try:
+        return int(text)
+    except ValueError:
+        return float(text) if text[0].isdigit() else text
+
+
+def test_a_list_of_known_names_is_no_question():
+    error = UnknownNameError("engine", "zzz", ["vllm", "sglang"])
+    assert str(error) == "unknown engine 'zzz'; known are sglang, vllm"
+    assert str(UnknownNameError("letter", "zzz", "abcdefghijk")).endswith("g, h, ...")
+
+
+@pytest.mark.parametrize(
+    ("model", "engine"),
+    [
+        ("gemma3-27b", "sglang"),  # the full pool runs out, the window pool idles
+        ("qwen3.5-27b", "sglang"),  # the states take half of the bytes
+        ("jamba-v0.1", "tensorrt-llm"),  # states of a whole batch are set aside first
+        ("gemma3-27b", "tensorrt-llm"),
+        ("gemma3-27b", "vllm"),
+        ("llama3.1-8b", "sglang"),
+    ],
+)
+def test_requests_of_the_longest_length_are_those_of_the_steady_regime(model, engine):
+    """Pools cannot lend to each other: sglang#26248 shows full 1.00 beside swa 0.06."""
+    answer = plan(model, "h200", engine=engine)
+    longest = answer.concurrency[-1]
+    steady = answer.capacity_tokens.steady / answer.kv_cache.max_model_len
+    assert longest.context_len == answer.kv_cache.max_model_len
+    assert steady * 0.99 - 1 < longest.requests <= steady * 1.01
+
+
+def test_a_pool_of_windows_limits_short_requests_too():
+    """TensorRT-LLM cuts the bytes for max_model_len: a window pool holds so many windows."""
+    answer = plan("gemma3-27b", "h200", engine="tensorrt-llm", context_len=1024)
+    longest = answer.concurrency[-1].requests
+    assert next(c for c in answer.concurrency if c.context_len == 1024).requests == longest
+
+
+def test_context_ranks_share_the_tokens_of_a_latent_cache():
+    """DeepSeek-V3: 61 layers * 576 * 2 = 70,272 bytes a token, an eighth on each of 8 ranks."""
+    options = {"tensor_parallel_size": 8, "decode_context_parallel_size": 8}
+    assert plan("deepseek-v3", "h200", **options).kv_cache.bytes_per_token == 70_272 // 8
+
+
+def test_experts_are_dealt_over_the_replicas_too():
+    """vLLM's expert-parallel ranks are tp * dp: 128 experts over 2 * 4 are 16 a rank."""
+    options = {"tensor_parallel_size": 2, "enable_expert_parallel": True}
+    one, four = (
+        plan("qwen3-30b-a3b", "h100", data_parallel_size=dp, **options).memory.weights_bytes
+        for dp in (1, 4)
+    )
+    experts = 48 * 128 * 3 * 2048 * 768 * 2  # layers, experts, matrices, hidden, width, bytes
+    assert one - four == pytest.approx(experts * (1 / 2 - 1 / 8), rel=1e-6)
+
+
+@pytest.mark.parametrize(("blocks", "fits"), [(256, False), (257, True), (258, True)])
+def test_exactly_one_longest_request_is_enough(blocks, fits):
+    """4,096 tokens in blocks of 16 are 256, and vLLM withholds its null block."""
+    assert plan("llama2-7b", "a100", num_gpu_blocks_override=blocks).fits is fits
+
+
+def test_the_arithmetic_of_a_step_is_split_over_the_ranks():
+    """Weights and KV split as the FLOPs do, so that FLOPs a byte hardly change with tp."""
+    one, two = (
+        plan("llama2-7b", "a100", tensor_parallel_size=tp).decode.batches[0] for tp in (1, 2)
+    )
+    assert one.arithmetic_intensity == pytest.approx(two.arithmetic_intensity, rel=0.02)

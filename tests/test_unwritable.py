@@ -1,0 +1,38 @@
+"""A place that cannot be written is refused before anything is computed or printed."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from kvsim.cli import cli
+from kvsim.errors import InputError
+
+SMALL = ("simulate", "peer-w", "--set", "workload.requests=5")
+PLAN = ("plan", "--model", "llama2-7b", "--gpu", "a100")
+COMPARE = ("compare", "peer-w", "--set", "workload.requests=5", "--vary", "run.seed=1,2")
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "name"),
+    [
+        (SMALL, "--output", "file/out"),
+        (SMALL, "--report", "absent/page.html"),
+        (COMPARE, "--report", "absent/page.html"),
+        (PLAN, "--report", "absent/page.html"),
+    ],
+)
+def test_nothing_is_printed_when_the_answer_has_nowhere_to_go(tmp_path, command, flag, name):
+    (tmp_path / "file").write_text("a file, no folder")
+    result = CliRunner().invoke(cli, [*command, flag, str(tmp_path / name)])
+    assert isinstance(result.exception, InputError)
+    assert flag in str(result.exception)
+    assert result.stdout == ""
+
+
+def test_a_rate_too_small_for_any_clock_is_one_clear_error():
+    """Warnings are errors here: an overflow on the way would be the exception instead."""
+    settings = ["--set", "workload.arrivals.rate=1e-320", *SMALL[2:]]
+    result = CliRunner().invoke(cli, [*SMALL[:2], *settings])
+    assert isinstance(result.exception, InputError)
+    assert "finite" in str(result.exception)
