@@ -377,8 +377,8 @@ def test_an_unknown_scheduler_names_the_known_ones() -> None:
 
 def test_clients_that_start_one_after_the_other_are_served_in_order_of_time() -> None:
     """The first client's second turn, at 4.5, must not keep the third client, at 4, waiting."""
-    talks = Talks([[(4, 2, 0.5), (4, 1, 0.0)], [(4, 2, 9.0)], [(4, 2, 9.0)]], ramp=2.0)
+    talks = Talks([[(4, 2, 2.5), (4, 1, 0.0)], [(4, 2, 9.0)], [(4, 2, 9.0)]], ramp=2.0)
     case = Case("vllm-v1", Pool("paged", 30, FOURS), limits(), step_time=SECOND)
     log: Log = simulated(case, talks)
-    # client 0 asks at 0, ends at 2 and asks again at 2.5 (row 3); client 2 asks at 4
-    assert list(log.scheduled_seconds) == [0.0, 2.0, 4.0, 3.0]
+    # client 0 asks at 0, ends at 2 and asks again at 4.5 (row 3), during a step; client 2 at 4
+    assert list(log.scheduled_seconds) == [0.0, 2.0, 4.0, 5.0]

@@ -95,7 +95,7 @@ def test_everything_about_a_run_downloads(open_page, settled, tmp_path):
 
 
 def test_a_long_run_shows_its_progress_and_stops(open_page, settled):
-    page = open_page("simulate", scenario="agent-loop", seed=21)
+    page = open_page("simulate", scenario="agent-loop", seed=21, requests=20_000)
     page.get_by_role("progressbar").first.wait_for(timeout=60_000)
     page.get_by_role("button", name="Stop", exact=True).click()
     page.get_by_text("This run was stopped").first.wait_for(timeout=60_000)
