@@ -7,7 +7,7 @@ import pytest
 from kvsim import plan
 from kvsim.engines.vllm.groups import pack_groups
 from kvsim.engines.vllm.pages import LayerPage, PageSpec, Reserve
-from kvsim.errors import UnknownNameError
+from kvsim.errors import InputError, UnknownNameError
 
 
 @pytest.mark.parametrize(("in_flight", "pages"), [(0, 2), (1, 3), (16, 3), (17, 4)])
@@ -127,3 +127,16 @@ def test_the_arithmetic_of_a_step_is_split_over_the_ranks():
         plan("llama2-7b", "a100", tensor_parallel_size=tp).decode.batches[0] for tp in (1, 2)
     )
     assert one.arithmetic_intensity == pytest.approx(two.arithmetic_intensity, rel=0.02)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm", "llama.cpp", "transformers"])
+@pytest.mark.parametrize("model", ["llama3.1-8b", "gemma3-27b", "gpt-oss-20b"])
+def test_blocks_never_take_more_than_the_bytes_given(engine, model):
+    answer = plan(model, "h200", engine=engine, max_model_len=8192).to_dict()
+    memory, layout = answer["memory"], answer["kv_cache"]
+    assert layout["num_blocks"] * layout["bytes_per_block"] <= memory["kv_cache_bytes"]
+
+
+def test_graphs_that_are_off_take_no_memory():
+    with pytest.raises(InputError, match="enforce-eager"):
+        plan("llama3.1-8b", "h100", enforce_eager=True, cuda_graph_bytes=1 << 30)

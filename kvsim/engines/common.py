@@ -26,6 +26,7 @@ __all__ = [
     "context_length",
     "fill",
     "heaviest_stage",
+    "mean_cell_bytes",
     "mlp_activation_bytes",
     "parse_release",
     "read_data",
@@ -147,6 +148,15 @@ def tokens_at(kv_bytes: int, sequence_bytes: int, length: int) -> int:
     2500
     """
     return max(0, kv_bytes) * length // sequence_bytes
+
+
+def mean_cell_bytes(kv_bytes: int, cells: int, token_bytes: int) -> int:
+    """Bytes that one cell of a contiguous cache stands for, all layers.
+
+    Window layers keep fewer cells than full ones, so that a cell is worth less than a token
+    of a short context: never more than an equal share of the bytes given.
+    """
+    return min(token_bytes, max(0, kv_bytes) // cells) if cells > 0 else token_bytes
 
 
 def parse_release(engine: str, version: str, oldest: str, newest: str) -> tuple[int, ...]:

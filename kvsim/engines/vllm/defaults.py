@@ -73,6 +73,7 @@ def resolve_options(deployment: Deployment, rules: Rules) -> Deployment:
     check_options("vllm", deployment.options, FLAGS, _HINTS)
     model, card = deployment.model, deployment.accelerator
     _check_length(deployment)
+    _check_graphs(deployment)
     _check_sharding(deployment)
     dtype = _compute_dtype(deployment, rules)
     options = deployment.options
@@ -219,4 +220,13 @@ def _check_batch(options: EngineOptions) -> None:
         raise InputError(
             f"--max-num-seqs {seqs} exceeds --max-num-batched-tokens {tokens}",
             fix="a step schedules at least one token a sequence: raise the latter",
+        )
+
+
+def _check_graphs(deployment: Deployment) -> None:
+    """Refuse memory for CUDA graphs that are switched off."""
+    if deployment.options.enforce_eager and deployment.options.cuda_graph_bytes:
+        raise InputError(
+            "--enforce-eager captures no CUDA graphs, and --cuda-graph-bytes sets memory aside",
+            fix="leave one of the two out",
         )
