@@ -140,3 +140,13 @@ def test_blocks_never_take_more_than_the_bytes_given(engine, model):
 def test_graphs_that_are_off_take_no_memory():
     with pytest.raises(InputError, match="enforce-eager"):
         plan("llama3.1-8b", "h100", enforce_eager=True, cuda_graph_bytes=1 << 30)
+
+
+def test_a_rank_for_adapters_that_are_off_is_refused():
+    with pytest.raises(InputError, match="enable-lora"):
+        plan("llama3.1-8b", "h100", max_lora_rank=64)
+
+
+def test_an_absurd_number_of_replicas_is_refused():
+    with pytest.raises(InputError, match="at most 65536"):
+        plan("llama3.1-8b", "h100", data_parallel_size=10**12)

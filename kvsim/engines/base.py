@@ -25,6 +25,7 @@ __all__ = ["Capacity", "Deployment", "Engine", "EngineOptions", "GroupLayout", "
 
 
 Share = Annotated[float, Within(above=0, most=1)]
+Degree = Annotated[int, Within(above=0, most=65_536)]  # more devices than any cluster has
 
 
 class EngineOptions(Checked):
@@ -34,10 +35,10 @@ class EngineOptions(Checked):
     not have is an `InputError` from its `resolve`.
     """
 
-    tensor_parallel_size: PositiveInt = 1
-    pipeline_parallel_size: PositiveInt = 1
-    data_parallel_size: PositiveInt = 1
-    decode_context_parallel_size: PositiveInt = 1
+    tensor_parallel_size: Degree = 1
+    pipeline_parallel_size: Degree = 1
+    data_parallel_size: Degree = 1
+    decode_context_parallel_size: Degree = 1
     enable_expert_parallel: bool = False
     dtype: str | None = None
     quantization: str | None = None

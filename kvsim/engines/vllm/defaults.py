@@ -74,6 +74,7 @@ def resolve_options(deployment: Deployment, rules: Rules) -> Deployment:
     model, card = deployment.model, deployment.accelerator
     _check_length(deployment)
     _check_graphs(deployment)
+    _check_adapters(deployment)
     _check_sharding(deployment)
     dtype = _compute_dtype(deployment, rules)
     options = deployment.options
@@ -229,4 +230,14 @@ def _check_graphs(deployment: Deployment) -> None:
         raise InputError(
             "--enforce-eager captures no CUDA graphs, and --cuda-graph-bytes sets memory aside",
             fix="leave one of the two out",
+        )
+
+
+def _check_adapters(deployment: Deployment) -> None:
+    """Refuse a rank for adapters that are switched off: it would change nothing."""
+    options = deployment.options
+    if options.max_lora_rank != EngineOptions().max_lora_rank and not options.enable_lora:
+        raise InputError(
+            f"--max-lora-rank {options.max_lora_rank} says nothing without --enable-lora",
+            fix="add --enable-lora",
         )
