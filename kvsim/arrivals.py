@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from heapq import heappop, heappush
+from itertools import chain, repeat
 from math import inf
 
 import numpy as np
@@ -14,6 +15,8 @@ from kvsim.streams import Streams
 from kvsim.workload.base import ClosedLoop, NextRequest, RequestTable, Workload
 
 __all__ = ["ArrivalQueue"]
+
+_SLICE_ROWS = 512  # of a table, turned into Python's numbers at once: they stay in the cache
 
 
 class ArrivalQueue:
@@ -34,6 +37,8 @@ class ArrivalQueue:
         Time of the next arrival that is known; infinite when there is none.
     popped : int
         Arrivals handed out.
+    is_closed_loop : bool
+        Whether completions bring about arrivals.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class ArrivalQueue:
     ) -> None:
         self._recorder = recorder
         self._closed = workload if isinstance(workload, ClosedLoop) else None
+        self.is_closed_loop = self._closed is not None
         self._tables: Iterator[RequestTable] = iter(())
         self._chunk: Iterator[Request] = iter(())
         self._following: list[tuple[float, int, Request]] = []
@@ -69,11 +75,6 @@ class ArrivalQueue:
         self.popped += 1
         self._advance()
         return request
-
-    @property
-    def is_closed_loop(self) -> bool:
-        """Whether completions bring about arrivals."""
-        return self._closed is not None
 
     def finished(self, requests: list[Request], now: float) -> None:
         """Tell a closed loop's workload that requests ended; others follow them."""
@@ -109,46 +110,44 @@ class ArrivalQueue:
 
     def _advance(self) -> None:
         """Find the next arrival: the earliest of a closed loop, or a table's next row."""
-        self._head = heappop(self._following)[2] if self._following else next(self._chunk, None)
-        if self._head is None:
-            self._head = self._from_next_table()
-        self.next_seconds = inf if self._head is None else self._head.arrival_seconds
+        head = heappop(self._following)[2] if self._following else next(self._chunk, None)
+        self._head = head = head or self._from_next_table()
+        self.next_seconds = head.arrival_seconds if head else inf
 
     def _from_next_table(self) -> Request | None:
         """Start the next table that has rows."""
         for table in self._tables:
-            self._chunk = iter(self._requests(table))
+            self._chunk = self._requests(table)
             first = next(self._chunk, None)
             if first is not None:
                 return first
         return None
 
-    def _requests(self, table: RequestTable) -> list[Request]:
-        """Turn a table into requests and note it with the recorder."""
+    def _requests(self, table: RequestTable) -> Iterator[Request]:
+        """Note a table with the recorder and make its requests, each when it is asked for."""
         self._recorder.arrive(table)
         start, self._rows = self._rows, self._rows + len(table)
-        requests = [
-            Request(row, arrival, prompt, output)
-            for row, arrival, prompt, output in zip(
-                range(start, self._rows),
-                table.arrival_seconds.tolist(),
-                table.prompt_tokens.tolist(),
-                table.output_tokens.tolist(),
-                strict=True,
+        requests = chain.from_iterable(
+            map(
+                Request,
+                range(start + at, self._rows),
+                table.arrival_seconds[at : at + _SLICE_ROWS].tolist(),
+                table.prompt_tokens[at : at + _SLICE_ROWS].tolist(),
+                table.output_tokens[at : at + _SLICE_ROWS].tolist(),
             )
-        ]
-        _fill_optional(requests, table)
-        return requests
+            for at in range(0, len(table), _SLICE_ROWS)
+        )
+        if table.priority is None and table.samples is None and table.content is None:
+            return requests
+        return _with_options(requests, table)
 
 
-def _fill_optional(requests: list[Request], table: RequestTable) -> None:
-    """Copy the optional columns that the table has."""
-    if table.priority is not None:
-        for request, priority in zip(requests, table.priority.tolist(), strict=True):
-            request.priority = priority
-    if table.samples is not None:
-        for request, samples in zip(requests, table.samples.tolist(), strict=True):
-            request.samples = samples
-    if table.content is not None:
-        for row, request in enumerate(requests):
-            request.content, request.content_row = table.content, row
+def _with_options(requests: Iterator[Request], table: RequestTable) -> Iterator[Request]:
+    """Give every request what the table says beyond times and lengths."""
+    priorities = repeat(0) if table.priority is None else table.priority.tolist()
+    samples = repeat(1) if table.samples is None else table.samples.tolist()
+    options = zip(priorities, samples, strict=False)
+    for at, (request, (priority, count)) in enumerate(zip(requests, options, strict=False)):
+        request.priority, request.samples = priority, count
+        request.content, request.content_row = table.content, at
+        yield request

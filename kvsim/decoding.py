@@ -82,24 +82,49 @@ class DecodeBatch:
 
     def join(self, request: Request) -> None:
         """Let a request that has just produced a token go on decoding."""
-        step, computed = self.step, request.computed_tokens
-        request.base = computed - step
+        step, computed, samples = self.step, request.computed_tokens, request.samples
+        request.base = base = computed - step
         request.finish_step = finish = step + request.output_tokens - request.generated_tokens
         self.members[request] = None
         heappush(self._finish, (finish, request.row, request))
-        self._count(request, computed, request.samples)
+        self.sequences += samples
+        self.tokens += computed * samples
+        self.kv_bytes += (self._first_bytes + self._slope * computed) * samples
+        self.kv_slope += self._slope * samples
+        self.opens += self._growing * samples
+        self._phase[-base % self._block_size] += self._growing * samples
 
     def leave(self, request: Request) -> None:
         """Take a request out: its last token was produced, or it is preempted."""
-        computed = request.base + self.step
-        request.computed_tokens = computed
-        del self.members[request]
-        self._count(request, computed, -request.samples)
+        base, samples = request.base, request.samples
+        request.computed_tokens = computed = base + self.step
         request.finish_step = -1
+        del self.members[request]
+        self.sequences -= samples
+        self.tokens -= computed * samples
+        self.kv_bytes -= (self._first_bytes + self._slope * computed) * samples
+        self.kv_slope -= self._slope * samples
+        self.opens -= self._growing * samples
+        self._phase[-base % self._block_size] -= self._growing * samples
 
-    def pop_finished(self) -> list[Request]:
-        """Remove and return the requests whose last token has just been produced."""
-        heap, step = self._finish, self.step
+    def cached_tokens(self, request: Request) -> int:
+        """Cached tokens, a sequence, of one of the members."""
+        return request.base + self.step
+
+    # ---- time -----------------------------------------------------------------------------
+
+    def advance(self, steps: int) -> list[Request]:
+        """Take `steps` decode steps; the caller has bounded them by every change.
+
+        Returns
+        -------
+        list of Request
+            Those whose last token has just been produced; they have left the batch.
+        """
+        self.step = step = self.step + steps
+        self.tokens += steps * self.sequences
+        self.kv_bytes += steps * self.kv_slope
+        heap = self._finish
         done: list[Request] = []
         while heap and heap[0][0] <= step:
             finish, _, request = heappop(heap)
@@ -107,28 +132,6 @@ class DecodeBatch:
                 self.leave(request)
                 done.append(request)
         return done
-
-    def cached_tokens(self, request: Request) -> int:
-        """Cached tokens, a sequence, of one of the members."""
-        return request.base + self.step
-
-    def _count(self, request: Request, computed: int, samples: int) -> None:
-        """Add (or, negative, remove) a request's sequences to every counter."""
-        self.sequences += samples
-        self.tokens += computed * samples
-        self.kv_bytes += (self._first_bytes + self._slope * computed) * samples
-        self.kv_slope += self._slope * samples
-        opens = self._growing * samples
-        self.opens += opens
-        self._phase[-request.base % self._block_size] += opens
-
-    # ---- time -----------------------------------------------------------------------------
-
-    def advance(self, steps: int) -> None:
-        """Take `steps` decode steps; the caller has bounded them by every change."""
-        self.step += steps
-        self.tokens += steps * self.sequences
-        self.kv_bytes += steps * self.kv_slope
 
     def steps_to_change(self) -> int:
         """Steps until the next completion."""
@@ -147,17 +150,18 @@ class DecodeBatch:
     def blocks_for(self, steps: int) -> int:
         """New blocks that the next `steps` steps take: whole cycles, then a part of one."""
         size, phase = self._block_size, self._phase
-        cycles, part = divmod(steps, size)
         first = self.step % size
-        last = first + part
-        need = cycles * self.opens + sum(phase[first:last])
-        return need + sum(phase[: last - size]) if last > size else need
+        if steps == 1:
+            return phase[first]
+        last = first + steps
+        if last <= size:
+            return sum(phase[first:last])
+        cycles, last = divmod(last, size)
+        return cycles * self.opens - sum(phase[:first]) + sum(phase[:last])
 
     def steps_within(self, free_blocks: int, limit: int) -> int:
         """Return the most steps, up to `limit`, that `free_blocks` new blocks allow."""
         size, phase = self._block_size, self._phase
-        if (limit // size + 1) * self.opens <= free_blocks:
-            return limit  # by far the most common case: there is room for a cycle more
         if self.blocks_for(limit) <= free_blocks:
             return limit
         cycles, left = divmod(free_blocks, self.opens)
@@ -205,38 +209,43 @@ class HybridBatch(DecodeBatch):
     def join(self, request: Request) -> None:
         """Let a request go on decoding, and note its next bend."""
         super().join(request)
+        self._depart(request, request.computed_tokens, request.samples)
         self._push_bend(request)
 
     def leave(self, request: Request) -> None:
-        """Take a request out; its bend on the heap is stale from now on."""
+        """Take a request out, bent if this is its bend; the heap's entry is stale then."""
+        if request.bend_step == self.step:
+            self._bend(request)
         super().leave(request)
+        self._depart(request, request.computed_tokens, -request.samples)
         request.bend_step = -1
 
-    def advance(self, steps: int) -> None:
+    def advance(self, steps: int) -> list[Request]:
         """Take `steps` decode steps, and bend whatever has come to its bend."""
-        super().advance(steps)
+        done = super().advance(steps)
         while self._bends and self._bends[0][0] <= self.step:
             at, _, request = heappop(self._bends)
             if request.bend_step == at:
                 self._bend(request)
+        return done
 
     def steps_to_change(self) -> int:
         """Steps until the next completion or bend, whichever is first."""
         steps = super().steps_to_change()
         return min(steps, self._bends[0][0] - self.step) if self._bends else steps
 
-    def _count(self, request: Request, computed: int, samples: int) -> None:
-        self.sequences += samples
-        self.tokens += computed * samples
-        self.kv_bytes += samples * self.reads.bytes_at(computed + 1)
+    def _depart(self, request: Request, computed: int, samples: int) -> None:
+        """Add (or, negative, remove) how far a request has bent away from its first line."""
+        straight = self._first_bytes + self._slope * computed
+        self.kv_bytes += samples * (self.reads.bytes_at(computed + 1) - straight)
         self._add_slopes(request, computed, samples)
 
     def _add_slopes(self, request: Request, computed: int, samples: int) -> None:
-        """Add (or, negative, remove) a request's share of what each step adds."""
-        opens = samples * self.blocks.groups_open_at(computed)
+        """Add (or, negative, remove) what its bends have changed in a request's slopes."""
+        opens = samples * (self.blocks.groups_open_at(computed) - self._growing)
         self.opens += opens
         self._phase[-request.base % self._block_size] += opens
-        self.kv_slope += samples * self.reads.slope_at(computed + 1)
+        self.kv_slope += samples * (self.reads.slope_at(computed + 1) - self._slope)
 
     def _push_bend(self, request: Request) -> None:
         """Note the step at which the request's blocks or reads grow differently next."""

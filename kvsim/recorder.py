@@ -6,7 +6,8 @@ Nothing is judged here; ``kvsim.results`` turns these arrays into statistics aft
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from kvsim.request import Request
 if TYPE_CHECKING:
     from kvsim.workload.base import RequestTable
 
-__all__ = ["STEP_COLUMNS", "Recorder"]
+__all__ = ["STEP_COLUMNS", "STEP_ROW", "Recorder"]
 
 STEP_COLUMNS = (
     "start_seconds",  # when the run of steps began
@@ -35,9 +36,9 @@ STEP_COLUMNS = (
     "external_slots",  # free slots that the head of the queue cannot use
     "cached_slots",  # slots of finished prefixes kept for reuse
 )
-_ROW = Struct(f"2d{len(STEP_COLUMNS) - 2}q")  # times, then counts
+STEP_ROW = Struct(f"2d{len(STEP_COLUMNS) - 2}q")  # times, then counts
 _ROW_DTYPE = np.dtype([(name, "f8" if at < 2 else "i8") for at, name in enumerate(STEP_COLUMNS)])
-_PAGE_BYTES = _ROW.size << 15
+_PAGE_ROWS = 1 << 15
 _NEVER = float("nan")
 
 
@@ -47,7 +48,8 @@ class Recorder:
     Attributes
     ----------
     scheduled_seconds, first_token_seconds, finish_seconds : array of float
-        By request row; NaN until it happens.
+        By request row; NaN until it happens. The scheduler writes the last two itself, at
+        the end of the step that produced a request's first token, and its last.
     preemptions, cached_tokens : array of int
         By request row.
     preempted : list of (int, int)
@@ -57,6 +59,8 @@ class Recorder:
         Cached tokens that preemptions threw away, and those they moved out to the host.
     queried_tokens, hit_tokens : int
         Prompt tokens looked up in the prefix cache, and those found.
+    write_steps : callable
+        ``write_steps(STEP_ROW.pack(...))`` appends one row of `STEP_COLUMNS`.
     """
 
     def __init__(self) -> None:
@@ -72,9 +76,8 @@ class Recorder:
         self.swapped_tokens = 0
         self.queried_tokens = 0
         self.hit_tokens = 0
-        self._pages: list[bytearray] = []
-        self._page = bytearray()
-        self._offset = _PAGE_BYTES
+        self._rows = BytesIO()
+        self.write_steps: Callable[[bytes], object] = self._rows.write
 
     def arrive(self, table: RequestTable) -> None:
         """Note a table of arrivals: their rows follow those noted before."""
@@ -92,14 +95,6 @@ class Recorder:
             self.cached_tokens[request.row] = cached_tokens
             self.hit_tokens += cached_tokens
 
-    def first_token(self, row: int, now: float) -> None:
-        """Note the end of the step that produced a request's first token."""
-        self.first_token_seconds[row] = now
-
-    def finish(self, row: int, now: float) -> None:
-        """Note the end of the step that produced a request's last token."""
-        self.finish_seconds[row] = now
-
     def reject(self, row: int) -> None:
         """Note a request that could never be served."""
         self.rejected_rows.append(row)
@@ -109,33 +104,22 @@ class Recorder:
         self.preemptions[request.row] = self.preemptions.get(request.row, 0) + 1
         self.preempted.append((request.row, self.step_rows))
 
-    def steps(self, row: tuple[float, ...]) -> None:
-        """Append one row of `STEP_COLUMNS`."""
-        offset = self._offset
-        if offset == _PAGE_BYTES:
-            self._page = bytearray(_PAGE_BYTES)
-            self._pages.append(self._page)
-            offset = 0
-        _ROW.pack_into(self._page, offset, *row)
-        self._offset = offset + _ROW.size
-
     @property
     def step_rows(self) -> int:
         """Rows appended so far."""
-        return ((len(self._pages) - 1) * _PAGE_BYTES + self._offset) // _ROW.size
+        return self._rows.tell() // STEP_ROW.size
 
     def step_pages(self) -> Iterator[dict[str, npt.NDArray[np.float64]]]:
         """Yield the step rows a page at a time, one float array a column."""
-        left = self.step_rows
-        for page in self._pages:
-            rows = np.frombuffer(page, dtype=_ROW_DTYPE)[:left]
-            left -= len(rows)
-            yield {name: rows[name].astype(np.float64) for name in STEP_COLUMNS}
+        rows = np.frombuffer(self._rows.getbuffer(), dtype=_ROW_DTYPE)
+        for start in range(0, len(rows), _PAGE_ROWS):
+            yield _columns(rows[start : start + _PAGE_ROWS])
 
     def step_columns(self) -> dict[str, npt.NDArray[np.float64]]:
         """Return all step rows, one float array a column."""
-        pages = list(self.step_pages())
-        return {
-            name: np.concatenate([page[name] for page in pages]) if pages else np.empty(0)
-            for name in STEP_COLUMNS
-        }
+        return _columns(np.frombuffer(self._rows.getbuffer(), dtype=_ROW_DTYPE))
+
+
+def _columns(rows: npt.NDArray[np.void]) -> dict[str, npt.NDArray[np.float64]]:
+    """Turn packed rows into a float array a column."""
+    return {name: rows[name].astype(np.float64) for name in STEP_COLUMNS}

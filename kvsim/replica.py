@@ -16,12 +16,10 @@ from math import inf
 
 import simpy
 
-from kvsim.allocators.base import PLAIN_USE
 from kvsim.arrivals import ArrivalQueue
 from kvsim.camera import Camera
 from kvsim.errors import InvariantError
-from kvsim.recorder import Recorder
-from kvsim.request import Request
+from kvsim.recorder import STEP_ROW, Recorder
 from kvsim.schedulers.base import Scheduler, StepPlan
 from kvsim.stepclock import StepClock
 
@@ -29,6 +27,8 @@ __all__ = ["Replica", "Watch", "run_replica"]
 
 Watch = Callable[[float, int, float], None]
 _WATCH_EVERY = 256  # runs of steps
+
+_row = STEP_ROW.pack
 
 
 class Replica:
@@ -84,11 +84,14 @@ class Replica:
         """
         scheduler, arrivals = self.scheduler, self.arrivals
         now = self.now = env.now
+        closed_loop = arrivals.is_closed_loop
+        looked_at = self.camera is not None or self._watch is not None
         horizon = env.peek()
         while now < until:
-            while arrivals.next_seconds <= now:
-                scheduler.submit(arrivals.pop())
-            if scheduler.only_decodes and self._decode_on(min(until, horizon)):
+            if arrivals.next_seconds <= now:
+                while arrivals.next_seconds <= now:
+                    scheduler.submit(arrivals.pop())
+            elif scheduler.only_decodes and self._decode_on(min(until, horizon)):
                 now = self.now
                 continue
             plan = scheduler.plan(now)
@@ -104,8 +107,11 @@ class Replica:
             if horizon < now:
                 yield env.timeout(now - env.now)
                 horizon = env.peek()
-            self._tell_workload(scheduler.finish(plan, steps, now))
-            self._show(now)
+            done = scheduler.finish(plan, steps, now)
+            if done and closed_loop:
+                arrivals.finished(done, now)
+            if looked_at:
+                self._show(now)
         yield env.timeout(max(0.0, now - env.now))
 
     def _is_over(self) -> bool:
@@ -119,11 +125,6 @@ class Replica:
         if self.scheduler.waiting:
             raise InvariantError(f"idle, while {len(self.scheduler.waiting)} requests wait")
         return self.arrivals.next_seconds == inf
-
-    def _tell_workload(self, done: list[Request]) -> None:
-        """In a closed loop, completions bring about arrivals."""
-        if done and self.arrivals.is_closed_loop:
-            self.arrivals.finished(done, self.now)
 
     def _show(self, now: float) -> None:
         """Let those who look on have their look."""
@@ -146,8 +147,8 @@ class Replica:
         if not self._is_plain or self.camera is not None:
             return False
         scheduler, arrivals, clock = self.scheduler, self.arrivals, self.clock
-        batch, allocator, record = scheduler.batch, scheduler.allocator, self.recorder.steps
-        size = allocator.curve.block_size
+        batch, allocator, write = scheduler.batch, scheduler.allocator, self.recorder.write_steps
+        total, size = allocator.total_blocks, allocator.curve.block_size
         start = now = self.now
         while batch.sequences and arrivals.next_seconds > now:
             limit = allocator.decode_steps(batch, batch.steps_to_change())
@@ -156,12 +157,14 @@ class Replica:
             steps, seconds = clock.decode_run(batch, limit, arrivals.next_seconds - now)
             if now + seconds > until:
                 break
-            held = (allocator.total_blocks - allocator.free_blocks) * size
+            held = (total - allocator.free_blocks) * size
             sequences, tokens, read = batch.sequences, batch.tokens, batch.kv_bytes
             grown = allocator.take(batch, steps) * size
-            record((now, seconds, steps, sequences, 0, read, 0, tokens, held, grown, 0, 0, 0))
+            write(_row(now, seconds, steps, sequences, 0, read, 0, tokens, held, grown, 0, 0, 0))
             now = self.now = now + seconds
-            self._tell_workload(scheduler.decoded(steps, now))
+            done = scheduler.decoded(steps, now)
+            if done and arrivals.is_closed_loop:
+                arrivals.finished(done, now)
         return now > start
 
     def _span(self, plan: StepPlan, now: float) -> tuple[int, float]:
@@ -179,21 +182,26 @@ class Replica:
         scheduler = self.scheduler
         batch, allocator, waiting = scheduler.batch, scheduler.allocator, scheduler.waiting
         tokens = scheduler.cached_tokens_in_all()
-        slots = PLAIN_USE
+        reserved = external = cached = 0
         if allocator.sets_slots_apart:
-            slots = allocator.slots(tokens, waiting.head() if waiting else None)
+            head = waiting.head() if waiting else None
+            reserved, external, cached = allocator.slots(tokens, head)
         size = allocator.curve.block_size
         held = (allocator.total_blocks - allocator.free_blocks) * size - allocator.rounded_slots
-        decoding = read = taken = 0
+        decoding = read = taken = prompts = 0
         if plan.decodes and batch.sequences:
             decoding, read = batch.sequences, batch.kv_bytes
             taken = allocator.take(batch, steps) * size
         if allocator.copied_tokens:
             seconds += allocator.copied_tokens * self.clock.copy_seconds_per_token
             allocator.copied_tokens = 0
-        prompts = sum([count for _, count in plan.prefills]) if plan.prefills else 0
-        run = (now, seconds, steps, decoding, prompts, read, len(waiting), tokens, held, taken)
-        self.recorder.steps(run + slots)
+        for _, count in plan.prefills:
+            prompts += count
+        row = _row(
+            now, seconds, steps, decoding, prompts, read, len(waiting),
+            tokens, held, taken, reserved, external, cached,
+        )  # fmt: skip
+        self.recorder.write_steps(row)
         return seconds
 
 

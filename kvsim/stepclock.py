@@ -18,6 +18,7 @@ from kvsim.steptime import ConstantStepTime, StepLoad, StepTimeModel
 __all__ = ["RecomputeClock", "StepClock", "steps_reaching"]
 
 _PROBE = 2.0**40
+_ROUNDING = 1e-6  # steps; far more than arithmetic can be wrong by
 
 
 class StepClock:
@@ -55,6 +56,7 @@ class StepClock:
         self._mixed_per_byte = (model.cost(reading).seconds - still) / _PROBE
         self._per_pair: dict[int, float] = {}
         self._base: dict[tuple[int, int], float] = {}
+        self._decode_base: dict[int, float] = {}
 
     def base_seconds(self, tokens: int, sequences: int) -> float:
         """Seconds of a step without what its attention reads (remembered by its shape)."""
@@ -63,6 +65,11 @@ class StepClock:
         if seconds is None:
             seconds = self._model.cost(StepLoad(tokens, sequences)).seconds
             self._base[shape] = seconds
+        return seconds
+
+    def _decode_seconds(self, sequences: int) -> float:
+        """Seconds of a step of decodes alone, without what they read (remembered)."""
+        seconds = self._decode_base[sequences] = self.base_seconds(sequences, sequences)
         return seconds
 
     def pair_seconds(self, sequences: int) -> float:
@@ -85,9 +92,10 @@ class StepClock:
             pairs += self._pairs(request.computed_tokens, count)
         if not tokens:
             return moving
-        seconds = self.base_seconds(tokens, sequences) + moving
+        seconds = self._base.get((tokens, sequences)) or self.base_seconds(tokens, sequences)
+        seconds += moving
         if pairs:
-            seconds += self.pair_seconds(sequences) * pairs
+            seconds += pairs * (self._per_pair.get(sequences) or self.pair_seconds(sequences))
         per_byte = self._mixed_per_byte if tokens > sequences else self._per_byte
         return seconds + per_byte * batch.kv_bytes if plan.decodes else seconds
 
@@ -105,7 +113,7 @@ class StepClock:
             with the first step that reaches it.
         """
         sequences = batch.sequences
-        first = self._base.get((sequences, sequences)) or self.base_seconds(sequences, sequences)
+        first = self._decode_base.get(sequences) or self._decode_seconds(sequences)
         first += self._per_byte * batch.kv_bytes
         growth = self._per_byte * batch.kv_slope
         seconds = limit * first + growth * (limit * (limit - 1) // 2)
@@ -139,7 +147,8 @@ def steps_reaching(gap: float, first: float, growth: float, limit: int) -> int:
     """Return the fewest steps, from 1 to `limit`, whose seconds reach `gap`.
 
     ``steps * first + growth * steps * (steps - 1) / 2 >= gap`` is a quadratic; it is solved
-    in the form that keeps its precision when `growth` is tiny, then corrected by whole steps.
+    in the form that keeps its precision when `growth` is tiny, then, where rounding might
+    matter, corrected by whole steps.
 
     Examples
     --------
@@ -149,7 +158,10 @@ def steps_reaching(gap: float, first: float, growth: float, limit: int) -> int:
     3
     """
     linear = first - growth / 2
-    steps = ceil(2 * gap / (linear + sqrt(linear * linear + 2 * growth * gap)))
+    exact = 2 * gap / (linear + sqrt(linear * linear + 2 * growth * gap))
+    steps = ceil(exact)
+    if _ROUNDING < steps - exact < 1 - _ROUNDING and steps <= limit:
+        return steps  # rounding cannot have moved it past a whole step
     steps = min(max(1, steps), limit)
     while steps > 1 and (steps - 1) * first + growth * ((steps - 1) * (steps - 2) // 2) >= gap:
         steps -= 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 
@@ -18,7 +18,7 @@ from kvsim.allocators.virtual import Virtual
 from kvsim.arrivals import ArrivalQueue
 from kvsim.decoding import DecodeBatch, decode_batch
 from kvsim.kvreads import KVReadCurve
-from kvsim.recorder import Recorder
+from kvsim.recorder import STEP_COLUMNS, STEP_ROW, Recorder
 from kvsim.replica import Replica, run_replica
 from kvsim.request import Request
 from kvsim.schedulers import Scheduler, SchedulerLimits, StepPlan, scheduler_class
@@ -306,12 +306,22 @@ class Case:
 
 
 class Log(Recorder):
-    """A recorder that also writes the admissions down."""
+    """A recorder that also writes the admissions down, and can be told of every run."""
 
     def __init__(self) -> None:
         super().__init__()
         self.admissions: list[tuple[int, float, int]] = []
         self.held_after: list[int] = []
+        write = self.write_steps
+
+        def told(row: bytes) -> None:
+            write(row)
+            self.run_begins(dict(zip(STEP_COLUMNS, STEP_ROW.unpack(row), strict=True)))
+
+        self.write_steps = told
+
+    def run_begins(self, row: Mapping[str, float]) -> None:
+        """For those who want to know what a run of steps starts with."""
 
     def schedule(self, request: Request, cached_tokens: int, now: float) -> None:
         """Note row, time and hits."""

@@ -94,9 +94,8 @@ def test_a_batch_runs_from_change_to_change(
         assert batch.kv_bytes == sum(s * reads.bytes_at(c + 1) for c, _, s in alive)
         in_run = [sum(s * reads.bytes_at(c + 1 + i) for c, _, s in alive) for i in range(steps)]
         assert in_run == [batch.kv_bytes + i * batch.kv_slope for i in range(steps)]
-        batch.advance(steps)
         taken += steps
-        ends |= {request.row: taken for request in batch.pop_finished()}
+        ends |= {request.row: taken for request in batch.advance(steps)}
         batch.check()
     assert ends == {row: to_come for row, (_, to_come, _) in enumerate(members)}
     assert [batch.tokens, batch.kv_bytes, batch.kv_slope, batch.opens] == [0, 0, 0, 0]
@@ -119,7 +118,6 @@ def test_leaving_and_joining_again_leaves_no_trace(
         batch.check()
         if batch.sequences:
             batch.advance(batch.steps_to_change())
-            batch.pop_finished()
         if data.draw(st.booleans()):
             request.generated_tokens = request.output_tokens - (finish - batch.step)
             if request.generated_tokens < request.output_tokens:
@@ -127,7 +125,6 @@ def test_leaving_and_joining_again_leaves_no_trace(
         batch.check()
     while batch.sequences:
         batch.advance(batch.steps_to_change())
-        batch.pop_finished()
         batch.check()
 
 
@@ -138,8 +135,7 @@ def test_who_ends_in_the_same_step_leaves_in_the_order_of_arrival() -> None:
         request = Request(row, 0.0, 8, 4)
         request.computed_tokens, request.generated_tokens = 8, 1
         batch.join(request)
-    batch.advance(3)
-    assert [request.row for request in batch.pop_finished()] == [0, 1, 2]
+    assert [request.row for request in batch.advance(3)] == [0, 1, 2]
 
 
 def test_only_models_with_bends_pay_for_them() -> None:

@@ -14,6 +14,7 @@ Harchol-Balter, Performance Modeling and Design of Computer Systems (2013): Litt
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import factorial
 
@@ -255,12 +256,11 @@ class Crowd(Log):
 
         self.scheduler.submit = met  # type: ignore[method-assign]
 
-    def steps(self, row: tuple[float, ...]) -> None:
+    def run_begins(self, row: Mapping[str, float]) -> None:
         """A run of steps begins; nobody comes or goes before its end."""
-        super().steps(row)
         assert self.scheduler is not None
         present = len(self.scheduler.waiting) + len(self.scheduler.running)
-        self.in_scheduler += present * row[1]
+        self.in_scheduler += present * row["seconds"]
 
 
 PRESSED = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from kvsim.allocators.base import BlockCurve
 from kvsim.errors import InvariantError, UnknownNameError
-from kvsim.recorder import STEP_COLUMNS
 from kvsim.request import Request
 from kvsim.schedulers import (
     SCHEDULERS,
@@ -44,36 +45,35 @@ class Teller(Log):
         self.planned: StepPlan | None = None
 
     def listen(self, scheduler: Scheduler) -> None:
-        """Hear of every plan."""
-        plan = scheduler.plan
+        """Hear of every plan, and of every end."""
+        plan, finish, decoded = scheduler.plan, scheduler.finish, scheduler.decoded
 
         def told(now: float) -> StepPlan | None:
             self.planned = plan(now)
             return self.planned
 
+        def ended(done: list[Request], now: float) -> list[Request]:
+            self.lines += [f"t={now:g} {request.row} ends" for request in done]
+            return done
+
         scheduler.plan = told  # type: ignore[method-assign]
+        scheduler.finish = lambda plan, steps, now: ended(finish(plan, steps, now), now)  # type: ignore[method-assign]
+        scheduler.decoded = lambda steps, now: ended(decoded(steps, now), now)  # type: ignore[method-assign]
         self.scheduler = scheduler
 
-    def steps(self, row: tuple[float, ...]) -> None:
+    def run_begins(self, row: Mapping[str, float]) -> None:
         """A run of steps begins: what of which prompts, who decodes, what crosses the link."""
-        super().steps(row)
         assert self.scheduler is not None
-        columns = dict(zip(STEP_COLUMNS, row, strict=True))
         prompts, moved = [], 0
         if self.planned is not None:
             prompts = [f"{one.row}:{count}" for one, count in self.planned.prefills]
             moved, self.planned = self.planned.moved_tokens, None
         decodes = [str(one.row) for one in self.scheduler.batch.members]
         self.lines.append(
-            f"t={columns['start_seconds']:g} prompts {' '.join(prompts) or '-'}"
-            f" decodes {' '.join(decodes) if columns['sequences'] else '-'}"
+            f"t={row['start_seconds']:g} prompts {' '.join(prompts) or '-'}"
+            f" decodes {' '.join(decodes) if row['sequences'] else '-'}"
             f"{f' moving {moved}' if moved else ''}"
         )
-
-    def finish(self, row: int, now: float) -> None:
-        """A request ends."""
-        super().finish(row, now)
-        self.lines.append(f"t={now:g} {row} ends")
 
     def preempt(self, request: Request) -> None:
         """A request gives way."""

@@ -170,6 +170,8 @@ class Allocator(ABC):
         self.free_blocks = total_blocks
         self.curve = curve
         self._longest = curve.longest(total_blocks)
+        self._size = curve.block_size
+        self._is_plain = curve == BlockCurve(curve.block_size)
 
     @property
     def block_size(self) -> int:
@@ -193,6 +195,8 @@ class Allocator(ABC):
         partial one (copy-on-write) from the moment the prompt is complete. Blocks of windowed
         and recurrent groups, which move on with the sequence, are each sample's own.
         """
+        if self._is_plain and request.samples == 1:
+            return -(-tokens // self._size)
         blocks = self.curve.blocks_at(tokens)
         if request.samples == 1 or tokens < request.prompt_tokens:
             return blocks
@@ -202,7 +206,7 @@ class Allocator(ABC):
     def holdable(self, request: Request) -> bool:
         """Whether an empty pool could hold the request to its last token."""
         if request.samples == 1:
-            return request.final_tokens <= self._longest
+            return request.prompt_tokens + request.output_tokens - 1 <= self._longest
         return self.held_blocks(request, request.final_tokens) <= self.total_blocks
 
     @abstractmethod

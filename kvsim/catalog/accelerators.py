@@ -8,6 +8,7 @@ prints ("NVIDIA A100-SXM4-80GB", "Tesla T4") is found.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator
@@ -69,10 +70,13 @@ def find_accelerator(name_or_path: str | Path) -> AcceleratorProfile:
     key = _key(text)
     if not key:
         raise InputError(f"{text!r} is not the name of an accelerator", fix="see `kvsim gpus`")
-    for folder in _folders():
+    for folder in _own_folders():
         path = _find_file(folder, key)
         if path is not None:
             return load_accelerator(path)
+    shipped = _find_shipped(key)
+    if shipped is not None:
+        return shipped
     fix = "see `kvsim gpus`, or give the path of a YAML profile"
     raise UnknownNameError("accelerator", text, _known_words(), fix=fix)
 
@@ -166,14 +170,13 @@ def _family(name: str) -> str:
     return first if any(letter.isdigit() for letter in first) else name
 
 
-def _folders() -> Iterator[Path]:
-    """Yield the user's folders, then the shipped one."""
+def _own_folders() -> Iterator[Path]:
+    """Yield the user's folders."""
     for entry in filter(None, os.environ.get("KVSIM_PATH", "").split(os.pathsep)):
         folder = Path(entry).expanduser()
         if not folder.is_dir():
             raise InputError(f"there is no folder {entry!r}", where="KVSIM_PATH")
         yield folder
-    yield data_folder("hardware_profiles")
 
 
 def _find_file(folder: Path, key: str) -> Path | None:
@@ -187,6 +190,13 @@ def _find_file(folder: Path, key: str) -> Path | None:
     return next((path for path in mentions if key in map(_key, _words(read_yaml(path)))), None)
 
 
+@functools.cache
+def _find_shipped(key: str) -> AcceleratorProfile | None:
+    """Return the shipped profile that answers to `key`; what is shipped stays as it is."""
+    path = _find_file(data_folder("hardware_profiles"), key)
+    return None if path is None else load_accelerator(path)
+
+
 def _words(content: dict[str, Any]) -> list[str]:
     """Return the name and the aliases of an unvalidated profile."""
     aliases = content.get("aliases")
@@ -196,7 +206,7 @@ def _words(content: dict[str, Any]) -> list[str]:
 def _all_profiles() -> Iterator[AcceleratorProfile]:
     """Yield every profile, the user's first; other YAML in a user's folder is passed over."""
     shipped = data_folder("hardware_profiles")
-    for folder in _folders():
+    for folder in (*_own_folders(), shipped):
         for path in sorted(folder.glob("*.yaml")):
             if folder == shipped or "bandwidth" in read_yaml(path):
                 yield load_accelerator(path)

@@ -133,6 +133,7 @@ def _from_hub(repo_id: str) -> ModelSpec:
     return spec_from_hub(repo_id)
 
 
+@functools.cache
 def _load(entry: str) -> ModelSpec:
     """Build one entry of the catalogue."""
     content = yaml.load((_FOLDER / f"{entry}.yaml").read_text("utf-8"), Loader=_Loader)

@@ -98,6 +98,7 @@ class Scheduler(ABC):
         self, limits: SchedulerLimits, allocator: Allocator, batch: DecodeBatch, recorder: Recorder
     ) -> None:
         self.limits = limits
+        self._longest_chunk = limits.long_prefill_token_threshold or limits.max_num_batched_tokens
         self.allocator = allocator
         self.batch = allocator.batch = batch
         self.recorder = recorder
@@ -106,7 +107,8 @@ class Scheduler(ABC):
         self.running_sequences = 0
         self.prefilling: dict[Request, None] = {}
         self.moved_tokens = 0
-        self._decode_on = StepPlan([], decodes=True)
+        self._decode_plan = StepPlan([], decodes=True)
+        self._step_plan = StepPlan([], decodes=True)
 
     # ---- a request's life -------------------------------------------------------------
 
@@ -140,8 +142,7 @@ class Scheduler(ABC):
 
     def decoded(self, steps: int, now: float) -> list[Request]:
         """Apply `steps` decode steps that have just ended; return the finished requests."""
-        self.batch.advance(steps)
-        done = self.batch.pop_finished()
+        done = self.batch.advance(steps)
         for request in done:
             self._complete(request, now)
         return done
@@ -150,8 +151,7 @@ class Scheduler(ABC):
         """Apply a plan whose `steps` steps have just ended; return the finished requests."""
         done: list[Request] = []
         if plan.decodes and self.batch.sequences:
-            self.batch.advance(steps)
-            done = self.batch.pop_finished()
+            done = self.batch.advance(steps)
         for request, tokens in plan.prefills:
             request.computed_tokens += tokens
             if request.computed_tokens == request.prefill_tokens:
@@ -164,7 +164,7 @@ class Scheduler(ABC):
         """Move a request whose prompt is complete, and has given a token, to the batch."""
         del self.prefilling[request]
         if not request.generated_tokens:
-            self.recorder.first_token(request.row, now)
+            self.recorder.first_token_seconds[request.row] = now
         request.generated_tokens += 1
         if request.generated_tokens == request.output_tokens:
             done.append(request)
@@ -177,7 +177,7 @@ class Scheduler(ABC):
         del self.running[request]
         self.running_sequences -= request.samples
         self.allocator.release(request)
-        self.recorder.finish(request.row, now)
+        self.recorder.finish_seconds[request.row] = now
 
     def _decode(self, *, once: bool = False) -> StepPlan | None:
         """Plan to decode on until something changes; None when nothing decodes.
@@ -190,8 +190,8 @@ class Scheduler(ABC):
         if not batch.sequences:
             return None
         limit = 1 if once else batch.steps_to_change()
-        self._decode_on.steps = self.allocator.decode_steps(batch, limit)
-        return self._decode_on
+        self._decode_plan.steps = self.allocator.decode_steps(batch, limit)
+        return self._decode_plan
 
     # ---- admission ----------------------------------------------------------------------
 
@@ -277,18 +277,21 @@ class Scheduler(ABC):
             request.prefill_tokens = request.prompt_tokens + request.generated_tokens
             request.computed_tokens = 0
 
-    def _take_moved_tokens(self) -> int:
-        """Read and reset the tokens that this step moves over the host link."""
-        moved, self.moved_tokens = self.moved_tokens, 0
-        return moved
+    def _compute(self, prefills: list[tuple[Request, int]], *, decodes: bool) -> StepPlan:
+        """Plan one step: these prompt chunks, and the tokens that cross the host link."""
+        plan = self._step_plan
+        plan.prefills, plan.decodes = prefills, decodes
+        plan.moved_tokens, self.moved_tokens = self.moved_tokens, 0
+        return plan
 
     # ---- laws ---------------------------------------------------------------------------
 
     def cached_tokens_in_all(self) -> int:
         """Cached tokens of all running requests, samples counted each."""
-        if not self.prefilling:
-            return self.batch.tokens
-        return self.batch.tokens + sum(request.computed_tokens for request in self.prefilling)
+        tokens = self.batch.tokens
+        for request in self.prefilling:
+            tokens += request.computed_tokens
+        return tokens
 
     def cached_tokens(self, request: Request) -> int:
         """Cached tokens, a sequence, of a running request."""

@@ -24,7 +24,7 @@ class Orca(Scheduler):
         preempted = self._make_room_to_decode()
         prefills = [] if preempted and self.running else self._admit(now)
         if prefills or self.moved_tokens:
-            return StepPlan(prefills, True, 1, self._take_moved_tokens())
+            return self._compute(prefills, decodes=True)
         return self._decode(once=preempted)
 
     def _admit(self, now: float) -> list[tuple[Request, int]]:

@@ -35,9 +35,9 @@ class VLLMv0(Scheduler):
         if preempted and not self.running:
             prefills = self._admit(now)
         if prefills:
-            return StepPlan(prefills, False, 1, self._take_moved_tokens())
+            return self._compute(prefills, decodes=False)
         if self.moved_tokens:
-            return StepPlan([], True, 1, self._take_moved_tokens())
+            return self._compute([], decodes=True)
         return self._decode(once=preempted)
 
     def _admit(self, now: float) -> list[tuple[Request, int]]:

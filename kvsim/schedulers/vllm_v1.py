@@ -32,18 +32,15 @@ class VLLMv1(Scheduler):
         if self.waiting and not (preempted and self.running):
             self._admit(prefills, now)
         if prefills or self.moved_tokens:
-            return StepPlan(prefills, True, 1, self._take_moved_tokens())
+            return self._compute(prefills, decodes=True)
         return self._decode(once=preempted)
-
-    def _chunk(self, tokens: int, budget: int) -> int:
-        """Tokens of a prompt that this step computes."""
-        threshold = self.limits.long_prefill_token_threshold
-        return min(tokens, budget, threshold) if threshold else min(tokens, budget)
 
     def _budget(self, prefills: list[tuple[Request, int]]) -> int:
         """Tokens left to spend on prompts."""
-        spent = self.batch.sequences + sum(tokens for _, tokens in prefills)
-        return self.limits.max_num_batched_tokens - spent
+        budget = self.limits.max_num_batched_tokens - self.batch.sequences
+        for _, tokens in prefills:
+            budget -= tokens
+        return budget
 
     def _continue_prefills(self, prefills: list[tuple[Request, int]]) -> bool:
         """Give each prompt already begun its next chunk; return whether others gave way for it.
@@ -55,7 +52,7 @@ class VLLMv1(Scheduler):
             if request not in self.prefilling:
                 continue  # it was preempted for one before it
             rest = request.prefill_tokens - request.computed_tokens
-            tokens = self._chunk(rest, self._budget(prefills))
+            tokens = min(rest, self._budget(prefills), self._longest_chunk)
             if tokens <= 0:
                 break
             fits = self._extend(request, tokens)
@@ -83,20 +80,23 @@ class VLLMv1(Scheduler):
 
     def _admit(self, prefills: list[tuple[Request, int]], now: float) -> None:
         """Admit from the head of the queue while slots, budget and blocks last."""
+        waiting, longest = self.waiting, self._longest_chunk
         budget = self._budget(prefills)
-        while budget > 0 and self._has_slot():
-            request = self.waiting.head()
+        while waiting and budget > 0:
+            request = waiting.head()
+            if self.running_sequences + request.samples > self.limits.max_num_seqs:
+                break
             if request.swapped:
                 if not self._resume(request, self._spare_blocks()):
                     break
                 budget -= request.samples
                 continue
-            chunk = self._chunk(request.prefill_tokens, budget)
+            chunk = min(request.prefill_tokens, budget, longest)
             cached = self.allocator.admit(request, chunk, spare_blocks=self._spare_blocks())
             if cached is None:
                 break
             self._start(request, cached, now)
-            tokens = min(chunk, request.prefill_tokens - cached)
+            tokens = min(chunk, request.prefill_tokens - cached) if cached else chunk
             self.prefilling[request] = None
             prefills.append((request, tokens))
             budget -= tokens
