@@ -86,12 +86,12 @@ class Replica:
         now = self.now = env.now
         closed_loop = arrivals.is_closed_loop
         looked_at = self.camera is not None or self._watch is not None
-        horizon = env.peek()
+        horizon = min(until, env.peek())
         while now < until:
             if arrivals.next_seconds <= now:
                 while arrivals.next_seconds <= now:
                     scheduler.submit(arrivals.pop())
-            elif scheduler.only_decodes and self._decode_on(min(until, horizon)):
+            elif scheduler.only_decodes and self._decode_on(horizon):
                 now = self.now
                 continue
             plan = scheduler.plan(now)
@@ -100,13 +100,13 @@ class Replica:
                     break
                 now = self.now = arrivals.next_seconds
                 yield env.timeout(now - env.now)
-                horizon = env.peek()
+                horizon = min(until, env.peek())
                 continue
             steps, seconds = self._span(plan, now)
             now = self.now = now + self._take(plan, steps, seconds, now)
             if horizon < now:
                 yield env.timeout(now - env.now)
-                horizon = env.peek()
+                horizon = min(until, env.peek())
             done = scheduler.finish(plan, steps, now)
             if done and closed_loop:
                 arrivals.finished(done, now)

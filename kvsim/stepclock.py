@@ -85,19 +85,22 @@ class StepClock:
     def mixed_seconds(self, plan: StepPlan, batch: DecodeBatch) -> float:
         """Seconds of one step that computes prompt chunks, with or without decodes."""
         tokens = sequences = batch.sequences if plan.decodes else 0
-        pairs, moving = 0.0, plan.moved_tokens * self._link_seconds_per_token
+        pairs = 0.0
         for request, count in plan.prefills:
             tokens += count
             sequences += 1
             pairs += self._pairs(request.computed_tokens, count)
-        if not tokens:
-            return moving
-        seconds = self._base.get((tokens, sequences)) or self.base_seconds(tokens, sequences)
-        seconds += moving
+        seconds = 0.0
+        if tokens:
+            seconds = self._base.get((tokens, sequences)) or self.base_seconds(tokens, sequences)
+        if plan.moved_tokens:
+            seconds += plan.moved_tokens * self._link_seconds_per_token
         if pairs:
             seconds += pairs * (self._per_pair.get(sequences) or self.pair_seconds(sequences))
-        per_byte = self._mixed_per_byte if tokens > sequences else self._per_byte
-        return seconds + per_byte * batch.kv_bytes if plan.decodes else seconds
+        if plan.decodes:
+            slowed = tokens > sequences
+            seconds += (self._mixed_per_byte if slowed else self._per_byte) * batch.kv_bytes
+        return seconds
 
     def decode_run(self, batch: DecodeBatch, limit: int, gap: float) -> tuple[int, float]:
         """Steps of a decode-only run and their seconds.

@@ -91,7 +91,9 @@ class VLLMv1(Scheduler):
                     break
                 budget -= request.samples
                 continue
-            chunk = min(request.prefill_tokens, budget, longest)
+            chunk = request.prefill_tokens
+            if chunk > budget or chunk > longest:
+                chunk = min(budget, longest)
             cached = self.allocator.admit(request, chunk, spare_blocks=self._spare_blocks())
             if cached is None:
                 break
