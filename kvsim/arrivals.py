@@ -9,6 +9,7 @@ from math import inf
 
 import numpy as np
 
+from kvsim.errors import InputError
 from kvsim.recorder import Recorder
 from kvsim.request import Request
 from kvsim.streams import Streams
@@ -16,6 +17,7 @@ from kvsim.workload.base import ClosedLoop, NextRequest, RequestTable, Workload
 
 __all__ = ["ArrivalQueue"]
 
+_MOST_REFUSALS = 10_000  # at one instant
 _SLICE_ROWS = 512  # of a table, turned into Python's numbers at once: they stay in the cache
 
 
@@ -54,6 +56,7 @@ class ArrivalQueue:
         self._head: Request | None = None
         self.next_seconds = inf
         self.popped = 0
+        self._refusals, self._refused_at = 0, -inf
         if isinstance(workload, ClosedLoop):
             for request in self._requests(workload.start(streams)):
                 self._queue(request)
@@ -87,6 +90,26 @@ class ArrivalQueue:
                     self._follow(nxt)
         if self._head is None:
             self._advance()
+
+    def refused(self, request: Request) -> None:
+        """Tell a closed loop's workload that a request was refused: its client goes on.
+
+        The answer is an error, at once; so the client thinks and asks its next.
+
+        Raises
+        ------
+        InputError
+            When clients that do not think are refused for ever.
+        """
+        self._refusals = self._refusals + 1 if request.arrival_seconds == self._refused_at else 1
+        self._refused_at = request.arrival_seconds
+        if self._refusals > _MOST_REFUSALS:
+            raise InputError(
+                f"{_MOST_REFUSALS:,} requests in a row are refused at the same instant",
+                where="workload.arrivals.think",
+                fix="shorten the requests, or let the clients think",
+            )
+        self.finished([request], request.arrival_seconds)
 
     def _follow(self, nxt: NextRequest) -> None:
         """Queue an arrival that a completion brought about."""

@@ -89,8 +89,7 @@ class Replica:
         horizon = min(until, env.peek())
         while now < until:
             if arrivals.next_seconds <= now:
-                while arrivals.next_seconds <= now:
-                    scheduler.submit(arrivals.pop())
+                self._let_in(now)
             elif scheduler.only_decodes and self._decode_on(horizon):
                 now = self.now
                 continue
@@ -113,6 +112,14 @@ class Replica:
             if looked_at:
                 self._show(now)
         yield env.timeout(max(0.0, now - env.now))
+
+    def _let_in(self, now: float) -> None:
+        """Hand the arrivals that are due to the scheduler."""
+        arrivals = self.arrivals
+        while arrivals.next_seconds <= now:
+            request = arrivals.pop()
+            if not self.scheduler.submit(request):
+                arrivals.refused(request)
 
     def _is_over(self) -> bool:
         """Whether an idle replica has nothing to wait for.

@@ -250,9 +250,9 @@ class Crowd(Log):
         self.scheduler = replica.scheduler
         submit = replica.scheduler.submit
 
-        def met(request: Request) -> None:
+        def met(request: Request) -> bool:
             self.at_the_door += replica.now - request.arrival_seconds
-            submit(request)
+            return submit(request)
 
         self.scheduler.submit = met  # type: ignore[method-assign]
 

@@ -112,12 +112,19 @@ class Scheduler(ABC):
 
     # ---- a request's life -------------------------------------------------------------
 
-    def submit(self, request: Request) -> None:
-        """Queue an arrival, or refuse one that the pool or the limits can never serve."""
+    def submit(self, request: Request) -> bool:
+        """Queue an arrival; refuse one that the pool or the limits can never serve.
+
+        Returns
+        -------
+        bool
+            Whether it was queued.
+        """
         if self.servable(request):
             self.waiting.push(request)
-        else:
-            self.recorder.reject(request.row)
+            return True
+        self.recorder.reject(request.row)
+        return False
 
     def servable(self, request: Request) -> bool:
         """Whether the request fits the length limit and an empty pool."""

@@ -98,7 +98,7 @@ class Engine:
     def run(self) -> "Engine":
         """Serve everything."""
         while True:
-            for job in self.arrivals.due(self.now):
+            while (job := self.arrivals.due(self.now)) is not None:
                 self.submit(job)
             step = self.plan()
             if step is not None:
@@ -117,6 +117,7 @@ class Engine:
             self.sort_waiting()
         else:
             self.rejected.append(job.row)
+            self.arrivals.finished(job.row, job.arrival)
 
     def servable(self, job: Job) -> bool:
         """Whether it can be served at all."""

@@ -76,11 +76,9 @@ class Arrivals:
             self.rows += 1
         self.coming.sort(key=lambda job: (job.arrival, job.row))
 
-    def due(self, now: float) -> list[Job]:
-        """Remove and return the jobs that have arrived."""
-        due = [job for job in self.coming if job.arrival <= now]
-        self.coming = [job for job in self.coming if job.arrival > now]
-        return due
+    def due(self, now: float) -> Job | None:
+        """Remove and return the first job that has arrived."""
+        return self.coming.pop(0) if self.coming and self.coming[0].arrival <= now else None
 
     def finished(self, row: int, now: float) -> None:
         """Let the clients of a closed loop ask again."""
