@@ -7,8 +7,6 @@ from heapq import heappop, heappush
 from itertools import chain, repeat
 from math import inf
 
-import numpy as np
-
 from kvsim.errors import InputError
 from kvsim.recorder import Recorder
 from kvsim.request import Request
@@ -113,13 +111,7 @@ class ArrivalQueue:
 
     def _follow(self, nxt: NextRequest) -> None:
         """Queue an arrival that a completion brought about."""
-        table = RequestTable(
-            np.array([nxt.arrival_seconds]),
-            np.array([nxt.prompt_tokens]),
-            np.array([nxt.output_tokens]),
-            session=np.array([nxt.session]),
-        )
-        (request,) = self._requests(table)
+        (request,) = self._requests(RequestTable.of_requests([nxt], None))
         if self._closed is not None and self._closed.content is not None:
             request.content, request.content_row = self._closed.content, request.row
         self._queue(request)

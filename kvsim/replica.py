@@ -179,10 +179,11 @@ class Replica:
         batch = self.scheduler.batch
         if plan.prefills or plan.moved_tokens or not plan.decodes:
             return 1, self.clock.mixed_seconds(plan, batch)
-        waiting = self.scheduler.waiting
-        if waiting and not waiting.arrivals_can_overtake:
+        waiting, arrivals = self.scheduler.waiting, self.arrivals
+        if waiting and not waiting.arrivals_can_overtake and not arrivals.is_closed_loop:
             return self.clock.decode_run(batch, plan.steps, inf)  # behind a blocked queue
-        return self.clock.decode_run(batch, plan.steps, self.arrivals.next_seconds - now)
+        # in a closed loop whoever is refused there asks again, in the meantime
+        return self.clock.decode_run(batch, plan.steps, arrivals.next_seconds - now)
 
     def _take(self, plan: StepPlan, steps: int, seconds: float, now: float) -> float:
         """Take the run's blocks and write the run down; return its seconds, copies included."""

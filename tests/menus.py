@@ -150,13 +150,16 @@ def cases(draw: st.DrawFn, menu: Menu, scheduler: str, allocator: str) -> tuple[
 
 
 @st.composite
-def talks(draw: st.DrawFn) -> tuple[list[list[tuple[int, int, float]]], float, bool]:
+def talks(
+    draw: st.DrawFn, *, in_ticks: bool
+) -> tuple[list[list[tuple[int, int, float]]], float, bool]:
     """A few clients, their turns, when they start, and whether the first branches."""
     dice = random.Random(draw(st.integers(0, 2**32)))
     most_think = draw(st.sampled_from([0, 5, 100]))
 
     def turn() -> tuple[int, int, float]:
-        return dice.randint(1, 25), dice.randint(1, 12), dice.randint(0, most_think) * TICK
+        think = dice.randint(0, most_think) if in_ticks else dice.uniform(0, most_think)
+        return dice.randint(1, 25), dice.randint(1, 12), think * TICK
 
     turns = [[turn() for _ in range(dice.randint(1, 5))] for _ in range(draw(st.integers(1, 10)))]
     return turns, draw(st.sampled_from([0.0, 3 * TICK, 40 * TICK])), draw(st.booleans())

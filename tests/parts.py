@@ -122,6 +122,7 @@ class Talks:
     clients: Sequence[Sequence[tuple[int, int, float]]]
     ramp: float = 0.0
     twin: bool = False
+    samples: int = 1
     asker: list[int] = field(default_factory=list)
     said: list[int] = field(default_factory=list)
     turn: list[int] = field(default_factory=list)
@@ -146,7 +147,7 @@ class Talks:
         self.segments.shared_stream.append(0)
         self.segments.shared_tokens.append(0)
         self.segments.own_stream.append(1 + client)
-        return NextRequest(at, prompt, output, client)
+        return NextRequest(at, prompt, output, client, self.samples)
 
     def following(self, row: int, finish_seconds: float) -> NextRequest | None:
         """The next turn, after a think."""

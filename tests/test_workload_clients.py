@@ -53,7 +53,7 @@ def served(workload, service, seed=0):
         following = workload.following(number, now)
         for request in (following, *workload.branches(number, now)):
             if request is not None:
-                rows.append(tuple(request))
+                rows.append(tuple(request[:4]))
                 finish = request.arrival_seconds + service(len(rows) - 1)
                 heapq.heappush(finishing, (finish, len(rows) - 1))
     return rows
@@ -141,3 +141,11 @@ def test_nothing_shared_has_no_content():
     workload = loop()
     assert workload.start(Streams(0)).content is None
     assert workload.content is None
+
+
+def test_every_request_of_a_client_carries_its_parallel_samples():
+    workload = loop(clients=2, samples=3)
+    table = workload.start(Streams(0))
+    assert table.samples.tolist() == [3, 3]
+    assert [workload.following(row, 9.0).samples for row in (0, 1)] == [3, 3]
+    assert loop(clients=2).start(Streams(0)).samples is None

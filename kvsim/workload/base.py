@@ -145,17 +145,18 @@ class RequestTable:
 
     @classmethod
     def of_requests(
-        cls, requests: Sequence[NextRequest], content: PrefixContent | None, **columns: Any
+        cls, requests: Sequence[NextRequest], content: PrefixContent | None
     ) -> RequestTable:
-        """Return the start table of a closed loop: `requests` in order of arrival."""
-        arrivals, prompts, outputs, sessions = zip(*requests, strict=True)
+        """Return a table of a closed loop: `requests` in order of arrival."""
+        arrivals, *counts = zip(*requests, strict=True)
+        prompts, outputs, sessions, samples = (np.array(count, np.int64) for count in counts)
         return cls(
             np.array(arrivals, dtype=np.float64),
-            np.array(prompts, dtype=np.int64),
-            np.array(outputs, dtype=np.int64),
-            np.array(sessions, dtype=np.int64),
+            prompts,
+            outputs,
+            sessions,
+            samples=samples if samples.max() > 1 else None,
             content=content,
-            **columns,
         )
 
 
@@ -201,6 +202,7 @@ class NextRequest(NamedTuple):
     prompt_tokens: int
     output_tokens: int
     session: int
+    samples: int = 1
 
 
 @runtime_checkable

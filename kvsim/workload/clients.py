@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from kvsim.errors import InputError
 from kvsim.streams import Streams
@@ -106,7 +105,7 @@ class ClientLoop:
     limits : Limits
         No request starts beyond the number or the time.
     marks : Marks
-        Parallel samples are carried by the start table; priorities are open-loop only.
+        Parallel samples of every request; priorities are open-loop only.
     """
 
     def __init__(
@@ -142,8 +141,7 @@ class ClientLoop:
             _Client(self.recipe, streams.child(f"client {number}")) for number in range(count)
         ]
         rows = [self._ask(client, at * spread) for at, client in enumerate(self._clients)]
-        marks: dict[str, Any] = self.marks.columns(streams, count)
-        return RequestTable.of_requests(rows, self.content, **marks)
+        return RequestTable.of_requests(rows, self.content)
 
     def following(self, row: int, finish_seconds: float) -> NextRequest | None:
         """Return the next request of the client whose request `row` finished."""
@@ -168,4 +166,4 @@ class ClientLoop:
             self._segments.shared_stream.append(client.group)
             self._segments.shared_tokens.append(prefix.tokens)
             self._segments.own_stream.append(prefix.groups + client.talk)
-        return NextRequest(arrival_seconds, prompt, output, client.talk)
+        return NextRequest(arrival_seconds, prompt, output, client.talk, self.marks.samples)

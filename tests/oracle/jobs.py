@@ -88,6 +88,7 @@ class Arrivals:
         for new in asked:
             if new is not None:
                 job = Job(self.rows, new.arrival_seconds, new.prompt_tokens, new.output_tokens)
+                job.samples = new.samples
                 job.content, job.content_row = self.workload.content, job.row
                 self.coming.append(job)
                 self.rows += 1
