@@ -258,10 +258,10 @@ class Scheduler(ABC):
 
     def _preempt(self, request: Request) -> None:
         """Take a request's memory away and put it back in the queue."""
+        sequences = 1
         if request.finish_step >= 0:
-            request.generated_tokens = request.output_tokens - (
-                request.finish_step - self.batch.step
-            )
+            sequences, left = request.samples, request.finish_step - self.batch.step
+            request.generated_tokens = request.output_tokens - left
             self.batch.leave(request)
         else:
             self.prefilling.pop(request, None)
@@ -270,17 +270,18 @@ class Scheduler(ABC):
         self.allocator.release(request, preempted=True)
         self.recorder.preempt(request)
         request.preemptions += 1
-        self._forget_or_swap(request)
+        self._forget_or_swap(request, sequences)
         self.waiting.push_back(request)
 
-    def _forget_or_swap(self, request: Request) -> None:
-        """Drop the victim's cache, to be recomputed, or move it over the host link."""
+    def _forget_or_swap(self, request: Request, sequences: int) -> None:
+        """Drop the cache of a victim's sequences, to be recomputed, or move it to the host."""
+        tokens = request.computed_tokens * sequences
         if self.limits.preemption == "swap" and request.generated_tokens:
             request.swapped = True
-            self.moved_tokens += request.computed_tokens * request.samples
-            self.recorder.swapped_tokens += request.computed_tokens * request.samples
+            self.moved_tokens += tokens
+            self.recorder.swapped_tokens += tokens
         else:
-            self.recorder.recomputed_tokens += request.computed_tokens * request.samples
+            self.recorder.recomputed_tokens += tokens
             request.prefill_tokens = request.prompt_tokens + request.generated_tokens
             request.computed_tokens = 0
 
