@@ -222,6 +222,7 @@ class Share(Field):
             min_value=self.least,
             max_value=self.most,
             step=self.step,
+            format="%g",
             key=key,
             help=self.help,
             **empty,

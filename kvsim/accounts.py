@@ -50,6 +50,8 @@ class Books:
     ----------
     costs : StepCosts
         What a step costs, to say which resource bound it.
+    pool_slots : float
+        Token slots of the pool.
     max_num_seqs, max_num_batched_tokens : float
         A step that holds as many keeps requests out by itself; memory does not.
     from_seconds, to_seconds : float
@@ -60,6 +62,7 @@ class Books:
     """
 
     costs: StepCosts
+    pool_slots: float
     max_num_seqs: float
     max_num_batched_tokens: float
     from_seconds: float
@@ -118,8 +121,18 @@ def keep_books(pages: Iterable[Columns], books: Books) -> Accounts:
     return ledger.close()
 
 
-def slot_split(steps: Columns) -> dict[str, Ends]:
+def slot_split(steps: Columns, pool_slots: float) -> dict[str, Ends]:
     """Say where the pool's slots are at the start and the end of every run of steps.
+
+    What a run takes beyond the free slots it takes from those that are kept: at its end,
+    finished prefixes fill no more than what is not held.
+
+    Parameters
+    ----------
+    steps : dict of str to float array (rows,)
+        The columns of `kvsim.recorder.STEP_COLUMNS`.
+    pool_slots : float
+        Token slots of the pool.
 
     Returns
     -------
@@ -139,8 +152,10 @@ def slot_split(steps: Columns) -> dict[str, Ends]:
         np.maximum(0, held[0] - tokens[0] - reserved[0]),
         np.maximum(0, held[1] - tokens[1] - reserved[1]),
     )
-    external, cached = steps["external_slots"], steps["cached_slots"]
-    parts = (tokens, reserved, internal, (external, external), (cached, cached))
+    left = np.maximum(0, pool_slots - held[1])
+    external = steps["external_slots"], np.minimum(steps["external_slots"], left)
+    cached = steps["cached_slots"], np.minimum(steps["cached_slots"], left - external[1])
+    parts = (tokens, reserved, internal, external, cached)
     return dict(zip(SPLIT, parts, strict=True))
 
 
@@ -187,7 +202,7 @@ class _Ledger:
 
     def _add_memory(self, steps: Columns, ends: Floats, counted: Floats) -> None:
         """Integrate the split, by the trapezoid that is exact for linear parts."""
-        for name, (start, end) in slot_split(steps).items():
+        for name, (start, end) in slot_split(steps, self._books.pool_slots).items():
             self._slots[name] += float(((start + end) * counted).sum() / 2)
         # An idle engine holds nothing but finished prefixes.
         before = np.concatenate([[self._last_end], ends[:-1]])

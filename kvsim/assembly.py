@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -106,17 +107,31 @@ def prepare(
         For names that no catalogue knows, flags that contradict, or a model that leaves no
         room for any KV cache.
     """
-    engine = get_engine(scenario.engine.name, scenario.engine.version)
-    given = Deployment(
-        model or find_model(scenario.model),
-        accelerator or find_accelerator(scenario.accelerator),
-        scenario.engine.options,
-    )
-    deployment = engine.resolve(given)
+    with _blaming(scenario, "engine.name"):
+        engine = get_engine(scenario.engine.name, scenario.engine.version)
+    with _blaming(scenario, "model"):
+        model = model or find_model(scenario.model)
+    with _blaming(scenario, "accelerator"):
+        accelerator = accelerator or find_accelerator(scenario.accelerator)
+    with _blaming(scenario, "engine"):
+        deployment = engine.resolve(Deployment(model, accelerator, scenario.engine.options))
+        kv = kv_format(_kv_name(deployment))
     _refuse_overlong(scenario, deployment)
-    kv = kv_format(_kv_name(deployment))
     curve, num_blocks = _pool(scenario, engine, deployment)
     return Setup(scenario, deployment, kv, curve, num_blocks, _step_time(scenario, deployment))
+
+
+@contextmanager
+def _blaming(scenario: Scenario, key: str) -> Iterator[None]:
+    """Say of a flag, or of a key, that is wrong where the scenario got it from."""
+    try:
+        yield
+    except InputError as error:
+        flag = error.where.removeprefix("--").removeprefix("engine-").replace("-", "_")
+        if flag and flag not in dict(scenario.engine):
+            raise
+        where = scenario.where(f"engine.{flag}" if flag else key)
+        raise InputError(error.what, where=where, fix=error.fix) from None
 
 
 def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
@@ -230,10 +245,12 @@ def _tensor_token_bytes(setup: Setup) -> int:
 
 def _step_time(scenario: Scenario, deployment: Deployment) -> StepTimeModel | ConstantStepTime:
     if scenario.step_time.kind == "profile":
-        return StepTimeModel.from_deployment(deployment)
+        return StepTimeModel.from_deployment(deployment, engine=scenario.engine.name)
     if scenario.step_time.seconds is None:
         raise InputError(
-            "a constant step time needs its seconds", where="step_time", fix="set step_time.seconds"
+            "a constant step time needs its seconds",
+            where=scenario.where("step_time"),
+            fix="set step_time.seconds",
         )
     return ConstantStepTime(scenario.step_time.seconds)
 

@@ -15,10 +15,16 @@ from typing import Any
 import numpy as np
 
 from kvsim.assembly import prepare
+from kvsim.camera import Camera
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.metrics import Interval, confidence_interval
 from kvsim.replica import Watch
-from kvsim.results import SimulationResult, swap_break_even_tokens
+from kvsim.results import (
+    SimulationResult,
+    grows_with_the_run,
+    swap_break_even_tokens,
+    without_growing,
+)
 from kvsim.scenario import Scenario, with_overrides
 from kvsim.simulation import run_setup
 
@@ -35,15 +41,29 @@ class Replications:
         The run with the scenario's own seed, in full.
     summaries : tuple of dict
         Every run's summary; seeds count up from the first.
+    stopped : bool
+        Whether an interrupt fell between two runs, so that the rest were never begun.
     """
 
     first: SimulationResult
     summaries: tuple[dict[str, Any], ...]
+    stopped: bool = False
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The first run's summary; if any run was saturated, as that of a saturated one."""
+        first = self.summaries[0]
+        return without_growing(first) if self.saturated else first
 
     @property
     def interrupted(self) -> bool:
         """Whether the last run was cut short, or the rest were never begun."""
-        return bool(self.summaries[-1]["interrupted"])
+        return self.stopped or bool(self.summaries[-1]["interrupted"])
+
+    @property
+    def whole(self) -> tuple[dict[str, Any], ...]:
+        """Summaries of the runs that came to their end."""
+        return tuple(summary for summary in self.summaries if not summary["interrupted"])
 
     @property
     def saturated(self) -> bool:
@@ -52,10 +72,15 @@ class Replications:
 
     @property
     def intervals(self) -> dict[str, Interval]:
-        """Mean and 95 % interval of every number of the summary, by dotted key."""
-        rows = [dict(numbers(summary)) for summary in self.summaries]
-        samples = {key: [row.get(key) for row in rows] for key in rows[0]}
-        return {key: found for key in rows[0] if (found := _interval(samples[key])) is not None}
+        """Mean and 95 % interval of every number of the summary, by dotted key.
+
+        Of the runs that came to their end, if there is one: a run that was cut answers a
+        shorter question. What grows with a saturated run has no mean.
+        """
+        rows = [dict(numbers(summary)) for summary in self.whole or self.summaries]
+        keys = [key for key in rows[0] if not (self.saturated and grows_with_the_run(key))]
+        samples = {key: [row.get(key) for row in rows] for key in keys}
+        return {key: found for key in keys if (found := _interval(samples[key])) is not None}
 
 
 @dataclass(frozen=True)
@@ -81,9 +106,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class SimulationComparison:
-    """Variants of a scenario that met the same requests; the first is the baseline."""
+    """Variants of a scenario that met the same requests; the first is the baseline.
+
+    `interrupted` says that the last one was cut short, or that others were never begun.
+    """
 
     variants: tuple[Variant, ...]
+    interrupted: bool = False
 
     def difference(self, variant: Variant, key: str) -> Interval | None:
         """Mean of the paired differences from the baseline, with its 95 % interval.
@@ -98,30 +127,40 @@ class SimulationComparison:
         Returns
         -------
         Interval or None
-            In the key's unit; None where either side has no value.
+            In the key's unit, over the pairs of runs that both came to their end; None where
+            a side has no value.
         """
-        pairs = zip(self.variants[0].runs.summaries, variant.runs.summaries, strict=False)
+        base, other = self.variants[0].runs, variant.runs
+        if (base.saturated or other.saturated) and grows_with_the_run(key):
+            return None
+        pairs = zip(base.whole, other.whole, strict=False)
         return _interval(
             [_minus(dict(numbers(b)).get(key), dict(numbers(a)).get(key)) for a, b in pairs]
         )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: each variant's summary, intervals and differences from the first."""
-        return {"variants": [self._record(variant) for variant in self.variants]}
+        return {
+            "variants": [self._record(variant) for variant in self.variants],
+            "interrupted": self.interrupted,
+        }
 
     def _record(self, variant: Variant) -> dict[str, Any]:
-        keys = dict(numbers(variant.runs.summaries[0]))
+        keys = dict(numbers(variant.runs.summary))
         record: dict[str, Any] = {
             "overrides": variant.overrides,
-            "summary": variant.runs.summaries[0],
+            "pool_slots": variant.runs.first.setup.pool_slots,
+            "summary": variant.runs.summary,
             "saturated": variant.runs.saturated,
+            "interrupted": variant.runs.interrupted,
+            "step_times": variant.runs.first.setup.step_time.provenance,
             "difference": {
                 key: found._asdict()
                 for key in keys
                 if (found := self.difference(variant, key)) is not None
             },
         }
-        if len(variant.runs.summaries) > 1:
+        if len(variant.runs.whole) > 1:
             record["intervals"] = {
                 key: found._asdict() for key, found in variant.runs.intervals.items()
             }
@@ -136,6 +175,7 @@ def replicate(
     seed: int | None = None,
     replications: int | None = None,
     watch: Watch | None = None,
+    camera: Camera | None = None,
 ) -> Replications:
     """Run a scenario several times with seeds that count up.
 
@@ -149,18 +189,30 @@ def replicate(
         Number of runs; the scenario's own when left out.
     watch : callable, optional
         See `kvsim.simulate`. An interrupt ends the run it falls in and begins no other.
+    camera : Camera, optional
+        Keeps frames of the first run; see `kvsim.camera`.
+
+    Raises
+    ------
+    InputError, UnsupportedError
+        As `kvsim.simulate`, and for a number of runs below 1.
+    KeyboardInterrupt
+        When nothing at all was finished before it.
     """
+    runs = scenario.run.replications if replications is None else replications
+    if runs < 1:
+        raise InputError(f"{runs} runs answer nothing", where="replications")
     setup = prepare(scenario)
     start = scenario.run.seed if seed is None else seed
-    results: list[SimulationResult] = []
-    summaries: list[dict[str, Any]] = []
-    for number in range(replications or scenario.run.replications):
-        result = run_setup(setup, start + number, watch=watch)
-        results = results or [result]
-        summaries.append(result.summary)
-        if result.interrupted:
-            break
-    return Replications(results[0], tuple(summaries))
+    first = run_setup(setup, start, watch=watch, camera=camera)
+    summaries = [first.summary]
+    try:
+        while len(summaries) < runs and not summaries[-1]["interrupted"]:
+            result = run_setup(setup, start + len(summaries), watch=watch)
+            summaries.append(result.summary)
+    except KeyboardInterrupt:  # between two runs: those before it are whole
+        return Replications(first, tuple(summaries), stopped=True)
+    return Replications(first, tuple(summaries))
 
 
 def compare(
@@ -186,20 +238,26 @@ def compare(
     Raises
     ------
     InputError
-        For an unknown key, an impossible value, or no value at all; the message names the
-        combination.
+        For an unknown key, an impossible value, a value given twice, or no value at all;
+        the message names the value, or the combination that cannot be run.
     """
     variants: list[Variant] = []
-    for overrides in _combinations(vary):
+    for overrides, changed in _variants(scenario, vary):
         try:
-            changed = with_overrides(scenario, overrides)
             runs = replicate(changed, seed=seed, replications=replications, watch=watch)
         except (InputError, UnsupportedError) as error:
-            named = ", ".join(f"{key}={value}" for key, value in overrides.items())
-            raise InputError(str(error), where=f"vary {named}") from None
+            said = str(error)
+            if not said.startswith("vary "):
+                named = ", ".join(f"{key}={value}" for key, value in overrides.items())
+                said = f"vary {named}: {said}"
+            raise InputError(said) from None
+        except KeyboardInterrupt:
+            if not variants:
+                raise
+            return SimulationComparison(tuple(variants), interrupted=True)
         variants.append(Variant(overrides, runs))
         if runs.interrupted:
-            break
+            return SimulationComparison(tuple(variants), interrupted=True)
     return SimulationComparison(tuple(variants))
 
 
@@ -212,16 +270,37 @@ def numbers(summary: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield prefix + key, value
 
 
-def _combinations(vary: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+def _variants(
+    scenario: Scenario, vary: Mapping[str, Sequence[Any]]
+) -> list[tuple[dict[str, Any], Scenario]]:
+    """Every combination of values, with its scenario: a wrong one is found before any is run."""
+    values = _checked(vary)
+    combinations = [dict(zip(vary, chosen, strict=True)) for chosen in product(*values)]
+    return [(overrides, _changed(scenario, overrides)) for overrides in combinations]
+
+
+def _changed(scenario: Scenario, overrides: dict[str, Any]) -> Scenario:
+    spelled = {key: f"vary {key}={value}" for key, value in overrides.items()}
+    return with_overrides(scenario, overrides, spelled=spelled)
+
+
+def _checked(vary: Mapping[str, Sequence[Any]]) -> list[list[Any]]:
+    """Refuse what would vary nothing, or compare a variant with itself; numpy's become plain."""
     if not vary:
         raise InputError(
             "nothing to vary", fix="give a key with values: memory.allocator=paged,grow"
         )
-    for key, values in vary.items():
-        if isinstance(values, str) or not values:
-            raise InputError(f"{key} needs a list of values", where="vary")
-    for chosen in product(*vary.values()):
-        yield dict(zip(vary, chosen, strict=True))
+    return [_values(key, values) for key, values in vary.items()]
+
+
+def _values(key: str, given: Sequence[Any]) -> list[Any]:
+    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray) or not len(given):
+        raise InputError(f"{key} needs a list of values", where="vary")
+    values = [value.item() if isinstance(value, np.generic) else value for value in given]
+    twice = [value for at, value in enumerate(values) if value in values[:at]]
+    if twice:
+        raise InputError(f"the value {twice[0]!r} is given twice", where=f"vary {key}")
+    return values
 
 
 def _minus(value: float | None, base: float | None) -> float | None:

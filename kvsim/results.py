@@ -30,12 +30,35 @@ from kvsim.steptime import StepLoad
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SATURATED_MEANINGLESS", "SimulationResult", "swap_break_even_tokens"]
+__all__ = [
+    "SATURATED_MEANINGLESS",
+    "SimulationResult",
+    "grows_with_the_run",
+    "swap_break_even_tokens",
+    "without_growing",
+]
 
 Floats = npt.NDArray[np.float64]
 
 SATURATED_MEANINGLESS = ("ttft", "e2el", "queue")
 """Latencies that grow for as long as a saturated run goes on: a mean of them says nothing."""
+
+
+def grows_with_the_run(key: str) -> bool:
+    """Whether a key of the summary states a latency that a saturated run has no value of.
+
+    Examples
+    --------
+    >>> [grows_with_the_run(key) for key in ("p99_ttft_ms", "p99_tpot_ms", "duration")]
+    [True, False, False]
+    """
+    return key.endswith("_ms") and key.rsplit("_", 2)[-2] in SATURATED_MEANINGLESS
+
+
+def without_growing(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the summary as that of a saturated run: what grows with the run has no value."""
+    kept = {key: None if grows_with_the_run(key) else value for key, value in summary.items()}
+    return kept | {"saturated": True}
 
 
 @dataclass(frozen=True)
@@ -71,17 +94,21 @@ class SimulationResult:
     def columns(self) -> dict[str, Floats]:
         """Arrays by name, one entry a request that arrived; NaN: it never happened."""
         recorder = self.recorder
-        count = len(recorder.finish_seconds)
+        moments = (
+            recorder.scheduled_seconds, recorder.first_token_seconds, recorder.finish_seconds,
+        )  # fmt: skip
+        count = min(map(len, moments))  # an interrupt may fall between two of them
+        scheduled, first_token, finish = (np.array(moment)[:count] for moment in moments)
         rejected = np.zeros(count)
         rejected[recorder.rejected_rows] = 1
         columns = {
             "row": np.arange(count, dtype=np.float64),
-            "arrival_seconds": _joined(recorder, "arrival_seconds"),
-            "prompt_tokens": _joined(recorder, "prompt_tokens"),
-            "output_tokens": _joined(recorder, "output_tokens"),
-            "scheduled_seconds": np.array(recorder.scheduled_seconds),
-            "first_token_seconds": np.array(recorder.first_token_seconds),
-            "finish_seconds": np.array(recorder.finish_seconds),
+            "arrival_seconds": _joined(recorder, "arrival_seconds")[:count],
+            "prompt_tokens": _joined(recorder, "prompt_tokens")[:count],
+            "output_tokens": _joined(recorder, "output_tokens")[:count],
+            "scheduled_seconds": scheduled,
+            "first_token_seconds": first_token,
+            "finish_seconds": finish,
             "preemptions": _scattered(recorder.preemptions, count),
             "cached_tokens": _scattered(recorder.cached_tokens, count),
             "rejected": rejected,
@@ -122,8 +149,10 @@ class SimulationResult:
         import pandas as pd
 
         columns = self.recorder.step_columns()
-        frame = pd.DataFrame({name: start for name, (start, _) in slot_split(columns).items()})
-        frame["free"] = self.setup.pool_slots - frame.sum(axis=1)
+        pool = self.setup.pool_slots
+        split = slot_split(columns, pool)
+        frame = pd.DataFrame({name: start for name, (start, _) in split.items()})
+        frame["free"] = pool - frame.sum(axis=1)
         frame.insert(0, "start_seconds", columns["start_seconds"])
         frame.attrs |= {"name": "memory", "unit": "token slots"}
         return frame
@@ -177,6 +206,7 @@ class SimulationResult:
         budget = None if policy == "orca" else options.max_num_batched_tokens
         books = Books(
             costs=self.setup.step_time,
+            pool_slots=self.setup.pool_slots,
             max_num_seqs=(options.max_num_seqs or np.inf) - self._samples + 1,
             max_num_batched_tokens=budget or np.inf,
             from_seconds=self.warm_seconds,
@@ -213,8 +243,17 @@ class SimulationResult:
         """The run in ``vllm bench serve``'s words, and kvsim's own.
 
         ``kv_cache.waste`` adds up to 1: the five parts of the PagedAttention paper, `cached`
-        prefixes that may be evicted, and what is `free`. A run past saturation keeps its
-        latencies here; `saturated` says that their means depend on its length.
+        prefixes that may be evicted, and what is `free`. Of a run past saturation, TTFT, E2E
+        and queue time are None: see `observed`.
+        """
+        return without_growing(self.observed) if self.saturated else self.observed
+
+    @cached_property
+    def observed(self) -> dict[str, Any]:
+        """The summary with every latency as it was seen, past saturation too.
+
+        A mean that grows with the run is no property of the system; it is one of these very
+        requests, and may be set beside what another system made of the same.
         """
         recorder, books = self.recorder, self.accounts
         summary = self._totals()
@@ -226,7 +265,7 @@ class SimulationResult:
             "preemptions": sum(recorder.preemptions.values()),
             "recomputed_tokens": recorder.recomputed_tokens,
             "swapped_tokens": recorder.swapped_tokens,
-            "prefix_cache": {"queries": recorder.queried_tokens, "hits": recorder.hit_tokens},
+            "prefix_cache": self._prefix_cache(),
             "bound_by": {name: spent / busy for name, spent in books.bound_seconds.items()},
             "memory_limited": self._memory_limited(),
             "mean_batch_size": books.sequence_seconds / busy,
@@ -237,6 +276,12 @@ class SimulationResult:
         if self.setup.scenario.scheduler.preemption == "swap":
             summary["swap_break_even_tokens"] = swap_break_even_tokens(self.setup)
         return summary
+
+    def _prefix_cache(self) -> dict[str, int]:
+        """Prompt tokens looked up and found; without a prefix cache nothing is looked up."""
+        if self.setup.scenario.memory.allocator != "prefix":
+            return {"queries": 0, "hits": 0}
+        return {"queries": self.recorder.queried_tokens, "hits": self.recorder.hit_tokens}
 
     @cached_property
     def saturated(self) -> bool:

@@ -13,22 +13,21 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
-    PositiveFloat,
-    PositiveInt,
     PrivateAttr,
     ValidationError,
 )
 
-from kvsim.catalog.validation import described, place_of
-from kvsim.catalog.yaml_files import data_folder, line_of, read_yaml
-from kvsim.checked import read
+from kvsim.catalog.validation import field_error, unknown_key
+from kvsim.catalog.yaml_files import data_folder, line_of, located, read_yaml
+from kvsim.checked import FieldError, read
 from kvsim.engines.base import EngineOptions
 from kvsim.errors import InputError, UnknownNameError
+from kvsim.overrides import closest, concerning, set_key
+from kvsim.units import KIB, MIB
+from kvsim.workload.described import Count, Described, Positive, Real, Tokens, Whole
 from kvsim.workload.spec import WorkloadSpec
 
 __all__ = [
@@ -51,10 +50,6 @@ AllocatorName = Literal[
 ]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
 class EngineSpec(EngineOptions):
     """Which engine's accounting sizes the pool, and its flags (see ``kvsim plan --help``)."""
 
@@ -71,7 +66,7 @@ def _engine(given: object) -> EngineSpec:
     return given if isinstance(given, EngineSpec) else read(EngineSpec, given, ("engine",))
 
 
-class MemorySpec(_Frozen):
+class MemorySpec(Described):
     """How KV memory is handed out.
 
     Parameters
@@ -94,15 +89,15 @@ class MemorySpec(_Frozen):
     """
 
     allocator: AllocatorName = "paged"
-    num_blocks: PositiveInt | None = None
-    block_size: PositiveInt | None = None
+    num_blocks: Count | None = None
+    block_size: Tokens | None = None
     eviction: Literal["lru", "fifo", "lfu"] = "lru"
     placement: Literal["first-fit", "best-fit", "buddy"] = "first-fit"
     compaction: bool = False
-    page_bytes: PositiveInt = 2 * 2**20
+    page_bytes: Annotated[Whole, Field(ge=64 * KIB, le=2 * MIB)] = 2 * MIB
 
 
-class SchedulerSpec(_Frozen):
+class SchedulerSpec(Described):
     """Who runs next.
 
     Parameters
@@ -122,11 +117,11 @@ class SchedulerSpec(_Frozen):
     policy: Literal["vllm-v1", "vllm-v0", "orca", "static", "sarathi"] = "vllm-v1"
     admission: Literal["fcfs", "priority", "shortest-first"] = "fcfs"
     preemption: Literal["recompute", "swap"] = "recompute"
-    long_prefill_token_threshold: int = Field(default=0, ge=0)
-    host_link_bytes_per_s: PositiveFloat = 25e9
+    long_prefill_token_threshold: Annotated[Whole, Field(ge=0)] = 0
+    host_link_bytes_per_s: Positive = 25e9
 
 
-class StepTimeSpec(_Frozen):
+class StepTimeSpec(Described):
     """What a step costs.
 
     Parameters
@@ -138,18 +133,18 @@ class StepTimeSpec(_Frozen):
     """
 
     kind: Literal["profile", "constant"] = "profile"
-    seconds: PositiveFloat | None = None
+    seconds: Positive | None = None
 
 
-class SLO(_Frozen):
+class SLO(Described):
     """Service-level objectives in milliseconds; a request is good when it meets them all."""
 
-    ttft_ms: PositiveFloat | None = None
-    tpot_ms: PositiveFloat | None = None
-    e2el_ms: PositiveFloat | None = None
+    ttft_ms: Positive | None = None
+    tpot_ms: Positive | None = None
+    e2el_ms: Positive | None = None
 
 
-class RunSpec(_Frozen):
+class RunSpec(Described):
     """How the simulation is run and judged.
 
     Parameters
@@ -165,13 +160,13 @@ class RunSpec(_Frozen):
         Simulated time at which the run is cut.
     """
 
-    seed: int = Field(default=0, ge=0)
-    replications: PositiveInt = 1
-    warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
-    max_seconds: PositiveFloat | None = None
+    seed: Annotated[Whole, Field(ge=0)] = 0
+    replications: Count = 1
+    warmup_fraction: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    max_seconds: Positive | None = None
 
 
-class Scenario(_Frozen):
+class Scenario(Described):
     """One question to the simulator.
 
     Parameters
@@ -203,12 +198,18 @@ class Scenario(_Frozen):
     run: RunSpec = RunSpec()
     folder: Path = Path()
     _file: Path | None = PrivateAttr(default=None)
+    _spelled: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def where(self, key: str) -> str:
-        """Say where a dotted key stands: file and line, as far as they are known."""
+        """Say where a dotted key was given: in which override, or which line of the file."""
+        place = tuple(key.split("."))
+        override = concerning(place, self._spelled)
+        if override is not None:
+            words = self._spelled[override]
+            return words if override == key else f"{words}: {key}"
         if self._file is None or not self._file.is_file():
             return key
-        line = line_of(self._file, key.split("."))
+        line = line_of(self._file, place)
         return f"{self._file}, line {line}: {key}" if line else f"{self._file}: {key}"
 
     def to_yaml(self) -> str:
@@ -243,7 +244,12 @@ def scenario_names() -> list[str]:
     return sorted(path.stem for path in data_folder("scenarios").glob("*.yaml"))
 
 
-def load_scenario(path: str | Path, overrides: Mapping[str, object] | None = None) -> Scenario:
+def load_scenario(
+    path: str | Path,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    spelled: Mapping[str, str] | None = None,
+) -> Scenario:
     """Read a scenario from a file or by the name of a shipped one.
 
     Parameters
@@ -252,26 +258,31 @@ def load_scenario(path: str | Path, overrides: Mapping[str, object] | None = Non
         A YAML file, or a name such as "peer-w".
     overrides : mapping, optional
         Dotted keys to values: ``{"workload.arrivals.rate": 20}``.
+    spelled : mapping, optional
+        How somebody wrote each override, to say which one is wrong; "override key=value" by
+        default.
 
     Raises
     ------
     InputError
         For a file that is missing or malformed, an unknown key or an impossible value; the
-        message names file, line and key.
+        message names file, line and key, or the override.
     """
     file = _find(Path(path))
     content = read_yaml(file)
-    for key, value in (overrides or {}).items():
-        _set(content, key, value)
     content.setdefault("name", file.stem)
-    scenario = _validated(content, overrides or {}, file)
-    scenario = scenario.model_copy(update={"folder": file.resolve().parent})
+    scenario = _overridden(content, overrides or {}, spelled or {}, file)
     scenario._file = file
-    return scenario
+    return scenario.model_copy(update={"folder": file.resolve().parent})
 
 
-def with_overrides(scenario: Scenario, overrides: Mapping[str, object]) -> Scenario:
-    """Return the scenario with dotted keys set to other values.
+def with_overrides(
+    scenario: Scenario,
+    overrides: Mapping[str, object],
+    *,
+    spelled: Mapping[str, str] | None = None,
+) -> Scenario:
+    """Return the scenario with dotted keys set to other values; `spelled` as in `load_scenario`.
 
     Raises
     ------
@@ -284,65 +295,60 @@ def with_overrides(scenario: Scenario, overrides: Mapping[str, object]) -> Scena
     >>> faster.workload.arrivals.rate
     20.0
     """
-    content = scenario.model_dump(exclude_unset=True)
-    for key, value in overrides.items():
-        _set(content, key, value)
-    changed = _validated(content, overrides, scenario._file)
+    content = scenario.model_dump(exclude_unset=True, exclude={"folder"})
+    changed = _overridden(content, overrides, spelled or {}, scenario._file)
     changed._file = scenario._file
-    return changed
+    changed._spelled = scenario._spelled | changed._spelled
+    return changed.model_copy(update={"folder": scenario.folder})
 
 
-def _validated(
-    content: dict[str, Any], overrides: Mapping[str, object], file: Path | None
+def _overridden(
+    content: dict[str, Any],
+    overrides: Mapping[str, object],
+    spelled: Mapping[str, str],
+    file: Path | None,
 ) -> Scenario:
-    """Build a scenario; blame the override, if the first problem lies in one."""
+    """Build a scenario; blame an override for what is wrong, unless the file said it before."""
+    words = {key: spelled.get(key, f"override {key}={value}") for key, value in overrides.items()}
+    changed = deepcopy(content)
+    for key, value in overrides.items():
+        set_key(changed, key, value, words[key])
     try:
-        return described(content, file or Path("scenario"), Scenario)
-    except InputError as error:
-        key = _blamed(content, overrides)
-        if key is None:
+        scenario = _validated(changed)
+    except FieldError as wrong:
+        blamed = None if _is_in(content, wrong) else closest(wrong.place, words)
+        if blamed is not None:
+            raise InputError(wrong.what, where=words[blamed], fix=wrong.fix) from None
+        with located(file or Path("scenario")):
             raise
-        raise InputError(
-            error.what, where=f"override {key}={overrides[key]}", fix=error.fix
-        ) from None
+    scenario._spelled = words
+    return scenario
 
 
-def _blamed(content: dict[str, Any], overrides: Mapping[str, object]) -> str | None:
-    """Find the override that set what is wrong.
-
-    The place of a problem may hold, between its keys, the kind of a union, which no key spells.
-    """
+def _validated(content: dict[str, Any]) -> Scenario:
+    """Build a scenario; what is wrong comes with its place."""
+    if "folder" in content:  # known from where the file lies, not from what it says
+        raise unknown_key(("folder",), sorted(Scenario.model_fields.keys() - {"folder"}))
     try:
-        Scenario.model_validate(content)
+        return Scenario.model_validate(content)
     except ValidationError as error:
-        for problem in error.errors():
-            for key in overrides:
-                place = iter(map(str, place_of(problem)))
-                if all(part in place for part in key.split(".")):
-                    return key
-    return None
+        raise field_error(error, content, Scenario) from None
+
+
+def _is_in(content: dict[str, Any], wrong: FieldError) -> bool:
+    """Whether the same is wrong with what the file alone says."""
+    try:
+        _validated(content)
+    except FieldError as before:
+        return before.what == wrong.what
+    return False
 
 
 def _find(path: Path) -> Path:
     """The file at `path`, or the shipped scenario of that name."""
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    if path.suffix in (".yaml", ".yml") or path.is_file():
         return path
     shipped = data_folder("scenarios") / f"{path}.yaml"
     if path.name != str(path) or not shipped.is_file():
         raise UnknownNameError("scenario", str(path), scenario_names(), fix="or give a YAML file")
     return shipped
-
-
-def _set(content: dict[str, Any], key: str, value: object) -> None:
-    """Set a dotted key, making the mappings on the way."""
-    *parents, last = key.split(".")
-    at = content
-    for depth, parent in enumerate(parents):
-        inner = at.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise InputError(
-                f"{'.'.join(parents[: depth + 1])} is {inner!r}, so it has no key {last!r}",
-                where=f"override {key}",
-            )
-        at = inner
-    at[last] = deepcopy(value)  # a later key may reach inside it

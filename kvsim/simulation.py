@@ -10,10 +10,12 @@ from math import inf
 from kvsim.arrivals import ArrivalQueue
 from kvsim.assembly import Setup, make_clock, make_scheduler, prepare
 from kvsim.camera import Camera
+from kvsim.errors import InputError
 from kvsim.recorder import Recorder
 from kvsim.replica import Replica, Watch, run_replica
 from kvsim.results import SimulationResult
 from kvsim.scenario import Scenario
+from kvsim.schedulers import Scheduler
 from kvsim.streams import Streams
 from kvsim.workload.spec import build_workload
 
@@ -36,8 +38,9 @@ def simulate(
     seed : int, optional
         Seed of every random stream; the scenario's own when left out.
     watch : callable, optional
-        ``watch(simulated_seconds, finished_requests, pool_usage)``, called now and then; a
-        ``KeyboardInterrupt`` raised anywhere ends the run and keeps what was finished.
+        ``watch(simulated_seconds, requests_done, pool_usage)``, called now and then; done is
+        who was finished or refused. A ``KeyboardInterrupt`` raised anywhere ends the run and
+        keeps what was finished.
     camera : Camera, optional
         Keeps frames of who holds which blocks; see `kvsim.camera`.
 
@@ -55,13 +58,15 @@ def run_setup(
 ) -> SimulationResult:
     """Run a prepared scenario with one seed; see `simulate`."""
     scenario, recorder = setup.scenario, Recorder()
-    workload = build_workload(scenario.workload, scenario.folder)
-    arrivals = ArrivalQueue(workload, Streams(seed), recorder)
+    with _located(scenario):
+        workload = build_workload(scenario.workload, scenario.folder)
+        arrivals = ArrivalQueue(workload, Streams(seed), recorder)
     scheduler = make_scheduler(setup, recorder)
-    replica = Replica(scheduler, make_clock(setup), arrivals, recorder, watch=watch)
+    told = None if watch is None else _of_those_done(watch, scheduler)
+    replica = Replica(scheduler, make_clock(setup), arrivals, recorder, watch=told)
     replica.camera = camera
     interrupted = False
-    with _collector_paused():
+    with _collector_paused(), _located(scenario):
         try:
             run_replica(replica, scenario.run.max_seconds or inf)
         except KeyboardInterrupt:
@@ -69,6 +74,26 @@ def run_setup(
     report = getattr(workload, "report", None)  # of a trace's reader
     notes = tuple(report.lines()) if report is not None else ()
     return SimulationResult(setup, seed, recorder, replica.now, interrupted, notes)
+
+
+def _of_those_done(watch: Watch, scheduler: Scheduler) -> Watch:
+    """Tell of requests that are done where a replica tells of those that came."""
+
+    def tell(now: float, came: int, usage: float) -> None:
+        watch(now, came - len(scheduler.waiting) - len(scheduler.running), usage)
+
+    return tell
+
+
+@contextmanager
+def _located(scenario: Scenario) -> Iterator[None]:
+    """Say of a key of the workload that turns out wrong where it was given."""
+    try:
+        yield
+    except InputError as error:
+        if not error.where.startswith("workload."):
+            raise
+        raise InputError(error.what, where=scenario.where(error.where), fix=error.fix) from None
 
 
 @contextmanager

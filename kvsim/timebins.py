@@ -79,9 +79,10 @@ def time_bins(
         means: Floats = np.diff(_integral(steps, start, end, edges)) / width
         return means
 
-    slots = {name: mean(*ends) for name, ends in slot_split(steps).items()}
+    pool = result.setup.pool_slots
+    slots = {name: mean(*ends) for name, ends in slot_split(steps, pool).items()}
     slots["cached"] = slots["cached"] + np.diff(_idle_cached(steps, edges)) / width
-    slots["free"] = np.maximum(0, result.setup.pool_slots - sum(slots[name] for name in SPLIT))
+    slots["free"] = np.maximum(0, pool - sum(slots[name] for name in SPLIT))
     return TimeBins(
         edges=edges,
         slots=slots,

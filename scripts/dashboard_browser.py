@@ -23,10 +23,29 @@ from typing import Any
 
 from kvsim.cli.dashboard import server_command
 
-__all__ = ["ROOT", "chromium", "launched", "missing", "registered", "served", "settle", "watch"]
+__all__ = [
+    "ROOT",
+    "chromium",
+    "launched",
+    "missing",
+    "registered",
+    "rest",
+    "served",
+    "settle",
+    "watch",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE_SECONDS = 60
+PAUSE_SECONDS = 0.15  # a click takes a moment to become a run of the script
+_PATIENCE_MS = 1000 * PAGE_SECONDS
+# A run's progress and its Stop button, what the Cache page replays, what a cached call computes.
+_UNDER_WAY = "[data-testid=stProgress], .st-key-stop-run, [data-testid=stSpinner]"
+_DRAWN = """() => !document.querySelector('[data-stale="true"], [data-testid="stSkeleton"]')
+    && [...document.querySelectorAll('[data-testid="stPlotlyChart"]')]
+       .every(chart => chart.querySelector('.main-svg'))
+    && [...document.querySelectorAll('[data-testid="stDataFrame"]')]
+       .every(table => !table.checkVisibility() || table.querySelector('canvas'))"""
 _ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -132,14 +151,20 @@ def watch(page: Any, address: str) -> list[str]:
 
 
 def settle(page: Any) -> None:
-    """Wait until the script has run, nothing on the page is stale, and charts are drawn."""
-    page.wait_for_timeout(150)  # a click takes a moment to become a run
+    """Wait until the answer is there: no run goes on, and what came of it is drawn."""
+    rest(page)
+    if page.query_selector(_UNDER_WAY):
+        page.wait_for_selector(_UNDER_WAY, state="detached", timeout=_PATIENCE_MS)
+        rest(page)
+
+
+def rest(page: Any) -> None:
+    """Wait until the script has ended, nothing is stale, and charts and tables are drawn.
+
+    A simulation may still show its progress; `settle` waits for that too.
+    """
+    page.wait_for_timeout(1000 * PAUSE_SECONDS)
     page.wait_for_selector(
-        "[data-testid=stApp][data-test-script-state=notRunning]", timeout=1000 * PAGE_SECONDS
+        "[data-testid=stApp][data-test-script-state=notRunning]", timeout=_PATIENCE_MS
     )
-    page.wait_for_function(
-        """() => !document.querySelector('[data-stale="true"], [data-testid="stSkeleton"]')
-        && [...document.querySelectorAll('[data-testid="stPlotlyChart"]')]
-           .every(chart => chart.querySelector('.main-svg'))""",
-        timeout=1000 * PAGE_SECONDS,
-    )
+    page.wait_for_function(_DRAWN, timeout=_PATIENCE_MS)

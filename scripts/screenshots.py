@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from dashboard_browser import ROOT, launched, missing, registered, served, settle, watch
 
@@ -15,8 +15,32 @@ SCHEMES = ("light", "dark")
 LIMIT_BYTES = 300_000
 FOLDER = ROOT / "docs" / "images"
 
-# What a page shows at its best, where that is not what it opens with.
-LINKS = {"learn": "?lesson=4"}
+TOP_PIXELS = 76  # below the menu, with a little room
+
+
+class View(NamedTuple):
+    """What is photographed of a page: a link, and the words that come to stand at the top.
+
+    No words: the page as it opens. A narrow page begins with a screenful of inputs.
+    """
+
+    link: str = ""
+    wide: str = ""
+    narrow: str = ""
+
+
+# Small runs, so that what is photographed is an answer.
+VIEWS = {
+    "plan": View(narrow="Where the memory goes"),
+    "simulate": View("?requests=1000", wide="Output tokens a second", narrow="The pool at"),
+    "compare": View(
+        "?requests=1000", wide="Where the pool's slots go", narrow="Where the pool's slots go"
+    ),
+    "cache": View(wide="Hit ratio against cache size", narrow="Hit ratio against cache size"),
+    "size": View("?requests=1000", wide="Cheapest", narrow="Cheapest"),
+    "calibrate": View(narrow="Measured, beside the datasheet"),
+    "learn": View("?lesson=4", narrow="Contiguous"),
+}
 
 
 def main(names: list[str]) -> None:
@@ -40,10 +64,12 @@ def photograph(browser: Any, address: str, name: str, size: str, scheme: str) ->
     )
     page = context.new_page()
     troubles = watch(page, address)
-    page.goto(f"{address}/{registered()[name]}{LINKS.get(name, '')}")
+    view = VIEWS.get(name, View())
+    page.goto(f"{address}/{registered()[name]}{view.link}")
     page.get_by_role("heading", level=1).wait_for()
     settle(page)
     page.evaluate("document.fonts.ready")
+    scroll(page, view.wide if size == "wide" else view.narrow)
     path = FOLDER / f"{name}-{size}-{scheme}.png"
     page.screenshot(path=path)
     context.close()
@@ -54,6 +80,16 @@ def photograph(browser: Any, address: str, name: str, size: str, scheme: str) ->
             f"{path.name} has {path.stat().st_size:,} bytes, more than {LIMIT_BYTES:,}"
         )
     sys.stdout.write(f"{path.relative_to(ROOT)}  {path.stat().st_size:,} bytes\n")
+
+
+def scroll(page: Any, words: str) -> None:
+    """Bring words to the top of the page."""
+    if words:
+        found = page.get_by_text(words).first.bounding_box()
+        page.get_by_test_id("stMain").evaluate(
+            f"each => each.scrollBy(0, {found['y'] - TOP_PIXELS})"
+        )
+        settle(page)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """The Cache page without a browser."""
 
+import gzip
+import io
 import json
 import shlex
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
@@ -134,6 +137,21 @@ def test_an_uploaded_trace_is_replayed_and_stays_with_its_owner():
 def test_a_bad_file_is_told_in_place(name, content, said):
     app = upload(cache(policy="lru"), name, content)
     assert any(said in text for text in errors(app)), errors(app)
+    assert len(charts(app)) == 3
+
+
+def test_a_bomb_is_neither_unpacked_nor_kept():
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb") as bomb:
+        for _ in range(256):
+            bomb.write(b"0" * 2**20)  # one line of 256 MiB
+    app = cache(policy="lru")
+    tracemalloc.start()
+    app = upload(app, "bomb.jsonl.gz", packed.getvalue())
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert any(text.startswith("bomb.jsonl.gz") for text in errors(app)), errors(app)
+    assert peak_bytes < 2**26
     assert len(charts(app)) == 3
 
 

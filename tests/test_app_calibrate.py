@@ -8,9 +8,10 @@ import pytest
 import kvsim
 from kvsim.calibrate.fit import predict
 from kvsim.calibrate.rows import read_rows
+from kvsim.calibrate.twin.command import Validation
 from kvsim.stepdefaults import class_coefficients
 
-from .app_pages import charts, checked, commands, errors, link_of, open_page, warnings
+from .app_pages import ROOT, charts, checked, commands, errors, link_of, open_page, warnings
 
 pytest.importorskip("plotly", reason="the dashboard's extra is not installed")
 
@@ -31,6 +32,7 @@ VALIDATION = {
     "model": "tiny",
     "torch": "2.9",
     "clock": "events",
+    "drift_percent": 3.0,
     "provenance": "fitted: here",
     "profile": {"name": "not looked at"},
     "runs": [
@@ -144,7 +146,7 @@ def test_a_validation_is_drawn():
     steps, off = charts(app)[1:]
     assert {each["name"] for each in steps["data"]} == {"decode", "prefill", "equal"}
     assert steps["data"][0]["x"] == [11.0]
-    assert off["data"][0]["y"] == [10.0]
+    assert off["data"][0]["x"] == [10.0]
     assert any("tiny on a card" in text.value.replace("\\", "") for text in app.caption)
 
 
@@ -154,6 +156,24 @@ def test_reading_a_validation_back_keeps_every_number(tmp_path):
     record = kvsim.read_validation(path)
     expected = {key: value for key, value in VALIDATION.items() if key not in ("kind", "profile")}
     assert record == expected
+
+
+def test_what_a_validation_writes_can_be_read_back():
+    """The example is what `kvsim validate` wrote; its keys are those it writes today."""
+    example = ROOT / "app" / "examples" / "validation.json"
+    written = json.loads(example.read_text("utf-8"))
+    profile = kvsim.find_accelerator("L40S")
+    today = Validation("a card", "tiny", profile, "fitted", "2.13", "seconds", 3.0, ()).record()
+    assert list(written) == list(today)
+    read = kvsim.read_validation(example)
+    assert read == {key: value for key, value in written.items() if key not in ("kind", "profile")}
+
+
+def test_without_a_file_the_example_is_shown_and_called_one():
+    app = calibrate()
+    example = kvsim.read_validation(ROOT / "app" / "examples" / "validation.json")
+    assert len(charts(app)[2]["data"]) == len(example["runs"])
+    assert any("An example" in text.value for text in app.caption)
 
 
 def without(record, *keys):
@@ -187,7 +207,7 @@ def without(record, *keys):
 def test_a_bad_validation_is_told_in_place(content, said):
     app = upload(calibrate(), "validation", "x.json", content)
     assert any(said in text for text in errors(app)), errors(app)
-    assert len(charts(app)) == 1
+    assert charts(app)[1:] == charts(calibrate())[1:], "the example stays"
 
 
 def test_a_hostile_label_stays_text():
@@ -217,9 +237,9 @@ def test_a_benchmark_is_replayed_on_the_card_that_is_looked_at(tmp_path):
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(BENCH))
     found = kvsim.compare_bench(path, kvsim.load_scenario("peer-w", {"accelerator": "a100"}))
-    drawn = charts(app)[1]["data"][0]
+    drawn = charts(app)[-1]["data"][0]
     assert found.replayed
-    assert drawn["y"] == pytest.approx([pair.error_percent for pair in found.pairs])
+    assert drawn["x"] == pytest.approx([pair.error_percent for pair in found.pairs])
     assert any(
         line.startswith("kvsim validate --bench ./bench.json --scenario peer-w")
         for line in commands(app)
@@ -229,7 +249,7 @@ def test_a_benchmark_is_replayed_on_the_card_that_is_looked_at(tmp_path):
 def test_a_benchmark_is_replayed_on_an_uploaded_card():
     app = upload(calibrate(model=""), "profile", "desk.yaml", PROFILE)
     app = upload(app, "bench", "bench.json", json.dumps(BENCH))
-    assert len(charts(app)) == 2
+    assert len(charts(app)) == len(charts(calibrate())) + 1
     assert errors(app) == []
 
 
@@ -247,4 +267,4 @@ def test_a_benchmark_is_replayed_on_an_uploaded_card():
 def test_a_bad_benchmark_is_told_in_place(content, said):
     app = upload(calibrate(), "bench", "bench.json", content)
     assert any(said in text for text in errors(app)), errors(app)
-    assert len(charts(app)) == 1
+    assert len(charts(app)) == len(charts(calibrate()))

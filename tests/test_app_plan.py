@@ -89,12 +89,25 @@ def test_what_does_not_fit_comes_with_what_would():
     shown = [list(frame.value["flag"]) for frame in app.dataframe if "flag" in frame.value]
     assert shown == [[each.flag for each in plan.suggestions]]
     assert plan.suggestions
+    assert len(charts(app)) == 1, "nothing is held, so there is nothing else to draw"
 
 
 def test_an_engine_that_refuses_says_why_and_the_others_go_on():
     app = open_page("plan", engine="vllm,transformers", block_size=32)
     assert any("transformers" in text and "block-size" in text for text in errors(app))
-    assert metric(app, "Blocks").endswith("x 32")
+    assert metric(app, "Blocks x tokens each").endswith("x 32")
+
+
+def test_another_release_of_the_engine_has_other_rules():
+    app = open_page("plan", gpu="a100", model="gpt-oss-20b", version="0.10.1", kv="auto")
+    old = kvsim.plan("gpt-oss-20b", "A100-SXM4-80GB", engine_version="0.10.1")
+    new = kvsim.plan("gpt-oss-20b", "A100-SXM4-80GB")
+    assert old.kv_cache.capacity_tokens != new.kv_cache.capacity_tokens
+    assert metric(app, "Tokens (engine's log)") == f"{old.kv_cache.capacity_tokens:,}"
+    assert "--engine-version 0.10.1" in commands(app)[-1]
+    assert link_of(app)["version"] == "0.10.1"
+    unknown = open_page("plan", gpu="a100", version="<b>9</b>")
+    assert any("rules are known for releases" in text for text in errors(unknown))
 
 
 def test_without_a_card_there_is_a_hint():

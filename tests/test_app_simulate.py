@@ -42,7 +42,7 @@ def test_the_page_shows_what_the_api_answers():
     shown = numbers(simulated())
     assert shown["Requests"] == "300"
     assert shown["Output tokens a second"] == f"{result.summary['output_throughput']:,.0f}"
-    assert shown["Pool held"] == f"{result.summary['kv_cache']['usage_mean']:.1%}"
+    assert shown["Pool held"] == f"{100 * result.summary['kv_cache']['usage_mean']:.1f} %"
 
 
 def test_every_input_of_a_link_changes_the_question_and_the_command():

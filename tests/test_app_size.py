@@ -4,14 +4,13 @@ import shlex
 import time
 
 import pytest
-from click.testing import CliRunner
 
 import kvsim
-from kvsim.cli import cli
 
 from .app_pages import charts, checked, commands, errors, link_of, open_page, warnings
 
 pytest.importorskip("plotly", reason="the dashboard's extra is not installed")
+from app.parts import runs
 
 QUICK = {
     "requests": 200,
@@ -137,20 +136,16 @@ def test_no_card_is_no_error():
     assert any("Choose at least one card" in each.value for each in checked(app.run()).info)
 
 
-def test_the_scenario_and_its_lines_run_on_the_command_line(tmp_path, monkeypatch):
-    app = sized(tp="1")
-    (one,) = fleet(cards=[("H100-SXM5-80GB", 1)])
-    words = shlex.split(commands(app)[-1].splitlines()[0])
-    assert f"workload.arrivals.rate={one.highest_rate:.6g}" in words
-    overrides = {
-        "engine": {},
-        "memory": {"allocator": "paged"},
-        "workload.requests": 200,
-        "workload.lengths.prompt": {"kind": "fixed", "tokens": 1000},
-    }
-    scenario = kvsim.load_scenario("peer-w", overrides)
-    (tmp_path / "kvsim-size.yaml").write_text(scenario.to_yaml())
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(cli, words[1:])
-    assert done.exit_code == 0, done.output
-    assert "H100" in done.output or "requests" in done.output
+def test_the_lines_run_each_replica_at_its_highest_rate():
+    app = sized()
+    lines = commands(app)[-1].splitlines()
+    rates = [f"workload.arrivals.rate={one.highest_rate:.6g}" for one in fleet()]
+    assert [shlex.split(line)[-1] for line in lines[1:]] == rates
+
+
+def test_the_latency_and_the_card_of_a_link_stay_in_it_while_the_search_goes_on(monkeypatch):
+    monkeypatch.setattr(runs, "PATIENCE_SECONDS", 0.0)
+    app = open_page("size", **(QUICK | {"seed": 77, "by": "ttft", "look": "1"}))
+    assert any(button.key == "stop run" for button in app.button)
+    assert (link_of(app)["by"], link_of(app)["look"]) == ("ttft", "1")
+    assert "kvsim.size_fleet" in commands(app)[-1]

@@ -1,6 +1,9 @@
 """``kvsim dashboard``: what it would serve, and what it says where it cannot."""
 
 import importlib.util
+import itertools
+import socket
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -50,6 +53,38 @@ def _flat(content, prefix=""):
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+ASKING_IS_NOTED = """
+import sys
+from streamlit import net_util
+def asked(url, timeout=5):
+    print("ASKED", url, flush=True)
+net_util._make_blocking_http_get = asked
+from streamlit.web.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("host", [None, "127.0.0.1", "0.0.0.0"])
+def test_starting_it_asks_nobody_outside(host):
+    """Streamlit looks its outside address up on the web, unless it is told where it is."""
+    pytest.importorskip("streamlit", reason="the dashboard's extra is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    by_hand = ["run", "app/main.py", f"--server.port={port}"]  # as the README says
+    words = server_command(port, host, browser=False)[3:] if host else by_hand
+    process = subprocess.Popen(
+        [sys.executable, "-c", ASKING_IS_NOTED, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        said = list(itertools.takewhile(lambda line: "URL" not in line, process.stdout))
+    finally:
+        process.terminate()
+        said += process.communicate(timeout=60)[0].splitlines()
+    assert any("view your Streamlit app" in line for line in said), said
+    assert not [line for line in said if "ASKED" in line]
 
 
 @pytest.mark.parametrize("absent", ["streamlit", "plotly"])

@@ -3,8 +3,8 @@
 Rows "L..." are start-up logs of public threads; their thread is named beside each number.
 """
 
-import csv
 import re
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from kvsim.attention import (
     CrossAttention,
     FullAttention,
-    LatentAttention,
     RecurrentState,
     SlidingAttention,
 )
@@ -22,52 +21,19 @@ from kvsim.engines.base import Deployment, EngineOptions
 from kvsim.engines.llama_cells import split_layers
 from kvsim.engines.llama_cpp import LlamaCpp
 from kvsim.errors import InputError, UnsupportedError
-from kvsim.hardware import AcceleratorProfile
-from kvsim.model import DenseMlp, LayerGroup, ModelSpec
 from kvsim.units import GIB, MIB
 
-CARD = AcceleratorProfile(
-    name="card",
-    vendor="any",
-    advertised_memory_gb=24,
-    memory={"value": 24 * GIB, "source": "test"},
-    bandwidth={"value": 1e12, "source": "test"},
-    flops={"bf16": {"value": 1e14, "source": "test"}},
-    interconnect={"name": "none", "bytes_per_s": 0},
-)
+from . import engine_parts
+from .engine_parts import card, latent, observed_rows
 
-
-def model_of(*groups, vocab=128256, hidden=4096, context=131072):
-    """A model of ``(layers, cache)`` groups."""
-    layer_groups, start = [], 0
-    for number, (count, cache) in enumerate(groups):
-        layers = tuple(range(start, start + count))
-        mlp = DenseMlp(intermediate_size=4 * hidden)
-        layer_groups.append(
-            LayerGroup(name=f"group {number}", layers=layers, caches=(cache,), mlp=mlp)
-        )
-        start += count
-    return ModelSpec(
-        name="model",
-        hidden_size=hidden,
-        vocab_size=vocab,
-        max_position_embeddings=context,
-        layer_groups=tuple(layer_groups),
-    )
+CARD = card(24)
+model_of = partial(engine_parts.model_of, vocab=128256)
+resolved = partial(engine_parts.resolved, accelerator=CARD)
 
 
 def full(key, value=None, heads=1, kind=FullAttention, **more):
     """A cache of one wide KV head: the log's n_embd_k_gqa and n_embd_v_gqa."""
     return kind(heads=heads, kv_heads=1, key_dim=key, value_dim=value or key, **more)
-
-
-def latent(heads):
-    """DeepSeek's MLA: rank 512, rope 64, 128 each of un-rotated key and value."""
-    return LatentAttention(heads=heads, kv_lora_rank=512, rope_dim=64, nope_dim=128, value_dim=128)
-
-
-def resolved(engine, model, **options):
-    return engine.resolve(Deployment(model, CARD, EngineOptions(**options)))
 
 
 def mib(version, model, **options):
@@ -332,16 +298,6 @@ def test_a_smaller_cache_type_never_holds_less(model, options, kv_bytes):
     assert cells == sorted(cells)
 
 
-def observed_rows(folder):
-    path = folder / "reference" / "kv_capacity_observed.csv"
-    with path.open(newline="", encoding="utf-8") as lines:
-        return [
-            row
-            for row in csv.DictReader(lines)
-            if row["engine"].startswith("llama") and row["consistent"] == "yes"
-        ]
-
-
 def row_widths(row):
     """Layers and widths of K and V that the row states, or the assumption it names."""
     assumed = dict(re.findall(r"(n_layer|n_embd_k?_?gqa)=(\d+)", row["assumed"]))
@@ -372,7 +328,7 @@ def row_setup(row):
 
 @pytest.mark.data
 def test_every_consistent_row_is_exact(kvsim_data):
-    rows, wrong = observed_rows(kvsim_data), []
+    rows, wrong = observed_rows(kvsim_data, "llama"), []
     for row in rows:
         version, model, options = row_setup(row)
         sizes = mib(version, model, **options)

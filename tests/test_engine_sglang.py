@@ -3,7 +3,6 @@
 Rows "S..." are start-up logs of public threads; their thread is named beside each number.
 """
 
-import csv
 import re
 
 import pytest
@@ -11,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.attention import (
-    FullAttention,
-    LatentAttention,
     RecurrentState,
     SlidingAttention,
 )
@@ -20,49 +17,14 @@ from kvsim.engines import get_engine
 from kvsim.engines.base import Deployment, EngineOptions
 from kvsim.engines.sglang import SGLang
 from kvsim.errors import InputError, UnsupportedError
-from kvsim.hardware import AcceleratorProfile
-from kvsim.model import DenseMlp, LayerGroup, ModelSpec
+from kvsim.model import DenseMlp
 from kvsim.units import GIB
 
+from .engine_parts import capacities_of_print, card, full, latent, model_of, observed_rows, resolved
 
-def card(gib, name="card"):
-    return AcceleratorProfile(
-        name=name,
-        vendor="any",
-        advertised_memory_gb=gib,
-        memory={"value": round(gib * GIB), "source": "test"},
-        bandwidth={"value": 1e12, "source": "test"},
-        flops={"bf16": {"value": 1e14, "source": "test"}},
-        interconnect={"name": "none", "bytes_per_s": 0},
-    )
-
-
-def model_of(*groups, hidden=4096, intermediate=16384, vocab=32000, context=131072):
-    """A model of ``(layers, cache)`` groups."""
-    layer_groups, start = [], 0
-    for number, (count, cache) in enumerate(groups):
-        layers = tuple(range(start, start + count))
-        mlp = DenseMlp(intermediate_size=intermediate)
-        layer_groups.append(
-            LayerGroup(name=f"group {number}", layers=layers, caches=(cache,), mlp=mlp)
-        )
-        start += count
-    return ModelSpec(
-        name="model",
-        hidden_size=hidden,
-        vocab_size=vocab,
-        max_position_embeddings=context,
-        layer_groups=tuple(layer_groups),
-    )
-
-
-def full(heads, kv_heads, key_dim, value_dim=None, kind=FullAttention, **more):
-    return kind(
-        heads=heads, kv_heads=kv_heads, key_dim=key_dim, value_dim=value_dim or key_dim, **more
-    )
-
-
-QWEN_7B = model_of((28, full(28, 4, 128)), hidden=3584, intermediate=18944, vocab=152064)
+QWEN_7B = model_of(
+    (28, full(28, 4, 128)), hidden=3584, mlp=DenseMlp(intermediate_size=18944), vocab=152064
+)
 QWEN_OMNI_30B = model_of((48, full(32, 4, 128)))
 MIMO_V2_FLASH = model_of(
     (9, full(64, 4, 192, 128)),
@@ -71,15 +33,7 @@ MIMO_V2_FLASH = model_of(
 DEEPSEEK_V32 = model_of(
     (
         61,
-        LatentAttention(
-            heads=128,
-            kv_lora_rank=512,
-            rope_dim=64,
-            nope_dim=128,
-            value_dim=128,
-            indexer_dim=128,
-            indexer_heads=64,
-        ),
+        latent(128, indexer_dim=128, indexer_heads=64),
     )
 )
 # Qwen3.5-397B-A17B: 15 of 60 layers are full; conv (2 * 16 + 64) * 128 * 3 taps.
@@ -95,16 +49,6 @@ QWEN_35_MOE = model_of(
         ),
     ),
 )
-
-
-def resolved(engine, model, accelerator=None, **options):
-    return engine.resolve(Deployment(model, accelerator or card(80), EngineOptions(**options)))
-
-
-def capacities_of_print(engine, deployment, gib, rounding=0.005):
-    """Capacities of the least and the most bytes that print as `gib`."""
-    ends = (gib - rounding, gib + rounding)
-    return tuple(engine.capacity(deployment, round(end * GIB)) for end in ends)
 
 
 @pytest.mark.parametrize(
@@ -379,14 +323,10 @@ def test_a_sequence_holds_whole_pages_of_what_it_keeps(model, options, context):
 @pytest.mark.data
 def test_every_consistent_row_is_exact(kvsim_data):
     """Each row's own bytes a token, laid over its own bytes, give its tokens."""
-    path = kvsim_data / "reference" / "kv_capacity_observed.csv"
-    checked = 0
-    with path.open(newline="", encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
-            if row["engine"].startswith("sglang") and row["consistent"] == "yes":
-                checked += 1
-                assert _row_is_exact(row), row["id"]
-    assert checked
+    rows = observed_rows(kvsim_data, "sglang")
+    assert rows
+    for row in rows:
+        assert _row_is_exact(row), row["id"]
 
 
 def _row_is_exact(row):

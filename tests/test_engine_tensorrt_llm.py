@@ -3,8 +3,8 @@
 Rows "T..." are start-up logs of public threads; their thread is named beside each number.
 """
 
-import csv
 import re
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from kvsim.attention import (
     ChunkedAttention,
-    FullAttention,
-    LatentAttention,
     RecurrentState,
     SlidingAttention,
 )
@@ -21,61 +19,25 @@ from kvsim.engines import get_engine
 from kvsim.engines.base import Deployment, EngineOptions
 from kvsim.engines.tensorrt_llm import TensorRTLLM
 from kvsim.errors import InputError
-from kvsim.hardware import AcceleratorProfile
-from kvsim.model import DenseMlp, LayerGroup, ModelSpec, MoeMlp
+from kvsim.model import DenseMlp, MoeMlp
 from kvsim.units import GIB
 
+from . import engine_parts
+from .engine_parts import capacities_of_print, card, full, latent, observed_rows, resolved
 
-def card(memory_bytes):
-    return AcceleratorProfile(
-        name="card",
-        vendor="any",
-        advertised_memory_gb=80,
-        memory={"value": round(memory_bytes), "source": "test"},
-        bandwidth={"value": 1e12, "source": "test"},
-        flops={"bf16": {"value": 1e14, "source": "test"}},
-        interconnect={"name": "none", "bytes_per_s": 0},
-    )
-
-
-def model_of(*groups, hidden=1024, mlp=None, vocab=151936, context=40960, tied=True):
-    """A model of ``(layers, cache)`` groups."""
-    layer_groups, start = [], 0
-    for number, (count, cache) in enumerate(groups):
-        layers = tuple(range(start, start + count))
-        layer_groups.append(
-            LayerGroup(
-                name=f"group {number}",
-                layers=layers,
-                caches=(cache,),
-                mlp=mlp or DenseMlp(intermediate_size=3072),
-            )
-        )
-        start += count
-    return ModelSpec(
-        name="model",
-        hidden_size=hidden,
-        vocab_size=vocab,
-        max_position_embeddings=context,
-        tie_embeddings=tied,
-        layer_groups=tuple(layer_groups),
-    )
-
-
-def full(heads, kv_heads, dim, kind=FullAttention, **more):
-    return kind(heads=heads, kv_heads=kv_heads, key_dim=dim, value_dim=dim, **more)
-
-
+# Qwen3-0.6B's width, vocabulary and positions.
+model_of = partial(
+    engine_parts.model_of,
+    hidden=1024,
+    mlp=DenseMlp(intermediate_size=3072),
+    vocab=151936,
+    context=40960,
+    tie_embeddings=True,
+)
 QWEN3_600M = model_of((28, full(16, 8, 128)))
 LLAMA2_7B = model_of((32, full(32, 32, 128)), hidden=4096, context=4096)
-LATENT = model_of(
-    (61, LatentAttention(heads=128, kv_lora_rank=512, rope_dim=64, nope_dim=128, value_dim=128))
-)
+LATENT = model_of((61, latent()))
 STATE = RecurrentState(flavour="mamba2", conv_elements=100, recurrent_elements=900, parameters=0)
-
-
-def resolved(engine, model, memory_bytes=80 * GIB, **options):
-    return engine.resolve(Deployment(model, card(memory_bytes), EngineOptions(**options)))
 
 
 def test_blocks_of_printed_bytes():
@@ -103,7 +65,7 @@ def test_the_fraction_applies_to_what_is_free_after_the_load(free_gib, kv_gib):
     engine = TensorRTLLM()
     budget = engine.budget(resolved(engine, QWEN3_600M))
     used = budget.weights_bytes + budget.activation_bytes + budget.non_torch_bytes
-    kv = engine.budget(resolved(engine, QWEN3_600M, used + free_gib * GIB)).kv_cache_bytes
+    kv = engine.budget(resolved(engine, QWEN3_600M, card(used / GIB + free_gib))).kv_cache_bytes
     assert kv / GIB == pytest.approx(kv_gib, abs=0.005)
 
 
@@ -231,7 +193,7 @@ def test_command_puts_flags_before_the_options_file():
     options = EngineOptions(
         tensor_parallel_size=2, kv_cache_dtype="fp8", block_size=64, enable_dp_attention=True
     )
-    line = get_engine("tensorrt-llm").command(Deployment(QWEN3_600M, card(GIB), options))
+    line = get_engine("tensorrt-llm").command(Deployment(QWEN3_600M, card(1), options))
     assert line == (
         "trtllm-serve model --tp_size 2 --extra_llm_api_options"
         " <(echo '{enable_attention_dp: true,"
@@ -292,14 +254,10 @@ def test_a_smaller_dtype_never_holds_less(model, options, kv_bytes):
 @pytest.mark.data
 def test_every_consistent_row_is_exact(kvsim_data):
     """Each row's own bytes a token, laid over its own bytes, give its tokens."""
-    path = kvsim_data / "reference" / "kv_capacity_observed.csv"
-    checked = 0
-    with path.open(newline="", encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
-            if row["engine"].startswith("tensorrt") and row["consistent"] == "yes":
-                checked += 1
-                assert _row_is_exact(row), row["id"]
-    assert checked
+    rows = observed_rows(kvsim_data, "tensorrt")
+    assert rows
+    for row in rows:
+        assert _row_is_exact(row), row["id"]
 
 
 def _row_is_exact(row):
@@ -308,6 +266,5 @@ def _row_is_exact(row):
     width = full(1, 1, 1).model_copy(update={"key_dim": cell - cell // 2, "value_dim": cell // 2})
     block = int(row["block_size"] or 32)
     deployment = resolved(engine, model_of((1, width)), kv_cache_dtype="fp8", block_size=block)
-    ends = (float(row["kv_gib"]) + rounding for rounding in (-0.005, 0.005))
-    least, most = (engine.capacity(deployment, round(end * GIB)) for end in ends)
+    least, most = capacities_of_print(engine, deployment, float(row["kv_gib"]))
     return least.logged_tokens <= tokens <= most.logged_tokens

@@ -1,6 +1,7 @@
 """Plain transformers: what a cache of tensors keeps, and its peak while a layer appends."""
 
 import re
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -8,8 +9,6 @@ from hypothesis import strategies as st
 
 from kvsim.attention import (
     CrossAttention,
-    FullAttention,
-    LatentAttention,
     RecurrentState,
     SlidingAttention,
 )
@@ -17,52 +16,19 @@ from kvsim.engines import get_engine
 from kvsim.engines.base import Deployment, EngineOptions
 from kvsim.engines.transformers import Transformers
 from kvsim.errors import InputError
-from kvsim.hardware import AcceleratorProfile
-from kvsim.model import DenseMlp, LayerGroup, ModelSpec
+from kvsim.model import DenseMlp
 from kvsim.units import GIB
 
-CARD = AcceleratorProfile(
-    name="card",
-    vendor="any",
-    advertised_memory_gb=40,
-    memory={"value": 40 * GIB, "source": "test"},
-    bandwidth={"value": 1e12, "source": "test"},
-    flops={"bf16": {"value": 1e14, "source": "test"}},
-    interconnect={"name": "none", "bytes_per_s": 0},
+from . import engine_parts
+from .engine_parts import card, full, latent
+
+# Llama-2-7B's width and positions.
+model_of = partial(
+    engine_parts.model_of, mlp=DenseMlp(intermediate_size=11008), context=4096, dtype="fp16"
 )
-
-
-def model_of(*groups, dtype="fp16"):
-    """A model of ``(layers, cache)`` groups."""
-    layer_groups, start = [], 0
-    for number, (count, cache) in enumerate(groups):
-        layers = tuple(range(start, start + count))
-        mlp = DenseMlp(intermediate_size=11008)
-        layer_groups.append(
-            LayerGroup(name=f"group {number}", layers=layers, caches=(cache,), mlp=mlp)
-        )
-        start += count
-    return ModelSpec(
-        name="model",
-        hidden_size=4096,
-        vocab_size=32000,
-        max_position_embeddings=4096,
-        dtype=dtype,
-        layer_groups=tuple(layer_groups),
-    )
-
-
-def full(heads, kv_heads, key_dim, value_dim=None, kind=FullAttention, **more):
-    return kind(
-        heads=heads, kv_heads=kv_heads, key_dim=key_dim, value_dim=value_dim or key_dim, **more
-    )
-
-
+CARD = card(40)
+resolved = partial(engine_parts.resolved, accelerator=CARD)
 LLAMA2_7B = model_of((32, full(32, 32, 128)))
-
-
-def resolved(engine, model, **options):
-    return engine.resolve(Deployment(model, CARD, EngineOptions(**options)))
 
 
 def test_a_batch_needs_one_tensor_more_than_it_keeps():
@@ -93,9 +59,8 @@ def test_a_static_cache_takes_its_length_at_once_and_never_doubles():
 
 def test_latent_attention_is_expanded_before_it_is_cached():
     # DeepSeek-V3: 128 heads of (128 + 64) and 128 in 61 layers, bf16: 4,997,120 bytes a token
-    latent = LatentAttention(heads=128, kv_lora_rank=512, rope_dim=64, nope_dim=128, value_dim=128)
     engine = Transformers()
-    deployment = resolved(engine, model_of((61, latent), dtype="bf16"))
+    deployment = resolved(engine, model_of((61, latent()), dtype="bf16"))
     assert engine.capacity(deployment, GIB).bytes_per_token == 61 * 128 * 320 * 2 == 4997120
 
 

@@ -75,6 +75,8 @@ def compare_requests(log: Log, engine: oracle.Engine) -> None:
     assert admitted == [(row, hits) for row, _, hits in engine.admissions]
     for one, other in zip(log.admissions, engine.admissions, strict=True):
         np.testing.assert_allclose(one[1], other[1], **CLOSE)
+    assert log.swapped_tokens == engine.swapped_tokens
+    assert log.recomputed_tokens == engine.recomputed_tokens
     pairs = (
         (log.scheduled_seconds, engine.scheduled),
         (log.first_token_seconds, engine.first_token),

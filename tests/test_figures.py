@@ -14,7 +14,8 @@ pytest.importorskip("plotly", reason="the dashboard's extra is not installed")
 
 import kvsim
 from kvsim import figures, lessons
-from kvsim.figures import theme
+from kvsim.figures import cache, learning, pool, simulation, theme, timeline
+from kvsim.figures import plan as plan_figures
 
 GIB = 2**30
 
@@ -167,19 +168,56 @@ def _contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
-def _as_deuteranope(colour):
-    """Machado, Oliveira and Fernandes 2009, table 1: deuteranomaly of severity 1.0."""
-    matrix = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413),
-              (-0.011820, 0.042940, 0.968881))  # fmt: skip
-    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    return [sum(a * b for a, b in zip(row, linear, strict=True)) for row in matrix]
+# Machado, Oliveira and Fernandes 2009, table 1: severity 1.0, linear RGB.
+DEFICIENCIES = {
+    "protan": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216),
+               (-0.003882, -0.048116, 1.051998)),
+    "deutan": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413),
+               (-0.011820, 0.042940, 0.968881)),
+    "tritan": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602),
+               (0.004733, 0.691367, 0.303900)),
+}  # fmt: skip
+
+# What stands side by side in one picture.
+TOGETHER = {
+    "memory": theme.MEMORY_COLOURS.values(),
+    "pool over time": timeline.PART_COLOURS.values(),
+    "pool, uses": pool._COLOURS.values(),
+    "pool, requests": pool._REQUEST_COLOURS,
+    "latencies": simulation._COLOURS.values(),
+    "phases": simulation._PHASES.values(),
+    "attention": learning._ATTENTION_COLOURS.values(),
+    "validity": learning._VALIDITY_COLOURS.values(),
+    "tiers": cache._TIER_COLOURS.values(),
+    "regimes": plan_figures.REGIME_COLOURS.values(),
+    "five lines": theme.CYCLE[:5],
+}
 
 
-def test_the_parts_of_the_memory_bar_differ_for_a_deuteranope():
-    colours = [colour for colour in theme.MEMORY_COLOURS.values() if colour.startswith("#")]
-    for one, other in itertools.combinations(colours, 2):
-        assert math.dist(_as_deuteranope(one), _as_deuteranope(other)) > 0.1, (one, other)
+def _linear(colour, paper):
+    """Linear RGB of a colour on a paper that shows through it."""
+    parts = [int(paper[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    if colour.startswith("#"):
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    else:
+        *own, alpha = map(float, colour[5:-1].split(","))
+        parts = [alpha * c / 255 + (1 - alpha) * below for c, below in zip(own, parts, strict=True)]
+    return [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+
+
+@pytest.mark.parametrize("mode", [theme.LIGHT, theme.DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("matrix", DEFICIENCIES.values(), ids=list(DEFICIENCIES))
+@pytest.mark.parametrize("colours", TOGETHER.values(), ids=list(TOGETHER))
+def test_what_stands_together_differs_for_the_colour_blind(colours, matrix, mode):
+    seen = {
+        colour: [
+            sum(weight * part for weight, part in zip(row, linear, strict=True)) for row in matrix
+        ]
+        for colour in colours
+        for linear in [_linear(colour, mode["paper"])]
+    }
+    for one, other in itertools.combinations(seen, 2):
+        assert math.dist(seen[one], seen[other]) > 0.1, (one, other)
 
 
 @pytest.mark.parametrize("mode", [theme.LIGHT, theme.DARK])

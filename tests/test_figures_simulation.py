@@ -65,6 +65,44 @@ def test_the_rows_behind_the_pool_map_add_up_to_the_pool(filmed):
         assert sum(row["slots"] for row in rows) == result.setup.pool_slots
 
 
+def test_the_film_shows_moments_of_the_whole_run_and_opens_at_the_fullest(filmed):
+    result, camera = filmed
+    chart = figures.pool_film(camera)
+    drawn = json.loads(chart.figure.to_json())
+    moments = [row["seconds"] for row in chart.rows]
+    assert len(drawn["frames"]) == len(moments) == len(drawn["layout"]["sliders"][0]["steps"])
+    assert 20 <= len(moments) <= 25
+    assert (moments[0], moments[-1]) == pytest.approx(
+        (camera.frames[0].seconds, camera.frames[-1].seconds), abs=1e-3
+    )
+    first = drawn["layout"]["sliders"][0]["active"]
+    held = [row["held blocks"] for row in chart.rows]
+    assert held[first] == max(frame.held for frame in camera.frames)
+    assert drawn["data"][0]["z"] == drawn["frames"][first]["data"][0]["z"]
+    for row in chart.rows:
+        parts = row["held blocks"] + row["cached blocks"] + row["free blocks"]
+        assert parts == camera.total_blocks
+    assert result.setup.num_blocks == camera.total_blocks
+
+
+def test_the_frames_of_a_film_are_the_pool_of_their_moments(filmed):
+    _, camera = filmed
+    chart = figures.pool_film(camera)
+    frames = json.loads(chart.figure.to_json())["frames"]
+    for row, frame in zip(chart.rows, frames, strict=True):
+        cells = [value for line in frame["data"][0]["z"] for value in line if value is not None]
+        assert len(cells) == camera.total_blocks
+        assert cells.count(0) == row["free blocks"]
+
+
+def test_a_film_of_one_moment_is_a_picture():
+    camera = kvsim.Camera()
+    kvsim.simulate(kvsim.load_scenario("preemption-edge", {"workload.requests": 20}), camera=camera)
+    del camera.frames[1:]
+    chart = figures.pool_film(camera)
+    assert len(chart.rows) == len(chart.figure.frames) == 1
+
+
 def test_every_use_has_a_colour_of_its_own():
     scenario = kvsim.load_scenario("pagedattention-orca", {"workload.requests": 200})
     camera = kvsim.Camera()

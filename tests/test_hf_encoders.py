@@ -7,32 +7,8 @@ from kvsim.attention import (
 )
 from kvsim.errors import UnsupportedError
 from kvsim.footprint import bytes_per_token, sequence_bytes
-from kvsim.precision import kv_format
-from kvsim.readers.hf_config import spec_from_config
 
-BF16 = kv_format("bf16")
-
-
-def llama(**changes):
-    """Llama-3-8B's shape; "absent" takes a field away."""
-    config = {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_size": 4096,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "intermediate_size": 14336,
-        "vocab_size": 128256,
-        "max_position_embeddings": 8192,
-        "torch_dtype": "bfloat16",
-    }
-    return {key: value for key, value in (config | changes).items() if value != "absent"}
-
-
-def read(config):
-    return spec_from_config(config, name="the model")
-
+from .hf_configs import BF16, llama, read
 
 # --- encoder-decoder, encoder-only -------------------------------------------------------
 

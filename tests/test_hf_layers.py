@@ -12,42 +12,8 @@ from kvsim.attention import (
 from kvsim.errors import InputError
 from kvsim.footprint import bytes_per_token, fixed_bytes
 from kvsim.model import MoeMlp
-from kvsim.precision import kv_format
-from kvsim.readers.hf_config import spec_from_config
 
-BF16 = kv_format("bf16")
-
-
-def llama(**changes):
-    """Llama-3-8B's shape; "absent" takes a field away."""
-    config = {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_size": 4096,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "intermediate_size": 14336,
-        "vocab_size": 128256,
-        "max_position_embeddings": 8192,
-        "torch_dtype": "bfloat16",
-    }
-    return {key: value for key, value in (config | changes).items() if value != "absent"}
-
-
-def read(config):
-    return spec_from_config(config, name="the model")
-
-
-def only_cache(config):
-    (group,) = read(config).layer_groups
-    (cache,) = group.caches
-    return cache
-
-
-def counts(config):
-    return {group.name: group.count for group in read(config).layer_groups}
-
+from .hf_configs import BF16, counts, llama, only_cache, read
 
 # --- windows -----------------------------------------------------------------------------
 
@@ -196,6 +162,18 @@ def test_gemma4_full_layers_have_their_own_heads():
     assert (full.caches[0].kv_heads, full.caches[0].key_dim) == (2, 512)
     assert (sliding.caches[0].kv_heads, sliding.caches[0].key_dim) == (8, 256)
     assert full.mlp.shared_intermediate_size == 2112
+
+
+def test_the_last_layer_of_gemma4_is_full_at_any_depth():
+    """transformers' Gemma4TextConfig: "Forcing last layer to `full_attention`", listed or not."""
+    shallow = {"model_type": "gemma4_text", "head_dim": 256, "sliding_window": 1024}
+
+    def full_layers(layers, **listed):
+        return read(llama(**shallow, num_hidden_layers=layers, **listed)).group("full").layers
+
+    assert full_layers(8) == (5, 7)  # every sixth, and the last
+    assert full_layers(6) == (5,)
+    assert full_layers(3, layer_types=["full_attention", *["sliding_attention"] * 2]) == (0, 2)
 
 
 def test_shared_layers_own_nothing():

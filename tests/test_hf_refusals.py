@@ -5,33 +5,9 @@ import json
 import pytest
 
 from kvsim.errors import InputError
-from kvsim.readers.hf_config import spec_from_config, spec_from_json_file
+from kvsim.readers.hf_config import spec_from_json_file
 
-
-def llama(**changes):
-    """Llama-3-8B's shape; "absent" takes a field away."""
-    config = {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_size": 4096,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "intermediate_size": 14336,
-        "vocab_size": 128256,
-        "max_position_embeddings": 8192,
-        "torch_dtype": "bfloat16",
-    }
-    return {key: value for key, value in (config | changes).items() if value != "absent"}
-
-
-def read(config):
-    return spec_from_config(config, name="the model")
-
-
-def counts(config):
-    return {group.name: group.count for group in read(config).layer_groups}
-
+from .hf_configs import counts, llama, read
 
 # --- refusals by name --------------------------------------------------------------------
 

@@ -51,7 +51,7 @@ LAYERS = (
     ),
     # A scenario is described, but of things that are derived (flags) and alive (a workload);
     # its assembly picks the living parts that it names.
-    layer("question", "scenario assembly", "pydantic yaml"),
+    layer("question", "overrides scenario assembly", "pydantic yaml"),
     layer("time", "replica cluster", "numpy simpy"),
     layer("recorded", "metrics accounts results outputs", "numpy pandas", "pandas pyarrow"),
     layer(

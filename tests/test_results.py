@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from kvsim import load_scenario, simulate
+from kvsim.accounts import slot_split
+from kvsim.recorder import STEP_COLUMNS
 from kvsim.results import swap_break_even_tokens
 
 # One request of 4 + 3 tokens, blocks of 4, ten of them, every step one second:
@@ -250,6 +252,88 @@ def test_the_watch_sees_time_requests_and_the_pool(run):
     assert list(requests) == sorted(requests)
     assert requests[-1] <= 60_000
     assert all(0 <= share <= 1 for share in usage)
+
+
+def test_the_watch_counts_who_is_done_and_not_who_waits(run):
+    """Ten times the load: nearly all have come long before they are done."""
+    seen = []
+    crowd = {"workload.requests": 3000, "workload.arrivals": {"kind": "poisson", "rate": 100}}
+    result = run(crowd, watch=lambda now, done, _: seen.append((now, done)))
+    finish = np.sort(result.columns["finish_seconds"])
+    assert len(seen) > 3
+    for now, done in seen:
+        assert done == np.searchsorted(finish, now, side="right")
+
+
+def test_an_interrupt_between_two_columns_is_survived(run):
+    """Ctrl-C may fall while arrivals are being noted: one column is longer than the next."""
+    result = run({"workload.requests": 5})
+    result.recorder.finish_seconds.pop()
+    assert len(result.requests) == 4
+    assert result.summary["completed"] == 4
+
+
+# --- past saturation -----------------------------------------------------------------------
+
+
+def test_a_saturated_run_has_no_latency_that_grows_with_it(run):
+    """Twice as many requests, twice the mean TTFT: neither says anything of the system."""
+    crowd = {"workload.arrivals": {"kind": "poisson", "rate": 100}}
+    runs = [run(crowd | {"workload.requests": count}) for count in (1000, 2000)]
+    for result in runs:
+        assert result.summary["saturated"]
+        for name in ("ttft", "e2el", "queue"):
+            assert result.summary[f"mean_{name}_ms"] is None
+            assert result.summary[f"p99_{name}_ms"] is None
+        assert result.summary["mean_tpot_ms"] >= 1000.0  # a step takes one second
+    seen = [result.observed["mean_ttft_ms"] for result in runs]
+    assert seen[1] == pytest.approx(2 * seen[0], rel=0.1)
+    assert seen[0] == pytest.approx(1e3 * runs[0].latencies["ttft"].mean())
+
+
+# --- memory that is kept -------------------------------------------------------------------
+
+
+def test_without_a_prefix_cache_nothing_is_looked_up(run):
+    looked = {
+        name: run({"memory.allocator": name, "workload.requests": 5}).summary["prefix_cache"]
+        for name in ("paged", "reserve-max", "prefix")
+    }
+    assert looked["paged"] == looked["reserve-max"] == {"queries": 0, "hits": 0}
+    assert looked["prefix"]["queries"] == 5 * 4
+
+
+def test_what_a_run_takes_from_kept_prefixes_is_not_counted_twice():
+    """::
+
+    pool 32:   held 8 -> 24, kept 20: four are free, so twelve of the kept ones are taken
+    """
+    columns = dict.fromkeys(STEP_COLUMNS, np.zeros(1)) | {
+        "steps": np.array([16.0]),
+        "sequences": np.array([1.0]),
+        "tokens": np.array([8.0]),
+        "held_slots": np.array([8.0]),
+        "grown_slots": np.array([16.0]),
+        "cached_slots": np.array([20.0]),
+    }
+    split = slot_split(columns, 32)
+    assert [part.tolist() for part in split["cached"]] == [[20.0], [8.0]]
+    assert [sum(part[at][0] for part in split.values()) for at in (0, 1)] == [28.0, 32.0]
+
+
+def test_a_pool_full_of_kept_prefixes_adds_up(run):
+    talks = {
+        "memory.allocator": "prefix",
+        "workload.requests": 60,
+        "workload.lengths.output": {"kind": "fixed", "tokens": 20},
+        "workload.prefix": {"kind": "conversations", "turns": {"kind": "fixed", "tokens": 3}},
+    }
+    result = run(talks)
+    waste = result.summary["kv_cache"]["waste"]
+    assert waste["cached"] > 0.05
+    assert sum(waste.values()) == pytest.approx(1, abs=1e-12)
+    assert result.recorder.hit_tokens > 0
+    assert (result.memory.drop(columns="start_seconds") >= 0).all(axis=None)
 
 
 # --- swap or recompute ---------------------------------------------------------------------

@@ -1,12 +1,15 @@
 """Every shipped scenario runs and keeps the laws; every impossible one is refused in one line."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
 
 from kvsim import InputError, Scenario, load_scenario, scenario_names, simulate
 from kvsim.catalog.yaml_files import data_folder
-from kvsim.scenario import with_overrides
+from kvsim.scenario import allocator_names, with_overrides
+from kvsim.schedulers import SCHEDULERS
 
 SHIPPED = scenario_names()
 PEER_W = (data_folder("scenarios") / "peer-w.yaml").read_text(encoding="utf-8")
@@ -113,6 +116,19 @@ def test_a_resolved_scenario_is_a_scenario(tmp_path):
     assert simulate(again).summary == simulate(first).summary
 
 
+# --- the page --------------------------------------------------------------------------------
+
+
+def test_the_page_names_every_scheduler_with_what_it_mimics_and_every_allocator():
+    page = (Path(__file__).parent.parent / "docs" / "simulator.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    mimicked = {row[0].strip("| `"): row[2].removesuffix(" |") for row in rows if len(row) == 3}
+    for name, scheduler in SCHEDULERS.items():
+        assert mimicked[name] == scheduler.mimics
+    listed = {word.strip("| `") for row in rows if len(row) == 2 for word in row[0].split(", ")}
+    assert set(allocator_names()) <= listed
+
+
 # --- bad input -----------------------------------------------------------------------------
 
 
@@ -125,10 +141,10 @@ def test_a_resolved_scenario_is_a_scenario(tmp_path):
         ("rate: 4", "rate: .inf", "line 6: workload.arrivals.rate = inf: should be a finite"),
         ("rate: 4", "rate: -1", "line 6: workload.arrivals.rate = -1: should be greater than 0"),
         ("tokens: 512", "tokens: 0", "line 8: workload.lengths.prompt.tokens = 0"),
-        ("poisson", "poison", "line 6: workload.arrivals = "),
+        ("poisson", "poison", "line 6: workload.arrivals.kind = 'poison': should be one of"),
         ("model: llama3.1-8b", "modle: llama3.1-8b", "line 2: unknown key 'modle'"),
         ("model: llama3.1-8b\n", "", "the key 'model' is missing"),
-        ("  requests: 10000\n", "", "line 5: workload = "),
+        ("  requests: 10000\n", "", "line 5: workload: the workload never ends"),
         ("num_blocks: 3700", "num_blocks: 0", "line 11: memory.num_blocks = 0"),
         ("allocator: paged", "allocator: pages", "line 11: memory.allocator = 'pages'"),
         ("max_num_seqs: 256", "max_num_seq: 256", "unknown key 'engine.max_num_seq'"),

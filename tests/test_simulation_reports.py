@@ -30,6 +30,7 @@ def again(page):
     [
         (("simulate", *SMALL, "--enforce-eager"), "Where the pool&#x27;s slots go"),
         (COMPARE, "Differences from paged"),
+        (("simulate", *SMALL[:-1], "0"), "Latencies"),
     ],
 )
 def test_a_report_stands_alone_and_names_its_command(tmp_path, words, heading):
@@ -42,6 +43,27 @@ def test_a_report_stands_alone_and_names_its_command(tmp_path, words, heading):
     assert 'src="' not in body
     assert "href=" not in body
     assert sorted(shlex.split(again(page))[1:]) == sorted(words)
+
+
+def test_a_report_carries_the_pool_over_time(tmp_path):
+    file = tmp_path / "report.html"
+    done = kvsim("simulate", *SMALL, "--report", str(file))
+    assert done.returncode == 0, done.stderr
+    page = file.read_text("utf-8")
+    assert "<h2>The pool over time</h2>" in page
+    assert "figure-pool-film" in page
+    assert "simulated time: " in page, "it can be scrubbed"
+
+
+def test_no_button_of_a_report_sends_its_figures_anywhere(tmp_path):
+    """plotly offers to upload a chart to its maker's server unless it is told not to."""
+    file = tmp_path / "report.html"
+    kvsim("simulate", *SMALL, "--report", str(file))
+    body = file.read_text("utf-8").partition("<body>")[2]
+    figures = body.count("Plotly.newPlot(")
+    assert figures >= 5
+    assert body.count('"showSendToCloud": false') == figures
+    assert body.count('"sendChartToCloud"]') == figures
 
 
 def test_a_report_that_cannot_be_written_is_one_line(tmp_path):

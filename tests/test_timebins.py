@@ -31,7 +31,7 @@ def test_the_split_of_the_bins_is_that_of_the_summary(name, overrides, bins):
 
 
 def test_the_batch_of_the_bins_is_that_of_the_summary():
-    result = run("preemption-edge")
+    result = run("preemption-edge", **{"memory.num_blocks": 2000})
     binned = time_bins(result, bins=50)
     sequence_seconds = binned.decoding.mean() * result.end_seconds
     assert sequence_seconds == pytest.approx(result.accounts.sequence_seconds, rel=1e-9)

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from kvsim.cli.trace import command
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.workload.cache_study import hit_ratio
-from kvsim.workload.convert import convert_trace
+from kvsim.workload.convert import ConvertInterrupted, convert_trace
 from kvsim.workload.readers import open_trace
 
 ROWS = [
@@ -34,7 +34,7 @@ def rows_of(path):
 def test_there_and_back_is_the_same_bytes(mooncake, tmp_path):
     ours, back = tmp_path / "ours", tmp_path / "back"
     report = convert_trace(mooncake, ours, "kvsim")
-    assert report.lines() == ["1 rows dropped: no output token"]
+    assert report.lines() == ["1 row dropped: no output token"]
     assert rows_of(ours) == rows_of(mooncake)
     convert_trace(ours, back, "mooncake")
     assert back.read_text() == "".join(f"{json.dumps(row)}\n" for row in ROWS[:2])
@@ -109,11 +109,75 @@ def test_a_failure_leaves_no_file_and_the_old_one_alone(mooncake, tmp_path):
         convert_trace(mooncake, tmp_path / "no" / "x", "kvsim")
 
 
+@pytest.fixture
+def interrupted(mooncake, monkeypatch):
+    """Press Ctrl-C when the third row is asked for."""
+    from kvsim.workload import convert
+
+    whole = convert._rows
+
+    def rows(trace, reading):
+        yield from whole(trace, reading)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert, "_rows", rows)
+    return mooncake
+
+
+@pytest.mark.parametrize("to", ["kvsim", "vidur", "mooncake"])
+def test_ctrl_c_keeps_whole_lines_beside_the_old_file(interrupted, tmp_path, to):
+    target = tmp_path / "out"
+    target.write_text("old")
+    with pytest.raises(ConvertInterrupted) as cut:
+        convert_trace(interrupted, target, to)
+    assert cut.value.requests == 2
+    assert cut.value.partial == tmp_path / "out.partial"
+    rows, _ = rows_of(cut.value.partial)
+    assert [row[1:3] for row in rows] == [(1300, 500), (1024, 5)]
+    assert target.read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"m.jsonl", "out", "out.partial"}
+
+
+def test_ctrl_c_before_the_first_line_leaves_nothing(mooncake, tmp_path, monkeypatch):
+    def rows(trace, reading):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("kvsim.workload.convert._rows", rows)
+    with pytest.raises(KeyboardInterrupt):
+        convert_trace(mooncake, tmp_path / "out", "kvsim")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+def test_convert_command_says_what_an_interrupt_left(interrupted, tmp_path):
+    target = str(tmp_path / "out")
+    shown = CliRunner().invoke(command, ["convert", str(interrupted), target, "--to", "vidur"])
+    assert shown.exit_code == 130
+    assert f"interrupted: 2 requests are in {target}.partial; {target} was not" in shown.stderr
+
+
+def test_a_link_stays_a_link_and_a_pipe_a_pipe(mooncake, tmp_path):
+    import os
+
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    convert_trace(mooncake, tmp_path / "link", "vidur")
+    assert (tmp_path / "link").is_symlink()
+    assert rows_of(tmp_path / "real")[0][0][1] == 1300
+
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    convert_trace(mooncake, tmp_path / "pipe", "vidur")
+    assert os.read(reader, 10_000).decode() == (tmp_path / "real").read_text()
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_stats_command_tells_table_and_json(mooncake):
     shown = CliRunner().invoke(command, ["stats", str(mooncake)])
     assert shown.exit_code == 0, shown.output
     assert "m.jsonl: 2 requests, mooncake" in shown.output
-    assert "1 rows dropped: no output token" in shown.output
+    assert "1 row dropped: no output token" in shown.output
     told = json.loads(
         CliRunner().invoke(command, ["stats", str(mooncake), "--format", "json"]).output
     )

@@ -12,7 +12,7 @@ import pytest
 
 from kvsim.errors import InputError, UnknownNameError, UnsupportedError
 from kvsim.streams import Streams
-from kvsim.workload import RequestTable, build_workload, parse_workload
+from kvsim.workload import NextRequest, RequestTable, build_workload, parse_workload
 from kvsim.workload.readers import FORMATS, open_trace, read_lengths, source
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
@@ -142,7 +142,7 @@ def test_azure_offsets_are_applied(tmp_path):
 def test_failed_requests_are_dropped_and_counted(tmp_path):
     report = rows_of(written(tmp_path, BURSTGPT))[1]
     assert report.dropped == {"the request failed (0 response tokens)": 1}
-    assert report.lines() == ["1 rows dropped: the request failed (0 response tokens)"]
+    assert report.lines() == ["1 row dropped: the request failed (0 response tokens)"]
 
 
 def test_sessions_are_chains_of_parents(tmp_path):
@@ -218,14 +218,14 @@ def test_only_twenty_malformed_rows_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("1.0,5,5", ":4: arrival: the time goes back from 1.5 s to 1.0 s"),
-        ("nan,5,5", ":4: arrival: an arrival at nan s"),
-        ("inf,5,5", ":4: arrival: an arrival at inf s"),
-        ("-2,5,5", ":4: arrival: an arrival at -2.0 s"),
-        ("2,0,5", ":4: prompt: a prompt of 0 tokens"),
-        ("2,-5,5", ":4: prompt: a prompt of -5 tokens"),
-        ("2,5,-1", ":4: output: an output of -1 tokens"),
-        ("2,9999999999,1", ":4: prompt: a prompt of 9999999999 tokens"),
+        ("1.0,5,5", ":4: arrived_at: the time goes back from 1.5 s to 1.0 s"),
+        ("nan,5,5", ":4: arrived_at: an arrival at nan s"),
+        ("inf,5,5", ":4: arrived_at: an arrival at inf s"),
+        ("-2,5,5", ":4: arrived_at: an arrival at -2.0 s"),
+        ("2,0,5", ":4: num_prefill_tokens: a prompt of 0 tokens"),
+        ("2,-5,5", ":4: num_prefill_tokens: a prompt of -5 tokens"),
+        ("2,5,-1", ":4: num_decode_tokens: an output of -1 tokens"),
+        ("2,9999999999,1", ":4: num_prefill_tokens: a prompt of 9999999999 tokens"),
     ],
 )
 def test_impossible_rows_stop_with_file_line_and_key(tmp_path, row, message):
@@ -268,8 +268,23 @@ def test_files_that_are_no_trace_say_what_they_are(tmp_path, content, message):
 def test_a_folder_or_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         open_trace(tmp_path / "none")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is a folder, and holds none of ServeGen's files"):
         open_trace(tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "servegen"])
+def test_a_format_by_name_does_not_make_a_trace_of_anything(tmp_path, name):
+    for content, message in (
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is a git-LFS pointer"),
+        (b"TIMESTAMP\x00\x01", "the file is binary"),
+        (b"", "the file is empty"),
+    ):
+        path = tmp_path / "trace"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            open_trace(path, name)
+    with pytest.raises(InputError, match="is a folder"):
+        open_trace(tmp_path, name)
 
 
 def test_a_format_by_name_is_believed_and_checked(tmp_path):
@@ -300,7 +315,7 @@ def test_a_large_file_streams(tmp_path):
     trace = open_trace(path)
     rows = trace.rows(trace.reading())
     assert next(rows).prompt_tokens == 100
-    with pytest.raises(InputError, match=":100004: arrival"):
+    with pytest.raises(InputError, match=":100004: arrived_at"):
         list(rows)
 
 
@@ -385,13 +400,23 @@ def test_conversations_replay_by_think_time(tmp_path):
     loop = weka(tmp_path)
     table = loop.start(Streams(0))
     assert table.prompt_tokens.tolist() == [130, 70]
-    assert loop.following(0, 100.0) == (110.0, 200, 1, 0)  # an output of 0 is replayed with 1
-    assert loop.branches(0, 100.0) == ((103.0, 64, 2, 0),)  # 4.0 - (0 + api 1.0) after the end
-    assert loop.following(1, 50.0) == (70.0, 140, 6, 1)
+    assert loop.following(0, 100.0) == NextRequest(110.0, 200, 1, 0)  # an output of 0 becomes 1
+    branch = NextRequest(103.0, 64, 2, 0)  # recorded 4.0 - (0 + api 1.0) after the end
+    assert loop.branches(0, 100.0) == (branch,)
+    assert loop.following(1, 50.0) == NextRequest(70.0, 140, 6, 1)
     assert loop.branches(1, 50.0) == ()
-    assert loop.following(3, 104.0) == (106.0, 128, 2, 0)
+    assert loop.following(3, 104.0) == NextRequest(106.0, 128, 2, 0)
     assert [loop.following(row, 200.0) for row in (2, 4, 5)] == [None] * 3
     assert loop.report.notes == {"no output token; replayed with one": 1}
+
+
+def test_a_conversation_may_be_a_file_of_its_own(tmp_path):
+    """The published set has one indented JSON file a conversation."""
+    line = WEKA.splitlines()[0]
+    one, indented = weka(tmp_path, line), weka(tmp_path, json.dumps(json.loads(line), indent=2))
+    for loop in (one, indented):
+        assert loop.start(Streams(0)).prompt_tokens.tolist() == [130]
+        assert loop.following(0, 100.0) == NextRequest(110.0, 200, 1, 0)
 
 
 def test_identities_are_local_to_a_conversation(tmp_path):
@@ -408,8 +433,8 @@ def test_clients_open_one_conversation_after_another(tmp_path):
     loop = weka(tmp_path, clients=1)
     assert len(loop.start(Streams(0))) == 1
     loop.following(0, 1.0)
-    assert loop.following(1, 50.0) == (50.0, 70, 5, 1)
-    assert loop.following(2, 60.0) == (80.0, 140, 6, 1)
+    assert loop.following(1, 50.0) == NextRequest(50.0, 70, 5, 1)
+    assert loop.following(2, 60.0) == NextRequest(80.0, 140, 6, 1)
     assert loop.following(3, 90.0) is None
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import sys
+
 import pytest
 from click.testing import CliRunner
 
@@ -36,3 +39,18 @@ def test_a_rate_too_small_for_any_clock_is_one_clear_error():
     result = CliRunner().invoke(cli, [*SMALL[:2], *settings])
     assert isinstance(result.exception, InputError)
     assert "finite" in str(result.exception)
+
+
+@pytest.mark.parametrize("command", [SMALL, PLAN])
+def test_an_answer_that_stdout_does_not_take_is_one_line(command, monkeypatch, capsys):
+    from kvsim.cli import UNWRITABLE, main
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys.stdout, "write", full)
+    with pytest.raises(SystemExit) as left:
+        main(command)
+    assert left.value.code == UNWRITABLE
+    said = capsys.readouterr().err
+    assert said == "kvsim: the answer cannot be written: No space left on device\n"

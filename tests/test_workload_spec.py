@@ -36,16 +36,19 @@ def changed(**keys):
 @pytest.mark.parametrize(
     ("described", "message"),
     [
-        (changed(arrivals__rate=0), "workload.arrivals.rate: 0: input should be greater than 0"),
-        (changed(arrivals__rate=-3), "workload.arrivals.rate: -3: input should be greater than 0"),
-        (changed(arrivals__rate=NAN), "workload.arrivals.rate: nan: input should be a finite"),
-        (changed(arrivals__rate=None), "workload.arrivals.rate: field required"),
-        (changed(arrivals__rat=3), "workload.arrivals.rat: 3: extra inputs are not permitted"),
-        (changed(arrivals__kind="poison"), "workload.arrivals: input tag 'poison'"),
-        (changed(lengths__prompt__tokens=0), "workload.lengths.prompt.tokens: 0: input should be"),
-        (changed(lengths__output__tokens=NAN), "workload.lengths.output.tokens: nan: "),
-        (changed(lengths__output=None), "workload.lengths.output: field required"),
-        (changed(requests=0), "workload.requests: 0: input should be greater than or equal to 1"),
+        (changed(arrivals__rate=0), "workload.arrivals.rate = 0: should be greater than 0"),
+        (changed(arrivals__rate=-3), "workload.arrivals.rate = -3: should be greater than 0"),
+        (changed(arrivals__rate=NAN), "workload.arrivals.rate = nan: should be a finite"),
+        (changed(arrivals__rate=None), "the key 'workload.arrivals.rate' is missing"),
+        (changed(arrivals__rat=3), "unknown key 'workload.arrivals.rat'; nearest valid: rate"),
+        (
+            changed(arrivals__kind="poison"),
+            "workload.arrivals.kind = 'poison': should be one of 'poisson', ",
+        ),
+        (changed(lengths__prompt__tokens=0), "workload.lengths.prompt.tokens = 0: should be"),
+        (changed(lengths__output__tokens=NAN), "workload.lengths.output.tokens = nan: "),
+        (changed(lengths__output=None), "the key 'workload.lengths.output' is missing"),
+        (changed(requests=0), "workload.requests = 0: should be greater than or equal to 1"),
         (changed(requests=None), "workload: the workload never ends: give requests or"),
         (changed(arrivals=None), "workload: give arrivals and lengths, or a trace"),
         (changed(trace={"file": "x.csv"}), "workload: a trace brings its own arrivals, lengths"),
@@ -63,7 +66,7 @@ def changed(**keys):
         ),
         (
             changed(arrivals={"kind": "piecewise", "phases": [{"seconds": 5, "rate": -1}]}),
-            "workload.arrivals.phases.0.rate: -1: input should be greater than or equal to 0",
+            "workload.arrivals.phases.0.rate = -1: should be greater than or equal to 0",
         ),
         (
             changed(

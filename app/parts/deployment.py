@@ -10,8 +10,9 @@ from typing import Any
 import streamlit as st
 
 import kvsim
-from app.parts import flags, planning, uploads
-from app.state import Choice, Count, Field, PageState, Several
+from app.parts import catalogue, flags, planning, uploads
+from app.parts.rows import ask_row
+from app.state import Choice, Count, Field, PageState, Several, Words
 from kvsim import KVSimError, Plan
 
 __all__ = ["FIELDS", "Answer", "Answers", "Question", "answer", "ask"]
@@ -24,26 +25,15 @@ UPLOADED = "uploaded"
 MAIN_FLAGS = ["tensor_parallel_size"]
 
 
-def _dtypes() -> list[str]:
-    return ["auto", "fp8", *kvsim.kv_format_names()]
-
-
 FIELDS: tuple[Field, ...] = (
-    Choice(
-        key="model",
-        label="Model",
+    catalogue.model_field(
         default="llama3.1-8b",
-        options=lambda: [*_uploaded("model"), *planning.models()],
-        spellings=planning.spelled_models,
+        options=lambda: [*_uploaded("model"), *catalogue.models()],
         help="Type to search the catalogue.",
     ),
-    Several(
-        key="gpu",
-        label="Cards",
+    catalogue.cards_field(
         default=("A100-SXM4-80GB", "H100-SXM5-80GB"),
-        options=lambda: [*_uploaded("gpu"), *planning.cards()],
-        spellings=planning.spelled_cards,
-        show=planning.card_named,
+        options=lambda: [*_uploaded("gpu"), *catalogue.cards()],
         help="Up to eight, set side by side.",
     ),
     Several(
@@ -53,11 +43,8 @@ FIELDS: tuple[Field, ...] = (
         options=kvsim.engine_names,
         help="Each with its own rules for dividing memory.",
     ),
-    Several(
-        key="kv",
-        label="KV cache dtypes",
+    catalogue.kv_dtypes_field(
         default=("auto", "fp8"),
-        options=_dtypes,
         most=6,
         help="The first one counts for the bars; the others get a line in the curve.",
     ),
@@ -66,6 +53,12 @@ FIELDS: tuple[Field, ...] = (
         label="Tokens of a typical request",
         help="--context-len: the length that the tables are about.",
         placeholder="2,048, or the longest",
+    ),
+    Words(
+        key="version",
+        label="engine_version",
+        longest=30,
+        help="Release of the engine, such as 0.19.0; empty: the newest whose rules are known.",
     ),
     Choice(
         key="look",
@@ -167,7 +160,7 @@ def ask(state: PageState) -> Question:
     """Draw the inputs and return the question that they ask."""
     with st.expander("Bring your own: a config.json or a profile", icon=":material/upload:"):
         _ask_files(state)
-    columns = iter(st.columns([3, 5, 2, 3, 2]))
+    columns = iter(st.columns([3, 6, 3, 3, 2]))
     with next(columns):
         model = state.ask("model")
     with next(columns):
@@ -178,19 +171,23 @@ def ask(state: PageState) -> Question:
         dtypes = state.ask("kv") or ("auto",)
     with next(columns):
         options = flags.ask(state, MAIN_FLAGS, columns=1)
-    context_len, rest = _ask_flags(state)
-    options |= rest
-    return Question(model, cards, engines, dtypes, context_len, flags.given(options))
-
-
-def _ask_flags(state: PageState) -> tuple[int | None, dict[str, Any]]:
-    """Every other flag, folded away; thirty widgets are drawn only where somebody looks."""
     names = [name for name in flags.FLAGS if name not in MAIN_FLAGS]
     fold = st.expander("All flags", icon=":material/tune:", key="all flags", on_change="rerun")
-    if not fold.open:
-        return state.keep("context"), flags.kept(state, names)
-    with fold:
-        return state.ask("context"), flags.ask(state, names)
+    with fold:  # thirty widgets are drawn only where somebody looks
+        context_len, version = (_ask_first if fold.open else _keep_first)(state)
+        options |= (flags.ask if fold.open else flags.kept)(state, names)
+    release = (("engine_version", version),) if version else ()
+    return Question(model, cards, engines, dtypes, context_len, (*release, *flags.given(options)))
+
+
+def _ask_first(state: PageState) -> tuple[int | None, str]:
+    """The two that are no flags of an engine."""
+    context_len, version = ask_row(state, "context", "version").values()
+    return context_len, version.strip()
+
+
+def _keep_first(state: PageState) -> tuple[int | None, str]:
+    return state.keep("context"), str(state.keep("version")).strip()
 
 
 # --- uploads -------------------------------------------------------------------------------

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import kvsim
 from app.parts.runs import Watch
 from kvsim import FleetOption, Scenario, SearchSettings
 
-__all__ = ["Demand", "sized"]
+__all__ = ["LATENCIES", "PERCENTILES", "Demand", "demand", "sized"]
 
 REMEMBERED = 256
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+LATENCIES = ("ttft", "tpot", "e2el")
 
 _known: OrderedDict[str, FleetOption] = OrderedDict()
 _lock = threading.Lock()
@@ -31,6 +34,38 @@ class Demand:
         """Everything that one card's answer depends on."""
         scenario = self.scenario.model_dump_json(exclude={"folder"})
         return f"{scenario} {self.rate} {self.settings} {card} {degree}"
+
+
+def demand(values: Mapping[str, Any]) -> Demand:
+    """Say what the fleets are sized for.
+
+    Raises
+    ------
+    KVSimError
+        For a value that no scenario takes.
+    """
+    overrides: dict[str, Any] = {
+        "question": "What does one replica sustain?",
+        "model": values["model"],
+        "engine": {} if values["kv"] == "auto" else {"kv_cache_dtype": values["kv"]},
+        "workload.arrivals.rate": values["rate"],
+        "workload.lengths.prompt": _lengths(values["prompt"], values["spread"]),
+        "workload.lengths.output": _lengths(values["output"], values["spread"]),
+        "workload.requests": values["requests"],
+        "memory": {"allocator": "paged"},
+        "slo": {f"{key}_ms": values[key] for key in LATENCIES if values[key]},
+        "run.seed": values["seed"],
+    }
+    settings = SearchSettings(
+        share=PERCENTILES[values["percentile"]], requests=values["requests"], seed=values["seed"]
+    )
+    return Demand(kvsim.load_scenario("peer-w", overrides), values["rate"], settings)
+
+
+def _lengths(mean: int, spread: float) -> dict[str, Any]:
+    if spread == 0:
+        return {"kind": "fixed", "tokens": mean}
+    return {"kind": "lognormal", "mean": mean, "cv": spread, "max": 8 * mean}
 
 
 def sized(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import streamlit as st
 
 import kvsim
-from app.parts import planning, shown
-from app.parts.command import command_line
+from app.parts import catalogue, planning, shown
+from app.parts.command import command_line, python_line
 from app.parts.planning import Subject
+from app.parts.rows import ask_row
 from app.parts.trouble import in_place
 from app.state import Choice, Count, Field, Flag, PageState, Pick, Several
 from kvsim import figures, lessons
@@ -42,21 +44,8 @@ FIELDS: tuple[Field, ...] = (
         options=lambda: list(LESSONS),
         show=lambda name: f"{name} {LESSONS[name].title}",
     ),
-    Choice(
-        key="model",
-        label="Model",
-        default="llama3.1-8b",
-        options=planning.models,
-        spellings=planning.spelled_models,
-    ),
-    Choice(
-        key="gpu",
-        label="Card",
-        default="A100-SXM4-80GB",
-        options=planning.cards,
-        spellings=planning.spelled_cards,
-        show=planning.card_named,
-    ),
+    catalogue.model_field(default="llama3.1-8b"),
+    catalogue.card_field(default="A100-SXM4-80GB"),
     Count(key="tokens", label="Tokens so far", default=6, least=2, most=12, slider=True),
     Flag(key="cached", label="Keep K and V", default=True),
     Count(key="prompt", label="Prompt, tokens", default=512, most=4096, slider=True),
@@ -83,15 +72,6 @@ FIELDS: tuple[Field, ...] = (
 )  # fmt: skip
 
 
-def _ask_side_by_side(state: PageState, *keys: str) -> list[Any]:
-    """Draw widgets in a row."""
-    values = []
-    for column, key in zip(st.columns(len(keys)), keys, strict=True):
-        with column:
-            values.append(state.ask(key))
-    return values
-
-
 # --- 1: why K and V ------------------------------------------------------------------------
 
 
@@ -104,11 +84,15 @@ def _why(state: PageState) -> str:
         shown.chart(figures.attention_chart(cells, cached=cached))
     with right:
         model = state.ask("model")
-        prompt, output = _ask_side_by_side(state, "prompt", "output")
+        prompt, output = ask_row(state, "prompt", "output").values()
         with in_place():
             work = lessons.decode_work(kvsim.find_model(model), prompt, output)
             shown.chart(figures.work_chart(work))
-    return command_line("explain", {"model": model, "context_len": prompt + output})
+    return python_line(
+        "import kvsim, kvsim.lessons as lessons",
+        f"model = kvsim.find_model({json.dumps(model)})",
+        f'print(*lessons.decode_work(model, {prompt}, {output}), sep="\\n")',
+    )
 
 
 # --- 2: growth -----------------------------------------------------------------------------
@@ -130,14 +114,17 @@ def _growth(state: PageState) -> str:
             st.caption(f"**{each.kind}**: {each.formula} = {each.bytes_per_token:,} bytes a token")
         grown = {tokens: lessons.keepings(shape, dtype, tokens) for tokens in _CONTEXTS}
         shown.chart(figures.growth_chart(grown))
-    return command_line("explain", {"model": "llama3.1-8b", "context_len": context})
+    return python_line(
+        "from kvsim.lessons import HeadShape, keepings",
+        f'print(*keepings({shape!r}, {json.dumps(dtype)}, {context}), sep="\\n")',
+    )
 
 
 # --- 3: the memory wall --------------------------------------------------------------------
 
 
 def _wall(state: PageState) -> str:
-    model, card, context, batch = _ask_side_by_side(state, "model", "gpu", "context", "batch")
+    model, card, context, batch = ask_row(state, "model", "gpu", "context", "batch").values()
     with in_place():
         longest = kvsim.find_model(model).max_position_embeddings
         plan = planning.planned(
@@ -159,16 +146,17 @@ def _wall(state: PageState) -> str:
 
 
 def _blocks(state: PageState) -> str:
-    policy, block = _ask_side_by_side(state, "policy", "block")
+    policy, block = ask_row(state, "policy", "block").values()
     stories = [_story(policy, 1), _story("paged", int(block))]
     last = max(len(story.moments) for story in stories) - 1
     moment = state.ask("step", most=last)
     for column, story in zip(st.columns(2), stories, strict=True):
         with column:
             _tell(story, min(moment, len(story.moments) - 1))
-    return (
-        "python -c 'from kvsim import lessons;"
-        f' print(*(each.events for each in lessons.tell("paged", {block}).moments), sep="\\n")\''
+    told = f'tell("{policy}", 1), tell("paged", {block})'
+    return python_line(
+        "from kvsim.lessons import tell",
+        f'print(*(now.events for story in ({told}) for now in story.moments), sep="\\n")',
     )
 
 
@@ -199,13 +187,8 @@ def _tell(story: lessons.Story, moment: int) -> None:
 
 
 def _less(state: PageState) -> str:
-    left, middle, right = st.columns(3)
-    with left:
-        model = state.ask("model")
-    with middle:
-        window = state.ask("window")
-    with right:
-        dtypes = state.ask("kv") or ("bf16",)
+    model, window, dtypes = ask_row(state, "model", "window", "kv").values()
+    dtypes = dtypes or ("bf16",)
     policies = (f"window:{window}", f"sinks:4+{window}", *_OTHER_POLICIES)
     with in_place():
         plans = {
@@ -219,8 +202,8 @@ def _less(state: PageState) -> str:
         }
         shown.chart(figures.kept_chart(plans))
         shown.table(figures.kinds_table(plans[dtypes[0]]))
-    flags = {"model": model, "gpu": "H200", "kv_cache_dtype": dtypes[0], "retention": policies}
-    return command_line("plan", flags)
+    flags = {"model": model, "gpu": "H200", "retention": policies}
+    return "\n".join(command_line("plan", flags | {"kv_cache_dtype": each}) for each in dtypes)
 
 
 # --- 6: when there is nothing to keep ------------------------------------------------------

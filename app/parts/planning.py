@@ -9,16 +9,7 @@ import streamlit as st
 
 import kvsim
 
-__all__ = [
-    "Options",
-    "Subject",
-    "card_named",
-    "cards",
-    "models",
-    "planned",
-    "spelled_cards",
-    "spelled_models",
-]
+__all__ = ["Options", "Subject", "planned"]
 
 # A question's options as sorted pairs: hashable, and the same however they were given.
 Options = tuple[tuple[str, Any], ...]
@@ -80,49 +71,3 @@ def _planned(
         retention=retention,
         **dict(options),
     )
-
-
-@st.cache_data(show_spinner=False)
-def models() -> list[str]:
-    """Names of the catalogue's models."""
-    return kvsim.model_names()
-
-
-@st.cache_data(show_spinner=False)
-def cards() -> list[str]:
-    """Names of the catalogue's accelerators."""
-    return kvsim.accelerator_names()
-
-
-@st.cache_data(show_spinner=False)
-def spelled_models() -> dict[str, str]:
-    """Aliases and hub ids, lower case, with the name that each means."""
-    return {
-        word.lower(): row["name"]
-        for row in kvsim.describe_models()
-        for word in (row.get("hf_id") or "", *row.get("aliases", ()))
-        if word
-    }
-
-
-@st.cache_data(show_spinner=False)
-def spelled_cards() -> dict[str, str]:
-    """Aliases of accelerators, lower case, with the name that each means."""
-    return {
-        word.lower(): row["name"]
-        for row in kvsim.describe_accelerators()
-        for word in row["aliases"]
-    }
-
-
-@st.cache_data(show_spinner=False)
-def _card_facts() -> dict[str, str]:
-    return {
-        row["name"]: f"{row['name']} · {row['memory_bytes'] / 2**30:,.0f} GiB"
-        for row in kvsim.describe_accelerators()
-    }
-
-
-def card_named(name: str) -> str:
-    """A card's name with its memory, for a search box."""
-    return _card_facts().get(name, name)

@@ -13,7 +13,7 @@ from typing import Any
 import streamlit as st
 
 import kvsim
-from app.parts import planning, uploads
+from app.parts import catalogue, uploads
 from app.parts.runs import MOST_REQUESTS
 from app.parts.trouble import say
 from app.parts.words import plain
@@ -43,21 +43,8 @@ PLACES = {
 _BLOCKS = "memory.num_blocks"
 
 FIELDS: tuple[Field, ...] = (
-    Choice(
-        key="model",
-        label="Model",
-        options=planning.models,
-        spellings=planning.spelled_models,
-        empty=OWN,
-    ),
-    Choice(
-        key="gpu",
-        label="Card",
-        options=planning.cards,
-        spellings=planning.spelled_cards,
-        show=planning.card_named,
-        empty=OWN,
-    ),
+    catalogue.model_field(empty=OWN),
+    catalogue.card_field(empty=OWN),
     Share(key="rate", label="Requests a second", least=0.001, most=10_000.0, step=0.5),
     Count(key="requests", label="Requests", most=MOST_REQUESTS, placeholder=OWN),
     Choice(key="allocator", label="Memory", options=kvsim.allocator_names, empty=OWN),

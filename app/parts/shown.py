@@ -9,7 +9,6 @@ from kvsim import figures
 
 __all__ = ["chart", "table"]
 
-_CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 _FORMS = (
     ("CSV", "text/csv", "csv", "to_csv"),
     ("JSON", "application/json", "json", "to_json"),
@@ -30,7 +29,9 @@ def chart(what: figures.Chart, *, key: str = "", note: str = "") -> None:
         A sentence under the title, as Markdown.
     """
     _heading(what, key, note)
-    st.plotly_chart(what.figure, key=f"chart-{what.name}{key}", alt=what.alt, config=_CONFIG)
+    st.plotly_chart(
+        what.figure, key=f"chart-{what.name}{key}", alt=what.alt, config=figures.PLOTLY_CONFIG
+    )
 
 
 def table(what: figures.Table, *, key: str = "", note: str = "") -> None:
@@ -45,6 +46,7 @@ def table(what: figures.Table, *, key: str = "", note: str = "") -> None:
         hide_index=True,
         key=f"table-{what.name}{key}",
         alt=what.title,
+        placeholder="-",
         column_config={name: st.column_config.NumberColumn(format="localized") for name in numbers},
     )
 

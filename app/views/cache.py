@@ -10,7 +10,8 @@ from typing import Any
 import streamlit as st
 
 import kvsim
-from app.parts import command, planning, prefixes, shown
+from app.parts import catalogue, command, planning, prefixes, shown
+from app.parts.rows import ask_row
 from app.parts.trouble import in_place
 from app.parts.words import plain
 from app.state import Choice, Count, Field, PageState, Several, Share
@@ -46,28 +47,10 @@ FIELDS: tuple[Field, ...] = (
         step=10_000,
         help="The trace is cut after the last whole request within so many.",
     ),
-    Choice(
-        key="model",
-        label="Model",
-        default="llama3.1-8b",
-        options=planning.models,
-        spellings=planning.spelled_models,
-    ),
-    Choice(
-        key="gpu",
-        label="Card",
-        default="H100-SXM5-80GB",
-        options=planning.cards,
-        spellings=planning.spelled_cards,
-        show=planning.card_named,
-    ),
+    catalogue.model_field(default="llama3.1-8b"),
+    catalogue.card_field(default="H100-SXM5-80GB"),
     Count(key="tp", label="Tensor parallel", default=1, most=64),
-    Choice(
-        key="kv",
-        label="KV cache dtype",
-        default="auto",
-        options=lambda: ["auto", "fp8", *kvsim.kv_format_names()],
-    ),
+    catalogue.kv_dtype_field(),
     Count(
         key="gpu_gib",
         label="KV cache on the GPU (GiB)",
@@ -137,7 +120,6 @@ def main() -> None:
 
 def ask(state: PageState) -> dict[str, Any]:
     """Draw the inputs and return their values by key."""
-    values: dict[str, Any] = {}
     with st.expander("Bring your own trace", icon=":material/upload:"):
         most = state.ask("refs")
         if prefixes.ask_file(most):
@@ -146,17 +128,10 @@ def ask(state: PageState) -> dict[str, Any]:
             "Mooncake's, Bailian's, WEKA's or kvsim's format: requests with hash_ids or"
             " block_ids, plain or gzip. A file is read here and forgotten when you leave."
         )
-    values["refs"] = most
-    rows = (
-        (("trace", "policy", "seed"), [2, 4, 1]),
-        (("model", "gpu", "tp", "kv"), [3, 3, 1, 2]),
-        (("gpu_gib", "cpu_gib", "ssd_gib", "cpu_gbps", "ssd_gbps"), 5),
-    )
-    for keys, widths in rows:
-        for key, column in zip(keys, st.columns(widths), strict=True):
-            with column:
-                values[key] = state.ask(key)
-    return values
+    values = {"refs": most}
+    values |= ask_row(state, "trace", "policy", "seed", widths=[2, 4, 1])
+    values |= ask_row(state, "model", "gpu", "tp", "kv", widths=[3, 3, 1, 2])
+    return values | ask_row(state, "gpu_gib", "cpu_gib", "ssd_gib", "cpu_gbps", "ssd_gbps")
 
 
 def describe(trace: kvsim.PrefixTrace) -> None:
@@ -186,13 +161,8 @@ def _memory(values: dict[str, Any]) -> Memory:
     KVSimError
         Where the model does not fit on the card.
     """
-    options: dict[str, Any] = {"tensor_parallel_size": values["tp"]}
-    if values["kv"] != "auto":
-        options["kv_cache_dtype"] = values["kv"]
     plan = planning.planned(
-        planning.Subject(values["model"]),
-        planning.Subject(values["gpu"]),
-        options=tuple(sorted(options.items())),
+        planning.Subject(values["model"]), planning.Subject(values["gpu"]), options=_flags(values)
     )
     token_bytes = plan.kv_cache.bytes_per_token * plan.parallelism.tp
     planned = plan.kv_cache.capacity_tokens * token_bytes
@@ -205,6 +175,13 @@ def _memory(values: dict[str, Any]) -> Memory:
     ]
     links = (("CPU", values["cpu_gbps"] * GB), ("SSD", values["ssd_gbps"] * GB))
     return Memory(token_bytes, tuple(tiers), links)
+
+
+def _flags(values: dict[str, Any]) -> planning.Options:
+    """The engine's flags that the page asks for."""
+    dtype = () if values["kv"] == "auto" else (("kv_cache_dtype", values["kv"]),)
+    degree = () if values["tp"] == 1 else (("tensor_parallel_size", values["tp"]),)
+    return (*dtype, *degree)
 
 
 # --- showing -------------------------------------------------------------------------------
@@ -250,7 +227,7 @@ def tiers(chosen: prefixes.Subject, values: dict[str, Any], memory: Memory) -> N
     costs = _costs(values, memory, tuple(lengths))
     shown.table(
         figures.tier_table(gains[first], costs),
-        note=f"Under {plain(first)}, the first policy. Seconds are for the tokens that the tier"
+        note=f"Under {plain(first)}, the first policy. Times are for the tokens that the tier"
         " adds to a request, on average.",
     )
 
@@ -267,12 +244,9 @@ def _gains(
 
 
 def _costs(values: dict[str, Any], memory: Memory, lengths: tuple[int, ...]) -> Any:
-    flags = {"tensor_parallel_size": values["tp"]}
-    if values["kv"] != "auto":
-        flags["kv_cache_dtype"] = values["kv"]
     names = {tier.name for tier in memory.tiers}
     links = tuple((name, rate) for name, rate in memory.links if name in names)
-    return _hit_costs(values["model"], values["gpu"], lengths, links, tuple(sorted(flags.items())))
+    return _hit_costs(values["model"], values["gpu"], lengths, links, _flags(values))
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
@@ -281,19 +255,14 @@ def _hit_costs(
     gpu: str,
     lengths: tuple[int, ...],
     links: tuple[tuple[str, float], ...],
-    flags: tuple[tuple[str, Any], ...],
+    flags: planning.Options,
 ) -> Any:
     return kvsim.hit_costs(model, gpu, lengths, dict(links), **dict(flags))
 
 
 def _commands(values: dict[str, Any]) -> list[str]:
     """The trace's hit ratios without a page, and the plan that sizes the GPU's cache."""
-    plan = {
-        "model": values["model"],
-        "gpu": values["gpu"],
-        "tensor_parallel_size": values["tp"] if values["tp"] > 1 else None,
-        "kv_cache_dtype": None if values["kv"] == "auto" else values["kv"],
-    }
+    plan = {"model": values["model"], "gpu": values["gpu"], **dict(_flags(values))}
     return [
         command.python_line(
             "import kvsim",

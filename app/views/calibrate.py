@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 import kvsim
-from app.parts import command, planning, shown, uploads
+from app.parts import catalogue, command, shown, uploads
 from app.parts.trouble import in_place
 from app.parts.words import plain
-from app.state import Choice, Field, PageState, Several
+from app.state import Choice, Field, PageState
 from kvsim import AcceleratorProfile, figures
 
 PAGE = "calibrate"
 UPLOADED = "uploaded"
 PLACE = "uploaded profile"
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "validation.json"
 PROFILE_LIMIT_BYTES = 2**20
 RECORD_LIMIT_BYTES = 16 * 2**20
 MOST_BENCH_REQUESTS = 50_000
@@ -25,17 +28,13 @@ MOST_BENCH_REQUESTS = 50_000
 
 def _cards() -> list[str]:
     brought = [UPLOADED] if PLACE in st.session_state else []
-    return [*brought, *planning.cards()]
+    return [*brought, *catalogue.cards()]
 
 
 FIELDS: tuple[Field, ...] = (
-    Several(
-        key="gpu",
-        label="Cards",
+    catalogue.cards_field(
         default=("H100-SXM5-80GB", "A100-SXM4-80GB", "L40S"),
         options=_cards,
-        spellings=planning.spelled_cards,
-        show=planning.card_named,
         help="Up to eight, set side by side.",
     ),
     Choice(
@@ -51,13 +50,7 @@ FIELDS: tuple[Field, ...] = (
         options=kvsim.scenario_names,
         help="Model, card and flags; the result's own requests are replayed where it lists them.",
     ),
-    Choice(
-        key="model",
-        label="Model",
-        options=planning.models,
-        spellings=planning.spelled_models,
-        empty="the scenario's",
-    ),
+    catalogue.model_field(empty="the scenario's"),
 )
 
 
@@ -76,6 +69,7 @@ def main() -> None:
             closely(profiles[number])
             validated(profiles[number])
             benchmarked(state, profiles[number])
+            command.show(_command(cards))
         else:
             st.info("Choose at least one card.")
     command.show(
@@ -87,7 +81,25 @@ def main() -> None:
     )
 
 
+def _command(cards: tuple[str, ...]) -> str:
+    """The coefficients of the cards, each beside its datasheet, without a page."""
+    found = ", ".join(f"{_read_by(name)}({json.dumps(_file_or_name(name))})" for name in cards)
+    return command.python_line(
+        "import kvsim, kvsim.figures",
+        f"cards = [{found}]",
+        "print(*(kvsim.figures.coefficients_table(card).to_csv() for card in cards))",
+    )
+
+
 # --- profiles ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Brought:
+    """A profile that this visitor brought, and the file that it was in."""
+
+    file: str
+    profile: AcceleratorProfile
 
 
 def _ask_profile(state: PageState) -> None:
@@ -107,17 +119,30 @@ def _ask_profile(state: PageState) -> None:
         st.session_state.pop(PLACE, None)
         return
     before = st.session_state.get(PLACE)
-    st.session_state[PLACE] = found[1]
-    if before != found[1]:
-        shown_too = [name for name in FIELDS[0].default if name != found[1].name]
+    brought = st.session_state[PLACE] = _Brought(*found)
+    if before != brought:
+        shown_too = [name for name in FIELDS[0].default if name != brought.profile.name]
         state.set("gpu", (UPLOADED, *shown_too[:2]))
 
 
 def _profile(name: str) -> AcceleratorProfile:
     if name == UPLOADED:
-        brought: AcceleratorProfile = st.session_state[PLACE]
-        return brought.model_copy(update={"name": f"{brought.name} (yours)"})
+        own = _brought().profile
+        return own.model_copy(update={"name": f"{own.name} (yours)"})
     return _known_profile(name)
+
+
+def _brought() -> _Brought:
+    brought: _Brought = st.session_state[PLACE]
+    return brought
+
+
+def _read_by(name: str) -> str:
+    return f"kvsim.{'load' if name == UPLOADED else 'find'}_accelerator"
+
+
+def _file_or_name(name: str) -> str:
+    return _brought().file if name == UPLOADED else name
 
 
 @st.cache_data(max_entries=128, show_spinner=False)
@@ -186,15 +211,23 @@ def validated(profile: AcceleratorProfile) -> None:
         )
     if record is not None:
         _show_validation(record[1])
+    elif steps is None:
+        st.caption("An example, measured on a CPU, until you bring yours.")
+        _show_validation(_example())
     if steps is not None:
         shown.chart(figures.measured_steps_chart(steps[1], profile.name))
+
+
+@st.cache_data(show_spinner=False)
+def _example() -> dict[str, Any]:
+    return kvsim.read_validation(EXAMPLE)
 
 
 def _show_validation(record: dict[str, Any]) -> None:
     st.caption(
         plain(
             f"{record['model']} on {record['device']}, torch {record['torch']},"
-            f" {record['clock']}; coefficients {record['provenance']}"
+            f" {record['clock']}; coefficients {record['provenance']}{_drift_words(record)}"
         )
     )
     left, right = st.columns(2)
@@ -205,6 +238,11 @@ def _show_validation(record: dict[str, Any]) -> None:
         )
     with right:
         shown.chart(figures.error_chart(record["runs"]))
+
+
+def _drift_words(record: dict[str, Any]) -> str:
+    drift = record["drift_percent"]
+    return "" if drift is None else f"; equal work took up to {drift:.0f} % longer at times"
 
 
 def benchmarked(state: PageState, profile: AcceleratorProfile) -> None:

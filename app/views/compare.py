@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 import kvsim
-from app.parts import command, planning, questions, runs, shown
+from app.parts import catalogue, command, questions, runs, shown
 from app.parts.trouble import in_place, say
 from app.parts.words import plain
 from app.state import Choice, Count, Field, PageState, Several
@@ -51,18 +51,8 @@ FIELDS: tuple[Field, ...] = (
         options=lambda: [str(2**power) for power in range(10)],
     ),
     Several(key="schedulers", label="Schedulers", options=kvsim.scheduler_names),
-    Several(
-        key="dtypes",
-        label="KV cache dtypes",
-        options=lambda: ["auto", "fp8", *kvsim.kv_format_names()],
-    ),
-    Several(
-        key="cards",
-        label="Cards",
-        options=planning.cards,
-        spellings=planning.spelled_cards,
-        show=planning.card_named,
-    ),
+    catalogue.kv_dtypes_field(key="dtypes"),
+    catalogue.cards_field(key="cards"),
     Count(
         key="runs",
         label="Runs of each",
@@ -195,9 +185,14 @@ def show(found: SimulationComparison, line: str) -> None:
     first = found.variants[0].runs.first
     st.caption(plain(first.setup.scenario.question))
     _cautions(found)
+    left, right = st.columns(2)
+    with left:
+        shown.chart(figures.split_panels(found))
+    with right:
+        shown.chart(figures.queue_panels(found))
     shown.table(
         figures.values_table(found),
-        note="Means over the runs; empty where a saturated run's mean would say nothing.",
+        note="Means over the runs; a dash where a saturated run's mean would say nothing.",
     )
     if len(found.variants) > 1:
         shown.table(
@@ -206,14 +201,12 @@ def show(found: SimulationComparison, line: str) -> None:
         )
     left, right = st.columns(2)
     with left:
-        shown.chart(figures.split_panels(found))
+        shown.chart(figures.latency_panels(found), note="Of the first run, at most so long.")
     with right:
-        shown.chart(figures.queue_panels(found))
-    left, right = st.columns(2)
-    with left:
-        shown.chart(figures.latency_panels(found))
-    with right:
-        shown.chart(figures.interval_chart(found), note="With 95 % intervals over the runs.")
+        shown.chart(
+            figures.interval_chart(found),
+            note="Whiskers: 95 % intervals. No dot where a saturated run's mean would say nothing.",
+        )
     _keep(found, line)
 
 

@@ -42,6 +42,13 @@ def show(state: PageState, question: deployment.Question, answers: deployment.An
         shown.table(figures.comparison_table(plans))
     chosen = _closer(state, figures.plan_labels(plans))
     closely(plans[chosen], answers.by_dtype(chosen))
+    if any(plan.capacity_tokens.steady for plan in plans):
+        _held(plans)
+    _behind(plans[chosen])
+
+
+def _held(plans: list[Plan]) -> None:
+    """How many tokens each plan holds, and how many requests."""
     left, right = st.columns(2)
     with left:
         shown.chart(
@@ -55,7 +62,6 @@ def show(state: PageState, question: deployment.Question, answers: deployment.An
             note="Contiguous: each request reserves the longest sequence."
             " Paged: it takes a block when it needs one.",
         )
-    _behind(plans[chosen])
 
 
 def _closer(state: PageState, labels: list[str]) -> int:
@@ -100,9 +106,9 @@ def _numbers(plan: Plan) -> None:
     numbers = {
         "KV cache": f"{max(0, plan.memory.kv_cache_bytes) / GIB:,.2f} GiB",
         "Tokens (engine's log)": f"{kv.capacity_tokens:,}",
-        f"Requests of {kv.max_model_len:,}": f"{kv.max_concurrency:,.2f}",
+        f"Requests of {kv.max_model_len:,} tokens": f"{kv.max_concurrency:,.2f}",
         "KV bytes a token": f"{kv.bytes_per_token:,}",
-        "Blocks": f"{kv.num_blocks:,} x {kv.block_size:,}",
+        "Blocks x tokens each": f"{kv.num_blocks:,} x {kv.block_size:,}",
     }
     row = st.container(horizontal=True)
     for name, value in numbers.items():

@@ -19,6 +19,8 @@ from kvsim import Camera, Replications, SimulationResult, figures
 PAGE = "simulate"
 MAIN = ["rate", "requests", "allocator", "scheduler"]
 MORE = ["model", "gpu", "block", "seqs", "seed", "ttft", "tpot", "e2el", "plan"]
+LATER = ("at", "by")  # asked for when there is an answer, and in the link before it
+COLOURS = "Requests take five colours in turn."
 BY = ("e2el", "ttft", "tpot", "queue")
 
 
@@ -79,6 +81,8 @@ def main() -> None:
     state = PageState(PAGE, FIELDS)
     runs.say_again(state.problems)
     question = ask(state)
+    for key in LATER:
+        state.keep(key)
     state.publish()
     line = command.command_line(f"simulate {question.name}", question.flags())
     with in_place():
@@ -164,8 +168,8 @@ def _numbers(result: SimulationResult) -> None:
         "Requests a second": f"{summary['request_throughput']:,.2f}",
         "Output tokens a second": f"{summary['output_throughput']:,.0f}",
         "TTFT p99": "saturated" if summary["saturated"] else f"{summary['p99_ttft_ms']:,.0f} ms",
-        "Pool held": f"{cache['usage_mean']:.1%}",
-        "Pool with tokens": f"{cache['waste']['token_states']:.1%}",
+        "Pool held": f"{100 * cache['usage_mean']:.1f} %",
+        "Pool with tokens": f"{100 * cache['waste']['token_states']:.1f} %",
         "Preemptions": f"{summary['preemptions']:,}",
     }
     row = st.container(horizontal=True)
@@ -217,11 +221,11 @@ def _scrub(state: PageState, answer: Answer) -> None:
 def _pool_note(cells: Any) -> str:
     size = cells.blocks_per_cell
     if cells.exact:
-        return f"One cell is {size:,} token slots of contiguous memory, at its address."
+        return f"One cell is {size:,} token slots of contiguous memory, at its address. {COLOURS}"
     return (
         f"One cell is {'a block' if size == 1 else f'{size:,} blocks'} of {cells.block_size:,}"
         " tokens. How many blocks each request holds is exact; paged blocks have no addresses"
-        " that matter, so their places are reconstructed."
+        f" that matter, so their places are reconstructed. {COLOURS}"
     )
 
 
@@ -241,7 +245,7 @@ def _keep(answer: Answer, line: str) -> None:
         "Report, HTML": (
             "report.html",
             "text/html",
-            lambda: figures.simulation_report(answer.runs, command=line),
+            lambda: figures.simulation_report(answer.runs, command=line, camera=answer.camera),
         ),
         "Scenario, YAML": ("scenario.yaml", "application/yaml", result.setup.scenario.to_yaml),
     }

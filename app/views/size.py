@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
 
-import kvsim
-from app.parts import command, planning, runs, shown
-from app.parts.fleets import Demand, sized
+from app.parts import catalogue, command, runs, shown
+from app.parts.fleets import LATENCIES, PERCENTILES, Demand, demand, sized
+from app.parts.rows import ask_row
 from app.parts.trouble import in_place, say
 from app.parts.words import plain
 from app.state import Choice, Count, Field, PageState, Pick, Several, Share
-from kvsim import FleetOption, SearchSettings, figures
+from kvsim import FleetOption, figures
 
 PAGE = "size"
 MOST_OPTIONS = 16
 SIMULATIONS_EACH = 10
-PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
-LATENCIES = ("ttft", "tpot", "e2el")
+LATER = ("by", "look")  # asked for when there is an answer, and in the link before it
+FILE = "kvsim-size.yaml"
 
 
 def _objective(key: str, label: str, default: float | None, step: float) -> Share:
@@ -34,21 +36,8 @@ def _objective(key: str, label: str, default: float | None, step: float) -> Shar
 
 
 FIELDS: tuple[Field, ...] = (
-    Choice(
-        key="model",
-        label="Model",
-        default="llama3.1-8b",
-        options=planning.models,
-        spellings=planning.spelled_models,
-    ),
-    Several(
-        key="gpu",
-        label="Cards",
-        default=("L40S", "A100-SXM4-80GB", "H100-SXM5-80GB"),
-        options=planning.cards,
-        spellings=planning.spelled_cards,
-        show=planning.card_named,
-    ),
+    catalogue.model_field(default="llama3.1-8b"),
+    catalogue.cards_field(default=("L40S", "A100-SXM4-80GB", "H100-SXM5-80GB")),
     Several(
         key="tp",
         label="Tensor parallel",
@@ -87,12 +76,7 @@ FIELDS: tuple[Field, ...] = (
         options=lambda: list(PERCENTILES),
         help="Share of the requests that must meet all objectives together.",
     ),
-    Choice(
-        key="kv",
-        label="KV cache dtype",
-        default="auto",
-        options=lambda: ["auto", "fp8", *kvsim.kv_format_names()],
-    ),
+    catalogue.kv_dtype_field(),
     Count(key="requests", label="Requests a simulation", default=2000, least=200, most=20_000),
     Count(key="seed", label="Seed", default=0, least=0, most=10**9),
     Pick(
@@ -116,6 +100,8 @@ def main() -> None:
     st.title("Which card, and how many?", anchor=False)
     state = PageState(PAGE, FIELDS)
     values = ask(state)
+    for key in LATER:
+        state.keep(key)
     state.publish()
     cards = [(card, int(degree)) for card in values["gpu"] for degree in sorted(values["tp"])]
     if not cards:
@@ -128,58 +114,17 @@ def main() -> None:
         wanted = demand(values)
         run = runs.start(PAGE, task(wanted, cards))
         if run.finished:
-            show_run(state, run, wanted, values)
+            show_run(state, run, values)
+        keep(wanted, cards, run.answer or ())
 
 
 def ask(state: PageState) -> dict[str, Any]:
     """Draw the inputs and return their values by key."""
-    rows = (
-        (("model", "gpu", "tp"), [2, 4, 2]),
-        (("rate", "prompt", "output", "spread"), 4),
-        (("ttft", "tpot", "e2el", "percentile"), 4),
-    )
-    values: dict[str, Any] = {}
-    for keys, widths in rows:
-        for key, column in zip(keys, st.columns(widths), strict=True):
-            with column:
-                values[key] = state.ask(key)
+    values = ask_row(state, "model", "gpu", "tp", widths=[2, 4, 2])
+    values |= ask_row(state, "rate", "prompt", "output", "spread")
+    values |= ask_row(state, "ttft", "tpot", "e2el", "percentile")
     with st.expander("KV dtype, length of the simulations, seed", icon=":material/tune:"):
-        for key, column in zip(("kv", "requests", "seed"), st.columns(3), strict=True):
-            with column:
-                values[key] = state.ask(key)
-    return values
-
-
-def demand(values: dict[str, Any]) -> Demand:
-    """Say what the fleets are sized for.
-
-    Raises
-    ------
-    KVSimError
-        For a value that no scenario takes.
-    """
-    overrides: dict[str, Any] = {
-        "question": "What does one replica sustain?",
-        "model": values["model"],
-        "engine": {} if values["kv"] == "auto" else {"kv_cache_dtype": values["kv"]},
-        "workload.arrivals.rate": values["rate"],
-        "workload.lengths.prompt": _lengths(values["prompt"], values["spread"]),
-        "workload.lengths.output": _lengths(values["output"], values["spread"]),
-        "workload.requests": values["requests"],
-        "memory": {"allocator": "paged"},
-        "slo": {f"{key}_ms": values[key] for key in LATENCIES if values[key]},
-        "run.seed": values["seed"],
-    }
-    settings = SearchSettings(
-        share=PERCENTILES[values["percentile"]], requests=values["requests"], seed=values["seed"]
-    )
-    return Demand(kvsim.load_scenario("peer-w", overrides), values["rate"], settings)
-
-
-def _lengths(mean: int, spread: float) -> dict[str, Any]:
-    if spread == 0:
-        return {"kind": "fixed", "tokens": mean}
-    return {"kind": "lognormal", "mean": mean, "cv": spread, "max": 8 * mean}
+        return values | ask_row(state, "kv", "requests", "seed")
 
 
 def task(wanted: Demand, cards: list[tuple[str, int]]) -> runs.Task:
@@ -195,7 +140,7 @@ def task(wanted: Demand, cards: list[tuple[str, int]]) -> runs.Task:
 # --- showing -------------------------------------------------------------------------------
 
 
-def show_run(state: PageState, run: runs.Run, wanted: Demand, values: dict[str, Any]) -> None:
+def show_run(state: PageState, run: runs.Run, values: dict[str, Any]) -> None:
     """Show what a finished search came to."""
     if run.trouble:
         say(run.trouble)
@@ -211,15 +156,15 @@ def show_run(state: PageState, run: runs.Run, wanted: Demand, values: dict[str, 
     shown.table(
         figures.fleet_table(options),
         note=f"Latencies at {values['percentile']}, each replica under its share of"
-        f" {values['rate']:,g} requests/s. Prices are list ranges of one device and hour.",
+        f" {values['rate']:,g} requests/s. Costs are those of all devices, by the list prices"
+        " found, from the lowest to the highest.",
     )
     by = charts(state, options, values)
     closely(state, options, by, values[by] or None)
-    downloads(options, wanted)
 
 
 def best(options: tuple[FleetOption, ...]) -> None:
-    """Say which fleet is the cheapest, and which the quickest to answer."""
+    """Say which fleet is the cheapest, and what it is made of."""
     priced = [option for option in options if option.usd_per_hour]
     if not any(option.replicas for option in options):
         st.error("No card meets the objectives; the table says why.")
@@ -280,31 +225,36 @@ def closely(
     )
 
 
-def downloads(options: tuple[FleetOption, ...], wanted: Demand) -> None:
-    """Offer the scenario, and the lines that run it on each card."""
+def keep(wanted: Demand, cards: Sequence[tuple[str, int]], options: Sequence[FleetOption]) -> None:
+    """Offer the scenario, and the lines that search it and run it again."""
     st.download_button(
         "Scenario, YAML",
         data=wanted.scenario.to_yaml,
-        file_name="kvsim-size.yaml",
+        file_name=FILE,
         mime="application/yaml",
         key="scenario.yaml",
         on_click="ignore",
     )
-    command.show(
-        [
-            command.command_line(
-                "simulate kvsim-size.yaml",
-                {
-                    "gpu": option.accelerator,
-                    "tensor_parallel_size": option.tensor_parallel_size,
-                    "set": [f"workload.arrivals.rate={option.highest_rate:.6g}"],
-                },
-            )
-            for option in options
-            if option.highest_rate
-        ],
-        title="One replica at its highest rate, on the command line",
+    settings = wanted.settings
+    search = command.python_line(
+        "import kvsim, kvsim.figures",
+        f"wanted = kvsim.load_scenario({json.dumps(FILE)})",
+        f"settings = kvsim.SearchSettings(share={settings.share},"
+        f" requests={settings.requests}, seed={settings.seed})",
+        f"fleets = kvsim.size_fleet(wanted, {wanted.rate}, {json.dumps(cards)}, settings)",
+        "print(kvsim.figures.fleet_table(fleets).to_csv())",
     )
+    command.show([search, *(_at_its_highest(each) for each in options if each.highest_rate)])
+    st.caption("The first line searches again; the others run one replica at its highest rate.")
+
+
+def _at_its_highest(option: FleetOption) -> str:
+    flags = {
+        "gpu": option.accelerator,
+        "tensor_parallel_size": option.tensor_parallel_size,
+        "set": [f"workload.arrivals.rate={option.highest_rate:.6g}"],
+    }
+    return command.command_line(f"simulate {FILE}", flags)
 
 
 main()

@@ -63,6 +63,7 @@ class _Validation(Checked):
     model: str
     torch: str
     clock: str
+    drift_percent: float | None = None
     provenance: str
     runs: tuple[_Run, ...]
 

@@ -35,6 +35,9 @@ _VENDOR_WORDS = ("nvidia", "amd", "intel", "google", "apple", "geforce", "tesla"
 # PCIe is the slowest real number, at about 1e9.
 _LEAST_RATE = 1e8
 _GREATEST_RATE = 1e19
+# No part of a step takes longer than this, or is off by such a factor, on any device.
+_LONGEST_SECONDS = 1.0
+_LEAST_FACTOR, _GREATEST_FACTOR = 0.01, 100.0
 # Google and AMD count a little more than the name on the box says.
 _MEMORY_SLACK = 1.1
 
@@ -97,6 +100,7 @@ def load_accelerator(path: Path) -> AcceleratorProfile:
                 where=str(path),
                 fix="write bytes/s or FLOP/s, such as 3.35e+12 for 3350 GB/s",
             )
+    _check_coefficients(profile, path)
     advertised_bytes = profile.advertised_memory_gb * GIB
     if not 0.5 <= profile.memory_bytes / advertised_bytes <= _MEMORY_SLACK:
         raise InputError(
@@ -216,6 +220,39 @@ def _known_words() -> list[str]:
     return [word for profile in _all_profiles() for word in (profile.name, *profile.aliases)]
 
 
+def _check_coefficients(profile: AcceleratorProfile, path: Path) -> None:
+    """Refuse a time or a factor that no step has: most of all one in another unit."""
+    for key, value in _coefficients(profile):
+        if key.endswith("seconds") and value > _LONGEST_SECONDS:
+            raise InputError(
+                f"{key} = {value:g} s is not plausible",
+                where=str(path),
+                fix="write seconds, such as 4.0e-05 for 40 us",
+            )
+        is_factor = key.endswith(("_speedup", "_factor")) or ".token_factors." in key
+        if is_factor and not _LEAST_FACTOR <= value <= _GREATEST_FACTOR:
+            raise InputError(
+                f"{key} = {value:g} is not plausible",
+                where=str(path),
+                fix=f"write a factor from {_LEAST_FACTOR:g} to {_GREATEST_FACTOR:g}",
+            )
+
+
+def _coefficients(profile: AcceleratorProfile) -> Iterator[tuple[str, float]]:
+    """Yield every number of the coefficients with its key, those of inner tables too."""
+    if profile.coefficients is None:
+        return
+    pending: list[tuple[str, Any]] = [
+        ("coefficients", profile.coefficients.model_dump(exclude_none=True))
+    ]
+    while pending:
+        key, value = pending.pop()
+        if isinstance(value, dict):
+            pending += [(f"{key}.{name}", part) for name, part in value.items()]
+        elif isinstance(value, int | float):
+            yield key, value
+
+
 def _rates(profile: AcceleratorProfile) -> Iterator[tuple[str, float]]:
     """Yield every rate of a profile with its key."""
     yield "bandwidth.value", profile.bandwidth.value
@@ -223,7 +260,4 @@ def _rates(profile: AcceleratorProfile) -> Iterator[tuple[str, float]]:
         yield f"flops.{dtype}.value", rate.value
     if profile.interconnect.bytes_per_s:
         yield "interconnect.bytes_per_s", profile.interconnect.bytes_per_s
-    if profile.coefficients:
-        for key, value in profile.coefficients:
-            if key.endswith("_per_s"):
-                yield f"coefficients.{key}", value
+    yield from (entry for entry in _coefficients(profile) if entry[0].endswith("_per_s"))

@@ -1,77 +1,107 @@
-"""What pydantic finds wrong with somebody's mapping, as one `InputError` of one line.
+"""What pydantic finds wrong with somebody's mapping, as one error of one line.
 
 Of scenarios only: what ``kvsim plan`` reads does without pydantic (`kvsim.checked`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, TypeVar, get_args
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from kvsim.catalog.yaml_files import located
 from kvsim.checked import FieldError, Place
 from kvsim.errors import nearest
 
-__all__ = ["described", "place_of"]
+__all__ = ["field_error", "unknown_key"]
 
 Problem = Any  # pydantic_core.ErrorDetails, one of ValidationError.errors()
-Described = TypeVar("Described", bound=BaseModel)
 
 
-def described(content: dict[str, Any], path: Path, kind: type[Described]) -> Described:
-    """Validate what was read from `path` (and perhaps overridden since) as `kind`.
+def field_error(error: ValidationError, content: Any, kind: type[BaseModel]) -> FieldError:
+    """Return the first thing that is wrong with `content`, with the keys that lead to it.
 
-    Raises
-    ------
-    InputError
-        For the first key that is unknown, missing or out of range, with its line.
+    An unknown key comes first: it is often the misspelling behind a "missing" one.
     """
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        # An unknown key first: it is often the misspelling behind a "missing" one.
-        problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        with located(path):
-            raise _field_error(problem, content, kind) from None
-
-
-def place_of(problem: Problem) -> Place:
-    """Keys that lead to one of pydantic's problems, into a `Checked` record too."""
-    inner = _inner(problem)
-    return inner.place if inner else tuple(part for part in problem["loc"] if part != "[key]")
-
-
-def _inner(problem: Problem) -> FieldError | None:
-    error = problem.get("ctx", {}).get("error")
-    return error if isinstance(error, FieldError) else None
-
-
-def _field_error(problem: Problem, content: Any, kind: type[BaseModel]) -> FieldError:
-    inner = _inner(problem)
-    if inner is not None:
+    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    inner = problem.get("ctx", {}).get("error")
+    if isinstance(inner, FieldError):
         return inner
-    place = place_of(problem)
-    key = ".".join(_spelled(place, content))
+    location = tuple(part for part in problem["loc"] if part != "[key]")
+    place = tuple(_spelled(location, content))
     if problem["type"] == "extra_forbidden":
-        known = _keys_at(kind, place[:-1])
-        close = nearest(str(place[-1]), known) or sorted(known)
-        return FieldError(f"unknown key {key!r}", place, fix=f"nearest valid: {', '.join(close)}")
+        return unknown_key(place, _keys_at(kind, location[:-1]))
     if problem["type"] == "missing":
-        return FieldError(f"the key {key!r} is missing", place)
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return FieldError(f"{key} = {problem['input']!r:.60}: {message}", place)
+        return _missing((*place, location[-1]))
+    if problem["type"] == "union_tag_not_found":
+        return _missing((*place, problem["ctx"]["discriminator"].strip("'")))
+    if problem["type"] == "union_tag_invalid":
+        place = (*place, problem["ctx"]["discriminator"].strip("'"))
+        return _wrong(place, problem["ctx"]["tag"], problem["ctx"]["expected_tags"])
+    if problem["type"] == "literal_error":
+        return _wrong(place, problem["input"], problem["ctx"]["expected"])
+    value = problem["input"]
+    shown = "" if isinstance(value, (dict, BaseModel)) else f" = {value!r:.60}"
+    return FieldError(f"{_dotted(place)}{shown}: {_message(problem)}", place)
 
 
-def _spelled(location: Sequence[str | int], content: Any) -> Iterator[str]:
+def unknown_key(place: Place, known: Collection[str]) -> FieldError:
+    """Refuse the key at `place`, naming the nearest of those that are known there."""
+    close = nearest(str(place[-1]), known) or sorted(known)
+    fix = f"nearest valid: {', '.join(close)}"
+    return FieldError(f"unknown key {_dotted(place)!r}", place, fix=fix)
+
+
+def _missing(place: Place) -> FieldError:
+    return FieldError(f"the key {_dotted(place)!r} is missing", place)
+
+
+def _wrong(place: Place, word: object, expected: str) -> FieldError:
+    """Refuse a word that is none of the expected ones, given as pydantic lists them."""
+    close = nearest(str(word), re.findall(r"'([^']*)'", expected))
+    fix = f"nearest valid: {', '.join(close)}" if close else ""
+    what = f"{_dotted(place)} = {word!r:.60}: should be one of {expected}"
+    return FieldError(what, place, fix=fix)
+
+
+def _dotted(place: Place) -> str:
+    return ".".join(map(str, place))
+
+
+def _message(problem: Problem) -> str:
+    """Pydantic's message in the words of somebody who writes YAML."""
+    plain = _PLAIN.get(problem["type"])
+    if plain is not None:
+        return plain
+    message: str = problem["msg"]
+    return message.removeprefix("Value error, ").replace("Input should", "should")
+
+
+_PLAIN = {
+    "int_from_float": "should be a whole number",
+    "int_parsing": "should be a whole number",
+    "int_type": "should be a whole number",
+    "float_parsing": "should be a number",
+    "float_type": "should be a number",
+    "string_type": "should be text",
+    "bool_parsing": "should be true or false",
+    "bool_type": "should be true or false",
+    "tuple_type": "should be a list",
+    "dict_type": "should be a mapping",
+    "model_type": "should be a mapping",
+    "model_attributes_type": "should be a mapping",
+}
+
+
+def _spelled(location: Sequence[str | int], content: Any) -> Iterator[str | int]:
     """Yield the parts of `location` that are keys: a union adds its kind, which none spells."""
     for part in location:
-        inside = isinstance(part, int) or (isinstance(content, dict) and part in content)
-        if inside or part is location[-1]:
-            yield str(part)
-        content = content[part] if inside else content
+        try:
+            content = content[part]
+        except (KeyError, IndexError, TypeError):
+            continue
+        yield part
 
 
 def _keys_at(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:

@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("kvsim.cli.explain", "A model's KV bytes as a formula with its numbers."),
     "models": ("kvsim.cli.models", "List the models of the catalogue."),
     "gpus": ("kvsim.cli.gpus", "List the accelerators of the catalogue."),
-    "calibrate": ("kvsim.cli.calibrate", "Fit an accelerator's step times to measurements."),
+    "calibrate": ("kvsim.cli.calibrate", "Time a device with torch, or fit step times to tables."),
     "validate": ("kvsim.cli.validate", "Predictions beside a real decode loop, log or benchmark."),
     "study": ("kvsim.cli.study", "Four ways to keep K and V, in torch and simulated."),
     "dashboard": ("kvsim.cli.dashboard", "Open the dashboard in a browser (extra: dashboard)."),
@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 INTERRUPTED = 130
+UNWRITABLE = 74
 
 
 class LazyGroup(click.Group):
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code.
 
     The answer goes to stdout. What went wrong is one line on stderr: 2 for bad input,
-    70 for a bug in kvsim, 130 when interrupted.
+    70 for a bug in kvsim, 74 when stdout takes no more, 130 when interrupted.
     """
     # Looking for pydantic's plugins reads the metadata of every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -109,6 +110,11 @@ def _run(argv: Sequence[str] | None) -> int:
     except KVSimError as error:
         _complain(str(error))
         return error.exit_code
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _complain(f"the answer cannot be written: {error.strerror}")
+        return UNWRITABLE
     return code if isinstance(code, int) else 0
 
 

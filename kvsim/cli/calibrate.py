@@ -24,6 +24,7 @@ _LABEL_CELLS = 40
 @click.option("--device", type=click.Choice(("cuda", "cpu", "mps")), help="Default: a GPU if any.")
 @click.option("--quick", is_flag=True, help="A coarse grid: seconds instead of minutes.")
 @click.option("--dry-run", is_flag=True, help="Print the grid, its bytes and minutes; no more.")
+@click.option("--resume", is_flag=True, help="Keep the rows that the CSV already has.")
 @click.option(
     "-o",
     "--output",
@@ -37,6 +38,7 @@ def command(
     device: str | None,
     quick: bool,
     dry_run: bool,
+    resume: bool,
     output: Path | None,
     output_format: str,
 ) -> None:
@@ -49,13 +51,14 @@ def command(
     \b
     kvsim calibrate --dry-run
     kvsim calibrate --quick --device cpu -o my-cpu.yaml
+    kvsim calibrate -o my-gpu.yaml --resume    # after a Ctrl-C: only what is missing
     """  # noqa: D301 - \b keeps click from wrapping the examples
     if ctx.invoked_subcommand is not None:
         _refuse_measuring_options(ctx)
     elif dry_run:
         _dry_run(device, quick, output_format)
     else:
-        _measure(device, quick, output, output_format)
+        _measure(device, quick, output, output_format, resume=resume)
 
 
 @command.command()
@@ -107,7 +110,9 @@ def _dry_run(device: str | None, quick: bool, output_format: str) -> None:
     emit(plan_sections(content), content, output_format)
 
 
-def _measure(device: str | None, quick: bool, output: Path | None, output_format: str) -> None:
+def _measure(
+    device: str | None, quick: bool, output: Path | None, output_format: str, *, resume: bool
+) -> None:
     from kvsim.calibrate.measure.command import Outputs, measure, planned
     from kvsim.cli.calibrate_report import found_sections
     from kvsim.cli.render import emit
@@ -117,7 +122,7 @@ def _measure(device: str | None, quick: bool, output: Path | None, output_format
     facts, plan = planned(device, quick=quick)
     try:
         with _progress(len(plan.cases)) as progress:
-            content = measure(facts, plan, output, progress)
+            content = measure(facts, plan, output, progress, resume=resume)
     except KeyboardInterrupt as stop:
         click.echo(f"kvsim calibrate: {stop}", err=True)
         raise

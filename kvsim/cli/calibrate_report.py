@@ -9,7 +9,7 @@ from typing import Any
 from kvsim.cli.render import Section, Table
 from kvsim.units import format_bytes, format_seconds
 
-__all__ = ["found_sections", "plan_sections"]
+__all__ = ["amount", "found_sections", "plan_sections"]
 
 _CELLS = 20
 _SECONDS_A_MINUTE = 60
@@ -64,14 +64,15 @@ def _comparison(entry: _Content) -> tuple[str, ...]:
     share = entry["share"]
     return (
         entry["name"],
-        _amount(entry["measured"], entry["unit"]),
-        _amount(entry["datasheet"], entry["unit"]) if entry["datasheet"] else "",
+        amount(entry["measured"], entry["unit"]),
+        amount(entry["datasheet"], entry["unit"]) if entry["datasheet"] else "",
         f"{100 * share:.0f} %" if share else "",
         _bar(share) if share else "",
     )
 
 
-def _amount(value: float, unit: str) -> str:
+def amount(value: float, unit: str) -> str:
+    """A measured number in a unit that suits its size: "4.3 TB/s", "12 us"."""
     if unit == "s":
         return format_seconds(value) if value >= 1e-6 or value == 0 else f"{value * 1e9:.3g} ns"
     if unit == "bytes":

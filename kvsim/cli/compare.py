@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import click
@@ -11,12 +12,12 @@ from kvsim.cli.options import format_option
 from kvsim.cli.scenario_options import (
     check_writable,
     chosen_scenario,
-    parsed_values,
     progress,
     scenario_options,
+    varied,
     write_report,
 )
-from kvsim.cli.simulate import explain_interrupt
+from kvsim.cli.simulate import explain_interrupt, tell_notes
 
 __all__ = ["command"]
 
@@ -49,16 +50,18 @@ def command(
     from kvsim.comparison import compare
 
     question = chosen_scenario(scenario, trace, settings, flags)
-    values = dict(parsed_values(setting) for setting in vary)
+    values = varied(vary)
     check_writable(None, report)
     with progress(question) as watch:
         found = compare(question, values, seed=seed, replications=replications, watch=watch)
     sections = () if output_format in ("json", "csv") else comparison_sections(found)
     emit(sections, found.to_dict(), output_format)
+    tell_notes(question.name, found.variants[0].runs)
     if report is not None:
         from kvsim.figures import comparison_report
 
         write_report(report, lambda command: comparison_report(found, command=command))
-    if found.variants[-1].runs.interrupted:
-        explain_interrupt(found.variants[-1].runs)
+    if found.interrupted:
+        last, of = found.variants[-1], prod(map(len, values.values()))
+        explain_interrupt(last.runs, f" in variant {len(found.variants)} of {of} ({last.label})")
         raise click.exceptions.Exit(INTERRUPTED)

@@ -23,6 +23,7 @@ _SETTINGS = {
     "theme.light.primaryColor": "#0072B2",
     "theme.dark.primaryColor": "#2F86C1",
 }
+_EVERY_ADDRESS = ("0.0.0.0", "::")  # listen on all of this machine's addresses
 
 
 @click.command("dashboard")
@@ -55,6 +56,8 @@ def server_command(port: int, host: str, *, browser: bool) -> list[str]:
     from kvsim.catalog.yaml_files import data_folder
 
     settings = _SETTINGS | {
+        # Told where it is, Streamlit does not ask a server outside what address it has.
+        "browser.serverAddress": "localhost" if host in _EVERY_ADDRESS else host,
         "server.address": host,
         "server.port": str(port),
         "server.headless": str(not browser).lower(),

@@ -31,6 +31,7 @@ __all__ = [
     "parsed_values",
     "progress",
     "scenario_options",
+    "varied",
     "write_report",
 ]
 
@@ -92,19 +93,30 @@ def chosen_scenario(
     from kvsim.scenario import load_scenario
 
     overrides: dict[str, object] = {}
+    spelled: dict[str, str] = {}
+    for key, value, words in _wishes(scenario, trace, settings, flags):
+        overrides[key], spelled[key] = value, words
+    return load_scenario(scenario, overrides, spelled=spelled)
+
+
+def _wishes(
+    scenario: str, trace: str | None, settings: tuple[str, ...], flags: Mapping[str, Any]
+) -> Iterator[tuple[str, object, str]]:
+    """Yield each key that the command line sets, its value, and the words that set it."""
     if trace is not None:
-        overrides["workload"] = {"trace": _trace(scenario, trace)}
+        yield "workload", {"trace": _trace(scenario, trace)}, f"--trace {trace}"
     for name, value in given(flags).items():
-        overrides[_PLACES.get(name, f"engine.{name.removeprefix('engine_')}")] = value
+        words = f"--{name.replace('_', '-')} {value}"
+        yield _PLACES.get(name, f"engine.{name.removeprefix('engine_')}"), value, words
         if name in _ALSO:
-            overrides[_ALSO[name]] = value
+            yield _ALSO[name], value, words
     caching = flags.get("enable_prefix_caching")
     if caching is not None:
-        overrides["memory.allocator"] = "prefix" if caching else "paged"
+        words = "--enable-prefix-caching" if caching else "--no-enable-prefix-caching"
+        yield "memory.allocator", "prefix" if caching else "paged", words
     for setting in settings:
         key, value = _setting(setting, "--set")
-        overrides[key] = _parsed(value, f"--set {setting}")
-    return load_scenario(scenario, overrides)
+        yield key, _parsed(value, f"--set {setting}"), f"--set {setting}"
 
 
 def parsed_values(setting: str) -> tuple[str, list[Any]]:
@@ -117,15 +129,44 @@ def parsed_values(setting: str) -> tuple[str, list[Any]]:
     """
     key, text = _setting(setting, "--vary")
     values = _parsed(f"[{text}]", f"--vary {setting}")
-    if not isinstance(values, list) or not values or None in values:
+    if not isinstance(values, list) or not values:
         raise InputError("needs values, separated by commas", where=f"--vary {setting}")
+    if None in values:
+        raise InputError("null is no value to compare: name them all", where=f"--vary {setting}")
     return key, values
+
+
+def varied(settings: tuple[str, ...]) -> dict[str, list[Any]]:
+    """Read every ``--vary``: values by dotted key.
+
+    Raises
+    ------
+    InputError
+        For what `parsed_values` refuses, a key that is varied twice, and a single variant.
+    """
+    found: dict[str, list[Any]] = {}
+    for setting in settings:
+        key, values = parsed_values(setting)
+        if key in found:
+            raise InputError(
+                f"{key} is varied twice", where=f"--vary {setting}", fix="give all values at once"
+            )
+        found[key] = values
+    if all(len(values) == 1 for values in found.values()):
+        raise InputError(
+            "one variant leaves nothing to compare",
+            where=f"--vary {settings[0]}",
+            fix="give two values or more, separated by commas",
+        )
+    return found
 
 
 def _trace(scenario: str, trace: str) -> dict[str, Any]:
     """Return the trace section: the scenario's own settings of one, and the file asked for."""
     from kvsim.scenario import load_scenario
 
+    if not trace:
+        raise InputError("names no file", where="--trace")
     before = load_scenario(scenario).workload.trace
     kept = before.model_dump(exclude_unset=True) if before else {}
     return {**kept, "file": str(Path(trace).absolute())}
@@ -142,7 +183,7 @@ def _parsed(text: str, where: str) -> Any:
     """Read a value as YAML does: 20 is a number, paged a word, null nothing."""
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # a ValueError: the 31st of February
         raise InputError("the value is not YAML", where=where) from None
 
 
@@ -166,7 +207,7 @@ def progress(scenario: Scenario, *, quiet: bool = False) -> Iterator[Watch | Non
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:,} requests, {task.fields[clock]:,.0f} s simulated"),
+        TextColumn("{task.completed:,} requests done, {task.fields[clock]:,.0f} s simulated"),
         TextColumn("pool {task.fields[usage]:.0%}"),
         TimeElapsedColumn(),
     )
@@ -188,9 +229,12 @@ def check_writable(output: str | None, report: str | None) -> None:
     InputError
         When the folder cannot be made or written, or the page has no folder to lie in.
     """
-    for flag, folder in (("--output", output and Path(output)), ("--report", _home(report))):
-        if not folder:
+    for flag, name in (("--output", output), ("--report", report)):
+        if name is None:
             continue
+        if not name:
+            raise InputError("names no place to write to", where=flag)
+        folder = Path(name) if flag == "--output" else Path(name).absolute().parent
         try:
             if flag == "--output":
                 folder.mkdir(parents=True, exist_ok=True)
@@ -198,10 +242,6 @@ def check_writable(output: str | None, report: str | None) -> None:
             raise InputError(f"cannot make {folder}: {error.strerror}", where=flag) from None
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise InputError(f"cannot write into {folder}", where=flag)
-
-
-def _home(report: str | None) -> Path | None:
-    return Path(report).absolute().parent if report else None
 
 
 def write_report(file: str, page: Callable[[str], str]) -> None:
@@ -214,9 +254,11 @@ def write_report(file: str, page: Callable[[str], str]) -> None:
     MissingExtraError
         Without plotly.
     """
+    from kvsim.outputs.folder import write_whole
+
     content = page(_again(click.get_current_context()))
     try:
-        Path(file).write_text(content, encoding="utf-8")
+        write_whole(Path(file), content.encode())
     except OSError as error:
         raise InputError(f"cannot write {file}: {error.strerror}", where="--report") from None
     click.echo(f"report: {file}", err=True)
@@ -235,6 +277,6 @@ def _again(context: click.Context) -> str:
             words += [word for each in value for word in (flag, str(each))]
         elif value in (True, False) and option.secondary_opts:
             words.append(flag if value else option.secondary_opts[0])
-        elif value not in (None, False):
+        elif value is not None and value is not False:  # seed 0 is a seed
             words += [flag] if value is True else [flag, str(value)]
     return shlex.join(words)

@@ -17,9 +17,10 @@ from kvsim.cli.scenario_options import (
 )
 
 if TYPE_CHECKING:
+    from kvsim.camera import Camera
     from kvsim.comparison import Replications
 
-__all__ = ["command", "explain_interrupt"]
+__all__ = ["command", "explain_interrupt", "tell_notes"]
 
 
 @click.command("simulate")
@@ -46,35 +47,41 @@ def command(
     kvsim simulate peer-w --set workload.arrivals.rate=20 --replications 5
     kvsim simulate azure-conversation --trace AzureLLMInferenceTrace_conv.csv
     """  # noqa: D301 - \b keeps click from wrapping the examples
+    from kvsim.camera import Camera
     from kvsim.comparison import replicate
 
     question = chosen_scenario(scenario, trace, settings, flags)
     check_writable(output, report)
+    camera = None if report is None else Camera()
     with progress(question) as watch:
-        runs = replicate(question, seed=seed, replications=replications, watch=watch)
+        runs = replicate(question, seed=seed, replications=replications, watch=watch, camera=camera)
     _print(runs, output_format)
-    for note in runs.first.notes:
-        click.echo(f"{question.name}: {note}", err=True)
+    tell_notes(question.name, runs)
     if runs.interrupted:
         explain_interrupt(runs)
     if output is not None:
         _write(runs, output)
     if report is not None:
-        _report(runs, report)
+        _report(runs, camera, report)
     if runs.interrupted:
         raise click.exceptions.Exit(INTERRUPTED)
 
 
-def explain_interrupt(runs: Replications) -> None:
-    """Say on stderr what was finished before the run was cut."""
-    last = runs.summaries[-1]
-    done, left = last["completed"], last["unfinished"]
-    whole = len(runs.summaries) - 1
-    click.echo(
-        f"kvsim: interrupted: run {whole + 1} ended with {done:,} requests finished and {left:,}"
-        f" unfinished; {whole} runs before it are whole",
-        err=True,
-    )
+def tell_notes(name: str, runs: Replications) -> None:
+    """Say on stderr what the reader of a trace left out or changed."""
+    for note in runs.first.notes:
+        click.echo(f"{name}: {note}", err=True)
+
+
+def explain_interrupt(runs: Replications, where: str = "") -> None:
+    """Say on stderr what was finished before the interrupt."""
+    last, whole = runs.summaries[-1], len(runs.whole)
+    said = f"{whole} run{'s are' if whole > 1 else ' is'} whole" if whole else ""
+    if last["interrupted"]:
+        cut = f"run {whole + 1} ended with {last['completed']:,} requests finished and"
+        cut += f" {last['unfinished']:,} unfinished"
+        said = f"{cut}; {said} before it" if whole else cut
+    click.echo(f"kvsim: interrupted{where}: {said}", err=True)
 
 
 def _print(runs: Replications, output_format: str) -> None:
@@ -93,7 +100,7 @@ def _write(runs: Replications, folder: str) -> None:
     click.echo(f"wrote {', '.join(path.name for path in written)} to {folder}", err=True)
 
 
-def _report(runs: Replications, file: str) -> None:
+def _report(runs: Replications, camera: Camera | None, file: str) -> None:
     from kvsim.figures import simulation_report
 
-    write_report(file, lambda command: simulation_report(runs, command=command))
+    write_report(file, lambda command: simulation_report(runs, command=command, camera=camera))

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvsim.cli.render import Bar, Part, Section, Table
-from kvsim.results import SATURATED_MEANINGLESS
+from kvsim.results import SATURATED_MEANINGLESS, grows_with_the_run
 
 if TYPE_CHECKING:
     from kvsim.comparison import Replications, SimulationComparison, Variant
     from kvsim.metrics import Interval
+    from kvsim.scenario import Scenario
 
 __all__ = ["comparison_sections", "interval_record", "run_record", "run_sections"]
 
@@ -62,15 +63,15 @@ def run_record(runs: Replications) -> dict[str, Any]:
     """Return the JSON answer: the first run's summary, intervals, and where it comes from."""
     from kvsim.outputs import provenance
 
-    return {**runs.summaries[0], **interval_record(runs), "provenance": provenance(runs.first)}
+    return {**runs.summary, **interval_record(runs), "provenance": provenance(runs.first)}
 
 
 def interval_record(runs: Replications) -> dict[str, Any]:
-    """Return the intervals over replications; nothing for a single run."""
-    if len(runs.summaries) < 2:
+    """Return the intervals over the runs that came to their end; nothing for a single one."""
+    if len(runs.whole) < 2:
         return {}
     intervals = {key: found._asdict() for key, found in runs.intervals.items()}
-    return {"replications": len(runs.summaries), "intervals": intervals}
+    return {"replications": len(runs.whole), "intervals": intervals}
 
 
 def run_sections(runs: Replications) -> list[Section]:
@@ -88,13 +89,14 @@ def run_sections(runs: Replications) -> list[Section]:
 
 
 def _headline(runs: Replications) -> str:
-    setup, summary = runs.first.setup, runs.summaries[0]
+    setup, summary = runs.first.setup, runs.summary
     engine = setup.scenario.engine.name
     size = setup.curve.block_size
     lines = [
         f"{setup.deployment.model.name} on {setup.deployment.accelerator.name}, {engine}",
         f"pool: {setup.num_blocks:,} blocks of {size} ({setup.pool_slots:,} tokens),"
-        f" {setup.scenario.memory.allocator}; scheduler {setup.scenario.scheduler.policy}",
+        f" {setup.scenario.memory.allocator}",
+        f"scheduler: {setup.scenario.scheduler.policy}, as {_mimicked(setup.scenario)}",
         f"{summary['completed']:,} requests in {summary['duration']:,.1f} s of simulated time,"
         f" seed {runs.first.seed}, {len(runs.summaries)} run(s)",
         f"step times: {setup.step_time.provenance}",
@@ -102,9 +104,15 @@ def _headline(runs: Replications) -> str:
     return "\n".join(lines)
 
 
+def _mimicked(scenario: Scenario) -> str:
+    from kvsim.schedulers import scheduler_class
+
+    return scheduler_class(scenario.scheduler.policy).mimics
+
+
 def _cautions(runs: Replications) -> list[str]:
     """Say what a reader of the numbers must know first."""
-    summary, said = runs.summaries[0], []
+    summary, said = runs.summary, []
     if runs.saturated:
         said.append(
             "- saturated: requests came faster than they could be served, so TTFT, E2E and"
@@ -117,13 +125,15 @@ def _cautions(runs: Replications) -> list[str]:
         )
     if not summary["completed"]:
         said.append("- no request was completed")
-    if runs.interrupted:
+    if summary["interrupted"]:
         said.append("- interrupted: these are the requests that were finished")
+    elif runs.interrupted:
+        said.append(f"- interrupted: intervals are over the {len(runs.whole)} whole run(s)")
     return said
 
 
 def _latency_section(runs: Replications) -> Section:
-    intervals = runs.intervals if len(runs.summaries) > 1 else {}
+    intervals = runs.intervals if len(runs.whole) > 1 else {}
     headers = ["ms", "mean", "p50", "p90", "p95", "p99"]
     headers += ["95 % interval of the mean"] if intervals else []
     rows = []
@@ -138,7 +148,7 @@ def _latency_section(runs: Replications) -> Section:
 def _latency_cells(runs: Replications, name: str) -> list[str]:
     if runs.saturated and name in SATURATED_MEANINGLESS:
         return [SATURATED, *"----"]
-    summary = runs.summaries[0]
+    summary = runs.summary
     keys = [f"{point}_{name}_ms" for point in ("mean", "p50", "p90", "p95", "p99")]
     return [_number(summary[key], ",.2f") for key in keys]
 
@@ -150,7 +160,7 @@ def _span(interval: Interval | None, *, hidden: bool = False) -> str:
 
 
 def _rate_section(runs: Replications) -> Section:
-    summary = runs.summaries[0]
+    summary = runs.summary
     prefix = summary["prefix_cache"]
     rows = [
         ("requests/s", _number(summary["request_throughput"], ",.3f")),
@@ -171,7 +181,7 @@ def _rate_section(runs: Replications) -> Section:
 
 
 def _memory_section(runs: Replications) -> Section:
-    cache = runs.summaries[0]["kv_cache"]
+    cache = runs.summary["kv_cache"]
     parts = tuple(
         Part(label, cache["waste"][name], f"{cache['waste'][name]:7.2%}")
         for name, label in _PARTS.items()
@@ -186,33 +196,58 @@ def _memory_section(runs: Replications) -> Section:
 def comparison_sections(found: SimulationComparison) -> list[Section]:
     """Lay variants out side by side: values, then differences from the first."""
     first, *others = found.variants
-    keys = [key for key in _COMPARED if any(_mean(variant, key) for variant in found.variants)]
+    keys = [key for key in _COMPARED if any(_says(variant, key) for variant in found.variants)]
     named = ", ".join(first.overrides)
     scenario = first.runs.first.setup.scenario.name
     values = Table(
-        (named, *(variant.label for variant in found.variants)),
-        tuple(
-            (_COMPARED[key][0], *(_value(variant, key) for variant in found.variants))
-            for key in keys
+        (named, *(_heading(variant) for variant in found.variants)),
+        (
+            *_pool_rows(found),
+            *(
+                (_COMPARED[key][0], *(_value(variant, key) for variant in found.variants))
+                for key in keys
+            ),
         ),
     )
     sections = [Section(f"{scenario}: the same requests for every variant", (values,))]
     if others:
         changes = Table(
-            ("", *(variant.label for variant in others)),
+            ("", *(_heading(variant) for variant in others)),
             tuple((_COMPARED[key][0], *_changes(found, others, key)) for key in keys),
         )
-        runs = len(first.runs.summaries)
+        runs = len(first.runs.whole)
         how = f"mean of {runs} paired runs, ± 95 % interval" if runs > 1 else "one run"
         sections.append(Section(f"Difference from {first.label} ({how})", (changes,)))
     if "scheduler.preemption" in first.overrides:
         sections.append(Section("Swap or recompute", (_swap_lines(found),)))
-    return sections
+    return [*sections, _step_times(found)]
+
+
+def _pool_rows(found: SimulationComparison) -> list[tuple[str, ...]]:
+    """Say how large the pools are, where they are not all alike."""
+    slots = [variant.runs.first.setup.pool_slots for variant in found.variants]
+    return [("pool, tokens", *(f"{count:,}" for count in slots))] if len(set(slots)) > 1 else []
+
+
+def _step_times(found: SimulationComparison) -> Section:
+    """Say where step times come from: measured, or assumed of a card that nobody measured."""
+    sources = (variant.runs.first.setup.step_time.provenance for variant in found.variants)
+    return Section("Step times", ("\n".join(dict.fromkeys(sources)),))
+
+
+def _heading(variant: Variant) -> str:
+    """The variant's values; of one that was cut, that it was."""
+    return variant.label if variant.runs.whole else f"{variant.label} (interrupted)"
 
 
 def _mean(variant: Variant, key: str) -> float | None:
     found = variant.runs.intervals.get(key)
     return None if found is None else found.mean
+
+
+def _says(variant: Variant, key: str) -> bool:
+    """Whether a row is worth printing for the variant: it has a value, or none by saturation."""
+    return _is_hidden(variant, key) or bool(_mean(variant, key))
 
 
 def _value(variant: Variant, key: str) -> str:
@@ -234,14 +269,13 @@ def _change(found: SimulationComparison, variant: Variant, key: str) -> str:
         return "-"
     style = _COMPARED[key][1]
     text = format(change.mean, "+" + style)
-    if len(variant.runs.summaries) > 1:
+    if len(variant.runs.whole) > 1:
         text += " ± " + format(change.high - change.mean, style)
     return text
 
 
 def _is_hidden(variant: Variant, key: str) -> bool:
-    latency = key.rsplit("_", 2)[-2] if key.endswith("_ms") else ""
-    return variant.runs.saturated and latency in SATURATED_MEANINGLESS
+    return variant.runs.saturated and grows_with_the_run(key)
 
 
 def _swap_lines(found: SimulationComparison) -> str:

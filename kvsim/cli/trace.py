@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvsim.cli import INTERRUPTED
 from kvsim.cli.options import format_option
 
 if TYPE_CHECKING:
@@ -82,9 +83,13 @@ def stats(file: str, trace_format: str | None, output_format: str) -> None:
 @click.option("--trace-format", default=None, help=_FORMAT_HELP)
 def convert(source: str, target: str, to: str, trace_format: str | None) -> None:
     """Write the requests of the trace SOURCE to the file TARGET."""
-    from kvsim.workload.convert import convert_trace
+    from kvsim.workload.convert import ConvertInterrupted, convert_trace
 
-    report = convert_trace(source, target, to, trace_format)
+    try:
+        report = convert_trace(source, target, to, trace_format)
+    except ConvertInterrupted as cut:
+        click.echo(f"kvsim: interrupted: {cut}; {target} was not written", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
     click.echo(f"{target}: {report.rows:,} requests as {to}, read as {report.format}")
     for line in report.lines():
         click.echo(f"  {line}", err=True)

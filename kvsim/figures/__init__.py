@@ -28,7 +28,7 @@ from kvsim.figures.learning import (
     work_chart,
 )
 from kvsim.figures.measured import error_chart, step_time_chart
-from kvsim.figures.page import Lines, html_page
+from kvsim.figures.page import PLOTLY_CONFIG, Lines, html_page
 from kvsim.figures.plan import (
     admission_chart,
     capacity_chart,
@@ -41,7 +41,7 @@ from kvsim.figures.plan import (
     retention_table,
     suggestions_table,
 )
-from kvsim.figures.pool import pool_map
+from kvsim.figures.pool import pool_film, pool_map
 from kvsim.figures.report import plan_report
 from kvsim.figures.simulation import (
     LATENCIES,
@@ -66,6 +66,7 @@ from kvsim.figures.variants import (
 
 __all__ = [
     "LATENCIES",
+    "PLOTLY_CONFIG",
     "Chart",
     "HitCurve",
     "Lines",
@@ -104,6 +105,7 @@ __all__ = [
     "plan_labels",
     "plan_report",
     "pool_chart",
+    "pool_film",
     "pool_map",
     "probes_chart",
     "profile_table",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvsim.figures.chart import Chart, Row, Table
-from kvsim.figures.theme import PALETTE, Axis, draw, label
+from kvsim.figures.theme import ONE_TWO_FIVE, PALETTE, Axis, draw, label
 from kvsim.units import GIB
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def hit_ratio_chart(
     ]
     figure = draw(
         [*(_curve_trace(curve, block_bytes) for curve in curves), *_mark_traces(marks or {})],
-        x=Axis("cache", "GiB", log=True, settings={"dtick": "D2", "tickformat": "~g"}),
-        y=Axis("hits", "% of block references", settings={"range": [0, 102]}),
+        x=Axis("cache", "GiB", log=True, settings=ONE_TWO_FIVE),
+        y=Axis("hits", "% of block references", settings={"range": [0, 110], "dtick": 20}),
         height=420,
     )
     return Chart("hit-ratio", "Hit ratio against cache size", rows, _curve_alt(curves), figure)
@@ -96,21 +96,25 @@ def _curve_trace(curve: HitCurve, block_bytes: float) -> dict[str, Any]:
 
 
 def _mark_traces(marks: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Vertical strokes at the sizes that somebody has."""
+    """Vertical strokes at the sizes that somebody has.
+
+    Each name stands left of its stroke and above the strokes before it: however close they
+    are, and at the edge of a narrow screen, it can be read.
+    """
+    known = [(name, size) for name, size in marks.items() if size > 0]
     return [
         {
             "type": "scatter",
             "mode": "lines+text",
             "x": [size / GIB, size / GIB],
-            "y": [0, 94],
-            "text": ["", label(name)],
-            "textposition": "top center",
+            "y": [0, 104 - 7 * (len(known) - 1 - at)],
+            "text": ["", f"{label(name)}&nbsp;"],
+            "textposition": "middle left",
             "showlegend": False,
             "line": {"color": PALETTE["grey"], "dash": "dash", "width": 1.5},
             "hovertemplate": f"{label(name)}: %{{x:,.1f}} GiB<extra></extra>",
         }
-        for name, size in marks.items()
-        if size > 0
+        for at, (name, size) in enumerate(known)
     ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from kvsim.figures.chart import Chart, Row, Table
-from kvsim.figures.theme import CYCLE, PALETTE, Axis, draw, label
+from kvsim.figures.theme import CYCLE, ONE_TWO_FIVE, PALETTE, Axis, draw, label
 from kvsim.hardware import AcceleratorProfile, StepCoefficients
 from kvsim.stepdefaults import class_coefficients
 
@@ -58,6 +58,13 @@ _COSTS = {
 }
 
 
+# Beside each other on a narrow screen, the names would be turned.
+_TWO_LINES = {
+    "tickvals": [rate.name for rate in _RATES],
+    "ticktext": ["<br>".join(rate.name.rsplit(" ", 1)) for rate in _RATES],
+}
+
+
 def _coefficients(profile: AcceleratorProfile) -> tuple[StepCoefficients, bool]:
     """The profile's own coefficients, or its class's; and whether they are its own."""
     own = profile.coefficients
@@ -81,7 +88,7 @@ def coefficients_chart(profiles: Sequence[AcceleratorProfile]) -> Chart:
     rows = [row for profile in profiles for row in _share_rows(profile)]
     figure = draw(
         [_share_bars(profile, at) for at, profile in enumerate(profiles)],
-        x=Axis("", "", settings={"type": "category"}),
+        x=Axis(settings={"type": "category", **_TWO_LINES}),
         y=Axis("of the datasheet", "%", settings={"range": [0, 110]}),
         height=400,
         barmode="group",
@@ -169,7 +176,7 @@ def _rate_row(row: Row) -> Row:
 def _cost_row(words: str, value: float, unit: str) -> Row:
     scale, shown = 1.0, unit
     if unit == "s":
-        scale, shown = (1e6, "us") if value >= 1e-6 else (1e9, "ns")
+        scale, shown = (1e6, "µs") if value >= 1e-6 else (1e9, "ns")
     return {
         "coefficient": words,
         "value": round(value * scale, 3),
@@ -228,17 +235,18 @@ def bench_chart(found: BenchComparison) -> Chart:
         [
             {
                 "type": "bar",
-                "x": [pair.name for pair in pairs],
-                "y": [pair.error_percent for pair in pairs],
+                "orientation": "h",
+                "y": [pair.name for pair in pairs],
+                "x": [pair.error_percent for pair in pairs],
                 "customdata": [[pair.predicted, pair.measured] for pair in pairs],
                 "marker": {"color": PALETTE["blue"]},
-                "hovertemplate": "%{x}<br>off by %{y:+.1f} %<br>predicted %{customdata[0]:,.4g},"
+                "hovertemplate": "%{y}<br>off by %{x:+.1f} %<br>predicted %{customdata[0]:,.4g},"
                 " measured %{customdata[1]:,.4g}<extra></extra>",
             }
         ],
-        x=Axis("", ""),
-        y=Axis("prediction off by", "%"),
-        height=400,
+        x=Axis("prediction off by", "%"),
+        y=Axis(settings={"type": "category", "autorange": "reversed"}),
+        height=130 + 24 * len(pairs),
     )
     said = "; ".join(f"{pair.name} {pair.error_percent:+.1f} %" for pair in pairs)
     rows = list(bench_table(found).rows)
@@ -286,8 +294,8 @@ def measured_steps_chart(steps: Mapping[str, Any], card: str) -> Chart:
                 "hoverinfo": "skip",
             },
         ],
-        x=Axis("predicted", "ms a step", log=True, settings={"tickformat": "~g"}),
-        y=Axis("measured", "ms a step", log=True, settings={"tickformat": "~g"}),
+        x=Axis("predicted", "ms a step", log=True, settings=ONE_TWO_FIVE),
+        y=Axis("measured", "ms a step", log=True, settings=ONE_TWO_FIVE),
         height=440,
     )
     errors = np.abs(steps["predicted_seconds"] / steps["measured_seconds"] - 1)

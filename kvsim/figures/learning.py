@@ -28,7 +28,7 @@ __all__ = [
 _ATTENTION_COLOURS = {
     "computed now": PALETTE["orange"],
     "read from the cache": PALETTE["green"],
-    "done before": "rgba(140,140,140,0.35)",
+    "done before": "rgba(140,140,140,0.5)",
     "future": "rgba(140,140,140,0.08)",
 }
 _VALIDITY_COLOURS = {
@@ -39,6 +39,12 @@ _VALIDITY_COLOURS = {
 }
 _OWNER_COLOURS = dict(zip("ABCDE", CYCLE, strict=False))
 _FREE = "rgba(140,140,140,0.15)"
+# Who holds a slot is written into it.
+_POOL_LEGEND = {
+    "a request's token": PALETTE["blue"],
+    "held, empty": muted(PALETTE["blue"]),
+    "free": _FREE,
+}
 ROW_SLOTS = 16
 
 
@@ -118,7 +124,7 @@ def heads_chart(keepings: Sequence[Keeping], context: int) -> Chart:
                 "y": [each.kind for each in keepings],
                 "x": [each.sequence_bytes / MIB for each in keepings],
                 "text": [
-                    f"{format_bytes(each.bytes_per_token)} a token, {each.share:.1%}"
+                    f"{format_bytes(each.bytes_per_token)} a token, {100 * each.share:.1f} %"
                     for each in keepings
                 ],
                 "textposition": "auto",
@@ -132,7 +138,7 @@ def heads_chart(keepings: Sequence[Keeping], context: int) -> Chart:
         showlegend=False,
     )
     alt = "; ".join(
-        f"{each.kind} keeps {format_bytes(each.sequence_bytes)}, {each.share:.1%} of MHA"
+        f"{each.kind} keeps {format_bytes(each.sequence_bytes)}, {100 * each.share:.1f} % of MHA"
         for each in keepings
     )
     rows = [each._asdict() for each in keepings]
@@ -190,7 +196,7 @@ def pool_chart(story: Story, moment: int) -> Chart:
     now = story.moments[moment]
     figure = grid(
         _pool_trace(now, story.block_size),
-        {**_OWNER_COLOURS, "greyed: held, empty": muted(PALETTE["blue"]), "free": _FREE},
+        _POOL_LEGEND,
         x=Axis("slot in the row", "tokens", settings={"dtick": 4}),
         y=Axis("first slot", "address", settings={"type": "category"}),
         height=330,
@@ -251,8 +257,9 @@ def _player(first: int, moments: int) -> dict[str, Any]:
         "showactive": False,
         "x": 1,
         "xanchor": "right",
-        "y": -0.32,
+        "y": 0,
         "yanchor": "top",
+        "pad": {"t": 68},  # below the axis and its title
         "buttons": [
             {"label": "▶ Play", "method": "animate", "args": play},
             {"label": "■ Stop", "method": "animate", "args": stop},
@@ -287,7 +294,7 @@ def block_table(story: Story, moment: int) -> Table:
 def _place(place: tuple[int, ...], *, paged: bool) -> dict[str, Any]:
     if paged:
         return {"block table": " ".join(map(str, place))}
-    return dict(zip(("base", "limit"), place, strict=True))
+    return dict(zip(("base, slot", "limit, slots"), place, strict=True))
 
 
 def _last_slot(moment: Moment, name: str) -> str:
@@ -306,26 +313,9 @@ def kept_chart(plans: Mapping[str, Plan]) -> Chart:
     plans : mapping of str to Plan
         Plans that differ in their KV dtype, by its name.
     """
-    traces = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": dtype,
-            "y": [each.policy for each in plan.retention],
-            "x": [each.sequence_bytes / MIB for each in plan.retention],
-            "customdata": [each.price for each in plan.retention],
-            "text": [f"{each.share:.1%} of full" for each in plan.retention],
-            "textposition": "auto",
-            "marker": {"color": CYCLE[at % len(CYCLE)]},
-            "hovertemplate": "%{y}: %{x:,.1f} MiB<br>price: %{customdata}<extra>"
-            + dtype
-            + "</extra>",
-        }
-        for at, (dtype, plan) in enumerate(plans.items())
-    ]
     first = next(iter(plans.values()))
     figure = draw(
-        traces,
+        [_kept_bars(at, dtype, plans[dtype]) for at, dtype in enumerate(plans)],
         x=Axis(f"one sequence of {first.kv_cache.max_model_len:,} tokens keeps", "MiB"),
         y=Axis(settings={"autorange": "reversed", "type": "category"}),
         height=420,
@@ -341,6 +331,21 @@ def kept_chart(plans: Mapping[str, Plan]) -> Chart:
         for row in rows
     )
     return Chart("kept", "Keeping less of a sequence", rows, alt, figure)
+
+
+def _kept_bars(at: int, dtype: str, plan: Plan) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": dtype,
+        "y": [each.policy for each in plan.retention],
+        "x": [each.sequence_bytes / MIB for each in plan.retention],
+        "customdata": [each.price for each in plan.retention],
+        "text": [f"{100 * each.share:.1f} % of full" for each in plan.retention],
+        "textposition": "auto",
+        "marker": {"color": CYCLE[at % len(CYCLE)]},
+        "hovertemplate": "%{y}: %{x:,.1f} MiB<br>price: %{customdata}<extra>" + dtype + "</extra>",
+    }
 
 
 # --- when there is nothing to keep ---------------------------------------------------------

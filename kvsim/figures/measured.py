@@ -11,7 +11,7 @@ from typing import Any
 
 from kvsim.figures.chart import Chart, Row, Table
 from kvsim.figures.page import Lines, html_page
-from kvsim.figures.theme import CYCLE, Axis, draw
+from kvsim.figures.theme import CYCLE, ONE_TWO_FIVE, Axis, draw
 
 __all__ = [
     "LinePlot",
@@ -115,8 +115,8 @@ def step_time_chart(runs: Sequence[Record]) -> Chart:
     diagonal = {"type": "scatter", "mode": "lines", "name": "equal", "x": ends, "y": ends}
     figure = draw(
         [*traces, diagonal | {"line": {"dash": "dash", "color": CYCLE[-1]}}],
-        x=Axis("predicted", "ms a step", log=True),
-        y=Axis("measured", "ms a step", log=True),
+        x=Axis("predicted", "ms a step", log=True, settings=ONE_TWO_FIVE),
+        y=Axis("measured", "ms a step", log=True, settings=ONE_TWO_FIVE),
         height=460,
     )
     alt = "Median step times by batch and context, measured over predicted, beside the diagonal."
@@ -149,13 +149,21 @@ def error_chart(runs: Sequence[Record]) -> Chart:
     traces = [
         {
             "type": "bar",
+            "orientation": "h",
             "name": run["label"],
-            "x": [row["name"] for row in rows if row["run"] == run["label"]],
-            "y": [row["error_percent"] for row in rows if row["run"] == run["label"]],
+            "y": [row["name"] for row in rows if row["run"] == run["label"]],
+            "x": [row["error_percent"] for row in rows if row["run"] == run["label"]],
+            "hovertemplate": "%{y}: off by %{x:+.1f} %",
         }
         for run in runs
     ]
-    figure = draw(traces, x=Axis("quantity"), y=Axis("prediction off by", "%"), height=420)
+    figure = draw(
+        traces,
+        x=Axis("prediction off by", "%"),
+        y=Axis(settings={"type": "category", "autorange": "reversed"}),
+        height=460,
+        bargap=0.25,
+    )
     alt = "Error of every predicted latency and throughput, percent of the measurement."
     return Chart("errors", "Latency and throughput", rows, alt, figure)
 

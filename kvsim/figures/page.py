@@ -15,9 +15,14 @@ from typing import Any
 from kvsim.figures.chart import Chart, Row, Table
 from kvsim.figures.theme import DARK, LIGHT
 
-__all__ = ["Lines", "html_page"]
+__all__ = ["PLOTLY_CONFIG", "Lines", "html_page"]
 
-_CONFIG = {"displaylogo": False, "responsive": True}
+PLOTLY_CONFIG: dict[str, Any] = {
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "sendChartToCloud"],
+    "showSendToCloud": False,
+}
+"""What every figure's own buttons may do: look closer and save, and never send it anywhere."""
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: %(light_paper)s; --text: %(light_text)s;
@@ -31,7 +36,8 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; font-size: .88rem }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; text-align: left }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
-pre { border: 1px solid var(--line); border-radius: 6px; padding: .7rem; overflow-x: auto }
+pre { border: 1px solid var(--line); border-radius: 6px; padding: .7rem;
+      white-space: pre-wrap; overflow-wrap: anywhere }
 .alt { font-size: .88rem; opacity: .8 }
 """
 
@@ -127,7 +133,11 @@ def _block(block: Table, *, heading: bool) -> Iterator[str]:
 
 def _picture(chart: Chart) -> str:
     div: str = chart.figure.to_html(
-        full_html=False, include_plotlyjs=False, config=_CONFIG, div_id=f"figure-{chart.name}"
+        full_html=False,
+        include_plotlyjs=False,
+        config=PLOTLY_CONFIG | {"responsive": True},
+        div_id=f"figure-{chart.name}",
+        auto_play=False,
     )
     return f'<div role="img" aria-label="{html.escape(chart.alt)}">{div}</div>'
 

@@ -114,7 +114,7 @@ def _card_marks(plans: Sequence[Plan], shown: Sequence[str]) -> dict[str, Any]:
         "x": [plan.memory.total_bytes / GIB for plan in plans],
         "marker": {
             "symbol": "line-ns",
-            "size": 30,
+            "size": 36,
             "color": PALETTE["red"],
             "line": {"width": 3, "color": PALETTE["red"]},
         },
@@ -158,7 +158,7 @@ def capacity_chart(plans: Sequence[Plan]) -> Chart:
     figure = bars(
         traces,
         labels,
-        x=Axis("KV cache capacity", "tokens", settings={"tickformat": "~s"}),
+        x=_count_axis("KV cache capacity", "tokens", (_regimes(plan).values() for plan in plans)),
         thick=48,
         barmode="group",
     )
@@ -181,23 +181,11 @@ def concurrency_chart(plans: Mapping[str, Plan]) -> Chart:
     plans : mapping of str to Plan
         Plans by the name of their line: KV dtypes, as a rule.
     """
-    traces = [
-        {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": label(name),
-            "x": [each.context_len for each in plan.concurrency],
-            "y": [each.requests or None for each in plan.concurrency],
-            "line": {"color": CYCLE[at % len(CYCLE)], "width": 2.5},
-            "marker": {"symbol": at, "size": 8},
-            "hovertemplate": "%{x:,} tokens<br>%{y:,} requests<extra>" + label(name) + "</extra>",
-        }
-        for at, (name, plan) in enumerate(plans.items())
-    ]
+    traces = [_length_line(at, name, plans[name]) for at, name in enumerate(plans)]
     figure = draw(
         [*traces, *_run_limit(list(plans.values()))],
         x=Axis("context of a request", "tokens", log=True, settings=_length_ticks(plans.values())),
-        y=Axis("requests that fit at once", "requests", log=True),
+        y=Axis("fit at once", "requests", log=True),
     )
     rows = [
         {
@@ -217,6 +205,19 @@ def concurrency_chart(plans: Mapping[str, Plan]) -> Chart:
         _concurrency_alt(plans),
         figure,
     )
+
+
+def _length_line(at: int, name: str, plan: Plan) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": label(name),
+        "x": [each.context_len for each in plan.concurrency],
+        "y": [each.requests or None for each in plan.concurrency],
+        "line": {"color": CYCLE[at % len(CYCLE)], "width": 2.5},
+        "marker": {"symbol": at, "size": 8},
+        "hovertemplate": "%{x:,} tokens<br>%{y:,} requests<extra>" + label(name) + "</extra>",
+    }
 
 
 def _length_ticks(plans: Iterable[Plan]) -> dict[str, Any]:
@@ -283,7 +284,7 @@ def admission_chart(plans: Sequence[Plan]) -> Chart:
     figure = bars(
         traces,
         labels,
-        x=Axis("requests admitted", "requests", settings={"tickformat": "~s"}),
+        x=_count_axis("admitted", "requests", ways.values()),
         thick=36,
         barmode="group",
     )
@@ -307,6 +308,12 @@ def _admission_alt(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]
     return f"{'; '.join(sentences)}."
+
+
+def _count_axis(title: str, unit: str, counts: Iterable[Iterable[int]]) -> Axis:
+    """An axis from nothing on, of whole things, even where there are none."""
+    empty = {} if any(map(any, counts)) else {"range": [0, 1], "dtick": 1}
+    return Axis(title, unit, settings={"tickformat": "~s", "rangemode": "tozero", **empty})
 
 
 # --- tables --------------------------------------------------------------------------------

@@ -1,30 +1,36 @@
-"""The pool as a heat map: one cell a block or a bin of blocks, coloured by who holds it."""
+"""The pool as a heat map: one cell a block or a bin of blocks, coloured by who holds it.
+
+The dashboard asks for one moment at a time; a file has no one to ask, so it carries a film.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvsim.cells import Use
+from kvsim.cells import Use, pool_cells
 from kvsim.figures.chart import Chart, Row
 from kvsim.figures.grids import grid
-from kvsim.figures.theme import PALETTE, Axis, muted
+from kvsim.figures.theme import CACHED_COLOUR, PALETTE, Axis, muted
 from kvsim.units import ceil_div
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from plotly.graph_objects import Figure
 
+    from kvsim.camera import Camera
     from kvsim.cells import Cells
 
-__all__ = ["pool_map"]
+__all__ = ["pool_film", "pool_map"]
 
 _REQUEST_COLOURS = tuple(PALETTE[name] for name in ("blue", "green", "pink", "sky", "yellow"))
 _SHADES = len(_REQUEST_COLOURS)
 _COLOURS = {
     Use.FREE: "rgba(140,140,140,0.13)",
-    Use.CACHED: "rgba(110,110,110,0.62)",
+    Use.CACHED: CACHED_COLOUR,
     Use.SHARED: PALETTE["orange"],
     Use.UNUSED: muted(PALETTE["red"], 0.25),
     Use.WRITTEN: _REQUEST_COLOURS[0],
@@ -45,6 +51,8 @@ _SCALE = (
     *(muted(colour) for colour in _REQUEST_COLOURS),
 )
 ASPECT = 2.6
+FILM_MOMENTS = 24
+FILM_CELLS = 4096
 
 
 def pool_map(cells: Cells) -> Chart:
@@ -52,12 +60,45 @@ def pool_map(cells: Cells) -> Chart:
 
     Requests take five colours in turn, so neighbours in the order of arrival differ.
     """
-    columns = _columns(len(cells.use))
-    colours = _padded(_colour_numbers(cells), columns)
-    step = cells.blocks_per_cell
+    title = f"The pool at {cells.frame.seconds:,.2f} s"
+    return Chart("pool", title, _rows(cells), _alt(cells), _drawn(cells, [cells], height=430))
+
+
+def pool_film(camera: Camera) -> Chart:
+    """Draw the pool at some moments of a run, with a slider between them.
+
+    It opens at the fullest moment.
+
+    Parameters
+    ----------
+    camera : Camera
+        What was seen of the run; at least one frame.
+    """
+    count = len(camera.frames)
+    fullest = max(range(count), key=lambda at: camera.frames[at].held)
+    evenly = np.linspace(0, count - 1, min(count, FILM_MOMENTS)).astype(int).tolist()
+    moments = sorted({*evenly, fullest})
+    film = [pool_cells(camera, number, most_cells=FILM_CELLS) for number in moments]
+    first = moments.index(fullest)
+    figure = _drawn(film[first], film, height=520)
+    figure.frames = [
+        {"name": str(at), "data": [{"type": "heatmap", **_painted(cells)}], "traces": [0]}
+        for at, cells in enumerate(film)
+    ]
+    figure.update_layout(sliders=[_slider(film, first)])
+    rows = [_moment(cells) for cells in film]
+    alt = _alt(film[first])
+    if not film[first].exact:
+        alt += " Paged blocks have no addresses that matter: their places are reconstructed."
+    return Chart("pool-film", "The pool over time", rows, alt, figure)
+
+
+def _drawn(cells: Cells, film: Sequence[Cells], *, height: int) -> Figure:
+    """Draw a moment, with a legend of what there is at any moment of its film."""
+    step, columns = cells.blocks_per_cell, _columns(len(cells.use))
     trace: dict[str, Any] = {
         "type": "heatmap",
-        "z": colours,
+        **_painted(cells),
         "y0": 0,
         "dy": columns * step,
         "x0": 0,
@@ -68,22 +109,54 @@ def pool_map(cells: Cells) -> Chart:
         "showscale": False,
         "xgap": 1,
         "ygap": 1,
-        "customdata": _padded(np.array(_hovers(cells), dtype=object), columns),
         "hovertemplate": "%{customdata}<extra></extra>",
         "hoverongaps": False,
     }
-    present = {use for use in Use if (cells.use == use).any()}
-    legend = {words: _COLOURS[use] for use, words in _WORDS.items() if use in present}
+    present = {int(use) for each in film for use in np.unique(each.use)}
     unit = "slot" if cells.exact else "block"
-    figure = grid(
+    return grid(
         trace,
-        legend,
+        {words: _COLOURS[use] for use, words in _WORDS.items() if use in present},
         x=Axis(f"{unit} within the row"),
         y=Axis(f"first {unit} of the row"),
-        height=430,
+        height=height,
     )
-    title = f"The pool at {cells.frame.seconds:,.2f} s"
-    return Chart("pool", title, _rows(cells), _alt(cells), figure)
+
+
+def _painted(cells: Cells) -> dict[str, Any]:
+    """What changes from moment to moment: every cell's colour and what is said of it."""
+    columns = _columns(len(cells.use))
+    return {
+        "z": _padded(_colour_numbers(cells), columns),
+        "customdata": _padded(np.array(_hovers(cells), dtype=object), columns),
+    }
+
+
+def _slider(film: Sequence[Cells], first: int) -> dict[str, Any]:
+    now = {"frame": {"duration": 0, "redraw": True}, "mode": "immediate"}
+    steps = [
+        {"label": f"{cells.frame.seconds:,.1f} s", "method": "animate", "args": [[str(at)], now]}
+        for at, cells in enumerate(film)
+    ]
+    return {
+        "active": first,
+        "steps": steps,
+        "currentvalue": {"prefix": "simulated time: "},
+        "pad": {"t": 60},  # below the axis and its title
+    }
+
+
+def _moment(cells: Cells) -> Row:
+    frame = cells.frame
+    return {
+        "seconds": round(frame.seconds, 3),
+        "requests": len(frame.holdings),
+        "held blocks": frame.held,
+        "shared blocks": frame.shared,
+        "cached blocks": frame.cached,
+        "free blocks": frame.free,
+        "waiting": frame.waiting,
+    }
 
 
 def _columns(count: int) -> int:
@@ -158,7 +231,7 @@ def _alt(cells: Cells) -> str:
     unit = "slots" if cells.exact else "blocks"
     parts = [
         f"{len(frame.holdings):,} requests hold {frame.held:,} of {total:,} {unit}"
-        f" ({frame.held / total:.0%})",
+        f" ({100 * frame.held / total:.0f} %)",
         f"{frame.cached:,} keep finished prefixes" if frame.cached else "",
         f"{frame.free:,} are free, {frame.waiting:,} requests wait",
     ]

@@ -9,6 +9,7 @@ import numpy as np
 
 from kvsim.figures.chart import Chart, Table
 from kvsim.figures.page import Lines, html_page
+from kvsim.figures.pool import pool_film
 from kvsim.figures.theme import PALETTE, Axis, draw
 from kvsim.figures.timeline import queue_chart, split_chart
 from kvsim.timebins import preemption_seconds, time_bins
@@ -16,6 +17,7 @@ from kvsim.timebins import preemption_seconds, time_bins
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from kvsim.camera import Camera
     from kvsim.comparison import Replications
     from kvsim.results import SimulationResult
     from kvsim.scenario import Scenario
@@ -171,7 +173,7 @@ def _latency_alt(result: SimulationResult) -> str:
 
 def latency_table(runs: Replications) -> Table:
     """Tabulate each latency in milliseconds, with the interval of its mean over replications."""
-    summary, several = runs.summaries[0], len(runs.summaries) > 1
+    summary, several = runs.summary, len(runs.whole) > 1
     rows = []
     for name, words in LATENCIES.items():
         points = ("mean", "p50", "p90", "p95", "p99")
@@ -290,7 +292,9 @@ def _preempted(result: SimulationResult, rows: list[dict[str, Any]]) -> dict[str
 # --- keeping it ----------------------------------------------------------------------------
 
 
-def simulation_report(runs: Replications, *, command: str = "") -> str:
+def simulation_report(
+    runs: Replications, *, command: str = "", camera: Camera | None = None
+) -> str:
     """Write a run as one self-contained HTML page.
 
     Parameters
@@ -299,15 +303,17 @@ def simulation_report(runs: Replications, *, command: str = "") -> str:
         The run, or several; the first is shown in detail.
     command : str
         The command line that gives this report again.
+    camera : Camera, optional
+        What was seen of the first run's pool.
     """
-    blocks = [*_blocks(runs)]
+    blocks = [*_blocks(runs, camera)]
     if command:
         blocks.append(Lines("command", "This report again", [command]))
     scenario = runs.first.setup.scenario
     return html_page(f"{scenario.name}: {scenario.question}".rstrip(": "), blocks)
 
 
-def _blocks(runs: Replications) -> Iterator[Table]:
+def _blocks(runs: Replications, camera: Camera | None) -> Iterator[Table]:
     result, bins = runs.first, time_bins(runs.first)
     if runs.saturated:
         yield Lines(
@@ -320,10 +326,12 @@ def _blocks(runs: Replications) -> Iterator[Table]:
         )
     yield latency_table(runs)
     yield latency_chart(result)
+    if camera is not None and camera.frames:
+        yield pool_film(camera)
     yield queue_chart(bins)
     yield split_chart(bins)
     yield slowest_chart(result)
-    yield numbers_table(runs.summaries[0])
+    yield numbers_table(runs.summary)
     yaml = result.setup.scenario.to_yaml()
     yield Lines("scenario", "The scenario", yaml.splitlines())
 

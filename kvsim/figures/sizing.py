@@ -67,14 +67,15 @@ def _degree_bars(degree: int, options: Sequence[FleetOption]) -> dict[str, Any]:
         "x": [option.highest_rate or 0 for option in mine],
         "text": [_rate_words(option) for option in mine],
         "customdata": [_end_words(option) for option in mine],
-        "textposition": "auto",
+        "textposition": ["auto" if option.highest_rate else "outside" for option in mine],
+        "cliponaxis": False,
         "hovertemplate": "%{y}, TP " + str(degree) + "<br>%{x:,.3g} requests/s"
         "<br>%{customdata}<extra></extra>",
     }
 
 
 def _rate_words(option: FleetOption) -> str:
-    return f"{option.highest_rate:,.3g}" if option.highest_rate else "no"
+    return f"{option.highest_rate:,.3g}" if option.highest_rate else "none"
 
 
 def _end_words(option: FleetOption) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvsim.figures.chart import Chart
 from kvsim.figures.theme import PALETTE, Axis, draw
@@ -25,7 +25,7 @@ def batch_chart(plan: Plan) -> Chart:
     figure = draw(
         [_rate_line(plan), _intensity_line(plan), _ridge_line(plan)],
         x=Axis("batch", "sequences", log=True, settings={"anchor": "y2"}),
-        y=Axis("tokens/s", "one replica", settings={"domain": [0.52, 1], "rangemode": "tozero"}),
+        y=Axis("one replica", "tokens/s", settings={"domain": [0.52, 1], "rangemode": "tozero"}),
         height=460,
         yaxis2=Axis("intensity", "FLOPs/byte", log=True, settings={"tickformat": "~g"}).to_plotly()
         | {"domain": [0, 0.42]},
@@ -71,7 +71,7 @@ def _ridge_line(plan: Plan) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": f"ridge point, {ridge:,.0f} FLOPs/byte",
+        "name": _ridge_words(ridge),
         "yaxis": "y2",
         # A little longer than the curve, so that a single batch has one too.
         "x": [plan.decode.batches[0].batch / 1.2, plan.decode.batches[-1].batch * 1.2],
@@ -93,37 +93,10 @@ def _batch_alt(plan: Plan) -> str:
 
 def roofline_chart(plan: Plan) -> Chart:
     """Draw the card's roofline and where each batch of the plan stands on it."""
-    decode, bandwidth = plan.decode, plan.accelerator.bandwidth_bytes_per_s
-    peak = decode.ridge_point * bandwidth
-    points = [(each, min(peak, each.arithmetic_intensity * bandwidth)) for each in decode.batches]
-    lowest = min(each.arithmetic_intensity for each in decode.batches) / 2
-    roof = [lowest, decode.ridge_point, decode.ridge_point * 8]
+    roof = _Roof(plan.decode.ridge_point, plan.accelerator.bandwidth_bytes_per_s)
+    lowest = min(each.arithmetic_intensity for each in plan.decode.batches) / 2
     figure = draw(
-        [
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": "what the card can do",
-                "x": roof,
-                "y": [min(peak, x * bandwidth) / 1e12 for x in roof],
-                "line": {"color": PALETTE["grey"], "width": 3},
-                "hovertemplate": "%{x:,.1f} FLOPs/byte<br>%{y:,.1f} TFLOP/s<extra></extra>",
-            },
-            {
-                "type": "scatter",
-                "mode": "markers+text",
-                "name": "one decode step",
-                "x": [each.arithmetic_intensity for each, _ in points],
-                "y": [flops / 1e12 for _, flops in points],
-                "text": _some([f"{each.batch:,}" for each, _ in points]),
-                "customdata": [each.batch for each, _ in points],
-                "textposition": "top left",
-                "marker": {"size": 11, "color": _sides(plan)},
-                "hovertemplate": "batch %{customdata:,}<br>%{x:,.1f} FLOPs/byte"
-                "<br>at most %{y:,.1f} TFLOP/s<extra></extra>",
-            },
-            _ridge_stroke(decode.ridge_point, lowest * bandwidth / 1e12, peak / 1e12),
-        ],
+        [_roof_line(roof, lowest), _steps(plan, roof), _ridge_stroke(roof, lowest)],
         x=Axis("arithmetic intensity", "FLOPs/byte", log=True),
         y=Axis("reachable arithmetic", "TFLOP/s", log=True, settings={"tickformat": "~g"}),
         height=420,
@@ -132,14 +105,78 @@ def roofline_chart(plan: Plan) -> Chart:
         {
             "batch": each.batch,
             "flops_per_byte": each.arithmetic_intensity,
-            "reachable_flops_per_s": flops,
-            "share_of_peak": flops / peak,
+            "reachable_flops_per_s": roof.at(each.arithmetic_intensity),
+            "share_of_peak": roof.at(each.arithmetic_intensity) / roof.peak,
         }
-        for each, flops in points
+        for each in plan.decode.batches
     ]
-    return Chart(
-        "roofline", f"The memory wall of {plan.accelerator.name}", rows, _batch_alt(plan), figure
-    )
+    title = f"The memory wall of {plan.accelerator.name}"
+    return Chart("roofline", title, rows, _batch_alt(plan), figure)
+
+
+class _Roof(NamedTuple):
+    """What a card can do: FLOPs a second at each arithmetic intensity."""
+
+    ridge: float
+    bytes_per_s: float
+
+    @property
+    def peak(self) -> float:
+        """FLOPs a second right of the ridge."""
+        return self.at(self.ridge)
+
+    def at(self, flops_per_byte: float) -> float:
+        """FLOPs a second where so many are done with each byte."""
+        return min(self.ridge, flops_per_byte) * self.bytes_per_s
+
+
+def _roof_line(roof: _Roof, lowest: float) -> dict[str, Any]:
+    corners = [lowest, roof.ridge, roof.ridge * 8]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "what the card can do",
+        "x": corners,
+        "y": [roof.at(x) / 1e12 for x in corners],
+        "line": {"color": PALETTE["grey"], "width": 3},
+        "hovertemplate": "%{x:,.1f} FLOPs/byte<br>%{y:,.1f} TFLOP/s<extra></extra>",
+    }
+
+
+def _steps(plan: Plan, roof: _Roof) -> dict[str, Any]:
+    batches = plan.decode.batches
+    sides = [
+        "bandwidth" if each.arithmetic_intensity < roof.ridge else "compute" for each in batches
+    ]
+    return {
+        "type": "scatter",
+        "mode": "markers+text",
+        "name": "one decode step, by batch",
+        "x": [each.arithmetic_intensity for each in batches],
+        "y": [roof.at(each.arithmetic_intensity) / 1e12 for each in batches],
+        "text": _some([f"{each.batch:,}" for each in batches]),
+        "customdata": [each.batch for each in batches],
+        "textposition": "top left",
+        "marker": {"size": 11, "color": [_BOUND_COLOURS[side] for side in sides]},
+        "hovertemplate": "batch %{customdata:,}<br>%{x:,.1f} FLOPs/byte"
+        "<br>at most %{y:,.1f} TFLOP/s<extra></extra>",
+    }
+
+
+def _ridge_stroke(roof: _Roof, lowest: float) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": _ridge_words(roof.ridge),
+        "x": [roof.ridge, roof.ridge],
+        "y": [roof.at(lowest) / 1e12, roof.peak / 1e12],
+        "line": {"color": PALETTE["red"], "dash": "dash"},
+        "hovertemplate": "ridge point: %{x:,.0f} FLOPs/byte<extra></extra>",
+    }
+
+
+def _ridge_words(ridge: float) -> str:
+    return f"ridge point, {ridge:,.0f} FLOPs/byte"
 
 
 def _some(words: list[str]) -> list[str]:
@@ -149,23 +186,3 @@ def _some(words: list[str]) -> list[str]:
         word if at == last or (at % 2 == 0 and at < last - 1) else ""
         for at, word in enumerate(words)
     ]
-
-
-def _sides(plan: Plan) -> list[str]:
-    ridge = plan.decode.ridge_point
-    return [
-        _BOUND_COLOURS["bandwidth" if each.arithmetic_intensity < ridge else "compute"]
-        for each in plan.decode.batches
-    ]
-
-
-def _ridge_stroke(ridge: float, low: float, high: float) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": f"ridge point, {ridge:,.0f} FLOPs/byte",
-        "x": [ridge, ridge],
-        "y": [low, high],
-        "line": {"color": PALETTE["red"], "dash": "dash"},
-        "hovertemplate": "ridge point: %{x:,.0f} FLOPs/byte<extra></extra>",
-    }

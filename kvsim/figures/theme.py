@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 __all__ = [
+    "CACHED_COLOUR",
     "CYCLE",
     "DARK",
     "LIGHT",
     "MEMORY_COLOURS",
+    "ONE_TWO_FIVE",
     "PALETTE",
     "Axis",
     "bars",
@@ -54,7 +56,14 @@ MEMORY_COLOURS = {
     "left alone": "rgba(140,140,140,0.35)",
 }
 
+CACHED_COLOUR = "rgba(150,150,150,0.75)"
+"""Of blocks that keep a finished prefix: between a request's and free, light or dark."""
+
 LONGEST_LABEL = 48
+_LEGEND_ROW = 19  # pixels
+
+ONE_TWO_FIVE: Mapping[str, Any] = {"dtick": "D2", "tickformat": "~g"}
+"""Settings of a logarithmic axis of few decades: 1, 2, 5 and 10 are labelled."""
 
 LIGHT = {"paper": "#ffffff", "text": "#1f2328", "line": "#d0d7de"}
 DARK = {"paper": "#0e1117", "text": "#e6edf3", "line": "#3d444d"}
@@ -150,6 +159,8 @@ def bars(
 ) -> Figure:
     """Draw horizontal bars, each label above its own: a narrow screen has no room beside them.
 
+    There the legend takes several rows, so the height leaves room for as many pairs of names.
+
     Parameters
     ----------
     traces : sequence of mapping
@@ -170,9 +181,9 @@ def bars(
             "x": 0,
             "xref": "paper",
             "xanchor": "left",
-            "y": at,
+            "y": at - thick / slot / 2,  # the upper edge of the bars, whatever their height
             "yanchor": "bottom",
-            "yshift": thick // 2 + 4,
+            "yshift": 2,
             "showarrow": False,
         }
         for at, text in enumerate(labels)
@@ -181,7 +192,7 @@ def bars(
         traces,
         x=x,
         y=Axis(settings={"type": "category", "autorange": "reversed", "showticklabels": False}),
-        height=140 + slot * len(labels),
+        height=140 + slot * len(labels) + _LEGEND_ROW * ((len(traces) - 1) // 2),
         bargap=1 - thick / slot,
         annotations=words,
         **layout,

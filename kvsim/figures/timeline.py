@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvsim.figures.chart import Chart
-from kvsim.figures.theme import PALETTE, Axis, draw, label
+from kvsim.figures.theme import CACHED_COLOUR, PALETTE, Axis, draw, label
 from kvsim.timebins import TimeBins
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ PART_COLOURS = {
     "reserved": PALETTE["sky"],
     "internal": PALETTE["orange"],
     "external": PALETTE["red"],
-    "cached": "rgba(110,110,110,0.62)",
+    "cached": CACHED_COLOUR,
     "free": "rgba(140,140,140,0.15)",
 }
 PART_WORDS = {
@@ -58,28 +58,20 @@ def queue_chart(bins: TimeBins, *, at_seconds: float | None = None) -> Chart:
     figure = draw(
         _queue_traces(bins),
         x=TIME,
-        y=Axis("requests", "mean of a bin", settings={"rangemode": "tozero"}),
+        y=Axis("decoding or waiting", "requests", settings={"rangemode": "tozero"}),
         height=330,
     )
     _mark(figure, at_seconds)
     rows = [
         {
-            "from_seconds": float(start),
-            "to_seconds": float(end),
-            "decoding": float(decoding),
-            "waiting": float(waiting),
-            "most_waiting": int(most),
-            "preemptions": int(preempted),
+            "from_seconds": float(bins.edges[at]),
+            "to_seconds": float(bins.edges[at + 1]),
+            "decoding": float(bins.decoding[at]),
+            "waiting": float(bins.waiting[at]),
+            "most_waiting": int(bins.most_waiting[at]),
+            "preemptions": int(bins.preemptions[at]),
         }
-        for start, end, decoding, waiting, most, preempted in zip(
-            bins.edges[:-1],
-            bins.edges[1:],
-            bins.decoding,
-            bins.waiting,
-            bins.most_waiting,
-            bins.preemptions,
-            strict=True,
-        )
+        for at in range(len(bins.decoding))
     ]
     alt = (
         f"The batch decodes {bins.decoding.mean():,.1f} sequences on average; the queue is at"
@@ -121,9 +113,10 @@ def stacked_panels(
         panel = _queue_traces(bins) if queue else _split_traces(bins)
         place = {"yaxis": f"y{at + 1 if at else ''}", "showlegend": at == 0}
         traces += [trace | place | _own_stack(trace, at) for trace in panel]
+    last = f"y{len(named)}" if len(named) > 1 else "y"
     figure = draw(
         traces,
-        x=Axis(TIME.title, TIME.unit, settings={"anchor": f"y{len(named)}" if room < 1 else "y"}),
+        x=Axis(TIME.title, TIME.unit, settings={"anchor": last, "rangemode": "tozero"}),
         y=Axis(),
         height=110 + PANEL_PIXELS * len(named),
     )
@@ -246,7 +239,7 @@ def _split_rows(bins: TimeBins) -> list[dict[str, Any]]:
 def _split_alt(bins: TimeBins) -> str:
     pool = sum(values.mean() for values in bins.slots.values()) or 1
     parts = [
-        f"{words} {bins.slots[part].mean() / pool:.1%}"
+        f"{words} {100 * bins.slots[part].mean() / pool:.1f} %"
         for part, words in PART_WORDS.items()
         if bins.slots[part].any()
     ]

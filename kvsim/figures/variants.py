@@ -19,7 +19,7 @@ from kvsim.figures.simulation import (
 )
 from kvsim.figures.theme import CYCLE, Axis, draw, label
 from kvsim.figures.timeline import panel_title, stacked_panels
-from kvsim.results import SATURATED_MEANINGLESS
+from kvsim.results import grows_with_the_run
 from kvsim.timebins import time_bins
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _difference(
     change = found.difference(variant, key)
     if change is None or _says_nothing(variant, key):
         return None
-    several = len(variant.runs.summaries) > 1
+    several = len(variant.runs.whole) > 1
     words, unit = COMPARED[key]
     return {
         "quantity": words,
@@ -141,8 +141,7 @@ def _means(variant: Variant) -> dict[str, float]:
 
 def _says_nothing(variant: Variant, key: str) -> bool:
     """Whether a number depends on how long a saturated run went on."""
-    latency = key.rsplit("_", 2)[-2] if key.endswith("_ms") else ""
-    return variant.runs.saturated and latency in SATURATED_MEANINGLESS
+    return variant.runs.saturated and grows_with_the_run(key)
 
 
 def _shown(value: float | None) -> float | None:
@@ -204,9 +203,9 @@ def latency_panels(found: SimulationComparison) -> Chart:
 
 
 def _latency_words(variant: Variant) -> str:
-    summary = variant.runs.summaries[0]
+    summary = variant.runs.summary
     if summary["p50_ttft_ms"] is None:
-        return "no request got a token"
+        return "saturated" if summary["saturated"] else "no request got a token"
     return f"median TTFT {summary['p50_ttft_ms']:,.1f} ms, p99 {summary['p99_ttft_ms']:,.1f} ms"
 
 
@@ -237,9 +236,10 @@ def interval_chart(found: SimulationComparison) -> Chart:
         ]
     figure = _stacked(panels, height=120 + len(panels) * (80 + 26 * len(labels)))
     figure.update_layout(showlegend=False)
-    runs = len(found.variants[0].runs.summaries)
+    runs = len(found.variants[0].runs.whole)
     alt = "; ".join(f"{row['variant']}: {row['quantity']} {row['mean']:,.4g}" for row in rows)
-    return Chart("means", f"Means of {runs} runs each", rows, f"{alt}.", figure)
+    title = f"Means of {runs:,} runs each" if runs > 1 else "Numbers of one run each"
+    return Chart("means", title, rows, f"{alt}.", figure)
 
 
 class _Panel(NamedTuple):
@@ -339,5 +339,5 @@ def _blocks(found: SimulationComparison) -> Iterator[Table]:
     yield queue_panels(found)
     yield latency_panels(found)
     for variant in found.variants:
-        numbers = numbers_table(variant.runs.summaries[0])
+        numbers = numbers_table(variant.runs.summary)
         yield Table("summary", f"Every number of {variant.label}", numbers.rows)

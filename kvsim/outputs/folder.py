@@ -20,7 +20,7 @@ from kvsim.results import SimulationResult
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["write_outputs"]
+__all__ = ["write_outputs", "write_whole"]
 
 
 def write_outputs(
@@ -58,17 +58,23 @@ def write_outputs(
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written = [_replace(folder / name, content) for name, content in texts.items()]
+        written = [write_whole(folder / name, content) for name, content in texts.items()]
         tables = {"requests": result.requests, "steps": result.steps, "memory": result.memory}
         for name, frame in tables.items():
-            written.append(_replace(folder / f"{name}.parquet", _parquet(frame)))
+            written.append(write_whole(folder / f"{name}.parquet", _parquet(frame)))
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", where=str(folder)) from None
     return written
 
 
-def _replace(path: Path, content: bytes) -> Path:
-    """Write beside the file, then take its place: nobody ever reads half of it."""
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write beside the file, then take its place: nobody ever reads half of it.
+
+    Raises
+    ------
+    OSError
+        When the folder or the file cannot be written; what was there is left alone.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     beside = Path(name)
     try:

@@ -9,12 +9,15 @@ from kvsim.engines import get_engine
 from kvsim.hardware import AcceleratorProfile
 from kvsim.results import SimulationResult
 from kvsim.scenario import Scenario
+from kvsim.schedulers import scheduler_class
 
 __all__ = ["provenance", "resolved_scenario"]
 
 
 def provenance(result: SimulationResult) -> dict[str, Any]:
     """Describe the run's question and the sources of its numbers, JSON-ready.
+
+    The notes say which rows of a trace were left out or changed.
 
     Parameters
     ----------
@@ -28,8 +31,10 @@ def provenance(result: SimulationResult) -> dict[str, Any]:
     return {
         "kvsim": metadata.version("kvsim"),
         "seed": result.seed,
+        "notes": list(result.notes),
         "scenario": resolved_scenario(scenario),
         "engine": {"name": engine.name, "version": engine.version, "options": options},
+        "scheduler": scheduler_class(scenario.scheduler.policy).mimics,
         "model": {
             "name": deployment.model.name,
             "hf_id": deployment.model.hf_id,

@@ -115,9 +115,8 @@ def _every(period: int, count: int, *, otherwise: str) -> list[str]:
 
 
 def _gemma4(fields: Fields, count: int) -> list[str]:
-    if "layer_types" in fields:
-        return _from_words(fields, count)
-    return [*_windowed(fields, count)[:-1], "full"]  # the last layer is always full
+    kinds = _from_words(fields, count) if "layer_types" in fields else _windowed(fields, count)
+    return [*kinds[:-1], "full"]  # transformers makes the last layer full, whatever the list says
 
 
 def _llama4(fields: Fields, count: int) -> list[str]:

@@ -21,7 +21,15 @@ from pydantic import Field, model_validator
 
 from kvsim.streams import Streams
 from kvsim.workload.base import BATCH_ROWS, Floats
-from kvsim.workload.described import Count, Described, Duration, NonNegative, Positive, Seconds
+from kvsim.workload.described import (
+    Count,
+    Described,
+    Duration,
+    NonNegative,
+    Positive,
+    Real,
+    Seconds,
+)
 from kvsim.workload.distributions import Fixed, Pause, weibull_shape
 
 __all__ = [
@@ -38,7 +46,7 @@ __all__ = [
     "WeibullArrivals",
 ]
 
-ShapeCV = Annotated[float, Field(ge=0.01, le=100)]
+ShapeCV = Annotated[Real, Field(ge=0.01, le=100)]
 
 
 def _cumulated(gaps: Iterator[Floats]) -> Iterator[Floats]:
@@ -245,7 +253,7 @@ class Diurnal(Described):
 
     kind: Literal["diurnal"]
     rate: Positive
-    amplitude: Annotated[float, Field(ge=0, le=1)] = 0.5
+    amplitude: Annotated[Real, Field(ge=0, le=1)] = 0.5
     period_seconds: Duration = 86_400.0
     peak_seconds: Seconds = 43_200.0
     cv: ShapeCV = 1.0

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 
@@ -24,10 +25,9 @@ from kvsim.workload.content import HashedContent
 from kvsim.workload.readers import ReadReport, Trace, TraceRow, open_trace
 from kvsim.workload.readers.base import Reading
 from kvsim.workload.readers.kvsim_format import kvsim_lines
-from kvsim.workload.readers.source import reading as guarded
 from kvsim.workload.readers.vidur import VIDUR_COLUMNS
 
-__all__ = ["TARGETS", "convert_trace"]
+__all__ = ["TARGETS", "ConvertInterrupted", "convert_trace"]
 
 _MOONCAKE_BLOCK = 512
 
@@ -75,6 +75,22 @@ TARGETS: dict[str, Callable[[Iterable[TraceRow], Reading], Iterator[str]]] = {
 }
 
 
+class ConvertInterrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a file.
+
+    Parameters
+    ----------
+    requests : int
+        How many were written.
+    partial : Path
+        Where they are.
+    """
+
+    def __init__(self, requests: int, partial: Path) -> None:
+        super().__init__(f"{requests:,} requests are in {partial}")
+        self.requests, self.partial = requests, partial
+
+
 def convert_trace(
     source: Path | str, target: Path | str, to: str, format_name: str | None = None
 ) -> ReadReport:
@@ -86,7 +102,8 @@ def convert_trace(
         A trace with recorded arrivals, or WEKA conversations: their requests are written at
         the times recorded, all conversations starting at 0.
     target : Path or str
-        File to write. It appears only when it is complete.
+        File to write. It appears only when it is complete; what an interrupt leaves behind is
+        called ``TARGET.partial``.
     to : str
         "kvsim", "vidur" or "mooncake".
     format_name : str, optional
@@ -103,6 +120,8 @@ def convert_trace(
         For a source that cannot be read, or a target that cannot be written.
     UnsupportedError
         For a source without arrivals.
+    ConvertInterrupted
+        When Ctrl-C is pressed; whole lines have been written.
     """
     if to not in TARGETS:
         raise UnknownNameError("trace format to write", to, TARGETS)
@@ -112,8 +131,22 @@ def convert_trace(
     reading = trace.reading()
     rows = _rows(trace, reading)
     first = list(islice(rows, 1))  # the first row tells the size of the hash blocks
-    _write(Path(target), TARGETS[to](chain(first, rows), reading))
+    counted = _Counted(chain(first, rows))
+    _write(Path(target), TARGETS[to](counted, reading), counted)
     return reading.report
+
+
+class _Counted:
+    """Rows on their way, and how many have passed."""
+
+    def __init__(self, rows: Iterable[TraceRow]) -> None:
+        self._rows = iter(rows)
+        self.passed = 0
+
+    def __iter__(self) -> Iterator[TraceRow]:
+        for row in self._rows:
+            yield row
+            self.passed += 1  # its line has been written when the next is asked for
 
 
 def _rows(trace: Trace, reading: Reading) -> Iterator[TraceRow]:
@@ -135,17 +168,38 @@ def _require_time(row: TraceRow, reading: Reading) -> None:
         raise UnsupportedError(f"{reading.path}: the file has lengths and no arrival times")
 
 
-def _write(target: Path, lines: Iterator[str]) -> None:
+def _write(target: Path, lines: Iterator[str], rows: _Counted) -> None:
     """Write beside `target` and move into place, so that a failure leaves nothing half done."""
     if target.is_dir():
         raise InputError("is a folder", where=str(target), fix="name a file")
     if not target.parent.is_dir():
         raise InputError("its folder does not exist", where=str(target))
-    partial = target.with_name(f".{target.name}.partial")
-    with guarded(target):
+    if target.exists() and not target.is_file():  # a pipe or a device: nothing to take place of
+        with _writing(target), target.open("w", newline="\n") as stream:
+            stream.writelines(f"{line}\n" for line in lines)
+        return
+    target = target.resolve()  # a link stays one
+    beside = target.with_name(f".{target.name}.partial")
+    with _writing(target):
         try:
-            with partial.open("w", newline="\n") as file:
+            with beside.open("w", newline="\n") as file:
                 file.writelines(f"{line}\n" for line in lines)
-            partial.replace(target)
+            beside.replace(target)
+        except KeyboardInterrupt:
+            if not rows.passed:
+                raise
+            kept = beside.replace(target.with_name(f"{target.name}.partial"))
+            raise ConvertInterrupted(rows.passed, kept) from None
         finally:
-            partial.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Turn what the system says about `target` into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot be written: {error.strerror or error}", where=str(target)
+        ) from None

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from kvsim.workload.base import Floats, Ints
-from kvsim.workload.described import Described, NonNegative, Positive, Seconds, Tokens
+from kvsim.workload.described import (
+    Described,
+    NonNegative,
+    Positive,
+    Real,
+    Seconds,
+    Tokens,
+    Whole,
+)
 
 __all__ = [
     "Distribution",
@@ -28,6 +36,8 @@ __all__ = [
     "Uniform",
     "Weibull",
     "Zipf",
+    "cumulated_shares",
+    "drawn_places",
     "weibull_shape",
 ]
 
@@ -133,86 +143,86 @@ class Exponential(Distribution):
 class _TwoParameters(Distribution):
     """A family given by its own two parameters or by (mean, cv)."""
 
+    own: ClassVar[tuple[str, str]]
     mean: Positive | None = None
     cv: Positive | None = None
 
-    def _own(self) -> tuple[str, str]:
+    @staticmethod
+    def _of_moments(mean: float, cv: float) -> tuple[float, float]:
         raise NotImplementedError
 
     @model_validator(mode="after")
-    def _one_pair(self) -> Any:
-        first, second = self._own()
-        own = (getattr(self, first), getattr(self, second))
-        moments = (self.mean, self.cv)
-        if None not in own and moments == (None, None):
-            return self
-        if None not in moments and own == (None, None):
-            return self
-        raise ValueError(f"give mean and cv, or {first} and {second}")
+    def _one_pair(self) -> Self:
+        own, moments = self._own_values(), (self.mean, self.cv)
+        for given, absent in ((own, moments), (moments, own)):
+            if None not in given and absent == (None, None):
+                return self
+        raise ValueError(f"give mean and cv, or {' and '.join(self.own)}")
+
+    def _own_values(self) -> tuple[float, float]:
+        first, second = self.own
+        return getattr(self, first), getattr(self, second)
+
+    @cached_property
+    def parameters(self) -> tuple[float, float]:
+        """The family's own two parameters, whichever pair was given."""
+        if self.mean is None or self.cv is None:
+            return self._own_values()
+        return self._of_moments(self.mean, self.cv)
 
 
 class Lognormal(_TwoParameters):
     """Lognormal: `mu` and `sigma` of the logarithm, or `mean` and `cv`."""
 
     kind: Literal["lognormal"]
-    mu: Annotated[float, Field(allow_inf_nan=False, ge=-50, le=50)] | None = None
-    sigma: Annotated[float, Field(gt=0, le=10)] | None = None
+    own = ("mu", "sigma")
+    mu: Annotated[Real, Field(ge=-50, le=50)] | None = None
+    sigma: Annotated[Real, Field(gt=0, le=10)] | None = None
 
-    def _own(self) -> tuple[str, str]:
-        return "mu", "sigma"
-
-    @cached_property
-    def parameters(self) -> tuple[float, float]:
-        """(mu, sigma); from the moments, sigma**2 = ln(1 + cv**2), mu = ln mean - sigma**2/2."""
-        if self.mean is None or self.cv is None:
-            return self.mu, self.sigma  # type: ignore[return-value]
-        variance = math.log1p(self.cv**2)
-        return math.log(self.mean) - variance / 2, math.sqrt(variance)
+    @staticmethod
+    def _of_moments(mean: float, cv: float) -> tuple[float, float]:
+        """``sigma**2 = ln(1 + cv**2)``, ``mu = ln mean - sigma**2 / 2``."""
+        variance = math.log1p(cv**2)
+        return math.log(mean) - variance / 2, math.sqrt(variance)
 
     def _draw(self, rng: np.random.Generator, count: int) -> Floats:
         mu, sigma = self.parameters
         return rng.lognormal(mu, sigma, count)
 
 
-class Gamma(_TwoParameters):
-    """Gamma: `shape` and `scale`, or `mean` and `cv` (shape = 1 / cv**2)."""
+class _ShapeScale(_TwoParameters):
+    """A family of a shape and a scale."""
 
-    kind: Literal["gamma"]
+    own = ("shape", "scale")
     shape: Positive | None = None
     scale: Positive | None = None
 
-    def _own(self) -> tuple[str, str]:
-        return "shape", "scale"
 
-    @cached_property
-    def parameters(self) -> tuple[float, float]:
-        """(shape, scale)."""
-        if self.mean is None or self.cv is None:
-            return self.shape, self.scale  # type: ignore[return-value]
-        return self.cv**-2, self.mean * self.cv**2
+class Gamma(_ShapeScale):
+    """Gamma: `shape` and `scale`, or `mean` and `cv`."""
+
+    kind: Literal["gamma"]
+
+    @staticmethod
+    def _of_moments(mean: float, cv: float) -> tuple[float, float]:
+        """``shape = 1 / cv**2``, ``mean = shape * scale``."""
+        return cv**-2, mean * cv**2
 
     def _draw(self, rng: np.random.Generator, count: int) -> Floats:
         shape, scale = self.parameters
         return rng.gamma(shape, scale, count)
 
 
-class Weibull(_TwoParameters):
+class Weibull(_ShapeScale):
     """Weibull: `shape` and `scale`, or `mean` and `cv`."""
 
     kind: Literal["weibull"]
-    shape: Positive | None = None
-    scale: Positive | None = None
 
-    def _own(self) -> tuple[str, str]:
-        return "shape", "scale"
-
-    @cached_property
-    def parameters(self) -> tuple[float, float]:
-        """(shape, scale); mean = scale * gamma(1 + 1/shape)."""
-        if self.mean is None or self.cv is None:
-            return self.shape, self.scale  # type: ignore[return-value]
-        shape = weibull_shape(self.cv)
-        return shape, self.mean / math.gamma(1 + 1 / shape)
+    @staticmethod
+    def _of_moments(mean: float, cv: float) -> tuple[float, float]:
+        """``mean = scale * gamma(1 + 1/shape)``."""
+        shape = weibull_shape(cv)
+        return shape, mean / math.gamma(1 + 1 / shape)
 
     def _draw(self, rng: np.random.Generator, count: int) -> Floats:
         shape, scale = self.parameters
@@ -224,8 +234,8 @@ class Zipf(Distribution):
 
     kind: Literal["zipf"]
     exponent: Positive
-    low: Annotated[int, Field(ge=1)] = 1
-    high: Annotated[int, Field(ge=1, le=10**7)]
+    low: Annotated[Whole, Field(ge=1)] = 1
+    high: Annotated[Whole, Field(ge=1, le=10**7)]
 
     @model_validator(mode="after")
     def _ordered(self) -> Zipf:
@@ -234,13 +244,11 @@ class Zipf(Distribution):
         return self
 
     @cached_property
-    def _cumulative(self) -> Floats:
-        weights = np.arange(self.low, self.high + 1, dtype=float) ** -self.exponent
-        return np.asarray(np.cumsum(weights) / weights.sum())
+    def _shares(self) -> Floats:
+        return cumulated_shares(np.arange(self.low, self.high + 1, dtype=float) ** -self.exponent)
 
     def _draw(self, rng: np.random.Generator, count: int) -> Floats:
-        rank = np.searchsorted(self._cumulative, rng.random(count), side="right")
-        return self.low + np.minimum(rank, self.high - self.low).astype(float)
+        return self.low + drawn_places(self._shares, rng, count).astype(float)
 
 
 class Empirical(Distribution):
@@ -263,13 +271,22 @@ class Empirical(Distribution):
         return self
 
     @cached_property
-    def _cumulative(self) -> Floats:
-        weights = np.ones(len(self.values)) if self.weights is None else np.array(self.weights)
-        return np.asarray(np.cumsum(weights) / weights.sum())
+    def _shares(self) -> Floats:
+        return cumulated_shares(np.array(self.weights or np.ones(len(self.values))))
 
     def _draw(self, rng: np.random.Generator, count: int) -> Floats:
-        at = np.searchsorted(self._cumulative, rng.random(count), side="right")
-        return np.asarray(self.values, dtype=float)[np.minimum(at, len(self.values) - 1)]
+        return np.asarray(self.values, dtype=float)[drawn_places(self._shares, rng, count)]
+
+
+def cumulated_shares(weights: Floats) -> Floats:
+    """Return the shares of weights of any scale, each with those before it added."""
+    return np.asarray(np.cumsum(weights) / weights.sum())
+
+
+def drawn_places(shares: Floats, rng: np.random.Generator, count: int) -> Ints:
+    """Draw places 0, 1, ... with the shares that `cumulated_shares` gave."""
+    at = np.searchsorted(shares, rng.random(count), side="right")
+    return np.minimum(at, len(shares) - 1)  # the last share may round to less than 1
 
 
 RealDistribution = Annotated[

@@ -21,6 +21,7 @@ from kvsim.workload.base import (
     rechunked,
 )
 from kvsim.workload.content import SegmentContent
+from kvsim.workload.distributions import cumulated_shares, drawn_places
 from kvsim.workload.lengths import LengthsDraw
 from kvsim.workload.prefix import Conversations, NoPrefix, PrefixGroups, draw_groups
 
@@ -63,9 +64,8 @@ class Marks:
         if not self.priorities:
             return {"samples": samples, "priority": None}
         values, weights = (np.array(column) for column in zip(*self.priorities, strict=True))
-        shares = np.cumsum(weights) / weights.sum()
-        at = np.searchsorted(shares, streams.stream("priorities").random(rows), side="right")
-        chosen = values[np.minimum(at, len(values) - 1)].astype(np.int64)
+        at = drawn_places(cumulated_shares(weights), streams.stream("priorities"), rows)
+        chosen = values[at].astype(np.int64)
         return {"samples": samples, "priority": chosen}
 
 

@@ -16,8 +16,14 @@ from pydantic import Field, model_validator
 
 from kvsim.streams import Streams
 from kvsim.workload.base import Ints
-from kvsim.workload.described import Count, Described, NonNegative, Tokens
-from kvsim.workload.distributions import Fixed, Pause, RealDistribution
+from kvsim.workload.described import Count, Described, NonNegative, Tokens, Whole
+from kvsim.workload.distributions import (
+    Fixed,
+    Pause,
+    RealDistribution,
+    cumulated_shares,
+    drawn_places,
+)
 
 __all__ = ["Conversations", "NoPrefix", "Prefix", "PrefixGroups", "draw_groups"]
 
@@ -42,7 +48,7 @@ class PrefixGroups(Described):
     """
 
     kind: Literal["groups"]
-    groups: Annotated[int, Field(ge=1, le=10**7)] = 1
+    groups: Annotated[Whole, Field(ge=1, le=10**7)] = 1
     tokens: Tokens
     exponent: NonNegative = 0.0
 
@@ -66,8 +72,8 @@ class Conversations(Described):
     kind: Literal["conversations"]
     turns: RealDistribution
     think: Pause = Fixed(kind="fixed", seconds=0.0)
-    groups: Annotated[int, Field(ge=1, le=10**7)] = 1
-    tokens: Annotated[int, Field(ge=0, le=2**31)] = 0
+    groups: Annotated[Whole, Field(ge=1, le=10**7)] = 1
+    tokens: Annotated[Whole, Field(ge=0, le=2**31)] = 0
     exponent: NonNegative = 0.0
     max_context_tokens: Count | None = None
 
@@ -86,10 +92,8 @@ def draw_groups(prefix: PrefixGroups | Conversations, streams: Streams, count: i
     rng = streams.stream("prefixes")
     if prefix.exponent == 0:
         return np.minimum(rng.random(count) * prefix.groups, prefix.groups - 1).astype(np.int64)
-    weights = np.arange(1, prefix.groups + 1, dtype=float) ** -prefix.exponent
-    shares = np.cumsum(weights) / weights.sum()
-    at = np.searchsorted(shares, rng.random(count), side="right")
-    return np.minimum(at, prefix.groups - 1).astype(np.int64)
+    shares = cumulated_shares(np.arange(1, prefix.groups + 1, dtype=float) ** -prefix.exponent)
+    return drawn_places(shares, rng, count)
 
 
 Prefix = Annotated[NoPrefix | PrefixGroups | Conversations, Field(discriminator="kind")]

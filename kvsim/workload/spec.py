@@ -21,16 +21,25 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from kvsim.errors import InputError
+from kvsim.catalog.validation import field_error
+from kvsim.errors import InputError, UnknownNameError
 from kvsim.workload.arrivals import Arrivals, AtOnce, ClosedLoopArrivals, Piecewise
 from kvsim.workload.base import ClosedLoop, Workload
 from kvsim.workload.clients import ClientLoop
 from kvsim.workload.conversation_replay import ConversationReplay
-from kvsim.workload.described import Count, Described, Duration, NonNegative, Positive, Seconds
+from kvsim.workload.described import (
+    Count,
+    Described,
+    Duration,
+    NonNegative,
+    Positive,
+    Seconds,
+    Whole,
+)
 from kvsim.workload.generated import GeneratedWorkload, Limits, Marks
 from kvsim.workload.lengths import Lengths, LengthsDraw, PairsFile
 from kvsim.workload.prefix import Conversations, NoPrefix, Prefix
-from kvsim.workload.readers import open_trace
+from kvsim.workload.readers import Trace, open_trace
 from kvsim.workload.replay import TraceReplay
 from kvsim.workload.servegen import ServeGenWorkload
 
@@ -67,6 +76,11 @@ class TraceSpec(Described):
     hash_block_size: Count | None = None
 
 
+# What a trace says of its requests, and what leaves it to the trace to say.
+_OF_A_TRACE = ("arrivals", "lengths", "prefix", "samples", "priorities")
+_NOTHING: tuple[Any, ...] = (None, 1, {}, {"kind": "none"}, NoPrefix())
+
+
 def _independent_by_default(value: Any) -> Any:
     """Let ``lengths: {prompt: ..., output: ...}`` go without its kind."""
     return {"kind": "independent", **value} if isinstance(value, dict) else value
@@ -97,30 +111,35 @@ class WorkloadSpec(Described):
     trace: TraceSpec | None = None
     requests: Count | None = None
     duration_seconds: Duration | None = None
-    samples: Annotated[int, Field(ge=1, le=1024)] = 1
-    priorities: dict[int, NonNegative] | None = None
+    samples: Annotated[Whole, Field(ge=1, le=1024)] = 1
+    priorities: dict[Whole, NonNegative] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trace_alone(cls, given: Any) -> Any:
+        """Refuse what a trace brings itself before looking at what is wrong with it."""
+        if isinstance(given, dict) and given.get("trace") is not None:
+            beside = [name for name in _OF_A_TRACE if given.get(name) not in _NOTHING]
+            if beside:
+                raise ValueError(
+                    f"a trace brings its own {', '.join(beside)}: leave one of them out"
+                    " (workload.trace.time_scale changes the rate)"
+                )
+        return given
 
     @model_validator(mode="after")
     def _one_source(self) -> WorkloadSpec:
         if self.trace is not None:
-            self._check_trace_alone()
-        elif self.arrivals is None or self.lengths is None:
+            return self
+        if self.arrivals is None or self.lengths is None:
             raise ValueError("give arrivals and lengths, or a trace")
-        elif self._endless():
+        if self._endless():
             raise ValueError("the workload never ends: give requests or duration_seconds")
-        elif isinstance(self.arrivals, AtOnce) and isinstance(self.prefix, Conversations):
+        if isinstance(self.arrivals, AtOnce) and isinstance(self.prefix, Conversations):
             raise ValueError("at_once would open endless conversations: use closed_loop clients")
         if self.priorities is not None and sum(self.priorities.values()) <= 0:
             raise ValueError("the shares of priorities sum to zero")
         return self
-
-    def _check_trace_alone(self) -> None:
-        beside = [name for name in ("arrivals", "lengths") if getattr(self, name) is not None]
-        beside += ["prefix"] if not isinstance(self.prefix, NoPrefix) else []
-        beside += ["samples"] if self.samples > 1 else []
-        beside += ["priorities"] if self.priorities else []
-        if beside:
-            raise ValueError(f"a trace brings its own {', '.join(beside)}: leave one of them out")
 
     def _endless(self) -> bool:
         if self.requests is not None:
@@ -172,12 +191,12 @@ def _lengths(spec: WorkloadSpec, folder: Path) -> LengthsDraw:
 
 
 def _replay(spec: TraceSpec, limits: Limits, folder: Path) -> Workload | ClosedLoop:
-    trace = open_trace(folder / spec.file, spec.format, hash_block_size=spec.hash_block_size)
+    trace = _opened(spec, folder)
     kind = trace.format.arrivals
     if kind == "none":
         raise InputError(
-            "the file has lengths and no arrival times",
-            where=f"workload.trace.file {spec.file}",
+            f"{spec.file} has lengths and no arrival times",
+            where="workload.trace.file",
             fix="use it as lengths: {kind: pairs, file: ...} beside arrivals",
         )
     if spec.clients is not None and kind != "closed-loop":
@@ -199,35 +218,35 @@ def _replay(spec: TraceSpec, limits: Limits, folder: Path) -> Workload | ClosedL
     return TraceReplay(trace, spec.time_scale, spec.jitter_seconds, limits)
 
 
-def parse_workload(description: Any, where: str = "workload") -> WorkloadSpec:
+def _opened(spec: TraceSpec, folder: Path) -> Trace:
+    try:
+        return open_trace(folder / spec.file, spec.format, hash_block_size=spec.hash_block_size)
+    except UnknownNameError as error:
+        raise InputError(error.what, where="workload.trace.format") from None
+
+
+class _Alone(Described):
+    """A workload as the one section of a file, so that what is wrong has its dotted key."""
+
+    workload: WorkloadSpec
+
+
+def parse_workload(description: Any) -> WorkloadSpec:
     """Check a mapping (from YAML, say) and return the description it spells.
 
     Raises
     ------
     InputError
-        One line for the first problem, with its dotted key below `where`.
+        One line for the first problem, with its dotted key.
 
     Examples
     --------
     >>> parse_workload({"arrivals": {"kind": "poisson", "rate": 0}})
     Traceback (most recent call last):
-    kvsim.errors.InputError: workload.arrivals.rate: 0: input should be greater than 0
+    kvsim.checked.FieldError: workload.arrivals.rate = 0: should be greater than 0
     """
+    content = {"workload": description}
     try:
-        return WorkloadSpec.model_validate(description)
+        return _Alone.model_validate(content).workload
     except ValidationError as error:
-        raise _first_problem(error, description, where) from error
-
-
-def _first_problem(error: ValidationError, description: Any, where: str) -> InputError:
-    problem = error.errors(include_url=False)[0]
-    key, value = where, description
-    for part in problem["loc"]:
-        inside = (isinstance(value, dict) and part in value) or isinstance(part, int)
-        key += f".{part}" if inside else ""  # a union adds its kind, which no key spells
-        value = value[part] if inside else value
-    if problem["type"] == "missing":
-        key += f".{problem['loc'][-1]}"
-    message = problem["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(problem["input"], dict) else f"{problem['input']!r}: "
-    return InputError(f"{shown}{message[0].lower()}{message[1:]}", where=key)
+        raise field_error(error, content, _Alone) from None

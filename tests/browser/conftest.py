@@ -52,7 +52,7 @@ def browser(driver):
 
 @pytest.fixture
 def settled(driver):
-    """Return a function that waits until a page is at rest and its charts are drawn."""
+    """Return a function that waits until no run goes on and what came of it is drawn."""
     return driver.settle
 
 
@@ -89,7 +89,7 @@ def open_page(driver, server, screens):
         query = f"?{urlencode(link)}" if link else ""
         page.goto(f"{server}/{driver.registered()[name]}{query}")
         page.get_by_role("heading", level=1).wait_for(timeout=60_000)
-        driver.settle(page)
+        driver.rest(page)  # a run may go on: `settled` waits for its end
         return page
 
     yield open_page

@@ -58,6 +58,11 @@ def test_a_shared_link_opens_the_same_plan_and_back_goes_back(open_page, settled
     settled(page)
     page.wait_for_url("**model=llama3.2-1b**")
     assert metric(page).inner_text() == kv_text("llama3.2-1b", "l4", kv_cache_dtype="fp8")
+    page.go_back()
+    page.get_by_text(expected, exact=True).first.wait_for(timeout=20_000)
+    assert "model=llama2-7b" in page.url
+    page.go_forward()
+    page.wait_for_url("**model=llama3.2-1b**")
     page.reload()
     page.get_by_test_id("stMetricValue").first.wait_for(timeout=60_000)
     settled(page)

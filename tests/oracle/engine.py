@@ -87,6 +87,8 @@ class Engine:
     ended: list[Job] = field(default_factory=list)  # kept by static batching
     admissions: list[tuple[int, float, int]] = field(default_factory=list)
     preemptions: list[tuple[int, int]] = field(default_factory=list)
+    swapped_tokens: int = 0  # moved out
+    recomputed_tokens: int = 0  # thrown away
     rejected: list[int] = field(default_factory=list)
     scheduled: dict[int, float] = field(default_factory=dict)
     first_token: dict[int, float] = field(default_factory=dict)
@@ -272,14 +274,17 @@ class Engine:
         """Send a running job back to the queue."""
         self.preemptions.append((job.row, len(self.rows)))
         swap = self.limits.swap and job in self.decoding
+        lost = job.computed * self.copies(job)
         self.running.remove(job)
         (self.decoding if job in self.decoding else self.prefilling).remove(job)
         self.memory.release(job, preempted=True)
         job.preempted = True
         if swap:
             job.swapped = True
-            self.moved += job.computed * job.samples
+            self.moved += lost
+            self.swapped_tokens += lost
         else:
+            self.recomputed_tokens += lost
             job.target = job.prompt + job.generated
             job.computed = 0
         self.waiting.insert(0, job)

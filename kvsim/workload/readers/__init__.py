@@ -91,6 +91,7 @@ class _Checks:
 
     def __init__(self, trace: Trace, reading: Reading) -> None:
         self._reading, self._report = reading, reading.report
+        self._arrival, self._prompt, self._output = trace.format.columns
         self._recorded = trace.format.arrivals == "recorded"
         self._keeps_empty_outputs = trace.format.arrivals == "closed-loop"
         self._last = 0.0
@@ -114,18 +115,20 @@ class _Checks:
 
     def _check_lengths(self, row: TraceRow) -> None:
         if not 1 <= row.prompt_tokens <= _MOST_TOKENS:
-            raise self._fail(row, "prompt", f"a prompt of {_number(row.prompt_tokens)} tokens")
+            raise self._fail(row, self._prompt, f"a prompt of {_number(row.prompt_tokens)} tokens")
         if not 0 <= row.output_tokens <= _MOST_TOKENS:
-            raise self._fail(row, "output", f"an output of {_number(row.output_tokens)} tokens")
+            raise self._fail(row, self._output, f"an output of {_number(row.output_tokens)} tokens")
 
     def _check_time(self, row: TraceRow) -> None:
         at = row.arrival_seconds
         if at is None:
             return
         if not (math.isfinite(at) and at >= 0):
-            raise self._fail(row, "arrival", f"an arrival at {at} s")
+            raise self._fail(row, self._arrival, f"an arrival at {at} s")
         if self._recorded and at < self._last:
-            raise self._fail(row, "arrival", f"the time goes back from {self._last} s to {at} s")
+            raise self._fail(
+                row, self._arrival, f"the time goes back from {self._last} s to {at} s"
+            )
         self._last = at
 
     def _ids_reason(self, row: TraceRow) -> str:
@@ -183,14 +186,19 @@ def open_trace(
     path = Path(path)
     if format_name is not None and format_name not in FORMATS:
         raise UnknownNameError("trace format", format_name, FORMATS)
-    found = FORMATS[format_name] if format_name is not None else _detect(path)
+    if format_name == SERVEGEN.name or (format_name is None and is_servegen(path)):
+        return Trace(path, SERVEGEN, hash_block_size)
+    if path.is_dir():
+        raise InputError(
+            "is a folder, and holds none of ServeGen's files", where=str(path), fix="name a file"
+        )
+    text = LineSource(path).head  # refuses what is no text, whatever format it is said to have
+    found = FORMATS[format_name] if format_name is not None else _detect(path, text)
     return Trace(path, found, hash_block_size)
 
 
-def _detect(path: Path) -> TraceFormat:
-    if is_servegen(path):
-        return SERVEGEN
-    head = Head(LineSource(path).head)
+def _detect(path: Path, text: str) -> TraceFormat:
+    head = Head(text)
     found = [known for known in FORMATS.values() if known.matches(head)]
     if len(found) == 1:
         return found[0]

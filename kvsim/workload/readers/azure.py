@@ -59,4 +59,6 @@ def _matches(head: Head) -> bool:
     return set(_COLUMNS) <= set(head.columns)
 
 
-AZURE = TraceFormat("azure", "Azure LLM inference CSV, 2023 and 2024", _matches, _rows)
+AZURE = TraceFormat(
+    "azure", "Azure LLM inference CSV, 2023 and 2024", _matches, _rows, columns=_COLUMNS
+)

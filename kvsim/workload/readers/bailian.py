@@ -55,5 +55,10 @@ def _matches(head: Head) -> bool:
 
 
 BAILIAN = TraceFormat(
-    "bailian", "Qwen-Bailian JSONL, seconds, 16-token ids", _matches, _rows, hash_block_size=16
+    "bailian",
+    "Qwen-Bailian JSONL, seconds, 16-token ids",
+    _matches,
+    _rows,
+    hash_block_size=16,
+    columns=("timestamp", "input_length", "output_length"),
 )

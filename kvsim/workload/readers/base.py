@@ -32,6 +32,7 @@ __all__ = [
     "json_object",
     "json_rows",
     "length",
+    "plain_rows",
     "seconds",
     "whole",
     "whole_list",
@@ -125,6 +126,8 @@ class TraceFormat:
         "recorded", "closed-loop" (think times), "rates" (a generator) or "none" (lengths).
     hash_block_size : int, optional
         Where the format fixes it.
+    columns : tuple of three str
+        What the file calls arrival, prompt and output, to name them in messages.
     """
 
     name: str
@@ -133,6 +136,7 @@ class TraceFormat:
     rows: Callable[[Reading], Iterator[TraceRow]]
     arrivals: Literal["recorded", "closed-loop", "rates", "none"] = "recorded"
     hash_block_size: int | None = None
+    columns: tuple[str, str, str] = ("arrival", "prompt", "output")
 
 
 def whole(value: Any) -> int:
@@ -239,6 +243,16 @@ def csv_rows(
         return to_row(line, [fields[place].strip() for place in places])
 
     yield from _each(reading, lines, parse)
+
+
+def plain_rows(reading: Reading, columns: tuple[str, str, str]) -> Iterator[TraceRow]:
+    """Yield the rows of a CSV file whose columns are arrival (s), prompt and output tokens."""
+
+    def to_row(line: int, fields: list[str]) -> TraceRow:
+        prompt, output = length(fields[1], columns[1]), length(fields[2], columns[2])
+        return TraceRow(line, seconds(fields[0], columns[0]), prompt, output)
+
+    return csv_rows(reading, columns, to_row)
 
 
 def json_rows(

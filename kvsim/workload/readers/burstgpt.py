@@ -47,4 +47,6 @@ def _matches(head: Head) -> bool:
     return {*_COLUMNS, "Log Type"} <= set(head.columns)
 
 
-BURSTGPT = TraceFormat("burstgpt", "BurstGPT CSV, versions 1 to 3", _matches, _rows)
+BURSTGPT = TraceFormat(
+    "burstgpt", "BurstGPT CSV, versions 1 to 3", _matches, _rows, columns=_COLUMNS
+)

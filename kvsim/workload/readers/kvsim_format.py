@@ -94,4 +94,4 @@ def _matches(head: Head) -> bool:
     return "schema" in head.keys and SCHEMA.split("/")[0] in head.text[:200]
 
 
-KVSIM = TraceFormat("kvsim", "kvsim's own JSONL", _matches, _rows)
+KVSIM = TraceFormat("kvsim", "kvsim's own JSONL", _matches, _rows, columns=_REQUIRED)

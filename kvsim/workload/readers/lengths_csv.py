@@ -25,4 +25,11 @@ def _matches(head: Head) -> bool:
     return set(_COLUMNS) <= set(head.columns) and "arrived_at" not in head.columns
 
 
-LENGTHS = TraceFormat("lengths", "prompt and output lengths only (CSV)", _matches, _rows, "none")
+LENGTHS = TraceFormat(
+    "lengths",
+    "prompt and output lengths only (CSV)",
+    _matches,
+    _rows,
+    "none",
+    columns=("arrival", *_COLUMNS),
+)

@@ -26,7 +26,7 @@ from kvsim.workload.readers.base import (
 
 __all__ = ["LLMSERVINGSIM"]
 
-_KEYS = {"input_toks", "output_toks", "arrival_time_ns"}
+_COLUMNS = ("arrival_time_ns", "input_toks", "output_toks")
 _BLOCK = 16
 
 
@@ -69,9 +69,14 @@ def _ids(record: dict[str, Any], prompt: int) -> list[int] | None:
 
 
 def _matches(head: Head) -> bool:
-    return head.keys >= _KEYS
+    return head.keys >= set(_COLUMNS)
 
 
 LLMSERVINGSIM = TraceFormat(
-    "llmservingsim", "LLMServingSim JSONL, nanoseconds", _matches, _rows, hash_block_size=_BLOCK
+    "llmservingsim",
+    "LLMServingSim JSONL, nanoseconds",
+    _matches,
+    _rows,
+    hash_block_size=_BLOCK,
+    columns=_COLUMNS,
 )

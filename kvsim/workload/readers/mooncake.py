@@ -47,5 +47,10 @@ def _matches(head: Head) -> bool:
 
 
 MOONCAKE = TraceFormat(
-    "mooncake", "Mooncake JSONL, milliseconds, 512-token ids", _matches, _rows, hash_block_size=512
+    "mooncake",
+    "Mooncake JSONL, milliseconds, 512-token ids",
+    _matches,
+    _rows,
+    hash_block_size=512,
+    columns=("timestamp", "input_length", "output_length"),
 )

@@ -52,11 +52,15 @@ class ReadReport:
 
     def lines(self) -> list[str]:
         """Describe what was left out or changed, one line a matter; empty if nothing was."""
-        said = [f"{count} rows dropped: {reason}" for reason, count in self.dropped.items()]
-        said += [f"{count} rows changed: {reason}" for reason, count in self.notes.items()]
+        said = [f"{_rows(count)} dropped: {reason}" for reason, count in self.dropped.items()]
+        said += [f"{_rows(count)} changed: {reason}" for reason, count in self.notes.items()]
         if self.malformed:
-            said.append(f"{self.malformed} malformed rows")
+            said.append(_rows(self.malformed, "malformed "))
             said += [f"  line {line}: {reason}" for line, reason in self.examples]
             hidden = self.malformed - len(self.examples)
             said += [f"  and {hidden} more"] if hidden else []
         return said
+
+
+def _rows(count: int, kind: str = "") -> str:
+    return f"{count:,} {kind}row{'' if count == 1 else 's'}"

@@ -22,6 +22,7 @@ import numpy as np
 
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.workload.base import Floats, Ints
+from kvsim.workload.distributions import cumulated_shares, drawn_places
 from kvsim.workload.readers.base import Reading, TraceFormat, TraceRow, json_object, whole
 from kvsim.workload.readers.source import reading as guarded
 
@@ -55,8 +56,7 @@ class Histogram:
 
     def draw(self, rng: np.random.Generator, count: int) -> Ints:
         """Return `count` lengths, at least 1."""
-        at = np.searchsorted(self.shares, rng.random(count), side="right")
-        return np.maximum(self.lengths[np.minimum(at, len(self.lengths) - 1)], 1)
+        return np.maximum(self.lengths[drawn_places(self.shares, rng, count)], 1)
 
     @cached_property
     def mean(self) -> float:
@@ -192,7 +192,7 @@ def _histogram(text: str) -> Histogram | None:
         raise ValueError("shares are not numbers of 0 or more with a sum above 0")
     if lengths.min() < 0 or lengths.max() > 2**31:
         raise ValueError("lengths are not between 0 and 2**31")
-    return Histogram(lengths, np.cumsum(weights) / weights.sum())
+    return Histogram(lengths, cumulated_shares(weights))
 
 
 def _rows(reading: Reading) -> Iterator[TraceRow]:

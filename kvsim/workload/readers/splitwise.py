@@ -9,15 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvsim.workload.readers.base import (
-    Head,
-    Reading,
-    TraceFormat,
-    TraceRow,
-    csv_rows,
-    length,
-    seconds,
-)
+from kvsim.workload.readers.base import Head, Reading, TraceFormat, TraceRow, plain_rows
 
 __all__ = ["SPLITWISE"]
 
@@ -25,15 +17,13 @@ _COLUMNS = ("arrival_timestamp", "prompt_size", "token_size")
 
 
 def _rows(reading: Reading) -> Iterator[TraceRow]:
-    def to_row(line: int, fields: list[str]) -> TraceRow:
-        prompt, output = length(fields[1], _COLUMNS[1]), length(fields[2], _COLUMNS[2])
-        return TraceRow(line, seconds(fields[0], _COLUMNS[0]), prompt, output)
-
-    return csv_rows(reading, _COLUMNS, to_row)
+    return plain_rows(reading, _COLUMNS)
 
 
 def _matches(head: Head) -> bool:
     return set(_COLUMNS) <= set(head.columns)
 
 
-SPLITWISE = TraceFormat("splitwise", "splitwise-sim CSV, seconds", _matches, _rows)
+SPLITWISE = TraceFormat(
+    "splitwise", "splitwise-sim CSV, seconds", _matches, _rows, columns=_COLUMNS
+)

@@ -7,15 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvsim.workload.readers.base import (
-    Head,
-    Reading,
-    TraceFormat,
-    TraceRow,
-    csv_rows,
-    length,
-    seconds,
-)
+from kvsim.workload.readers.base import Head, Reading, TraceFormat, TraceRow, plain_rows
 
 __all__ = ["VIDUR", "VIDUR_COLUMNS"]
 
@@ -23,15 +15,11 @@ VIDUR_COLUMNS = ("arrived_at", "num_prefill_tokens", "num_decode_tokens")
 
 
 def _rows(reading: Reading) -> Iterator[TraceRow]:
-    def to_row(line: int, fields: list[str]) -> TraceRow:
-        prompt, output = length(fields[1], VIDUR_COLUMNS[1]), length(fields[2], VIDUR_COLUMNS[2])
-        return TraceRow(line, seconds(fields[0], VIDUR_COLUMNS[0]), prompt, output)
-
-    return csv_rows(reading, VIDUR_COLUMNS, to_row)
+    return plain_rows(reading, VIDUR_COLUMNS)
 
 
 def _matches(head: Head) -> bool:
     return set(VIDUR_COLUMNS) <= set(head.columns)
 
 
-VIDUR = TraceFormat("vidur", "Vidur CSV, seconds", _matches, _rows)
+VIDUR = TraceFormat("vidur", "Vidur CSV, seconds", _matches, _rows, columns=VIDUR_COLUMNS)

@@ -75,5 +75,9 @@ def _summary(head: Head) -> bool:
 
 
 VLLM_BENCH = TraceFormat(
-    "vllm-bench", "vllm bench serve result JSON, --save-detailed", _matches, _rows
+    "vllm-bench",
+    "vllm bench serve result JSON, --save-detailed",
+    _matches,
+    _rows,
+    columns=("start_times", "input_lens", "output_lens"),
 )

@@ -1,4 +1,4 @@
-"""WEKA's coding-agent traces: one conversation a line, replayed in a closed loop.
+"""WEKA's coding-agent traces: one conversation a line (or one a file, indented), closed loop.
 
 A conversation has ``requests`` with ``t`` (seconds from its start), ``in``, ``out``,
 ``hash_ids`` (full 64-token blocks only, numbered within the conversation) and ``think_time``
@@ -168,7 +168,7 @@ def conversations(reading: Reading) -> Iterator[Conversation]:
         For a prompt of 0 tokens or negative lengths, with the line.
     """
     number = 0
-    for line, text in reading.source.lines():
+    for line, text in _records(reading):
         if not text.strip():
             continue
         try:
@@ -184,6 +184,15 @@ def conversations(reading: Reading) -> Iterator[Conversation]:
             if found.gaps_used:
                 reading.report.notes["no think_time; the recorded gap is used"] += found.gaps_used
             yield found
+
+
+def _records(reading: Reading) -> Iterator[tuple[int, str]]:
+    """Yield one conversation's JSON after the other, with the line where it begins."""
+    source = reading.source
+    if source.head.lstrip().partition("\n")[0].strip() == "{":
+        yield 1, source.text()
+    else:
+        yield from source.lines()
 
 
 def _check_scope(reading: Reading, found: Conversation) -> None:
@@ -227,4 +236,4 @@ def _matches(head: Head) -> bool:
 
 
 WEKA = TraceFormat("weka", "WEKA agent JSONL, think times, closed loop", _matches, _rows,
-                   "closed-loop")  # fmt: skip
+                   "closed-loop", columns=("t", "in", "out"))  # fmt: skip
