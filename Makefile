@@ -24,22 +24,19 @@ bench:  ## Start-up times and capacity accuracy against observed engines
 	python benchmarks/startup.py
 	python benchmarks/capacity_accuracy.py
 
-# On a machine without a GPU: make gpu DEVICE=cpu QUICK=--quick MODELS=gpt2 STUDIES=gpt2
+# In pieces: make gpu STAGE="calibrate study", then make gpu STAGE="validate publish".
+# A trial without a GPU: make gpu DEVICE=cpu QUICK=--quick MODELS=twin-tiny STUDIES=gpt2 LOADS=0.6
 DEVICE ?= cuda
 QUICK ?=
-MODELS ?= llama2-7b llama3-8b
+STAGE ?=
+MODELS ?= llama3-8b llama2-7b
 STUDIES ?= gpt2 llama2-7b
+LOADS ?= 0.3 0.7 1.1
 MEASURED ?= out/measured
 
-gpu:  ## Calibrate, validate and study on a GPU: everything docs/accuracy.md says of one
-	mkdir -p $(MEASURED)
-	kvsim calibrate --device $(DEVICE) $(QUICK) -o $(MEASURED)/device.yaml
-	set -e; for model in $(MODELS); do \
-	  kvsim validate --device $(DEVICE) $(QUICK) --model $$model \
-	    --profile $(MEASURED)/device.yaml --output $(MEASURED)/validate-$$model; done
-	set -e; for model in $(STUDIES); do \
-	  kvsim study cache --device $(DEVICE) $(QUICK) --model $$model \
-	    --output $(MEASURED)/study-$$model; done
+gpu:  ## Calibrate, study and validate on a GPU; write its profile and the tables of docs/accuracy.md
+	python benchmarks/measure_device.py --device $(DEVICE) $(QUICK) --out $(MEASURED) \
+	  --models $(MODELS) --studies $(STUDIES) --loads $(LOADS) $(addprefix --stage ,$(STAGE))
 
 screenshots:  ## Photograph every page of the dashboard into docs/images (needs a Chromium)
 	python scripts/screenshots.py

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.errors import InputError
+from kvsim.errors import InputError, UnsupportedError
 from kvsim.scenario import Scenario
 from kvsim.workload.readers.base import TraceRow
 from kvsim.workload.readers.kvsim_format import kvsim_lines
@@ -36,6 +36,7 @@ __all__ = [
     "BenchRun",
     "bench_runs",
     "latencies_of",
+    "own_pool",
     "pool_blocks",
     "read_run",
     "scenario_of",
@@ -64,6 +65,7 @@ _FLAGS = (
     "gpu_memory_utilization",
 )
 _NOT_FLAGS = ("model", "seed")
+_NULL_BLOCKS = 1
 _REQUEST_COLUMNS = (
     "input_toks",
     "output_toks",
@@ -93,6 +95,8 @@ class BenchRun:
         Columns of ``requests.csv``, in order of arrival; tokens and seconds.
     series : mapping of str to float array (rows,)
         Columns of ``timeseries.csv``.
+    recorded_blocks : int or None
+        ``kv_cache.num_gpu_blocks``, which newer recorders add to the meta file.
     """
 
     card: str
@@ -101,6 +105,7 @@ class BenchRun:
     flags: Mapping[str, Any]
     requests: Mapping[str, Floats]
     series: Mapping[str, Floats]
+    recorded_blocks: int | None = None
 
     @property
     def name(self) -> str:
@@ -162,7 +167,16 @@ def read_run(meta_path: Path) -> BenchRun:
         flags=_flags(meta["engine_kwargs"], meta_path),
         requests=_columns(meta_path.with_name(f"{stem}_requests.csv"), _REQUEST_COLUMNS),
         series=_columns(meta_path.with_name(f"{stem}_timeseries.csv"), _SERIES_COLUMNS),
+        recorded_blocks=_recorded_blocks(meta, meta_path),
     )
+
+
+def _recorded_blocks(meta: Mapping[str, Any], path: Path) -> int | None:
+    """The pool that vLLM settled on, where the recorder wrote it down."""
+    blocks = (meta.get("kv_cache") or {}).get("num_gpu_blocks")
+    if blocks is not None and (not isinstance(blocks, int) or blocks <= _NULL_BLOCKS):
+        raise InputError(f"num_gpu_blocks = {blocks!r} is no pool", where=f"{path}: kv_cache")
+    return blocks
 
 
 def _flags(kwargs: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -228,6 +242,23 @@ def shared_block_ids(run: BenchRun, data: Path) -> BlockIds | None:
     columns = run.requests
     recorded = zip(columns["input_toks"], columns["output_toks"], strict=True)
     return [row["hash_ids"] for row in rows] if list(recorded) == lengths else None
+
+
+def own_pool(run: BenchRun) -> tuple[int, str] | None:
+    """Blocks that the run's requests could hold, and where that is known from.
+
+    vLLM withholds one block of its ``num_gpu_blocks``, the null block, and its usage is a share
+    of the others.
+
+    Returns
+    -------
+    (int, str), or None
+        "recorded" by the run itself, or "read" off its printed usage; None where neither is.
+    """
+    if run.recorded_blocks is not None:
+        return run.recorded_blocks - _NULL_BLOCKS, "recorded"
+    blocks = pool_blocks(run.series["kv_cache_pct"])
+    return None if blocks is None else (blocks, "read")
 
 
 def pool_blocks(percentages: Floats, most: int = 5_000) -> int | None:
@@ -319,7 +350,16 @@ def scenario_of(run: BenchRun, trace: Path, num_blocks: int | None = None) -> Sc
         What `write_trace` wrote.
     num_blocks : int, optional
         Blocks of the pool; by default those that the engine's accounting rules predict.
+
+    Raises
+    ------
+    UnsupportedError
+        For a run of several data-parallel engines: one is simulated, and which requests each
+        of them served is not recorded.
     """
+    engines = run.flags.get("data_parallel_size", 1)
+    if engines > 1:
+        raise UnsupportedError(f"{run.name}: {engines} data-parallel engines cannot be replayed")
     return Scenario.model_validate(
         {
             "name": run.name,

@@ -4,8 +4,10 @@
 
 FOLDER holds ``reference/gpu/llmservingsim/bench_*``; the default is $KVSIM_DATA. Each run is
 simulated from what was known before it started: model, card, release, flags, arrivals and
-lengths. Where the run lets its pool be read off, it is simulated a second time with that pool,
-which separates an error in capacity from one in time. Nothing here was fitted on these runs.
+lengths. Where the run's own files tell its pool (vLLM's ``num_gpu_blocks``, or the usage that it
+printed), it is simulated a second time with that pool, as ``--num-gpu-blocks-override`` would
+set it: that separates an error in capacity from one in time. A table at the end sets both side
+by side. Nothing here was fitted on these runs.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from bench_runs import (
     Floats,
     bench_runs,
     latencies_of,
-    pool_blocks,
+    own_pool,
     scenario_of,
     series_lag_seconds,
     shared_block_ids,
@@ -33,6 +35,7 @@ from bench_runs import (
 )
 from numpy.typing import NDArray
 
+from kvsim.errors import UnsupportedError
 from kvsim.figures.replay import SeriesPair, replay_figure
 from kvsim.results import SimulationResult
 from kvsim.simulation import simulate
@@ -42,7 +45,11 @@ Ints = NDArray[np.intp]
 GOAL_PERCENT = 5.0
 GOAL_POINTS = 3.0
 GOALS = ("ttft", "tpot", "e2el")
-POOLS = {"rules": "predicted before the run", "given": "read off the run's KV usage"}
+POOLS = {
+    "rules": "predicted before the run",
+    "recorded": "recorded by the run itself",
+    "read": "read off the run's KV usage",
+}
 STATISTICS: dict[str, Callable[[Floats], float]] = {
     "mean": lambda values: float(np.nanmean(values)),
     "median": lambda values: float(np.nanmedian(values)),
@@ -203,7 +210,7 @@ def _count_until(seconds: Floats, moments: Floats) -> Floats:
     return np.searchsorted(np.sort(seconds), moments, side="right").astype(np.float64)
 
 
-def replay(run: BenchRun, data: Path, num_blocks: int | None = None) -> Replay:
+def replay(run: BenchRun, data: Path, num_blocks: int | None = None, pool: str = "rules") -> Replay:
     """Simulate a run.
 
     Parameters
@@ -214,13 +221,19 @@ def replay(run: BenchRun, data: Path, num_blocks: int | None = None) -> Replay:
         Reference folder, for what the prompts contain.
     num_blocks : int, optional
         Pool to use in place of the one that the engine's rules predict.
+    pool : str
+        Where that pool comes from, a key of `POOLS`.
+
+    Raises
+    ------
+    UnsupportedError
+        As `bench_runs.scenario_of`.
     """
     ids = shared_block_ids(run, data)
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "run.jsonl"
         write_trace(run, ids, trace)
         result = simulate(scenario_of(run, trace, num_blocks))
-    pool = "rules" if num_blocks is None else "given"
     return Replay(run, result, pool, ids is not None)
 
 
@@ -293,12 +306,34 @@ def write_plot(replayed: Replay, folder: Path) -> Path:
 
 
 def replays(data: Path) -> Iterator[Replay]:
-    """Simulate every run by the rules, and once more where its own pool can be read off."""
+    """Simulate every run by the rules, and once more where its own pool is known."""
     for run in bench_runs(data):
-        yield replay(run, data)
-        blocks = pool_blocks(run.series["kv_cache_pct"])
-        if blocks is not None:
-            yield replay(run, data, blocks)
+        try:
+            yield replay(run, data)
+        except UnsupportedError as error:
+            print(f"\nleft out: {error}", file=sys.stderr)
+            continue
+        own = own_pool(run)
+        if own is not None:
+            yield replay(run, data, *own)
+
+
+def side_by_side(found: list[Replay]) -> Iterator[str]:
+    """Set every run's two pools beside each other: error of each goal's quantity."""
+    heads = "".join(f"{head:>9}" for head in ("blocks", "TTFT", "TPOT", "E2E"))
+    yield f"\n{'off by':34}{'pool':>10}{heads}{'KV usage':>12}"
+    for each in found:
+        cells = "".join(f"{each.error_percent(latency):+8.1f}%" for latency in GOALS)
+        usage = f"{each.usage.mean_difference:.2f} points"
+        blocks = each.result.setup.num_blocks
+        yield f"{each.run.name:34}{each.pool:>10}{blocks:9,}{cells}{usage:>12}  {_verdict(each)}"
+
+
+def _verdict(replayed: Replay) -> str:
+    """Say whether all goals are met, or which are not."""
+    missed = [name for name in GOALS if abs(replayed.error_percent(name)) > GOAL_PERCENT]
+    missed += ["usage"] * (replayed.usage.mean_difference > GOAL_POINTS)
+    return f"missed: {', '.join(missed)}" if missed else "all goals met"
 
 
 def main() -> None:
@@ -308,10 +343,13 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.data is None:
         sys.exit("give --data FOLDER or set KVSIM_DATA: the folder that holds reference/gpu")
+    found = []
     for replayed in replays(chosen.data):
+        found.append(replayed)
         print("\n".join(lines(replayed)))
         if chosen.plot:
             print(f"  plot            {write_plot(replayed, chosen.plot)}")
+    print("\n".join(side_by_side(found)))
 
 
 if __name__ == "__main__":

@@ -13,30 +13,43 @@ import os
 import statistics
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from kvsim.calibrate.cards import CARDS, Card, card_rows, fit_card, fit_served
 from kvsim.calibrate.fit import Datasheet, Fit, fit_steps, leave_one_model_out, percent_errors
+from kvsim.calibrate.hosts import HostFit, HostRules, fit_expert_layer
 from kvsim.calibrate.kernels import fit_decode_attention, fit_gemm, fit_prefill_attention
 from kvsim.calibrate.rows import StepRows
-from kvsim.calibrate.serving import HostFit, HostRules
+from kvsim.calibrate.serving import read_served
 from kvsim.calibrate.tables import KernelTables, Precision
 from kvsim.calibrate.vidur import read_layers
 from kvsim.catalog.accelerators import find_accelerator
+from kvsim.catalog.models import find_model
 from kvsim.hardware import AcceleratorProfile, StepCoefficients
+from kvsim.rankwork import RankWork
 
 _SHORT_PROMPTS = (128, 256, 512)
-OTHER_RULES = {
-    "one fit an engine, all its versions together": HostRules(by_version=False),
-    "share of prefills held at 1 (host and sequence only)": HostRules(least_share=0.999),
-    "groups of any size": HostRules(fewest_runs=1),
-    "runs that waited for memory or slots counted too": HostRules(keep_waiting=True),
-    "one fit an engine, share at 1, any group, waiting too": HostRules(
-        by_version=False, least_share=0.999, fewest_runs=1, keep_waiting=True
+HOST_RULES = {
+    "one for each engine, all its releases": HostRules(by_version=False),
+    "one for each engine release, the default": HostRules(),
+    "by release, one share of prefills for all its models": HostRules(share_by_campaign=False),
+    "by release, that share held at one": HostRules(least_share=0.999),
+    "by release, groups of any size": HostRules(fewest_runs=1),
+    "by release, runs that queued kept": HostRules(keep_waiting=True),
+    "one for each engine, one share": HostRules(by_version=False, share_by_campaign=False),
+    "one for each engine, groups of any size": HostRules(by_version=False, fewest_runs=1),
+    "all of these at once": HostRules(
+        by_version=False,
+        share_by_campaign=False,
+        least_share=0.999,
+        fewest_runs=1,
+        keep_waiting=True,
     ),
 }
+EXPERT_SHARES = (1.0, 0.67, 0.5, 0.4, 0.33)
 _SERVED = ("H100-SXM5-80GB", "H200-SXM-141GB")
 
 
@@ -57,9 +70,11 @@ def main() -> None:
     cards = [card for card in CARDS if card.accelerator in _SERVED]
     kernels = [fits[card.accelerator] for card in cards]
     print("\n".join(serving_lines(fit_served(tables, cards, kernels))))
-    for label, rules in OTHER_RULES.items():
+    print("\nMedian group by what shares a host fit")
+    for label, rules in HOST_RULES.items():
         errors = group_errors(fit_served(tables, cards, kernels, rules))
         print(f"  {label:56} {statistics.median(errors):5.1f} % of {len(errors)} groups")
+    print("\n".join(expert_lines(tables, cards, kernels)))
 
 
 def step_lines(tables: Path, card: Card, profile: AcceleratorProfile, fit: Fit) -> Iterator[str]:
@@ -140,14 +155,35 @@ def serving_lines(hosts: list[HostFit]) -> Iterator[str]:
         cost = fit.cost
         yield (
             f"  {fit.engine} {fit.version or '(version unknown)'}: "
-            f"{cost.host_seconds * 1e3:.2f} ms, {cost.sequence_seconds * 1e6:.1f} us, "
-            f"share of prefills {fit.share}"
+            f"{cost.host_seconds * 1e3:.2f} ms, {cost.sequence_seconds * 1e6:.1f} us"
         )
-        for (model, card), (count, error) in fit.groups.items():
-            yield f"    {model:40} {card:10} {count:4} runs {error:6.1f}"
-    errors = group_errors(hosts)
-    yield "\nMedian group under other rules of the host fit"
-    yield f"  {'as above':56} {statistics.median(errors):5.1f} % of {len(errors)} groups"
+        for group, (count, error) in fit.groups.items():
+            share = f"share of prefills {fit.shares[group]:g}"
+            yield f"    {group.model:40} {group.card:10} {count:4} runs {error:6.1f}   {share}"
+
+
+def expert_lines(tables: Path, cards: list[Card], kernels: list[Fit]) -> Iterator[str]:
+    """Models with experts, by the share of the dense rate that their GEMMs are given."""
+    yield "\nModels with experts: GEMMs at a share of the dense rate (us a layer fitted; groups, %)"
+    runs = read_served(tables / "aiconfigurator" / "silicon_e2e.csv")
+    for share in EXPERT_SHARES:
+        slower = [with_experts(fit, expert_flops_share=share) for fit in kernels]
+        rates = {card.stem: fit.coefficients for card, fit in zip(cards, slower, strict=True)}
+        layer = fit_expert_layer(runs, rates)
+        slower = [with_experts(fit, expert_layer_seconds=layer) for fit in slower]
+        groups = {
+            f"{fit.engine} {group.model.partition('/')[2]}": error
+            for fit in fit_served(tables, cards, slower)
+            for group, (_, error) in fit.groups.items()
+            if RankWork.from_model(find_model(group.model)).expert_layers
+        }
+        cells = ", ".join(f"{name} {error:.1f}" for name, error in groups.items())
+        yield f"  {share:4g}  {layer * 1e6:4.0f} us  {cells}"
+
+
+def with_experts(fit: Fit, **changes: float) -> Fit:
+    """The fit with other costs of experts."""
+    return replace(fit, coefficients=fit.coefficients.model_copy(update=changes))
 
 
 def group_errors(hosts: list[HostFit]) -> list[float]:

@@ -135,7 +135,8 @@ def compare_bench(
         trace = {"trace": {"file": str(path.resolve()), "format": "vllm-bench"}}
         scenario = scenario.model_copy(update={"workload": parse_workload(trace)})
     setup = prepare(scenario, accelerator=accelerator)
-    predicted = run_setup(setup, scenario.run.seed if seed is None else seed).summary
+    run = run_setup(setup, scenario.run.seed if seed is None else seed)
+    predicted = run.observed if replayed else run.summary
     pairs = tuple(
         BenchPair(key, float(predicted[key]), float(result[key]))
         for key in _KEYS

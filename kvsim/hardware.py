@@ -20,6 +20,7 @@ __all__ = [
 
 
 AtLeastOne = Annotated[float, Within(least=1)]
+Share = Annotated[float, Within(above=0, most=1)]
 Bytes = Annotated[PositiveInt, Parsed(parse_bytes)]
 
 
@@ -134,6 +135,10 @@ class StepCoefficients(Checked):
         `head_seconds`; kernels for both at once do not pack the heads that share K and V.
     attention_token_seconds : float
         Prefill attention's cost of one query head of one token in one layer, beside its FLOPs.
+    expert_layer_seconds : float
+        What choosing experts and sorting tokens by them adds to a layer with experts.
+    expert_flops_share : float
+        Share of `flops_per_s` that the GEMMs of routed experts reach: few rows each.
     host_costs : mapping of str to HostCost
         Host costs of other engines than `engine`, by name.
     token_factors : mapping of int to float
@@ -163,6 +168,8 @@ class StepCoefficients(Checked):
     mixed_kv_factor: AtLeastOne = 1.0
     mixed_head_seconds: NonNegativeFloat = 0.0
     attention_token_seconds: NonNegativeFloat = 0.0
+    expert_layer_seconds: NonNegativeFloat = 0.0
+    expert_flops_share: Share = 1.0
     host_costs: dict[str, HostCost] = {}  # noqa: RUF012 - read into a dict of its own
     token_factors: dict[PositiveInt, PositiveFloat] = {}  # noqa: RUF012 - read into a dict of its own
 

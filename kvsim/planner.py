@@ -14,7 +14,8 @@ model's name says so (``hf:org/name``).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
@@ -52,6 +53,9 @@ from kvsim.weights import parameter_count
 
 __all__ = ["Comparison", "Plan", "engine_options", "plan", "plan_deployment", "plan_engines"]
 
+AnyModel: TypeAlias = str | Path | ModelSpec
+AnyAccelerator: TypeAlias = str | Path | AcceleratorProfile
+
 # A chat turn with its history; --context-len sets another.
 TYPICAL_CONTEXT = 2048
 
@@ -66,8 +70,8 @@ REGIMES = {
 
 
 def plan(
-    model: str | ModelSpec,
-    gpu: str | AcceleratorProfile,
+    model: AnyModel,
+    gpu: AnyAccelerator,
     *,
     engine: str = "vllm",
     engine_version: str = "",
@@ -79,9 +83,9 @@ def plan(
 
     Parameters
     ----------
-    model : str or ModelSpec
+    model : str, Path or ModelSpec
         Catalogue name or alias, path of a config or GGUF file, "hf:org/name", or a model.
-    gpu : str or AcceleratorProfile
+    gpu : str, Path or AcceleratorProfile
         Catalogue name or alias, path of a YAML profile, or a profile.
     engine, engine_version : str
         Serving engine and release; "" is the newest whose rules are known.
@@ -169,8 +173,8 @@ class Comparison(NamedTuple):
 
 
 def plan_engines(
-    model: str | ModelSpec,
-    gpu: str | AcceleratorProfile,
+    model: AnyModel,
+    gpu: AnyAccelerator,
     *,
     engines: Iterable[str] = ENGINE_NAMES,
     context_len: int | None = None,
@@ -207,18 +211,16 @@ def plan_engines(
     return Comparison(tuple(plans), tuple(refused))
 
 
-def _deployment(
-    model: str | ModelSpec, gpu: str | AcceleratorProfile, options: dict[str, Any]
-) -> Deployment:
+def _deployment(model: AnyModel, gpu: AnyAccelerator, options: dict[str, Any]) -> Deployment:
     return Deployment(
-        model=find_model(model) if isinstance(model, str) else model,
-        accelerator=find_accelerator(gpu) if isinstance(gpu, str) else gpu,
+        model=model if isinstance(model, ModelSpec) else find_model(model),
+        accelerator=gpu if isinstance(gpu, AcceleratorProfile) else find_accelerator(gpu),
         options=engine_options(options),
     )
 
 
-def _asked(gpu: str | AcceleratorProfile) -> str:
-    return gpu if isinstance(gpu, str) else gpu.name
+def _asked(gpu: AnyAccelerator) -> str:
+    return gpu.name if isinstance(gpu, AcceleratorProfile) else str(gpu)
 
 
 def _policies(retention: str | Iterable[str]) -> Iterable[str]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from kvsim.attention import Attention, FullAttention, RecurrentState, heads_per_rank
 from kvsim.kvreads import attended_layers, pair_flops
 from kvsim.model import ModelSpec
-from kvsim.weights import matmul_flops_per_token
+from kvsim.tensors import matmul_flops_per_token, tensor_families
 
 __all__ = ["RankWork"]
 
@@ -17,10 +17,12 @@ class RankWork(NamedTuple):
 
     Parameters
     ----------
-    layers : int
-        Layers of the whole model: a token passes through all of them.
+    layers, expert_layers : int
+        Layers of the whole model, and those with routed experts: a token passes through all.
     body_flops : float
         GEMM FLOPs of one token, all layers.
+    expert_flops : float
+        Those among `body_flops` that routed experts do.
     head_flops : float
         FLOPs of the output head for one sequence.
     pair_flops : float
@@ -32,7 +34,9 @@ class RankWork(NamedTuple):
     """
 
     layers: int
+    expert_layers: int
     body_flops: float
+    expert_flops: float
     head_flops: float
     pair_flops: float
     query_heads: float
@@ -44,9 +48,12 @@ class RankWork(NamedTuple):
         """Share a model's work over `tp` ranks."""
         attended = list(attended_layers(model))
         head = 2.0 * model.hidden_size * model.vocab_size / tp
+        experts = [family for family in tensor_families(model) if family.is_routed]
         return cls(
             layers=model.num_layers,
+            expert_layers=sum(len(family.layers or ()) for family in experts),
             body_flops=matmul_flops_per_token(model) / tp - head,
+            expert_flops=2.0 * sum(family.active_parameters for family in experts) / tp,
             head_flops=head,
             pair_flops=sum(count * pair_flops(cache) for count, cache in attended) / tp,
             query_heads=sum(count * _query_heads(cache) for count, cache in attended) / tp,

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from kvsim.hardware import AcceleratorProfile, Link, StepCoefficients
 
-__all__ = ["CLASS_SECONDS", "CLASS_SHARES", "accelerator_class", "class_coefficients"]
+__all__ = [
+    "CLASS_SECONDS",
+    "CLASS_SHARES",
+    "EXPERT_FLOPS_SHARE",
+    "EXPERT_LAYER_SECONDS",
+    "accelerator_class",
+    "class_coefficients",
+]
 
 # Medians over the measured cards of each class (datacentre: A100, H100, H200; workstation:
 # L40S, RTX 4090, RTX PRO 6000) of the coefficients in their profiles, rates as shares of the
@@ -18,8 +25,13 @@ CLASS_SECONDS: dict[str, dict[str, float]] = {
     "workstation": {"layer": 46e-6, "head": 10e-9},
 }
 # vLLM's host time, fitted to served runs on H100: see the same profiles.
-_HOST_SECONDS = 1.39e-3
-_SEQUENCE_SECONDS = 16e-6
+_HOST_SECONDS = 0.766e-3
+_SEQUENCE_SECONDS = 15.6e-6
+# What layers with experts cost, from the served runs of models that have them: the time a layer
+# is fitted to all of them at once; the share is the least at which no such model is predicted
+# worse than at the dense rate (`benchmarks/steptime_accuracy.py` prints both).
+EXPERT_LAYER_SECONDS = 17e-6
+EXPERT_FLOPS_SHARE = 0.5
 _FAST_LINK_BYTES_PER_S = 200e9  # NVLink, Infinity Fabric, ICI; a PCIe card has far less
 
 
@@ -50,6 +62,8 @@ def class_coefficients(accelerator: AcceleratorProfile) -> StepCoefficients:
         attention_flops_per_s=flops * share["attention"],
         layer_seconds=seconds["layer"],
         head_seconds=seconds["head"],
+        expert_layer_seconds=EXPERT_LAYER_SECONDS,
+        expert_flops_share=EXPERT_FLOPS_SHARE,
         host_seconds=_HOST_SECONDS,
         sequence_seconds=_SEQUENCE_SECONDS,
         collectives=_class_links(accelerator),

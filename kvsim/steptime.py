@@ -3,6 +3,7 @@
 ::
 
     step = host + layers * layer                       launches, norms, rotary, activations
+         + expert layers * expert layer                choosing experts, sorting tokens by them
          + pnorm(weight bytes / BW, tile * flops / P)  every GEMM, for decode and prefill tokens
          + kv bytes / BW_kv + heads * head             decode attention, KV heads of all sequences
          + pairs * flops a pair / P_attn + tokens * c  prefill attention (causal)
@@ -11,7 +12,8 @@
 
 The KV term is linear and stands outside the p-norm, so a run of k decode steps at a constant
 batch sums in closed form: ``k * decode_base_seconds + kv_seconds_per_byte * sum of bytes``.
-Coefficients are measured (``hardware_profiles``); a device without any takes the median
+The GEMMs of routed experts have few rows each and reach a share of ``P``: their FLOPs count
+for more. Coefficients are measured (``hardware_profiles``); a device without any takes the median
 efficiency of its class, and `StepTimeModel.provenance` says so.
 """
 
@@ -142,7 +144,9 @@ class StepTimeModel:
     tp, pp : int
         Tensor- and pipeline-parallel degrees.
     weight_bytes_per_s, flops_per_s, layer_seconds : float
-        Rates of GEMMs in this weight format, and the fixed cost of a layer.
+        Rates of GEMMs in this weight format, and the mean fixed cost of a layer.
+    token_flops : float
+        GEMM FLOPs of one token on a rank, those of experts restated at the dense rate.
     kv_seconds_per_byte : float
         Seconds that one more KV byte read on a rank adds to a step.
     """
@@ -156,6 +160,7 @@ class StepTimeModel:
     weight_bytes_per_s: float
     flops_per_s: float
     layer_seconds: float
+    token_flops: float
     kv_seconds_per_byte: float
     _read_bytes: dict[int, float] = field(default_factory=dict, repr=False, compare=False)
 
@@ -191,16 +196,18 @@ class StepTimeModel:
         model = _stored_as(deployment)
         weights = weight_format(model.quantization or model.dtype)
         kv_rate = _kv_rate(chosen, _kv_format(deployment)) * options.decode_context_parallel_size
+        work = RankWork.from_model(model, options.tensor_parallel_size)
         return cls(
             coefficients=chosen,
             provenance=provenance,
             model=model,
-            work=RankWork.from_model(model, options.tensor_parallel_size),
+            work=work,
             tp=options.tensor_parallel_size,
             pp=options.pipeline_parallel_size,
             weight_bytes_per_s=_weight_rate(chosen, weights),
             flops_per_s=_arithmetic_rate(chosen, weights, deployment.accelerator),
-            layer_seconds=_layer_seconds(chosen, weights),
+            layer_seconds=_layer_seconds(chosen, weights, work),
+            token_flops=work.body_flops + (1 / chosen.expert_flops_share - 1) * work.expert_flops,
             kv_seconds_per_byte=kv_seconds(1.0, kv_rate),
         )
 
@@ -211,7 +218,7 @@ class StepTimeModel:
         busy = min(self.pp, max(1, load.sequences))
         tile = tile_factor(load.tokens, rates.token_factors)
         weight = weight_seconds(self._weight_bytes(load.tokens), self.weight_bytes_per_s)
-        flops = work.body_flops * load.tokens + work.head_flops * load.sequences
+        flops = self.token_flops * load.tokens + work.head_flops * load.sequences
         compute = tile * compute_seconds(flops / busy, self.flops_per_s)
         return StepCost(
             host_seconds=rates.host_seconds,
@@ -318,10 +325,12 @@ def _weight_rate(coefficients: StepCoefficients, weights: WeightFormat) -> float
     return coefficients.weight_bytes_per_s * loss
 
 
-def _layer_seconds(coefficients: StepCoefficients, weights: WeightFormat) -> float:
-    """Fixed cost of a layer: 8-bit GEMMs quantise their activations first."""
-    extra = coefficients.fp8_layer_seconds if weights.compute in ("fp8", "fp4", "int8") else 0.0
-    return coefficients.layer_seconds + extra
+def _layer_seconds(rates: StepCoefficients, weights: WeightFormat, work: RankWork) -> float:
+    """Mean fixed cost of a layer: 8-bit GEMMs quantise activations first, experts are chosen."""
+    extra = rates.fp8_layer_seconds if weights.compute in ("fp8", "fp4", "int8") else 0.0
+    return (
+        rates.layer_seconds + extra + rates.expert_layer_seconds * work.expert_layers / work.layers
+    )
 
 
 def _kv_rate(coefficients: StepCoefficients, fmt: KVFormat) -> float:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 
 import pytest
 import yaml
@@ -258,6 +259,28 @@ def test_a_missing_key(written):
     with pytest.raises(InputError) as error:
         find_accelerator(written(drop=["memory"]))
     assert "the key 'memory' is missing" in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong", "message"),
+    [
+        ("layer_seconds:", "40", "coefficients.layer_seconds = 40 s is not plausible; write sec"),
+        ("host_seconds:", "1.39", "coefficients.host_seconds = 1.39 s is not plausible"),
+        ("fp8_kv_speedup:", "180", "coefficients.fp8_kv_speedup = 180 is not plausible"),
+        ("2: {seconds:", "5.0, bytes_per_s: 2.0e+11}", "coefficients.collectives.2.seconds = 5 s"),
+        ("2: {seconds:", "5e-6, bytes_per_s: 200}", "collectives.2.bytes_per_s = 200 is not plau"),
+        ("sglang: {host_seconds:", "3.6}", "coefficients.host_costs.sglang.host_seconds = 3.6 s"),
+        ("token_factors:", "{16: 150.0}", "coefficients.token_factors.16 = 150 is not plausible"),
+    ],
+)
+def test_an_absurd_coefficient_is_named(tmp_path, line, wrong, message):
+    text = (data_folder("hardware_profiles") / "h100-sxm5-80gb.yaml").read_text("utf-8")
+    path = tmp_path / "card.yaml"
+    path.write_text(re.sub(f"^( *{re.escape(line)}).*$", rf"\1 {wrong}", text, flags=re.M))
+    with pytest.raises(InputError) as raised:
+        find_accelerator(path)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

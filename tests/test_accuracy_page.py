@@ -1,6 +1,7 @@
 """docs/accuracy.md: its commands exist, and its figures are what the commands print."""
 
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -11,11 +12,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import capacity_accuracy
 import fit_overheads
 import replay_accuracy
+import steptime_accuracy
 import weights_accuracy
 
-from kvsim.catalog.accelerators import find_accelerator
+from kvsim.calibrate.hosts import fit_hosts
+from kvsim.calibrate.serving import read_served
 from kvsim.cli import COMMANDS
 from kvsim.workload.trace_stats import trace_stats
+from tests.tables import fitted_on_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "accuracy.md").read_text("utf-8")
@@ -117,10 +121,21 @@ def test_weight_figures(kvsim_data):
 def test_pooled_step_figures_are_those_of_the_profiles():
     rows = tables("Step time")[0]
     for row in rows:
-        coefficients = find_accelerator(row["card"]).coefficients
-        assert coefficients is not None
+        coefficients = fitted_on_tables(row["card"])
         assert float(row["pooled"].removesuffix(" %")) == coefficients.error_percent, row["card"]
         assert coefficients.fitted_on.startswith(row["steps"].replace(",", "") + " ")
+
+
+@pytest.mark.data
+def test_served_figures(kvsim_data):
+    rows = tables("Step time")[1]
+    runs = read_served(kvsim_data / "reference/gpu/aiconfigurator/silicon_e2e.csv")
+    rates = {f"{name}_sxm": fitted_on_tables(name) for name in ("h100", "h200")}
+    assert [row["host fit"] for row in rows] == list(steptime_accuracy.HOST_RULES)
+    for row, rules in zip(rows, steptime_accuracy.HOST_RULES.values(), strict=True):
+        errors = steptime_accuracy.group_errors(fit_hosts(runs, rates, rules))
+        assert row["median error"] == f"{statistics.median(errors):.1f} %", row["host fit"]
+        assert row["groups"] == str(len(errors)), row["host fit"]
 
 
 @pytest.mark.data
@@ -143,7 +158,7 @@ def test_replay_figures(kvsim_data):
 
 
 def _check_means(rows, replays):
-    rules, given = (replays["RTX4090 Llama-3.1-8B", pool] for pool in ("rules", "given"))
+    rules, given = (replays["RTX4090 Llama-3.1-8B", pool] for pool in ("rules", "read"))
     pro = replays["RTXPRO6000 Llama-3.1-8B", "rules"]
     columns = (rules.measured, rules.simulated, given.simulated, pro.measured, pro.simulated)
     for row, latency, scale in zip(rows, replay_accuracy.GOALS, (1, 1e3, 1), strict=True):

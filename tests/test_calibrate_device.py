@@ -17,7 +17,9 @@ from kvsim.calibrate.measure.device import DeviceFacts, find_device, shipped_pro
 from kvsim.calibrate.measure.gemm import GemmCase
 from kvsim.calibrate.measure.grid import plan_cases
 from kvsim.calibrate.measure.layers import LayersCase, ReplayedLayersCase
+from kvsim.calibrate.measure.overhead import HostCase
 from kvsim.calibrate.measure.timing import QUICK_PACE, Pace, TorchBench
+from kvsim.calibrate.measure.workspace import steady_torch
 from kvsim.calibrate.shapes import LLAMA_3_8B
 from kvsim.cli import main
 from kvsim.errors import InputError, MissingExtraError, UnsupportedError
@@ -154,6 +156,44 @@ def test_ranks_that_do_not_meet_are_started_once_and_leave_the_catalogues_links(
         with pytest.raises(UnsupportedError, match="no route"):
             bench.time(case)
     assert attempts == [2]
+
+
+class FakeBackends:
+    """The switch of cuDNN's attention, and what it was set to."""
+
+    def __init__(self, enabled):
+        self.states = [enabled]
+
+    def cudnn_sdp_enabled(self):
+        return self.states[-1]
+
+    def enable_cudnn_sdp(self, enabled):
+        self.states.append(enabled)
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "states", "threads"),
+    [
+        ("cuda", True, [True, False, True], 8),
+        ("cuda", False, [False], 8),
+        ("cpu", True, [True], 1),
+    ],
+)
+def test_torch_is_held_still_while_something_is_timed(kind, before, states, threads):
+    set_to = [8]
+    backend = FakeBackends(before)
+    torch = SimpleNamespace(
+        backends=SimpleNamespace(cuda=backend),
+        get_num_threads=lambda: set_to[-1],
+        set_num_threads=set_to.append,
+    )
+    held = steady_torch(torch, kind)
+    held.__enter__()
+    assert backend.cudnn_sdp_enabled() is (before and kind == "cpu")
+    assert set_to[-1] == threads
+    held.__exit__(None, None, None)
+    assert backend.states == states
+    assert set_to[-1] == 8
 
 
 # --- which device --------------------------------------------------------------------------
@@ -304,13 +344,39 @@ def test_decode_attention_attends_contiguous_and_paged(torch, monkeypatch):
         caches = space.views(4, (3, 2, 64, 16), "fp32")
         want = attended(torch, query, *caches[2 * number : 2 * number + 2])
         torch.testing.assert_close(call().double(), want, rtol=1e-4, atol=1e-5)
-    monkeypatch.setattr(space, "random", lambda shape, dtype: query.transpose(0, 1))
-    monkeypatch.setattr(torch, "randperm", lambda n, device: torch.arange(n - 1, -1, -1))
-    for number, call in enumerate(PagedDecodeCase(**sizes).calls(space)):
-        pools = space.views(4, (2, 12, 16, 16), "fp32")
-        flipped = (pool.flip(1).reshape(2, 3, 64, 16) for pool in pools[2 * number :][:2])
-        want = attended(torch, query.transpose(0, 1), *flipped)
-        torch.testing.assert_close(call().double(), want, rtol=1e-4, atol=1e-5)
+
+
+def test_paged_decode_attends_to_every_sequences_own_blocks(torch):
+    case = PagedDecodeCase(dtype="fp32", batch=3, context=64, kv_heads=2, head_dim=16, sets=2)
+    assert case.lengths == [43, 64, 85]
+    space = TorchBench("cpu", QUICK_PACE).space
+    tables = case.tables(space)
+    assert sorted(block for table in tables for block in table) == list(range(3 + 4 + 6))
+    step = case.step(space, tables)
+    keys, values = space.views(2, (2, 2, 13 * 16, 16), "fp32")
+    query, new_key, new_value = torch.randn(3, 8, 16), torch.randn(3, 2, 16), torch.randn(3, 2, 16)
+
+    for layer in range(case.sets):
+        found = step(layer, query, new_key, new_value)
+        for row, (table, length) in enumerate(zip(tables, case.lengths, strict=True)):
+            slots = torch.tensor([16 * block + at for block in table for at in range(16)])[:length]
+            mine, theirs = keys[layer][:, slots], values[layer][:, slots]
+            torch.testing.assert_close(mine[:, -1], new_key[row])
+            torch.testing.assert_close(theirs[:, -1], new_value[row])
+            want = attended(torch, query[row].view(2, 4, 16), mine, theirs).reshape(8, 16)
+            torch.testing.assert_close(found[row].double(), want, rtol=1e-4, atol=1e-5)
+
+
+def test_the_host_is_timed_in_the_twins_own_step(torch):
+    space = TorchBench("cpu", QUICK_PACE).space
+    case = HostCase(dtype="fp32", sequences=5, vocabulary=32)
+    (step,) = case.calls(space)
+    engine = step.func.__self__
+    for _ in range(3):
+        step()
+    assert engine.pool.held_blocks == 5 * 1024 // 16
+    assert {len(text) for text in engine.texts.values()} == {1024 + 3}
+    assert engine.decoder.shape.layers == 0
 
 
 def test_fp8_blocks_are_gathered_and_widened(torch):

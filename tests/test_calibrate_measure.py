@@ -4,106 +4,30 @@ Most of it needs no torch: a `Bench` that answers from planted rates stands in f
 """
 
 import csv
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import kvsim
-from kvsim.calibrate.measure.attention import DecodeCase, PrefillCase
-from kvsim.calibrate.measure.bandwidth import CopyCase, ReadCase
-from kvsim.calibrate.measure.case import Row, Timing, summarise
+from kvsim.calibrate.measure.attention import DecodeCase
+from kvsim.calibrate.measure.bandwidth import ReadCase
+from kvsim.calibrate.measure.case import Row, summarise
 from kvsim.calibrate.measure.coefficients import calibrate_rows
-from kvsim.calibrate.measure.collective import AllReduceCase
 from kvsim.calibrate.measure.command import Outputs, measure
-from kvsim.calibrate.measure.device import DeviceFacts
 from kvsim.calibrate.measure.gemm import GemmCase
 from kvsim.calibrate.measure.grid import Plan, plan_cases
-from kvsim.calibrate.measure.layers import LayersCase
-from kvsim.calibrate.measure.overhead import HostCase, LaunchCase
-from kvsim.calibrate.measure.session import COLUMNS, Session
+from kvsim.calibrate.measure.overhead import LaunchCase
+from kvsim.calibrate.measure.session import COLUMNS, Session, kept_timings
 from kvsim.calibrate.measure.timing import QUICK_PACE, is_out_of_memory
 from kvsim.cli.calibrate_report import found_sections, plan_sections
 from kvsim.cli.render import emit
 from kvsim.errors import InputError, UnsupportedError
-from kvsim.stepterms import roofline_seconds
-from kvsim.units import GIB, MIB
+from kvsim.units import GIB
+from tests.planted import H200, PlantedBench, measured
 
 pytest.importorskip("scipy")
-
-H200 = DeviceFacts(
-    kind="cuda",
-    name="NVIDIA H200",
-    count=1,
-    memory_bytes=round(139.8 * GIB),
-    free_bytes=round(139.3 * GIB),
-    l2_bytes=60 * MIB,
-    dtypes=("bf16", "fp16", "fp8"),
-    torch_version="2.11.0+cu130",
-    driver="driver 580.159.03, CUDA 13.0",
-    clocks="clocks.sm 345 MHz",
-)
-
-
-@dataclass(frozen=True)
-class PlantedBench:
-    """A device whose every rate is known: what a case costs follows from the step's form."""
-
-    copy: float = 4.3e12
-    weights: float = 4.0e12
-    flops: float = 750e12
-    norm: float = 2.5
-    layer: dict[str, float] = field(
-        default_factory=lambda: {"layers": 120e-6, "layers_graph": 21e-6}
-    )
-    kv: dict[str, float] = field(default_factory=lambda: {"decode": 3.5e12, "decode_paged": 1.2e12})
-    decode_start: float = 13e-6
-    head: float = 30e-9
-    attention: float = 600e12
-    token: float = 0.4e-9
-    host: float = 60e-6
-    sequence: float = 2e-6
-    link: tuple[float, float] = (5e-6, 200e9)
-    fp8_gain: float = 1.6
-
-    def time(self, case):
-        seconds = self.seconds(case)
-        return Timing(seconds, 0.99 * seconds, 1.01 * seconds, samples=9)
-
-    def release(self):
-        """Hold nothing, so give nothing back."""
-
-    def seconds(self, case):
-        match case:
-            case CopyCase() | ReadCase():
-                return case.moved_bytes / self.copy
-            case GemmCase():
-                twice = 2 * case.n * case.k / self.weights
-                seconds = roofline_seconds(twice, case.flops / self.flops, self.norm)
-                return seconds / (self.fp8_gain if case.dtype == "fp8" else 1)
-            case LayersCase():
-                arms = case.moved_bytes / self.weights, case.flops / self.flops
-                fixed = case.layers * self.layer[case.kind]
-                return 25e-6 + fixed + roofline_seconds(*arms, self.norm)
-            case DecodeCase():
-                read = case.moved_bytes / self.kv[case.kind]
-                return self.decode_start + read + case.starts * self.head
-            case PrefillCase():
-                return 4e-6 + case.flops / self.attention + case.queries * self.token
-            case HostCase():
-                return self.host + case.sequences * self.sequence
-            case AllReduceCase():
-                return self.link[0] + case.message / self.link[1]
-            case _:
-                return 3e-6
-
-
-def measured(tmp_path, bench, facts=H200, *, quick=False):
-    """Calibrate a planted device: (what was found, the profile as ``--gpu`` reads it)."""
-    plan = plan_cases(facts, quick=quick)
-    found = measure(facts, plan, tmp_path / "card.yaml", lambda *_: None, bench)
-    return found, kvsim.find_accelerator(tmp_path / "card.yaml")
 
 
 def planted_values(bench, way="loop"):
@@ -195,6 +119,14 @@ def test_what_torch_cannot_measure_stays_as_the_catalogue_has_it(tmp_path):
     assert rates.fp8_kv_speedup == shipped.coefficients.fp8_kv_speedup
     assert "torch 2.11.0+cu130, driver 580.159.03" in rates.source
     assert "512 MiB taken before the first tensor" in profile.notes
+
+
+def test_measured_links_leave_the_catalogues_own_alone(tmp_path):
+    shipped = kvsim.find_accelerator("h200").coefficients.model_dump()
+    _, profile = measured(tmp_path, PlantedBench(), replace(H200, count=2))
+    assert profile.coefficients.collectives[2].bytes_per_s == pytest.approx(200e9, rel=0.01)
+    assert profile.coefficients.collectives[8].model_dump() == shipped["collectives"][8]
+    assert kvsim.find_accelerator("h200").coefficients.model_dump() == shipped
 
 
 def test_every_number_stands_beside_the_datasheet(tmp_path, capsys):
@@ -323,6 +255,60 @@ def test_what_fits_at_no_size_is_left_out_and_named(tmp_path):
 def test_only_memory_trouble_counts_as_such():
     assert not is_out_of_memory(RuntimeError("CUDA error: unspecified launch failure"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_a_resumed_session_times_only_what_is_missing(tmp_path):
+    cases = plan_cases(H200, quick=True).cases
+    plan = Plan(cases, QUICK_PACE, "cuda")
+    whole = Session(TroubledBench(lambda *_: None), tmp_path / "whole.csv").run(plan)
+    stopped = Session(
+        TroubledBench(lambda _, calls: KeyboardInterrupt() if calls > 30 else None),
+        tmp_path / "rows.csv",
+    )
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(plan)
+    with stopped.csv_path.open("a") as file:
+        file.write("gemm,bf16,,16")  # the process died in the middle of a line
+
+    bench = TroubledBench(lambda *_: None)
+    resumed = Session(bench, stopped.csv_path, kept=kept_timings(stopped.csv_path))
+    rows = resumed.run(plan)
+
+    assert bench.calls == len(cases) - 30
+    assert [row.case for row in rows] == list(cases)
+    for row, other in zip(rows, whole, strict=True):
+        assert row.seconds == pytest.approx(other.seconds, rel=1e-5)
+    assert len(csv_rows(stopped.csv_path)) == len(cases)
+
+
+def test_an_interrupt_while_resuming_loses_nothing(tmp_path):
+    cases = plan_cases(H200, quick=True).cases
+    plan, path = Plan(cases, QUICK_PACE, "cuda"), tmp_path / "rows.csv"
+    for allowed in (40, 10):
+
+        def stop(_, calls, allowed=allowed):
+            return KeyboardInterrupt() if calls > allowed else None
+
+        with pytest.raises(KeyboardInterrupt):
+            Session(TroubledBench(stop), path, kept=kept_timings(path)).run(plan)
+    assert len(csv_rows(path)) == 50
+
+
+def test_rows_that_cannot_be_resumed_are_named(tmp_path):
+    path = tmp_path / "rows.csv"
+    assert kept_timings(path) == {}
+    path.write_text("kind,seconds\ncopy,1\n")
+    with pytest.raises(InputError, match=r"rows\.csv, line 1: no column dtype"):
+        kept_timings(path)
+    Session(TroubledBench(lambda *_: None), path).run(
+        Plan(plan_cases(H200, quick=True).cases[:2], QUICK_PACE, "cuda")
+    )
+    lines = path.read_text().splitlines()
+    cells = lines[2].split(",")
+    cells[COLUMNS.index("seconds")] = "fast"
+    path.write_text("\n".join([*lines[:2], ",".join(cells), ""]))
+    with pytest.raises(InputError, match="line 3: seconds = 'fast' is not a number"):
+        kept_timings(path)
 
 
 def test_an_interrupt_keeps_the_rows_so_far(tmp_path):

@@ -221,6 +221,19 @@ def test_a_detailed_result_is_replayed_request_by_request(tmp_path):
         assert pair.error_percent == pytest.approx(0, abs=1e-6), pair.name
 
 
+def test_the_same_requests_may_be_compared_past_saturation(tmp_path):
+    """Their mean TTFT is no property of the system, but both sides have it of these requests."""
+    crowd = {
+        "input_lens": [300] * 3000,
+        "output_lens": [50] * 3000,
+        "start_times": [at / 1000 for at in range(3000)],
+        "mean_ttft_ms": 1.0,
+    }
+    path = written(tmp_path, json.dumps(crowd), "bench.json")
+    found = compare_bench(path, Scenario.model_validate(SCENARIO))
+    assert {pair.name: pair.predicted for pair in found.pairs}["mean_ttft_ms"] > 1000
+
+
 def test_a_summary_alone_is_set_beside_the_scenarios_own_workload(tmp_path):
     summary = {k: v for k, v in detailed().items() if not isinstance(v, list)}
     summary["mean_ttft_ms"] *= 2

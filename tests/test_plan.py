@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from kvsim.planning.sizing import COMMON_CONTEXTS, context_lengths, size
 from kvsim.precision import kv_format
 from kvsim.units import GIB, KIB
 
+PROFILES = Path(__file__).resolve().parent.parent / "hardware_profiles"
 LLAMA2_BYTES_PER_TOKEN = 524_288  # 32 layers * 32 heads * (128 + 128) * 2 bytes
 
 
@@ -159,6 +161,30 @@ def test_json_has_every_key_of_schema_1(llama2):
 def test_a_plan_survives_json(model, gpu, options):
     answer = plan(model, gpu, **options)
     assert Plan.from_dict(json.loads(json.dumps(answer.to_dict()))) == answer
+
+
+def test_paths_are_taken_as_the_words_that_they_spell(llama2, tmp_path):
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": 32000,
+        "max_position_embeddings": 4096,
+        "torch_dtype": "float16",
+        "tie_word_embeddings": False,
+    }
+    model = tmp_path / "config.json"
+    model.write_text(json.dumps(config))
+    card = tmp_path / "mine.yaml"
+    card.write_text((PROFILES / "a100-sxm4-80gb.yaml").read_text("utf-8"))
+
+    planned = plan(model, card)
+
+    assert planned.kv_cache.num_blocks == llama2.kv_cache.num_blocks
+    assert planned.accelerator.name == llama2.accelerator.name
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,9 @@ def test_a_question_that_cannot_be_asked(run, words, said):
         ("workload.arrivals.rate=.nan", "workload.arrivals.rate = nan: should be a finite number"),
         ("workload.arrivals.rate=.inf", "workload.arrivals.rate = inf: should be a finite number"),
         ("workload.arrivals.rate=1e400", "should be a finite number"),
+        ("workload.arrivals.rate=1e300", "should be less than or equal to 1000000000000000"),
+        ("workload.arrivals.rate=1e-300", "should be at least 1e-12"),
+        ("workload.lengths.prompt={kind: gamma, mean: 9, cv: 1e9}", "should be less than or equal"),
         ("workload.arrivals.rate=true", "workload.arrivals.rate = True: should be a number"),
         ("workload.requests=true", "workload.requests = True: should be a number"),
         ("workload.requests=1.5", "workload.requests = 1.5: should be a whole number"),
@@ -145,6 +148,13 @@ def test_a_wrong_setting_beside_a_trace_is_the_settings_fault(run, setting, said
     line = refused(run, *TRACED, SET, setting)
     assert line.startswith(f"kvsim: --set {setting}: ")
     assert said in line
+
+
+def test_conversations_without_end_are_refused_before_they_fill_the_memory(run):
+    turns = "workload.prefix={kind: conversations, turns: {kind: fixed, tokens: 1000000}}"
+    line = refused(run, *SIMULATE, SET, turns)
+    assert line.startswith(f"kvsim: --set {turns}: workload.prefix.turns: 4,096 conversations")
+    assert "let them have 2,048 on average, or fewer" in line
 
 
 def test_of_two_settings_the_wrong_one_is_named(run):

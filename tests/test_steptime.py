@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvsim import plan
+from kvsim.assembly import prepare
 from kvsim.attention import ChunkedAttention, FullAttention, SlidingAttention
 from kvsim.catalog.accelerators import accelerator_names, find_accelerator
 from kvsim.catalog.models import find_model
@@ -15,9 +17,12 @@ from kvsim.hardware import HostCost, Link, StepCoefficients
 from kvsim.kvreads import KVReadCurve, pair_flops, prefill_pairs
 from kvsim.model import DenseMlp, LayerGroup, ModelSpec
 from kvsim.precision import kv_format
+from kvsim.scenario import EngineSpec, Scenario
 from kvsim.stepdefaults import CLASS_SECONDS, CLASS_SHARES, accelerator_class, class_coefficients
 from kvsim.stepterms import collective_seconds, nearest_link, roofline_seconds, tile_factor
 from kvsim.steptime import ConstantStepTime, StepCost, StepLoad, StepTimeModel
+from kvsim.workload.spec import parse_workload
+from tests.tables import fitted_on_tables
 
 BF16 = kv_format("bf16")
 MEASURED = {
@@ -289,7 +294,59 @@ def test_a_step_with_prefill_reads_kv_more_slowly_where_that_was_measured():
     assert mixed == pytest.approx(factor * steps.kv_seconds_per_byte * 1e9)
 
 
+# --- layers with experts -------------------------------------------------------------------------
+
+
+def test_a_layer_with_experts_costs_what_choosing_them_costs():
+    # DeepSeek-V3: 61 layers, the first 3 of them dense
+    load = StepLoad(tokens=8, sequences=8)
+    for name, layers in (("deepseek-v3", 58), ("mixtral-8x7b", 32), ("llama3-8b", 0)):
+        plain = steps_of(name, coefficients=rates()).cost(load)
+        costly = steps_of(name, coefficients=rates(expert_layer_seconds=20e-6)).cost(load)
+
+        assert costly.seconds - plain.seconds == pytest.approx(layers * 20e-6, abs=1e-12)
+
+
+def test_experts_compute_at_their_share_of_the_dense_rate():
+    # Mixtral-8x7B: 2 of 8 experts of 3 * 4,096 * 14,336 parameters in each of 32 layers
+    experts = 2.0 * 32 * 2 * 3 * 4096 * 14336
+    load = StepLoad(tokens=1000, sequences=1)
+    whole = steps_of("mixtral-8x7b", coefficients=rates()).cost(load)
+    half = steps_of("mixtral-8x7b", coefficients=rates(expert_flops_share=0.5)).cost(load)
+
+    added = half.compute_seconds - whole.compute_seconds
+    assert added == pytest.approx(1000 * experts / rates().flops_per_s)
+    assert half.weight_seconds == whole.weight_seconds
+    dense = [
+        steps_of("llama3-8b", coefficients=rates(expert_flops_share=share)).seconds(load)
+        for share in (1.0, 0.5)
+    ]
+    assert dense[0] == dense[1]
+
+
 # --- where coefficients come from ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["sglang", "tensorrt-llm"])
+def test_a_simulation_and_a_plan_take_the_host_costs_of_their_own_engine(engine):
+    lengths = {"prompt": {"kind": "fixed", "tokens": 9}, "output": {"kind": "fixed", "tokens": 9}}
+    scenario = Scenario(
+        name="host",
+        model="llama3-8b",
+        accelerator="h100",
+        engine=EngineSpec(name=engine, max_model_len=4096),
+        workload=parse_workload(
+            {"arrivals": {"kind": "at_once"}, "lengths": lengths, "requests": 1}
+        ),
+    )
+    costs = find_accelerator("h100").coefficients.host_costs[engine]
+
+    rates = prepare(scenario).step_time.coefficients
+
+    assert rates.host_seconds == costs.host_seconds
+    assert rates.sequence_seconds == costs.sequence_seconds
+    plain, own = (plan("llama3-8b", "h100", engine=name) for name in ("vllm", engine))
+    assert plain.decode.batches[0].step_seconds != own.decode.batches[0].step_seconds
 
 
 def test_a_card_without_measurements_is_marked_as_assumed():
@@ -304,15 +361,16 @@ def test_a_card_without_measurements_is_marked_as_assumed():
 def test_class_medians_are_the_medians_of_the_measured_cards(name):
     cards = [find_accelerator(card) for card in MEASURED[name]]
     assert {accelerator_class(card) for card in cards} == {name}
+    fits = [(card, fitted_on_tables(card.name)) for card in cards]
     shares = {
-        "bandwidth": [c.coefficients.weight_bytes_per_s / c.bandwidth.value for c in cards],
-        "kv": [c.coefficients.kv_bytes_per_s / c.bandwidth.value for c in cards],
-        "flops": [c.coefficients.flops_per_s / c.flops_per_s("bf16") for c in cards],
-        "attention": [c.coefficients.attention_flops_per_s / c.flops_per_s("bf16") for c in cards],
+        "bandwidth": [rates.weight_bytes_per_s / c.bandwidth.value for c, rates in fits],
+        "kv": [rates.kv_bytes_per_s / c.bandwidth.value for c, rates in fits],
+        "flops": [rates.flops_per_s / c.flops_per_s("bf16") for c, rates in fits],
+        "attention": [rates.attention_flops_per_s / c.flops_per_s("bf16") for c, rates in fits],
     }
     times = {
-        "layer": [c.coefficients.layer_seconds for c in cards],
-        "head": [c.coefficients.head_seconds for c in cards],
+        "layer": [rates.layer_seconds for _, rates in fits],
+        "head": [rates.head_seconds for _, rates in fits],
     }
 
     for key, values in shares.items():

@@ -17,8 +17,9 @@ from kvsim.calibrate.fit import (
     leave_one_model_out,
     predict,
 )
+from kvsim.calibrate.hosts import Campaign, HostRules, fit_expert_layer, fit_hosts, host_cost
 from kvsim.calibrate.rows import StepRows, read_rows, rows_from_records
-from kvsim.calibrate.serving import ServedRun, fit_hosts, host_cost
+from kvsim.calibrate.serving import ServedRun
 from kvsim.calibrate.shapes import LLAMA_3_8B, PUBLIC_SHAPES
 from kvsim.calibrate.tables import GemmTable
 from kvsim.catalog.accelerators import find_accelerator, load_accelerator
@@ -244,12 +245,16 @@ def test_a_gemm_between_the_tables_sizes_is_bilinear():
     assert table.seconds(16, 1024, 1024) is None
 
 
-def test_planted_host_costs_come_back():
-    card = find_accelerator("h100")
-    bare = card.coefficients.model_copy(update={"host_seconds": 0.0, "sequence_seconds": 0.0})
-    model = find_model("llama3.1-8b")
-    planted = bare.model_copy(update={"host_seconds": 3e-3, "sequence_seconds": 40e-6})
-    steps = StepTimeModel.from_deployment(Deployment(model, card), planted)
+BARE = find_accelerator("h100").coefficients.model_copy(
+    update={"host_seconds": 0.0, "sequence_seconds": 0.0}
+)
+
+
+def served(name, share, version="1.0", **planted):
+    """Runs of a model whose TPOT holds what is planted, and that share of the prefills."""
+    card, model = find_accelerator("h100"), find_model(name)
+    rates = BARE.model_copy(update={"host_seconds": 3e-3, "sequence_seconds": 40e-6, **planted})
+    steps = StepTimeModel.from_deployment(Deployment(model, card), rates)
     reads = KVReadCurve.from_model(model, kv_format("bf16"))
     runs = []
     for batch in (2, 8, 32, 64):
@@ -259,22 +264,54 @@ def test_planted_host_costs_come_back():
             pairs = prefill_pairs(model, 0, prompt)
             mixed = steps.seconds(StepLoad(batch + prompt, batch + 1, kv, pairs))
             added = mixed - decode - 40e-6  # the prompt's own bookkeeping is not a wait
-            tpot = decode + 0.7 * (batch - 1) * added / output
+            tpot = decode + share * (batch - 1) * added / output
             runs.append(
                 ServedRun(
-                    "vllm", "1.0", "llama3.1-8b", "h100_sxm", None, "bf16", 1,
+                    "vllm", version, name, "h100_sxm", None, "bf16", 1,
                     batch, prompt, output, 0.0, tpot,
                 )
             )  # fmt: skip
+    return runs
 
-    (fit,) = fit_hosts(runs, {"h100_sxm": bare})
+
+def test_planted_host_costs_come_back():
+    (fit,) = fit_hosts(served("llama3.1-8b", 0.7), {"h100_sxm": BARE})
 
     assert fit.cost.host_seconds == pytest.approx(3e-3, rel=0.01)
     assert fit.cost.sequence_seconds == pytest.approx(40e-6, rel=0.02)
-    assert fit.share == pytest.approx(0.7, abs=0.01)
+    assert list(fit.shares.values()) == [pytest.approx(0.7, abs=0.01)]
     assert host_cost([fit], "vllm") == fit.cost
     with pytest.raises(InputError, match="no served runs of sglang"):
         host_cost([fit], "sglang")
+
+
+def test_two_load_generators_share_one_engines_host_costs():
+    runs = served("llama3.1-8b", 0.6) + served("llama2-7b", 0.9, version="2.0")
+
+    (apart,) = fit_hosts(runs, {"h100_sxm": BARE}, HostRules(by_version=False))
+    (alike,) = fit_hosts(
+        runs, {"h100_sxm": BARE}, HostRules(by_version=False, share_by_campaign=False)
+    )
+
+    assert apart.cost.host_seconds == pytest.approx(3e-3, rel=0.01)
+    assert apart.shares == {
+        Campaign("vllm", "llama2-7b", "h100_sxm", "2.0"): pytest.approx(0.9, abs=0.01),
+        Campaign("vllm", "llama3.1-8b", "h100_sxm", "1.0"): pytest.approx(0.6, abs=0.01),
+    }
+    assert len(set(alike.shares.values())) == 1
+    assert max(error for _, error in apart.groups.values()) < 0.5
+    assert max(error for _, error in alike.groups.values()) > 1
+
+
+@pytest.mark.parametrize("layer_seconds", [0.0, 30e-6])
+def test_a_planted_cost_of_layers_with_experts_comes_back(layer_seconds):
+    runs = served("llama3.1-8b", 0.7) + served(
+        "mixtral-8x7b", 0.8, expert_layer_seconds=layer_seconds
+    )
+    # what the rates say of such layers is what is asked, and must not be used
+    rates = {"h100_sxm": BARE.model_copy(update={"expert_layer_seconds": 1e-3})}
+
+    assert fit_expert_layer(runs, rates) == pytest.approx(layer_seconds, rel=0.05, abs=1e-6)
 
 
 # --- the command and its errors ------------------------------------------------------------------

@@ -1,16 +1,22 @@
 """Shipped profiles against the shared tables, and profiles written and read again."""
 
+import statistics
+
 import numpy as np
 import pytest
 
 from kvsim.calibrate.cards import CARDS, card_of, card_rows
 from kvsim.calibrate.fit import percent_errors
+from kvsim.calibrate.hosts import HostRules, fit_expert_layer, fit_hosts, host_cost
 from kvsim.calibrate.kernels import fit_decode_attention, fit_gemm, fit_prefill_attention
 from kvsim.calibrate.profile import coefficient_lines, profile_path, write_coefficients
+from kvsim.calibrate.serving import read_served
 from kvsim.calibrate.tables import KernelTables
 from kvsim.catalog.accelerators import find_accelerator, load_accelerator
 from kvsim.checked import defaults
 from kvsim.hardware import HostCost, Link
+from kvsim.stepdefaults import EXPERT_FLOPS_SHARE, EXPERT_LAYER_SECONDS
+from tests.tables import fitted_on_tables
 
 OTHER = find_accelerator("h100").coefficients
 
@@ -51,21 +57,54 @@ def test_decode_attention_is_within_nine_percent(kvsim_data, card):
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["a100", "h100", "h200"])
 def test_the_shipped_profiles_describe_whole_steps_within_five_percent(kvsim_data, name):
-    profile = find_accelerator(name)
+    profile, fitted = find_accelerator(name), fitted_on_tables(name)
     rows = card_rows(kvsim_data / "reference/gpu", card_of(profile), profile)
     # kernel sums hold no host time, no norms and no activations: 9 us a layer
-    kernels = profile.coefficients.model_copy(
+    kernels = fitted.model_copy(
         update={
             "host_seconds": 0.0,
             "sequence_seconds": 0.0,
-            "layer_seconds": profile.coefficients.layer_seconds - 9e-6,
+            "layer_seconds": fitted.layer_seconds - 9e-6,
         }
     )
 
     error = float(np.mean(np.abs(percent_errors(rows, kernels))))
 
     assert error < 5
-    assert error == pytest.approx(profile.coefficients.error_percent, abs=0.05)
+    assert error == pytest.approx(fitted.error_percent, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def served_runs(kvsim_data):
+    return read_served(kvsim_data / "reference/gpu/aiconfigurator/silicon_e2e.csv")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("by_version", [True, False])
+def test_served_runs_are_within_eight_percent_in_the_median_group(served_runs, by_version):
+    rates = {f"{name}_sxm": fitted_on_tables(name) for name in ("h100", "h200")}
+
+    fits = fit_hosts(served_runs, rates, HostRules(by_version=by_version))
+
+    errors = [error for fit in fits for _, error in fit.groups.values()]
+    assert len(errors) == 11
+    assert statistics.median(errors) < 8
+
+
+@pytest.mark.data
+def test_the_shipped_costs_of_hosts_and_experts_are_those_of_the_served_runs(served_runs):
+    rates = {f"{name}_sxm": fitted_on_tables(name) for name in ("h100", "h200")}
+
+    layer = fit_expert_layer(served_runs, rates)
+    cost = host_cost(fit_hosts(served_runs, rates), "vllm")
+
+    assert layer == pytest.approx(EXPERT_LAYER_SECONDS, abs=1e-6)
+    assert rates["h100_sxm"].host_seconds == pytest.approx(cost.host_seconds, rel=0.02)
+    assert rates["h100_sxm"].sequence_seconds == pytest.approx(cost.sequence_seconds, rel=0.02)
+    for card in CARDS:
+        shipped = find_accelerator(card.accelerator).coefficients
+        assert shipped.expert_layer_seconds == EXPERT_LAYER_SECONDS
+        assert shipped.expert_flops_share == EXPERT_FLOPS_SHARE
 
 
 # --- profiles ------------------------------------------------------------------------------------

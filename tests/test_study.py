@@ -21,8 +21,14 @@ from kvsim.calibrate.study.findings import exponents_of, growth_exponent  # noqa
 from kvsim.calibrate.study.lockstep import Lockstep, equal_texts, prompts  # noqa: E402
 from kvsim.calibrate.twin.blueprint import Blueprint, tiny_model  # noqa: E402
 from kvsim.calibrate.twin.decoder import Decoder  # noqa: E402
+from kvsim.calibrate.twin.device import Device  # noqa: E402
 from kvsim.catalog.models import find_model  # noqa: E402
-from kvsim.errors import InputError, InvariantError, MissingExtraError  # noqa: E402
+from kvsim.errors import (  # noqa: E402
+    InputError,
+    InvariantError,
+    MissingExtraError,
+    UnsupportedError,
+)
 from kvsim.figures.measured import study_page  # noqa: E402
 from kvsim.footprint import bytes_per_token  # noqa: E402
 from kvsim.precision import kv_format  # noqa: E402
@@ -186,6 +192,12 @@ def test_the_record_is_json_and_its_page_holds_every_plot(study):
 def test_answers_longer_than_the_positions_are_refused():
     with pytest.raises(InputError, match="1216 tokens exceed the 1024 positions"):
         study_caches(StudyPlan(tokens=(50, 1200)))
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_built(monkeypatch):
+    monkeypatch.setattr(Device, "free_bytes", property(lambda self: 2**30))
+    with pytest.raises(UnsupportedError, match=r"llama2-7b in fp32 needs 25\.10 GiB"):
+        study_caches(StudyPlan(model="llama2-7b"))
 
 
 def test_without_torch_the_extra_is_named(monkeypatch):

@@ -16,15 +16,23 @@ from kvsim.assembly import prepare  # noqa: E402
 from kvsim.attention import FullAttention  # noqa: E402
 from kvsim.calibrate.fit import predict  # noqa: E402
 from kvsim.calibrate.twin import command as twin_command  # noqa: E402
+from kvsim.calibrate.twin import engine as twin_engine  # noqa: E402
 from kvsim.calibrate.twin.attention import groups_of_like_length  # noqa: E402
 from kvsim.calibrate.twin.blueprint import Blueprint, tiny_model  # noqa: E402
 from kvsim.calibrate.twin.clock import StepSample  # noqa: E402
 from kvsim.calibrate.twin.command import ValidationRequest, validate  # noqa: E402
 from kvsim.calibrate.twin.decoder import Decoder  # noqa: E402
 from kvsim.calibrate.twin.device import Device  # noqa: E402
+from kvsim.calibrate.twin.memory import (  # noqa: E402
+    GATHER_BYTES,
+    gathered_tokens,
+    workspace_bytes,
+)
 from kvsim.calibrate.twin.paged import BlockPool  # noqa: E402
+from kvsim.calibrate.twin.questions import Question  # noqa: E402
 from kvsim.calibrate.twin.serve import Twin  # noqa: E402
 from kvsim.calibrate.twin.warmup import fit_samples, step_rows  # noqa: E402
+from kvsim.catalog.accelerators import find_accelerator  # noqa: E402
 from kvsim.catalog.models import find_model  # noqa: E402
 from kvsim.cli import main  # noqa: E402
 from kvsim.errors import (  # noqa: E402
@@ -37,13 +45,14 @@ from kvsim.figures.measured import validation_page  # noqa: E402
 from kvsim.hardware import (  # noqa: E402
     AcceleratorProfile,
     ByteQuantity,
+    HostCost,
     Interconnect,
     Quantity,
     StepCoefficients,
 )
 from kvsim.model import DenseMlp, LayerGroup, ModelSpec  # noqa: E402
 from kvsim.request import Request  # noqa: E402
-from kvsim.scenario import Scenario  # noqa: E402
+from kvsim.scenario import MemorySpec, Scenario  # noqa: E402
 from kvsim.simulation import run_setup  # noqa: E402
 from kvsim.steptime import StepLoad  # noqa: E402
 from kvsim.weights import parameter_count  # noqa: E402
@@ -220,6 +229,40 @@ def test_groups_are_a_partition_in_which_nobody_is_padded_to_more_than_twice(len
         assert max(contexts) <= 2 * min(contexts)
 
 
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=40), st.integers(1, 20_000))
+def test_a_group_is_gathered_within_the_tokens_that_it_may_have(lengths, most):
+    groups = list(groups_of_like_length(lengths, most))
+    assert sorted(at for group in groups for at in group) == list(range(len(lengths)))
+    for group in groups:
+        padded = len(group) * max(lengths[at] for at in group)
+        assert padded <= most or len(group) == 1
+
+
+def test_small_gathers_change_no_token(monkeypatch):
+    whole, _ = served(scenario(num_blocks=24))
+    monkeypatch.setattr(twin_engine, "gathered_tokens", lambda *_: 20)
+    parts, _ = served(scenario(num_blocks=24))
+    assert parts.texts == whole.texts
+    assert len(parts.samples) == len(whole.samples)
+
+
+def test_the_workspace_is_the_largest_moment_of_a_step():
+    # Llama-2-7B in fp16, 2,048 tokens a step: 4 streams of 4,096 and 4 widths of 11,008
+    question = scenario(
+        engine={"dtype": "fp16", "max_num_batched_tokens": 2048, "max_model_len": 4096}
+    )
+    setup = prepare(question, model=find_model("llama2-7b"), accelerator=find_accelerator("h200"))
+    assert setup.pool_slots == 64 * 4  # 16,384 bytes a token in a layer: 4 MiB
+    assert workspace_bytes(setup, 2) == 2048 * 4 * (4096 + 11_008) * 2
+    large = prepare(
+        question.model_copy(update={"memory": MemorySpec(num_blocks=8192, block_size=16)}),
+        model=find_model("llama2-7b"),
+        accelerator=find_accelerator("h200"),
+    )
+    assert workspace_bytes(large, 2) == GATHER_BYTES == 512 * 2**20
+    assert gathered_tokens(Blueprint.of(find_model("llama2-7b")), 2) == GATHER_BYTES // 16_384
+
+
 # ---- the fit ------------------------------------------------------------------------------
 
 
@@ -315,6 +358,26 @@ def test_a_given_profile_predicts_and_nothing_is_calibrated(tmp_path):
     assert found.runs[0].step_errors.median_percent > 1000
 
 
+def test_no_serving_engines_host_cost_is_put_in_place_of_the_loops(tmp_path):
+    """A measured profile keeps vLLM's host cost beside the loop's own; none of vLLM runs here."""
+    costs = {"vllm": HostCost(host_seconds=0.9)}
+    path = tmp_path / "card.yaml"
+    profile = sheet(KNOWN.model_copy(update={"host_costs": costs, "layer_seconds": 1e-3}))
+    path.write_text(json.dumps(profile.model_dump(mode="json", exclude_none=True)))
+    found = validate(ValidationRequest(profile=str(path), loads=(0.5,), quick=True))
+    assert found.runs[0].step_errors.median_percent < 1000
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds", "requests"),
+    [(2.0, 60.0, 120), (0.1, 60.0, 48), (50.0, 60.0, 500), (2.0, None, 500), (None, 60.0, 500)],
+)
+def test_a_gpu_is_asked_for_as_much_as_comes_in_the_time_there_is(rate, seconds, requests):
+    question = Question(500, (4, 8), (4, 8), 8, 64, None, seconds)
+    asked = question.scenario(small_model(), "fp32", rate)
+    assert asked.workload.limits.requests == requests
+
+
 def test_the_twin_holds_the_bytes_that_the_plan_says(validation):
     (run,) = validation.runs
     assert run.pair("weights_bytes").error_percent == 0
@@ -361,6 +424,43 @@ def test_a_device_that_is_not_there_is_refused():
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="sees no CUDA device"):
             Device.named("cuda")
+
+
+def test_a_gpu_beyond_the_last_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert Device.named("cuda:1").torch_device.index == 1
+    with pytest.raises(InputError, match="there is no cuda:2: torch sees 2 of them; choose cuda:0"):
+        Device.named("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        ("cuda", RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), "ran out of"),
+        ("cpu", RuntimeError("DefaultCPUAllocator: can't allocate memory"), "ran out of memory"),
+        ("cuda", RuntimeError("CUDA error: unspecified launch failure\nmore"), "failed while"),
+        ("cuda", RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), "failed while serving: CUBLAS"),
+    ],
+)
+def test_a_device_that_fails_or_is_full_is_one_line(monkeypatch, kind, error, message):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Test")
+    with (
+        pytest.raises(UnsupportedError, match=message) as raised,
+        Device(torch.device(kind)).answering("serving"),
+    ):
+        raise error
+    assert "\n" not in str(raised.value)
+    assert "while serving" in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_mistake_of_ours_is_not_blamed_on_the_device(kind):
+    with (
+        pytest.raises(RuntimeError, match="mat1 and mat2"),
+        Device(torch.device(kind)).answering("serving"),
+    ):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_built():

@@ -34,11 +34,11 @@ def test_nothing_is_printed_when_the_answer_has_nowhere_to_go(tmp_path, command,
 
 
 def test_a_rate_too_small_for_any_clock_is_one_clear_error():
-    """Warnings are errors here: an overflow on the way would be the exception instead."""
+    """Warnings are errors here: an underflow on the way would be the exception instead."""
     settings = ["--set", "workload.arrivals.rate=1e-320", *SMALL[2:]]
     result = CliRunner().invoke(cli, [*SMALL[:2], *settings])
     assert isinstance(result.exception, InputError)
-    assert "finite" in str(result.exception)
+    assert "should be at least 1e-12" in str(result.exception)
 
 
 @pytest.mark.parametrize("command", [SMALL, PLAN])

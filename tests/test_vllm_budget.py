@@ -206,3 +206,18 @@ def test_the_command_holds_what_was_set_and_nothing_else():
         "vllm serve meta-llama/Llama-3.1-8B --tensor-parallel-size 2 --kv-cache-dtype fp8"
         " --enforce-eager --no-enable-prefix-caching"
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"), [(7, "8"), (13, "16"), (20, "16 or 32"), (40, "32 or 48"), (2, "8")]
+)
+def test_a_block_that_no_release_takes_is_refused_with_the_nearest(size, nearest):
+    """``BlockSize`` of vLLM's cache.py: 1, 8, 16, 32, ..., 256; hybrids' are multiples of 16."""
+    with pytest.raises(InputError, match=f"no blocks of {size} tokens; choose {nearest}$"):
+        resolved(block_size=size)
+
+
+@pytest.mark.parametrize("size", [1, 8, 16, 32, 64, 128, 256, 784])
+def test_a_block_that_some_release_takes_is_taken(size):
+    _, deployment = resolved(block_size=size)
+    assert deployment.options.block_size == size

@@ -31,9 +31,10 @@ from kvsim.calibrate.fit import (
     fit_steps,
     round_significant,
 )
+from kvsim.calibrate.hosts import HostFit, HostRules, fit_hosts, host_cost
 from kvsim.calibrate.layers import LayerTables, layer_steps
 from kvsim.calibrate.rows import StepRows
-from kvsim.calibrate.serving import HostFit, HostRules, fit_hosts, host_cost, read_served
+from kvsim.calibrate.serving import read_served
 from kvsim.calibrate.shapes import LLAMA_3_8B
 from kvsim.calibrate.tables import KernelTables, Precision, kernel_sums
 from kvsim.calibrate.vidur import read_layers

@@ -1,40 +1,22 @@
-"""Host time from served runs: what an engine adds to a step beyond its kernels.
-
-A run at fixed concurrency c, with prompts of P and answers of O tokens, has a mean time per
-output token of::
-
-    TPOT = decode step of c sequences at the mean context
-         + host + c * sequence
-         + share * (c - 1) / O * (what one more prompt adds to a step)
-
-While a request makes its O tokens, up to ``c - 1`` others are prefilled; `share` is 1 when
-requests are spread evenly and 0.5 when all begin together, and it depends on the load
-generator and the scheduler. It is fitted and then forgotten; `host` and `sequence` are kept.
-"""
+"""Served runs at fixed concurrency, and what the kernels alone take in them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from kvsim.calibrate.fit import Free, least_squares, round_significant
-from kvsim.calibrate.rows import Floats, number, read_csv
+from kvsim.calibrate.rows import number, read_csv
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines.base import Deployment, EngineOptions
-from kvsim.errors import InputError
-from kvsim.hardware import HostCost, StepCoefficients
+from kvsim.hardware import StepCoefficients
 from kvsim.precision import kv_format
 from kvsim.steptime import KVReadCurve, StepLoad, StepTimeModel, prefill_pairs
 
-__all__ = ["HostFit", "HostRules", "ServedRun", "fit_hosts", "host_cost", "read_served"]
+__all__ = ["Kernels", "ServedRun", "Terms", "read_served"]
 
 _ENGINES = {"trtllm": "tensorrt-llm"}
-_GOOD_PERCENT = 10.0
 # A run whose mean TTFT exceeds the time to prefill all its prompts at once waited for memory
 # or for slots: its batch is not its concurrency.
 _WAITED = 1.5
@@ -73,29 +55,6 @@ class ServedRun:
     output_tokens: int
     ttft_seconds: float
     tpot_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class HostFit:
-    """Host costs of one engine version and how well they describe its runs.
-
-    Parameters
-    ----------
-    engine, version : str
-        The engine.
-    cost : HostCost
-        The answer.
-    share : float
-        Part of the other requests' prefills that a request waits for.
-    groups : mapping of (model, card) to (int, float)
-        Runs of each group and their mean absolute error, percent.
-    """
-
-    engine: str
-    version: str
-    cost: HostCost
-    share: float
-    groups: Mapping[tuple[str, str], tuple[int, float]]
 
 
 def read_served(path: Path) -> list[ServedRun]:
@@ -139,15 +98,33 @@ def _run(row: Mapping[str, str], where: str) -> ServedRun:
 
 
 @dataclass(frozen=True, slots=True)
-class _Terms:
-    """What the kernels take in a run, seconds: a decode step, and what a prompt adds."""
+class Terms:
+    """What the kernels take in a run, seconds.
+
+    Parameters
+    ----------
+    decode : float
+        A decode step of all sequences at the mean context.
+    prompt : float
+        What one more prompt adds to a step.
+    """
 
     decode: float
     prompt: float
 
+    def waited(self, run: ServedRun) -> bool:
+        """Whether the run's requests waited for memory or slots."""
+        return run.ttft_seconds > _WAITED * run.concurrency * self.prompt + _WAITED_SECONDS
 
-class _Kernels:
-    """Step-time models without host costs, built once a deployment."""
+
+class Kernels:
+    """Step-time models without host costs, built once a deployment.
+
+    Parameters
+    ----------
+    coefficients : mapping of str to StepCoefficients
+        Kernel rates by the table's word for the card.
+    """
 
     def __init__(self, coefficients: Mapping[str, StepCoefficients]) -> None:
         bare = {"host_seconds": 0.0, "sequence_seconds": 0.0}
@@ -158,7 +135,7 @@ class _Kernels:
         """Whether there are coefficients for the run's card."""
         return run.card in self._rates
 
-    def terms(self, run: ServedRun) -> _Terms:
+    def terms(self, run: ServedRun) -> Terms:
         """Kernel time of the run's steps."""
         steps, reads = self._model(run)
         batch, prompt = run.concurrency, run.prompt_tokens
@@ -167,7 +144,11 @@ class _Kernels:
         decode = steps.seconds(StepLoad(batch, batch, kv_bytes))
         pairs = prefill_pairs(steps.model, 0, prompt)
         mixed = steps.seconds(StepLoad(batch + prompt, batch + 1, kv_bytes, pairs))
-        return _Terms(decode, mixed - decode)
+        return Terms(decode, mixed - decode)
+
+    def expert_layers(self, run: ServedRun) -> int:
+        """Layers with routed experts of the run's model."""
+        return self._model(run)[0].work.expert_layers
 
     def _model(self, run: ServedRun) -> tuple[StepTimeModel, KVReadCurve]:
         key = (run.model, run.card, run.quantization or "", run.kv_cache_dtype, str(run.tp))
@@ -183,145 +164,3 @@ class _Kernels:
             fmt = kv_format(run.kv_cache_dtype)
             self._built[key] = steps, KVReadCurve.from_model(deployment.model, fmt, run.tp)
         return self._built[key]
-
-
-@dataclass(frozen=True, slots=True)
-class HostRules:
-    """What a host fit takes for one engine, and which runs it leaves out.
-
-    Parameters
-    ----------
-    by_version : bool
-        Whether each version of an engine has costs of its own.
-    least_share, most_share : float
-        Bounds of the fitted `share`.
-    fewest_runs : int
-        Groups of a model and a card with fewer runs are left out.
-    keep_waiting : bool
-        Whether runs that waited for memory or slots count too.
-    """
-
-    by_version: bool = True
-    least_share: float = 0.5
-    most_share: float = 1.0
-    fewest_runs: int = 8
-    keep_waiting: bool = False
-
-
-def fit_hosts(
-    runs: Sequence[ServedRun],
-    coefficients: Mapping[str, StepCoefficients],
-    rules: HostRules | None = None,
-) -> list[HostFit]:
-    """Fit each engine's host costs on all its runs at once.
-
-    Parameters
-    ----------
-    runs : sequence of ServedRun
-        Runs.
-    coefficients : mapping of str to StepCoefficients
-        Kernel rates by the table's word for the card.
-    rules : HostRules, optional
-        What counts as one engine, and which runs count.
-
-    Returns
-    -------
-    list of HostFit
-        By engine and version.
-    """
-    kernels, rules = _Kernels(coefficients), rules or HostRules()
-    by_engine: dict[tuple[str, str], list[tuple[ServedRun, _Terms]]] = {}
-    for run in runs:
-        if not kernels.covers(run):
-            continue
-        terms = kernels.terms(run)
-        if rules.keep_waiting or not _waited(run, terms):
-            version = run.version if rules.by_version else "(all versions)"
-            by_engine.setdefault((run.engine, version), []).append((run, terms))
-    fits = [_fit_engine(name, served, rules) for name, served in sorted(by_engine.items())]
-    return [fit for fit in fits if fit is not None]
-
-
-def _waited(run: ServedRun, terms: _Terms) -> bool:
-    return run.ttft_seconds > _WAITED * run.concurrency * terms.prompt + _WAITED_SECONDS
-
-
-def _fit_engine(
-    name: tuple[str, str], served: list[tuple[ServedRun, _Terms]], rules: HostRules
-) -> HostFit | None:
-    """One engine version; None with too few runs of every model."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for run, _ in served:
-        groups.setdefault((run.model, run.card), []).append(0)
-    enough = {group for group, members in groups.items() if len(members) >= rules.fewest_runs}
-    served = [(run, terms) for run, terms in served if (run.model, run.card) in enough]
-    if not served:
-        return None
-    measured = np.array([run.tpot_seconds for run, _ in served])
-    batch = np.array([float(run.concurrency) for run, _ in served])
-    decode = np.array([terms.decode for _, terms in served])
-    waits = np.array([(r.concurrency - 1) * t.prompt / r.output_tokens for r, t in served])
-    low, high = rules.least_share, rules.most_share
-    free = (
-        Free("host", 2.0, 0.0, 60.0),
-        Free("sequence", 30.0, 0.0, 500.0),
-        Free("share", (low + high) / 2, low, high),
-    )
-
-    def errors(values: Floats) -> Floats:
-        host, sequence, share = values
-        predicted = decode + host * 1e-3 + sequence * 1e-6 * batch + share * waits
-        return np.asarray(predicted / measured - 1)
-
-    values = least_squares(errors, free)
-    percent = 100 * np.abs(errors(values))
-    keys = [(run.model, run.card) for run, _ in served]
-    return HostFit(
-        engine=name[0],
-        version=name[1],
-        cost=_cost(values, name, len(served)),
-        share=round_significant(values[2], 2),
-        groups={key: _group(keys, key, percent) for key in sorted(enough)},
-    )
-
-
-def _cost(values: Floats, name: tuple[str, str], count: int) -> HostCost:
-    return HostCost(
-        host_seconds=round_significant(values[0] * 1e-3, 3),
-        sequence_seconds=round_significant(values[1] * 1e-6, 3),
-        source=f"{count} served runs of {name[0]} {name[1]}".strip(),
-    )
-
-
-def _group(keys: list[tuple[str, str]], key: tuple[str, str], percent: Floats) -> tuple[int, float]:
-    mine = np.array([other == key for other in keys])
-    return int(mine.sum()), float(percent[mine].mean())
-
-
-def host_cost(fits: Sequence[HostFit], engine: str) -> HostCost:
-    """Return the host costs of the engine's newest version that fits all its groups to 10 %.
-
-    Newer versions overlap more of the host's work with the device's, so an older version's
-    costs are no guide to them. Where none fits so well, the best fit counts.
-
-    Raises
-    ------
-    InputError
-        When no version of that engine was fitted.
-    """
-    mine = [fit for fit in fits if fit.engine == engine]
-    if not mine:
-        raise InputError(f"no served runs of {engine}")
-    good = [fit for fit in mine if _worst_group(fit) <= _GOOD_PERCENT]
-    if good:
-        return max(good, key=lambda fit: _version_key(fit.version)).cost
-    return min(mine, key=_worst_group).cost
-
-
-def _worst_group(fit: HostFit) -> float:
-    return max(error for _, error in fit.groups.values())
-
-
-def _version_key(version: str) -> tuple[int, ...]:
-    """Order of versions by their numbers; none at all is oldest."""
-    return tuple(int(part) for part in re.findall(r"\d+", version))

@@ -51,6 +51,8 @@ _COSTS = {
     "mixed_kv_factor": ("reading KV where a step prefills too", "times"),
     "attention_token_seconds": ("prefill, a query head of a token", "s"),
     "fp8_layer_seconds": ("quantising activations, a layer", "s"),
+    "expert_layer_seconds": ("choosing experts, a layer", "s"),
+    "expert_flops_share": ("GEMMs of experts", "of the dense rate"),
     "norm": ("exponent that joins memory and arithmetic", ""),
     "fp8_weight_speedup": ("fp8 weights read", "times as fast"),
     "fp8_kv_speedup": ("fp8 KV read", "times as fast"),

@@ -51,7 +51,7 @@ def decode(sizing: Sizing, context: int) -> Decode:
     A step with fewer FLOPs a byte is bound by bandwidth, whatever its efficiency.
     """
     curve = KVReadCurve.from_model(sizing.deployment.model, sizing.kv_format, sizing.tp)
-    steps = StepTimeModel.from_deployment(sizing.deployment)
+    steps = StepTimeModel.from_deployment(sizing.deployment, engine=sizing.engine.name)
     largest = max(1, sizing.running(context))
     batches = [
         _batch(sizing, steps, batch, batch * curve.bytes_at(context) * sizing.layout_ratio, context)

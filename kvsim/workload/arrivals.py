@@ -29,6 +29,7 @@ from kvsim.workload.described import (
     Positive,
     Real,
     Seconds,
+    ShapeCV,
 )
 from kvsim.workload.distributions import Fixed, Pause, weibull_shape
 
@@ -46,8 +47,6 @@ __all__ = [
     "WeibullArrivals",
 ]
 
-ShapeCV = Annotated[Real, Field(ge=0.01, le=100)]
-
 
 def _cumulated(gaps: Iterator[Floats]) -> Iterator[Floats]:
     now = 0.0
@@ -58,11 +57,8 @@ def _cumulated(gaps: Iterator[Floats]) -> Iterator[Floats]:
 
 
 def _at_rate(unit_times: Iterator[Floats], rate: float) -> Iterator[Floats]:
-    """Slow unit-rate times down; a rate near zero puts them beyond the largest float."""
-    for times in unit_times:
-        with np.errstate(over="ignore"):  # the reader of the times refuses what is infinite
-            slowed = times / rate
-        yield slowed
+    """Slow unit-rate times down, or speed them up."""
+    return (times / rate for times in unit_times)
 
 
 def _unit_gaps(streams: Streams, cv: float) -> Iterator[Floats]:

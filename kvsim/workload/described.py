@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from kvsim.errors import InputError
 from kvsim.units import parse_seconds
@@ -17,6 +17,7 @@ __all__ = [
     "Positive",
     "Real",
     "Seconds",
+    "ShapeCV",
     "Tokens",
     "Whole",
 ]
@@ -38,10 +39,23 @@ def _no_truth(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_no_truth)]
 Real = Annotated[float, BeforeValidator(_no_truth), Field(allow_inf_nan=False)]
 
+# Nothing that is simulated is smaller or larger; squares and products of these stay floats.
+_LEAST, _MOST = 1e-12, 1e15
+
+
+def _not_tiny(value: float) -> float:
+    if value < _LEAST:
+        raise ValueError(f"should be at least {_LEAST:g}")
+    return value
+
+
 Count = Annotated[Whole, Field(ge=1, le=2**40)]
 Tokens = Annotated[Whole, Field(ge=1, le=2**31)]
-Positive = Annotated[Real, Field(gt=0)]
-NonNegative = Annotated[Real, Field(ge=0)]
+Positive = Annotated[Real, Field(gt=0, le=_MOST), AfterValidator(_not_tiny)]
+NonNegative = Annotated[Real, Field(ge=0, le=_MOST)]
+
+# Beyond, a Gamma or a Weibull distribution has a shape that doubles do not resolve.
+ShapeCV = Annotated[Real, Field(ge=0.01, le=100)]
 
 
 def _seconds(value: object) -> object:
@@ -52,5 +66,5 @@ def _seconds(value: object) -> object:
         raise ValueError(f"should be a duration: {error.fix}") from None
 
 
-Seconds = Annotated[Real, BeforeValidator(_seconds), Field(ge=0)]
-Duration = Annotated[Real, BeforeValidator(_seconds), Field(gt=0)]
+Seconds = Annotated[NonNegative, BeforeValidator(_seconds)]
+Duration = Annotated[Positive, BeforeValidator(_seconds)]

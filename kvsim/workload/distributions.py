@@ -20,6 +20,7 @@ from kvsim.workload.described import (
     Positive,
     Real,
     Seconds,
+    ShapeCV,
     Tokens,
     Whole,
 )
@@ -145,7 +146,7 @@ class _TwoParameters(Distribution):
 
     own: ClassVar[tuple[str, str]]
     mean: Positive | None = None
-    cv: Positive | None = None
+    cv: ShapeCV | None = None
 
     @staticmethod
     def _of_moments(mean: float, cv: float) -> tuple[float, float]:

@@ -33,6 +33,7 @@ class _Process(Protocol):
 
 
 _NO_PREFIX = NoPrefix()
+_MOST_TURNS = 2**23  # of the conversations that open in one batch, which are unfolded together
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,12 @@ class GeneratedWorkload:
         turns = prefix.turns.draw_tokens(streams.stream("turns"), len(times))
         group = draw_groups(prefix, streams, len(times))
         rows = int(turns.sum())
+        if rows > _MOST_TURNS:
+            raise InputError(
+                f"{len(times):,} conversations have {rows:,} turns",
+                where="workload.prefix.turns",
+                fix=f"let them have {_MOST_TURNS // len(times):,} on average, or fewer",
+            )
         talk = np.repeat(np.arange(len(times)), turns)  # conversation of each row
         opens = np.cumsum(turns) - turns  # first row of each conversation
         said, answered = self.lengths.draw(streams, rows)

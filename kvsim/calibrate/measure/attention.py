@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any, ClassVar
 
 from kvsim.calibrate.measure.case import Call, LocalCase, halved
 from kvsim.calibrate.measure.workspace import Workspace
+from kvsim.units import ceil_div
 
 __all__ = ["BLOCK_SIZE", "DecodeCase", "PagedDecodeCase", "PrefillCase"]
 
@@ -84,10 +86,12 @@ class DecodeCase(LocalCase):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PagedDecodeCase(DecodeCase):
-    """Decode attention through block tables, as the twin's loop does it.
+    """Decode attention through block tables: the twin's own, over contexts that are not alike.
 
-    Torch has no paged kernel of its own: blocks are gathered into one buffer, which is then
-    attended to. The bytes counted are those of K and V, once. fp8 blocks are widened to
+    Torch has no paged kernel of its own: new K and V are written to their slots, the blocks of
+    sequences of like length gathered into one buffer, and that is attended to, a group after
+    the other. The bytes counted are those of K and V, once. `context` is the mean: contexts
+    reach from half of it to one and a half. fp8 blocks, of contexts all alike, are widened to
     bf16 after gathering.
 
     Parameters
@@ -104,42 +108,78 @@ class PagedDecodeCase(DecodeCase):
         """All pools, and what one layer gathers (wider than it is stored, for fp8)."""
         return self.moved_bytes * (self.sets + max(1, 2 // self.element_bytes))
 
+    @property
+    def lengths(self) -> list[int]:
+        """Context of every sequence: evenly from half the mean to one and a half."""
+        shares = [0.5 + (at + 0.5) / self.batch for at in range(self.batch)]
+        return [max(1, round(share * self.context)) for share in shares]
+
     def calls(self, space: Workspace) -> list[Call]:
         """One call a layer."""
-        blocks = self.batch * self.context // BLOCK_SIZE
-        pools = space.views(
-            2 * self.sets, (self.kv_heads, blocks, BLOCK_SIZE * self.head_dim), self.dtype
+        if self.dtype == "fp8":
+            return _widened_calls(self, space)
+        attend, (query, key, value) = self.step(space), self._new_tokens(space)
+        return [partial(attend, layer, query, key, value) for layer in range(self.sets)]
+
+    def step(self, space: Workspace, tables: list[list[int]] | None = None) -> Any:
+        """Lay out the twin's attention of one step, over blocks in random order."""
+        from kvsim.calibrate.twin.attention import StepAttention, decode_groups
+        from kvsim.calibrate.twin.memory import GATHER_BYTES
+        from kvsim.calibrate.twin.paged import Blocks
+
+        tables = tables or self.tables(space)
+        blocks = sum(len(table) for table in tables)
+        shape = (self.sets, self.kv_heads, blocks * BLOCK_SIZE, self.head_dim)
+        keys, values = space.views(2, shape, self.dtype)
+        pool = Blocks(keys, values, BLOCK_SIZE)
+        token_bytes = 2 * self.kv_heads * self.head_dim * self.element_bytes
+        groups = decode_groups(
+            tables,
+            self.lengths,
+            BLOCK_SIZE,
+            device=space.device,
+            most_tokens=GATHER_BYTES // token_bytes,
         )
-        wide = "bf16" if self.dtype == "fp8" else self.dtype
-        query = space.random((self.kv_heads, self.batch, self.group, self.head_dim), wide)
-        table = space.torch.randperm(blocks, device=space.device)
-        step = _PagedStep(self, space, query, table)
-        pairs = zip(pools[::2], pools[1::2], strict=True)
-        return [partial(step.attend, keys, values) for keys, values in pairs]
+        pairs = zip(tables, self.lengths, strict=True)
+        last = [table[-1] * BLOCK_SIZE + (length - 1) % BLOCK_SIZE for table, length in pairs]
+        slots = space.torch.tensor(last, dtype=space.torch.int64, device=space.device)
+        return StepAttention(pool, slots, (), groups)
 
+    def tables(self, space: Workspace) -> list[list[int]]:
+        """Blocks of every sequence, no two sharing one."""
+        counts = [ceil_div(length, BLOCK_SIZE) for length in self.lengths]
+        ids = iter(space.torch.randperm(sum(counts)).tolist())
+        return [list(islice(ids, count)) for count in counts]
 
-class _PagedStep:
-    """The gather and the attention of one layer."""
-
-    def __init__(self, case: PagedDecodeCase, space: Workspace, query: Any, table: Any) -> None:
-        self._torch, self._query, self._table = space.torch, query, table
-        self._shape = (case.kv_heads, case.batch, case.context, case.head_dim)
-        slots = space.torch.arange(case.context, device=space.device)
-        # the twin masks the padding of the last block; here every token counts
-        self._mask = (slots < case.context).view(1, 1, 1, -1)
-        self._narrow = case.dtype == "fp8"
-
-    def attend(self, keys: Any, values: Any) -> Any:
-        attention = self._torch.nn.functional.scaled_dot_product_attention
-        return attention(
-            self._query, self._gathered(keys), self._gathered(values), attn_mask=self._mask
+    def _new_tokens(self, space: Workspace) -> tuple[Any, Any, Any]:
+        """Query, key and value of one new token a sequence."""
+        heads = (self.kv_heads * self.group, self.kv_heads, self.kv_heads)
+        query, key, value = (
+            space.random((self.batch, count, self.head_dim), self.dtype) for count in heads
         )
+        return query, key, value
 
-    def _gathered(self, pool: Any) -> Any:
-        found = pool.index_select(1, self._table)
-        if self._narrow:
-            found = found.view(self._torch.float8_e4m3fn).to(self._torch.bfloat16)
-        return found.view(self._shape)
+
+def _widened_calls(case: PagedDecodeCase, space: Workspace) -> list[Call]:
+    """One call a layer over fp8 blocks: gathered, widened to bf16 and attended to."""
+    torch = space.torch
+    blocks = case.batch * case.context // BLOCK_SIZE
+    shape = (case.kv_heads, blocks, BLOCK_SIZE * case.head_dim)
+    pools = space.views(2 * case.sets, shape, case.dtype)
+    query = space.random((case.kv_heads, case.batch, case.group, case.head_dim), "bf16")
+    table = torch.randperm(blocks, device=space.device)
+    wide = (case.kv_heads, case.batch, case.context, case.head_dim)
+
+    def gathered(pool: Any) -> Any:
+        found = pool.index_select(1, table).view(torch.float8_e4m3fn)
+        return found.to(torch.bfloat16).view(wide)
+
+    def attend(keys: Any, values: Any) -> Any:
+        attention = torch.nn.functional.scaled_dot_product_attention
+        return attention(query, gathered(keys), gathered(values))
+
+    pairs = zip(pools[::2], pools[1::2], strict=True)
+    return [partial(attend, keys, values) for keys, values in pairs]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -176,7 +176,9 @@ def _base(
     """Everything but the fitted values: provenance, links, fp8, other engines' host costs."""
     known = shipped.coefficients or class_coefficients(shipped) if shipped else None
     software = f"torch {facts.torch_version}" + (f", {facts.driver}" if facts.driver else "")
-    updates: dict[str, Any] = {"collectives": known.collectives if known else {}}
+    updates: dict[str, Any] = {
+        "collectives": {**(known.collectives if known else {}), **_links(rows)}
+    }
     if known is not None:
         own = HostCost(
             host_seconds=known.host_seconds,
@@ -186,7 +188,8 @@ def _base(
         updates["host_costs"] = {**known.host_costs, known.engine: own}
         updates["fp8_kv_speedup"] = known.fp8_kv_speedup
         updates["fp8_layer_seconds"] = known.fp8_layer_seconds
-    updates["collectives"] |= _links(rows)
+        updates["expert_layer_seconds"] = known.expert_layer_seconds
+        updates["expert_flops_share"] = known.expert_flops_share
     updates |= _fp8_speedups(rows, facts.dtype, known)
     return StepCoefficients(
         engine="torch",

@@ -17,7 +17,7 @@ from kvsim.calibrate.measure.profile import (
     slug,
     write_profile,
 )
-from kvsim.calibrate.measure.session import Progress, Session
+from kvsim.calibrate.measure.session import Progress, Session, kept_timings
 from kvsim.calibrate.measure.timing import Bench, TorchBench
 from kvsim.errors import InputError, MissingExtraError
 
@@ -105,6 +105,8 @@ def measure(
     output: Path | None,
     progress: Progress,
     bench: Bench | None = None,
+    *,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Run a plan, write the two profiles and the rows, and return what was found.
 
@@ -120,6 +122,8 @@ def measure(
         See `kvsim.calibrate.measure.session.Session`.
     bench : Bench, optional
         What times the cases; torch on the device by default.
+    resume : bool
+        Whether the rows that the CSV already has are kept, and not timed again.
 
     Raises
     ------
@@ -132,7 +136,8 @@ def measure(
     """
     _require_scipy()
     outputs = Outputs.beside(output or Path(f"{slug(facts.name)}.yaml"))
-    session = Session(bench or TorchBench(facts.kind, plan.pace), outputs.rows, progress)
+    kept = kept_timings(outputs.rows) if resume else {}
+    session = Session(bench or TorchBench(facts.kind, plan.pace), outputs.rows, progress, kept)
     rows = session.run(plan)
     date = datetime.now(UTC).date().isoformat()
     found = calibrate_rows(rows, facts, shipped_profile(facts), date)

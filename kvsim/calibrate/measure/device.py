@@ -16,7 +16,7 @@ from kvsim.errors import InputError, UnknownNameError, UnsupportedError
 from kvsim.hardware import AcceleratorProfile
 from kvsim.units import MIB, parse_bytes
 
-__all__ = ["KINDS", "DeviceFacts", "find_device", "shipped_profile"]
+__all__ = ["KINDS", "DeviceFacts", "available_bytes", "find_device", "shipped_profile"]
 
 KINDS = ("cuda", "cpu", "mps")
 
@@ -186,7 +186,7 @@ def _cpu(torch: Any) -> DeviceFacts:
         name=f"{_cpu_name()} one thread",
         count=1,
         memory_bytes=memory,
-        free_bytes=min(memory, _available_bytes(memory)),
+        free_bytes=min(memory, available_bytes(memory)),
         l2_bytes=_cpu_cache_bytes(),
         dtypes=("fp32", "bf16"),
         torch_version=torch.__version__,
@@ -206,7 +206,7 @@ def _physical_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _available_bytes(otherwise: int) -> int:
+def available_bytes(otherwise: int) -> int:
     """What Linux would still hand out; elsewhere all of it."""
     found = re.search(r"MemAvailable:\s+(\d+) kB", _text(Path("/proc/meminfo")))
     return int(found.group(1)) * 1024 if found else otherwise

@@ -35,9 +35,11 @@ _FEWEST_ROWS = 2
 _NEXT_TO_NOTHING = 1e-6
 _ROOM = 4.0  # above the most that the fastest row allows
 _RATE_SHARE = 0.3  # of the row in which a rate weighs most
-_FACTOR_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+_FACTOR_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+_FEW_ROWS = 8  # up to which GEMM libraries have paths of their own, slow ones on a CPU
+_FACTOR_BOUNDS = {True: (0.3, 4.0), False: (0.7, 1.5)}
 _FACTOR_STIFFNESS = 0.2  # how strongly tile factors are pulled towards 1
-_ROWS_FOR_FACTORS = 20
+_ROWS_FOR_FACTORS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def fit_host(rows: Sequence[Row]) -> PartFit:
 def fit_layers(rows: Sequence[Row]) -> PartFit:
     """Fit stacks of layers; the values are fields of `StepCoefficients`.
 
-    With twenty rows and more, tile factors are fitted too.
+    With a dozen rows and more, tile factors are fitted too, at the token counts that were timed.
 
     Raises
     ------
@@ -191,8 +193,9 @@ class _LayerForm:
             "layer_seconds": _largest(rows.seconds, rows.layers),
             "host_seconds": float(rows.seconds.min()),
         }
-        reached = [n for n in _FACTOR_TOKENS if tiles and n <= rows.tokens.max()]
-        factors = tuple(Free(f"factor_{n}", 1.0, 0.7, 1.5) for n in reached)
+        seen = set(rows.tokens.tolist())
+        reached = [n for n in _FACTOR_TOKENS if tiles and n in seen]
+        factors = tuple(Free(f"factor_{n}", 1.0, *_FACTOR_BOUNDS[n <= _FEW_ROWS]) for n in reached)
         return cls(rows, units, _LAYER_PARAMETERS + factors)
 
     def updates(self, values: Floats) -> dict[str, Any]:

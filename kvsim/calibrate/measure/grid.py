@@ -37,6 +37,8 @@ _FILL_BYTES_PER_S = {"cuda": 2e11, "mps": 2e10, "cpu": 1e9}
 _LLAMA_2_7B = PUBLIC_SHAPES[0]
 _SMALL = DecoderShape("small", 1024, 16, 4, 2816, 4, head_dim=64)
 _TINY = DecoderShape("tiny", 512, 8, 4, 1408, 4, head_dim=64)
+_MINI = DecoderShape("mini", 128, 4, 2, 384, 4, head_dim=32)
+_SMALL_STEP = 3  # every third token count will do for the small shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,9 @@ class Grid:
         Bytes to copy and to read.
     shapes : tuple of DecoderShape
         Decoders whose layers and GEMMs are timed.
+    small : DecoderShape
+        One whose layers take little but what every layer takes: at few token counts it tells
+        that fixed cost from the reading of weights, which grows with the layers alike.
     depths : tuple of int
         Layers of a stack.
     tokens : tuple of int
@@ -67,6 +72,7 @@ class Grid:
 
     buffers: tuple[int, ...]
     shapes: tuple[DecoderShape, ...]
+    small: DecoderShape
     depths: tuple[int, ...]
     tokens: tuple[int, ...]
     batches: tuple[int, ...]
@@ -82,6 +88,7 @@ _GRIDS = {
     ("gpu", False): Grid(
         buffers=(256 * MIB, GIB, 4 * GIB),
         shapes=(LLAMA_3_8B, _LLAMA_2_7B),
+        small=_SMALL,
         depths=(2, 8),
         tokens=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192),
         batches=(1, 4, 16, 64, 256),
@@ -95,6 +102,7 @@ _GRIDS = {
     ("gpu", True): Grid(
         buffers=(GIB,),
         shapes=(LLAMA_3_8B,),
+        small=_SMALL,
         depths=(2, 8),
         tokens=(1, 16, 64, 256, 1024, 4096),
         batches=(1, 16, 64),
@@ -108,6 +116,7 @@ _GRIDS = {
     ("cpu", False): Grid(
         buffers=(256 * MIB, GIB),
         shapes=(_SMALL, _TINY),
+        small=_MINI,
         depths=(2, 8),
         tokens=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
         batches=(1, 4, 16),
@@ -121,8 +130,9 @@ _GRIDS = {
     ("cpu", True): Grid(
         buffers=(48 * MIB,),
         shapes=(_TINY,),
+        small=_MINI,
         depths=(2, 6),
-        tokens=(1, 8, 64, 256),
+        tokens=(1, 2, 8, 64, 256),
         batches=(1, 8),
         contexts=(128, 1024),
         kv_heads=(4, 8),
@@ -267,8 +277,12 @@ class _Planner:
             yield replace(case, sets=self._sets(n * k * ELEMENT_BYTES[dtype]))
 
     def _layers(self) -> Iterator[Case]:
-        dtype = self.facts.dtype
-        for shape, depth, tokens in product(self.grid.shapes, self.grid.depths, self.grid.tokens):
+        dtype, grid = self.facts.dtype, self.grid
+        stacks = [
+            *product(grid.shapes, grid.depths, grid.tokens),
+            *product((grid.small,), grid.depths, grid.tokens[::_SMALL_STEP]),
+        ]
+        for shape, depth, tokens in stacks:
             yield LayersCase(dtype=dtype, shape=shape, layers=depth, tokens=tokens)
             if self.facts.kind == "cuda":
                 yield ReplayedLayersCase(dtype=dtype, shape=shape, layers=depth, tokens=tokens)

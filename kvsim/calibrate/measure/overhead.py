@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
+from kvsim.calibrate.measure.attention import BLOCK_SIZE
 from kvsim.calibrate.measure.case import Call, LocalCase, halved
 from kvsim.calibrate.measure.workspace import Workspace
+from kvsim.units import ceil_div
 
 __all__ = ["HostCase", "LaunchCase", "ReplayCase"]
 
 _LAUNCHES = 64
+_WIDTH = 64  # so narrow that neither end computes anything to speak of
+_CONTEXT = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +47,15 @@ class ReplayCase(LaunchCase):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostCase(LocalCase):
-    """The ends of a step: lists become tensors, logits become tokens on the host.
+    """A step of the twin's own loop without any layer: what the host does, and the two ends.
+
+    Block tables are brought up to date, lists become tensors, logits become tokens. Of the
+    scheduler only what the loop asks is there: nobody is admitted or finishes.
 
     Parameters
     ----------
     sequences : int
-        Sequences in the step.
+        Decoding sequences of a thousand tokens.
     vocabulary : int
         Logits of each.
     """
@@ -63,24 +72,57 @@ class HostCase(LocalCase):
 
     @property
     def buffer_bytes(self) -> float:
-        """The logits."""
-        return self.moved_bytes
+        """The logits, and a table of tokens."""
+        return self.moved_bytes + self.vocabulary * _WIDTH * self.element_bytes
 
     def calls(self, space: Workspace) -> list[Call]:
-        """One call: tokens, positions and slots go to the device, new tokens come back."""
-        torch, device = space.torch, space.device
-        logits = space.random((self.sequences, self.vocabulary), self.dtype)
-        numbers = list(range(self.sequences))
+        """One call: a step of decodes."""
+        from kvsim.calibrate.twin.blueprint import Blueprint
+        from kvsim.calibrate.twin.engine import TwinEngine
+        from kvsim.calibrate.twin.paged import BlockPool
+        from kvsim.schedulers import StepPlan
 
-        def ends() -> list[int]:
-            for _ in range(3):
-                torch.tensor(numbers, dtype=torch.int64, device=device)
-            tokens: list[int] = logits.argmax(dim=-1).tolist()
-            return tokens
-
-        return [ends]
+        shape = Blueprint(
+            layers=0,
+            hidden=_WIDTH,
+            intermediate=_WIDTH,
+            vocabulary=self.vocabulary,
+            heads=1,
+            kv_heads=1,
+            head_dim=_WIDTH,
+            longest=_CONTEXT,
+        )
+        decoder = space.decoder(shape, self.dtype)
+        members = _idle_scheduler(self.sequences)
+        blocks = members.allocator.total_blocks
+        pool = BlockPool(
+            shape, blocks, BLOCK_SIZE, device=space.device, dtype=space.dtype(self.dtype)
+        )
+        engine = TwinEngine(decoder, pool, members)
+        engine.texts.update({row: [1] * _CONTEXT for row in range(self.sequences)})
+        return [partial(engine.step, StepPlan([], decodes=True))]
 
     def smaller(self) -> HostCase | None:
         """Fewer sequences."""
         sizes = halved(self, "sequences")
         return replace(self, **sizes) if sizes else None
+
+
+def _idle_scheduler(sequences: int) -> Any:
+    """Stand in for a scheduler whose batch neither grows nor shrinks."""
+    from kvsim.request import Request
+
+    members = [Request(row, 0.0, _CONTEXT, _CONTEXT) for row in range(sequences)]
+    each = ceil_div(_CONTEXT, BLOCK_SIZE)
+    return SimpleNamespace(
+        running=members,
+        cached_tokens=lambda request: _CONTEXT - 1,
+        batch=SimpleNamespace(
+            members=members, opening=0, cached_tokens=lambda request: _CONTEXT - 1
+        ),
+        allocator=SimpleNamespace(
+            total_blocks=sequences * each,
+            free_blocks=0,
+            held_blocks=lambda request, tokens: ceil_div(tokens, BLOCK_SIZE),
+        ),
+    )

@@ -19,17 +19,18 @@ sizes (``m`` ... ``sets``)       of the case; empty where it has none of that na
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kvsim.calibrate.measure.case import Case, Row
+from kvsim.calibrate.measure.case import Case, Row, Timing
 from kvsim.calibrate.measure.grid import Plan
 from kvsim.calibrate.measure.timing import Bench, is_out_of_memory
+from kvsim.calibrate.rows import number, read_csv
 from kvsim.errors import InputError, KVSimError, UnsupportedError
 
-__all__ = ["COLUMNS", "Session"]
+__all__ = ["COLUMNS", "Session", "kept_timings"]
 
 _SIZES = (
     *("buffer", "m", "n", "k", "model", "layers", "tokens"),
@@ -41,7 +42,10 @@ COLUMNS = (
     *("seconds", "q1_seconds", "q3_seconds", "samples", "outliers", "captured"),
 )
 
+_FEWEST_LINES = 2  # the header, and a row
+
 Progress = Callable[[int, int, str], None]
+Key = tuple[str, ...]  # kind, dtype and sizes, as the CSV spells them
 
 
 def _say_nothing(done: int, total: int, label: str) -> None:
@@ -60,6 +64,8 @@ class Session:
         Where rows are kept.
     progress : callable
         Called before each case with (cases done, cases in all, what comes).
+    kept : mapping of Key to Timing
+        What an earlier session timed, from `kept_timings`; it is not timed again.
 
     Attributes
     ----------
@@ -72,6 +78,7 @@ class Session:
     bench: Bench
     csv_path: Path
     progress: Progress = _say_nothing
+    kept: Mapping[Key, Timing] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     shrunk: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -92,12 +99,15 @@ class Session:
             with self.csv_path.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
                 writer.writeheader()
-                for done, case in enumerate(plan.cases):
-                    self.progress(done, len(plan.cases), case.label)
+                for known_row in self._known(plan):
+                    self._keep(known_row, writer)
+                file.flush()
+                known = {row.case for row in self.rows}
+                for case in [case for case in plan.cases if case not in known]:
+                    self.progress(len(self.rows), len(plan.cases), case.label)
                     row = self._time(case)
                     if row is not None:
-                        self.rows.append(row)
-                        writer.writerow(_cells(row))
+                        self._keep(row, writer)
                         file.flush()
         except KeyboardInterrupt:
             kept = f"stopped: {len(self.rows)} rows are in {self.csv_path}"
@@ -108,6 +118,17 @@ class Session:
             ) from None
         self.progress(len(plan.cases), len(plan.cases), "fitting")
         return self.rows
+
+    def _known(self, plan: Plan) -> Iterator[Row]:
+        """Yield the cases that an earlier session timed: they go back to the CSV first."""
+        for case in plan.cases:
+            timing = self.kept.get(_key(_sizes_of(case)))
+            if timing is not None:
+                yield Row(case, timing)
+
+    def _keep(self, row: Row, writer: csv.DictWriter[str]) -> None:
+        self.rows.append(row)
+        writer.writerow(_cells(row))
 
     def _time(self, case: Case) -> Row | None:
         """Time a case, or the largest smaller one that fits; None when it had to be skipped."""
@@ -154,13 +175,46 @@ def _differing(before: Case, after: Case) -> list[str]:
     return [name for name in old if old[name] != new[name]]
 
 
+def kept_timings(path: Path) -> dict[Key, Timing]:
+    """Read the timings of an earlier session of the same device; none where there is no file.
+
+    A last line that was cut short is left out.
+
+    Raises
+    ------
+    InputError
+        When the file is no CSV of such a session, with the line that is wrong.
+    """
+    if not path.exists() or path.read_bytes().count(b"\n") < _FEWEST_LINES:
+        return {}
+    rows = read_csv(path, COLUMNS)
+    whole = rows if rows[-1]["captured"] else rows[:-1]
+    return {_key(row): _timing(row, f"{path}, line {at}") for at, row in enumerate(whole, start=2)}
+
+
+def _timing(row: Mapping[str, str], where: str) -> Timing:
+    seconds, low, high, samples, outliers = (
+        number(row, name, where)
+        for name in ("seconds", "q1_seconds", "q3_seconds", "samples", "outliers")
+    )
+    if not seconds > 0:
+        raise InputError("seconds = 0 is no timing", where=where, fix="delete the line")
+    return Timing(seconds, low, high, int(samples), int(outliers), row["captured"] == "1")
+
+
+def _key(cells: Mapping[str, Any]) -> Key:
+    return tuple(str(cells.get(name, "")) for name in ("kind", "dtype", *_SIZES))
+
+
+def _sizes_of(case: Case) -> dict[str, Any]:
+    return {"kind": case.kind, "dtype": case.dtype, **case.sizes()}
+
+
 def _cells(row: Row) -> dict[str, Any]:
     """One line of the CSV."""
     case, timing = row.case, row.timing
     return {
-        "kind": case.kind,
-        "dtype": case.dtype,
-        **case.sizes(),
+        **_sizes_of(case),
         "moved_bytes": f"{case.moved_bytes:.0f}",
         "flops": f"{case.flops:.0f}",
         "buffer_bytes": f"{case.buffer_bytes:.0f}",

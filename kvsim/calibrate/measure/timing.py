@@ -12,14 +12,13 @@ one thread and that thread's own seconds count, as in the twin.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter, thread_time
 from typing import Any, Protocol
 
 from kvsim.calibrate.measure.case import Call, Case, LocalCase, Timing, summarise
 from kvsim.calibrate.measure.collective import AllReduceCase, all_reduce_timings
-from kvsim.calibrate.measure.workspace import Workspace
+from kvsim.calibrate.measure.workspace import Workspace, steady_torch
 from kvsim.errors import UnsupportedError
 from kvsim.units import ceil_div
 
@@ -108,7 +107,8 @@ class TorchBench:
             return self._time_link(case)
         if not isinstance(case, LocalCase):
             raise UnsupportedError(f"{case.kind} is nothing that torch can time")
-        with _steady(self.space), self.space.torch.inference_mode():
+        torch, kind = self.space.torch, self.space.device.type
+        with steady_torch(torch, kind), torch.inference_mode():
             calls = case.calls(self.space)
             replay = self._replay(calls) if case.captured else None
             timing = self._sample(replay or _in_turn(calls), len(calls), captured=bool(replay))
@@ -197,18 +197,6 @@ def _capture(torch: Any, calls: list[Call]) -> Callable[[], object]:
 class _Clock(Protocol):
     def sample(self, run: Call, runs: int) -> float:
         """Seconds of so many runs."""
-
-
-@contextmanager
-def _steady(space: Workspace) -> Iterator[None]:
-    """Run in one thread where one thread's seconds count."""
-    threads = space.torch.get_num_threads()
-    if space.device.type == "cpu":
-        space.torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        space.torch.set_num_threads(threads)
 
 
 class _HostClock:

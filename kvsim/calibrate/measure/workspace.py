@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, TypeAlias
 
 from kvsim.errors import MissingExtraError
 
-__all__ = ["TORCH_DTYPES", "Tensor", "Workspace", "load_torch"]
+__all__ = ["TORCH_DTYPES", "Tensor", "Workspace", "load_torch", "steady_torch"]
 
 # torch is absent from most installations, so its types are not named here.
 Tensor: TypeAlias = Any
@@ -34,6 +35,27 @@ def load_torch() -> Any:
         return import_module("torch")
     except ImportError:
         raise MissingExtraError("torch", "calibrate", "measuring a device") from None
+
+
+@contextmanager
+def steady_torch(torch: Any, kind: str) -> Iterator[None]:
+    """Hold still, for as long as something is timed, what torch would choose by itself.
+
+    On a CPU one thread, whose own seconds count. On CUDA no attention of cuDNN's: it plans
+    every new shape anew, which takes longer than the step of a decode loop that it is in.
+    """
+    threads, cuda = torch.get_num_threads(), torch.backends.cuda
+    plans = kind == "cuda" and hasattr(cuda, "cudnn_sdp_enabled") and cuda.cudnn_sdp_enabled()
+    if kind == "cpu":
+        torch.set_num_threads(1)
+    if plans:
+        cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if plans:
+            cuda.enable_cudnn_sdp(True)
 
 
 class Workspace:

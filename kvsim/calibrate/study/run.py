@@ -33,6 +33,7 @@ from kvsim.calibrate.twin.device import TORCH_DTYPES, Device
 from kvsim.calibrate.twin.warmup import fit_samples, with_coefficients
 from kvsim.hardware import AcceleratorProfile
 from kvsim.model import ModelSpec
+from kvsim.weights import weight_bytes
 
 __all__ = ["run_study"]
 
@@ -111,7 +112,9 @@ def run_study(plan: StudyPlan, model: ModelSpec, say: Say) -> Study:
     device = Device.named(plan.device)
     dtype = device.dtype_for(model.dtype)
     model = model.model_copy(update={"dtype": dtype})
-    with device.steady():
+    in_fp32 = model.model_copy(update={"dtype": "fp32", "weight_bytes_on_disk": None})
+    device.refuse_if_too_large(round(weight_bytes(in_fp32)), f"{model.name} in fp32")
+    with device.answering(f"studying {model.name}"), device.steady():
         _check_equal(plan, model, device, say)
         decoder = Decoder(Blueprint.of(model), device.torch_device, TORCH_DTYPES[dtype])
         bench = _Bench(plan, model, decoder, device)

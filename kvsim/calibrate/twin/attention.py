@@ -18,9 +18,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kvsim.calibrate.twin.paged import BlockPool
+from kvsim.calibrate.twin.paged import Blocks
+from kvsim.units import ceil_div
 
-__all__ = ["DecodeGroup", "PrefillChunk", "StepAttention", "groups_of_like_length"]
+__all__ = [
+    "DecodeGroup",
+    "PrefillChunk",
+    "StepAttention",
+    "decode_groups",
+    "groups_of_like_length",
+]
 
 _SHORTEST_SHARE = 0.5  # of the longest context of a group
 
@@ -57,23 +64,79 @@ class DecodeGroup:
     mask: Tensor
 
 
-def groups_of_like_length(lengths: Sequence[int]) -> Iterator[list[int]]:
+def groups_of_like_length(
+    lengths: Sequence[int], most_tokens: int | None = None
+) -> Iterator[list[int]]:
     """Split positions into groups whose shortest is at least half of the longest.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+        Contexts.
+    most_tokens : int, optional
+        Padded tokens that a group may have; a context longer than that is alone.
 
     Examples
     --------
     >>> list(groups_of_like_length([100, 10, 90, 9]))
     [[0, 2], [1, 3]]
+    >>> list(groups_of_like_length([100, 10, 90, 9], most_tokens=150))
+    [[0], [2], [1, 3]]
     """
     order = sorted(range(len(lengths)), key=lambda at: -lengths[at])
     group: list[int] = []
     for at in order:
-        if group and lengths[at] < _SHORTEST_SHARE * lengths[group[0]]:
-            yield group
-            group = []
+        if group:
+            longest = lengths[group[0]]
+            full = most_tokens is not None and (len(group) + 1) * longest > most_tokens
+            if full or lengths[at] < _SHORTEST_SHARE * longest:
+                yield group
+                group = []
         group.append(at)
     if group:
         yield group
+
+
+def decode_groups(
+    tables: Sequence[Sequence[int]],
+    lengths: Sequence[int],
+    block_size: int,
+    *,
+    device: torch.device,
+    most_tokens: int | None = None,
+    first_row: int = 0,
+) -> list[DecodeGroup]:
+    """Lay out the attention of decoding sequences: groups, padded tables, masks.
+
+    Parameters
+    ----------
+    tables : sequence of sequence of int
+        Blocks of each sequence, as many as its context needs or more.
+    lengths : sequence of int
+        Context of each, the new token included.
+    block_size : int
+        Tokens a block.
+    device : torch.device
+        Where the tensors go.
+    most_tokens : int, optional
+        See `groups_of_like_length`.
+    first_row : int
+        Row of the first sequence in the step's flat batch.
+    """
+
+    def tensor(values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=device)
+
+    def group_of(members: list[int]) -> DecodeGroup:
+        contexts = [lengths[at] for at in members]
+        blocks = ceil_div(max(contexts), block_size)
+        padded = [[*tables[at][:blocks], *[0] * (blocks - len(tables[at]))] for at in members]
+        slots = torch.arange(blocks * block_size, device=device)
+        mask = slots[None] < tensor(contexts)[:, None]
+        rows = tensor([first_row + at for at in members])
+        return DecodeGroup(rows, tensor(padded), mask[None, :, None])
+
+    return [group_of(members) for members in groups_of_like_length(lengths, most_tokens)]
 
 
 class StepAttention:
@@ -81,7 +144,7 @@ class StepAttention:
 
     Parameters
     ----------
-    pool : BlockPool
+    pool : Blocks
         Where K and V lie.
     slots : int64 Tensor (n)
         Slot that each new token is written to.
@@ -93,7 +156,7 @@ class StepAttention:
 
     def __init__(
         self,
-        pool: BlockPool,
+        pool: Blocks,
         slots: Tensor,
         chunks: Sequence[PrefillChunk],
         groups: Sequence[DecodeGroup],

@@ -20,7 +20,7 @@ from kvsim.scenario import Scenario, load_scenario
 if TYPE_CHECKING:
     from kvsim.calibrate.twin.compare import Comparison
     from kvsim.calibrate.twin.device import Device
-    from kvsim.calibrate.twin.serve import Twin
+    from kvsim.calibrate.twin.serve import Twin, TwinRun
     from kvsim.calibrate.twin.warmup import WarmUp
 
 __all__ = ["Validation", "ValidationRequest", "require_torch", "validate"]
@@ -143,20 +143,12 @@ def validate(request: ValidationRequest, say: Say = lambda line: None) -> Valida
 
     from kvsim.calibrate.twin.compare import compare
     from kvsim.calibrate.twin.device import Device
-    from kvsim.calibrate.twin.serve import Twin
     from kvsim.simulation import run_setup
 
     device = Device.named(request.device)
     case = _case(request, device)
-    setup = case.setup(case.scenario())
-    say(f"building {case.model.name} on {device.name}, {setup.num_blocks:,} blocks of KV cache")
-    twin = Twin(setup, device)
-    calibration = _Calibration.of(case, twin, request, say)
-    served = []
-    for label, scenario in case.questions(request, calibration.profile()):
-        say(f"serving {label}")
-        served.append((label, scenario, twin.serve(case.setup(scenario), request.seed)))
-        calibration.again()
+    with device.answering(f"validating {case.model.name}"):
+        served, calibration = _serve(case, device, request, say)
     profile = calibration.profile()
     runs = []
     for label, scenario, measured in served:
@@ -172,6 +164,24 @@ def validate(request: ValidationRequest, say: Say = lambda line: None) -> Valida
         drift_percent=calibration.drift_percent,
         runs=tuple(runs),
     )
+
+
+def _serve(
+    case: _Case, device: Device, request: ValidationRequest, say: Say
+) -> tuple[list[tuple[str, Scenario, TwinRun]], _Calibration]:
+    """Serve every question for real; return what was run, and what will predict it."""
+    from kvsim.calibrate.twin.serve import Twin
+
+    setup = case.setup(case.scenario())
+    say(f"building {case.model.name} on {device.name}, {setup.num_blocks:,} blocks of KV cache")
+    twin = Twin(setup, device)
+    calibration = _Calibration.of(case, twin, request, say)
+    served = []
+    for label, scenario in case.questions(request, calibration.profile()):
+        say(f"serving {label}")
+        served.append((label, scenario, twin.serve(case.setup(scenario), request.seed)))
+        calibration.again()
+    return served, calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +250,7 @@ class _Calibration:
         from kvsim.calibrate.twin.warmup import WarmUp
 
         if request.profile and case.profile.coefficients is not None:
-            return cls(case.profile, None)
+            return cls(_of_the_loop(case.profile), None)
         say("warming up, to fit the step time to it")
         calibration = cls(case.profile, WarmUp(twin, quick=request.quick))
         calibration.again()
@@ -261,3 +271,10 @@ class _Calibration:
         if self.warm_up is None:
             return self.given
         return self.given.model_copy(update={"coefficients": self.warm_up.fit()})
+
+
+def _of_the_loop(profile: AcceleratorProfile) -> AcceleratorProfile:
+    """Return the profile without the host costs of serving engines, none of which runs here."""
+    rates = profile.coefficients
+    bare = rates.model_copy(update={"host_costs": {}}) if rates else None
+    return profile.model_copy(update={"coefficients": bare})

@@ -12,6 +12,7 @@ import numpy as np
 
 from kvsim.assembly import Setup
 from kvsim.calibrate.twin.clock import StepSample
+from kvsim.calibrate.twin.memory import workspace_bytes
 from kvsim.calibrate.twin.serve import MemoryUse, TwinRun
 from kvsim.engines import get_engine
 from kvsim.results import SimulationResult
@@ -163,7 +164,7 @@ def compare(label: str, setup: Setup, run: TwinRun, predicted: SimulationResult)
         steps=len(run.samples),
         step_errors=_step_errors(seconds, run.samples),
         groups=_groups(setup, seconds, run.samples),
-        latency=compare_summaries(predicted.summary, run.result.summary),
+        latency=compare_summaries(predicted.observed, run.result.observed),
         memory=(
             *_byte_pairs(setup, run.memory),
             Pair("peak_blocks", _peak_blocks(predicted), measured_peak),
@@ -225,7 +226,7 @@ def _byte_pairs(setup: Setup, memory: MemoryUse) -> tuple[Pair, ...]:
     )
     if memory.peak_bytes is None:
         return pairs
-    peak = budget.weights_bytes + pool + budget.activation_bytes
+    peak = budget.weights_bytes + pool + workspace_bytes(setup, round(setup.kv.bits / 8))
     return (*pairs, Pair("peak_bytes", peak, memory.peak_bytes))
 
 

@@ -15,6 +15,9 @@ from time import perf_counter, thread_time
 
 import torch
 
+from kvsim.calibrate.measure.device import available_bytes
+from kvsim.calibrate.measure.timing import is_out_of_memory
+from kvsim.calibrate.measure.workspace import steady_torch
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.errors import InputError, UnknownNameError, UnsupportedError
 from kvsim.hardware import AcceleratorProfile, ByteQuantity, Interconnect, Quantity
@@ -26,6 +29,28 @@ TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bflo
 _TRIAL_BYTES = 1 << 27
 _TRIAL_SIDE = 1024
 _TRIALS = 5
+_FAILURES = ("CUDA", "CUBLAS", "cuBLAS", "cuDNN", "HIP")  # how such an error begins
+
+
+def _check_cuda(device: torch.device) -> None:
+    """Refuse a GPU that is not there."""
+    if not torch.cuda.is_available():
+        raise InputError(
+            "this torch sees no CUDA device", where="--device", fix="choose cpu, or see nvidia-smi"
+        )
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise InputError(
+            f"there is no {device}: torch sees {count} of them",
+            where="--device",
+            fix=f"choose cuda:0 to cuda:{count - 1}" if count > 1 else "choose cuda",
+        )
+
+
+def _is_cuda_failure(error: BaseException) -> bool:
+    """Whether the driver or one of its libraries speaks, not a mistake of ours."""
+    words = str(error)
+    return type(error).__name__ == "AcceleratorError" or words.startswith(_FAILURES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +76,8 @@ class Device:
             ) from None
         if device.type not in ("cpu", "cuda"):
             raise InputError(f"no support for {name!r}", where="--device", fix="choose cpu or cuda")
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise InputError(
-                "this torch sees no CUDA device",
-                where="--device",
-                fix="choose cpu, or see nvidia-smi",
-            )
+        if device.type == "cuda":
+            _check_cuda(device)
         return cls(device)
 
     @property
@@ -78,6 +99,13 @@ class Device:
             return int(torch.cuda.get_device_properties(self.torch_device).total_memory)
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
+    @property
+    def free_bytes(self) -> int:
+        """Of those, free now; a CPU's is what the operating system would still hand out."""
+        if self.is_cuda:
+            return int(torch.cuda.mem_get_info(self.torch_device)[0])
+        return available_bytes(self.memory_bytes)
+
     def dtype_for(self, native: str) -> str:
         """Dtype to compute in: the model's own on a GPU, fp32 on a CPU."""
         return native if self.is_cuda and native in TORCH_DTYPES else "fp32"
@@ -96,14 +124,31 @@ class Device:
 
     @contextmanager
     def steady(self) -> Iterator[None]:
-        """Run in one thread where `now` counts one thread's seconds."""
-        threads = torch.get_num_threads()
-        if not self.is_cuda:
-            torch.set_num_threads(1)
+        """Run as everything that is timed runs; see `steady_torch`."""
+        with steady_torch(torch, self.torch_device.type):
+            yield
+
+    @contextmanager
+    def answering(self, what: str) -> Iterator[None]:
+        """Turn what a device says when it fails or is full into one line.
+
+        Raises
+        ------
+        UnsupportedError
+            When memory runs out, or the device stops answering.
+        """
         try:
             yield
-        finally:
-            torch.set_num_threads(threads)
+        except (RuntimeError, MemoryError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if is_out_of_memory(error):
+                raise UnsupportedError(
+                    f"{self.name} ran out of memory while {what}: choose a smaller model,"
+                    f" fewer sequences or shorter ones ({reason})"
+                ) from None
+            if not self.is_cuda or not _is_cuda_failure(error):
+                raise
+            raise UnsupportedError(f"{self.name} failed while {what}: {reason}") from None
 
     def start_peak(self) -> None:
         """Count peak memory from now on."""
@@ -124,7 +169,7 @@ class Device:
         UnsupportedError
             With both sizes.
         """
-        free = torch.cuda.mem_get_info(self.torch_device)[0] if self.is_cuda else self.memory_bytes
+        free = self.free_bytes
         if needed_bytes > free:
             raise UnsupportedError(
                 f"{what} needs {needed_bytes / 2**30:.2f} GiB and {self.name} has"

@@ -11,14 +11,14 @@ from kvsim.calibrate.twin.attention import (
     DecodeGroup,
     PrefillChunk,
     StepAttention,
-    groups_of_like_length,
+    decode_groups,
 )
 from kvsim.calibrate.twin.decoder import Decoder
+from kvsim.calibrate.twin.memory import gathered_tokens
 from kvsim.calibrate.twin.paged import BlockPool
 from kvsim.errors import InvariantError
 from kvsim.request import Request
 from kvsim.schedulers import Scheduler, StepPlan
-from kvsim.units import ceil_div
 
 __all__ = ["TwinEngine"]
 
@@ -60,6 +60,7 @@ class TwinEngine:
         self.decoder, self.pool, self.scheduler = decoder, pool, scheduler
         self.texts: dict[int, list[int]] = {}
         self._seed = seed
+        self._most_gathered = gathered_tokens(decoder.shape, pool.keys.element_size())
 
     def step(self, plan: StepPlan) -> None:
         """Run one step and append a token to every sequence that produced one."""
@@ -125,23 +126,14 @@ class TwinEngine:
             batch.slots.append(self.pool.tables[request].slot(cached, size))
             self._let_speak(batch, request)
             contexts.append(cached + 1)
-        return [
-            self._group(first_row, [decoding[at] for at in group], group, contexts)
-            for group in groups_of_like_length(contexts)
-        ]
-
-    def _group(
-        self, first_row: int, members: list[Request], positions: list[int], contexts: list[int]
-    ) -> DecodeGroup:
-        """Pad the tables of a group to the longest of them."""
-        lengths = [contexts[at] for at in positions]
-        blocks = ceil_div(max(lengths), self.pool.block_size)
-        tables = [self.pool.tables[request].block_ids[:blocks] for request in members]
-        padded = [table + [0] * (blocks - len(table)) for table in tables]
-        slots = torch.arange(blocks * self.pool.block_size, device=self.decoder.device)
-        mask = slots[None] < self._tensor(lengths)[:, None]
-        rows = self._tensor([first_row + at for at in positions])
-        return DecodeGroup(rows, self._tensor(padded), mask[None, :, None])
+        return decode_groups(
+            [self.pool.tables[request].block_ids for request in decoding],
+            contexts,
+            size,
+            device=self.decoder.device,
+            most_tokens=self._most_gathered,
+            first_row=first_row,
+        )
 
     def _let_speak(self, batch: _Batch, request: Request) -> None:
         """Note that the batch's last token asks for its successor."""

@@ -16,7 +16,7 @@ from kvsim.calibrate.twin.blueprint import Blueprint
 from kvsim.errors import InvariantError
 from kvsim.request import Request
 
-__all__ = ["BlockPool", "BlockTable"]
+__all__ = ["BlockPool", "BlockTable", "Blocks"]
 
 
 @dataclass(slots=True)
@@ -31,7 +31,28 @@ class BlockTable:
         return self.block_ids[token // block_size] * block_size + token % block_size
 
 
-class BlockPool:
+class Blocks:
+    """Physical blocks of K and V.
+
+    Parameters
+    ----------
+    keys, values : Tensor (layers, kv_heads, num_blocks * block_size, head_dim)
+        The memory itself.
+    block_size : int
+        Tokens a block.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, block_size: int) -> None:
+        self.keys, self.values, self.block_size = keys, values, block_size
+        self.num_blocks = keys.shape[2] // block_size
+
+    def blocks_of_layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """K and V of one layer by block, each (kv_heads, num_blocks, block_size * head_dim)."""
+        shape = (self.keys.shape[1], self.num_blocks, -1)
+        return self.keys[layer].view(shape), self.values[layer].view(shape)
+
+
+class BlockPool(Blocks):
     """Physical blocks of K and V, and who holds them.
 
     Parameters
@@ -45,8 +66,6 @@ class BlockPool:
 
     Attributes
     ----------
-    keys, values : Tensor (layers, kv_heads, num_blocks * block_size, head_dim)
-        The memory itself.
     tables : dict of Request to BlockTable
         Who holds which blocks.
     peak_blocks : int
@@ -63,9 +82,8 @@ class BlockPool:
         dtype: torch.dtype,
     ) -> None:
         size = (shape.layers, shape.kv_heads, num_blocks * block_size, shape.head_dim)
-        self.keys = torch.zeros(size, device=device, dtype=dtype)
-        self.values = torch.zeros(size, device=device, dtype=dtype)
-        self.num_blocks, self.block_size = num_blocks, block_size
+        keys, values = (torch.zeros(size, device=device, dtype=dtype) for _ in range(2))
+        super().__init__(keys, values, block_size)
         self.tables: dict[Request, BlockTable] = {}
         self.peak_blocks = 0
         self._free = list(range(num_blocks - 1, -1, -1))
@@ -79,11 +97,6 @@ class BlockPool:
     def held_blocks(self) -> int:
         """Blocks that some request holds."""
         return self.num_blocks - len(self._free)
-
-    def blocks_of_layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """K and V of one layer by block, each (kv_heads, num_blocks, block_size * head_dim)."""
-        shape = (self.keys.shape[1], self.num_blocks, -1)
-        return self.keys[layer].view(shape), self.values[layer].view(shape)
 
     def clear(self) -> None:
         """Forget everybody; what the memory holds is left as it is."""

@@ -14,6 +14,7 @@ from kvsim.workload.spec import parse_workload
 
 __all__ = ["Question", "capacity_requests_per_s", "question_for"]
 
+_FEWEST_REQUESTS = 48
 _POOL_SHARE = 0.35  # of what the largest batch could need: then memory limits, now and then
 
 
@@ -31,6 +32,8 @@ class Question:
         The engine's limits.
     num_blocks : int or None
         Pool; None takes what the plan says the device has room for.
+    seconds : float or None
+        Time over which requests arrive, where it leaves fewer of them; None: all come.
     """
 
     requests: int
@@ -39,6 +42,7 @@ class Question:
     max_num_seqs: int
     max_num_batched_tokens: int
     num_blocks: int | None
+    seconds: float | None = None
 
     @property
     def longest(self) -> int:
@@ -65,10 +69,16 @@ class Question:
             accelerator="this device",
             engine=EngineSpec(**options.model_dump()),
             workload=parse_workload(
-                {"arrivals": arrivals, "lengths": lengths, "requests": self.requests}
+                {"arrivals": arrivals, "lengths": lengths, "requests": self._count(rate)}
             ),
             memory=MemorySpec(num_blocks=self.num_blocks, block_size=16),
         )
+
+    def _count(self, rate: float | None) -> int:
+        """Requests that come at a rate in the time there is: enough to say anything at least."""
+        if rate is None or self.seconds is None:
+            return self.requests
+        return min(self.requests, max(_FEWEST_REQUESTS, round(rate * self.seconds)))
 
 
 def question_for(model: ModelSpec, *, on_gpu: bool, quick: bool) -> Question:
@@ -77,8 +87,10 @@ def question_for(model: ModelSpec, *, on_gpu: bool, quick: bool) -> Question:
     prompt, output = (longest // 16, longest // 2), (longest // 32, longest // 4)
     most = (16 if quick else 32) if not on_gpu else 128
     blocks = None if on_gpu else round(_POOL_SHARE * most * longest / 16)
-    requests = (40 if quick else 120) if not on_gpu else (100 if quick else 500)
-    return Question(requests, prompt, output, most, 2048 if on_gpu else 256, blocks)
+    if not on_gpu:
+        return Question(40 if quick else 120, prompt, output, most, 256, blocks)
+    # a GPU is lent by the minute: three loads of two models are to fit into ten
+    return Question(500, prompt, output, most, 2048, blocks, seconds=12.0 if quick else 60.0)
 
 
 def capacity_requests_per_s(setup: Setup, question: Question) -> float:

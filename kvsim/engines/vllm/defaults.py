@@ -75,6 +75,7 @@ def resolve_options(deployment: Deployment, rules: Rules) -> Deployment:
     _check_length(deployment)
     _check_graphs(deployment)
     _check_adapters(deployment)
+    _check_block(deployment.options)
     _check_sharding(deployment)
     dtype = _compute_dtype(deployment, rules)
     options = deployment.options
@@ -231,6 +232,22 @@ def _check_graphs(deployment: Deployment) -> None:
             "--enforce-eager captures no CUDA graphs, and --cuda-graph-bytes sets memory aside",
             fix="leave one of the two out",
         )
+
+
+def _check_block(options: EngineOptions) -> None:
+    """Refuse a block that no release takes: theirs are 1, 8 and multiples of 16.
+
+    Source: ``BlockSize`` of vllm/config/cache.py is 1, 8, 16, 32, ..., 256 up to 0.15; later
+    attention backends ask for a multiple of 16, such as the 784 tokens of Qwen3.5's blocks.
+    """
+    size = options.block_size
+    if size is None or size in (1, 8) or size % 16 == 0:
+        return
+    below, above = size // 16 * 16, (size // 16 + 1) * 16
+    close = f"{below} or {above}" if below else str(8 if size < 12 else above)
+    raise InputError(
+        f"vLLM has no blocks of {size} tokens", where="--block-size", fix=f"choose {close}"
+    )
 
 
 def _check_adapters(deployment: Deployment) -> None:

@@ -1,0 +1,271 @@
+"""Measure a device fully and write down what came out: what ``make gpu`` runs.
+
+    python benchmarks/measure_device.py [--stage STAGE] [--device cuda] [--quick] [--out FOLDER]
+
+Stages, in order; each leaves its answer in the folder, and a stage whose answer is there is not
+run again, so an interrupted run goes on where it stopped::
+
+    calibrate   device.yaml, device.kernels.yaml, device.csv (row by row), calibrate.json
+    study       study-MODEL/study.json and .html          GPT-2, Llama-2-7B
+    validate    validate-MODEL-LOAD/comparison.json and .html   Llama-3-8B, Llama-2-7B, by load
+    publish     hardware_profiles/CARD.yaml, the raw rows and records, the tables of
+                docs/accuracy.md; only of a full run on a GPU, or where --into names a folder
+
+On an H200 calibrate and study are to take less than ten minutes together, and so is validate.
+The folder is all that a later call needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from device_report import Measured, section, written_between
+
+from kvsim.calibrate.measure.profile import slug
+from kvsim.calibrate.profile import profile_path, write_coefficients
+from kvsim.catalog.accelerators import find_accelerator, load_accelerator
+from kvsim.errors import InputError, KVSimError
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("calibrate", "study", "validate", "publish")
+MODELS = ("llama3-8b", "llama2-7b")
+STUDIES = ("gpt2", "llama2-7b")
+LOADS = ("0.3", "0.7", "1.1")
+MOST_CSV_BYTES = 1_000_000
+RAW = "measured"  # folder below hardware_profiles/ and docs/
+PROFILE, KERNELS, ROWS = "device.yaml", "device.kernels.yaml", "device.csv"
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What is measured, and where it goes.
+
+    Parameters
+    ----------
+    device : str
+        Torch's name: "cuda", "cpu".
+    out : Path
+        Folder of all answers.
+    quick : bool
+        Whether everything is coarse.
+    models, studies, loads : sequence of str
+        Of ``validate`` and ``study``; shares of the capacity.
+    study_options : sequence of str
+        More words for ``kvsim study cache``.
+    """
+
+    device: str
+    out: Path
+    quick: bool = False
+    models: Sequence[str] = MODELS
+    studies: Sequence[str] = STUDIES
+    loads: Sequence[str] = LOADS
+    study_options: Sequence[str] = ()
+
+    def jobs(self) -> Iterator[Job]:
+        """Every command, in order."""
+        common = ("--device", self.device, *(["--quick"] if self.quick else []))
+        profile, answer = self.out / PROFILE, self.out / "calibrate.json"
+        words = ("calibrate", *common, "--resume", "-o", str(profile), "--format", "json")
+        yield Job("calibrate", words, answer, prints_answer=True)
+        for model in self.studies:
+            folder = self.out / f"study-{slug(model)}"
+            words = ("study", "cache", *common, "--model", model, *self.study_options)
+            yield Job("study", (*words, "--output", str(folder)), folder / "study.json")
+        for model in self.models:
+            for load in self.loads:
+                folder = self.out / f"validate-{slug(model)}-{slug(load)}"
+                words = ("validate", *common, "--model", model, "--profile", str(profile))
+                words += ("--load", load, "--output", str(folder))
+                yield Job("validate", words, folder / "comparison.json")
+
+    def records(self, stage: str) -> list[dict[str, Any]]:
+        """The answers of a stage that are there."""
+        answers = [job.answer for job in self.jobs() if job.stage == stage]
+        return [json.loads(path.read_text("utf-8")) for path in answers if path.exists()]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One kvsim command, and the file that says that it is done."""
+
+    stage: str
+    words: Sequence[str]
+    answer: Path
+    prints_answer: bool = False
+
+    def run(self) -> str:
+        """Run it unless it is done; return what went wrong, or ""."""
+        if self.answer.exists():
+            print(f"done already: {self.answer}", file=sys.stderr)
+            return ""
+        self.answer.parent.mkdir(parents=True, exist_ok=True)
+        print(f"kvsim {' '.join(self.words)}", file=sys.stderr)
+        command = [sys.executable, "-m", "kvsim", *self.words]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            return f"kvsim {self.words[0]} left {done.returncode}: {' '.join(self.words)}"
+        if self.prints_answer:
+            part = self.answer.with_suffix(".part")
+            part.write_text(done.stdout, encoding="utf-8")
+            part.replace(self.answer)
+        return ""
+
+
+def measure(campaign: Campaign, stages: Sequence[str] = STAGES) -> list[str]:
+    """Run the jobs of some stages; return what went wrong, a line each.
+
+    Without a calibration nothing after it can be predicted, so it is run first in any case.
+    """
+    problems = []
+    for job in campaign.jobs():
+        if job.stage in stages or (job.stage == "calibrate" and "validate" in stages):
+            problem = job.run()
+            problems += [problem] if problem else []
+            if problem and job.stage == "calibrate":
+                break
+    return problems
+
+
+# ---- publishing ------------------------------------------------------------------------------
+
+
+def publish(campaign: Campaign, root: Path) -> list[Path]:
+    """Write profile, raw results and tables into a copy of the repository.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+
+    Raises
+    ------
+    InputError
+        Without a calibration, or when the page lacks its marks.
+    """
+    calibrations = campaign.records("calibrate")
+    if not calibrations:
+        raise InputError("no calibration to publish", where=str(campaign.out), fix="run that stage")
+    calibration = calibrations[0]
+    like, name = _card(campaign, calibration)
+    rows = _keep_rows(campaign, root / "hardware_profiles" / RAW / f"{name}.csv")
+    records = _keep_records(campaign, root / "docs" / RAW / name)
+    profile = root / "hardware_profiles" / f"{name}.yaml"
+    coefficients = load_accelerator(campaign.out / KERNELS).coefficients
+    if coefficients is None:
+        raise InputError("has no coefficients", where=str(campaign.out / KERNELS))
+    write_coefficients(profile, coefficients, like=like)
+    measured = Measured(
+        date=coefficients.date,
+        calibration=calibration,
+        validations=campaign.records("validate"),
+        studies=campaign.records("study"),
+        kept=[path.relative_to(root).as_posix() for path in (rows, records)],
+    )
+    page = root / "docs" / "accuracy.md"
+    page.write_text(written_between(page.read_text("utf-8"), section(measured)), encoding="utf-8")
+    return [profile, rows, records, page]
+
+
+def _card(campaign: Campaign, calibration: dict[str, Any]) -> tuple[Path, str]:
+    """Profile whose other lines are kept, and the name of the card's files.
+
+    A card of the catalogue keeps its shipped profile; another gets the one just measured.
+    """
+    known = calibration["datasheet"]
+    if known:
+        shipped = profile_path(find_accelerator(known))
+        return shipped, shipped.stem
+    return campaign.out / KERNELS, slug(calibration["device"]["name"])
+
+
+def _keep_rows(campaign: Campaign, path: Path) -> Path:
+    """Keep the raw rows, thinned where they are too many."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(thinned((campaign.out / ROWS).read_text("utf-8")), encoding="utf-8")
+    return path
+
+
+def thinned(text: str, most_bytes: int = MOST_CSV_BYTES) -> str:
+    r"""Keep the header and every n-th row, with the least n that makes it small enough.
+
+    Examples
+    --------
+    >>> thinned("head\n1\n2\n3\n4\n", most_bytes=10)
+    'head\n1\n3\n'
+    """
+    head, *rows = text.splitlines(keepends=True)
+    step = 1
+    while len((head + "".join(rows[::step])).encode()) > most_bytes and step < len(rows):
+        step += 1
+    return head + "".join(rows[::step])
+
+
+def _keep_records(campaign: Campaign, folder: Path) -> Path:
+    """Keep every record; where this machine put its files is no result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for job in campaign.jobs():
+        if job.answer.exists():
+            record = json.loads(job.answer.read_text("utf-8"))
+            record.pop("files", None)
+            stem = job.stage if job.prints_answer else job.answer.parent.name
+            text = json.dumps(record, indent=1) + "\n"
+            (folder / f"{stem}.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+def main() -> None:
+    chosen = _arguments()
+    campaign = Campaign(
+        device=chosen.device,
+        out=chosen.out,
+        quick=chosen.quick,
+        models=chosen.models or MODELS,
+        studies=chosen.studies or STUDIES,
+        loads=chosen.loads or LOADS,
+    )
+    stages = chosen.stages or STAGES
+    problems = measure(campaign, stages)
+    if "publish" in stages:
+        problems += _published(campaign, chosen.into)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    sys.exit(1 if problems else 0)
+
+
+def _published(campaign: Campaign, into: Path | None) -> list[str]:
+    """Publish what may be; return what went wrong."""
+    if into is None and (campaign.quick or not campaign.device.startswith("cuda")):
+        print("not published: only a full run on a GPU is, or one with --into", file=sys.stderr)
+        return []
+    try:
+        written = publish(campaign, into or ROOT)
+    except (KVSimError, OSError) as error:
+        return [f"not published: {error}"]
+    print("\n".join(f"written: {path}" for path in written), file=sys.stderr)
+    return []
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--stage", dest="stages", action="append", choices=STAGES, help="repeatable"
+    )
+    parser.add_argument("--device", default="cuda", help="torch's name: cuda, cpu")
+    parser.add_argument("--quick", action="store_true", help="everything coarse: a trial")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "measured", help="all answers")
+    parser.add_argument("--into", type=Path, help="repository to publish into")
+    for what in ("models", "studies", "loads"):
+        parser.add_argument(f"--{what}", nargs="+", help="instead of the usual ones")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
