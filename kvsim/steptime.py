@@ -242,9 +242,10 @@ class StepTimeModel:
 
     def _weight_bytes(self, tokens: int) -> float:
         """Weight bytes that one rank reads for so many tokens (experts: those touched)."""
-        if tokens not in self._read_bytes:
-            self._read_bytes[tokens] = float(decode_read_bytes(self.model, tokens, tp=self.tp))
-        return self._read_bytes[tokens]
+        shape = tokens if self.work.expert_layers else 1  # without experts all is read
+        if shape not in self._read_bytes:
+            self._read_bytes[shape] = float(decode_read_bytes(self.model, shape, tp=self.tp))
+        return self._read_bytes[shape]
 
     def _kv_seconds(self, load: StepLoad, busy: int) -> float:
         """Decode attention: the bytes read, and the start of every sequence's tiles."""
