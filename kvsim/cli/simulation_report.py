@@ -98,10 +98,14 @@ def _headline(runs: Replications) -> str:
         f" {setup.scenario.memory.allocator}",
         f"scheduler: {setup.scenario.scheduler.policy}, as {_mimicked(setup.scenario)}",
         f"{summary['completed']:,} requests in {summary['duration']:,.1f} s of simulated time,"
-        f" seed {runs.first.seed}, {len(runs.summaries)} run(s)",
+        f" seed {runs.first.seed}, {_runs(len(runs.summaries))}",
         f"step times: {setup.step_time.provenance}",
     ]
     return "\n".join(lines)
+
+
+def _runs(count: int, kind: str = "") -> str:
+    return f"{count} {kind}run" if count == 1 else f"{count} {kind}runs"
 
 
 def _mimicked(scenario: Scenario) -> str:
@@ -128,7 +132,7 @@ def _cautions(runs: Replications) -> list[str]:
     if summary["interrupted"]:
         said.append("- interrupted: these are the requests that were finished")
     elif runs.interrupted:
-        said.append(f"- interrupted: intervals are over the {len(runs.whole)} whole run(s)")
+        said.append(f"- interrupted: intervals are over the {_runs(len(runs.whole), 'whole ')}")
     return said
 
 
@@ -177,7 +181,7 @@ def _rate_section(runs: Replications) -> Section:
     ]
     if "swap_break_even_tokens" in summary:
         rows.append(("swapping pays from, tokens", _break_even(summary["swap_break_even_tokens"])))
-    return Section("Work", (Table(("", ""), tuple(rows)),))
+    return Section("Work", (Table(("over the run", "value"), tuple(rows)),))
 
 
 def _memory_section(runs: Replications) -> Section:
