@@ -87,6 +87,25 @@ def test_starting_it_asks_nobody_outside(host):
     assert not [line for line in said if "ASKED" in line]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no signals to send")
+def test_ending_the_command_ends_the_server():
+    """A supervisor knows the command's process only."""
+    pytest.importorskip("streamlit", reason="the dashboard's extra is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["-m", "kvsim", "dashboard", "--no-browser", "--port", str(port)]
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True)
+    try:
+        said = list(itertools.takewhile(lambda line: "URL" not in line, process.stdout))
+        assert any("view your Streamlit app" in line for line in said), said
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)  # its pipe closes when the last writer is gone
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+        pass
+
+
 @pytest.mark.parametrize("absent", ["streamlit", "plotly"])
 def test_without_the_extra_it_names_it(absent, monkeypatch, capsys):
     find_spec = importlib.util.find_spec

@@ -388,6 +388,20 @@ def test_a_small_max_num_seqs_limits_before_memory_does():
     answer = plan("llama2-7b", "a100", max_num_seqs=4)
     assert warned(answer, "max_num_seqs = 4 limits before memory does")
     assert max(row.running for row in answer.concurrency) == 4
+    asked = f"{int(answer.kv_cache.max_concurrency)} requests of 4,096 tokens would fit"
+    assert warned(answer, asked)
+
+
+def test_a_max_num_seqs_that_only_short_requests_reach_says_so():
+    answer = plan("llama2-7b", "a100", max_num_seqs=64)
+    assert answer.kv_cache.max_concurrency < 64
+    assert warned(answer, "max_num_seqs = 64 limits short requests before memory does: 118")
+
+
+def test_one_replica_of_several_is_named():
+    answer = plan("llama2-7b", "a100", data_parallel_size=4)
+    assert warned(answer, "one of 4 replicas")
+    assert not warned(plan("llama2-7b", "a100"), "replicas")
 
 
 def test_large_blocks_of_a_hybrid_are_warned_of():

@@ -1,6 +1,9 @@
 """Every shipped scenario runs and keeps the laws; every impossible one is refused in one line."""
 
+import re
+from itertools import chain
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,6 +13,10 @@ from kvsim import InputError, Scenario, load_scenario, scenario_names, simulate
 from kvsim.catalog.yaml_files import data_folder
 from kvsim.scenario import allocator_names, with_overrides
 from kvsim.schedulers import SCHEDULERS
+from kvsim.workload.arrivals import Arrivals
+from kvsim.workload.distributions import RealDistribution
+from kvsim.workload.prefix import Prefix
+from kvsim.workload.readers import FORMATS
 
 SHIPPED = scenario_names()
 PEER_W = (data_folder("scenarios") / "peer-w.yaml").read_text(encoding="utf-8")
@@ -32,6 +39,40 @@ def test_a_scenario_asks_one_question_and_the_readme_lists_it(name):
     assert question.count("?") == 1
     assert question.endswith("?")
     assert question in (data_folder("scenarios") / "README.md").read_text(encoding="utf-8")
+
+
+def shown(language):
+    """The first block of that language in the scenarios' README."""
+    text = (data_folder("scenarios") / "README.md").read_text(encoding="utf-8")
+    return re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1]
+
+
+def test_the_scenario_that_the_readme_shows_runs(tmp_path):
+    (tmp_path / "mine.yaml").write_text(shown("yaml"))
+    scenario = load_scenario(tmp_path / "mine.yaml", overrides={"workload.requests": 50})
+    groups = {"engine", "workload", "memory", "scheduler", "step_time", "slo", "run"}
+    assert groups <= set(yaml.safe_load(shown("yaml")))
+    assert simulate(scenario).summary["completed"] == 50
+
+
+def test_the_trace_that_the_readme_shows_is_read(tmp_path):
+    (tmp_path / "mine.jsonl").write_text(shown("json"))
+    trace = {"trace": {"file": "mine.jsonl"}}
+    (tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump({"model": "llama3.1-8b", "accelerator": "h100", "workload": trace})
+    )
+    overrides = {"memory.allocator": "prefix"}
+    summary = simulate(load_scenario(tmp_path / "mine.yaml", overrides=overrides)).summary
+    assert summary["completed"] == 2
+    assert summary["prefix_cache"]["hits"] == 32  # blocks 7 and 8 of 16 tokens
+
+
+def test_the_readme_knows_every_kind_and_format():
+    text = (data_folder("scenarios") / "README.md").read_text(encoding="utf-8")
+    unions = (get_args(get_args(union)[0]) for union in (Arrivals, RealDistribution, Prefix))
+    kinds = [get_args(kind.model_fields["kind"].annotation)[0] for kind in chain(*unions)]
+    assert len(kinds) == len(set(kinds)) + 2, "gamma and weibull are arrivals and lengths"
+    assert [word for word in (*kinds, *FORMATS) if f"`{word}`" not in text] == []
 
 
 @pytest.fixture(scope="module", params=SHIPPED)

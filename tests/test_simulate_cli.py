@@ -122,6 +122,18 @@ def test_replications_give_intervals_around_the_mean(run):
     _, out, _ = run(*words)
     assert "95 % interval of the mean" in out
     assert f"{interval['low']:,.2f} to {interval['high']:,.2f}" in out
+    assert "means of 3 runs, seeds 0 to 2" in out
+    (line,) = [line for line in out.splitlines() if "time to first token" in line]
+    assert line.split()[4] == f"{interval['mean']:,.2f}"
+    assert record["mean_ttft_ms"] != interval["mean"], "the JSON's own fields are the first run's"
+
+
+def test_one_replica_of_several_is_named(run):
+    words = ("--dp", "4")
+    _, out, _ = run("simulate", "peer-w", *SHORT, *words)
+    assert "one of 4 replicas is simulated" in " ".join(out.split())
+    _, out, _ = run("compare", "peer-w", *SHORT, "--vary", "engine.data_parallel_size=1,2")
+    assert "one of 2 replicas is simulated" in " ".join(out.split())
 
 
 def test_a_saturated_run_prints_no_mean(run):
@@ -194,10 +206,9 @@ def test_without_pyarrow_one_line_names_the_extra(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     code, out, err = run("simulate", "peer-w", *SHORT, "--output", str(tmp_path))
     assert code == 2
-    assert "time to first token" in out
+    assert not out, "it is said before the run, not after it"
     assert err.count("\n") == 1
     assert "kvsim[export]" in err
-    assert (tmp_path / "summary.json").exists()
 
 
 # --- interrupted ---------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import subprocess
 import sys
 
@@ -35,9 +36,15 @@ def command(port: int, host: str, browser: bool) -> None:
 
     Nothing is fetched from outside, and nothing is sent there. Press Ctrl-C to stop.
     """
-    process = subprocess.run(server_command(port, host, browser=browser), check=False)
-    if process.returncode:
-        raise SystemExit(process.returncode)
+    with subprocess.Popen(server_command(port, host, browser=browser)) as server:
+        # who ends this command ends the server, which would go on alone
+        signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+        try:
+            code = server.wait()
+        except KeyboardInterrupt:  # Ctrl-C reaches the server too
+            code = server.wait()
+    if code > 0:
+        raise SystemExit(code)
 
 
 def server_command(port: int, host: str, *, browser: bool) -> list[str]:

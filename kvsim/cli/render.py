@@ -13,6 +13,7 @@ library would cost a fifth of the time that ``kvsim plan`` is allowed.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
@@ -177,10 +178,15 @@ def _print(sections: Iterable[Section]) -> None:
     width = max(40, min(shutil.get_terminal_size().columns, WIDEST))
     for number, section in enumerate(sections):
         title = textwrap.fill(section.title, width)
-        click.echo(("\n" if number else "") + click.style(title, bold=True))
+        click.echo(("\n" if number else "") + _style(title, bold=True))
         for block in section.blocks:
             for line in _lines(block, width - len(INDENT)):
                 click.echo((INDENT + line).rstrip())
+
+
+def _style(text: str, **looks: Any) -> str:
+    """Style a text, unless the user wants none (https://no-color.org)."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, **looks)
 
 
 def _lines(block: str | Table | Bar, width: int) -> list[str]:
@@ -207,7 +213,7 @@ def _table_lines(table: Table, width: int) -> list[str]:
     if table.words:
         taken = sum(widths[:-1]) + len(GAP) * (len(widths) - 1)
         widths[-1] = max(NARROWEST, min(widths[-1], width - taken))
-    lines = [click.style(_row(table.headers, widths, table.words).rstrip(), dim=True)]
+    lines = [_style(_row(table.headers, widths, table.words).rstrip(), dim=True)]
     for row in table.rows:
         pieces = _wrap(row[-1], widths[-1]) if table.words else [row[-1]]
         lines.append(_row((*row[:-1], pieces[0]), widths, table.words))
@@ -226,12 +232,10 @@ def _bar_lines(bar: Bar, width: int) -> list[str]:
     """Draw the bar, then a legend line a part."""
     glyphs = _GLYPHS if "utf" in (sys.stdout.encoding or "").lower() else _ASCII
     cells = bar.cells(min(width, BAR_CELLS))
-    pieces = [
-        click.style(glyph * n, fg=c) for glyph, c, n in zip(glyphs, _COLOURS, cells, strict=False)
-    ]
+    pieces = [_style(glyph * n, fg=c) for glyph, c, n in zip(glyphs, _COLOURS, cells, strict=False)]
     label = max(len(part.label) for part in bar.parts)
     legend = [
-        f"{click.style(glyph, fg=colour)} {part.label:<{label}}  {part.text}"
+        f"{_style(glyph, fg=colour)} {part.label:<{label}}  {part.text}"
         for glyph, colour, part in zip(glyphs, _COLOURS, bar.parts, strict=False)
     ]
     return ["".join(pieces), *legend]

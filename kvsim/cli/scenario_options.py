@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ import click
 import yaml
 
 from kvsim.cli.options import COUNT, MODEL, CatalogueName, engine_options, given
-from kvsim.errors import InputError
+from kvsim.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from kvsim.replica import Watch
@@ -228,7 +229,11 @@ def check_writable(output: str | None, report: str | None) -> None:
     ------
     InputError
         When the folder cannot be made or written, or the page has no folder to lie in.
+    MissingExtraError
+        When tables are asked for and pyarrow is not installed.
     """
+    if output is not None and importlib.util.find_spec("pyarrow") is None:
+        raise MissingExtraError("pyarrow", "export", "writing the tables of --output")
     for flag, name in (("--output", output), ("--report", report)):
         if name is None:
             continue

@@ -11,6 +11,7 @@ from kvsim.results import SATURATED_MEANINGLESS, grows_with_the_run
 if TYPE_CHECKING:
     from kvsim.comparison import Replications, SimulationComparison, Variant
     from kvsim.metrics import Interval
+    from kvsim.results import SimulationResult
     from kvsim.scenario import Scenario
 
 __all__ = ["comparison_sections", "interval_record", "run_record", "run_sections"]
@@ -89,7 +90,7 @@ def run_sections(runs: Replications) -> list[Section]:
 
 
 def _headline(runs: Replications) -> str:
-    setup, summary = runs.first.setup, runs.summary
+    setup, summary = runs.first.setup, _shown(runs)
     engine = setup.scenario.engine.name
     size = setup.curve.block_size
     lines = [
@@ -97,8 +98,8 @@ def _headline(runs: Replications) -> str:
         f"pool: {setup.num_blocks:,} blocks of {size} ({setup.pool_slots:,} tokens),"
         f" {setup.scenario.memory.allocator}",
         f"scheduler: {setup.scenario.scheduler.policy}, as {_mimicked(setup.scenario)}",
-        f"{summary['completed']:,} requests in {summary['duration']:,.1f} s of simulated time,"
-        f" seed {runs.first.seed}, {_runs(len(runs.summaries))}",
+        f"{_count(summary['completed'])} requests in {summary['duration']:,.1f} s of simulated"
+        f" time, {_seeds(runs)}",
         f"step times: {setup.step_time.provenance}",
     ]
     return "\n".join(lines)
@@ -106,6 +107,34 @@ def _headline(runs: Replications) -> str:
 
 def _runs(count: int, kind: str = "") -> str:
     return f"{count} {kind}run" if count == 1 else f"{count} {kind}runs"
+
+
+def _seeds(runs: Replications) -> str:
+    """Say which seeds ran, and that numbers are means where several did."""
+    first, count = runs.first.seed, len(runs.whole)
+    if count < 2:
+        return f"seed {first}"
+    return f"means of {_runs(count)}, seeds {first} to {first + count - 1}"
+
+
+def _shown(runs: Replications) -> dict[str, Any]:
+    """Return the summary to print: its numbers are means where several runs are whole."""
+    if len(runs.whole) < 2:
+        return runs.summary
+    means = {key: found.mean for key, found in runs.intervals.items()}
+    return _with_means(runs.summary, means)
+
+
+def _with_means(
+    numbers: dict[str, Any], means: dict[str, float], under: str = ""
+) -> dict[str, Any]:
+    """Replace every number of a nested record that has a mean, by dotted key."""
+    return {
+        key: _with_means(value, means, f"{under}{key}.")
+        if isinstance(value, dict)
+        else means.get(under + key, value)
+        for key, value in numbers.items()
+    }
 
 
 def _mimicked(scenario: Scenario) -> str:
@@ -127,6 +156,7 @@ def _cautions(runs: Replications) -> list[str]:
             f"- {summary['rejected']:,} requests rejected at arrival: longer than max_model_len"
             " or than the whole pool holds"
         )
+    said += _one_of_several(runs.first)
     if not summary["completed"]:
         said.append("- no request was completed")
     if summary["interrupted"]:
@@ -134,6 +164,17 @@ def _cautions(runs: Replications) -> list[str]:
     elif runs.interrupted:
         said.append(f"- interrupted: intervals are over the {_runs(len(runs.whole), 'whole ')}")
     return said
+
+
+def _one_of_several(result: SimulationResult) -> list[str]:
+    """Say that one replica is simulated where the deployment has several."""
+    replicas = result.setup.deployment.options.data_parallel_size
+    if replicas == 1:
+        return []
+    return [
+        f"- data_parallel_size = {replicas}: one of {replicas} replicas is simulated, and it gets"
+        " every request; divide the rate to give it its share"
+    ]
 
 
 def _latency_section(runs: Replications) -> Section:
@@ -152,7 +193,7 @@ def _latency_section(runs: Replications) -> Section:
 def _latency_cells(runs: Replications, name: str) -> list[str]:
     if runs.saturated and name in SATURATED_MEANINGLESS:
         return [SATURATED, *"----"]
-    summary = runs.summary
+    summary = _shown(runs)
     keys = [f"{point}_{name}_ms" for point in ("mean", "p50", "p90", "p95", "p99")]
     return [_number(summary[key], ",.2f") for key in keys]
 
@@ -164,7 +205,7 @@ def _span(interval: Interval | None, *, hidden: bool = False) -> str:
 
 
 def _rate_section(runs: Replications) -> Section:
-    summary = runs.summary
+    summary = _shown(runs)
     prefix = summary["prefix_cache"]
     rows = [
         ("requests/s", _number(summary["request_throughput"], ",.3f")),
@@ -172,8 +213,8 @@ def _rate_section(runs: Replications) -> Section:
         ("input and output tokens/s", _number(summary["total_token_throughput"], ",.1f")),
         ("good requests/s (SLO)", _number(summary["request_goodput"], ",.3f")),
         ("mean batch, sequences", _number(summary["mean_batch_size"], ",.1f")),
-        ("rejected", f"{summary['rejected']:,}"),
-        ("preemptions", f"{summary['preemptions']:,}"),
+        ("rejected", _count(summary["rejected"])),
+        ("preemptions", _count(summary["preemptions"])),
         ("recomputed / swapped tokens", _two(summary, "recomputed_tokens", "swapped_tokens")),
         ("prefix tokens found / looked up", _two(prefix, "hits", "queries")),
         ("time that memory kept requests out", _number(summary["memory_limited"], ".1%")),
@@ -185,7 +226,7 @@ def _rate_section(runs: Replications) -> Section:
 
 
 def _memory_section(runs: Replications) -> Section:
-    cache = runs.summary["kv_cache"]
+    cache = _shown(runs)["kv_cache"]
     parts = tuple(
         Part(label, cache["waste"][name], f"{cache['waste'][name]:7.2%}")
         for name, label in _PARTS.items()
@@ -224,6 +265,9 @@ def comparison_sections(found: SimulationComparison) -> list[Section]:
         sections.append(Section(f"Difference from {first.label} ({how})", (changes,)))
     if "scheduler.preemption" in first.overrides:
         sections.append(Section("Swap or recompute", (_swap_lines(found),)))
+    lone = [line for each in found.variants for line in _one_of_several(each.runs.first)]
+    if lone:
+        sections.append(Section("Caution", ("\n".join(dict.fromkeys(lone)),)))
     return [*sections, _step_times(found)]
 
 
@@ -301,7 +345,12 @@ def _break_even(tokens: int | None) -> str:
 
 
 def _two(numbers: dict[str, Any], first: str, second: str) -> str:
-    return f"{numbers[first]:,} / {numbers[second]:,}"
+    return f"{_count(numbers[first])} / {_count(numbers[second])}"
+
+
+def _count(number: float) -> str:
+    """A count, or the mean of several."""
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.1f}"
 
 
 def _number(value: float | None, style: str) -> str:

@@ -25,6 +25,7 @@ def warnings(sizing: Sizing, fragments: Fragmentation) -> tuple[str, ...]:
 def _checks(sizing: Sizing) -> Iterator[str]:
     checks: tuple[Callable[[Sizing], Iterator[str]], ...] = (
         _longer_than_servable,
+        _one_of_several,
         _scheduler_limits_first,
         _replicated_heads,
         _kv_wider_than_weights,
@@ -54,12 +55,25 @@ def _longer_than_servable(sizing: Sizing) -> Iterator[str]:
 
 
 def _scheduler_limits_first(sizing: Sizing) -> Iterator[str]:
-    limit, short = sizing.deployment.options.max_num_seqs, 1024
-    length = min(short, sizing.capacity.max_model_len)
-    if limit is not None and sizing.requests(length) > limit:
+    limit, longest = sizing.deployment.options.max_num_seqs, sizing.capacity.max_model_len
+    if limit is None:
+        return
+    short = min(1024, longest)
+    length = longest if sizing.requests(longest) > limit else short
+    if sizing.requests(length) > limit:
+        which = "" if length == longest else "short requests "
         yield (
-            f"max_num_seqs = {limit:,} limits before memory does: {sizing.requests(length):,}"
-            f" requests of {length:,} tokens would fit"
+            f"max_num_seqs = {limit:,} limits {which}before memory does:"
+            f" {sizing.requests(length):,} requests of {length:,} tokens would fit"
+        )
+
+
+def _one_of_several(sizing: Sizing) -> Iterator[str]:
+    """Say that a plan is that of one replica."""
+    replicas = sizing.deployment.options.data_parallel_size
+    if replicas > 1:
+        yield (
+            f"data_parallel_size = {replicas}: all numbers are those of one of {replicas} replicas"
         )
 
 
