@@ -99,6 +99,7 @@ def main() -> None:
     """Ask, search, show."""
     st.title("Which card, and how many?", anchor=False)
     state = PageState(PAGE, FIELDS)
+    runs.say_again(state.problems)
     values = ask(state)
     for key in LATER:
         state.keep(key)
