@@ -85,12 +85,13 @@ class Replica:
         scheduler, arrivals = self.scheduler, self.arrivals
         now = self.now = env.now
         closed_loop = arrivals.is_closed_loop
+        is_plain = self._is_plain and self.camera is None
         looked_at = self.camera is not None or self._watch is not None
         horizon = min(until, env.peek())
         while now < until:
             if arrivals.next_seconds <= now:
                 self._let_in(now)
-            elif scheduler.only_decodes and self._decode_on(horizon):
+            elif is_plain and scheduler.only_decodes and self._decode_on(horizon):
                 now = self.now
                 continue
             plan = scheduler.plan(now)
@@ -144,15 +145,13 @@ class Replica:
         """Decode, completion after completion, to the next arrival, a shortage, or `until`.
 
         Nobody waits and nobody prefills, so every policy does the same, and is not asked.
+        Nor is the memory policy, which must have no more to say than how many blocks are held.
 
         Returns
         -------
         bool
-            Whether time passed. If not, the first step lacks memory, or a look is due, or
-            the memory policy has more to say than how many blocks are held.
+            Whether time passed. If not, the first step lacks memory.
         """
-        if not self._is_plain or self.camera is not None:
-            return False
         scheduler, arrivals, clock = self.scheduler, self.arrivals, self.clock
         batch, allocator, write = scheduler.batch, scheduler.allocator, self.recorder.write_steps
         total, size = allocator.total_blocks, allocator.curve.block_size

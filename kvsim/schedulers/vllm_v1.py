@@ -80,11 +80,11 @@ class VLLMv1(Scheduler):
 
     def _admit(self, prefills: list[tuple[Request, int]], now: float) -> None:
         """Admit from the head of the queue while slots, budget and blocks last."""
-        waiting, longest = self.waiting, self._longest_chunk
+        waiting, longest, seats = self.waiting, self._longest_chunk, self.limits.max_num_seqs
         budget = self._budget(prefills)
         while waiting and budget > 0:
             request = waiting.head()
-            if self.running_sequences + request.samples > self.limits.max_num_seqs:
+            if self.running_sequences + request.samples > seats:
                 break
             if request.swapped:
                 if not self._resume(request, self._spare_blocks()):
