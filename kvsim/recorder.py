@@ -19,7 +19,7 @@ from kvsim.request import Request
 if TYPE_CHECKING:
     from kvsim.workload.base import RequestTable
 
-__all__ = ["STEP_COLUMNS", "STEP_ROW", "Recorder"]
+__all__ = ["DECODE_ROW", "STEP_COLUMNS", "STEP_ROW", "Recorder"]
 
 STEP_COLUMNS = (
     "start_seconds",  # when the run of steps began
@@ -37,6 +37,8 @@ STEP_COLUMNS = (
     "cached_slots",  # slots of finished prefixes kept for reuse
 )
 STEP_ROW = Struct(f"2d{len(STEP_COLUMNS) - 2}q")  # times, then counts
+# The same row when nobody waits, nobody prefills, and no slot is set apart: pad bytes are zeros.
+DECODE_ROW = Struct("2d2q8xq8x3q24x")
 _ROW_DTYPE = np.dtype([(name, "f8" if at < 2 else "i8") for at, name in enumerate(STEP_COLUMNS)])
 _PAGE_ROWS = 1 << 15
 _NEVER = float("nan")
@@ -48,8 +50,8 @@ class Recorder:
     Attributes
     ----------
     scheduled_seconds, first_token_seconds, finish_seconds : array of float
-        By request row; NaN until it happens. The scheduler writes the last two itself, at
-        the end of the step that produced a request's first token, and its last.
+        By request row, NaN until it happens; the scheduler writes them: when it first admits
+        a request, and at the end of the steps that produced its first token and its last.
     preemptions, cached_tokens : array of int
         By request row.
     preempted : list of (int, int)
@@ -86,11 +88,9 @@ class Recorder:
         for column in (self.scheduled_seconds, self.first_token_seconds, self.finish_seconds):
             column.extend(never)
 
-    def schedule(self, request: Request, cached_tokens: int, now: float) -> None:
-        """Note an admission: the first ends the queueing, every one looks the cache up."""
+    def look_up(self, request: Request, cached_tokens: int) -> None:
+        """Note that an admission looked the prefix cache up, and what it found."""
         self.queried_tokens += request.prefill_tokens
-        if request.preemptions == 0:
-            self.scheduled_seconds[request.row] = now
         if cached_tokens:
             self.cached_tokens[request.row] = cached_tokens
             self.hit_tokens += cached_tokens

@@ -19,7 +19,7 @@ import simpy
 from kvsim.arrivals import ArrivalQueue
 from kvsim.camera import Camera
 from kvsim.errors import InvariantError
-from kvsim.recorder import STEP_ROW, Recorder
+from kvsim.recorder import DECODE_ROW, STEP_ROW, Recorder
 from kvsim.schedulers.base import Scheduler, StepPlan
 from kvsim.stepclock import StepClock
 
@@ -28,7 +28,7 @@ __all__ = ["Replica", "Watch", "run_replica"]
 Watch = Callable[[float, int, float], None]
 _WATCH_EVERY = 256  # runs of steps
 
-_row = STEP_ROW.pack
+_row, _decode_row = STEP_ROW.pack, DECODE_ROW.pack
 
 
 class Replica:
@@ -166,7 +166,7 @@ class Replica:
             held = (total - allocator.free_blocks) * size
             sequences, tokens, read = batch.sequences, batch.tokens, batch.kv_bytes
             grown = allocator.take(batch, steps) * size
-            write(_row(now, seconds, steps, sequences, 0, read, 0, tokens, held, grown, 0, 0, 0))
+            write(_decode_row(now, seconds, steps, sequences, read, tokens, held, grown))
             now = self.now = now + seconds
             done = scheduler.decoded(steps, now)
             if done and arrivals.is_closed_loop:
@@ -189,12 +189,13 @@ class Replica:
         scheduler = self.scheduler
         batch, allocator, waiting = scheduler.batch, scheduler.allocator, scheduler.waiting
         tokens = scheduler.cached_tokens_in_all()
+        size = allocator.curve.block_size
+        held = (allocator.total_blocks - allocator.free_blocks) * size
         reserved = external = cached = 0
-        if allocator.sets_slots_apart:
+        if not self._is_plain:
+            held -= allocator.rounded_slots
             head = waiting.head() if waiting else None
             reserved, external, cached = allocator.slots(tokens, head)
-        size = allocator.curve.block_size
-        held = (allocator.total_blocks - allocator.free_blocks) * size - allocator.rounded_slots
         decoding = read = taken = prompts = 0
         if plan.decodes and batch.sequences:
             decoding, read = batch.sequences, batch.kv_bytes

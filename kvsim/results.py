@@ -265,7 +265,7 @@ class SimulationResult:
             "preemptions": sum(recorder.preemptions.values()),
             "recomputed_tokens": recorder.recomputed_tokens,
             "swapped_tokens": recorder.swapped_tokens,
-            "prefix_cache": self._prefix_cache(),
+            "prefix_cache": {"queries": recorder.queried_tokens, "hits": recorder.hit_tokens},
             "bound_by": {name: spent / busy for name, spent in books.bound_seconds.items()},
             "memory_limited": self._memory_limited(),
             "mean_batch_size": books.sequence_seconds / busy,
@@ -276,12 +276,6 @@ class SimulationResult:
         if self.setup.scenario.scheduler.preemption == "swap":
             summary["swap_break_even_tokens"] = swap_break_even_tokens(self.setup)
         return summary
-
-    def _prefix_cache(self) -> dict[str, int]:
-        """Prompt tokens looked up and found; without a prefix cache nothing is looked up."""
-        if self.setup.scenario.memory.allocator != "prefix":
-            return {"queries": 0, "hits": 0}
-        return {"queries": self.recorder.queried_tokens, "hits": self.recorder.hit_tokens}
 
     @cached_property
     def saturated(self) -> bool:

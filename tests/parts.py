@@ -324,10 +324,15 @@ class Log(Recorder):
     def run_begins(self, row: Mapping[str, float]) -> None:
         """For those who want to know what a run of steps starts with."""
 
-    def schedule(self, request: Request, cached_tokens: int, now: float) -> None:
-        """Note row, time and hits."""
-        super().schedule(request, cached_tokens, now)
-        self.admissions.append((request.row, now, cached_tokens))
+    def watch_admissions(self, scheduler: Scheduler) -> None:
+        """Note row, time and hits of every one."""
+        start = scheduler._start
+
+        def noted(request: Request, cached_tokens: int, now: float) -> None:
+            start(request, cached_tokens, now)
+            self.admissions.append((request.row, now, cached_tokens))
+
+        scheduler._start = noted  # type: ignore[method-assign]
 
 
 def watch_books(scheduler: Scheduler, log: Log) -> None:
@@ -359,6 +364,7 @@ def build(case: Case, workload: Workload | ClosedLoop, log: Log | None = None) -
     allocator = case.pool.simulated()
     batch = decode_batch(allocator.curve, case.reads)
     scheduler = scheduler_class(case.scheduler)(case.limits, allocator, batch, log)
+    log.watch_admissions(scheduler)
     clock = RecomputeClock if case.pool.allocator == "none" else StepClock
     timed = clock(
         case.step_time,  # type: ignore[arg-type]

@@ -163,6 +163,7 @@ class Allocator(ABC):
     batch: DecodeBatch | None = None
     copied_tokens = 0
     sets_slots_apart = False  # whether `slots` ever differs from plain use
+    shares_prefixes = False  # whether an admission looks its prompt up
     rounded_slots = 0
 
     def __init__(self, total_blocks: int, curve: BlockCurve) -> None:

@@ -50,6 +50,7 @@ class Prefix(Paged):
     """
 
     sets_slots_apart = True
+    shares_prefixes = True
 
     def __init__(self, total_blocks: int, curve: BlockCurve, eviction: str = "lru") -> None:
         if curve != BlockCurve(curve.block_size):

@@ -203,10 +203,13 @@ class Scheduler(ABC):
     # ---- admission ----------------------------------------------------------------------
 
     def _start(self, request: Request, cached_tokens: int, now: float) -> None:
-        """Take the admitted head out of the queue."""
+        """Take the admitted head out of the queue; the first admission ends its queueing."""
         self._enter()
         request.computed_tokens = cached_tokens
-        self.recorder.schedule(request, cached_tokens, now)
+        if not request.preemptions:
+            self.recorder.scheduled_seconds[request.row] = now
+        if self.allocator.shares_prefixes:
+            self.recorder.look_up(request, cached_tokens)
 
     def _enter(self) -> None:
         """Move the head of the queue among the running requests."""
