@@ -52,16 +52,10 @@ class Request:
         nothing.
     """
 
-    # Defaults live on the class: a million requests are made, and few ever change them.
-    samples = 1
+    # What is read once a request or less has its default here; an instance's own is read faster.
     priority = 0
-    generated_tokens = 0
-    computed_tokens = 0
-    preemptions = 0
     base = 0
-    finish_step = -1
     bend_step = -1
-    swapped = False
     blocks: object = None
     content: PrefixContent | None = None
     content_row = 0
@@ -74,6 +68,12 @@ class Request:
         self.prompt_tokens = prompt_tokens
         self.prefill_tokens = prompt_tokens
         self.output_tokens = output_tokens
+        self.samples = 1
+        self.generated_tokens = 0
+        self.computed_tokens = 0
+        self.preemptions = 0
+        self.finish_step = -1
+        self.swapped = False
 
     def __repr__(self) -> str:
         return f"Request(row={self.row}, {self.prompt_tokens}+{self.output_tokens} tokens)"

@@ -161,7 +161,6 @@ class Allocator(ABC):
     """
 
     batch: DecodeBatch | None = None
-    copied_tokens = 0
     sets_slots_apart = False  # whether `slots` ever differs from plain use
     shares_prefixes = False  # whether an admission looks its prompt up
     rounded_slots = 0
@@ -170,6 +169,7 @@ class Allocator(ABC):
         self.total_blocks = total_blocks
         self.free_blocks = total_blocks
         self.curve = curve
+        self.copied_tokens = 0
         self._longest = curve.longest(total_blocks)
         self._size = curve.block_size
         self._is_plain = curve == BlockCurve(curve.block_size)
