@@ -45,7 +45,7 @@ class Replica:
     recorder : Recorder
         Where every run of steps is written down.
     watch : callable, optional
-        ``watch(simulated_seconds, arrivals so far, pool usage)``, called now and then.
+        ``watch(simulated_seconds, requests done, pool usage)``, called now and then.
 
     Attributes
     ----------
@@ -139,7 +139,9 @@ class Replica:
         if self.camera is not None and now >= self.camera.next_seconds:
             self.camera.shoot(now, self.scheduler)
         if self._watch and self.recorder.step_rows % _WATCH_EVERY == 0:
-            self._watch(now, self.arrivals.popped, self.scheduler.allocator.usage)
+            scheduler = self.scheduler
+            done = self.arrivals.popped - len(scheduler.waiting) - len(scheduler.running)
+            self._watch(now, done, scheduler.allocator.usage)
 
     def _decode_on(self, until: float) -> bool:
         """Decode, completion after completion, to the next arrival, a shortage, or `until`.

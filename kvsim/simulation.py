@@ -15,7 +15,6 @@ from kvsim.recorder import Recorder
 from kvsim.replica import Replica, Watch, run_replica
 from kvsim.results import SimulationResult
 from kvsim.scenario import Scenario
-from kvsim.schedulers import Scheduler
 from kvsim.streams import Streams
 from kvsim.workload.spec import build_workload
 
@@ -62,8 +61,7 @@ def run_setup(
         workload = build_workload(scenario.workload, scenario.folder)
         arrivals = ArrivalQueue(workload, Streams(seed), recorder)
     scheduler = make_scheduler(setup, recorder)
-    told = None if watch is None else _of_those_done(watch, scheduler)
-    replica = Replica(scheduler, make_clock(setup), arrivals, recorder, watch=told)
+    replica = Replica(scheduler, make_clock(setup), arrivals, recorder, watch=watch)
     replica.camera = camera
     interrupted = False
     with _collector_paused(), _located(scenario):
@@ -74,15 +72,6 @@ def run_setup(
     report = getattr(workload, "report", None)  # of a trace's reader
     notes = tuple(report.lines()) if report is not None else ()
     return SimulationResult(setup, seed, recorder, replica.now, interrupted, notes)
-
-
-def _of_those_done(watch: Watch, scheduler: Scheduler) -> Watch:
-    """Tell of requests that are done where a replica tells of those that came."""
-
-    def tell(now: float, came: int, usage: float) -> None:
-        watch(now, came - len(scheduler.waiting) - len(scheduler.running), usage)
-
-    return tell
 
 
 @contextmanager

@@ -23,3 +23,17 @@ def kvsim_data() -> Path:
     if not (path / "reference").is_dir():
         pytest.skip(f"KVSIM_DATA={folder} has no reference/ folder")
     return path
+
+
+@pytest.fixture
+def run_kvsim(capsys):
+    """Return a function that runs kvsim in this process: (exit code, stdout, stderr)."""
+    from kvsim.cli import main
+
+    def run(*words):
+        with pytest.raises(SystemExit) as left:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return left.value.code, out, err
+
+    return run

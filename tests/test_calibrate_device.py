@@ -13,7 +13,7 @@ import kvsim
 from kvsim.calibrate.measure.attention import DecodeCase, PagedDecodeCase, PrefillCase
 from kvsim.calibrate.measure.case import LocalCase, summarise
 from kvsim.calibrate.measure.collective import AllReduceCase
-from kvsim.calibrate.measure.device import DeviceFacts, find_device, shipped_profile
+from kvsim.calibrate.measure.device import find_device, shipped_profile
 from kvsim.calibrate.measure.gemm import GemmCase
 from kvsim.calibrate.measure.grid import plan_cases
 from kvsim.calibrate.measure.layers import LayersCase, ReplayedLayersCase
@@ -25,16 +25,7 @@ from kvsim.cli import main
 from kvsim.errors import InputError, MissingExtraError, UnsupportedError
 from kvsim.units import GIB, MIB
 
-H200 = DeviceFacts(
-    kind="cuda",
-    name="NVIDIA H200",
-    count=1,
-    memory_bytes=round(139.8 * GIB),
-    free_bytes=round(139.3 * GIB),
-    l2_bytes=60 * MIB,
-    dtypes=("bf16", "fp16", "fp8"),
-    torch_version="2.11.0+cu130",
-)
+from .planted import H200
 
 
 def csv_rows(path):
@@ -289,16 +280,9 @@ def torch():
 
 
 @pytest.fixture
-def run(capsys):
+def run(run_kvsim):
     """Run kvsim in this process: (exit code, stdout, stderr)."""
-
-    def run(*words):
-        with pytest.raises(SystemExit) as left:
-            main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    return run
+    return run_kvsim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import kvsim.cli
 from kvsim import Plan, accelerator_names, model_names, plan
 from kvsim.checked import defaults
-from kvsim.cli import COMMANDS, cli, main
+from kvsim.cli import COMMANDS, cli
 from kvsim.cli.options import COUNT, FRACTION, SIZE
 from kvsim.cli.render import Bar, Part, Section, Table, emit, flatten
 from kvsim.engines import EngineOptions
@@ -23,17 +23,10 @@ PLAN = ("plan", "--model", "llama2-7b", "--gpu", "a100")
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
-    """Run kvsim in this process: (exit code, stdout, stderr)."""
+def run(run_kvsim, monkeypatch):
+    """Run kvsim on a terminal of 80 columns: (exit code, stdout, stderr)."""
     monkeypatch.setenv("COLUMNS", "80")
-
-    def run(*words):
-        with pytest.raises(SystemExit) as left:
-            main(words)
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    return run
+    return run_kvsim
 
 
 # --- the group -----------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 import pytest
 
 from kvsim import load_scenario, simulate
-from kvsim.cli import main
 
 SHORT = ("--set", "workload.requests=150")
 
@@ -26,17 +25,10 @@ OWN = {
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
-    """Run kvsim in this process: (exit code, stdout, stderr)."""
+def run(run_kvsim, monkeypatch):
+    """Run kvsim on a terminal of 100 columns: (exit code, stdout, stderr)."""
     monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*words):
-        with pytest.raises(SystemExit) as left:
-            main(words)
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    return run
+    return run_kvsim
 
 
 # --- simulate ------------------------------------------------------------------------------

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from kvsim.cli import main
-
 SET = "--set"
 SIMULATE = ("simulate", "peer-w")
 COMPARE = ("compare", "peer-w", SET, "workload.requests=5")
@@ -25,20 +23,13 @@ TRACES = {
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
+def run(run_kvsim, monkeypatch, tmp_path):
     """Run kvsim beside a few traces: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     for name, content in TRACES.items():
         (tmp_path / name).write_text(content)
     (tmp_path / "folder").mkdir()
-
-    def run(*words):
-        with pytest.raises(SystemExit) as left:
-            main(words)
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    return run
+    return run_kvsim
 
 
 def refused(run, *words):

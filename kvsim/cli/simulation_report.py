@@ -350,7 +350,7 @@ def _two(numbers: dict[str, Any], first: str, second: str) -> str:
 
 def _count(number: float) -> str:
     """A count, or the mean of several."""
-    return f"{number:,}" if isinstance(number, int) else f"{number:,.1f}"
+    return f"{number:,.0f}" if number == int(number) else f"{number:,.1f}"
 
 
 def _number(value: float | None, style: str) -> str:

@@ -81,9 +81,7 @@ class VLLMv1(Scheduler):
     def _admit(self, prefills: list[tuple[Request, int]], now: float) -> None:
         """Admit from the head of the queue while slots, budget and blocks last."""
         waiting, longest, seats = self.waiting, self._longest_chunk, self.limits.max_num_seqs
-        budget = self.limits.max_num_batched_tokens - self.batch.sequences
-        for _, tokens in prefills:
-            budget -= tokens
+        budget = self._budget(prefills)
         while waiting and budget > 0:
             request = waiting.head()
             if self.running_sequences + request.samples > seats:
