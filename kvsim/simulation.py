@@ -18,7 +18,7 @@ from kvsim.scenario import Scenario
 from kvsim.streams import Streams
 from kvsim.workload.spec import build_workload
 
-__all__ = ["run_setup", "simulate"]
+__all__ = ["collector_paused", "run_setup", "simulate"]
 
 
 def simulate(
@@ -64,7 +64,7 @@ def run_setup(
     replica = Replica(scheduler, make_clock(setup), arrivals, recorder, watch=watch)
     replica.camera = camera
     interrupted = False
-    with _collector_paused(), _located(scenario):
+    with collector_paused(), _located(scenario):
         try:
             run_replica(replica, scenario.run.max_seconds or inf)
         except KeyboardInterrupt:
@@ -86,7 +86,7 @@ def _located(scenario: Scenario) -> Iterator[None]:
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """Pause the cycle collector: a run makes millions of objects and no cycles."""
     enabled = gc.isenabled()
     gc.disable()

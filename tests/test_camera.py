@@ -104,7 +104,7 @@ class Idle:
 
         @staticmethod
         def slots(tokens, head):
-            return kvsim.allocators.base.PLAIN_USE
+            return kvsim.allocators.base.Slots()
 
         @staticmethod
         def holdings(live):

@@ -26,7 +26,7 @@ from kvsim.errors import InvariantError
 from kvsim.request import Request
 from kvsim.units import ceil_div
 
-__all__ = ["PLAIN_USE", "Allocator", "BlockCurve", "Holding", "Slots", "address_of"]
+__all__ = ["Allocator", "BlockCurve", "Holding", "Slots", "address_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +111,6 @@ class Slots(NamedTuple):
     reserved: int = 0
     external: int = 0
     cached: int = 0
-
-
-PLAIN_USE = Slots()
 
 
 class Holding(NamedTuple):
@@ -273,7 +270,7 @@ class Allocator(ABC):
             The first request in the queue, if any: free slots that it cannot use although
             it waits for them are external waste.
         """
-        return PLAIN_USE
+        return Slots()
 
     @property
     def shared_blocks(self) -> int:

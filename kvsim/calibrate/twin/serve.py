@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +19,7 @@ from kvsim.kvreads import prefill_pairs
 from kvsim.recorder import Recorder
 from kvsim.replica import Replica, run_replica
 from kvsim.results import SimulationResult
+from kvsim.simulation import collector_paused
 from kvsim.streams import Streams
 from kvsim.weights import weight_bytes
 from kvsim.workload.spec import build_workload
@@ -120,7 +119,8 @@ class Twin:
         pairs = partial(prefill_pairs, setup.deployment.model)
         arrivals = ArrivalQueue(workload, streams, recorder)
         self.device.start_peak()
-        with _collector_paused(), self.device.steady():
+        gc.collect()  # what is garbage already must not be collected while the clock runs
+        with collector_paused(), self.device.steady():
             clock = WallClock(engine, pairs, self.device.now)
             replica = Replica(scheduler, clock, arrivals, recorder)
             run_replica(replica)
@@ -147,14 +147,3 @@ def _check(setup: Setup) -> None:
     for problem, present in problems.items():
         if present:
             raise UnsupportedError(f"the twin does not do {problem}: change the scenario")
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Keep the cycle collector out of the measurement."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
