@@ -28,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.errors import InputError, UnsupportedError
-from kvsim.scenario import Scenario
-from kvsim.workload.readers.base import TraceRow
-from kvsim.workload.readers.kvsim_format import kvsim_lines
+from kvsim.simulator.scenario import Scenario
+from kvsim.workload.traces.base import TraceRow
+from kvsim.workload.traces.formats.kvsim_format import kvsim_lines
 
 __all__ = [
     "BenchRun",

@@ -20,7 +20,7 @@ from pathlib import Path
 from observed_rows import Observation, UnpredictableRowError, observations
 
 from kvsim.engines import Capacity, Deployment, Engine
-from kvsim.engines.llama_cpp import LlamaCpp
+from kvsim.engines.llama_cpp.engine import LlamaCpp
 from kvsim.errors import KVSimError
 from kvsim.units import GIB, MIB
 

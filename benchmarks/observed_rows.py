@@ -15,8 +15,8 @@ from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import Deployment, Engine, EngineOptions, get_engine
 from kvsim.errors import KVSimError
-from kvsim.hardware import AcceleratorProfile
-from kvsim.model import LayerGroup, ModelSpec
+from kvsim.specs.hardware import AcceleratorProfile
+from kvsim.specs.model import LayerGroup, ModelSpec
 from kvsim.units import GIB, MIB
 
 __all__ = ["Observation", "UnpredictableRowError", "observations"]

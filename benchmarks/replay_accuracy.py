@@ -34,11 +34,12 @@ from bench_runs import (
     write_trace,
 )
 from numpy.typing import NDArray
+from replay_figure import SeriesPair, replay_figure
 
 from kvsim.errors import UnsupportedError
-from kvsim.figures.replay import SeriesPair, replay_figure
-from kvsim.results import SimulationResult
-from kvsim.simulation import simulate
+from kvsim.figures import html_page
+from kvsim.results.result import SimulationResult
+from kvsim.runs.simulate import simulate
 
 Ints = NDArray[np.intp]
 
@@ -301,7 +302,7 @@ def write_plot(replayed: Replay, folder: Path) -> Path:
     figure = replay_figure(moments, replayed.pairs, name=name, title=title)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.html"
-    path.write_text(figure.to_html(), encoding="utf-8")
+    path.write_text(html_page(figure.title, [figure]), encoding="utf-8")
     return path
 
 

@@ -30,9 +30,9 @@ from pathlib import Path
 from types import ModuleType
 
 from kvsim import load_scenario, simulate
-from kvsim.assembly import prepare
-from kvsim.kvreads import KVReadCurve, prefill_pairs
-from kvsim.scenario import Scenario
+from kvsim.simulator.prepare import prepare
+from kvsim.simulator.scenario import Scenario
+from kvsim.steptime.kv_reads import KVReadCurve, prefill_pairs
 from kvsim.workload.spec import build_workload
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,18 +18,18 @@ from pathlib import Path
 
 import numpy as np
 
-from kvsim.calibrate.cards import CARDS, Card, card_rows, fit_card, fit_served
 from kvsim.calibrate.fit import Datasheet, Fit, fit_steps, leave_one_model_out, percent_errors
-from kvsim.calibrate.hosts import HostFit, HostRules, fit_expert_layer
-from kvsim.calibrate.kernels import fit_decode_attention, fit_gemm, fit_prefill_attention
+from kvsim.calibrate.public.cards import CARDS, Card, card_rows, fit_card, fit_served
+from kvsim.calibrate.public.hosts import HostFit, HostRules, fit_expert_layer
+from kvsim.calibrate.public.kernels import fit_decode_attention, fit_gemm, fit_prefill_attention
+from kvsim.calibrate.public.serving import read_served
+from kvsim.calibrate.public.tables import KernelTables, Precision
+from kvsim.calibrate.public.vidur import read_layers
 from kvsim.calibrate.rows import StepRows
-from kvsim.calibrate.serving import read_served
-from kvsim.calibrate.tables import KernelTables, Precision
-from kvsim.calibrate.vidur import read_layers
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
-from kvsim.hardware import AcceleratorProfile, StepCoefficients
-from kvsim.rankwork import RankWork
+from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
+from kvsim.steptime.rank_work import RankWork
 
 _SHORT_PROMPTS = (128, 256, 512)
 HOST_RULES = {

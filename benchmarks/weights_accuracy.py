@@ -20,8 +20,8 @@ from observed_rows import Observation, UnpredictableRowError, observations
 
 from kvsim.catalog.models import find_model
 from kvsim.errors import KVSimError
+from kvsim.memory.weights import parameter_count
 from kvsim.units import GIB
-from kvsim.weights import parameter_count
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,85 +1,65 @@
-"""The import layers of the design, enforced: who may import whom, and what from outside.
+"""The rooms and their order, enforced: who may import whom, and what from outside.
 
-A module imports from its own layer and from those above it in ``LAYERS``, never from below.
+Rooms stand in ``ROOMS`` from top to bottom; a module imports from its own room and from those
+above it, also lazily and for types alone. Only ``kvsim/__init__`` looks down: its names are
+imported when they are first used.
 """
 
 import ast
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A row of the table: its modules, what they may import, what only inside functions."""
+class Room:
+    """A row of the table: where it is, its layer, what it may import from outside, what lazily."""
 
     name: str
-    modules: frozenset[str]
-    outside: frozenset[str] = frozenset()
-    lazily: frozenset[str] = frozenset()
+    layer: str
+    outside: frozenset[str]
+    lazily: frozenset[str]
 
 
-def layer(name, modules, outside="", lazily=""):
-    return Layer(name, *(frozenset(words.split()) for words in (modules, outside, lazily)))
+def room(name, layer, outside="", lazily=""):
+    return Room(name, layer, frozenset(outside.split()), frozenset(lazily.split()))
 
 
-LAYERS = (
-    layer("words", "errors units"),
-    layer(
-        "described",
-        "checked precision attention model hardware readers catalog",
-        "pydantic yaml",
-        "gguf huggingface_hub numpy",
-    ),
-    layer(
-        "derived",
-        "footprint tensors weights loading retention engines kvreads rankwork"
-        " steptime stepterms stepdefaults",
-        "numpy pydantic yaml",  # yaml: engines carry their overheads as versioned data
-    ),
-    # The recorder is written to by what lives, so it is below time; results are above it.
-    layer(
-        "living",
-        "streams request workload arrivals recorder camera allocators policies decoding schedulers"
-        " stepclock",
-        "numpy pydantic",
-    ),
-    # A scenario is described, but of things that are derived (flags) and alive (a workload);
-    # its assembly picks the living parts that it names.
-    layer("question", "overrides scenario assembly", "pydantic yaml"),
-    layer("time", "replica cluster", "numpy simpy"),
-    layer("recorded", "metrics accounts results outputs", "numpy pandas", "pandas pyarrow"),
-    layer(
-        "answers",
-        "bench_result planning planner simulation comparison search sweep figures lessons"
-        " tiers cells timebins",
-        "numpy pydantic",
-        "pandas plotly",
-    ),
-    layer("api", "__init__"),
-    layer(
-        "shells", "cli calibrate __main__", "click numpy pydantic yaml", "rich pandas scipy torch"
-    ),
+ROOMS = (
+    room("errors", "words"),
+    room("units", "words"),
+    room("registry", "words"),
+    room("specs", "described", "yaml"),
+    room("readers", "described", "", "gguf huggingface_hub numpy"),
+    room("catalog", "described", "yaml"),
+    room("memory", "derived"),
+    room("engines", "derived", "yaml"),  # overheads and rules by release are data
+    room("steptime", "derived"),
+    room("planning", "closed answers"),
+    room("workload", "living", "numpy pydantic"),
+    room("simulator", "living", "numpy pydantic simpy yaml"),
+    room("results", "recorded", "numpy", "pandas pyarrow"),
+    room("runs", "answers", "numpy"),
+    room("search", "answers", "numpy"),
+    room("studies", "answers"),
+    room("figures", "answers", "numpy", "plotly"),
+    room("calibrate", "shells", "numpy yaml", "scipy torch"),
+    room("cli", "shells", "click yaml", "rich"),
+    room("__main__", "shells"),
 )
+LAYERS = tuple(dict.fromkeys(each.layer for each in ROOMS))
+PLACE = {each.name: place for place, each in enumerate(ROOMS)}
 
-# Heavy or narrow libraries, each with the only modules that may name it.
-ONLY_IN = {
-    "simpy": {"replica", "cluster"},
-    "plotly": {"figures"},
-    "torch": {"calibrate"},
-    "scipy": {"calibrate"},
-    "click": {"cli", "calibrate"},
-    "rich": {"cli"},
-    "streamlit": set(),  # the app alone, which is outside the package
-}
+# SimPy's environment is touched where time passes, and nowhere else.
+SIMPY_IN = ("kvsim.simulator.replica", "kvsim.simulator.cluster")
 
-# Written in torch from the first line to the last; their commands import them when asked, which
-# tests/test_twin.py checks.
+# Written in torch from the first line to the last; what starts them imports them when asked,
+# which tests/calibrate/test_twin.py checks.
 MADE_OF_TORCH = ("kvsim.calibrate.twin.", "kvsim.calibrate.study.")
 
 
@@ -91,23 +71,23 @@ class Import:
     imported: str
     line: int
     eager: bool
-    typing_only: bool = field(default=False)
 
     @property
-    def part(self):
-        """The importer's place in the table: "engines" of "kvsim.engines.vllm"."""
-        return part_of(self.importer)
+    def top(self):
+        """What is imported, by the name that would be installed: "numpy"."""
+        return self.imported.split(".")[0]
 
     def __str__(self):
         return f"{self.importer}:{self.line} imports {self.imported}"
 
 
-def part_of(module):
+def room_of(module):
+    """The room of a module: "engines" of "kvsim.engines.vllm"; "__init__" of "kvsim" itself."""
     return [*module.split("."), "__init__"][1]
 
 
 class ImportFinder(ast.NodeVisitor):
-    """Collect the imports of one module, knowing which are lazy and which for types only."""
+    """Collect the imports of one module, knowing which run when it loads."""
 
     def __init__(self, module, is_package, known):
         self.module, self.is_package, self.known = module, is_package, known
@@ -144,7 +124,7 @@ class ImportFinder(ast.NodeVisitor):
 
     def add(self, name, node):
         eager = not self.depth and not self.typing
-        self.found.append(Import(self.module, name, node.lineno, eager, self.typing))
+        self.found.append(Import(self.module, name, node.lineno, eager))
 
 
 def module_name(path, root):
@@ -163,39 +143,53 @@ def imports_of(root, package="kvsim"):
     return found
 
 
+def rooms_there(root):
+    """The rooms of a tree: its folders of modules, and its single modules."""
+    folder = root / "kvsim"
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    return files | {path.parent.name for path in folder.glob("*/__init__.py")}
+
+
+def may_import_inside(entry):
+    """Whether an import of kvsim by kvsim runs down the table, or stays in its room."""
+    here, there = room_of(entry.importer), room_of(entry.imported)
+    if here == "__init__":
+        return not entry.eager
+    if there == "__init__":  # the public list: for those who are outside it
+        return ROOMS[PLACE[here]].layer == "shells"
+    return PLACE.get(there, len(ROOMS)) <= PLACE[here]
+
+
+def may_import_outside(entry):
+    """Whether a room may use a library, at that moment."""
+    row = ROOMS[PLACE[room_of(entry.importer)]] if entry.importer != "kvsim" else None
+    if row is None:
+        return False
+    if entry.top == "simpy":
+        return entry.importer in SIMPY_IN
+    when_asked = not entry.eager or entry.importer.startswith(MADE_OF_TORCH)
+    return entry.top in row.outside | (row.lazily if when_asked else frozenset())
+
+
 def violations(root):
     """One line for each import that the table forbids."""
-    level = {module: n for n, row in enumerate(LAYERS) for module in row.modules}
-    problems = []
+    problems = set()
     for entry in imports_of(root):
-        if entry.part not in level:
-            problems.append(f"{entry.importer}: give {entry.part!r} a layer in LAYERS")
-            continue
-        row = LAYERS[level[entry.part]]
-        top = entry.imported.split(".")[0]
-        if top == "kvsim":
-            target = part_of(entry.imported)
-            if target == "__init__":
-                allowed = row.name in ("api", "shells") or entry.imported == entry.importer
-            else:
-                lazy_api = row.name == "api" and not entry.eager
-                allowed = lazy_api or level.get(target, len(LAYERS)) <= level[entry.part]
-        elif top in sys.stdlib_module_names:
-            allowed = True
-        else:
-            when_asked = not entry.eager or entry.importer.startswith(MADE_OF_TORCH)
-            may = row.outside | (row.lazily if when_asked else frozenset())
-            allowed = top in may and entry.part in ONLY_IN.get(top, {entry.part})
-        if not allowed:
-            problems.append(f"{entry}, which the layer {row.name!r} may not")
-    return sorted(set(problems))
+        here = room_of(entry.importer)
+        if here not in PLACE and here != "__init__":
+            problems.add(f"{entry.importer}: {here!r} is no room of the table")
+        elif entry.top == "kvsim":
+            problems |= set() if may_import_inside(entry) else {f"{entry}, which is not above it"}
+        elif entry.top not in sys.stdlib_module_names and not may_import_outside(entry):
+            problems.add(f"{entry}, which its room may not")
+    return sorted(problems)
 
 
 def cycle(root):
-    """Modules that import each other when they load, or an empty list."""
+    """Modules that import each other, at whatever moment, or an empty list."""
     graph = {}
     for entry in imports_of(root):
-        if entry.eager and entry.imported.split(".")[0] == "kvsim":
+        if entry.top == "kvsim" and entry.importer != "kvsim":
             graph.setdefault(entry.importer, set()).add(entry.imported)
     try:
         TopologicalSorter(graph).prepare()
@@ -204,25 +198,38 @@ def cycle(root):
     return []
 
 
-def test_the_package_keeps_its_layers():
+def test_every_room_of_the_table_is_there_and_every_room_there_is_in_the_table():
+    assert rooms_there(ROOT) == set(PLACE)
+
+
+def test_the_rooms_of_a_layer_stand_together():
+    assert [each.layer for each in ROOMS] == sorted(
+        (each.layer for each in ROOMS), key=LAYERS.index
+    )
+
+
+def test_nothing_imports_what_stands_below_it():
     assert violations(ROOT) == []
+
+
+def test_what_the_table_allows_is_used():
+    """A library that a room has given up leaves the table too."""
+    used = {(room_of(entry.importer), entry.top) for entry in imports_of(ROOT)}
+    allowed = {(each.name, name) for each in ROOMS for name in each.outside | each.lazily}
+    assert sorted(allowed - used) == []
 
 
 def test_no_module_imports_itself_through_others():
     assert cycle(ROOT) == []
 
 
-def test_every_module_of_the_table_is_in_one_layer():
-    modules = [module for row in LAYERS for module in row.modules]
-    assert len(modules) == len(set(modules))
-
-
 def test_the_app_is_a_shell_over_the_public_api():
+    """It uses kvsim's own list, and the public lists of figures and lessons."""
+    public = {"kvsim", "kvsim.figures", "kvsim.studies", "kvsim.studies.lessons"}
     found = imports_of(ROOT, "app")
-    inner = [str(entry) for entry in found if entry.imported.startswith("kvsim.")]
-    heavy = {"simpy", "torch", "scipy"}
-    assert inner == []
-    assert [str(entry) for entry in found if entry.imported.split(".")[0] in heavy] == []
+    ours = {entry.imported for entry in found if entry.top == "kvsim"}
+    assert ours <= public
+    assert [str(entry) for entry in found if entry.top in {"simpy", "torch", "scipy"}] == []
 
 
 # --- the test is tested: a bad import in a small tree is found ---
@@ -245,39 +252,45 @@ def tree(tmp_path):
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("errors.py", "import kvsim.model"),
-        ("errors.py", "from kvsim import model"),
-        ("model.py", "from kvsim.footprint import bytes_per_token"),
-        ("model.py", "def f():\n    from kvsim.planner import plan"),
-        ("engines/vllm.py", "from ..request import Request"),
+        ("errors.py", "import kvsim.specs"),
+        ("errors.py", "from kvsim import specs"),
+        ("specs/model.py", "from kvsim.memory.footprint import bytes_per_token"),
+        ("specs/model.py", "def f():\n    from kvsim.planning.planner import plan"),
+        (
+            "memory/weights.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import kvsim.engines",
+        ),
+        ("simulator/replica.py", "from ..results import result"),
+        ("workload/base.py", "from kvsim.simulator.request import Request"),
         ("engines/vllm.py", "from kvsim import plan"),
-        ("footprint.py", "import pandas"),
+        ("figures/plan.py", "from kvsim.calibrate import served"),
+        ("memory/footprint.py", "import pandas"),
         ("units.py", "import numpy as np"),
-        ("planner.py", "import pandas as pd"),
-        ("planner.py", "def f():\n    import plotly.graph_objects"),
-        ("recorder.py", "import simpy"),
+        ("results/result.py", "import pandas as pd"),
+        ("planning/planner.py", "def f():\n    import plotly.graph_objects"),
+        ("simulator/recorder.py", "import simpy"),
         ("cli/plan.py", "import rich.table"),
-        ("figures.py", "def f():\n    import streamlit"),
+        ("figures/plan.py", "def f():\n    import streamlit"),
         ("cli/plan.py", "def f():\n    import torch"),
         ("calibrate/fit.py", "import torch"),
         ("__init__.py", "from kvsim.cli import main"),
         ("novelty.py", "import os"),
-        ("hardware.py", "if True:\n    import requests"),
+        ("specs/hardware.py", "if True:\n    import requests"),
     ],
 )
 def test_a_forbidden_import_is_found(tree, name, source):
-    root = tree({name: source, "model.py": "", "request.py": ""} | {name: source})
-    assert len(violations(root)) == 1
+    there = {"specs/__init__.py": "", "results/result.py": "", "calibrate/served.py": ""}
+    assert len(violations(tree(there | {name: source}))) == 1
 
 
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("model.py", "import pydantic, json\nfrom kvsim.errors import InputError"),
-        ("engines/vllm.py", "from .base import Engine\nfrom kvsim.footprint import x"),
-        ("replica.py", "import simpy"),
-        ("figures.py", "def f():\n    import plotly.graph_objects"),
-        ("__init__.py", "def __getattr__(name):\n    import kvsim.planner"),
+        ("specs/model.py", "import yaml, json\nfrom kvsim.errors import InputError"),
+        ("engines/vllm.py", "from .base import Engine\nfrom kvsim.memory.footprint import x"),
+        ("simulator/replica.py", "import simpy"),
+        ("figures/plan.py", "def f():\n    import plotly.graph_objects"),
+        ("__init__.py", "def __getattr__(name):\n    import kvsim.planning"),
         ("cli/plan.py", "from kvsim import plan\nimport click"),
         ("calibrate/measure.py", "def f():\n    import torch"),
         ("calibrate/twin/decoder.py", "import torch"),
@@ -287,9 +300,21 @@ def test_a_rightful_import_passes(tree, name, source):
     assert violations(tree({"engines/base.py": "", name: source})) == []
 
 
-def test_a_cycle_is_found_and_a_lazy_import_breaks_it(tree):
-    files = {"a.py": "import kvsim.b", "b.py": "from kvsim import c", "c.py": "import kvsim.a"}
+@pytest.mark.parametrize(
+    "closing",
+    [
+        "import kvsim.a",
+        "def f():\n    import kvsim.a",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import kvsim.a",
+    ],
+    ids=["when it loads", "lazily", "for types alone"],
+)
+def test_a_cycle_is_found(tree, closing):
+    files = {"a.py": "import kvsim.b", "b.py": "from kvsim import c", "c.py": closing}
     assert set(cycle(tree(files))) == {"kvsim.a", "kvsim.b", "kvsim.c"}
-    assert cycle(tree({"c.py": "def f():\n    import kvsim.a"})) == []
-    typing = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import kvsim.a"
-    assert cycle(tree({"c.py": typing})) == []
+    assert cycle(tree({"c.py": "import os"})) == []
+
+
+def test_a_room_that_nobody_listed_is_found(tree):
+    there = rooms_there(tree({"attic/__init__.py": "", "errors.py": "", "__init__.py": ""}))
+    assert there == {"attic", "errors"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*arguments, cwd, **environment):
@@ -86,7 +86,7 @@ def test_development_brings_no_torch():
 def test_shipped_data_is_found_in_the_wheel(outside):
     program = """
 from kvsim.catalog.accelerators import accelerator_names, find_accelerator
-from kvsim.catalog.yaml_files import data_folder
+from kvsim.specs.yaml_files import data_folder
 print(find_accelerator("a100").name, len(accelerator_names()))
 print(len(list(data_folder("scenarios").glob("*.yaml"))))
 """

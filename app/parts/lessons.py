@@ -10,12 +10,13 @@ import streamlit as st
 
 import kvsim
 from app.parts import catalogue, planning, shown
-from app.parts.command import command_line, python_line
+from app.parts.command_line import command_line, python_line
 from app.parts.planning import Subject
 from app.parts.rows import ask_row
 from app.parts.trouble import in_place
 from app.state import Choice, Count, Field, Flag, PageState, Pick, Several
-from kvsim import figures, lessons
+from kvsim import figures
+from kvsim.studies import lessons
 
 __all__ = ["FIELDS", "LESSONS", "Lesson"]
 
@@ -89,7 +90,7 @@ def _why(state: PageState) -> str:
             work = lessons.decode_work(kvsim.find_model(model), prompt, output)
             shown.chart(figures.work_chart(work))
     return python_line(
-        "import kvsim, kvsim.lessons as lessons",
+        "import kvsim, kvsim.studies.lessons as lessons",
         f"model = kvsim.find_model({json.dumps(model)})",
         f'print(*lessons.decode_work(model, {prompt}, {output}), sep="\\n")',
     )
@@ -115,7 +116,7 @@ def _growth(state: PageState) -> str:
         grown = {tokens: lessons.keepings(shape, dtype, tokens) for tokens in _CONTEXTS}
         shown.chart(figures.growth_chart(grown))
     return python_line(
-        "from kvsim.lessons import HeadShape, keepings",
+        "from kvsim.studies.lessons import HeadShape, keepings",
         f'print(*keepings({shape!r}, {json.dumps(dtype)}, {context}), sep="\\n")',
     )
 
@@ -155,7 +156,7 @@ def _blocks(state: PageState) -> str:
             _tell(story, min(moment, len(story.moments) - 1))
     told = f'tell("{policy}", 1), tell("paged", {block})'
     return python_line(
-        "from kvsim.lessons import tell",
+        "from kvsim.studies.lessons import tell",
         f'print(*(now.events for story in ({told}) for now in story.moments), sep="\\n")',
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from app.parts.words import plain
@@ -9,10 +11,16 @@ from kvsim import figures
 
 __all__ = ["chart", "table"]
 
+
+def _page(what: figures.Table) -> str:
+    """One figure alone, as a page that needs nothing from outside."""
+    return figures.html_page(what.title, [what])
+
+
 _FORMS = (
-    ("CSV", "text/csv", "csv", "to_csv"),
-    ("JSON", "application/json", "json", "to_json"),
-    ("HTML", "text/html", "html", "to_html"),
+    ("CSV", "text/csv", "csv", figures.Table.to_csv),
+    ("JSON", "application/json", "json", figures.Table.to_json),
+    ("HTML", "text/html", "html", _page),
 )
 
 
@@ -57,10 +65,10 @@ def _heading(what: figures.Table, key: str, note: str) -> None:
     )
     row.markdown(f"##### {plain(what.title)}")
     with row.popover("Download", key=f"keep-{what.name}{key}"):
-        for form, mime, suffix, method in _FORMS:
+        for form, mime, suffix, write in _FORMS:
             st.download_button(
                 form,
-                data=getattr(what, method),  # called when it is clicked, not before
+                data=partial(write, what),  # called when it is clicked, not before
                 file_name=f"kvsim-{what.name}.{suffix}",
                 mime=mime,
                 key=f"{suffix}-{what.name}{key}",

@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 import kvsim
-from app.parts import catalogue, command, planning, prefixes, shown
+from app.parts import catalogue, command_line, planning, prefixes, shown
 from app.parts.rows import ask_row
 from app.parts.trouble import in_place
 from app.parts.words import plain
@@ -115,7 +115,7 @@ def main() -> None:
         memory = _memory(values)
         hits(chosen, values["policy"], memory)
         tiers(chosen, values, memory)
-    command.show(_commands(values))
+    command_line.show(_commands(values))
 
 
 def ask(state: PageState) -> dict[str, Any]:
@@ -264,14 +264,14 @@ def _commands(values: dict[str, Any]) -> list[str]:
     """The trace's hit ratios without a page, and the plan that sizes the GPU's cache."""
     plan = {"model": values["model"], "gpu": values["gpu"], **dict(_flags(values))}
     return [
-        command.python_line(
+        command_line.python_line(
             "import kvsim",
             f"trace = {prefixes.expression(values['trace'], values['refs'], values['seed'])}",
             f"sizes = kvsim.cache_sizes(trace, {SIZES})",
             f"print([list(kvsim.hit_ratio_curve(trace, each, sizes))"
             f" for each in {json.dumps(values['policy'])}])",
         ),
-        command.command_line("plan", plan),
+        command_line.command_line("plan", plan),
     ]
 
 

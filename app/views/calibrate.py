@@ -11,7 +11,7 @@ from typing import Any
 import streamlit as st
 
 import kvsim
-from app.parts import catalogue, command, shown, uploads
+from app.parts import catalogue, command_line, shown, uploads
 from app.parts.trouble import in_place
 from app.parts.words import plain
 from app.state import Choice, Field, PageState
@@ -69,10 +69,10 @@ def main() -> None:
             closely(profiles[number])
             validated(profiles[number])
             benchmarked(state, profiles[number])
-            command.show(_command(cards))
+            command_line.show(_command(cards))
         else:
             st.info("Choose at least one card.")
-    command.show(
+    command_line.show(
         [
             "kvsim calibrate -o card.yaml",
             "kvsim validate --device cuda --model llama3-8b --profile card.yaml --output results",
@@ -84,7 +84,7 @@ def main() -> None:
 def _command(cards: tuple[str, ...]) -> str:
     """The coefficients of the cards, each beside its datasheet, without a page."""
     found = ", ".join(f"{_read_by(name)}({json.dumps(_file_or_name(name))})" for name in cards)
-    return command.python_line(
+    return command_line.python_line(
         "import kvsim, kvsim.figures",
         f"cards = [{found}]",
         "print(*(kvsim.figures.coefficients_table(card).to_csv() for card in cards))",
@@ -263,16 +263,16 @@ def benchmarked(state: PageState, profile: AcceleratorProfile) -> None:
         )
     if found is None:
         return
-    name, pairs = found
-    how = "its own requests, replayed" if pairs.replayed else "the scenario's workload"
+    name, compared = found
+    how = "its own requests, replayed" if compared.replayed else "the scenario's workload"
     st.caption(plain(f"{name} beside {profile.name}: {how}"))
     left, right = st.columns([3, 2])
     with left:
-        shown.chart(figures.bench_chart(pairs))
+        shown.chart(figures.bench_chart(compared.pairs))
     with right:
-        shown.table(figures.bench_table(pairs))
+        shown.table(figures.bench_table(compared.pairs))
     flags = {"scenario": scenario, "model": model, "profile": profile.name}
-    command.show(command.command_line(f"validate --bench ./{name}", flags))
+    command_line.show(command_line.command_line(f"validate --bench ./{name}", flags))
 
 
 def _bench(path: Path, scenario: str, model: str | None, profile: AcceleratorProfile) -> Any:

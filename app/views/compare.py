@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 import kvsim
-from app.parts import catalogue, command, questions, runs, shown
+from app.parts import catalogue, command_line, questions, runs, shown
 from app.parts.trouble import in_place, say
 from app.parts.words import plain
 from app.state import Choice, Count, Field, PageState, Several
@@ -83,7 +83,7 @@ class Asked:
             "vary": [f"{key}={','.join(map(str, values))}" for key, values in self.vary.items()],
             "replications": self.replications,
         }
-        return command.command_line(f"compare {self.question.name}", flags)
+        return command_line.command_line(f"compare {self.question.name}", flags)
 
     def task(self) -> runs.Task:
         """What to compute."""
@@ -125,7 +125,7 @@ def main() -> None:
             run = runs.start(PAGE, asked.task())
             if run.finished:
                 show_run(run, line)
-    command.show(line)
+    command_line.show(line)
 
 
 def ask(state: PageState) -> Asked:

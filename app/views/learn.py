@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.parts import command, lessons
+from app.parts import command_line, lessons
 from app.state import PageState
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     state.publish()
     st.info(lesson.takeaway)
     _onward(state, name)
-    command.show(line)
+    command_line.show(line)
 
 
 def _onward(state: PageState, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.parts import command, deployment, shown
+from app.parts import command_line, deployment, shown
 from app.parts.trouble import say
 from app.parts.words import plain
 from app.state import PageState
@@ -27,7 +27,7 @@ def main() -> None:
         say(refusal)
     if answers.plans:
         show(state, question, answers)
-    command.show([command.command_line("plan", flags) for flags in question.commands()])
+    command_line.show([command_line.command_line("plan", flags) for flags in question.commands()])
 
 
 def show(state: PageState, question: deployment.Question, answers: deployment.Answers) -> None:
@@ -83,7 +83,7 @@ def closely(plan: Plan, by_dtype: dict[str, Plan]) -> None:
         st.caption(f":material/info: {plain(warning)}")
     if any(each.requests for one in by_dtype.values() for each in one.concurrency):
         _curves(plan, by_dtype)
-    command.show(plan.command, title="Launch it")
+    command_line.show(plan.command, title="Launch it")
 
 
 def _curves(plan: Plan, by_dtype: dict[str, Plan]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 import kvsim
-from app.parts import command, questions, runs, shown
+from app.parts import command_line, questions, runs, shown
 from app.parts.trouble import in_place, say
 from app.parts.words import plain
 from app.state import Choice, Count, Field, PageState, Pick
@@ -84,12 +84,12 @@ def main() -> None:
     for key in LATER:
         state.keep(key)
     state.publish()
-    line = command.command_line(f"simulate {question.name}", question.flags())
+    line = command_line.command_line(f"simulate {question.name}", question.flags())
     with in_place():
         run = runs.start(PAGE, task(question))
         if run.finished:
             show_run(state, run, line)
-    command.show(line)
+    command_line.show(line)
 
 
 def ask(state: PageState) -> questions.Question:

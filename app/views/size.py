@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.parts import catalogue, command, runs, shown
+from app.parts import catalogue, command_line, runs, shown
 from app.parts.fleets import LATENCIES, PERCENTILES, Demand, demand, sized
 from app.parts.rows import ask_row
 from app.parts.trouble import in_place, say
@@ -237,7 +237,7 @@ def keep(wanted: Demand, cards: Sequence[tuple[str, int]], options: Sequence[Fle
         on_click="ignore",
     )
     settings = wanted.settings
-    search = command.python_line(
+    search = command_line.python_line(
         "import kvsim, kvsim.figures",
         f"wanted = kvsim.load_scenario({json.dumps(FILE)})",
         f"settings = kvsim.SearchSettings(share={settings.share},"
@@ -245,7 +245,7 @@ def keep(wanted: Demand, cards: Sequence[tuple[str, int]], options: Sequence[Fle
         f"fleets = kvsim.size_fleet(wanted, {wanted.rate}, {json.dumps(cards)}, settings)",
         "print(kvsim.figures.fleet_table(fleets).to_csv())",
     )
-    command.show([search, *(_at_its_highest(each) for each in options if each.highest_rate)])
+    command_line.show([search, *(_at_its_highest(each) for each in options if each.highest_rate)])
     st.caption("The first line searches again; the others run one replica at its highest rate.")
 
 
@@ -255,7 +255,7 @@ def _at_its_highest(option: FleetOption) -> str:
         "tensor_parallel_size": option.tensor_parallel_size,
         "set": [f"workload.arrivals.rate={option.highest_rate:.6g}"],
     }
-    return command.command_line(f"simulate {FILE}", flags)
+    return command_line.command_line(f"simulate {FILE}", flags)
 
 
 main()

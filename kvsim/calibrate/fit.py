@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kvsim.calibrate.rows import Floats, StepRows
 from kvsim.errors import InputError, MissingExtraError
-from kvsim.hardware import Link, StepCoefficients
+from kvsim.specs.hardware import Link, StepCoefficients
 from kvsim.units import KIB, MIB
 
 __all__ = [
@@ -101,7 +101,7 @@ _STEP_PARAMETERS = (
 
 
 def predict(rows: StepRows, rates: StepCoefficients, *, fp8: bool = False) -> Floats:
-    """Seconds of every row (n): the terms of `kvsim.stepterms`, column by column.
+    """Seconds of every row (n): the terms of `kvsim.steptime.terms`, column by column.
 
     Parameters
     ----------

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kvsim.catalog.yaml_files import data_folder, read_text, read_yaml
 from kvsim.errors import InputError
-from kvsim.hardware import AcceleratorProfile, StepCoefficients
+from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
+from kvsim.specs.yaml_files import data_folder, read_text, read_yaml
 
 __all__ = ["coefficient_lines", "profile_path", "write_coefficients"]
 

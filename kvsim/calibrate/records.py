@@ -12,11 +12,11 @@ from typing import Any
 
 from kvsim.calibrate.fit import predict
 from kvsim.calibrate.rows import read_rows
-from kvsim.checked import Checked, FieldError, NonNegativeInt, PositiveFloat, read
 from kvsim.errors import InputError
-from kvsim.hardware import AcceleratorProfile
 from kvsim.readers.json_file import read_json_object
-from kvsim.stepdefaults import class_coefficients
+from kvsim.specs.checked import Checked, FieldError, NonNegativeInt, PositiveFloat, read
+from kvsim.specs.hardware import AcceleratorProfile
+from kvsim.steptime.defaults import class_coefficients
 
 __all__ = ["measured_steps", "read_validation"]
 
@@ -37,7 +37,7 @@ class _Group(Checked):
 
 
 class _Pair(Checked):
-    """One quantity; see `kvsim.calibrate.twin.compare.Pair`."""
+    """One quantity; see `kvsim.calibrate.pairs.Pair`."""
 
     name: str
     predicted: float

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kvsim.catalog.yaml_files import data_folder, read_described, read_text, read_yaml
 from kvsim.errors import InputError, UnknownNameError
-from kvsim.hardware import AcceleratorProfile
+from kvsim.specs.hardware import AcceleratorProfile
+from kvsim.specs.yaml_files import data_folder, read_described, read_text, read_yaml
 from kvsim.units import GIB
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 ::
 
-    llama2-7b                          a file of kvsim/models, by its name
+    llama2-7b                          a file of kvsim/catalog/data, by its name
     meta-llama/Llama-2-7b-hf, LLAMA2_7B  by alias or hub id; case, "-", "_", "." do not matter
     RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic    a variant: base model and weight format
     ./folder, config.json, model.gguf  what lies on disk
@@ -25,15 +25,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from kvsim.errors import InputError, UnknownNameError
-from kvsim.model import ModelSpec
-from kvsim.readers.hf_config import spec_from_config, spec_from_json_file
+from kvsim.readers.huggingface.config import spec_from_config, spec_from_json_file
+from kvsim.specs.model import ModelSpec
 
 if TYPE_CHECKING:
     from kvsim.catalog.variants import Variant
 
 __all__ = ["describe_models", "find_model", "model_names"]
 
-_FOLDER = Path(__file__).resolve().parent.parent / "models"
+_FOLDER = Path(__file__).resolve().parent / "data"
 _CONFIG_LINE = "\nconfig:"
 _FIX = "see `kvsim models`, or give a config.json, its folder, a .gguf file or hf:org/name"
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -121,7 +121,7 @@ def _from_path(path: Path) -> ModelSpec:
 
         return spec_from_folder(path)
     if path.suffix.lower() == ".gguf":
-        from kvsim.readers.gguf_file import spec_from_gguf
+        from kvsim.readers.gguf.file import spec_from_gguf
 
         return spec_from_gguf(path)
     return spec_from_json_file(path)

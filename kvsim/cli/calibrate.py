@@ -84,7 +84,7 @@ def fit(gpu: str, tables: Path | None, rows: Path | None, output: Path | None) -
 
     The profile is at once good for ``--gpu`` of every command.
     """
-    from kvsim.calibrate.command import fit_command
+    from kvsim.calibrate.public.fit_card import fit_command
 
     click.echo(fit_command(gpu=gpu, tables=tables, rows=rows, output=output))
 
@@ -102,7 +102,7 @@ def _refuse_measuring_options(ctx: click.Context) -> None:
 
 
 def _dry_run(device: str | None, quick: bool, output_format: str) -> None:
-    from kvsim.calibrate.measure.command import planned, planned_dict
+    from kvsim.calibrate.measure.calibrate import planned, planned_dict
     from kvsim.cli.calibrate_report import plan_sections
     from kvsim.cli.render import emit
 
@@ -113,7 +113,7 @@ def _dry_run(device: str | None, quick: bool, output_format: str) -> None:
 def _measure(
     device: str | None, quick: bool, output: Path | None, output_format: str, *, resume: bool
 ) -> None:
-    from kvsim.calibrate.measure.command import Outputs, measure, planned
+    from kvsim.calibrate.measure.calibrate import Outputs, measure, planned
     from kvsim.cli.calibrate_report import found_sections
     from kvsim.cli.render import emit
 

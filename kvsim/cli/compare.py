@@ -47,7 +47,7 @@ def command(
     """  # noqa: D301 - \b keeps click from wrapping the examples
     from kvsim.cli.render import emit
     from kvsim.cli.simulation_report import comparison_sections
-    from kvsim.comparison import compare
+    from kvsim.runs.compare import compare
 
     question = chosen_scenario(scenario, trace, settings, flags)
     values = varied(vary)

@@ -60,7 +60,7 @@ def server_command(port: int, host: str, *, browser: bool) -> list[str]:
     for package in ("streamlit", "plotly"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "dashboard", "the dashboard")
-    from kvsim.catalog.yaml_files import data_folder
+    from kvsim.specs.yaml_files import data_folder
 
     settings = _SETTINGS | {
         # Told where it is, Streamlit does not ask a server outside what address it has.

@@ -29,7 +29,7 @@ def command(
     from kvsim.cli.render import emit
     from kvsim.planning.formula import explain
     from kvsim.planning.plan_types import plain
-    from kvsim.precision import kv_format
+    from kvsim.specs.precision import kv_format
 
     spec = find_model(model)
     fmt = kv_format(spec.dtype if kv_cache_dtype == "auto" else kv_cache_dtype)

@@ -139,13 +139,13 @@ def _engines() -> list[str]:
 
 
 def _kv_dtypes() -> list[str]:
-    from kvsim.precision import KV_FORMATS
+    from kvsim.specs.precision import KV_FORMATS
 
     return ["auto", "fp8", *KV_FORMATS]
 
 
 def _weight_formats() -> list[str]:
-    from kvsim.precision import WEIGHT_FORMATS
+    from kvsim.specs.precision import WEIGHT_FORMATS
 
     return list(WEIGHT_FORMATS)
 

@@ -19,7 +19,7 @@ from kvsim.cli.options import (
 from kvsim.errors import InputError
 
 if TYPE_CHECKING:
-    from kvsim.planner import Comparison
+    from kvsim.planning.planner import Comparison
 
 __all__ = ["command"]
 
@@ -65,7 +65,7 @@ def command(
 
 def _plan(model: str, gpu: str, question: dict[str, Any]) -> Comparison:
     """Answer for one engine."""
-    from kvsim.planner import Comparison, plan
+    from kvsim.planning.planner import Comparison, plan
 
     return Comparison((plan(model, gpu, **question),), ())
 
@@ -100,7 +100,7 @@ def _compare(model: str, gpu: str, engine_version: str, question: dict[str, Any]
     """Put the same question to every engine."""
     if engine_version:
         raise click.UsageError("--engine-version belongs to one engine, not to --engine all.")
-    from kvsim.planner import plan_engines
+    from kvsim.planning.planner import plan_engines
 
     return plan_engines(model, gpu, **question)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvsim.cli.render import Bar, Part, Section, Table
-from kvsim.planner import Comparison
 from kvsim.planning.plan_types import Memory, Plan
+from kvsim.planning.planner import Comparison
 from kvsim.units import GIB, format_bytes, format_seconds
 
 __all__ = ["comparison_sections", "gib", "plan_sections", "size_text"]

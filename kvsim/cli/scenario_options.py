@@ -22,8 +22,8 @@ from kvsim.cli.options import COUNT, MODEL, CatalogueName, engine_options, given
 from kvsim.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
-    from kvsim.replica import Watch
-    from kvsim.scenario import Scenario
+    from kvsim.simulator.replica import Watch
+    from kvsim.simulator.scenario import Scenario
 
 __all__ = [
     "SCENARIO",
@@ -40,7 +40,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _scenarios() -> list[str]:
-    from kvsim.scenario import scenario_names
+    from kvsim.simulator.scenario import scenario_names
 
     return scenario_names()
 
@@ -91,7 +91,7 @@ def chosen_scenario(
     InputError
         For an unknown scenario or key, or an impossible value.
     """
-    from kvsim.scenario import load_scenario
+    from kvsim.simulator.scenario import load_scenario
 
     overrides: dict[str, object] = {}
     spelled: dict[str, str] = {}
@@ -164,7 +164,7 @@ def varied(settings: tuple[str, ...]) -> dict[str, list[Any]]:
 
 def _trace(scenario: str, trace: str) -> dict[str, Any]:
     """Return the trace section: the scenario's own settings of one, and the file asked for."""
-    from kvsim.scenario import load_scenario
+    from kvsim.simulator.scenario import load_scenario
 
     if not trace:
         raise InputError("names no file", where="--trace")
@@ -259,7 +259,7 @@ def write_report(file: str, page: Callable[[str], str]) -> None:
     MissingExtraError
         Without plotly.
     """
-    from kvsim.outputs.folder import write_whole
+    from kvsim.results.outputs.folder import write_whole
 
     content = page(_again(click.get_current_context()))
     try:

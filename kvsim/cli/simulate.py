@@ -17,8 +17,8 @@ from kvsim.cli.scenario_options import (
 )
 
 if TYPE_CHECKING:
-    from kvsim.camera import Camera
-    from kvsim.comparison import Replications
+    from kvsim.runs.compare import Replications
+    from kvsim.simulator.camera import Camera
 
 __all__ = ["command", "explain_interrupt", "tell_notes"]
 
@@ -47,8 +47,8 @@ def command(
     kvsim simulate peer-w --set workload.arrivals.rate=20 --replications 5
     kvsim simulate azure-conversation --trace AzureLLMInferenceTrace_conv.csv
     """  # noqa: D301 - \b keeps click from wrapping the examples
-    from kvsim.camera import Camera
-    from kvsim.comparison import replicate
+    from kvsim.runs.compare import replicate
+    from kvsim.simulator.camera import Camera
 
     question = chosen_scenario(scenario, trace, settings, flags)
     check_writable(output, report)
@@ -94,7 +94,7 @@ def _print(runs: Replications, output_format: str) -> None:
 
 def _write(runs: Replications, folder: str) -> None:
     from kvsim.cli.simulation_report import interval_record
-    from kvsim.outputs import write_outputs
+    from kvsim.results.outputs import write_outputs
 
     written = write_outputs(runs.first, folder, interval_record(runs))
     click.echo(f"wrote {', '.join(path.name for path in written)} to {folder}", err=True)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvsim.cli.render import Bar, Part, Section, Table
-from kvsim.results import SATURATED_MEANINGLESS, grows_with_the_run
+from kvsim.results.result import SATURATED_MEANINGLESS, grows_with_the_run
 
 if TYPE_CHECKING:
-    from kvsim.comparison import Replications, SimulationComparison, Variant
-    from kvsim.metrics import Interval
-    from kvsim.results import SimulationResult
-    from kvsim.scenario import Scenario
+    from kvsim.results.result import SimulationResult
+    from kvsim.results.statistics import Interval
+    from kvsim.runs.compare import Replications, SimulationComparison, Variant
+    from kvsim.simulator.scenario import Scenario
 
 __all__ = ["comparison_sections", "interval_record", "run_record", "run_sections"]
 
@@ -62,7 +62,7 @@ _COMPARED = {
 
 def run_record(runs: Replications) -> dict[str, Any]:
     """Return the JSON answer: the first run's summary, intervals, and where it comes from."""
-    from kvsim.outputs import provenance
+    from kvsim.results.outputs import provenance
 
     return {**runs.summary, **interval_record(runs), "provenance": provenance(runs.first)}
 
@@ -138,9 +138,9 @@ def _with_means(
 
 
 def _mimicked(scenario: Scenario) -> str:
-    from kvsim.schedulers import scheduler_class
+    from kvsim.simulator.schedulers import SCHEDULERS
 
-    return scheduler_class(scenario.scheduler.policy).mimics
+    return SCHEDULERS.find(scenario.scheduler.policy).mimics
 
 
 def _cautions(runs: Replications) -> list[str]:
@@ -327,7 +327,7 @@ def _is_hidden(variant: Variant, key: str) -> bool:
 
 
 def _swap_lines(found: SimulationComparison) -> str:
-    from kvsim.results import swap_break_even_tokens
+    from kvsim.results.result import swap_break_even_tokens
 
     tokens = swap_break_even_tokens(found.variants[0].runs.first.setup)
     return f"moving a victim's cache out and back costs no more than recomputing it {_from(tokens)}"

@@ -53,7 +53,8 @@ def cache(
     from dataclasses import replace
 
     from kvsim.calibrate.outputs import write_record
-    from kvsim.calibrate.study.command import StudyPlan, study_caches
+    from kvsim.calibrate.study.plan import StudyPlan
+    from kvsim.calibrate.study.study_caches import study_caches
     from kvsim.cli.render import emit
     from kvsim.figures.measured import study_page
 

@@ -11,8 +11,8 @@ from kvsim.cli.options import format_option
 
 if TYPE_CHECKING:
     from kvsim.cli.render import Section, Table
-    from kvsim.workload.readers import ReadReport
-    from kvsim.workload.trace_stats import LengthStats, TraceStats
+    from kvsim.workload.traces import ReadReport
+    from kvsim.workload.traces.stats import LengthStats, TraceStats
 
 __all__ = ["command"]
 
@@ -62,8 +62,8 @@ def command() -> None:
 def stats(file: str, trace_format: str | None, output_format: str) -> None:
     """Arrivals, lengths and prefix sharing of the trace FILE."""
     from kvsim.cli.render import emit
-    from kvsim.workload.readers import open_trace
-    from kvsim.workload.trace_stats import servegen_stats, trace_stats
+    from kvsim.workload.traces import open_trace
+    from kvsim.workload.traces.stats import servegen_stats, trace_stats
 
     if open_trace(file, trace_format).format.arrivals == "rates":
         clients = servegen_stats(file)
@@ -83,7 +83,7 @@ def stats(file: str, trace_format: str | None, output_format: str) -> None:
 @click.option("--trace-format", default=None, help=_FORMAT_HELP)
 def convert(source: str, target: str, to: str, trace_format: str | None) -> None:
     """Write the requests of the trace SOURCE to the file TARGET."""
-    from kvsim.workload.convert import ConvertInterrupted, convert_trace
+    from kvsim.workload.traces.convert import ConvertInterrupted, convert_trace
 
     try:
         report = convert_trace(source, target, to, trace_format)

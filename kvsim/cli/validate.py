@@ -10,10 +10,10 @@ import click
 from kvsim.cli.options import MODEL, format_option
 
 if TYPE_CHECKING:
-    from kvsim.bench_result import BenchComparison
-    from kvsim.calibrate.engine_log import LogComparison
-    from kvsim.calibrate.twin.command import Validation
+    from kvsim.calibrate.served.bench import BenchComparison
+    from kvsim.calibrate.served.engine_log import LogComparison
     from kvsim.calibrate.twin.compare import Comparison
+    from kvsim.calibrate.twin.validate import Validation
     from kvsim.cli.render import Section
 
 __all__ = ["command"]
@@ -75,7 +75,7 @@ def command(
 
 
 def _twin(output: Path | None, output_format: str, asked: dict[str, Any]) -> None:
-    from kvsim.calibrate.twin.command import ValidationRequest, validate
+    from kvsim.calibrate.twin.validate import ValidationRequest, validate
     from kvsim.cli.render import emit
 
     asked["loads"] = tuple(asked["loads"])
@@ -143,9 +143,9 @@ def _pair_row(name: str, predicted: float, measured: float) -> tuple[str, ...]:
 
 
 def _log(path: Path, output: Path | None, output_format: str, asked: dict[str, Any]) -> None:
-    from kvsim.calibrate.engine_log import compare_log, read_engine_log
+    from kvsim.calibrate.served.engine_log import compare_log, read_engine_log
     from kvsim.cli.render import emit
-    from kvsim.scenario import load_scenario
+    from kvsim.simulator.scenario import load_scenario
 
     if asked["profile"] is None:
         raise click.UsageError("--engine-log needs --profile: the accelerator that vLLM ran on.")
@@ -195,9 +195,9 @@ def _closing(found: LogComparison) -> str:
 
 
 def _bench(path: Path, output: Path | None, output_format: str, asked: dict[str, Any]) -> None:
-    from kvsim.bench_result import compare_bench
+    from kvsim.calibrate.served.bench import compare_bench
     from kvsim.cli.render import emit
-    from kvsim.scenario import load_scenario
+    from kvsim.simulator.scenario import load_scenario
 
     if asked["scenario"] is None:
         raise click.UsageError("--bench needs --scenario: what vLLM served, and on what.")

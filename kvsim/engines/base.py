@@ -17,9 +17,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, NamedTuple
 
-from kvsim.checked import Checked, NonNegativeInt, PositiveFloat, PositiveInt, Within
-from kvsim.hardware import AcceleratorProfile
-from kvsim.model import ModelSpec
+from kvsim.specs.checked import Checked, NonNegativeInt, PositiveFloat, PositiveInt, Within
+from kvsim.specs.hardware import AcceleratorProfile
+from kvsim.specs.model import ModelSpec
 
 __all__ = ["Capacity", "Deployment", "Engine", "EngineOptions", "GroupLayout", "MemoryBudget"]
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import yaml
 
-from kvsim.attention import CrossAttention
 from kvsim.engines.base import Deployment, EngineOptions
 from kvsim.errors import InputError, UnsupportedError
-from kvsim.footprint import layer_caches
-from kvsim.model import ModelSpec, MoeMlp
-from kvsim.precision import KVFormat, kv_format
+from kvsim.memory.footprint import layer_caches
+from kvsim.memory.weights import stage_layers
+from kvsim.specs.attention import CrossAttention
+from kvsim.specs.model import ModelSpec, MoeMlp
+from kvsim.specs.precision import KVFormat, kv_format
 from kvsim.units import ceil_div
-from kvsim.weights import stage_layers
 
 __all__ = [
     "check_kv_format",

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from kvsim.attention import ChunkedAttention, SlidingAttention
 from kvsim.engines.base import (
     Capacity,
     Deployment,
@@ -41,9 +40,10 @@ from kvsim.engines.common import (
     tokens_at,
 )
 from kvsim.errors import InputError
-from kvsim.footprint import fixed_bytes, layer_caches
+from kvsim.memory.footprint import fixed_bytes, layer_caches
+from kvsim.memory.weights import Shard, rank_weight_bytes
+from kvsim.specs.attention import ChunkedAttention, SlidingAttention
 from kvsim.units import GIB, ceil_div
-from kvsim.weights import Shard, rank_weight_bytes
 
 __all__ = ["TensorRTLLM"]
 

@@ -19,13 +19,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from kvsim.attention import (
-    Attention,
-    CrossAttention,
-    FullAttention,
-    LatentAttention,
-    heads_per_rank,
-)
 from kvsim.engines.base import Capacity, Deployment, Engine, GroupLayout, MemoryBudget
 from kvsim.engines.common import (
     check_kv_format,
@@ -41,10 +34,17 @@ from kvsim.engines.common import (
     resolve_kv_format,
     tokens_at,
 )
-from kvsim.footprint import fixed_bytes, layer_caches
-from kvsim.precision import KVFormat, kv_format
+from kvsim.memory.footprint import fixed_bytes, layer_caches
+from kvsim.memory.weights import Shard, rank_weight_bytes
+from kvsim.specs.attention import (
+    Attention,
+    CrossAttention,
+    FullAttention,
+    LatentAttention,
+    heads_per_rank,
+)
+from kvsim.specs.precision import KVFormat, kv_format
 from kvsim.units import GIB
-from kvsim.weights import Shard, rank_weight_bytes
 
 __all__ = ["Transformers"]
 

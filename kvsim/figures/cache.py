@@ -11,7 +11,7 @@ from kvsim.figures.theme import ONE_TWO_FIVE, PALETTE, Axis, draw, label
 from kvsim.units import GIB
 
 if TYPE_CHECKING:
-    from kvsim.tiers import HitCost, TierGain
+    from kvsim.studies.cache import HitCost, TierGain
 
 __all__ = ["HitCurve", "hit_cost_chart", "hit_ratio_chart", "tier_chart", "tier_table"]
 

@@ -6,17 +6,14 @@ Plots of predictions beside measurements of whole runs are in `kvsim.figures.mea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from kvsim.figures.chart import Chart, Row, Table
 from kvsim.figures.theme import CYCLE, ONE_TWO_FIVE, PALETTE, Axis, draw, label
-from kvsim.hardware import AcceleratorProfile, StepCoefficients
-from kvsim.stepdefaults import class_coefficients
-
-if TYPE_CHECKING:
-    from kvsim.bench_result import BenchComparison
+from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
+from kvsim.steptime.defaults import class_coefficients
 
 __all__ = [
     "bench_chart",
@@ -230,9 +227,29 @@ def _origin(what: str, value: str, quantity: Any) -> Row:
 # --- what somebody measured ------------------------------------------------------------------
 
 
-def bench_chart(found: BenchComparison) -> Chart:
+class PredictedPair(Protocol):
+    """A quantity predicted and measured, in the unit that its name states."""
+
+    @property
+    def name(self) -> str:
+        """Its key in the result file."""
+
+    @property
+    def predicted(self) -> float:
+        """By the simulation."""
+
+    @property
+    def measured(self) -> float:
+        """By the benchmark."""
+
+    @property
+    def error_percent(self) -> float | None:
+        """How far off, percent of the measurement; None of nothing."""
+
+
+def bench_chart(found: Sequence[PredictedPair]) -> Chart:
     """Draw how far each predicted number of a benchmark is off, percent of the measurement."""
-    pairs = [pair for pair in found.pairs if pair.error_percent is not None]
+    pairs = [pair for pair in found if pair.error_percent is not None]
     figure = draw(
         [
             {
@@ -255,7 +272,7 @@ def bench_chart(found: BenchComparison) -> Chart:
     return Chart("bench", "Predicted beside the benchmark", rows, f"Errors: {said}.", figure)
 
 
-def bench_table(found: BenchComparison) -> Table:
+def bench_table(found: Sequence[PredictedPair]) -> Table:
     """List the numbers of a benchmark beside their predictions."""
     rows = [
         {
@@ -264,7 +281,7 @@ def bench_table(found: BenchComparison) -> Table:
             "measured": pair.measured,
             "off %": None if pair.error_percent is None else round(pair.error_percent, 1),
         }
-        for pair in found.pairs
+        for pair in found
     ]
     return Table("bench-pairs", "Predicted and measured", rows)
 

@@ -1,7 +1,7 @@
 """A table, and a table with its picture: what every figure function returns.
 
 Whoever shows one needs no more than it carries: a title, a sentence that says what is to be
-seen (for those who cannot see it), the rows behind it, and three forms to keep.
+seen (for those who cannot see it), the rows behind it, and the forms to keep.
 """
 
 from __future__ import annotations
@@ -54,12 +54,6 @@ class Table:
     def to_json(self) -> str:
         """Write title and rows as JSON."""
         return json.dumps(self._content(), indent=2, default=str)
-
-    def to_html(self) -> str:
-        """Write a page that needs nothing from outside."""
-        from kvsim.figures.page import html_page
-
-        return html_page(self.title, [self])
 
     def _content(self) -> dict[str, Any]:
         return {"title": self.title, "rows": [dict(row) for row in self.rows]}

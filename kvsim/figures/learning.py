@@ -11,8 +11,8 @@ from kvsim.figures.theme import CYCLE, PALETTE, Axis, draw, muted
 from kvsim.units import MIB, format_bytes
 
 if TYPE_CHECKING:
-    from kvsim.lessons import Keeping, Moment, Story, Work
-    from kvsim.planner import Plan
+    from kvsim.planning.planner import Plan
+    from kvsim.studies.lessons import Keeping, Moment, Story, Work
 
 __all__ = [
     "attention_chart",

@@ -13,7 +13,7 @@ from kvsim.figures.theme import CYCLE, MEMORY_COLOURS, PALETTE, Axis, bars, draw
 from kvsim.units import GIB
 
 if TYPE_CHECKING:
-    from kvsim.planner import Plan
+    from kvsim.planning.planner import Plan
 
 __all__ = [
     "admission_chart",

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvsim.cells import Use, pool_cells
 from kvsim.figures.chart import Chart, Row
 from kvsim.figures.grids import grid
 from kvsim.figures.theme import CACHED_COLOUR, PALETTE, Axis, muted
+from kvsim.results.pool_cells import Use, pool_cells
 from kvsim.units import ceil_div
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from plotly.graph_objects import Figure
 
-    from kvsim.camera import Camera
-    from kvsim.cells import Cells
+    from kvsim.results.pool_cells import Cells
+    from kvsim.simulator.camera import Camera
 
 __all__ = ["pool_film", "pool_map"]
 

@@ -22,7 +22,7 @@ from kvsim.figures.plan import (
 from kvsim.figures.speed import batch_chart
 
 if TYPE_CHECKING:
-    from kvsim.planner import Plan
+    from kvsim.planning.planner import Plan
 
 __all__ = ["plan_report"]
 

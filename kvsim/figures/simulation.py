@@ -12,15 +12,15 @@ from kvsim.figures.page import Lines, html_page
 from kvsim.figures.pool import pool_film
 from kvsim.figures.theme import PALETTE, Axis, draw
 from kvsim.figures.timeline import queue_chart, split_chart
-from kvsim.timebins import preemption_seconds, time_bins
+from kvsim.results.time_bins import preemption_seconds, time_bins
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from kvsim.camera import Camera
-    from kvsim.comparison import Replications
-    from kvsim.results import SimulationResult
-    from kvsim.scenario import Scenario
+    from kvsim.results.result import SimulationResult
+    from kvsim.runs.compare import Replications
+    from kvsim.simulator.camera import Camera
+    from kvsim.simulator.scenario import Scenario
 
     Floats = npt.NDArray[np.float64]
 
@@ -190,7 +190,7 @@ def latency_table(runs: Replications) -> Table:
 
 def numbers_table(summary: Mapping[str, Any]) -> Table:
     """Tabulate every number of a summary by its dotted key."""
-    from kvsim.comparison import numbers  # with it comes the simulator
+    from kvsim.runs.compare import numbers  # with it comes the simulator
 
     rows = [{"key": key, "value": value} for key, value in numbers(summary)]
     return Table("summary", "Every number of the run", rows)

@@ -8,7 +8,7 @@ from kvsim.figures.chart import Chart
 from kvsim.figures.theme import PALETTE, Axis, draw
 
 if TYPE_CHECKING:
-    from kvsim.planner import Plan
+    from kvsim.planning.planner import Plan
 
 __all__ = ["batch_chart", "roofline_chart"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kvsim.figures.chart import Chart
 from kvsim.figures.theme import CACHED_COLOUR, PALETTE, Axis, draw, label
-from kvsim.timebins import TimeBins
+from kvsim.results.time_bins import TimeBins
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -19,15 +19,15 @@ from kvsim.figures.simulation import (
 )
 from kvsim.figures.theme import CYCLE, Axis, draw, label
 from kvsim.figures.timeline import panel_title, stacked_panels
-from kvsim.results import grows_with_the_run
-from kvsim.timebins import time_bins
+from kvsim.results.result import grows_with_the_run
+from kvsim.results.time_bins import time_bins
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from kvsim.comparison import SimulationComparison, Variant
-    from kvsim.metrics import Interval
-    from kvsim.timebins import TimeBins
+    from kvsim.results.statistics import Interval
+    from kvsim.results.time_bins import TimeBins
+    from kvsim.runs.compare import SimulationComparison, Variant
 
 __all__ = [
     "comparison_report",

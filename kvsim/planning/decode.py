@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from kvsim.kvreads import KVReadCurve, attended_layers
+from kvsim.memory.weights import decode_read_bytes, matmul_flops_per_token
 from kvsim.planning.plan_types import Decode, DecodeBatch
 from kvsim.planning.sizing import Sizing
-from kvsim.precision import weight_format
-from kvsim.steptime import StepLoad, StepTimeModel
-from kvsim.weights import decode_read_bytes, matmul_flops_per_token
+from kvsim.specs.precision import weight_format
+from kvsim.steptime.kv_reads import KVReadCurve, attended_layers
+from kvsim.steptime.model import StepLoad, StepTimeModel
 
 __all__ = ["batch_sizes", "decode", "step_flops", "step_read_bytes"]
 

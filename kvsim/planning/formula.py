@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from kvsim import footprint
-from kvsim.attention import (
+from kvsim.memory import footprint
+from kvsim.planning.plan_types import KVKind
+from kvsim.specs.attention import (
     Attention,
     ChunkedAttention,
     CompressedLatentAttention,
@@ -17,9 +18,8 @@ from kvsim.attention import (
     SlidingAttention,
     heads_per_rank,
 )
-from kvsim.model import LayerGroup, ModelSpec
-from kvsim.planning.plan_types import KVKind
-from kvsim.precision import KVFormat
+from kvsim.specs.model import LayerGroup, ModelSpec
+from kvsim.specs.precision import KVFormat
 from kvsim.units import format_bytes
 
 __all__ = ["Explanation", "explain", "formula", "kind_label", "kv_kinds"]
@@ -44,7 +44,7 @@ def formula(layers: int, cache: Attention, fmt: KVFormat, tp: int = 1) -> str:
 
     Examples
     --------
-    >>> from kvsim.precision import kv_format
+    >>> from kvsim.specs.precision import kv_format
     >>> mha = FullAttention(heads=32, kv_heads=32, key_dim=128, value_dim=128)
     >>> formula(32, mha, kv_format("fp16"))
     '32 layers x 32 KV heads x (128 + 128) x 2 bytes = 524,288 bytes a token'
@@ -144,7 +144,7 @@ def _owned(one: ModelSpec, cache: Attention, fmt: KVFormat, context: int, tp: in
 def _only(model: ModelSpec, group: LayerGroup, count: int, cache: Attention) -> ModelSpec:
     """The model with nothing but `count` of these layers and this cache.
 
-    So `kvsim.footprint` stays the only place that multiplies.
+    So `kvsim.memory.footprint` stays the only place that multiplies.
     """
     one = group.model_copy(update={"layers": tuple(range(count)), "caches": (cache,)})
     return model.model_copy(update={"layer_groups": (one,)})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from kvsim.attention import CompressedLatentAttention, FullAttention, LatentAttention
 from kvsim.catalog.accelerators import siblings
-from kvsim.footprint import layer_caches
+from kvsim.memory.footprint import layer_caches
 from kvsim.planning.plan_types import Fragmentation
 from kvsim.planning.sizing import Sizing
-from kvsim.precision import weight_format
+from kvsim.specs.attention import CompressedLatentAttention, FullAttention, LatentAttention
+from kvsim.specs.precision import weight_format
 
 __all__ = ["alias_warning", "warnings"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kvsim.memory.retention import COMMON_POLICIES, Full, parse_retention, retention_table
 from kvsim.planning.plan_types import RetentionChoice
 from kvsim.planning.sizing import Sizing
-from kvsim.retention import COMMON_POLICIES, Full, parse_retention, retention_table
 
 __all__ = ["retention_choices"]
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from kvsim import footprint
 from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget
+from kvsim.memory import footprint
+from kvsim.memory.weights import stage_layers
 from kvsim.planning.plan_types import Concurrency, Fragmentation, Reservation
-from kvsim.precision import KVFormat, kv_format
+from kvsim.specs.precision import KVFormat, kv_format
 from kvsim.units import ceil_div
-from kvsim.weights import stage_layers
 
 __all__ = [
     "COMMON_CONTEXTS",

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from kvsim.errors import InputError
-from kvsim.model import ModelSpec
-from kvsim.readers.hf_config import spec_from_json_file
+from kvsim.readers.huggingface.config import spec_from_json_file
 from kvsim.readers.safetensors import header_weight_bytes, index_total_bytes
+from kvsim.specs.model import ModelSpec
 
 __all__ = ["CONFIG_FILE", "INDEX_FILE", "folder_weight_bytes", "spec_from_folder"]
 

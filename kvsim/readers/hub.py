@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 
 from kvsim.errors import InputError, MissingExtraError
-from kvsim.model import ModelSpec
 from kvsim.readers.checkpoint import CONFIG_FILE, INDEX_FILE, spec_from_folder
+from kvsim.specs.model import ModelSpec
 
 __all__ = ["spec_from_hub"]
 

@@ -6,8 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from kvsim.catalog.yaml_files import read_text
 from kvsim.errors import InputError
+from kvsim.specs.yaml_files import read_text
 
 __all__ = ["LARGEST_JSON_BYTES", "read_json_object"]
 

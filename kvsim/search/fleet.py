@@ -8,13 +8,9 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
-from kvsim.assembly import prepare
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.errors import InputError, KVSimError
-from kvsim.hardware import Price
-from kvsim.replica import Watch
-from kvsim.results import SimulationResult
-from kvsim.scenario import Scenario, with_overrides
+from kvsim.results.result import SimulationResult
 from kvsim.search.rate import (
     OVERLOAD_RATE,
     Probe,
@@ -24,6 +20,10 @@ from kvsim.search.rate import (
     judge,
     require_steady,
 )
+from kvsim.simulator.prepare import prepare
+from kvsim.simulator.replica import Watch
+from kvsim.simulator.scenario import Scenario, with_overrides
+from kvsim.specs.hardware import Price
 
 __all__ = ["FleetOption", "replicas_for", "size_fleet"]
 

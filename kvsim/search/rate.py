@@ -22,12 +22,12 @@ from math import ceil, floor, log2, sqrt
 
 import numpy as np
 
-from kvsim.assembly import Setup, prepare
 from kvsim.errors import InputError, UnsupportedError
-from kvsim.replica import Watch
-from kvsim.results import SimulationResult
-from kvsim.scenario import SLO, Scenario
-from kvsim.simulation import run_setup
+from kvsim.results.result import SimulationResult
+from kvsim.runs.simulate import run_setup
+from kvsim.simulator.prepare import Setup, prepare
+from kvsim.simulator.replica import Watch
+from kvsim.simulator.scenario import SLO, Scenario
 
 __all__ = [
     "OVERLOAD_RATE",

@@ -19,7 +19,6 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from kvsim.streams import Streams
 from kvsim.workload.base import BATCH_ROWS, Floats
 from kvsim.workload.described import (
     Count,
@@ -32,6 +31,7 @@ from kvsim.workload.described import (
     ShapeCV,
 )
 from kvsim.workload.distributions import Fixed, Pause, weibull_shape
+from kvsim.workload.streams import Streams
 
 __all__ = [
     "Arrivals",

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.errors import InputError
-from kvsim.streams import Streams
 from kvsim.workload.content import PrefixContent
+from kvsim.workload.streams import Streams
 
 __all__ = [
     "BATCH_ROWS",

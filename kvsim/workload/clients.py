@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 
 from kvsim.errors import InputError
-from kvsim.streams import Streams
 from kvsim.workload.arrivals import ClosedLoopArrivals
 from kvsim.workload.base import NextRequest, PrefixContent, RequestTable
 from kvsim.workload.content import SegmentContent
 from kvsim.workload.generated import Limits, Marks
 from kvsim.workload.lengths import LengthsDraw
 from kvsim.workload.prefix import Conversations, NoPrefix, PrefixGroups, draw_groups
+from kvsim.workload.streams import Streams
 
 __all__ = ["ClientLoop"]
 

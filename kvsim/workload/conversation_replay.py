@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from kvsim.streams import Streams
 from kvsim.workload.base import NextRequest, PrefixContent, RequestTable
 from kvsim.workload.content import HashedContent
 from kvsim.workload.generated import Limits
-from kvsim.workload.readers import ReadReport, Trace
-from kvsim.workload.readers.weka import Conversation, conversations
+from kvsim.workload.streams import Streams
+from kvsim.workload.traces import ReadReport, Trace
+from kvsim.workload.traces.formats.weka import Conversation, conversations
 
 __all__ = ["ConversationReplay"]
 

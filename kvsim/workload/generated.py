@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from kvsim.errors import InputError
-from kvsim.streams import Streams
 from kvsim.workload.base import (
     CHUNK_ROWS,
     Floats,
@@ -24,6 +23,7 @@ from kvsim.workload.content import SegmentContent
 from kvsim.workload.distributions import cumulated_shares, drawn_places
 from kvsim.workload.lengths import LengthsDraw
 from kvsim.workload.prefix import Conversations, NoPrefix, PrefixGroups, draw_groups
+from kvsim.workload.streams import Streams
 
 __all__ = ["GeneratedWorkload", "Limits", "Marks"]
 

@@ -14,10 +14,10 @@ from typing import Annotated, Literal, Protocol
 import numpy as np
 from pydantic import Field, model_validator
 
-from kvsim.streams import Streams
 from kvsim.workload.base import Ints
 from kvsim.workload.described import Described, Tokens
 from kvsim.workload.distributions import RealDistribution
+from kvsim.workload.streams import Streams
 
 __all__ = ["IndependentLengths", "Lengths", "LengthsDraw", "PairDraw", "PairsFile"]
 
@@ -76,7 +76,7 @@ class PairsFile(Described):
         if self.pairs is not None:
             prompt, output = np.array(self.pairs, dtype=np.int64).T
         else:
-            from kvsim.workload.readers import read_lengths
+            from kvsim.workload.traces import read_lengths
 
             prompt, output = read_lengths(base_folder / str(self.file), self.format)
         return PairDraw(

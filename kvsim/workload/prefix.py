@@ -14,7 +14,6 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from kvsim.streams import Streams
 from kvsim.workload.base import Ints
 from kvsim.workload.described import Count, Described, NonNegative, Tokens, Whole
 from kvsim.workload.distributions import (
@@ -24,6 +23,7 @@ from kvsim.workload.distributions import (
     cumulated_shares,
     drawn_places,
 )
+from kvsim.workload.streams import Streams
 
 __all__ = ["Conversations", "NoPrefix", "Prefix", "PrefixGroups", "draw_groups"]
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from kvsim.errors import InputError
-from kvsim.streams import Streams
 from kvsim.workload.base import BATCH_ROWS, CHUNK_ROWS, RequestTable, cut, in_time_order, rechunked
 from kvsim.workload.content import HashedContent
 from kvsim.workload.generated import Limits
-from kvsim.workload.readers import ReadReport, Trace, TraceRow
+from kvsim.workload.streams import Streams
+from kvsim.workload.traces import ReadReport, Trace, TraceRow
 
 __all__ = ["TraceReplay", "table_of"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from kvsim.errors import InputError
-from kvsim.streams import Streams
 from kvsim.workload.base import CHUNK_ROWS, Floats, RequestTable, cut, in_time_order, rechunked
 from kvsim.workload.generated import Limits
-from kvsim.workload.readers.servegen import Client, Window, load_clients
+from kvsim.workload.streams import Streams
+from kvsim.workload.traces.formats.servegen import Client, Window, load_clients
 
 __all__ = ["ServeGenWorkload"]
 

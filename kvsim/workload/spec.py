@@ -21,7 +21,6 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from kvsim.catalog.validation import field_error
 from kvsim.errors import InputError, UnknownNameError
 from kvsim.workload.arrivals import Arrivals, AtOnce, ClosedLoopArrivals, Piecewise
 from kvsim.workload.base import ClosedLoop, Workload
@@ -39,9 +38,10 @@ from kvsim.workload.described import (
 from kvsim.workload.generated import GeneratedWorkload, Limits, Marks
 from kvsim.workload.lengths import Lengths, LengthsDraw, PairsFile
 from kvsim.workload.prefix import Conversations, NoPrefix, Prefix
-from kvsim.workload.readers import Trace, open_trace
 from kvsim.workload.replay import TraceReplay
 from kvsim.workload.servegen import ServeGenWorkload
+from kvsim.workload.traces import Trace, open_trace
+from kvsim.workload.validation import field_error
 
 __all__ = ["TraceSpec", "WorkloadSpec", "build_workload", "parse_workload"]
 
@@ -243,7 +243,7 @@ def parse_workload(description: Any) -> WorkloadSpec:
     --------
     >>> parse_workload({"arrivals": {"kind": "poisson", "rate": 0}})
     Traceback (most recent call last):
-    kvsim.checked.FieldError: workload.arrivals.rate = 0: should be greater than 0
+    kvsim.specs.checked.FieldError: workload.arrivals.rate = 0: should be greater than 0
     """
     content = {"workload": description}
     try:

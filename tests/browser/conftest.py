@@ -4,20 +4,18 @@ Trouble is a console error, a script error, a traceback on the page, or any requ
 another host than the server's.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT / "scripts")]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def pytest_collection_modifyitems(items):
     """Mark every test of this folder."""
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parents[2]
     for item in items:
         if here in Path(item.path).parents:
             item.add_marker(pytest.mark.browser)

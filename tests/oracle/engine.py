@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from kvsim.steptime import StepCost, StepLoad
+from kvsim.steptime.model import StepCost, StepLoad
 
 from .jobs import Arrivals, Job
 from .memory import Memory

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvsim.streams import Streams
 from kvsim.workload.base import ClosedLoop, RequestTable, Workload
 from kvsim.workload.content import PrefixContent
+from kvsim.workload.streams import Streams
 
 
 @dataclass(eq=False)

@@ -33,8 +33,8 @@ from kvsim.calibrate.measure.fitting import (
 )
 from kvsim.calibrate.measure.gemm import GemmCase
 from kvsim.errors import InputError
-from kvsim.hardware import AcceleratorProfile, HostCost, Link, StepCoefficients
-from kvsim.stepdefaults import class_coefficients
+from kvsim.specs.hardware import AcceleratorProfile, HostCost, Link, StepCoefficients
+from kvsim.steptime.defaults import class_coefficients
 
 __all__ = ["WAYS", "Calibration", "calibrate_rows", "fastest"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from kvsim.calibrate.measure.workspace import load_torch
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.errors import InputError, UnknownNameError, UnsupportedError
-from kvsim.hardware import AcceleratorProfile
+from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.units import MIB, parse_bytes
 
 __all__ = ["KINDS", "DeviceFacts", "available_bytes", "find_device", "shipped_profile"]

@@ -27,7 +27,7 @@ from kvsim.calibrate.measure.layers import LayersCase
 from kvsim.calibrate.measure.overhead import HostCase
 from kvsim.calibrate.rows import Floats, StepRows, rows_from_records
 from kvsim.errors import InputError
-from kvsim.hardware import StepCoefficients
+from kvsim.specs.hardware import StepCoefficients
 
 __all__ = ["PartFit", "fit_decode", "fit_host", "fit_layers", "fit_prefill", "fit_sum"]
 
@@ -179,7 +179,7 @@ _LAYER_PARAMETERS = (
 
 @dataclass(frozen=True, slots=True)
 class _LayerForm:
-    """The layers' share of `kvsim.steptime` with its coefficients free."""
+    """The layers' share of `kvsim.steptime.model` with its coefficients free."""
 
     rows: StepRows
     units: Mapping[str, float]

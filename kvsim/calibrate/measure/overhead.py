@@ -80,7 +80,7 @@ class HostCase(LocalCase):
         from kvsim.calibrate.twin.blueprint import Blueprint
         from kvsim.calibrate.twin.engine import TwinEngine
         from kvsim.calibrate.twin.paged import BlockPool
-        from kvsim.schedulers import StepPlan
+        from kvsim.simulator.schedulers import StepPlan
 
         shape = Blueprint(
             layers=0,
@@ -110,7 +110,7 @@ class HostCase(LocalCase):
 
 def _idle_scheduler(sequences: int) -> Any:
     """Stand in for a scheduler whose batch neither grows nor shrinks."""
-    from kvsim.request import Request
+    from kvsim.simulator.request import Request
 
     members = [Request(row, 0.0, _CONTEXT, _CONTEXT) for row in range(sequences)]
     each = ceil_div(_CONTEXT, BLOCK_SIZE)

@@ -18,7 +18,7 @@ from kvsim.calibrate.measure.gemm import GemmCase
 from kvsim.calibrate.profile import coefficient_lines
 from kvsim.catalog.accelerators import load_accelerator
 from kvsim.errors import InputError
-from kvsim.hardware import AcceleratorProfile, ByteQuantity, Interconnect, Quantity
+from kvsim.specs.hardware import AcceleratorProfile, ByteQuantity, Interconnect, Quantity
 from kvsim.units import GIB, format_bytes
 
 __all__ = ["Comparison", "comparisons", "measured_profile", "noisy_rows", "slug", "write_profile"]

@@ -24,7 +24,7 @@ from kvsim.calibrate.twin.blueprint import Blueprint
 from kvsim.calibrate.twin.decoder import Decoder
 from kvsim.calibrate.twin.paged import BlockPool
 from kvsim.errors import InvariantError
-from kvsim.request import Request
+from kvsim.simulator.request import Request
 from kvsim.units import ceil_div
 
 __all__ = ["BLOCK_TOKENS", "CACHES", "BatchCache", "Grow", "NoCache", "PagedCache", "Preallocated"]

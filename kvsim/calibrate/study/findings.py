@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from kvsim.catalog.models import find_model
-from kvsim.footprint import bytes_per_token
-from kvsim.precision import kv_format
+from kvsim.memory.footprint import bytes_per_token
+from kvsim.specs.precision import kv_format
 from kvsim.units import format_bytes
 
 __all__ = ["Claim", "Study", "StudyRow", "claims_of", "exponents_of", "growth_exponent"]

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvsim.assembly import prepare
 from kvsim.calibrate.study.caches import BLOCK_TOKENS, BatchCache
 from kvsim.calibrate.study.lockstep import StudyStep
 from kvsim.calibrate.twin.clock import StepSample
 from kvsim.engines.base import EngineOptions
-from kvsim.hardware import AcceleratorProfile
-from kvsim.kvreads import prefill_pairs
-from kvsim.model import ModelSpec
-from kvsim.scenario import EngineSpec, MemorySpec, Scenario, SchedulerSpec
-from kvsim.simulation import run_setup
-from kvsim.steptime import StepLoad
+from kvsim.runs.simulate import run_setup
+from kvsim.simulator.prepare import prepare
+from kvsim.simulator.scenario import EngineSpec, MemorySpec, Scenario, SchedulerSpec
+from kvsim.specs.hardware import AcceleratorProfile
+from kvsim.specs.model import ModelSpec
+from kvsim.steptime.kv_reads import prefill_pairs
+from kvsim.steptime.model import StepLoad
 from kvsim.units import ceil_div
 from kvsim.workload.spec import parse_workload
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kvsim.assembly import prepare
 from kvsim.calibrate.study.caches import BLOCK_TOKENS, CACHES, BatchCache, NoCache, Preallocated
-from kvsim.calibrate.study.command import StudyPlan
 from kvsim.calibrate.study.findings import Study, StudyRow, claims_of, exponents_of
 from kvsim.calibrate.study.lockstep import (
     Lockstep,
@@ -20,6 +18,7 @@ from kvsim.calibrate.study.lockstep import (
     time_cached,
     time_uncached,
 )
+from kvsim.calibrate.study.plan import StudyPlan
 from kvsim.calibrate.study.predict import (
     Generation,
     predict_generation,
@@ -31,9 +30,10 @@ from kvsim.calibrate.twin.clock import StepSample
 from kvsim.calibrate.twin.decoder import Decoder
 from kvsim.calibrate.twin.device import TORCH_DTYPES, Device
 from kvsim.calibrate.twin.warmup import fit_samples, with_coefficients
-from kvsim.hardware import AcceleratorProfile
-from kvsim.model import ModelSpec
-from kvsim.weights import weight_bytes
+from kvsim.memory.weights import weight_bytes
+from kvsim.simulator.prepare import prepare
+from kvsim.specs.hardware import AcceleratorProfile
+from kvsim.specs.model import ModelSpec
 
 __all__ = ["run_study"]
 
@@ -108,7 +108,7 @@ class _Bench:
 
 
 def run_study(plan: StudyPlan, model: ModelSpec, say: Say) -> Study:
-    """Check, time, fit, simulate, conclude; see `kvsim.calibrate.study.command`."""
+    """Check, time, fit, simulate, conclude; see `kvsim.calibrate.study.study_caches`."""
     device = Device.named(plan.device)
     dtype = device.dtype_for(model.dtype)
     model = model.model_copy(update={"dtype": dtype})

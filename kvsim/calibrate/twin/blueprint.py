@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvsim.attention import FullAttention
 from kvsim.errors import UnsupportedError
-from kvsim.model import DenseMlp, LayerGroup, ModelSpec
+from kvsim.specs.attention import FullAttention
+from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec
 
 __all__ = ["Blueprint", "tiny_model"]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvsim.calibrate.twin.engine import TwinEngine
-from kvsim.decoding import DecodeBatch
-from kvsim.schedulers import StepPlan
-from kvsim.stepclock import StepClock
-from kvsim.steptime import ConstantStepTime, StepLoad
+from kvsim.simulator.batch import DecodeBatch
+from kvsim.simulator.clock import StepClock
+from kvsim.simulator.schedulers import StepPlan
+from kvsim.steptime.model import ConstantStepTime, StepLoad
 
 __all__ = ["StepSample", "WallClock"]
 

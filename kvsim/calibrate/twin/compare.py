@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from kvsim.assembly import Setup
+from kvsim.calibrate.pairs import Pair
 from kvsim.calibrate.twin.clock import StepSample
 from kvsim.calibrate.twin.memory import workspace_bytes
 from kvsim.calibrate.twin.serve import MemoryUse, TwinRun
 from kvsim.engines import get_engine
-from kvsim.results import SimulationResult
-from kvsim.steptime import StepLoad
+from kvsim.results.result import SimulationResult
+from kvsim.simulator.prepare import Setup
+from kvsim.steptime.model import StepLoad
 
-__all__ = ["Comparison", "Pair", "StepErrors", "StepGroup", "compare", "compare_summaries"]
+__all__ = ["Comparison", "StepErrors", "StepGroup", "compare", "compare_summaries"]
 
 # Keys of the two summaries that are set side by side; those of `vllm bench serve`.
 SUMMARY_KEYS = (
@@ -37,24 +38,6 @@ SUMMARY_KEYS = (
     "completed",
     "preemptions",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One quantity, predicted and measured, in the unit that its name states."""
-
-    name: str
-    predicted: float
-    measured: float
-
-    @property
-    def error_percent(self) -> float | None:
-        """How far the prediction is off, percent of the measurement; None of nothing."""
-        return 100 * (self.predicted / self.measured - 1) if self.measured else None
-
-    def record(self) -> dict[str, Any]:
-        """The pair as JSON."""
-        return {**asdict(self), "error_percent": self.error_percent}
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from kvsim.calibrate.measure.timing import is_out_of_memory
 from kvsim.calibrate.measure.workspace import steady_torch
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.errors import InputError, UnknownNameError, UnsupportedError
-from kvsim.hardware import AcceleratorProfile, ByteQuantity, Interconnect, Quantity
+from kvsim.specs.hardware import AcceleratorProfile, ByteQuantity, Interconnect, Quantity
 from kvsim.units import GB
 
 __all__ = ["TORCH_DTYPES", "Device"]

@@ -17,8 +17,8 @@ from kvsim.calibrate.twin.decoder import Decoder
 from kvsim.calibrate.twin.memory import gathered_tokens
 from kvsim.calibrate.twin.paged import BlockPool
 from kvsim.errors import InvariantError
-from kvsim.request import Request
-from kvsim.schedulers import Scheduler, StepPlan
+from kvsim.simulator.request import Request
+from kvsim.simulator.schedulers import Scheduler, StepPlan
 
 __all__ = ["TwinEngine"]
 

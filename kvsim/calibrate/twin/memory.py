@@ -11,8 +11,8 @@ The three follow one another, so the peak is the largest of them.
 
 from __future__ import annotations
 
-from kvsim.assembly import Setup
 from kvsim.calibrate.twin.blueprint import Blueprint
+from kvsim.simulator.prepare import Setup
 from kvsim.units import MIB
 
 __all__ = ["GATHER_BYTES", "gathered_tokens", "workspace_bytes"]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kvsim.calibrate.twin.blueprint import Blueprint
 from kvsim.errors import InvariantError
-from kvsim.request import Request
+from kvsim.simulator.request import Request
 
 __all__ = ["BlockPool", "BlockTable", "Blocks"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvsim.assembly import Setup
 from kvsim.engines.base import EngineOptions
-from kvsim.kvreads import prefill_pairs
-from kvsim.model import ModelSpec
-from kvsim.scenario import EngineSpec, MemorySpec, Scenario
-from kvsim.steptime import StepLoad
+from kvsim.simulator.prepare import Setup
+from kvsim.simulator.scenario import EngineSpec, MemorySpec, Scenario
+from kvsim.specs.model import ModelSpec
+from kvsim.steptime.kv_reads import prefill_pairs
+from kvsim.steptime.model import StepLoad
 from kvsim.workload.spec import parse_workload
 
 __all__ = ["Question", "capacity_requests_per_s", "question_for"]

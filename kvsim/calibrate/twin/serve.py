@@ -6,8 +6,6 @@ import gc
 from dataclasses import dataclass
 from functools import partial
 
-from kvsim.arrivals import ArrivalQueue
-from kvsim.assembly import Setup, make_scheduler
 from kvsim.calibrate.twin.blueprint import Blueprint
 from kvsim.calibrate.twin.clock import StepSample, WallClock
 from kvsim.calibrate.twin.decoder import Decoder
@@ -15,14 +13,16 @@ from kvsim.calibrate.twin.device import TORCH_DTYPES, Device
 from kvsim.calibrate.twin.engine import TwinEngine
 from kvsim.calibrate.twin.paged import BlockPool
 from kvsim.errors import UnsupportedError
-from kvsim.kvreads import prefill_pairs
-from kvsim.recorder import Recorder
-from kvsim.replica import Replica, run_replica
-from kvsim.results import SimulationResult
-from kvsim.simulation import collector_paused
-from kvsim.streams import Streams
-from kvsim.weights import weight_bytes
+from kvsim.memory.weights import weight_bytes
+from kvsim.results.result import SimulationResult
+from kvsim.runs.simulate import collector_paused
+from kvsim.simulator.arrival_queue import ArrivalQueue
+from kvsim.simulator.prepare import Setup, make_scheduler
+from kvsim.simulator.recorder import Recorder
+from kvsim.simulator.replica import Replica, run_replica
+from kvsim.steptime.kv_reads import prefill_pairs
 from kvsim.workload.spec import build_workload
+from kvsim.workload.streams import Streams
 
 __all__ = ["MemoryUse", "Twin", "TwinRun"]
 

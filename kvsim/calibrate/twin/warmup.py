@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.assembly import Setup
 from kvsim.calibrate.fit import predict
 from kvsim.calibrate.rows import StepRows, rows_from_records
 from kvsim.calibrate.twin.clock import StepSample
 from kvsim.calibrate.twin.serve import Twin
 from kvsim.engines.base import Deployment
 from kvsim.errors import InputError, MissingExtraError
-from kvsim.hardware import AcceleratorProfile, StepCoefficients
-from kvsim.model import ModelSpec
-from kvsim.rankwork import RankWork
-from kvsim.steptime import StepLoad
-from kvsim.weights import decode_read_bytes
+from kvsim.memory.weights import decode_read_bytes
+from kvsim.simulator.prepare import Setup
+from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
+from kvsim.specs.model import ModelSpec
+from kvsim.steptime.model import StepLoad
+from kvsim.steptime.rank_work import RankWork
 from kvsim.workload.spec import parse_workload
 
 __all__ = ["WarmUp", "fit_samples", "step_rows", "with_coefficients"]

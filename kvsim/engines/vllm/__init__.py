@@ -9,7 +9,7 @@
     layout     groups + KV bytes -> blocks, concurrency, logged tokens, three regimes
     overheads  what is neither weights nor KV: activations, non-torch memory, CUDA graphs
     budget     total memory -> bytes left for KV, on the tightest rank
-    command    the ``vllm serve`` line
+    launch     the ``vllm serve`` line
 """
 
 from kvsim.engines.vllm.engine import VLLM

@@ -17,9 +17,9 @@ from kvsim.engines.vllm.overheads import (
     sampler_of,
 )
 from kvsim.engines.vllm.rules import Rules
-from kvsim.loading import loaded_weight_bytes
-from kvsim.precision import weight_format
-from kvsim.weights import Shard, stage_layers
+from kvsim.memory.loading import loaded_weight_bytes
+from kvsim.memory.weights import Shard, stage_layers
+from kvsim.specs.precision import weight_format
 
 __all__ = ["stage_budget", "tightest_stage"]
 

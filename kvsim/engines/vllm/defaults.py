@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvsim.attention import (
+from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.common import check_options, fill
+from kvsim.engines.vllm.rules import Rules, architecture, card_class
+from kvsim.errors import InputError
+from kvsim.memory.footprint import layer_caches
+from kvsim.specs.attention import (
     CompressedLatentAttention,
     LatentAttention,
     RecurrentState,
     heads_per_rank,
 )
-from kvsim.checked import defaults
-from kvsim.engines.base import Deployment, EngineOptions
-from kvsim.engines.common import check_options, fill
-from kvsim.engines.vllm.rules import Rules, architecture, card_class
-from kvsim.errors import InputError
-from kvsim.footprint import layer_caches
-from kvsim.model import ModelSpec
-from kvsim.precision import kv_format, weight_format
+from kvsim.specs.checked import defaults
+from kvsim.specs.model import ModelSpec
+from kvsim.specs.precision import kv_format, weight_format
 
 __all__ = ["FLAGS", "has_recurrent_layers", "resolve_options"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget
 from kvsim.engines.vllm.budget import stage_budget, tightest_stage
-from kvsim.engines.vllm.command import serve_command
 from kvsim.engines.vllm.defaults import resolve_options
+from kvsim.engines.vllm.launch import serve_command
 from kvsim.engines.vllm.layout import Layout, capacity_of, layout_of
 from kvsim.engines.vllm.rules import NEWEST, Rules
-from kvsim.weights import stage_layers
+from kvsim.memory.weights import stage_layers
 
 __all__ = ["VLLM"]
 

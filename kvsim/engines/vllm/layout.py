@@ -16,8 +16,8 @@ from kvsim.engines.vllm.groups import (
 from kvsim.engines.vllm.pages import PageSpec, Reserve, layer_pages
 from kvsim.engines.vllm.rules import Rules
 from kvsim.errors import UnsupportedError
-from kvsim.footprint import bytes_per_token
-from kvsim.precision import kv_format
+from kvsim.memory.footprint import bytes_per_token
+from kvsim.specs.precision import kv_format
 
 __all__ = ["Layout", "capacity_of", "layout_of"]
 

@@ -14,19 +14,19 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from kvsim.attention import (
+from kvsim.engines.base import Deployment
+from kvsim.engines.common import read_data
+from kvsim.engines.vllm.rules import Rules, architecture, entry_at
+from kvsim.memory.weights import stage_layers
+from kvsim.specs.attention import (
     Attention,
     CompressedLatentAttention,
     FullAttention,
     LatentAttention,
     RecurrentState,
 )
-from kvsim.engines.base import Deployment
-from kvsim.engines.common import read_data
-from kvsim.engines.vllm.rules import Rules, architecture, entry_at
-from kvsim.model import LayerGroup, Mlp, MoeMlp
+from kvsim.specs.model import LayerGroup, Mlp, MoeMlp
 from kvsim.units import GIB, MIB, ceil_div
-from kvsim.weights import stage_layers
 
 __all__ = [
     "ProfiledStep",

@@ -17,7 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from kvsim.attention import (
+from kvsim.engines.base import Deployment
+from kvsim.errors import InputError
+from kvsim.specs.attention import (
     Attention,
     ChunkedAttention,
     CompressedLatentAttention,
@@ -27,9 +29,7 @@ from kvsim.attention import (
     RecurrentState,
     SlidingAttention,
 )
-from kvsim.engines.base import Deployment
-from kvsim.errors import InputError
-from kvsim.precision import KVFormat, kv_format
+from kvsim.specs.precision import KVFormat, kv_format
 from kvsim.units import ceil_div
 
 __all__ = ["LayerPage", "PageSpec", "Reserve", "align_to_states", "layer_pages"]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from kvsim.engines.common import parse_release, read_data
 from kvsim.errors import UnsupportedError
-from kvsim.hardware import AcceleratorProfile
+from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.units import GIB
 
 __all__ = ["NEWEST", "OLDEST", "Rules", "architecture", "card_class", "entry_at"]

@@ -1,0 +1,1 @@
+"""Coefficients from tables that others published."""

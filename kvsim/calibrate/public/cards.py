@@ -1,0 +1,252 @@
+"""From a folder of public tables to one card's coefficients.
+
+========================  ==========================================  ==================
+card                      tables                                      what they give
+========================  ==========================================  ==================
+A100, H100, H200, L40S    ``aiconfigurator/*_{card}_*.csv``           all but host time
+RTX 4090, RTX PRO 6000    ``llmservingsim/{card}_*_tp1_*.csv``        all but host time
+A40                       ``vidur/mlp_median_a40.csv``                GEMMs and layers
+========================  ==========================================  ==================
+
+Host time comes from ``aiconfigurator/silicon_e2e.csv``, fitted an engine at a time. Kernel
+sums lack norms, rotary and activation, which are added to each layer as measured elsewhere.
+Layer tables hold every kernel of a step; beside them an engine that schedules the next step
+while the device runs this one (vLLM 0.19) has only its cost a sequence left. That was read
+off the two served runs of these cards (``bench_*``), so a replay of those runs is no blind
+test of their host time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvsim.calibrate.fit import (
+    FITTED_ON,
+    Datasheet,
+    Fit,
+    fit_fp8,
+    fit_link,
+    fit_steps,
+    round_significant,
+)
+from kvsim.calibrate.public.hosts import HostFit, HostRules, fit_hosts, host_cost
+from kvsim.calibrate.public.layers import LayerTables, layer_steps
+from kvsim.calibrate.public.serving import read_served
+from kvsim.calibrate.public.tables import KernelTables, Precision, kernel_sums
+from kvsim.calibrate.public.vidur import read_layers
+from kvsim.calibrate.rows import StepRows
+from kvsim.calibrate.shapes import LLAMA_3_8B
+from kvsim.errors import UnsupportedError
+from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
+from kvsim.steptime.defaults import class_coefficients
+
+__all__ = [
+    "CARDS",
+    "Card",
+    "card_of",
+    "card_rows",
+    "fit_card",
+    "fit_rows",
+    "fit_served",
+    "with_host_costs",
+]
+
+_LEAST_STEP_BYTES = 32e9
+# Two norms, rotary and activation of one layer at few tokens: 8.5 us on RTX 4090 and 10.2 us
+# on RTX PRO 6000 in LLMServingSim's vLLM profiles.
+_ELEMENTWISE_SECONDS = 9e-6
+_FP8 = Precision("fp8", "fp8")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Where the tables of one accelerator are.
+
+    Parameters
+    ----------
+    accelerator : str
+        Name of its profile.
+    kind : str
+        "kernels", "layers" or "gemms": see the module's table.
+    stem : str
+        The card's word in file names.
+    fp8 : bool
+        Whether the tables hold fp8 rows too.
+    """
+
+    accelerator: str
+    kind: str
+    stem: str
+    fp8: bool = False
+
+
+CARDS = (
+    Card("A100-SXM4-80GB", "kernels", "a100_sxm"),
+    Card("H100-SXM5-80GB", "kernels", "h100_sxm", fp8=True),
+    Card("H200-SXM-141GB", "kernels", "h200_sxm", fp8=True),
+    Card("L40S", "kernels", "l40s", fp8=True),
+    Card("RTX4090", "layers", "RTX4090_Llama-3.1-8B"),
+    Card("RTXPRO6000-Blackwell-Server", "layers", "RTXPRO6000_Llama-3.1-8B"),
+    Card("A40", "gemms", "a40"),
+)
+_FOLDERS = {"kernels": "aiconfigurator", "layers": "llmservingsim", "gemms": "vidur"}
+_SOURCES = {
+    "kernels": "kernel sums of aiconfigurator's vLLM tables (Apache-2.0)",
+    "layers": "layer tables of LLMServingSim's vLLM profile (MIT)",
+    "gemms": "vidur's layer tables (MIT); attention: class median",
+}
+
+
+def card_of(profile: AcceleratorProfile) -> Card:
+    """Return where the tables of an accelerator are.
+
+    Raises
+    ------
+    UnsupportedError
+        When no public table covers it.
+    """
+    for card in CARDS:
+        if card.accelerator == profile.name:
+            return card
+    known = ", ".join(card.accelerator for card in CARDS)
+    raise UnsupportedError(
+        f"no table reader knows {profile.name}; known are {known}; or give measured steps "
+        "with --rows"
+    )
+
+
+def card_rows(
+    folder: Path, card: Card, profile: AcceleratorProfile, precision: Precision | None = None
+) -> StepRows:
+    """Read a card's tables and make up its steps.
+
+    Raises
+    ------
+    InputError
+        When a table is missing or broken.
+    """
+    place = _place(folder, card)
+    if card.kind == "kernels":
+        tables = KernelTables.read(place, card.stem, precision)
+        return kernel_sums(tables, profile.memory_bytes, l2_bytes=profile.l2_bytes or 0)
+    if card.kind == "layers":
+        # a 24 GB card holds few long steps of this model; those of 32 GB say more of its rates
+        memory_bytes = max(profile.memory_bytes, _LEAST_STEP_BYTES)
+        return layer_steps(LayerTables.read(place, card.stem), LLAMA_3_8B, memory_bytes)
+    return read_layers(place / f"mlp_median_{card.stem}.csv")
+
+
+def _place(folder: Path, card: Card) -> Path:
+    """Return the source's own folder where there is one, else the folder as given."""
+    inner = folder / _FOLDERS[card.kind]
+    return inner if inner.is_dir() else folder
+
+
+def fit_served(
+    folder: Path, cards: Sequence[Card], fits: Sequence[Fit], rules: HostRules | None = None
+) -> list[HostFit]:
+    """Fit the engines' host costs to the served runs on these cards.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of tables.
+    cards, fits : sequences of equal length
+        Cards and their kernel fits.
+    rules : HostRules, optional
+        What counts as one engine, and which runs count.
+    """
+    place = folder / _FOLDERS["kernels"]
+    runs = read_served((place if place.is_dir() else folder) / "silicon_e2e.csv")
+    rates = {card.stem: fit.coefficients for card, fit in zip(cards, fits, strict=True)}
+    return fit_hosts(runs, rates, rules)
+
+
+def fit_card(folder: Path, profile: AcceleratorProfile) -> Fit:
+    """Fit one card's kernel coefficients: rates, links, fp8; host costs are left at zero.
+
+    Raises
+    ------
+    UnsupportedError
+        When no public table covers the card.
+    InputError
+        When a table is missing or broken.
+    """
+    card = card_of(profile)
+    rows = card_rows(folder, card, profile)
+    summed = card.kind == "kernels"
+    fit = fit_rows(rows, profile, _base(folder, card, profile), summed=summed)
+    rates = fit.coefficients
+    if card.fp8:
+        rates = fit_fp8(card_rows(folder, card, profile, _FP8), rates).coefficients
+    if summed:
+        layer_seconds = round_significant(rates.layer_seconds + _ELEMENTWISE_SECONDS)
+        rates = rates.model_copy(update={"layer_seconds": layer_seconds})
+    return Fit(rates, fit.error_percent, fit.row_count)
+
+
+def fit_rows(
+    rows: StepRows,
+    profile: AcceleratorProfile,
+    base: StepCoefficients,
+    *,
+    summed: bool = False,
+) -> Fit:
+    """Fit measured steps of a card and write down what they were.
+
+    Parameters
+    ----------
+    rows : StepRows
+        Steps.
+    profile : AcceleratorProfile
+        Its datasheet bounds the rates.
+    base : StepCoefficients
+        Engine, source, links and host costs.
+    summed : bool
+        Whether mixed steps are sums of separate kernels.
+    """
+    datasheet = Datasheet(profile.bandwidth_bytes_per_s, profile.flops_per_s("bf16"))
+    fit = fit_steps(rows, datasheet, base, summed=summed)
+    phases = ", ".join(sorted(set(rows.phase.tolist())))
+    notes = {
+        "fitted_on": f"{len(rows)} {phases} steps of {', '.join(rows.models())}",
+        "error_percent": fit.error_percent,
+    }
+    return Fit(fit.coefficients.model_copy(update=notes), fit.error_percent, fit.row_count)
+
+
+def _base(folder: Path, card: Card, profile: AcceleratorProfile) -> StepCoefficients:
+    """What is known before the fit: the source, and the links."""
+    links = class_coefficients(profile).collectives
+    if card.kind == "kernels":
+        times = KernelTables.read(_place(folder, card), card.stem).all_reduce
+        links = {degree: fit_link(sizes) for degree, sizes in sorted(times.items())}
+    return class_coefficients(profile).model_copy(
+        update={
+            "source": _SOURCES[card.kind],
+            "date": FITTED_ON,
+            "collectives": links,
+            "host_seconds": 0.0,
+            "sequence_seconds": 0.0,
+        }
+    )
+
+
+def with_host_costs(
+    coefficients: StepCoefficients, card: Card, fits: Sequence[HostFit]
+) -> StepCoefficients:
+    """Add the host costs of vLLM, and beside them those of the other engines."""
+    default = host_cost(fits, coefficients.engine)
+    others = sorted({fit.engine for fit in fits} - {coefficients.engine})
+    complete = card.kind == "layers"
+    part = "cost a sequence" if complete else "host"
+    return coefficients.model_copy(
+        update={
+            "source": f"{coefficients.source}; {part}: {default.source}",
+            "host_seconds": 0.0 if complete else default.host_seconds,
+            "sequence_seconds": default.sequence_seconds,
+            "host_costs": {engine: host_cost(fits, engine) for engine in others},
+        }
+    )

@@ -1,0 +1,91 @@
+"""What ``kvsim calibrate fit`` does: choose the rows, fit, write, and say how good it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kvsim.calibrate.fit import FITTED_ON, Fit
+from kvsim.calibrate.profile import coefficient_lines, profile_path, write_coefficients
+from kvsim.calibrate.public.cards import (
+    CARDS,
+    card_of,
+    fit_card,
+    fit_rows,
+    fit_served,
+    with_host_costs,
+)
+from kvsim.calibrate.rows import read_rows
+from kvsim.catalog.accelerators import find_accelerator
+from kvsim.errors import InputError
+from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
+from kvsim.steptime.defaults import class_coefficients
+
+__all__ = ["fit_command", "fit_profile"]
+
+# Served runs exist for these cards; their host costs are then every card's.
+_SERVED_ON = ("H100-SXM5-80GB", "H200-SXM-141GB")
+
+
+def fit_command(*, gpu: str, tables: Path | None, rows: Path | None, output: Path | None) -> str:
+    """Fit, write the profile where `output` is given, and return what to print.
+
+    Raises
+    ------
+    InputError
+        Unless exactly one of `tables` and `rows` is given, or when they cannot be read.
+    UnsupportedError
+        When no table covers the accelerator.
+    """
+    profile = find_accelerator(gpu)
+    if tables is not None and rows is None:
+        fit = fit_profile(tables, profile)
+    elif rows is not None and tables is None:
+        fit = fit_rows(read_rows(rows), profile, _known(profile, rows))
+    else:
+        raise InputError("give either --tables FOLDER or --rows FILE")
+    block = coefficient_lines(fit.coefficients)
+    if output is not None:
+        write_coefficients(output, fit.coefficients, like=_lines_of(gpu, profile))
+    where = f"# written to {output}\n" if output else ""
+    return f"# {profile.name}: {fit.row_count} rows, {fit.error_percent:.1f} % off\n{where}{block}"
+
+
+def fit_profile(tables: Path, profile: AcceleratorProfile) -> Fit:
+    """Fit one accelerator from a folder of tables, host costs included.
+
+    Raises
+    ------
+    InputError
+        When the folder or a table is missing.
+    UnsupportedError
+        When no table covers the accelerator.
+    """
+    if not tables.is_dir():
+        raise InputError("no such folder", where=str(tables))
+    fit = fit_card(tables, profile)
+    served = [card for card in CARDS if card.accelerator in _SERVED_ON]
+    kernels = [fit_card(tables, find_accelerator(card.accelerator)) for card in served]
+    hosts = fit_served(tables, served, kernels)
+    return Fit(
+        with_host_costs(fit.coefficients, card_of(profile), hosts), fit.error_percent, fit.row_count
+    )
+
+
+def _known(profile: AcceleratorProfile, rows: Path) -> StepCoefficients:
+    """What a user's own steps do not say: links, host costs and fp8 are the profile's."""
+    known = profile.coefficients or class_coefficients(profile)
+    return known.model_copy(
+        update={
+            "source": f"fitted to {rows.name}",
+            "date": FITTED_ON,
+            "host_seconds": 0.0,
+            "sequence_seconds": 0.0,
+            "host_costs": {},
+        }
+    )
+
+
+def _lines_of(gpu: str, profile: AcceleratorProfile) -> Path:
+    """The file that the profile was read from."""
+    given = Path(gpu).expanduser()
+    return given if given.is_file() else profile_path(profile)

@@ -1,0 +1,1 @@
+"""What real servers printed and served, beside the plan and the simulation."""

@@ -1,0 +1,356 @@
+"""SGLang: a fraction of what is free before the load, for weights and KV together.
+
+::
+
+    total
+    ├── CUDA context                            gone before SGLang looks
+    └── free before the load
+        ├── x mem_fraction_static               weights, then the pools
+        │     rest = free_after_weights - free_before_weights * (1 - fraction)
+        └── x (1 - mem_fraction_static)         activations and CUDA graphs
+
+The rest is cut into tokens of one size (the *cell*), or between two pools (full and window
+layers) or three (recurrent states). Rules are those of SGLang 0.5.23's ``memory_hook.py``
+and ``pool_configurator.py``, and of ``model_runner.profile_max_num_token`` before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvsim.engines.base import Capacity, Deployment, Engine, EngineOptions, MemoryBudget
+from kvsim.engines.common import (
+    check_kv_format,
+    check_options,
+    context_length,
+    fill,
+    heaviest_stage,
+    parse_release,
+    read_data,
+    refuse_kinds,
+    resolve_kv_format,
+)
+from kvsim.engines.sglang.pools import Cells, PoolRules, Pools, measure_cells, split_pools
+from kvsim.errors import InputError
+from kvsim.memory.footprint import layer_caches
+from kvsim.memory.weights import Shard, rank_weight_bytes
+from kvsim.specs.precision import KVFormat, kv_format
+from kvsim.units import GIB, MIB, ceil_div
+
+__all__ = ["SGLang"]
+
+_OLDEST, _NEWEST = "0.4", "0.5.23"
+_KV_FORMATS = ("bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2", "mxfp8", "nvfp4", "fp8_ds_mla")
+_SPARSE_PAGE = 64
+
+_FLAGS = {
+    "tensor_parallel_size": "--tp-size",
+    "pipeline_parallel_size": "--pp-size",
+    "data_parallel_size": "--dp-size",
+    "decode_context_parallel_size": "--dcp-size",
+    "enable_dp_attention": "--enable-dp-attention",
+    "enable_expert_parallel": "--ep-size",
+    "dtype": "--dtype",
+    "quantization": "--quantization",
+    "kv_cache_dtype": "--kv-cache-dtype",
+    "gpu_memory_utilization": "--mem-fraction-static",
+    "max_model_len": "--context-length",
+    "max_num_seqs": "--max-running-requests",
+    "max_num_batched_tokens": "--chunked-prefill-size",
+    "block_size": "--page-size",
+    "enforce_eager": "--disable-cuda-graph",
+    "enable_prefix_caching": "--disable-radix-cache",
+    "disable_hybrid_kv_cache_manager": "--disable-hybrid-swa-memory",
+    "swa_full_tokens_ratio": "--swa-full-tokens-ratio",
+    "num_gpu_blocks_override": "--max-total-tokens",
+}
+_HINTS = {
+    "kv_cache_memory_bytes": "set --mem-fraction-static (--gpu-memory-utilization here)",
+    "swa_full": "its word for that is --disable-hybrid-swa-memory",
+    "kv_cache_dtype_v": "K and V share --kv-cache-dtype",
+}
+
+
+class SGLang(Engine):
+    """SGLang 0.4 to 0.5.23."""
+
+    name = "sglang"
+    newest_version = _NEWEST
+
+    def __init__(self, version: str = "") -> None:
+        super().__init__(version)
+        self.release = parse_release(self.name, self.version, _OLDEST, _NEWEST)
+        self.data: dict[str, Any] = read_data("sglang_overheads")
+
+    def _since(self, change: str) -> bool:
+        return self.release >= tuple(self.data["releases"][change]["release"])
+
+    def resolve(self, deployment: Deployment) -> Deployment:
+        """Fill SGLang's defaults for this card.
+
+        ``max_num_seqs`` becomes the floor of SGLang's clamp; `running_limit` gives the
+        limit that follows from a capacity.
+        """
+        options, model = deployment.options, deployment.model
+        check_options(self.name, options, _FLAGS, _HINTS)
+        refuse_kinds(self.name, model, "compressed_latent", "cross")
+        _check_parallelism(options)
+        sparse = any(getattr(a, "indexer_dim", None) for _, a in layer_caches(model))
+        fmt = self._kv_format(deployment, sparse)
+        check_kv_format(self.name, "--kv-cache-dtype", fmt, _KV_FORMATS)
+        named = options.model_copy(update={"kv_cache_dtype": fmt.name})
+        partly = fill(
+            Deployment(model, deployment.accelerator, named),
+            max_model_len=model.max_position_embeddings,
+            max_num_batched_tokens=self._device_class(deployment)["chunked_prefill"],
+            max_num_seqs=self.data["running_requests"]["least"],
+            block_size=_SPARSE_PAGE if sparse else 1,
+            enable_prefix_caching=True,
+            swa_full_tokens_ratio=self.data["swa_full_tokens_ratio"],
+        )
+        resolved = fill(partly, gpu_memory_utilization=self._default_fraction(partly))
+        self._cells(resolved)
+        return resolved
+
+    def _kv_format(self, deployment: Deployment, sparse: bool) -> KVFormat:
+        """Sparse MLA keeps fp8 in 656-byte entries, and prefers fp8 on Blackwell."""
+        blackwell = deployment.accelerator.name.startswith(("B200", "B300", "GB"))
+        fmt = resolve_kv_format(deployment)
+        if sparse and blackwell and deployment.options.kv_cache_dtype in (None, "auto"):
+            fmt = kv_format("fp8_e4m3")
+        return kv_format("fp8_ds_mla") if sparse and fmt.name == "fp8_e4m3" else fmt
+
+    def _device_class(self, deployment: Deployment) -> dict[str, Any]:
+        key = "reserve_formula" if self._since("reserve_formula") else "before"
+        memory_gib = deployment.accelerator.memory_bytes / GIB
+        rows: list[dict[str, Any]] = self.data["device_classes"][key]
+        return next(row for row in rows if memory_gib < row["below_gib"])
+
+    def _default_fraction(self, deployment: Deployment) -> float:
+        """``mem_fraction_static`` where the user sets none."""
+        if not self._since("reserve_formula"):
+            tp = deployment.options.tensor_parallel_size
+            steps = self.data["fraction_by_tp"]["values"]
+            return float(next(fraction for least, fraction in steps if tp >= least))
+        total_mib = deployment.accelerator.memory_bytes / MIB
+        fraction = round((total_mib - self._reserve_mib(deployment)) / total_mib, 3)
+        if fraction <= 0:
+            raise InputError(
+                f"SGLang would reserve all of {deployment.accelerator.name} for activations",
+                where="--mem-fraction-static",
+                fix="set --gpu-memory-utilization or a smaller --max-num-batched-tokens",
+            )
+        return fraction
+
+    def _reserve_mib(self, deployment: Deployment) -> float:
+        """Memory kept for activations and graphs: constant + chunk + ranks + graphs."""
+        terms, options = self.data["reserve_mib"], deployment.options
+        ranks = options.tensor_parallel_size * options.pipeline_parallel_size
+        reserve = (
+            terms["constant"]
+            + terms["per_chunk_token"] * max(options.max_num_batched_tokens or 0, 2048)
+            + terms["per_8_ranks"] * ranks / 8
+            + self._graph_mib(deployment)
+        )
+        large = deployment.accelerator.memory_bytes > 60 * GIB
+        return float(max(reserve, terms["floor_over_60_gib"]) if large else reserve)
+
+    def _graph_mib(self, deployment: Deployment) -> float:
+        terms, options = self.data["reserve_mib"], deployment.options
+        if options.enforce_eager:
+            return 0.0
+        wide = options.tensor_parallel_size >= 4
+        batch = self._device_class(deployment)["decode_batch_wide" if wide else "decode_batch"]
+        graphs = terms["per_decode_sequence"] * batch
+        if options.enable_dp_attention:
+            over = "_over_300" if batch > 300 else ""
+            per_sequence = terms[f"dp_attention_per_sequence{over}"]
+            graphs += per_sequence * batch * options.data_parallel_size
+        if self._since("prefill_graphs"):
+            latent = any(a.kind == "latent" for _, a in layer_caches(deployment.model))
+            plain = terms["prefill_graph"] * terms["prefill_graph_count"]
+            graphs += terms["prefill_graphs_mla"] if latent else plain
+        return float(graphs)
+
+    def budget(self, deployment: Deployment) -> MemoryBudget:
+        """``rest = free_after_weights - free_before_weights * (1 - fraction)``, tightest rank.
+
+        The budget includes the CUDA context, so that the terms add up to the total; what
+        activations and graphs use lies outside it, in the remaining fraction.
+        """
+        stages = range(deployment.options.pipeline_parallel_size)
+        budgets = [self._stage_budget(deployment, stage) for stage in stages]
+        return min(budgets, key=lambda budget: budget.kv_cache_bytes)
+
+    def _stage_budget(self, deployment: Deployment, stage: int) -> MemoryBudget:
+        options, total = deployment.options, deployment.accelerator.memory_bytes
+        context, overhead = self.data["cuda_context_gib"], self.data["load_overhead_gib"]
+        context_bytes = round(context["value"] * GIB)
+        overhead_bytes = round(overhead["value"] * GIB)
+        weights = self._weight_bytes(deployment, stage)
+        fraction = options.gpu_memory_utilization or self._default_fraction(deployment)
+        budget = context_bytes + int((total - context_bytes) * fraction)
+        return MemoryBudget(
+            total_bytes=total,
+            budget_bytes=budget,
+            weights_bytes=weights,
+            activation_bytes=0,
+            non_torch_bytes=context_bytes + overhead_bytes,
+            cuda_graph_bytes=0,
+            kv_cache_bytes=budget - weights - context_bytes - overhead_bytes,
+            provenance=(
+                ("activation_bytes", "outside the budget, in 1 - mem_fraction_static"),
+                ("cuda_graph_bytes", "outside the budget, in 1 - mem_fraction_static"),
+                ("non_torch_bytes", f"{context['source']}; {overhead['source']}"),
+            ),
+        )
+
+    def _weight_bytes(self, deployment: Deployment, stage: int) -> int:
+        options = deployment.options
+        tp, expert_parallel = options.tensor_parallel_size, options.enable_expert_parallel
+        return rank_weight_bytes(
+            deployment.model,
+            Shard(
+                tp=tp,
+                pp=options.pipeline_parallel_size,
+                stage=stage,
+                ep=tp if expert_parallel else 1,
+                attention_tp=_attention_tp(options),
+            ),
+            dtype=options.dtype,
+            quantization=options.quantization,
+        )
+
+    def _cells(self, deployment: Deployment) -> Cells:
+        """Bytes that a token costs on the heaviest pipeline stage."""
+        options = deployment.options
+        heads_tp = max(1, _attention_tp(options) // options.decode_context_parallel_size)
+
+        def of_stage(layers: Any) -> Cells:
+            return measure_cells(
+                deployment.model,
+                resolve_kv_format(deployment),
+                heads_tp,
+                layers=layers,
+                count_indexer=self._since("indexer_counted"),
+                hybrid=not options.disable_hybrid_kv_cache_manager,
+            )
+
+        return of_stage(heaviest_stage(deployment, lambda layers: of_stage(layers).bytes_at(4096)))
+
+    def pools(self, deployment: Deployment, kv_bytes: int) -> Pools:
+        """Tokens and states that `kv_bytes` of one rank are cut into."""
+        options, page = deployment.options, deployment.options.block_size or 1
+        radix = options.enable_prefix_caching is not False
+        rules = PoolRules(
+            page=page,
+            window_ratio=options.swa_full_tokens_ratio or self.data["swa_full_tokens_ratio"],
+            state_ratio=self.data["mamba_full_memory_ratio"],
+            most_states=None if radix else options.max_num_seqs,
+            most_tokens=(options.num_gpu_blocks_override or 0) * page or None,
+        )
+        return split_pools(self._cells(deployment), rules, max(0, kv_bytes))
+
+    def running_limit(self, deployment: Deployment, kv_bytes: int) -> int:
+        """``max_running_requests`` as SGLang derives it, or the user's if that is less."""
+        rule, options = self.data["running_requests"], deployment.options
+        pools = self.pools(deployment, kv_bytes)
+        wanted = int(pools.full_tokens / context_length(deployment) * rule["per_context"])
+        limit: int = min(max(wanted, rule["least"]), rule["most"], pools.full_tokens // 2)
+        if pools.states is not None:
+            limit = min(limit, pools.states // self._states_per_request(options))
+        explicit = options.max_num_seqs not in (None, rule["least"])
+        return min(limit, options.max_num_seqs or limit) if explicit else limit
+
+    def _states_per_request(self, options: EngineOptions) -> int:
+        """The radix cache keeps states of shared prefixes beside the running one."""
+        cached = options.enable_prefix_caching is not False
+        return int(self.data["mamba_slots_per_request"]) if cached else 1
+
+    def capacity(self, deployment: Deployment, kv_bytes: int) -> Capacity:
+        """Cut `kv_bytes` of one rank into SGLang's pools.
+
+        ``logged_tokens`` is ``max_total_num_tokens``: the full-attention pool's. Admission
+        asks both pools (a window and a page a request) and the state slots, three a request
+        beside the radix cache.
+        """
+        options, length = deployment.options, context_length(deployment)
+        cells, pools = self._cells(deployment), self.pools(deployment, kv_bytes)
+        page, dcp = options.block_size or 1, options.decode_context_parallel_size
+        per_request, local = self._states_per_request(options), ceil_div(length, dcp)
+        admission = pools.sequences(local, cells.window_tokens(local, page), per_request)
+        steady = pools.sequences(local, cells.window_tokens(local), 1)
+        all_full = pools.sequences(local, local, per_request)
+        return Capacity(
+            kv_cache_bytes=kv_bytes,
+            kv_cache_dtype=resolve_kv_format(deployment).name,
+            bytes_per_token=cells.full_bytes + cells.window_bytes,
+            block_size=page,
+            bytes_per_block=page * cells.full_bytes,
+            num_blocks=pools.full_tokens // page,
+            max_model_len=length,
+            max_concurrency=admission,
+            logged_tokens=pools.full_tokens * dcp,
+            admission_tokens=int(admission * length),
+            steady_tokens=int(steady * length),
+            all_full_tokens=int(all_full * length),
+            groups=cells.groups(length, page),
+        )
+
+    def sequence_bytes(self, deployment: Deployment, context: int) -> int:
+        """Whole pages of full and window layers, and the recurrent state."""
+        options = deployment.options
+        local = ceil_div(context, options.decode_context_parallel_size)
+        return self._cells(deployment).bytes_at(local, options.block_size or 1)
+
+    def sequences(self, deployment: Deployment, kv_bytes: int, context: int) -> int:
+        """What the first of the pools to run out holds; see `Pools`."""
+        options, pools = deployment.options, self.pools(deployment, kv_bytes)
+        page = options.block_size or 1
+        local = ceil_div(context, options.decode_context_parallel_size)
+        kept = self._cells(deployment).window_tokens(local)
+        return int(pools.sequences(ceil_div(local, page) * page, ceil_div(kept, page) * page, 1))
+
+    def command(self, deployment: Deployment) -> str:
+        """A ``sglang.launch_server`` line with what the user set."""
+        options, model = deployment.options, deployment.model
+        words = [f"python -m sglang.launch_server --model-path {model.hf_id or model.name}"]
+        switches = {"enforce_eager", "enable_dp_attention", "disable_hybrid_kv_cache_manager"}
+        given = options.model_dump(exclude_defaults=True)
+        for name, flag in _FLAGS.items():
+            value = getattr(options, name)
+            if name not in given:
+                continue
+            if name in switches:
+                words.append(flag)
+            elif name == "enable_prefix_caching":
+                words += [] if value else [flag]
+            elif name == "enable_expert_parallel":
+                words.append(f"{flag} {options.tensor_parallel_size}")
+            elif name == "num_gpu_blocks_override":
+                words.append(f"{flag} {value * (options.block_size or 1)}")
+            else:
+                words.append(f"{flag} {value}")
+        return " ".join(words)
+
+
+def _attention_tp(options: EngineOptions) -> int:
+    """Ranks that share one copy of the attention: all of them, or ``tp / dp``."""
+    dp = options.data_parallel_size if options.enable_dp_attention else 1
+    return options.tensor_parallel_size // dp
+
+
+def _check_parallelism(options: EngineOptions) -> None:
+    tp, dp = options.tensor_parallel_size, options.data_parallel_size
+    if options.enable_dp_attention and tp % dp:
+        raise InputError(
+            f"attention cannot be dealt to dp={dp} groups of tp={tp} ranks",
+            where="--enable-dp-attention",
+            fix="choose a data-parallel size that divides the tensor-parallel size",
+        )
+    dcp = options.decode_context_parallel_size
+    if _attention_tp(options) % dcp:
+        raise InputError(
+            f"--dcp-size {dcp} does not divide the {_attention_tp(options)} attention ranks",
+            fix="choose a divisor",
+        )

@@ -1,0 +1,218 @@
+"""SGLang's pools: what a token costs in each, and how bytes are divided between them.
+
+::
+
+    uniform       [ full tokens ..................................... ]
+    hybrid SWA    [ full tokens ........ ][ window tokens = ratio x full ]
+    hybrid state  [ full tokens ........ ][ recurrent states            ]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from kvsim.engines.base import GroupLayout
+from kvsim.errors import UnsupportedError
+from kvsim.memory.footprint import fixed_bytes, layer_caches
+from kvsim.specs.attention import Attention, ChunkedAttention, LatentAttention, SlidingAttention
+from kvsim.specs.model import ModelSpec
+from kvsim.specs.precision import KVFormat
+from kvsim.units import ceil_div
+
+__all__ = ["Cells", "PoolRules", "Pools", "measure_cells", "split_pools"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Bytes of one rank by pool.
+
+    Parameters
+    ----------
+    full_bytes, window_bytes : int
+        A token's bytes in the full pool and in the window pool (0: there is none).
+    state_bytes : int
+        Recurrent state of one request.
+    window : int
+        Longest window of the window pool, tokens.
+    full_layers, window_layers : int
+        Layers of each pool on the rank.
+    """
+
+    full_bytes: int
+    window_bytes: int
+    state_bytes: int
+    window: int
+    full_layers: int
+    window_layers: int
+
+    def window_tokens(self, context: int, slack: int = 0) -> int:
+        """Tokens that a request of `context` tokens holds in the window pool."""
+        return min(context, self.window + slack)
+
+    def bytes_at(self, context: int, page: int = 1) -> int:
+        """Bytes of a request of `context` tokens, in whole pages, its state included."""
+        full = ceil_div(context, page) * page
+        kept = ceil_div(self.window_tokens(context), page) * page
+        return full * self.full_bytes + kept * self.window_bytes + self.state_bytes
+
+    def groups(self, context: int, page: int) -> tuple[GroupLayout, ...]:
+        """Return the pools as groups, the full one first."""
+        pools = (
+            ("full", self.full_layers, self.full_bytes, context),
+            ("window", self.window_layers, self.window_bytes, self.window_tokens(context, page)),
+        )
+        return tuple(
+            GroupLayout(
+                name=name,
+                layers=layers,
+                padding_layers=0,
+                block_size=page,
+                page_bytes=page * cell // layers,
+                blocks_per_sequence=ceil_div(tokens, page),
+            )
+            for name, layers, cell, tokens in pools
+            if layers
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """How the bytes of one rank are cut.
+
+    Parameters
+    ----------
+    full_tokens : int
+        ``max_total_num_tokens``, or ``full_layer_tokens`` of a hybrid.
+    window_tokens : int or None
+        ``swa_layer_tokens``; None where there is no window pool.
+    states : int or None
+        Slots of recurrent state; None where there are none.
+    """
+
+    full_tokens: int
+    window_tokens: int | None
+    states: int | None
+
+    def sequences(self, full: int, window: int, states: int) -> float:
+        """Requests that fit when each takes so many tokens and states of every pool."""
+        limits = [self.full_tokens / full]
+        if self.window_tokens is not None:
+            limits.append(self.window_tokens / window)
+        if self.states is not None:
+            limits.append(self.states // states)
+        return min(limits)
+
+
+def measure_cells(
+    model: ModelSpec,
+    fmt: KVFormat,
+    tp: int,
+    *,
+    layers: Collection[int],
+    count_indexer: bool = True,
+    hybrid: bool = True,
+) -> Cells:
+    """Bytes of one token by pool, over the layers of one rank.
+
+    Parameters
+    ----------
+    model, fmt : ModelSpec, KVFormat
+        What is cached, and how.
+    tp : int
+        Ranks that share one copy of the attention.
+    layers : collection of int
+        Layers of the pipeline stage.
+    count_indexer : bool
+        Whether this release counts the sparse indexer's keys.
+    hybrid : bool
+        Whether window layers have a pool of their own, which they only do beside full ones.
+    """
+    own_pool = hybrid and _is_mixed(model)
+    totals = {False: [0, 0], True: [0, 0]}
+    window = 0
+    for count, attention in layer_caches(model, layers):
+        if attention.kind == "recurrent":
+            continue
+        limit = _window(attention) if own_pool else None
+        counted = count * _token_bytes(attention, fmt, tp, count_indexer)
+        totals[limit is not None][0] += count
+        totals[limit is not None][1] += counted
+        window = max(window, limit or 0)
+    state = fixed_bytes(model, tp=tp, layers=layers)
+    (full_layers, full), (window_layers, windowed) = totals[False], totals[True]
+    return Cells(full, windowed, state, window, full_layers, window_layers)
+
+
+def _window(attention: Attention) -> int | None:
+    if isinstance(attention, SlidingAttention):
+        return attention.window
+    return attention.chunk if isinstance(attention, ChunkedAttention) else None
+
+
+def _is_mixed(model: ModelSpec) -> bool:
+    """Whether some layers keep everything and others a window."""
+    growing = [a for _, a in layer_caches(model) if a.kind != "recurrent"]
+    windowed = [a for a in growing if _window(a)]
+    return bool(windowed) and len(windowed) < len(growing)
+
+
+def _token_bytes(attention: Attention, fmt: KVFormat, tp: int, count_indexer: bool) -> int:
+    counted = attention.state_bytes(fmt, tp)
+    if isinstance(attention, LatentAttention) and not count_indexer:
+        counted -= attention.indexer_bytes
+    return counted
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRules:
+    """How the pools share the bytes.
+
+    Parameters
+    ----------
+    page : int
+        ``--page-size``, tokens.
+    window_ratio : float
+        ``--swa-full-tokens-ratio``: window tokens per full token.
+    state_ratio : float
+        ``--mamba-full-memory-ratio``: bytes of states per byte of tokens.
+    most_states, most_tokens : int or None
+        Upper bounds that the user set.
+    """
+
+    page: int
+    window_ratio: float
+    state_ratio: float
+    most_states: int | None = None
+    most_tokens: int | None = None
+
+
+def split_pools(cells: Cells, rules: PoolRules, kv_bytes: int) -> Pools:
+    """Cut `kv_bytes` of one rank into states, full tokens and window tokens.
+
+    Raises
+    ------
+    UnsupportedError
+        When no layer keeps tokens: SGLang has no pool to size then.
+
+    Notes
+    -----
+    ``states = floor(kv * r / (1 + r) / state)`` with r the state ratio; then
+    ``full = floor(rest / (full_cell + ratio * window_cell))`` and ``window = ratio * full``,
+    each in whole pages.
+    """
+    cell = cells.full_bytes + rules.window_ratio * cells.window_bytes
+    if not cell:
+        raise UnsupportedError("SGLang sizes a token pool, and no layer of this rank keeps tokens")
+    states, rest = None, kv_bytes
+    if cells.state_bytes:
+        share = rules.state_ratio / (1 + rules.state_ratio)
+        states = int(kv_bytes * share) // cells.state_bytes
+        states = min(states, rules.most_states) if rules.most_states else states
+        rest -= states * cells.state_bytes
+    full = int(rest / cell)
+    full = min(full, rules.most_tokens) if rules.most_tokens else full
+    full = full // rules.page * rules.page
+    if not cells.window_bytes:
+        return Pools(full, None, states)
+    return Pools(full, int(full * rules.window_ratio) // rules.page * rules.page, states)

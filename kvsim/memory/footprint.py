@@ -1,0 +1,101 @@
+"""KV bytes from first principles: sums of what each layer keeps, before any engine rounds.
+
+Three regimes, never mixed:
+
+``sequence_bytes``   steady: what a sequence of that length really keeps (windows honoured)
+``all_full_bytes``   every growing layer keeps every token (no window saving)
+admission            what an engine's start-up check charges; see ``kvsim.engines``
+
+All sums are over the layers of one rank; tensor parallelism splits heads inside each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from kvsim.specs.attention import Attention, CrossAttention
+from kvsim.specs.model import ModelSpec
+from kvsim.specs.precision import KVFormat
+
+__all__ = ["all_full_bytes", "bytes_per_token", "fixed_bytes", "layer_caches", "sequence_bytes"]
+
+
+def layer_caches(
+    model: ModelSpec, layers: Collection[int] | None = None
+) -> Iterator[tuple[int, Attention]]:
+    """Yield ``(layers that own it, cache)`` for every cache of the chosen layers (None: all)."""
+    for group in model.layer_groups:
+        count = group.count if layers is None else sum(i in layers for i in group.layers)
+        if count:
+            for cache in group.owned_caches:
+                yield count, cache
+
+
+def bytes_per_token(
+    model: ModelSpec, fmt: KVFormat, *, tp: int = 1, layers: Collection[int] | None = None
+) -> int:
+    """Bytes that one more token adds while every window is still open.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        The model.
+    fmt : KVFormat
+        Format of K and V.
+    tp : int
+        Tensor-parallel degree; the result is one rank's.
+    layers : collection of int, optional
+        Layers of one pipeline stage.
+
+    Returns
+    -------
+    int
+        Bytes a token, one rank. Cross attention adds nothing: it is sized once.
+
+    Examples
+    --------
+    Llama-2-7B in fp16: 32 layers * 32 heads * (128 + 128) * 2 bytes = 524,288.
+    """
+    return sum(
+        count * cache.state_bytes(fmt, tp)
+        for count, cache in layer_caches(model, layers)
+        if cache.states(1) and not isinstance(cache, CrossAttention)
+    )
+
+
+def sequence_bytes(
+    model: ModelSpec,
+    fmt: KVFormat,
+    context: int,
+    *,
+    tp: int = 1,
+    layers: Collection[int] | None = None,
+) -> int:
+    """Bytes that a sequence of `context` tokens keeps in steady decode (no block rounding)."""
+    return sum(
+        count * (cache.states(context) * cache.state_bytes(fmt, tp) + cache.fixed_bytes(tp))
+        for count, cache in layer_caches(model, layers)
+    )
+
+
+def all_full_bytes(
+    model: ModelSpec,
+    fmt: KVFormat,
+    context: int,
+    *,
+    tp: int = 1,
+    layers: Collection[int] | None = None,
+) -> int:
+    """Bytes that a sequence would keep if every growing layer kept every token."""
+    growing = context * bytes_per_token(model, fmt, tp=tp, layers=layers)
+    cross = sum(
+        count * cache.states(context) * cache.state_bytes(fmt, tp)
+        for count, cache in layer_caches(model, layers)
+        if isinstance(cache, CrossAttention)
+    )
+    return growing + cross + fixed_bytes(model, tp=tp, layers=layers)
+
+
+def fixed_bytes(model: ModelSpec, *, tp: int = 1, layers: Collection[int] | None = None) -> int:
+    """Bytes a sequence takes whatever its length: recurrent and convolution states."""
+    return sum(count * cache.fixed_bytes(tp) for count, cache in layer_caches(model, layers))

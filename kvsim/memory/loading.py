@@ -1,0 +1,169 @@
+"""What an engine holds after "model loading": the weights, and what loading adds to them.
+
+vLLM's line ``Model loading took X GiB`` counts, on one rank::
+
+    rank_weight_bytes                    the shard itself
+    + cosine and sine tables             one row a position, in the model's dtype
+    + padding of microscaled experts     kernels want 128 columns and 256 rows
+    + what the allocator cannot give out a large block is cut from whole 2 MiB pages, and
+                                         a rest of 1 MiB or less stays with its tensor
+
+The last term decides the second decimal: Qwen2.5-7B weighs 14.19 GiB and loads as 14.25,
+because each of its 28 layers leaves 2 MiB so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kvsim.memory.tensors import FamilyName, TensorFamily
+from kvsim.memory.weights import (
+    Shard,
+    WeightStorage,
+    rank_weight_bytes,
+    stage_layers,
+    weight_storage,
+)
+from kvsim.specs.attention import Attention, FullAttention, LatentAttention, heads_per_rank
+from kvsim.specs.model import LayerGroup, ModelSpec, MoeMlp
+from kvsim.specs.precision import WeightFormat
+from kvsim.units import MIB, ceil_div
+
+__all__ = ["loaded_weight_bytes", "rotary_table_bytes"]
+
+# PyTorch's caching allocator (c10/cuda): kMinLargeAlloc, kRoundLarge and kSmallSize.
+_LARGE_BLOCK_BYTES = 10 * MIB
+_PAGE_BYTES = 2 * MIB
+_LEAST_SPLIT_BYTES = MIB
+# vLLM's Marlin kernels for mxfp4 experts.
+_EXPERT_COLUMNS = 128
+_EXPERT_ROWS = 256
+
+
+def loaded_weight_bytes(
+    model: ModelSpec, shard: Shard, *, dtype: str | None = None, quantization: str | None = None
+) -> int:
+    """Bytes that one rank holds once the model is loaded, as vLLM prints them.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        The model.
+    shard : Shard
+        The rank's place.
+    dtype, quantization : str, optional
+        As in `kvsim.memory.weights.weight_bytes`.
+
+    Returns
+    -------
+    int
+        Bytes. LoRA buffers are not among them.
+
+    Raises
+    ------
+    InputError
+        When KV heads cannot be split over ``shard.tp``, or layers over ``shard.pp``.
+    """
+    storage = weight_storage(model, dtype, quantization)
+    mine = stage_layers(model, shard.pp, shard.stage)
+    extra_bytes = 0
+    for group in model.layer_groups:
+        layers = sum(layer in mine for layer in group.layers)
+        tensors = list(_tensor_bytes(group, model.hidden_size, shard, storage))
+        padding_bytes = _padding_bytes(group, model.hidden_size, shard, storage)
+        extra_bytes += layers * (padding_bytes + sum(map(_rest_bytes, tensors)))
+    held_bytes = rank_weight_bytes(model, shard, dtype=dtype, quantization=quantization)
+    return held_bytes + rotary_table_bytes(model, storage.plain) + extra_bytes
+
+
+def rotary_table_bytes(model: ModelSpec, fmt: WeightFormat) -> int:
+    """Bytes of the cosine and sine tables: positions * rotary elements, on every rank.
+
+    Examples
+    --------
+    Llama-3.1: 131,072 positions * 128 elements * 2 bytes = 32 MiB.
+    """
+    elements = model.rotary_table_elements
+    if elements is None:
+        widest = max((_rotary_dim(c) for g in model.layer_groups for c in g.caches), default=0)
+        elements = 0 if model.position_embeddings else model.max_position_embeddings * widest
+    return elements * int(fmt.bits_per_weight) // 8
+
+
+def _rotary_dim(cache: Attention) -> int:
+    if isinstance(cache, FullAttention):
+        return cache.key_dim
+    return cache.rope_dim if isinstance(cache, LatentAttention) else 0
+
+
+def _rest_bytes(tensor_bytes: int) -> int:
+    """Bytes behind a tensor in its last page that the allocator cannot give out.
+
+    Examples
+    --------
+    >>> _rest_bytes(31 * MIB + MIB // 2) == MIB // 2  # 32 - 31.5 MiB: too small to split
+    True
+    >>> _rest_bytes(24 * MIB + MIB // 2)  # 26 - 24.5 MiB: split off and used
+    0
+    """
+    if tensor_bytes < _LARGE_BLOCK_BYTES:
+        return 0
+    rest_bytes = -tensor_bytes % _PAGE_BYTES
+    return rest_bytes if rest_bytes <= _LEAST_SPLIT_BYTES else 0
+
+
+def _tensor_bytes(
+    group: LayerGroup, hidden: int, shard: Shard, storage: WeightStorage
+) -> Iterator[int]:
+    """Yield the size of each large tensor of one layer on one rank, fused as vLLM does."""
+    for cache in group.caches:
+        for elements in _attention_tensors(cache, hidden, shard.tp):
+            yield _content_bytes("attention", elements, storage)
+    if group.mlp is None:
+        return
+    name: FamilyName = "experts" if isinstance(group.mlp, MoeMlp) else "mlp"
+    experts, width = _rank_experts(group, shard)
+    ups = 2 if group.mlp.gated else 1
+    yield _content_bytes(name, experts * ups * width * hidden, storage)
+    yield _content_bytes(name, experts * width * hidden, storage)
+
+
+def _content_bytes(name: FamilyName, elements: int, storage: WeightStorage) -> int:
+    """Bytes of a tensor's elements; scales lie in tensors of their own."""
+    fmt = storage.format_of(TensorFamily(name, None, elements))
+    return elements * int(fmt.bits_per_weight) // 8
+
+
+def _attention_tensors(cache: Attention, hidden: int, tp: int) -> Iterator[int]:
+    """Yield the elements of QKV, fused, and of the output projection on one rank."""
+    if isinstance(cache, FullAttention):
+        key_value = heads_per_rank(cache.kv_heads, tp) * (cache.key_dim + cache.value_dim)
+        query = cache.heads * cache.key_dim * (2 if cache.output_gate else 1) // tp
+        yield hidden * (query + key_value)
+        yield hidden * cache.heads * cache.value_dim // tp
+
+
+def _rank_experts(group: LayerGroup, shard: Shard) -> tuple[int, int]:
+    """Experts on one rank and the width of each: whole under EP, else cut over TP."""
+    if not isinstance(group.mlp, MoeMlp):
+        return 1, (group.mlp.intermediate_size // shard.tp if group.mlp else 0)
+    if shard.ep > 1:
+        return ceil_div(group.mlp.experts, shard.ep), group.mlp.intermediate_size
+    return group.mlp.experts, group.mlp.intermediate_size // shard.tp
+
+
+def _padding_bytes(group: LayerGroup, hidden: int, shard: Shard, storage: WeightStorage) -> int:
+    """Bytes that one layer's mxfp4 experts grow by when rounded up to whole tiles."""
+    if not isinstance(group.mlp, MoeMlp):
+        return 0
+    fmt = storage.format_of(TensorFamily("experts", None, 0))
+    if fmt.name != "mxfp4":
+        return 0
+    experts, width = _rank_experts(group, shard)
+    tiled = _round_up(width, _EXPERT_COLUMNS) * _round_up(hidden, _EXPERT_ROWS)
+    matrices = 3 if group.mlp.gated else 2
+    return int(experts * matrices * (tiled - width * hidden) * fmt.bits_per_weight / 8)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return ceil_div(value, multiple) * multiple

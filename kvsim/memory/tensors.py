@@ -1,0 +1,259 @@
+"""A model's parameters, counted by tensor family.
+
+A family is a set of tensors that are sharded and quantised alike. This module counts;
+`kvsim.memory.weights` says which share of each family a rank holds, and in how many bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from kvsim.specs.attention import (
+    Attention,
+    CompressedLatentAttention,
+    FullAttention,
+    LatentAttention,
+    RecurrentState,
+)
+from kvsim.specs.model import DenseMlp, LayerGroup, Mlp, ModelSpec, MoeMlp
+
+__all__ = [
+    "FamilyName",
+    "Sharding",
+    "TensorFamily",
+    "active_parameter_count",
+    "matmul_flops_per_token",
+    "parameter_count",
+    "tensor_families",
+]
+
+FamilyName = Literal[
+    "embedding",
+    "position",
+    "output_head",
+    "attention",
+    "mlp",
+    "experts",
+    "shared_experts",
+    "router",
+    "norms",
+    "recurrent",
+    "other",
+]
+Sharding = Literal["tp", "kv", "replicated", "experts"]
+
+# Read by every token as the operand of a matrix product; the rest is looked up, or scales.
+_MATMULS = ("output_head", "attention", "mlp", "experts", "shared_experts", "router", "recurrent")
+# The linear layers that weight formats apply to; routers stay exact in every checkpoint.
+_QUANTISED = ("attention", "mlp", "experts", "shared_experts", "recurrent")
+# DeepSeek-V4's output projection is low-rank in eight groups of heads (`o_groups`).
+_V4_OUTPUT_GROUPS = 8
+# ... and its indexer has 64 heads (`index_n_heads`).
+_V4_INDEXER_HEADS = 64
+
+
+class TensorFamily(NamedTuple):
+    """Tensors that are sharded and quantised alike.
+
+    Parameters
+    ----------
+    name : str
+        What they are.
+    layers : tuple of int or None
+        The layers they belong to, or None outside the layers.
+    parameters : int
+        Elements, summed over those layers.
+    sharding : str
+        "tp" is split evenly; "kv" is split by KV heads, then replicated; "replicated" is
+        whole on every rank; "experts" is dealt out by expert, or split like "tp".
+    units : int
+        What sharding cannot cut: KV heads for "kv", experts for "experts".
+    used_units : int
+        Experts that one token reads; `units` for everything dense.
+    """
+
+    name: FamilyName
+    layers: tuple[int, ...] | None
+    parameters: int
+    sharding: Sharding = "replicated"
+    units: int = 1
+    used_units: int = 1
+
+    @property
+    def quantised(self) -> bool:
+        """Whether a weight format applies."""
+        return self.name in _QUANTISED
+
+    @property
+    def active_parameters(self) -> float:
+        """Elements that one token reads."""
+        return self.parameters * self.used_units / self.units if self.is_routed else self.parameters
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether a token reads only some of it."""
+        return self.sharding == "experts"
+
+    @property
+    def is_matmul(self) -> bool:
+        """Whether every token multiplies by it."""
+        return self.name in _MATMULS
+
+
+def tensor_families(model: ModelSpec) -> tuple[TensorFamily, ...]:
+    """List a model's tensor families, from the input to the output.
+
+    Rotary tables, query/key norms, attention sinks and convolution taps are left out: each
+    is below 0.1 % of a model. A tied head is one family, "embedding".
+
+    Parameters
+    ----------
+    model : ModelSpec
+        The model.
+
+    Returns
+    -------
+    tuple of TensorFamily
+        Families that have parameters; a layer group yields its own.
+    """
+    return tuple(family for family in _all_families(model) if family.parameters)
+
+
+def parameter_count(model: ModelSpec) -> int:
+    """Count a model's parameters; a tied head counts once.
+
+    Examples
+    --------
+    Llama-2-7B: 32 layers * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 4096
+    + 2 * 32000 * 4096 = 6,738,415,616.
+    """
+    return sum(family.parameters for family in tensor_families(model))
+
+
+def active_parameter_count(model: ModelSpec) -> int:
+    """Count the parameters that one token reads: of the experts, only those routed to."""
+    return round(sum(family.active_parameters for family in tensor_families(model)))
+
+
+def matmul_flops_per_token(model: ModelSpec) -> float:
+    """FLOPs of all weight matrices for one token, output head included: two a parameter.
+
+    Attention over the cached context is not here; it grows with the context
+    (`decode_flops` of each attention kind).
+    """
+    families = [family for family in tensor_families(model) if family.is_matmul]
+    tied_head = model.vocab_size * model.hidden_size if model.tie_embeddings else 0
+    return 2.0 * (sum(family.active_parameters for family in families) + tied_head)
+
+
+def _all_families(model: ModelSpec) -> Iterator[TensorFamily]:
+    table = model.vocab_size * model.hidden_size
+    positions = model.position_embeddings * model.hidden_size
+    yield TensorFamily("other", None, model.other_parameters, "tp")
+    yield TensorFamily("embedding", None, table, "tp")
+    yield TensorFamily("position", None, positions)
+    for group in model.layer_groups:
+        for family in _layer_families(group, model.hidden_size):
+            yield family._replace(parameters=family.parameters * group.count, layers=group.layers)
+    yield TensorFamily("norms", None, model.hidden_size)
+    yield TensorFamily("output_head", None, 0 if model.tie_embeddings else table, "tp")
+
+
+def _layer_families(group: LayerGroup, hidden: int) -> Iterator[TensorFamily]:
+    """Yield the families of one layer; `_all_families` multiplies by the layers."""
+    for cache in group.caches:
+        yield from _mixer(cache, hidden)
+    if group.mlp is not None:
+        yield from _feed_forward(group.mlp, hidden)
+    blocks = len(group.caches) + (group.mlp is not None)
+    yield TensorFamily("norms", (), blocks * hidden)
+
+
+def _mixer(cache: Attention, hidden: int) -> Iterator[TensorFamily]:
+    """Yield the weights of one attention or recurrent block."""
+    match cache:
+        case FullAttention():
+            yield from _full(cache, hidden)
+        case LatentAttention():
+            yield from _latent(cache, hidden)
+        case CompressedLatentAttention():
+            yield from _compressed(cache, hidden)
+        case RecurrentState():
+            yield TensorFamily("recurrent", (), cache.parameters, "tp")
+
+
+def _attention(parameters: int, sharding: Sharding, units: int = 1) -> TensorFamily:
+    return TensorFamily("attention", (), parameters, sharding, units=units)
+
+
+def _full(cache: FullAttention, hidden: int) -> Iterator[TensorFamily]:
+    """Q and O split by query heads, K and V by KV heads."""
+    query = cache.heads * cache.key_dim * (2 if cache.output_gate else 1)
+    key_value = cache.kv_heads * (cache.key_dim + cache.value_dim)
+    inputs = hidden + cache.bias
+    output = cache.heads * cache.value_dim * hidden + hidden * cache.output_bias
+    yield _attention(query * inputs + output, "tp")
+    yield _attention(key_value * inputs, "kv", cache.kv_heads)
+
+
+def _latent(cache: LatentAttention, hidden: int) -> Iterator[TensorFamily]:
+    """Down-projections and the indexer are whole on every rank, up-projections split."""
+    query = cache.heads * (cache.nope_dim + cache.rope_dim)
+    expand = cache.kv_lora_rank * cache.heads * (cache.nope_dim + cache.value_dim)
+    output = cache.heads * cache.value_dim * hidden
+    down = hidden * (cache.kv_lora_rank + cache.rope_dim + (cache.q_lora_rank or 0))
+    yield _attention(query * (cache.q_lora_rank or hidden) + expand + output, "tp")
+    yield _attention(down, "replicated")
+    if cache.indexer_dim and cache.indexer_heads:
+        yield _attention(_indexer(cache, hidden), "replicated")
+
+
+def _indexer(cache: LatentAttention, hidden: int) -> int:
+    """Query, key and head-weight projections of the sparse indexer."""
+    heads, dim = cache.indexer_heads or 0, cache.indexer_dim or 0
+    return (cache.q_lora_rank or hidden) * heads * dim + hidden * (dim + heads)
+
+
+def _compressed(cache: CompressedLatentAttention, hidden: int) -> Iterator[TensorFamily]:
+    """DeepSeek-V4: one shared K=V vector, a compressor, a low-rank grouped output."""
+    width = cache.heads * cache.head_dim
+    rank, grouped = cache.output_lora_rank, _V4_OUTPUT_GROUPS
+    output = rank * (width + grouped * hidden) if rank else width * hidden
+    yield _attention(width * (cache.q_lora_rank or hidden) + output, "tp")
+    down = hidden * (cache.head_dim + (cache.q_lora_rank or 0))
+    yield _attention(down + _compressor(cache, hidden), "replicated")
+
+
+def _compressor(cache: CompressedLatentAttention, hidden: int) -> int:
+    """Value and gate projections of the compressor, twice as wide where windows overlap."""
+    if not cache.ratio:
+        return 0
+    width = 2 * hidden * (2 if cache.indexer_dim else 1)
+    indexer = _V4_INDEXER_HEADS * (cache.indexer_dim or 0) * (cache.q_lora_rank or hidden)
+    return width * (cache.head_dim + (cache.indexer_dim or 0)) + indexer
+
+
+def _feed_forward(mlp: Mlp, hidden: int) -> Iterator[TensorFamily]:
+    if isinstance(mlp, DenseMlp):
+        size = _matrices(mlp, mlp.intermediate_size, hidden)
+        yield TensorFamily("mlp", (), size, "tp")
+        return
+    yield TensorFamily("router", (), mlp.experts * hidden)
+    yield TensorFamily(
+        "experts",
+        (),
+        mlp.experts * _matrices(mlp, mlp.intermediate_size, hidden),
+        "experts",
+        units=mlp.experts,
+        used_units=mlp.experts_per_token,
+    )
+    if mlp.shared_intermediate_size:
+        shared = _matrices(mlp, mlp.shared_intermediate_size, hidden)
+        yield TensorFamily("shared_experts", (), shared, "tp")
+
+
+def _matrices(mlp: DenseMlp | MoeMlp, width: int, hidden: int) -> int:
+    """Up and down, with a gate as wide as up where there is one."""
+    ups = 2 if mlp.gated else 1
+    return (ups + 1) * hidden * width + (ups * width + hidden) * mlp.bias

@@ -1,0 +1,348 @@
+"""Weight bytes: of the whole model, of one rank, and of those that one decode step reads.
+
+Each is a sum over the tensor families of `kvsim.memory.tensors`::
+
+    bytes = sum over families of  parameters * share of the rank * bits / 8
+
+Where a family lies in a pipeline::
+
+    stage 0            stage 1   ...   last stage
+    embedding          layers          layers
+    positions                          final norm
+    layers                             output head (the embedding again, where tied)
+      each split over tp ranks as its family's `sharding` says
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kvsim.errors import InputError
+from kvsim.memory.tensors import (
+    TensorFamily,
+    active_parameter_count,
+    matmul_flops_per_token,
+    parameter_count,
+    tensor_families,
+)
+from kvsim.specs.attention import heads_per_rank
+from kvsim.specs.model import ModelSpec
+from kvsim.specs.precision import WeightFormat, weight_format
+from kvsim.units import ceil_div
+
+__all__ = [
+    "Shard",
+    "TensorFamily",
+    "WeightStorage",
+    "active_parameter_count",
+    "decode_read_bytes",
+    "matmul_flops_per_token",
+    "parameter_count",
+    "rank_weight_bytes",
+    "stage_layers",
+    "tensor_families",
+    "weight_bytes",
+    "weight_storage",
+]
+
+# Engines round the vocabulary up so that it splits evenly (vLLM's DEFAULT_VOCAB_PADDING_SIZE).
+_VOCAB_MULTIPLE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One rank's place in a deployment.
+
+    Parameters
+    ----------
+    tp, pp : int
+        Tensor-parallel ranks; pipeline stages.
+    stage : int
+        This rank's stage, from 0.
+    ep : int
+        Expert-parallel ranks (vLLM: ``tp * dp``); 1 splits every expert over `tp` instead.
+    attention_tp : int or None
+        Ranks that share one copy of the attention's weights where data-parallel attention
+        makes them fewer than `tp`; None is `tp`.
+
+    Raises
+    ------
+    InputError
+        For a degree below 1 or a stage outside the pipeline.
+    """
+
+    tp: int = 1
+    pp: int = 1
+    stage: int = 0
+    ep: int = 1
+    attention_tp: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.tp, self.pp, self.ep) < 1:
+            raise InputError(f"parallel degrees are at least 1: tp={self.tp} pp={self.pp}")
+        if not 0 <= self.stage < self.pp:
+            raise InputError(f"stage {self.stage} is not one of the {self.pp} stages")
+
+
+class WeightStorage(NamedTuple):
+    """How a model's weights are stored.
+
+    Parameters
+    ----------
+    plain, packed : WeightFormat
+        Format of the unquantised tensors, and of the quantised ones.
+    families : tuple of str or None
+        Families that `packed` applies to; None is every family of linear layers.
+    scale : float
+        Real size over computed size, where a checkpoint's real size is known.
+    """
+
+    plain: WeightFormat
+    packed: WeightFormat
+    families: tuple[str, ...] | None = None
+    scale: float = 1.0
+
+    def format_of(self, family: TensorFamily) -> WeightFormat:
+        """Return the format of a family's tensors."""
+        if family.name in ("embedding", "output_head"):
+            return self.packed if self.packed.quantises_head else self.plain
+        named = self.families is None or family.name in self.families
+        return self.packed if family.quantised and named else self.plain
+
+    def bytes_of(self, family: TensorFamily, parameters: float) -> float:
+        """Bytes of so many of a family's parameters."""
+        return parameters * self.format_of(family).bits_per_weight / 8 * self.scale
+
+
+def stage_layers(model: ModelSpec, pp: int, stage: int) -> range:
+    """Layers of one pipeline stage, as vLLM deals them out.
+
+    Every stage gets ``num_layers // pp``; the remainder goes one each to the stages before
+    the last, backwards, because the last one already holds the output head.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        The model.
+    pp, stage : int
+        Stages, and which of them, from 0.
+
+    Returns
+    -------
+    range
+        Layer indices.
+
+    Raises
+    ------
+    InputError
+        When there are more stages than layers, or no such stage.
+
+    Examples
+    --------
+    Seven layers on four stages, six on four: 2 2 2 1 and 1 2 2 1.
+    """
+    if not 0 <= stage < pp <= model.num_layers:
+        raise InputError(
+            f"pp={pp}, stage {stage} does not divide the {model.num_layers} layers of {model.name}",
+            fix=f"choose pp from 1 to {model.num_layers}",
+        )
+    base, extra = divmod(model.num_layers, pp)
+    sizes = [base + (pp - 1 - extra <= index < pp - 1) for index in range(pp)]
+    start = sum(sizes[:stage])
+    return range(start, start + sizes[stage])
+
+
+def weight_storage(
+    model: ModelSpec, dtype: str | None = None, quantization: str | None = None
+) -> WeightStorage:
+    """Resolve a model's formats, its own where an argument is None.
+
+    Families that a checkpoint leaves unquantised are its own format's: another format,
+    applied at load, takes all linear layers.
+
+    Raises
+    ------
+    UnknownNameError
+        For a dtype or format that no table holds.
+    """
+    plain = weight_format(dtype or model.dtype)
+    own = quantization is None or quantization == model.quantization
+    name = model.quantization if own else quantization
+    storage = WeightStorage(
+        plain,
+        weight_format(name) if name else plain,
+        model.quantized_families if own else None,
+    )
+    if model.weight_bytes_on_disk is None or dtype is not None or quantization is not None:
+        return storage
+    families = tensor_families(model)
+    computed_bytes = sum(storage.bytes_of(family, family.parameters) for family in families)
+    return storage._replace(scale=model.weight_bytes_on_disk / computed_bytes)
+
+
+def weight_bytes(
+    model: ModelSpec, *, dtype: str | None = None, quantization: str | None = None
+) -> int:
+    """Bytes of the whole model's weights.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        The model.
+    dtype : str, optional
+        Dtype of the unquantised tensors; None is the model's own.
+    quantization : str, optional
+        Weight format of the quantisable matrices; None is the model's own.
+
+    Returns
+    -------
+    int
+        The checkpoint's exact size where it is known and nothing is overridden, else
+        the sum over tensor families.
+
+    Raises
+    ------
+    UnknownNameError
+        For a dtype or format that no table holds.
+    """
+    storage = weight_storage(model, dtype, quantization)
+    families = tensor_families(model)
+    held_bytes = sum(storage.bytes_of(family, family.parameters) for family in families)
+    return round(held_bytes + _spared_bytes(model, storage))
+
+
+def rank_weight_bytes(
+    model: ModelSpec, shard: Shard, *, dtype: str | None = None, quantization: str | None = None
+) -> int:
+    """Bytes of the weights that one rank holds.
+
+    The vocabulary is rounded up to a multiple of 64, so that one rank of one may hold a
+    little more than `weight_bytes`.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        The model.
+    shard : Shard
+        The rank's place.
+    dtype, quantization : str, optional
+        As in `weight_bytes`.
+
+    Returns
+    -------
+    int
+        Bytes on that rank.
+
+    Raises
+    ------
+    InputError
+        When KV heads cannot be split over ``shard.tp``, or layers over ``shard.pp``.
+    """
+    storage = weight_storage(model, dtype, quantization)
+    held_bytes = sum(
+        storage.bytes_of(family, _rank_parameters(model, family, shard))
+        for family in tensor_families(model)
+    )
+    return math.ceil(held_bytes + _spared_bytes(model, storage) / (shard.tp * shard.pp))
+
+
+def _spared_bytes(model: ModelSpec, storage: WeightStorage) -> float:
+    """What matrices that the checkpoint leaves unquantised take more than packed ones."""
+    if storage.packed.name != model.quantization:
+        return 0.0
+    more_bits = storage.plain.bits_per_weight - storage.packed.bits_per_weight
+    return model.spared_parameters * more_bits / 8 * storage.scale
+
+
+def decode_read_bytes(
+    model: ModelSpec,
+    tokens: int,
+    *,
+    tp: int = 1,
+    dtype: str | None = None,
+    quantization: str | None = None,
+) -> float:
+    """Bytes of weights that one step of `tokens` tokens reads on one rank.
+
+    All but the embedding and position tables (a few rows) and what lies outside the
+    decoder. Of E experts with k a token, the expected number touched by n tokens is
+    ``E * (1 - (1 - k / E) ** n)``, as if tokens chose independently and evenly.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        The model.
+    tokens : int
+        Tokens in the step: its batch in decode, the chunk in prefill.
+    tp : int
+        Tensor-parallel ranks, all layers on each.
+    dtype, quantization : str, optional
+        As in `weight_bytes`.
+
+    Returns
+    -------
+    float
+        Bytes, an expectation where there are experts.
+    """
+    storage = weight_storage(model, dtype, quantization)
+    shard = Shard(tp=tp)
+    head = "embedding" if model.tie_embeddings else "output_head"
+    outside = {"embedding", "position", "other"} - {head}
+    return sum(
+        storage.bytes_of(family, _rank_parameters(model, family, shard))
+        * _touched_share(family, tokens)
+        for family in tensor_families(model)
+        if family.name not in outside
+    )
+
+
+def _touched_share(family: TensorFamily, tokens: int) -> float:
+    """Expected share of a family that `tokens` tokens touch: 1 unless it is routed."""
+    if not family.is_routed:
+        return 1.0
+    missed = 1 - family.used_units / family.units
+    return float(1 - missed**tokens)
+
+
+def _rank_parameters(model: ModelSpec, family: TensorFamily, shard: Shard) -> float:
+    """Parameters of a family on one rank."""
+    share = _stage_share(model, family, shard)
+    if not share:
+        return 0.0
+    parameters = family.parameters * share
+    if family.name in ("embedding", "output_head"):
+        parameters *= _padded(model.vocab_size) / model.vocab_size
+    return parameters * _rank_share(family, shard)
+
+
+def _stage_share(model: ModelSpec, family: TensorFamily, shard: Shard) -> float:
+    """Share of a family that lies on the rank's stage (a tied head doubles the embedding)."""
+    first, last = shard.stage == 0, shard.stage == shard.pp - 1
+    if family.layers is not None:
+        mine = stage_layers(model, shard.pp, shard.stage)
+        return sum(layer in mine for layer in family.layers) / len(family.layers)
+    if family.name == "embedding" and model.tie_embeddings:
+        return float(first or last)
+    return float(last if family.name in ("output_head", "norms") else first)
+
+
+def _rank_share(family: TensorFamily, shard: Shard) -> float:
+    """Share of a stage's tensors that lies on one of its ranks."""
+    tp = shard.tp
+    if shard.attention_tp and family.name in ("attention", "recurrent"):
+        tp = shard.attention_tp
+    match family.sharding:
+        case "replicated":
+            return 1.0
+        case "kv":
+            return heads_per_rank(family.units, tp) / family.units
+        case "experts" if shard.ep > 1:
+            return ceil_div(family.units, shard.ep) / family.units
+        case _:
+            return 1 / tp
+
+
+def _padded(vocab_size: int) -> int:
+    return ceil_div(vocab_size, _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE

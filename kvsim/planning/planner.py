@@ -1,0 +1,350 @@
+"""Plan: from a model and an accelerator to bytes, blocks and concurrent requests.
+
+::
+
+    names ──find──▶ Deployment ──size──▶ Sizing ──┬─▶ tables (kinds, concurrency, ...)
+                                                  ├─▶ decode estimate
+                                                  ├─▶ warnings, suggestions
+                                                  └─▶ Plan
+
+Closed form and in milliseconds: nothing is simulated and nothing is downloaded unless the
+model's name says so (``hf:org/name``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from kvsim.catalog.accelerators import find_accelerator
+from kvsim.catalog.models import find_model
+from kvsim.engines import ENGINE_NAMES, get_engine
+from kvsim.engines.base import Deployment, Engine, EngineOptions
+from kvsim.errors import InputError, KVSimError, UnsupportedError, nearest
+from kvsim.memory.weights import parameter_count
+from kvsim.planning.decode import decode
+from kvsim.planning.formula import kv_kinds
+from kvsim.planning.notes import alias_warning, warnings
+from kvsim.planning.plan_types import (
+    AcceleratorFacts,
+    CapacityTokens,
+    EngineFacts,
+    KVCache,
+    Memory,
+    ModelFacts,
+    Parallelism,
+    Plan,
+    Suggestion,
+)
+from kvsim.planning.retained import retention_choices
+from kvsim.planning.sizing import (
+    Sizing,
+    concurrency,
+    context_lengths,
+    contiguous_vs_paged,
+    fragmentation,
+    size,
+)
+from kvsim.planning.verdict import verdict
+from kvsim.specs.checked import defaults, read
+from kvsim.specs.hardware import AcceleratorProfile
+from kvsim.specs.model import ModelSpec
+
+__all__ = ["Comparison", "Plan", "engine_options", "plan", "plan_deployment", "plan_engines"]
+
+AnyModel: TypeAlias = str | Path | ModelSpec
+AnyAccelerator: TypeAlias = str | Path | AcceleratorProfile
+
+# A chat turn with its history; --context-len sets another.
+TYPICAL_CONTEXT = 2048
+
+# Larger than any length or size that a device could hold.
+ABSURD = 10**15
+
+REGIMES = {
+    "admission": "what the engine's start-up check charges a request, and its log states",
+    "steady": "what resident sequences really occupy, windows honoured",
+    "all_full": "if every growing layer kept every token",
+}
+
+
+def plan(
+    model: AnyModel,
+    gpu: AnyAccelerator,
+    *,
+    engine: str = "vllm",
+    engine_version: str = "",
+    context_len: int | None = None,
+    retention: str | Iterable[str] = (),
+    **options: Any,
+) -> Plan:
+    """Plan a deployment: what fits on the accelerator, and how many requests that is.
+
+    Parameters
+    ----------
+    model : str, Path or ModelSpec
+        Catalogue name or alias, path of a config or GGUF file, "hf:org/name", or a model.
+    gpu : str, Path or AcceleratorProfile
+        Catalogue name or alias, path of a YAML profile, or a profile.
+    engine, engine_version : str
+        Serving engine and release; "" is the newest whose rules are known.
+    context_len : int, optional
+        Tokens of the sequences that the tables are about: 2,048, or ``max_model_len`` where
+        that is less.
+    retention : str or iterable of str
+        Retention policies to set beside full retention, as "window:4096".
+    **options
+        Fields of `EngineOptions`, under vLLM's names: ``tensor_parallel_size=2``.
+
+    Returns
+    -------
+    Plan
+        Sizes in bytes of one rank. ``fits`` is False when not one request of
+        ``max_model_len`` fits; that is an answer, not an error.
+
+    Raises
+    ------
+    InputError
+        For an unknown name, a bad value, contradictory flags or an impossible sharding.
+    UnsupportedError
+        For a model whose attention keeps nothing that could be cached.
+
+    Examples
+    --------
+    >>> from kvsim import plan
+    >>> answer = plan("llama2-7b", "a100")
+    >>> answer.kv_cache.bytes_per_token
+    524288
+    """
+    return plan_deployment(
+        _deployment(model, gpu, options),
+        get_engine(engine, engine_version),
+        context_len=context_len,
+        retention=_policies(retention),
+        asked_gpu=_asked(gpu),
+    )
+
+
+def plan_deployment(
+    deployment: Deployment,
+    engine: Engine,
+    *,
+    context_len: int | None = None,
+    retention: Iterable[str] = (),
+    asked_gpu: str = "",
+) -> Plan:
+    """Plan a deployment that is already described; see `plan`."""
+    sizing = size(engine, deployment)
+    context = _context(context_len, sizing.capacity.max_model_len)
+    fragments = fragmentation(sizing, context)
+    return Plan(
+        **_facts(sizing),
+        kv_kinds=kv_kinds(
+            deployment.model, sizing.kv_format, context, tp=sizing.tp, layers=sizing.layers
+        ),
+        concurrency=concurrency(sizing, context_lengths(context, sizing.capacity.max_model_len)),
+        contiguous_vs_paged=contiguous_vs_paged(sizing, context),
+        fragmentation=fragments,
+        decode=decode(sizing, context),
+        retention=retention_choices(sizing, sizing.capacity.max_model_len, retention),
+        regimes=dict(REGIMES),
+        fits=sizing.fits,
+        verdict=verdict(sizing),
+        command=engine.command(deployment),
+        warnings=(*alias_warning(sizing, asked_gpu), *warnings(sizing, fragments)),
+        suggestions=_suggestions(sizing),
+    )
+
+
+class Comparison(NamedTuple):
+    """The same question put to several engines: their plans, and who refused and why."""
+
+    plans: tuple[Plan, ...]
+    refused: tuple[tuple[str, str], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plans as JSON-ready values."""
+        return {
+            "schema_version": "1",
+            "plans": [each.to_dict() for each in self.plans],
+            "refused": dict(self.refused),
+        }
+
+
+def plan_engines(
+    model: AnyModel,
+    gpu: AnyAccelerator,
+    *,
+    engines: Iterable[str] = ENGINE_NAMES,
+    context_len: int | None = None,
+    retention: str | Iterable[str] = (),
+    **options: Any,
+) -> Comparison:
+    """Plan the same deployment under several engines; an engine that cannot says why.
+
+    Raises
+    ------
+    InputError
+        When the model or the accelerator is unknown, or an option no engine could mean.
+    UnsupportedError
+        When no engine can, with every reason.
+    """
+    deployment = _deployment(model, gpu, options)
+    plans: list[Plan] = []
+    refused: list[tuple[str, str]] = []
+    for name in engines:
+        try:
+            plans.append(
+                plan_deployment(
+                    deployment,
+                    get_engine(name),
+                    context_len=context_len,
+                    retention=_policies(retention),
+                    asked_gpu=_asked(gpu),
+                )
+            )
+        except KVSimError as error:
+            refused.append((name, str(error)))
+    if not plans:
+        raise UnsupportedError("; ".join(f"{name}: {reason}" for name, reason in refused))
+    return Comparison(tuple(plans), tuple(refused))
+
+
+def _deployment(model: AnyModel, gpu: AnyAccelerator, options: dict[str, Any]) -> Deployment:
+    return Deployment(
+        model=model if isinstance(model, ModelSpec) else find_model(model),
+        accelerator=gpu if isinstance(gpu, AcceleratorProfile) else find_accelerator(gpu),
+        options=engine_options(options),
+    )
+
+
+def _asked(gpu: AnyAccelerator) -> str:
+    return gpu.name if isinstance(gpu, AcceleratorProfile) else str(gpu)
+
+
+def _policies(retention: str | Iterable[str]) -> Iterable[str]:
+    return (retention,) if isinstance(retention, str) else retention
+
+
+def engine_options(options: dict[str, Any]) -> EngineOptions:
+    """Check engine flags given by name.
+
+    Raises
+    ------
+    InputError
+        For an option that does not exist (with the nearest that do) or a value out of range.
+    """
+    unknown = sorted(set(options) - set(defaults(EngineOptions)))
+    if unknown:
+        close = nearest(unknown[0], defaults(EngineOptions))
+        fix = f"did you mean {', '.join(close)}?" if close else ""
+        raise InputError(f"no engine option {unknown[0]!r}", fix=fix)
+    for name, value in options.items():
+        if isinstance(value, int) and value > ABSURD:
+            raise InputError(f"{value} is absurd", where=name, fix="at most 10**15 is accepted")
+    return read(EngineOptions, options)
+
+
+def _suggestions(sizing: Sizing) -> tuple[Suggestion, ...]:
+    if sizing.fits:
+        return ()
+    from kvsim.planning.suggestions import suggest
+
+    return suggest(sizing)
+
+
+def _context(asked: int | None, max_model_len: int) -> int:
+    if asked is None:
+        return min(TYPICAL_CONTEXT, max_model_len)
+    if asked < 1:
+        raise InputError(f"{asked} tokens are no sequence", where="context_len")
+    if asked > max_model_len:
+        raise InputError(
+            f"{asked:,} tokens exceed max_model_len, {max_model_len:,}",
+            where="context_len",
+            fix="raise max_model_len or lower context_len",
+        )
+    return asked
+
+
+def _facts(sizing: Sizing) -> dict[str, Any]:
+    """The parts of a plan that restate the deployment, its budget and its capacity."""
+    options, capacity = sizing.deployment.options, sizing.capacity
+    return {
+        "model": _model_facts(sizing),
+        "accelerator": _accelerator_facts(sizing.deployment.accelerator),
+        "engine": EngineFacts(sizing.engine.name, sizing.engine.version),
+        "parallelism": Parallelism(
+            options.tensor_parallel_size,
+            options.pipeline_parallel_size,
+            options.data_parallel_size,
+        ),
+        "options": options.model_dump(),
+        "memory": _memory(sizing),
+        "kv_cache": _kv_cache(sizing),
+        "capacity_tokens": CapacityTokens(
+            capacity.admission_tokens, capacity.steady_tokens, capacity.all_full_tokens
+        ),
+        "groups": capacity.groups,
+        "provenance": _provenance(sizing),
+    }
+
+
+def _model_facts(sizing: Sizing) -> ModelFacts:
+    model, options = sizing.deployment.model, sizing.deployment.options
+    return ModelFacts(
+        name=model.name,
+        parameters=parameter_count(model),
+        hf_id=model.hf_id,
+        dtype=model.dtype if options.dtype in (None, "auto") else str(options.dtype),
+        quantization=options.quantization or model.quantization,
+        max_position_embeddings=model.max_position_embeddings,
+    )
+
+
+def _accelerator_facts(card: AcceleratorProfile) -> AcceleratorFacts:
+    return AcceleratorFacts(
+        card.name, card.memory_bytes, card.advertised_memory_gb, card.bandwidth_bytes_per_s
+    )
+
+
+def _memory(sizing: Sizing) -> Memory:
+    budget = sizing.budget
+    return Memory(
+        total_bytes=budget.total_bytes,
+        budget_bytes=budget.budget_bytes,
+        weights_bytes=budget.weights_bytes,
+        activation_bytes=budget.activation_bytes,
+        non_torch_bytes=budget.non_torch_bytes,
+        cuda_graph_bytes=budget.cuda_graph_bytes,
+        kv_cache_bytes=budget.kv_cache_bytes,
+        cuda_graph_in_budget=budget.cuda_graph_in_budget,
+    )
+
+
+def _kv_cache(sizing: Sizing) -> KVCache:
+    capacity = sizing.capacity
+    return KVCache(
+        dtype=capacity.kv_cache_dtype,
+        bytes_per_token=capacity.bytes_per_token,
+        block_size=capacity.block_size,
+        bytes_per_block=capacity.bytes_per_block,
+        num_blocks=capacity.num_blocks,
+        capacity_tokens=capacity.logged_tokens,
+        max_model_len=capacity.max_model_len,
+        max_concurrency=capacity.max_concurrency,
+    )
+
+
+def _provenance(sizing: Sizing) -> dict[str, str]:
+    """Where each number comes from: sources of the model, the card and the engine's terms."""
+    model, card = sizing.deployment.model, sizing.deployment.accelerator
+    exact = model.weight_bytes_on_disk is not None
+    return {
+        "model": model.source,
+        "weights": "the checkpoint's own size" if exact else "computed from the shapes",
+        "total": card.memory.source,
+        "bandwidth": card.bandwidth.source,
+        **{term.removesuffix("_bytes"): source for term, source in sizing.budget.provenance},
+    }

@@ -1,0 +1,1 @@
+"""A GGUF file's metadata as a model spec."""

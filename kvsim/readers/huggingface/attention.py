@@ -1,0 +1,150 @@
+"""What a softmax-attention layer caches, from a config's head counts and dimensions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvsim.readers.huggingface.families import Family
+from kvsim.readers.huggingface.fields import Fields
+from kvsim.specs.attention import (
+    ChunkedAttention,
+    CompressedLatentAttention,
+    FullAttention,
+    LatentAttention,
+    SlidingAttention,
+)
+
+__all__ = ["attention_of", "compressed_of", "latent_of"]
+
+# Of DeepSeek-V4's compressed layers, only those that fold 4 tokens have a sparse indexer;
+# the heavily compressed ones read every state.
+_INDEXED_RATIO = 4
+
+
+def attention_of(fields: Fields, family: Family, kind: str) -> FullAttention:
+    """Read the attention of a "full", "sliding" or "chunked" layer.
+
+    Raises
+    ------
+    InputError
+        When heads, KV heads or head dimensions are missing or do not fit.
+    """
+    heads = _heads(fields, kind)
+    kv_heads = _kv_heads(fields, kind, heads)
+    if heads % kv_heads:
+        raise fields.error(f"{heads} query heads cannot share {kv_heads} KV heads evenly")
+    key_dim = _key_dim(fields, kind, heads)
+    bias = _bias(fields, family)
+    shape: dict[str, Any] = {
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "key_dim": key_dim,
+        "value_dim": _value_dim(fields, kind, key_dim),
+        "bias": bias,
+        "output_bias": _output_bias(fields, family, bias),
+        "output_gate": family.output_gate and fields.flag("attn_output_gate", default=True),
+    }
+    if kind == "sliding":
+        return SlidingAttention(**shape, window=fields.integer("sliding_window"))
+    if kind == "chunked":
+        return ChunkedAttention(**shape, chunk=fields.integer("attention_chunk_size"))
+    return FullAttention(**shape)
+
+
+def latent_of(fields: Fields) -> LatentAttention:
+    """Read multi-head latent attention; ``head_dim`` plays no part in it."""
+    indexed = "index_topk" in fields
+    return LatentAttention(
+        heads=fields.integer("num_attention_heads"),
+        kv_lora_rank=fields.integer("kv_lora_rank"),
+        rope_dim=fields.integer("qk_rope_head_dim"),
+        nope_dim=fields.integer("qk_nope_head_dim"),
+        value_dim=fields.integer("v_head_dim"),
+        q_lora_rank=fields.optional_integer("q_lora_rank"),
+        indexer_dim=fields.integer("index_head_dim") if indexed else None,
+        indexer_heads=fields.integer("index_n_heads") if indexed else None,
+        indexer_top_k=fields.integer("index_topk") if indexed else None,
+    )
+
+
+def compressed_of(fields: Fields, ratio: int) -> CompressedLatentAttention:
+    """Read DeepSeek-V4's compressed attention at one compression ratio."""
+    return CompressedLatentAttention(
+        heads=fields.integer("num_attention_heads"),
+        head_dim=fields.integer("head_dim"),
+        rope_dim=fields.integer("qk_rope_head_dim"),
+        window=fields.integer("sliding_window"),
+        ratio=ratio,
+        q_lora_rank=fields.optional_integer("q_lora_rank"),
+        output_lora_rank=fields.optional_integer("o_lora_rank"),
+        indexer_dim=fields.integer("index_head_dim") if ratio == _INDEXED_RATIO else None,
+    )
+
+
+def _heads(fields: Fields, kind: str) -> int:
+    heads = fields.integer("num_attention_heads")
+    return fields.integer("swa_num_attention_heads", heads) if kind == "sliding" else heads
+
+
+def _kv_heads(fields: Fields, kind: str, heads: int) -> int:
+    if kind == "sliding" and "swa_num_key_value_heads" in fields:
+        return fields.integer("swa_num_key_value_heads")
+    if kind == "full" and "num_global_key_value_heads" in fields:
+        return fields.integer("num_global_key_value_heads")
+    if fields.get("multi_query") is not None or "new_decoder_architecture" in fields:
+        return _falcon_kv_heads(fields, heads)
+    if "attn_config" in fields:
+        return _mpt_kv_heads(fields, heads)
+    return fields.integer("num_key_value_heads", heads)
+
+
+def _falcon_kv_heads(fields: Fields, heads: int) -> int:
+    """Falcon-7B lists 71 KV heads in places, and ``multi_query`` means one."""
+    if fields.flag("new_decoder_architecture"):
+        return fields.integer("num_key_value_heads", heads)
+    if fields.flag("multi_query"):
+        return 1
+    return fields.integer("num_key_value_heads", heads)
+
+
+def _mpt_kv_heads(fields: Fields, heads: int) -> int:
+    attention = fields.inner("attn_config")
+    kind = attention.text("attn_type", "multihead_attention")
+    if kind not in {"multihead_attention", "multiquery_attention", "grouped_query_attention"}:
+        raise attention.error(f"attn_type is {kind!r}, which is not known")
+    window = attention.get("sliding_window_size")
+    if window not in (None, -1):
+        raise attention.error(f"sliding_window_size {window!r} of MPT is not known to kvsim")
+    if kind == "multiquery_attention":
+        return 1
+    return attention.integer("kv_n_heads", heads)
+
+
+def _key_dim(fields: Fields, kind: str, heads: int) -> int:
+    if kind == "sliding" and "swa_head_dim" in fields:
+        return fields.integer("swa_head_dim")
+    if kind == "full" and "global_head_dim" in fields:
+        return fields.integer("global_head_dim")
+    if "head_dim" in fields:
+        return fields.integer("head_dim")
+    hidden = fields.integer("hidden_size")
+    if hidden % heads:
+        raise fields.error(
+            f"hidden_size {hidden} is not a multiple of {heads} heads", "state head_dim"
+        )
+    return hidden // heads
+
+
+def _value_dim(fields: Fields, kind: str, key_dim: int) -> int:
+    name = "swa_v_head_dim" if kind == "sliding" else "v_head_dim"
+    return fields.integer(name, key_dim)
+
+
+def _bias(fields: Fields, family: Family) -> bool:
+    named = ("attention_bias", "qkv_bias", "add_qkv_bias", "use_bias", "use_qkv_bias", "bias")
+    spelled = next((key for key in named if key in fields), None)
+    return fields.flag(spelled) if spelled else family.qkv_bias
+
+
+def _output_bias(fields: Fields, family: Family, bias: bool) -> bool:
+    return bias and (family.output_bias or family.bias_covers_output)

@@ -1,0 +1,222 @@
+"""Turn a Hugging Face ``config.json`` into a `ModelSpec`.
+
+::
+
+    config ─ text part ─ family ─▶ kind of each layer ─▶ caches, MLP ─▶ groups of like layers
+                │
+                └── anything that hints at a kind kvsim does not know is refused by name
+
+Rotary fields change no cached size; only the load-time tables of Gemma 3 are read from them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from kvsim.errors import InputError
+from kvsim.readers.huggingface.bidirectional import BIDIRECTIONAL, refuse_bidirectional
+from kvsim.readers.huggingface.extras import other_parameters, rotary_table_elements
+from kvsim.readers.huggingface.families import FAMILIES, Family
+from kvsim.readers.huggingface.fields import Fields, canonical
+from kvsim.readers.huggingface.groups import layer_groups
+from kvsim.readers.huggingface.quantization import quantization_of
+from kvsim.readers.json_file import read_json_object
+from kvsim.specs.checked import FieldError
+from kvsim.specs.model import LayerGroup, ModelSpec
+
+__all__ = ["spec_from_config", "spec_from_json_file"]
+
+_TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
+_INHERITED = ("dtype", "tie_word_embeddings", "quantization_config", "compression_config")
+_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "half": "fp16"}
+
+# Fields that speak of an attention kind. One that is set, and that the family's layout does
+# not read, means that the model is something else than it seems.
+_TELLING = re.compile(
+    r"window|pattern|mamba|ssm|conv_kernel|state_size|kv_lora|layer_types|block_type|attn_type"
+    r"|attn_layer|attn_config|linear_(attn|attention|num|key|value|conv)|attention_chunk"
+    r"|compress_ra|recurrent|retention|lru_|wkv|kv_shared|full_attention|global_head|index_topk"
+    r"|local_attention|attention_types|sparse_attention|cross_attention"
+)
+_WINDOW_FIELDS = ("layer_types", "sliding_window", "use_sliding_window", "max_window_layers")
+
+
+def spec_from_config(config: Mapping[str, object], *, name: str, source: str = "") -> ModelSpec:
+    """Read a model configuration.
+
+    Parameters
+    ----------
+    config : mapping
+        The content of a ``config.json``, of any architecture that kvsim knows, or a plain
+        decoder with nothing in it that hints at another kind of attention.
+    name : str
+        What to call the model; errors name it.
+    source : str, optional
+        Where the configuration comes from. Defaults that had to be assumed are added.
+
+    Returns
+    -------
+    ModelSpec
+        Layer groups in the order of their first layers.
+
+    Raises
+    ------
+    InputError
+        For a missing, malformed or absurd field, or an unknown kind of layer, by name.
+    UnsupportedError
+        For a model that can keep nothing between steps (encoder-only, diffusion).
+    """
+    if not isinstance(config, Mapping):
+        raise InputError("the configuration is not an object", where=name)
+    try:
+        return _spec(config, name, source)
+    except FieldError as error:  # a fact that the contract refuses and no reader checked
+        raise InputError(error.what, where=name) from None
+
+
+def spec_from_json_file(path: str | os.PathLike[str]) -> ModelSpec:
+    """Read a ``config.json`` file; the model is called after its folder.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read as one JSON object, or the config is wrong; both name
+        the file.
+    UnsupportedError
+        When the model can keep nothing between steps.
+    """
+    file = Path(path)
+    config = read_json_object(file)
+    spec = spec_from_config(config, name=str(file), source=f"read from {file}")
+    folder = file.absolute().parent.name
+    return spec.model_copy(update={"name": folder if file.name == "config.json" else file.stem})
+
+
+def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
+    text = _text_part(config, name)
+    model_type = _model_type(config, text)
+    architecture = _architecture(config, model_type)
+    refuse_bidirectional(text, model_type, architecture, name)
+    known = FAMILIES.get(model_type)
+    family = known or Family()
+    fields = Fields(text, family.defaults, name)
+    if known is None:
+        _refuse_unknown_encoder_decoder(fields, model_type)
+    _refuse_telling_fields(fields, known, model_type)
+    groups, encoder = _groups(fields, family)
+    dtype, dtype_note = _dtype(fields)
+    quantization = quantization_of(fields)
+    positions = fields.integer("max_position_embeddings", _decoder_positions(fields))
+    return ModelSpec(
+        name=name,
+        architecture=architecture,
+        hidden_size=fields.integer("hidden_size"),
+        vocab_size=fields.integer("vocab_size"),
+        position_embeddings=_position_rows(family, positions),
+        max_position_embeddings=positions,
+        tie_embeddings=fields.flag("tie_word_embeddings"),
+        dtype=dtype,
+        quantization=quantization.name,
+        quantized_families=quantization.families,
+        layer_groups=groups,
+        other_parameters=encoder + other_parameters(config, fields),
+        rotary_table_elements=rotary_table_elements(fields),
+        source="; ".join(part for part in (source, dtype_note) if part),
+    )
+
+
+def _groups(fields: Fields, family: Family) -> tuple[tuple[LayerGroup, ...], int]:
+    """Layer groups of the decoder, and the parameters of an encoder beside it."""
+    if family.layout in {"t5", "seq2seq"}:
+        from kvsim.readers.huggingface.encoder_decoder import encoder_decoder
+
+        group, encoder = encoder_decoder(fields, family)
+        return (group,), encoder
+    return layer_groups(fields, family), 0
+
+
+def _text_part(config: Mapping[str, object], name: str) -> dict[str, object]:
+    """The language model's own fields, with what only the outer level says beneath them."""
+    text = canonical(config)
+    while inner := next((text[key] for key in _TEXT_PARTS if text.get(key)), None):
+        if not isinstance(inner, Mapping):
+            raise InputError("text_config is not an object", where=name)
+        nested = canonical(inner)
+        for key in _INHERITED:
+            if nested.get(key) is None and text.get(key) is not None:
+                nested[key] = text[key]
+        text = nested
+    return _uniform_width(text)
+
+
+def _uniform_width(text: dict[str, object]) -> dict[str, object]:
+    """Gemma 3n lists one MLP width a layer, all alike."""
+    widths = text.get("intermediate_size")
+    if isinstance(widths, list) and widths and all(width == widths[0] for width in widths):
+        return {**text, "intermediate_size": widths[0]}
+    return text
+
+
+def _model_type(config: Mapping[str, object], text: Mapping[str, object]) -> str:
+    """The family's name: the text part's, without its "_text", or the outer one."""
+    for value in (text.get("model_type"), config.get("model_type")):
+        if not isinstance(value, str):
+            continue
+        model_type = value.lower()
+        for spelling in (model_type, model_type.removesuffix("_text")):
+            if spelling in FAMILIES or spelling in BIDIRECTIONAL:
+                return spelling
+    own = text.get("model_type") or config.get("model_type")
+    return own if isinstance(own, str) else ""
+
+
+def _architecture(config: Mapping[str, object], model_type: str) -> str:
+    names = config.get("architectures")
+    if isinstance(names, list) and names and isinstance(names[0], str):
+        return names[0]
+    return model_type
+
+
+def _refuse_unknown_encoder_decoder(fields: Fields, model_type: str) -> None:
+    if fields.flag("is_encoder_decoder"):
+        raise fields.error(
+            f"encoder-decoder model_type {model_type!r} is not known",
+            "known are t5, whisper, bart, mbart, m2m_100, pegasus and marian",
+        )
+
+
+def _refuse_telling_fields(fields: Fields, family: Family | None, model_type: str) -> None:
+    """Refuse what hints at a kind of attention that nobody here will read."""
+    read = frozenset((*family.reads, *_WINDOW_FIELDS)) if family else frozenset()
+    for key in fields.names():
+        value = fields.get(key)
+        if key in read or not _TELLING.search(key) or value is False or value in ([], {}, ""):
+            continue
+        if key == "layer_types" and value == ["full_attention"] * len(fields.words(key)):
+            continue
+        raise fields.error(
+            f"model_type {model_type!r} with the field {key!r} is a kind of attention that"
+            " kvsim does not know",
+            "kvsim never guesses; a plain decoder has no such field",
+        )
+
+
+def _decoder_positions(fields: Fields) -> int | None:
+    return fields.optional_integer("max_target_positions")
+
+
+def _position_rows(family: Family, positions: int) -> int:
+    return 0 if family.position_offset is None else positions + family.position_offset
+
+
+def _dtype(fields: Fields) -> tuple[str, str]:
+    """Native dtype, and what to note about it."""
+    word = fields.text("dtype").removeprefix("torch.")
+    if not word or word == "auto":
+        return "bf16", "the config names no dtype: bf16 assumed"
+    if word not in _DTYPES:
+        raise fields.error(f"dtype is {word!r}", f"known are {', '.join(_DTYPES)}")
+    return _DTYPES[word], ""

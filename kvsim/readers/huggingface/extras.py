@@ -1,0 +1,98 @@
+"""What a config says beside its layers: vision towers, per-layer embeddings, rotary tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from kvsim.readers.huggingface.fields import Fields, canonical
+
+__all__ = ["other_parameters", "rotary_table_elements"]
+
+_LARGEST_FACTOR = 10_000
+
+
+def other_parameters(config: Mapping[str, object], fields: Fields) -> int:
+    """Count what a config names beside the decoder's layers.
+
+    Parameters
+    ----------
+    config : mapping
+        The whole config; ``vision_config`` may be in it or in ``thinker_config``.
+    fields : Fields
+        The text part.
+
+    Returns
+    -------
+    int
+        Parameters; the vision tower's matrices (its norms and biases are left out) and
+        Gemma 3n's per-layer embeddings.
+    """
+    thinker = config.get("thinker_config")
+    outer = thinker if isinstance(thinker, Mapping) else config
+    vision = outer.get("vision_config")
+    tower = _vision(vision, fields) if isinstance(vision, Mapping) else 0
+    return tower + _per_layer_embeddings(fields)
+
+
+def _vision(config: Mapping[str, object], fields: Fields) -> int:
+    """A vision transformer: blocks, patch embedding and a projection to the decoder."""
+    renamed = canonical({**config, "num_layers": config.get("depth", config.get("num_layers"))})
+    vision = Fields(renamed, {}, f"{fields.where}: vision_config")
+    if not all(key in vision for key in ("hidden_size", "num_hidden_layers")):
+        return 0
+    width, depth = vision.integer("hidden_size"), vision.integer("num_hidden_layers")
+    inner = vision.integer("intermediate_size", 4 * width)
+    matrices = 3 if vision.text("hidden_act").startswith("silu") else 2
+    blocks = depth * (4 * width * width + matrices * width * inner)
+    return blocks + _patches(vision, width) + _projection(vision, width, fields)
+
+
+def _patches(vision: Fields, width: int) -> int:
+    patch = vision.optional_integer("patch_size")
+    frames = vision.integer("temporal_patch_size", 1)
+    return 3 * frames * patch * patch * width if patch else 0
+
+
+def _projection(vision: Fields, width: int, fields: Fields) -> int:
+    """Qwen merges patches in two matrices; others project with one."""
+    hidden = fields.integer("hidden_size")
+    merge = vision.optional_integer("spatial_merge_size")
+    if merge is None:
+        return width * hidden
+    merged = width * merge * merge
+    mergers = 1 + len(vision.integers("deepstack_visual_indexes"))
+    return mergers * (merged * merged + merged * vision.integer("out_hidden_size", hidden))
+
+
+def _per_layer_embeddings(fields: Fields) -> int:
+    """Gemma 3n and the small Gemma 4s: an embedding row a token a layer, and its gates."""
+    width = fields.first_integer("hidden_size_per_layer_input", default=0)
+    if not width or "num_kv_shared_layers" not in fields:
+        return 0
+    hidden, layers = fields.integer("hidden_size"), fields.integer("num_hidden_layers")
+    rows = fields.integer("vocab_size_per_layer_input", fields.integer("vocab_size"))
+    laurel = fields.first_integer("laurel_rank", default=0)
+    return layers * (rows * width + 3 * hidden * width + 2 * hidden * laurel)
+
+
+def rotary_table_elements(fields: Fields) -> int | None:
+    """Elements of Gemma 3's two rotary tables; None where the one usual table is computed.
+
+    Engines make a table as long as the context for the sliding layers, and one that its
+    linear scaling stretches for the full layers.
+    """
+    if "rope_local_base_freq" not in fields:
+        return None
+    rows = fields.integer("max_position_embeddings")
+    return fields.integer("head_dim") * (rows + math.ceil(rows * _linear_factor(fields)))
+
+
+def _linear_factor(fields: Fields) -> float:
+    scaling = fields.get("rope_scaling")
+    factor = scaling.get("factor") if isinstance(scaling, Mapping) else None
+    if isinstance(factor, bool) or not isinstance(factor, int | float):
+        return 1.0
+    if not 1 <= factor <= _LARGEST_FACTOR:
+        raise fields.error(f"rope_scaling has the factor {factor}, outside 1..{_LARGEST_FACTOR}")
+    return float(factor)

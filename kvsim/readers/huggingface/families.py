@@ -1,0 +1,349 @@
+"""What an architecture's name says that its config leaves out.
+
+A config.json omits what equals the defaults of its configuration class, and says nothing
+about what its modelling code fixes (a gated MLP, a bias). Both are kept here, once each, as
+known from the public configuration classes of Hugging Face transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+__all__ = ["FAMILIES", "Family", "Layout"]
+
+Layout = Literal[
+    "uniform",
+    "gemma4",
+    "llama4",
+    "nemotron_h",
+    "mimo",
+    "compressed",
+    "jamba",
+    "bamba",
+    "falcon_h1",
+    "minimax_text",
+    "kimi_linear",
+    "t5",
+    "seq2seq",
+]
+
+
+class Family(NamedTuple):
+    """Facts that all models of one ``model_type`` share.
+
+    Parameters
+    ----------
+    layout : str
+        Which rule tells the kind of each layer; see ``kvsim.readers.huggingface.layers``.
+    linear : str or None
+        What "linear_attention" means here.
+    gated, mlp_bias : bool
+        Whether the MLP has a third matrix, and biases.
+    qkv_bias, output_bias : bool
+        Biases of the attention projections where the config does not say.
+    bias_covers_output : bool
+        Whether a true ``attention_bias`` includes the output projection.
+    output_gate : bool
+        Whether queries are doubled to gate the attention output.
+    position_offset : int or None
+        A learned position table has this many rows more than positions; None is no table.
+    reads : tuple of str
+        Attention-like fields that the layout understands beyond the common ones.
+    defaults : mapping
+        Defaults of the configuration class.
+    """
+
+    layout: Layout = "uniform"
+    linear: str | None = None
+    gated: bool = True
+    mlp_bias: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
+    bias_covers_output: bool = True
+    output_gate: bool = False
+    position_offset: int | None = None
+    reads: tuple[str, ...] = ()
+    defaults: Mapping[str, object] = MappingProxyType({})
+
+
+_TIED = {"tie_word_embeddings": True}
+_FOURFOLD = {"expansion_ratio": 4}  # MLP width over hidden size
+_OPT_IN_WINDOW = {"use_sliding_window": False}
+_PATTERN = ("sliding_window_pattern",)
+_MLA = ("kv_lora_rank", "index_topk", "index_head_dim", "index_n_heads", "indexer_types")
+
+_PLAIN = Family()
+_MISTRAL = Family()
+_QWEN2 = Family(qkv_bias=True, bias_covers_output=False, defaults=_OPT_IN_WINDOW)
+_QWEN3 = Family(defaults=_OPT_IN_WINDOW)
+_DEEPSEEK = Family(reads=_MLA)
+_GLM = Family(bias_covers_output=False)
+_MATRIX_BIASED = Family(gated=False, mlp_bias=True, qkv_bias=True, output_bias=True)
+
+_GEMMA3 = Family(
+    reads=_PATTERN,
+    defaults={
+        **_TIED,
+        "vocab_size": 262_208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131_072,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 6,
+        "rope_local_base_freq": 10_000,
+    },
+)
+_SHARED = (
+    "num_kv_shared_layers",
+    "sliding_window_pattern",
+    "activation_sparsity_pattern",
+    "global_head_dim",
+)
+_GEMMA3N = Family(
+    reads=_SHARED,
+    defaults={
+        **_TIED,
+        "vocab_size": 262_400,
+        "vocab_size_per_layer_input": 262_144,
+        "hidden_size": 2048,
+        "hidden_size_per_layer_input": 256,
+        "intermediate_size": 16_384,
+        "num_hidden_layers": 35,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "max_position_embeddings": 32_768,
+        "sliding_window": 512,
+        "sliding_window_pattern": 5,
+        "num_kv_shared_layers": 15,
+        "laurel_rank": 64,
+    },
+)
+_GEMMA4 = Family(
+    layout="gemma4",
+    reads=(*_SHARED, "num_global_key_value_heads"),
+    defaults={**_TIED, "head_dim": 256, "sliding_window_pattern": 6},
+)
+_DELTA_READS = (
+    "full_attention_interval",
+    "linear_key_head_dim",
+    "linear_value_head_dim",
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+    "linear_conv_kernel_dim",
+    "mamba_ssm_dtype",
+)
+_DELTA = Family(
+    linear="gated_delta_net",
+    output_gate=True,
+    reads=_DELTA_READS,
+    defaults={
+        "full_attention_interval": 4,
+        "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+    },
+)
+_MAMBA_READS = (
+    "mamba_d_conv",
+    "mamba_d_state",
+    "mamba_d_head",
+    "mamba_d_ssm",
+    "mamba_dt_rank",
+    "mamba_expand",
+    "mamba_n_groups",
+    "mamba_n_heads",
+    "mamba_chunk_size",
+    "mamba_conv_bias",
+    "mamba_proj_bias",
+    "mamba_rms_norm",
+    "mamba_norm_before_gate",
+    "mamba_use_mlp",
+    "mamba_ssm_cache_dtype",
+    "use_mamba_kernels",
+    "attn_layer_indices",
+    "time_step_limit",
+)
+_NEMOTRON_H = Family(
+    layout="nemotron_h",
+    gated=False,
+    reads=(
+        "hybrid_override_pattern",
+        "mamba_num_heads",
+        "mamba_head_dim",
+        "mamba_hidden_act",
+        "mamba_proj_bias",
+        "mamba_ssm_cache_dtype",
+        "ssm_state_size",
+        "conv_kernel",
+        "chunk_size",
+    ),
+    defaults={"conv_kernel": 4, "n_groups": 8, "ssm_state_size": 128},
+)
+_BAMBA = Family(
+    layout="bamba",
+    reads=_MAMBA_READS,
+    defaults={"mamba_d_conv": 4, "mamba_n_groups": 1, "mamba_d_state": 256},
+)
+_SEQ2SEQ = Family(
+    layout="seq2seq",
+    gated=False,
+    mlp_bias=True,
+    qkv_bias=True,
+    output_bias=True,
+    position_offset=0,
+    defaults=_TIED,
+)
+
+FAMILIES: dict[str, Family] = {
+    **dict.fromkeys(
+        (
+            "llama",
+            "yi",
+            "granite",
+            "granitemoe",
+            "internlm2",
+            "olmo",
+            "olmo2",
+            "olmoe",
+            "stablelm",
+            "seed_oss",
+            "smollm3",
+            "baichuan",
+            "deepseek",
+            "minimax",
+            "minimax_m2",
+            "minicpm",
+            "ernie4_5",
+            "helium",
+            "hunyuan_v1_dense",
+        ),
+        _PLAIN,
+    ),
+    **dict.fromkeys(("mistral", "mixtral", "ministral", "ministral3", "phi3"), _MISTRAL),
+    **dict.fromkeys(
+        ("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen2_audio", "qwen2_5_omni"), _QWEN2
+    ),
+    **dict.fromkeys(("qwen3", "qwen3_moe", "qwen3_vl", "qwen3_vl_moe", "qwen3_omni_moe"), _QWEN3),
+    **dict.fromkeys(
+        ("deepseek_v2", "deepseek_v3", "kimi_k2", "glm4_moe_lite", "minicpm3"), _DEEPSEEK
+    ),
+    "deepseek_v32": _DEEPSEEK,
+    "glm_moe_dsa": Family(
+        reads=_MLA, defaults={"index_topk": 2048, "index_head_dim": 128, "index_n_heads": 32}
+    ),
+    "deepseek_v4": Family(
+        layout="compressed",
+        reads=(*_MLA, "compress_ratios", "compress_rates", "compress_rope_theta"),
+    ),
+    **dict.fromkeys(("glm", "glm4", "glm4_moe"), _GLM),
+    "chatglm": Family(qkv_bias=True, bias_covers_output=False),
+    "gemma": Family(
+        defaults={**_TIED, "head_dim": 256, "max_position_embeddings": 8192},
+    ),
+    "gemma2": Family(
+        reads=_PATTERN,
+        defaults={
+            **_TIED,
+            "head_dim": 256,
+            "max_position_embeddings": 8192,
+            "sliding_window": 4096,
+            "sliding_window_pattern": 2,
+        },
+    ),
+    **dict.fromkeys(("gemma3", "gemma3_text"), _GEMMA3),
+    "gemma3n": _GEMMA3N,
+    **dict.fromkeys(("gemma4", "gemma4_unified"), _GEMMA4),
+    "cohere": Family(defaults={**_TIED, "max_position_embeddings": 8192}),
+    "cohere2": Family(
+        reads=_PATTERN, defaults={**_TIED, "sliding_window": 4096, "sliding_window_pattern": 4}
+    ),
+    "olmo3": Family(reads=_PATTERN, defaults={"sliding_window_pattern": 4}),
+    "gpt_oss": Family(
+        qkv_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        reads=_PATTERN,
+        defaults={"sliding_window": 128, "sliding_window_pattern": 2},
+    ),
+    "llama4": Family(
+        layout="llama4",
+        reads=("attention_chunk_size", "no_rope_layers", "no_rope_layer_interval"),
+        defaults={"attention_chunk_size": 8192, "no_rope_layer_interval": 4},
+    ),
+    "mimo_v2_flash": Family(
+        layout="mimo",
+        reads=("hybrid_layer_pattern", "attention_chunk_size", "swa_head_dim", "swa_v_head_dim"),
+    ),
+    **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_moe"), _DELTA),
+    "nemotron": Family(gated=False),
+    "nemotron_h": _NEMOTRON_H,
+    "jamba": Family(
+        layout="jamba",
+        reads=(*_MAMBA_READS, "attn_layer_period", "attn_layer_offset"),
+        defaults={
+            "attn_layer_period": 8,
+            "attn_layer_offset": 4,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "mamba_d_conv": 4,
+            "mamba_d_state": 16,
+            "mamba_expand": 2,
+        },
+    ),
+    **dict.fromkeys(("bamba", "granitemoehybrid"), _BAMBA),
+    "falcon_h1": Family(layout="falcon_h1", reads=_MAMBA_READS, defaults=_BAMBA.defaults),
+    **dict.fromkeys(
+        ("minimax_text_01", "minimax_text"),
+        Family(layout="minimax_text", linear="lightning", reads=("attn_type_list",)),
+    ),
+    "kimi_linear": Family(
+        layout="kimi_linear", linear="kimi_delta", reads=(*_MLA, "linear_attn_config")
+    ),
+    "gpt2": Family(
+        gated=False,
+        mlp_bias=True,
+        qkv_bias=True,
+        output_bias=True,
+        position_offset=0,
+        defaults={**_TIED, **_FOURFOLD, "vocab_size": 50_257, "max_position_embeddings": 1024},
+    ),
+    "opt": Family(
+        gated=False,
+        mlp_bias=True,
+        qkv_bias=True,
+        output_bias=True,
+        position_offset=2,
+        defaults={**_TIED, "max_position_embeddings": 2048},
+    ),
+    "bloom": Family(
+        gated=False,
+        mlp_bias=True,
+        qkv_bias=True,
+        output_bias=True,
+        defaults={**_TIED, **_FOURFOLD, "max_position_embeddings": 2048},
+    ),
+    "gptj": Family(
+        gated=False, mlp_bias=True, defaults={**_FOURFOLD, "max_position_embeddings": 2048}
+    ),
+    **dict.fromkeys(("gpt_neox", "phi", "starcoder2"), _MATRIX_BIASED),
+    "mpt": Family(gated=False, reads=("attn_config",), defaults={**_TIED, **_FOURFOLD}),
+    **dict.fromkeys(
+        ("falcon", "refinedweb", "refinedwebmodel"),
+        Family(gated=False, defaults={**_TIED, **_FOURFOLD, "max_position_embeddings": 2048}),
+    ),
+    "t5": Family(
+        layout="t5",
+        gated=False,
+        reads=("is_gated_act",),
+        defaults={**_TIED, "max_position_embeddings": 512},
+    ),
+    "whisper": _SEQ2SEQ,
+    **dict.fromkeys(("bart", "mbart", "m2m_100", "pegasus", "marian"), _SEQ2SEQ),
+}

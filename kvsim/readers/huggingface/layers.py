@@ -1,0 +1,221 @@
+"""Which kind each layer of a config is, resolved one layer at a time.
+
+::
+
+    layer_types             ["sliding_attention", "full_attention", ...]   named one by one
+    sliding_window_pattern  6    every sixth layer is full                 Gemma 2/3, Cohere 2
+    full_attention_interval 4    every fourth layer is full                Qwen3-Next, Qwen3.5
+    hybrid_override_pattern "M-M-M-M*-"  Mamba-2, MLP and attention        Nemotron-H
+    compress_ratios         [0, 0, 4, 128, ...]                            DeepSeek-V4
+
+A kind that is not known is an error that names it, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from kvsim.readers.huggingface.families import Family
+from kvsim.readers.huggingface.fields import Fields
+
+__all__ = ["LayerKind", "layer_kinds"]
+
+
+class LayerKind(NamedTuple):
+    """What one layer is.
+
+    Parameters
+    ----------
+    name : str
+        "full", "sliding", "chunked", "latent", "compressed", "linear", "mamba", "mamba2",
+        "parallel" (attention beside Mamba-2), "mlp" or "moe".
+    ratio : int
+        Tokens a compressed state (``compressed`` only).
+    """
+
+    name: str
+    ratio: int = 0
+
+
+_WORDS = {
+    "full_attention": "full",
+    "attention": "full",
+    "sliding_attention": "sliding",
+    "chunked_attention": "chunked",
+    "linear_attention": "linear",
+    "mamba": "mamba2",
+    "mamba2": "mamba2",
+    "mlp": "mlp",
+    "moe": "moe",
+}
+_LETTERS = {"M": "mamba2", "*": "full", "-": "mlp", "E": "moe"}
+
+
+def layer_kinds(fields: Fields, family: Family) -> list[LayerKind]:
+    """Tell the kind of every layer, in order.
+
+    Raises
+    ------
+    InputError
+        For a kind that is not known, or a pattern that does not fit the layers.
+    """
+    count = fields.integer("num_hidden_layers")
+    names = _LAYOUTS[family.layout](fields, count)
+    if family.layout == "compressed":
+        return [LayerKind("compressed", ratio) for ratio in _compress_ratios(fields, count)]
+    if "linear" in names and family.linear is None:
+        raise fields.error(
+            "linear_attention layers of this model_type are not known",
+            "known are those of qwen3_next, qwen3_5, minimax_text_01 and kimi_linear",
+        )
+    return [LayerKind(name) for name in names]
+
+
+def _uniform(fields: Fields, count: int) -> list[str]:
+    if "layer_types" in fields:
+        return _from_words(fields, count)
+    if "kv_lora_rank" in fields:
+        return ["latent"] * count
+    if "full_attention_interval" in fields:
+        return _every(fields.integer("full_attention_interval"), count, otherwise="linear")
+    return _windowed(fields, count)
+
+
+def _from_words(fields: Fields, count: int) -> list[str]:
+    words = fields.words("layer_types")
+    fields.per_layer("layer_types", words, count)
+    strange = next((word for word in words if word not in _WORDS), None)
+    if strange is not None:
+        known = ", ".join(sorted(_WORDS))
+        raise fields.error(f"layer_types names the kind {strange!r}", f"known kinds are {known}")
+    full = "latent" if "kv_lora_rank" in fields else "full"
+    return [full if _WORDS[word] == "full" else _WORDS[word] for word in words]
+
+
+def _windowed(fields: Fields, count: int) -> list[str]:
+    window = fields.optional_integer("sliding_window")
+    if window is None or not fields.flag("use_sliding_window", default=True):
+        return ["full"] * count
+    if "sliding_window_pattern" in fields:
+        return _every(fields.integer("sliding_window_pattern"), count, otherwise="sliding")
+    if window >= fields.integer("max_position_embeddings"):
+        return ["full"] * count  # a window that no context outgrows
+    first = fields.first_integer("max_window_layers", default=0) if _opted_in(fields) else 0
+    return ["full" if i < first else "sliding" for i in range(count)]
+
+
+def _opted_in(fields: Fields) -> bool:
+    """Whether ``use_sliding_window`` is set: only then does ``max_window_layers`` count."""
+    return fields.flag("use_sliding_window")
+
+
+def _every(period: int, count: int, *, otherwise: str) -> list[str]:
+    return ["full" if (i + 1) % period == 0 else otherwise for i in range(count)]
+
+
+def _gemma4(fields: Fields, count: int) -> list[str]:
+    kinds = _from_words(fields, count) if "layer_types" in fields else _windowed(fields, count)
+    return [*kinds[:-1], "full"]  # transformers makes the last layer full, whatever the list says
+
+
+def _llama4(fields: Fields, count: int) -> list[str]:
+    if "layer_types" in fields:
+        return _from_words(fields, count)
+    rope = fields.integers("no_rope_layers")  # 1 where the layer has rotary positions
+    if not rope:
+        period = fields.integer("no_rope_layer_interval")
+        rope = [int((i + 1) % period != 0) for i in range(count)]
+    fields.per_layer("no_rope_layers", rope, count)
+    return ["chunked" if has_rope else "full" for has_rope in rope]
+
+
+def _nemotron_h(fields: Fields, count: int) -> list[str]:
+    if "layer_types" in fields:
+        return _from_words(fields, count)
+    if "hybrid_override_pattern" not in fields:
+        raise fields.error("the config has no hybrid_override_pattern")
+    pattern = fields.text("hybrid_override_pattern")
+    fields.per_layer("hybrid_override_pattern", pattern, count)
+    strange = next((letter for letter in pattern if letter not in _LETTERS), None)
+    if strange is not None:
+        raise fields.error(
+            f"hybrid_override_pattern names the kind {strange!r}",
+            "known are M (Mamba-2), * (attention), - (MLP) and E (experts)",
+        )
+    return [_LETTERS[letter] for letter in pattern]
+
+
+def _mimo(fields: Fields, count: int) -> list[str]:
+    pattern = fields.integers("hybrid_layer_pattern")
+    fields.per_layer("hybrid_layer_pattern", pattern, count)
+    return ["sliding" if windowed else "full" for windowed in pattern]
+
+
+def _compressed(fields: Fields, count: int) -> list[str]:
+    return ["compressed"] * count
+
+
+def _compress_ratios(fields: Fields, count: int) -> list[int]:
+    """One ratio a layer; further ones belong to the multi-token-prediction layers."""
+    ratios = fields.integers("compress_ratios")
+    drafts = fields.first_integer("num_nextn_predict_layers", default=0)
+    if not count <= len(ratios) <= count + drafts:
+        fields.per_layer("compress_ratios", ratios, count)
+    return ratios[:count]
+
+
+def _jamba(fields: Fields, count: int) -> list[str]:
+    if "layer_types" in fields:
+        return ["mamba" if n == "mamba2" else n for n in _from_words(fields, count)]
+    period = fields.integer("attn_layer_period")
+    offset = fields.integer("attn_layer_offset", at_least=0)
+    return ["full" if i % period == offset else "mamba" for i in range(count)]
+
+
+def _bamba(fields: Fields, count: int) -> list[str]:
+    if "layer_types" in fields:
+        return _from_words(fields, count)
+    if "attn_layer_indices" not in fields:
+        raise fields.error("the config has neither layer_types nor attn_layer_indices")
+    attention = set(fields.integers("attn_layer_indices"))
+    return ["full" if i in attention else "mamba2" for i in range(count)]
+
+
+def _minimax_text(fields: Fields, count: int) -> list[str]:
+    if "layer_types" in fields:
+        return _from_words(fields, count)
+    codes = fields.integers("attn_type_list")
+    fields.per_layer("attn_type_list", codes, count)
+    if set(codes) - {0, 1}:
+        raise fields.error(f"attn_type_list names the kind {max(codes)}", "0 linear, 1 full")
+    return ["full" if code else "linear" for code in codes]
+
+
+def _kimi_linear(fields: Fields, count: int) -> list[str]:
+    linear = fields.inner("linear_attn_config")
+    full = set(linear.integers("full_attn_layers"))  # counted from 1
+    delta = set(linear.integers("kda_layers"))
+    missing = sorted(set(range(1, count + 1)) - full - delta)
+    if missing:
+        raise fields.error(f"linear_attn_config gives layer {missing[0]} no kind")
+    return ["latent" if i + 1 in full else "linear" for i in range(count)]
+
+
+def _parallel(fields: Fields, count: int) -> list[str]:
+    return ["parallel"] * count
+
+
+_LAYOUTS: dict[str, Callable[[Fields, int], list[str]]] = {
+    "uniform": _uniform,
+    "gemma4": _gemma4,
+    "llama4": _llama4,
+    "nemotron_h": _nemotron_h,
+    "mimo": _mimo,
+    "compressed": _compressed,
+    "jamba": _jamba,
+    "bamba": _bamba,
+    "falcon_h1": _parallel,
+    "minimax_text": _minimax_text,
+    "kimi_linear": _kimi_linear,
+}

@@ -1,0 +1,1 @@
+"""A recording, judged: tables, statistics, shares of the pool, time bins, files."""

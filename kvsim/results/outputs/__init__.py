@@ -1,0 +1,20 @@
+"""What ``--output DIR`` leaves behind: tables, a timeline, metrics and where they came from.
+
+::
+
+    DIR/summary.json       the answer, and everything needed to ask again
+    DIR/trace.json.gz      a timeline for Perfetto or chrome://tracing
+    DIR/metrics.prom       what a scrape of the engine would have shown at the end
+    DIR/requests.parquet   one row a request
+    DIR/steps.parquet      one row a run of engine steps
+    DIR/memory.parquet     one row a run of engine steps: the pool's split
+
+Every file is whole or absent, and holds no wall-clock time: the same seed gives the same bytes.
+"""
+
+from kvsim.results.outputs.folder import write_outputs
+from kvsim.results.outputs.prometheus import prometheus_text
+from kvsim.results.outputs.provenance import provenance, resolved_scenario
+from kvsim.results.outputs.timeline import timeline
+
+__all__ = ["prometheus_text", "provenance", "resolved_scenario", "timeline", "write_outputs"]

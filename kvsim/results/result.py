@@ -1,0 +1,374 @@
+"""What a run comes to: tables of what was recorded, and the summary judged from them.
+
+The summary's keys are those of ``vllm bench serve`` where it has one, so that scripts made
+for real results read simulated ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvsim.results.statistics import (
+    PERCENTILES,
+    Distribution,
+    break_even_tokens,
+    distribution,
+    is_saturated,
+)
+from kvsim.results.step_totals import SPLIT, Accounts, Books, keep_books, slot_split
+from kvsim.simulator.prepare import Setup
+from kvsim.simulator.recorder import Recorder
+from kvsim.steptime.kv_reads import prefill_pairs
+from kvsim.steptime.model import StepLoad
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "SATURATED_MEANINGLESS",
+    "SimulationResult",
+    "grows_with_the_run",
+    "swap_break_even_tokens",
+    "without_growing",
+]
+
+Floats = npt.NDArray[np.float64]
+
+SATURATED_MEANINGLESS = ("ttft", "e2el", "queue")
+"""Latencies that grow for as long as a saturated run goes on: a mean of them says nothing."""
+
+
+def grows_with_the_run(key: str) -> bool:
+    """Whether a key of the summary states a latency that a saturated run has no value of.
+
+    Examples
+    --------
+    >>> [grows_with_the_run(key) for key in ("p99_ttft_ms", "p99_tpot_ms", "duration")]
+    [True, False, False]
+    """
+    return key.endswith("_ms") and key.rsplit("_", 2)[-2] in SATURATED_MEANINGLESS
+
+
+def without_growing(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the summary as that of a saturated run: what grows with the run has no value."""
+    kept = {key: None if grows_with_the_run(key) else value for key, value in summary.items()}
+    return kept | {"saturated": True}
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """One finished (or interrupted) run.
+
+    Parameters
+    ----------
+    setup : Setup
+        The scenario and everything derived from it.
+    seed : int
+        Seed of the run.
+    recorder : Recorder
+        What happened.
+    end_seconds : float
+        Simulated time at the end.
+    interrupted : bool
+        Whether the run was cut before its last request.
+    notes : tuple of str
+        What the reader of a trace left out or changed.
+    """
+
+    setup: Setup
+    seed: int
+    recorder: Recorder
+    end_seconds: float
+    interrupted: bool = False
+    notes: tuple[str, ...] = ()
+
+    # ---- tables ---------------------------------------------------------------------------
+
+    @cached_property
+    def columns(self) -> dict[str, Floats]:
+        """Arrays by name, one entry a request that arrived; NaN: it never happened."""
+        recorder = self.recorder
+        moments = (
+            recorder.scheduled_seconds, recorder.first_token_seconds, recorder.finish_seconds,
+        )  # fmt: skip
+        count = min(map(len, moments))  # an interrupt may fall between two of them
+        scheduled, first_token, finish = (np.array(moment)[:count] for moment in moments)
+        rejected = np.zeros(count)
+        rejected[recorder.rejected_rows] = 1
+        columns = {
+            "row": np.arange(count, dtype=np.float64),
+            "arrival_seconds": _joined(recorder, "arrival_seconds")[:count],
+            "prompt_tokens": _joined(recorder, "prompt_tokens")[:count],
+            "output_tokens": _joined(recorder, "output_tokens")[:count],
+            "scheduled_seconds": scheduled,
+            "first_token_seconds": first_token,
+            "finish_seconds": finish,
+            "preemptions": _scattered(recorder.preemptions, count),
+            "cached_tokens": _scattered(recorder.cached_tokens, count),
+            "rejected": rejected,
+        }
+        # A workload hands its requests out ahead of time; a run that was cut has not met all.
+        came = columns["arrival_seconds"] <= self.end_seconds
+        came |= columns["rejected"] > 0
+        if came.all():
+            return columns
+        return {name: values[came] for name, values in columns.items()}
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """One row a request: times in seconds, lengths in tokens, latencies in seconds."""
+        import pandas as pd
+
+        frame = pd.DataFrame(self.columns)
+        whole = ["row", "prompt_tokens", "output_tokens", "preemptions", "cached_tokens"]
+        frame[whole] = frame[whole].astype("int64")
+        frame["rejected"] = frame["rejected"].astype(bool)
+        for name, values in self.latencies.items():
+            frame[f"{name}_seconds"] = values
+        frame.attrs |= {"name": "requests", "unit": "seconds and tokens"}
+        return frame
+
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """One row a run of engine steps; see `kvsim.simulator.recorder.STEP_COLUMNS`."""
+        import pandas as pd
+
+        frame = pd.DataFrame(self.recorder.step_columns())
+        frame.attrs |= {"name": "steps", "unit": "seconds, tokens, bytes and slots"}
+        return frame
+
+    @cached_property
+    def memory(self) -> pd.DataFrame:
+        """The pool at the start of every run of steps, in token slots: its split."""
+        import pandas as pd
+
+        columns = self.recorder.step_columns()
+        pool = self.setup.pool_slots
+        split = slot_split(columns, pool)
+        frame = pd.DataFrame({name: start for name, (start, _) in split.items()})
+        frame["free"] = pool - frame.sum(axis=1)
+        frame.insert(0, "start_seconds", columns["start_seconds"])
+        frame.attrs |= {"name": "memory", "unit": "token slots"}
+        return frame
+
+    # ---- latencies ------------------------------------------------------------------------
+
+    @cached_property
+    def latencies(self) -> dict[str, Floats]:
+        """TTFT, TPOT, E2E and queue time of every request, seconds."""
+        columns = self.columns
+        arrival, first = columns["arrival_seconds"], columns["first_token_seconds"]
+        finish, output = columns["finish_seconds"], columns["output_tokens"]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            tpot = np.where(output > 1, (finish - first) / (output - 1), np.nan)
+        return {
+            "ttft": first - arrival,
+            "tpot": tpot,
+            "e2el": finish - arrival,
+            "queue": columns["scheduled_seconds"] - arrival,
+        }
+
+    @cached_property
+    def warm_seconds(self) -> float:
+        """When the warm-up is over: the arrival of the first request that counts."""
+        arrivals = self.columns["arrival_seconds"]
+        skipped = int(len(arrivals) * self.setup.scenario.run.warmup_fraction)
+        return float(np.partition(arrivals, skipped)[skipped]) if skipped else 0.0
+
+    @cached_property
+    def judged(self) -> npt.NDArray[np.bool_]:
+        """Requests that statistics count: those that came after the warm-up."""
+        return self.columns["arrival_seconds"] >= self.warm_seconds
+
+    @cached_property
+    def distributions(self) -> dict[str, Distribution]:
+        """Distributions in milliseconds: ttft, tpot, itl, e2el, queue."""
+        judged = self.judged
+        found = {
+            name: distribution(1e3 * (values if judged.all() else values[judged]))
+            for name, values in self.latencies.items()
+        }
+        books = self.accounts
+        return found | {"itl": distribution(1e3 * books.gap_seconds, books.gap_tokens)}
+
+    # ---- memory and time --------------------------------------------------------------------
+
+    @cached_property
+    def accounts(self) -> Accounts:
+        """The books of the run's steps after the warm-up."""
+        options, policy = self.setup.deployment.options, self.setup.scenario.scheduler.policy
+        budget = None if policy == "orca" else options.max_num_batched_tokens
+        books = Books(
+            costs=self.setup.step_time,
+            pool_slots=self.setup.pool_slots,
+            max_num_seqs=(options.max_num_seqs or np.inf) - self._samples + 1,
+            max_num_batched_tokens=budget or np.inf,
+            from_seconds=self.warm_seconds,
+            to_seconds=self.end_seconds,
+            first_tokens=self._first_tokens() if policy == "vllm-v0" else None,
+        )
+        return keep_books(self.recorder.step_pages(), books)
+
+    def _first_tokens(self) -> Floats:
+        """When each sequence that decodes had its first token, ascending."""
+        first = self.columns["first_token_seconds"][self.columns["output_tokens"] > 1]
+        return np.repeat(np.sort(first[~np.isnan(first)]), self._samples)
+
+    @property
+    def _samples(self) -> int:
+        """Sequence slots that a request needs at once."""
+        return self.setup.scenario.workload.samples
+
+    def kv_cache(self) -> dict[str, Any]:
+        """Usage of the pool (held over total, 0-1) and the split of its time average."""
+        books = self.accounts
+        whole = books.span_seconds * self.setup.pool_slots or np.inf
+        split = {name: books.slot_seconds[name] / whole for name in SPLIT}
+        return {
+            "usage_mean": books.held_slot_seconds / whole,
+            "usage_peak": books.peak_held_slots / self.setup.pool_slots,
+            "waste": split | {"free": max(0.0, 1 - sum(split.values()))},
+        }
+
+    # ---- the summary ----------------------------------------------------------------------
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The run in ``vllm bench serve``'s words, and kvsim's own.
+
+        ``kv_cache.waste`` adds up to 1: the five parts of the PagedAttention paper, `cached`
+        prefixes that may be evicted, and what is `free`. Of a run past saturation, TTFT, E2E
+        and queue time are None: see `observed`.
+        """
+        return without_growing(self.observed) if self.saturated else self.observed
+
+    @cached_property
+    def observed(self) -> dict[str, Any]:
+        """The summary with every latency as it was seen, past saturation too.
+
+        A mean that grows with the run is no property of the system; it is one of these very
+        requests, and may be set beside what another system made of the same.
+        """
+        recorder, books = self.recorder, self.accounts
+        summary = self._totals()
+        for name, found in self.distributions.items():
+            summary |= _bench_keys(name, found)
+        busy = books.busy_seconds or np.inf
+        summary |= {
+            "kv_cache": self.kv_cache(),
+            "preemptions": sum(recorder.preemptions.values()),
+            "recomputed_tokens": recorder.recomputed_tokens,
+            "swapped_tokens": recorder.swapped_tokens,
+            "prefix_cache": {"queries": recorder.queried_tokens, "hits": recorder.hit_tokens},
+            "bound_by": {name: spent / busy for name, spent in books.bound_seconds.items()},
+            "memory_limited": self._memory_limited(),
+            "mean_batch_size": books.sequence_seconds / busy,
+            "events": recorder.step_rows,
+            "saturated": self.saturated,
+            "interrupted": self.interrupted,
+        }
+        if self.setup.scenario.scheduler.preemption == "swap":
+            summary["swap_break_even_tokens"] = swap_break_even_tokens(self.setup)
+        return summary
+
+    @cached_property
+    def saturated(self) -> bool:
+        """Whether requests came faster than they could be served, all run long."""
+        served = self.columns["rejected"] == 0
+        scheduled = self.columns["scheduled_seconds"]
+        return is_saturated(self.columns["arrival_seconds"][served], scheduled[served])
+
+    def _totals(self) -> dict[str, Any]:
+        """Counts and rates of the whole run, from the first arrival to the last token."""
+        columns = self.columns
+        finish, arrivals = columns["finish_seconds"], columns["arrival_seconds"]
+        done = ~np.isnan(finish)
+        duration = float(finish[done].max() - arrivals.min()) if done.any() else self.end_seconds
+        tokens_in = int(columns["prompt_tokens"][done].sum())
+        tokens_out = int(columns["output_tokens"][done].sum())
+        rejected = int(columns["rejected"].sum())
+        return {
+            "completed": int(done.sum()),
+            "failed": 0,
+            "rejected": rejected,
+            "unfinished": len(finish) - int(done.sum()) - rejected,
+            "duration": duration,
+            "total_input_tokens": tokens_in,
+            "total_output_tokens": tokens_out,
+            "request_throughput": _rate(done.sum(), duration),
+            "request_goodput": self._goodput(duration),
+            "output_throughput": _rate(tokens_out, duration),
+            "total_token_throughput": _rate(tokens_in + tokens_out, duration),
+        }
+
+    def _memory_limited(self) -> float | None:
+        """Share of the time that memory kept requests out; a closed batch hides it (None)."""
+        if self.setup.scenario.scheduler.policy == "static":
+            return None
+        return self.accounts.starved_seconds / (self.accounts.span_seconds or np.inf)
+
+    def _goodput(self, duration: float) -> float | None:
+        """Requests a second that met every objective; None when there is none."""
+        slo = self.setup.scenario.slo
+        given = {"ttft": slo.ttft_ms, "tpot": slo.tpot_ms, "e2el": slo.e2el_ms}
+        limits = {name: limit for name, limit in given.items() if limit is not None}
+        if not limits:
+            return None
+        good = ~np.isnan(self.columns["finish_seconds"])
+        for name, limit in limits.items():
+            values = self.latencies[name]
+            good &= np.isnan(values) | (1e3 * values <= limit)  # one token has no TPOT
+        return _rate(good.sum(), duration)
+
+
+def swap_break_even_tokens(setup: Setup) -> int | None:
+    """Length from which swapping a request out and in is no dearer than recomputing it.
+
+    Recomputing is what the tokens add to a step in which another sequence decodes; swapping
+    moves each token's KV over the host link twice.
+
+    Returns
+    -------
+    int or None
+        Tokens; None when recomputing is cheaper for every length that the model takes.
+    """
+    model, cost = setup.deployment.model, setup.step_time.cost
+    still = cost(StepLoad(tokens=2, sequences=2)).seconds
+
+    def recompute_seconds(tokens: int) -> float:
+        pairs = prefill_pairs(model, 0, tokens)
+        return cost(StepLoad(tokens + 1, 2, prefill_pairs=pairs)).seconds - still
+
+    move = 2 * setup.token_bytes / setup.scenario.scheduler.host_link_bytes_per_s
+    most = setup.deployment.options.max_model_len or model.max_position_embeddings
+    return break_even_tokens(recompute_seconds, move, most)
+
+
+def _bench_keys(name: str, found: Distribution) -> dict[str, float | None]:
+    """Keys such as ``mean_ttft_ms`` of one distribution in milliseconds."""
+    keys = {"mean": found.mean, "median": found.p50, "std": found.std}
+    keys |= {f"p{point}": getattr(found, f"p{point}") for point in PERCENTILES}
+    return {f"{statistic}_{name}_ms": value for statistic, value in keys.items()}
+
+
+def _rate(count: float, seconds: float) -> float:
+    return float(count / seconds) if seconds > 0 else 0.0
+
+
+def _joined(recorder: Recorder, name: str) -> Floats:
+    """One column of all arrival tables."""
+    parts = [getattr(table, name) for table in recorder.tables]
+    return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
+
+
+def _scattered(values: Mapping[int, int], count: int) -> Floats:
+    """An array of zeros with a few rows filled in."""
+    column = np.zeros(count)
+    column[list(values)] = list(values.values())
+    return column

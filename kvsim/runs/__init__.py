@@ -1,0 +1,1 @@
+"""The public verbs over the simulator: simulate, replicate, compare."""

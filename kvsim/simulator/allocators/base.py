@@ -1,0 +1,245 @@
+"""What a memory policy answers, and the law that it must keep.
+
+The scheduler asks in four moments of a request's life, the replica once a run::
+
+    holdable(request)            at arrival: could an empty pool ever hold it?
+    admit(request, tokens)       first prefill chunk: room for `tokens`?  -> cached tokens | None
+    extend(request, tokens)      later chunks                             -> bool
+    decode_steps(batch, limit)   how many steps every decoding sequence can take
+    take(batch, steps)           take what those steps write
+    release(request, ...)        finished or preempted
+
+Scarcity is an answer, never an exception. ``check()`` states the conservation law
+``held + cached + free = total`` and raises `InvariantError` when it is broken.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from kvsim.errors import InvariantError
+from kvsim.memory.growth import BlockCurve
+from kvsim.simulator.batch import DecodeBatch
+from kvsim.simulator.request import Request
+
+__all__ = ["Allocator", "Holding", "Slots", "address_of"]
+
+
+class Slots(NamedTuple):
+    """What becomes of the pool's token slots beside plain use, at one instant.
+
+    With the held slots and the cached tokens it gives the PagedAttention paper's split:
+    ``total = tokens + reserved + internal + external + cached + free``, where internal is
+    what remains of the held slots.
+
+    Parameters
+    ----------
+    reserved : int
+        Held slots that will be written later.
+    external : int
+        Free slots that no waiting request can use, because they are scattered, and slots
+        that placement rounds regions up by.
+    cached : int
+        Slots of finished requests' prefixes, kept until something needs the room.
+    """
+
+    reserved: int = 0
+    external: int = 0
+    cached: int = 0
+
+
+class Holding(NamedTuple):
+    """What one running request holds of the pool, as a picture of it needs to know.
+
+    Parameters
+    ----------
+    row : int
+        The request.
+    written : int
+        Blocks with its tokens, that nobody shares.
+    coming : int
+        Blocks that it holds for tokens to come.
+    unused : int
+        Blocks that it holds and will never write.
+    address : int or None
+        First block of its region, in which these lie in this order; None: anywhere.
+    """
+
+    row: int
+    written: int
+    coming: int = 0
+    unused: int = 0
+    address: int | None = None
+
+
+class Allocator(ABC):
+    """A memory policy over a pool of ``total_blocks`` blocks of ``curve.block_size`` tokens.
+
+    Attributes
+    ----------
+    total_blocks : int
+        Size of the pool.
+    free_blocks : int
+        Blocks that can be handed out now.
+    curve : BlockCurve
+        Blocks that one sequence holds.
+    batch : DecodeBatch or None
+        The decoding sequences; set by the scheduler that owns both.
+    copied_tokens : int
+        Cached tokens that the device has copied since the replica last asked.
+    rounded_slots : int
+        Slots that a placement adds to the regions asked for (a buddy system's powers of
+        two): used, but by nobody; the PagedAttention paper counts them as external.
+    """
+
+    batch: DecodeBatch | None = None
+    sets_slots_apart = False  # whether `slots` ever differs from plain use
+    shares_prefixes = False  # whether an admission looks its prompt up
+    rounded_slots = 0
+
+    def __init__(self, total_blocks: int, curve: BlockCurve) -> None:
+        self.total_blocks = total_blocks
+        self.free_blocks = total_blocks
+        self.curve = curve
+        self.copied_tokens = 0
+        self._longest = curve.longest(total_blocks)
+        self._size = curve.block_size
+        self._is_plain = curve == BlockCurve(curve.block_size)
+
+    @property
+    def block_size(self) -> int:
+        """Tokens a block."""
+        return self.curve.block_size
+
+    @property
+    def usage(self) -> float:
+        """Share of the pool that is held, 0 to 1."""
+        return 1 - self.free_blocks / self.total_blocks if self.total_blocks else 0.0
+
+    @property
+    def total_slots(self) -> int:
+        """Token slots of the whole pool."""
+        return self.total_blocks * self.block_size
+
+    def held_blocks(self, request: Request, tokens: int) -> int:
+        """Blocks of a request with `tokens` cached tokens a sequence.
+
+        Parallel samples share the full blocks of the prompt; each owns a copy of the last,
+        partial one (copy-on-write) from the moment the prompt is complete. Blocks of windowed
+        and recurrent groups, which move on with the sequence, are each sample's own.
+        """
+        if self._is_plain and request.samples == 1:
+            return -(-tokens // self._size)
+        blocks = self.curve.blocks_at(tokens)
+        if request.samples == 1 or tokens < request.prompt_tokens:
+            return blocks
+        shared = self.curve.growing * (request.prompt_tokens // self.block_size)
+        return shared + request.samples * (blocks - shared)
+
+    def holdable(self, request: Request) -> bool:
+        """Whether an empty pool could hold the request to its last token."""
+        if request.samples == 1:
+            return request.prompt_tokens + request.output_tokens - 1 <= self._longest
+        return self.held_blocks(request, request.final_tokens) <= self.total_blocks
+
+    @abstractmethod
+    def admit(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+        """Give a waiting request room for its first prefill chunk.
+
+        Parameters
+        ----------
+        request : Request
+            The head of the queue; nothing of it is held.
+        chunk_tokens : int
+            Most tokens that this step can compute for it, after any cached prefix.
+        spare_blocks : int
+            Blocks that must stay free afterwards: those that this step's decodes open, and a
+            watermark. A policy whose sequences do not grow by blocks has no use for it.
+
+        Returns
+        -------
+        int or None
+            Tokens found in the cache, which need not be computed; None: no room, and
+            nothing was changed.
+        """
+
+    @abstractmethod
+    def extend(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
+        """Make room for a request's first `tokens` tokens; False leaves everything as it was."""
+
+    def restore(self, request: Request, *, spare_blocks: int = 0) -> bool:
+        """Make room again for the cached tokens of a request that was swapped out.
+
+        It decodes at once, so its next token must have room too.
+        """
+        tokens, request.computed_tokens = request.computed_tokens, 0
+        opening = self.held_blocks(request, tokens + 1) - self.held_blocks(request, tokens)
+        fits = self.extend(request, tokens, spare_blocks=spare_blocks + opening)
+        request.computed_tokens = tokens
+        return fits
+
+    def can_decode(self, batch: DecodeBatch) -> bool:
+        """Whether every decoding sequence has room for its next token."""
+        return self.decode_steps(batch, 1) == 1
+
+    @abstractmethod
+    def decode_steps(self, batch: DecodeBatch, limit: int) -> int:
+        """Steps, at most `limit`, for which every sequence of the batch has room."""
+
+    @abstractmethod
+    def take(self, batch: DecodeBatch, steps: int) -> int:
+        """Take the blocks that the next `steps` decode steps write; return how many."""
+
+    @abstractmethod
+    def release(self, request: Request, *, preempted: bool = False) -> None:
+        """Take back everything that a request holds; its ``computed_tokens`` are up to date."""
+
+    def slots(self, tokens: int, head: Request | None) -> Slots:
+        """Describe what is not plain use of the pool now; nothing, as a rule.
+
+        Parameters
+        ----------
+        tokens : int
+            Cached tokens of all live requests.
+        head : Request or None
+            The first request in the queue, if any: free slots that it cannot use although
+            it waits for them are external waste.
+        """
+        return Slots()
+
+    @property
+    def shared_blocks(self) -> int:
+        """Blocks that several running requests hold together."""
+        return 0
+
+    def holdings(self, live: Iterable[tuple[Request, int]]) -> list[Holding]:
+        """Say what each live request holds alone, given its cached tokens.
+
+        True between two steps, when nobody holds blocks for a step that is under way.
+        """
+        return [Holding(request.row, self.held_blocks(request, n)) for request, n in live]
+
+    @abstractmethod
+    def check(self, live: Iterable[tuple[Request, int]]) -> None:
+        """Compare the books with the live requests and their cached tokens.
+
+        Raises
+        ------
+        InvariantError
+            When blocks were lost, invented or counted twice.
+        """
+
+
+def address_of(request: Request) -> int:
+    """Address of a contiguous request's region.
+
+    Raises
+    ------
+    InvariantError
+        When it has none.
+    """
+    if not isinstance(request.blocks, int):
+        raise InvariantError(f"{request} has no region")
+    return request.blocks

@@ -1,0 +1,208 @@
+"""Blocks that nobody holds: in which order they are taken again.
+
+Some still carry a finished prefix and can be revived by a lookup; the rest are anonymous and
+come in runs, so that freeing or taking a thousand of them is one operation::
+
+    oldest                                                      newest
+    [ 3000 anonymous ] [ id 17 ] [ 2 anonymous ] [ id 5 ] [ id 4 ]
+      taken first                                  a tail is freed before its head
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from heapq import heapify, heappop, heappush
+
+from kvsim.registry import Registry
+
+__all__ = ["EVICTION_POLICIES", "IdleBlocks"]
+
+
+class IdleBlocks(ABC):
+    """The idle blocks of a pool, in order of eviction.
+
+    Attributes
+    ----------
+    cached : int
+        Idle blocks that still carry a prefix.
+    """
+
+    def __init__(self) -> None:
+        self.cached = 0
+
+    @abstractmethod
+    def __contains__(self, block_id: object) -> bool:
+        """Whether a block with that identity is idle."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Idle blocks, anonymous and cached."""
+
+    @abstractmethod
+    def add(self, block_id: int) -> None:
+        """Add a cached block that was just let go."""
+
+    @abstractmethod
+    def add_anonymous(self, count: int) -> None:
+        """Add blocks without identity."""
+
+    @abstractmethod
+    def note_use(self, block_id: int) -> None:
+        """Note that one of a block's holders has let go, while others hold on."""
+
+    @abstractmethod
+    def revive(self, block_id: int) -> None:
+        """Take a cached block out, because a request found its prefix."""
+
+    @abstractmethod
+    def evict(self, count: int) -> None:
+        """Take `count` blocks in order of eviction; their identities are forgotten."""
+
+
+class LRU(IdleBlocks):
+    """Least recently let go first, with or without identity: vLLM's free queue."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._order: OrderedDict[int | tuple[str, int], int] = OrderedDict()
+        self._runs = 0
+        self._anonymous = 0
+
+    def __contains__(self, block_id: object) -> bool:
+        return block_id in self._order
+
+    def __len__(self) -> int:
+        return self._anonymous + self.cached
+
+    def add(self, block_id: int) -> None:
+        """Put it at the end of the queue."""
+        self._order[block_id] = 1
+        self.cached += 1
+
+    def add_anonymous(self, count: int) -> None:
+        """Put a run at the end of the queue."""
+        if count:
+            self._runs += 1
+            self._order["run", self._runs] = count
+            self._anonymous += count
+
+    def note_use(self, block_id: int) -> None:
+        """The last to let go decides."""
+
+    def revive(self, block_id: int) -> None:
+        """Take it out of the middle."""
+        del self._order[block_id]
+        self.cached -= 1
+
+    def evict(self, count: int) -> None:
+        """Take from the front; a run may be taken in part."""
+        order = self._order
+        while count:
+            key, run = order.popitem(last=False)
+            if isinstance(key, int):
+                self.cached -= 1
+            else:
+                self._anonymous -= min(run, count)
+            if run > count:
+                order[key] = run - count
+                order.move_to_end(key, last=False)
+                return
+            count -= run
+
+
+class _Ranked(IdleBlocks):
+    """Anonymous blocks first, then cached ones by a rank; a heap with lazy deletion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._anonymous = 0
+        self._clock = 0
+        self._rank: dict[int, tuple[int, int]] = {}
+        self._heap: list[tuple[tuple[int, int], int]] = []
+
+    def __contains__(self, block_id: object) -> bool:
+        return block_id in self._rank
+
+    def __len__(self) -> int:
+        return self._anonymous + self.cached
+
+    def add(self, block_id: int) -> None:
+        """Put it where its rank says."""
+        self._clock += 1
+        rank = self._rank[block_id] = self._rank_of(block_id)
+        heappush(self._heap, (rank, block_id))
+        self.cached += 1
+
+    def add_anonymous(self, count: int) -> None:
+        """Add to the blocks that are taken before any cached one."""
+        self._anonymous += count
+
+    def revive(self, block_id: int) -> None:
+        """Forget its rank; the heap's note of it is stale from now on."""
+        del self._rank[block_id]
+        self.cached -= 1
+        if len(self._heap) > 64 + 4 * len(self._rank):
+            self._heap = [(rank, key) for key, rank in self._rank.items()]
+            heapify(self._heap)
+
+    def evict(self, count: int) -> None:
+        """Take anonymous blocks, then the lowest ranks."""
+        plain = min(count, self._anonymous)
+        self._anonymous -= plain
+        for _ in range(count - plain):
+            rank, block_id = heappop(self._heap)
+            while self._rank.get(block_id) != rank:
+                rank, block_id = heappop(self._heap)
+            del self._rank[block_id]
+            self.cached -= 1
+            self._forget(block_id)
+
+    @abstractmethod
+    def _rank_of(self, block_id: int) -> tuple[int, int]:
+        """Rank of a block that is let go now; the lowest is evicted first."""
+
+    @abstractmethod
+    def _forget(self, block_id: int) -> None:
+        """Drop what is known of an evicted block."""
+
+
+class FIFO(_Ranked):
+    """First in, first out, from the first time that a block was let go; hits renew nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._entered: dict[int, int] = {}
+
+    def note_use(self, block_id: int) -> None:
+        """Uses do not count."""
+
+    def _rank_of(self, block_id: int) -> tuple[int, int]:
+        return self._entered.setdefault(block_id, self._clock), 0
+
+    def _forget(self, block_id: int) -> None:
+        del self._entered[block_id]
+
+
+class LFU(_Ranked):
+    """Least frequently used first: held by the fewest requests; the least recent of equals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._uses: dict[int, int] = {}
+
+    def note_use(self, block_id: int) -> None:
+        """Count it."""
+        self._uses[block_id] = self._uses.get(block_id, 0) + 1
+
+    def _rank_of(self, block_id: int) -> tuple[int, int]:
+        self.note_use(block_id)
+        return self._uses[block_id], self._clock
+
+    def _forget(self, block_id: int) -> None:
+        del self._uses[block_id]
+
+
+EVICTION_POLICIES: Registry[type[IdleBlocks]] = Registry(
+    "eviction policy", {"lru": LRU, "fifo": FIFO, "lfu": LFU}
+)

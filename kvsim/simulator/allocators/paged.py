@@ -1,0 +1,67 @@
+"""Paged allocation: blocks of a fixed size, any free one will do (PagedAttention)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kvsim.errors import InvariantError
+from kvsim.simulator.allocators.base import Allocator
+from kvsim.simulator.batch import DecodeBatch
+from kvsim.simulator.request import Request
+
+__all__ = ["Paged"]
+
+
+class Paged(Allocator):
+    """Blocks without identity: a request's count follows from its length alone.
+
+    Waste is internal only, less than a block a sequence, so no address is ever needed.
+    """
+
+    def admit(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+        """Require room for the whole prompt, take the first chunk's blocks."""
+        whole = self.held_blocks(request, request.prefill_tokens)
+        if whole + spare_blocks > self.free_blocks:
+            return None
+        if chunk_tokens < request.prefill_tokens:
+            whole = self.held_blocks(request, chunk_tokens)
+        self.free_blocks -= whole
+        return 0
+
+    def extend(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
+        """Take the blocks between the computed tokens and `tokens`."""
+        need = self.held_blocks(request, tokens)
+        if request.computed_tokens:
+            need -= self.held_blocks(request, request.computed_tokens)
+        if need + spare_blocks > self.free_blocks:
+            return False
+        self.free_blocks -= need
+        return True
+
+    def decode_steps(self, batch: DecodeBatch, limit: int) -> int:
+        """As many steps as the free blocks allow."""
+        if (limit // self._size + 1) * batch.opens <= self.free_blocks:
+            return limit  # by far the most common case: there is room for a cycle more
+        return batch.steps_within(self.free_blocks, limit)
+
+    def can_decode(self, batch: DecodeBatch) -> bool:
+        """Whether the blocks that the next step opens are free."""
+        return batch.opens <= self.free_blocks or batch.opening <= self.free_blocks
+
+    def take(self, batch: DecodeBatch, steps: int) -> int:
+        """Take the blocks that open during the run."""
+        need = batch.blocks_for(steps)
+        self.free_blocks -= need
+        return need
+
+    def release(self, request: Request, *, preempted: bool = False) -> None:
+        """Give all blocks back."""
+        self.free_blocks += self.held_blocks(request, request.computed_tokens)
+
+    def check(self, live: Iterable[tuple[Request, int]]) -> None:
+        """State ``held + free = total``."""
+        held = sum(self.held_blocks(request, tokens) for request, tokens in live)
+        if held + self.free_blocks != self.total_blocks or self.free_blocks < 0:
+            raise InvariantError(
+                f"{held} blocks held + {self.free_blocks} free != {self.total_blocks} in all"
+            )

@@ -1,0 +1,49 @@
+"""No cache at all: every step computes the whole context again (the study case)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kvsim.memory.growth import BlockCurve
+from kvsim.simulator.allocators.base import Allocator, Holding
+from kvsim.simulator.batch import DecodeBatch
+from kvsim.simulator.request import Request
+
+__all__ = ["NoCache"]
+
+
+class NoCache(Allocator):
+    """Holds nothing, so memory never limits anything; time does (see ``StepClock``)."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(slots, BlockCurve(1))
+
+    def holdable(self, request: Request) -> bool:
+        """Always."""
+        return True
+
+    def admit(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+        """Always, finding nothing cached."""
+        return 0
+
+    def extend(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
+        """Always."""
+        return True
+
+    def decode_steps(self, batch: DecodeBatch, limit: int) -> int:
+        """One: the next step computes more than this one."""
+        return 1
+
+    def take(self, batch: DecodeBatch, steps: int) -> int:
+        """Nothing."""
+        return 0
+
+    def release(self, request: Request, *, preempted: bool = False) -> None:
+        """Nothing is held."""
+
+    def holdings(self, live: Iterable[tuple[Request, int]]) -> list[Holding]:
+        """Nobody holds anything."""
+        return []
+
+    def check(self, live: Iterable[tuple[Request, int]]) -> None:
+        """Nothing can be lost."""

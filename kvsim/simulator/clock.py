@@ -1,0 +1,173 @@
+"""How long the planned steps take: a run of decode steps in closed form, a mixed step in one sum.
+
+A decode step at a constant batch costs ``base + per_byte * bytes``, and each step reads
+``slope`` bytes more than the last, so k steps are an arithmetic series::
+
+    seconds(k) = k * first + growth * k * (k - 1) / 2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil, sqrt
+
+from kvsim.simulator.batch import DecodeBatch
+from kvsim.simulator.schedulers.base import StepPlan
+from kvsim.steptime.model import ConstantStepTime, StepLoad, StepTimeModel
+
+__all__ = ["RecomputeClock", "StepClock", "steps_reaching"]
+
+_PROBE = 2.0**40
+_ROUNDING = 1e-6  # steps; far more than arithmetic can be wrong by
+
+
+class StepClock:
+    """The step-time model with its answers remembered.
+
+    Parameters
+    ----------
+    model : StepTimeModel or ConstantStepTime
+        What a step costs.
+    pairs : callable
+        ``pairs(start, count)``: query-key pairs of a prefill chunk, a layer.
+    link_seconds_per_token : float
+        Seconds that a cached token takes to cross the host link (swapping).
+    copy_seconds_per_token : float
+        Seconds that the device takes to copy a cached token (compaction, concatenation).
+    """
+
+    def __init__(
+        self,
+        model: StepTimeModel | ConstantStepTime,
+        pairs: Callable[[int, int], float],
+        *,
+        link_seconds_per_token: float = 0.0,
+        copy_seconds_per_token: float = 0.0,
+    ) -> None:
+        self.copy_seconds_per_token = copy_seconds_per_token
+        self._model = model
+        self._pairs = pairs
+        self._link_seconds_per_token = link_seconds_per_token
+        self._per_byte = model.kv_seconds_per_byte
+        # Both are linear in the model, so one probe gives the rate: decodes in a step that
+        # also computes a prompt read more slowly; pipeline stages share the sequences' pairs.
+        still = model.cost(StepLoad(tokens=2, sequences=1)).seconds
+        reading = StepLoad(tokens=2, sequences=1, kv_read_bytes=_PROBE)
+        self._mixed_per_byte = (model.cost(reading).seconds - still) / _PROBE
+        self._per_pair: dict[int, float] = {}
+        self._base: dict[tuple[int, int], float] = {}
+        self._decode_base: dict[int, float] = {}
+
+    def base_seconds(self, tokens: int, sequences: int) -> float:
+        """Seconds of a step without what its attention reads (remembered by its shape)."""
+        shape = tokens, sequences
+        seconds = self._base.get(shape)
+        if seconds is None:
+            seconds = self._model.cost(StepLoad(tokens, sequences)).seconds
+            self._base[shape] = seconds
+        return seconds
+
+    def _decode_seconds(self, sequences: int) -> float:
+        """Seconds of a step of decodes alone, without what they read (remembered)."""
+        seconds = self._decode_base[sequences] = self.base_seconds(sequences, sequences)
+        return seconds
+
+    def pair_seconds(self, sequences: int) -> float:
+        """Seconds of one query-key pair in a step of so many sequences (remembered)."""
+        seconds = self._per_pair.get(sequences)
+        if seconds is None:
+            still = self._model.cost(StepLoad(2 * sequences, sequences)).seconds
+            attending = StepLoad(2 * sequences, sequences, prefill_pairs=_PROBE)
+            seconds = (self._model.cost(attending).seconds - still) / _PROBE
+            self._per_pair[sequences] = seconds
+        return seconds
+
+    def mixed_seconds(self, plan: StepPlan, batch: DecodeBatch) -> float:
+        """Seconds of one step that computes prompt chunks, with or without decodes."""
+        tokens = sequences = batch.sequences if plan.decodes else 0
+        pairs = 0.0
+        for request, count in plan.prefills:
+            tokens += count
+            sequences += 1
+            pairs += self._pairs(request.computed_tokens, count)
+        seconds = 0.0
+        if tokens:
+            seconds = self._base.get((tokens, sequences)) or self.base_seconds(tokens, sequences)
+        if plan.moved_tokens:
+            seconds += plan.moved_tokens * self._link_seconds_per_token
+        if pairs:
+            seconds += pairs * (self._per_pair.get(sequences) or self.pair_seconds(sequences))
+        if plan.decodes:
+            slowed = tokens > sequences
+            seconds += (self._mixed_per_byte if slowed else self._per_byte) * batch.kv_bytes
+        return seconds
+
+    def decode_run(self, batch: DecodeBatch, limit: int, gap: float) -> tuple[int, float]:
+        """Steps of a decode-only run and their seconds.
+
+        Parameters
+        ----------
+        batch : DecodeBatch
+            Who decodes.
+        limit : int
+            Most steps before the plan changes.
+        gap : float
+            Seconds until an arrival that may change the plan (infinite: none); the run ends
+            with the first step that reaches it.
+        """
+        sequences = batch.sequences
+        first = self._decode_base.get(sequences) or self._decode_seconds(sequences)
+        first += self._per_byte * batch.kv_bytes
+        growth = self._per_byte * batch.kv_slope
+        seconds = limit * first + growth * (limit * (limit - 1) // 2)
+        if gap >= seconds:
+            return limit, seconds
+        steps = steps_reaching(gap, first, growth, limit)
+        return steps, steps * first + growth * (steps * (steps - 1) // 2)
+
+
+class RecomputeClock(StepClock):
+    """The clock of an engine without a cache: every step computes every context again."""
+
+    def mixed_seconds(self, plan: StepPlan, batch: DecodeBatch) -> float:
+        """Seconds of one step: whole contexts, nothing read from a cache."""
+        contexts = [
+            (batch.cached_tokens(request) + 1, request.samples)
+            for request in (batch.members if plan.decodes else ())
+        ]
+        contexts += [(request.computed_tokens + count, 1) for request, count in plan.prefills]
+        tokens = sum(context * samples for context, samples in contexts)
+        pairs = sum(self._pairs(0, context) * samples for context, samples in contexts)
+        sequences = sum(samples for _, samples in contexts)
+        return self.base_seconds(tokens, sequences) + self.pair_seconds(sequences) * pairs
+
+    def decode_run(self, batch: DecodeBatch, limit: int, gap: float) -> tuple[int, float]:
+        """One step: the next one computes more."""
+        return 1, self.mixed_seconds(StepPlan([], decodes=True), batch)
+
+
+def steps_reaching(gap: float, first: float, growth: float, limit: int) -> int:
+    """Return the fewest steps, from 1 to `limit`, whose seconds reach `gap`.
+
+    ``steps * first + growth * steps * (steps - 1) / 2 >= gap`` is a quadratic; it is solved
+    in the form that keeps its precision when `growth` is tiny, then, where rounding might
+    matter, corrected by whole steps.
+
+    Examples
+    --------
+    >>> steps_reaching(10.0, first=3.0, growth=0.0, limit=100)
+    4
+    >>> steps_reaching(10.0, first=3.0, growth=2.0, limit=100)  # 3 + 5 = 8, 3 + 5 + 7 = 15
+    3
+    """
+    linear = first - growth / 2
+    exact = 2 * gap / (linear + sqrt(linear * linear + 2 * growth * gap))
+    steps = ceil(exact)
+    if _ROUNDING < steps - exact < 1 - _ROUNDING and steps <= limit:
+        return steps  # rounding cannot have moved it past a whole step
+    steps = min(max(1, steps), limit)
+    while steps > 1 and (steps - 1) * first + growth * ((steps - 1) * (steps - 2) // 2) >= gap:
+        steps -= 1
+    while steps < limit and steps * first + growth * (steps * (steps - 1) // 2) < gap:
+        steps += 1
+    return steps

@@ -1,0 +1,264 @@
+"""From a scenario to the living parts of a replica, each chosen by one word of the scenario."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+from kvsim.catalog.accelerators import find_accelerator
+from kvsim.catalog.models import find_model
+from kvsim.engines import Capacity, Deployment, Engine, get_engine
+from kvsim.errors import InputError
+from kvsim.memory.footprint import bytes_per_token, layer_caches
+from kvsim.memory.growth import BlockCurve
+from kvsim.simulator.allocators.base import Allocator
+from kvsim.simulator.allocators.grow import Grow, caching_allocator_slots
+from kvsim.simulator.allocators.paged import Paged
+from kvsim.simulator.allocators.prefix import Prefix
+from kvsim.simulator.allocators.recompute import NoCache
+from kvsim.simulator.allocators.reserve import RESERVATIONS, Reserve
+from kvsim.simulator.allocators.virtual import Virtual, tokens_per_page
+from kvsim.simulator.batch import decode_batch
+from kvsim.simulator.clock import RecomputeClock, StepClock
+from kvsim.simulator.recorder import Recorder
+from kvsim.simulator.schedulers import SCHEDULERS, Scheduler, SchedulerLimits
+from kvsim.specs.hardware import AcceleratorProfile
+from kvsim.specs.model import ModelSpec
+from kvsim.specs.precision import KVFormat, kv_format
+from kvsim.steptime.kv_reads import KVReadCurve, prefill_pairs
+from kvsim.steptime.model import ConstantStepTime, StepTimeModel
+from kvsim.workload.lengths import IndependentLengths
+
+if TYPE_CHECKING:
+    from kvsim.simulator.scenario import Scenario
+
+__all__ = ["Setup", "make_clock", "make_scheduler", "prepare"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a scenario comes to, before any request: derived once, shared by replications.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        The question.
+    deployment : Deployment
+        Model, card and flags, all defaults filled in.
+    kv : KVFormat
+        Format of K and V.
+    curve : BlockCurve
+        Blocks of one sequence.
+    num_blocks : int
+        Blocks of the pool.
+    step_time : StepTimeModel or ConstantStepTime
+        What a step costs.
+    """
+
+    scenario: Scenario
+    deployment: Deployment
+    kv: KVFormat
+    curve: BlockCurve
+    num_blocks: int
+    step_time: StepTimeModel | ConstantStepTime
+
+    @property
+    def tp(self) -> int:
+        """Tensor-parallel degree."""
+        return self.deployment.options.tensor_parallel_size
+
+    @property
+    def token_bytes(self) -> int:
+        """KV bytes of one more token of a short context, one rank, all layers."""
+        return bytes_per_token(self.deployment.model, self.kv, tp=self.tp)
+
+    @property
+    def pool_slots(self) -> int:
+        """Token slots of the pool."""
+        return self.num_blocks * self.curve.block_size
+
+
+def prepare(
+    scenario: Scenario,
+    *,
+    model: ModelSpec | None = None,
+    accelerator: AcceleratorProfile | None = None,
+) -> Setup:
+    """Derive everything that does not depend on a seed.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        The question.
+    model, accelerator : ModelSpec, AcceleratorProfile, optional
+        In place of those that the scenario names.
+
+    Raises
+    ------
+    InputError, UnsupportedError
+        For names that no catalogue knows, flags that contradict, or a model that leaves no
+        room for any KV cache.
+    """
+    with _blaming(scenario, "engine.name"):
+        engine = get_engine(scenario.engine.name, scenario.engine.version)
+    with _blaming(scenario, "model"):
+        model = model or find_model(scenario.model)
+    with _blaming(scenario, "accelerator"):
+        accelerator = accelerator or find_accelerator(scenario.accelerator)
+    with _blaming(scenario, "engine"):
+        deployment = engine.resolve(Deployment(model, accelerator, scenario.engine.options))
+        kv = kv_format(_kv_name(deployment))
+    _refuse_overlong(scenario, deployment)
+    curve, num_blocks = _pool(scenario, engine, deployment)
+    return Setup(scenario, deployment, kv, curve, num_blocks, _step_time(scenario, deployment))
+
+
+@contextmanager
+def _blaming(scenario: Scenario, key: str) -> Iterator[None]:
+    """Say of a flag, or of a key, that is wrong where the scenario got it from."""
+    try:
+        yield
+    except InputError as error:
+        flag = error.where.removeprefix("--").removeprefix("engine-").replace("-", "_")
+        if flag and flag not in dict(scenario.engine):
+            raise
+        where = scenario.where(f"engine.{flag}" if flag else key)
+        raise InputError(error.what, where=where, fix=error.fix) from None
+
+
+def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
+    """Make a replica's scheduler, with its memory and its batch."""
+    scenario, options = setup.scenario, setup.deployment.options
+    allocator = _allocator(setup)
+    reads = KVReadCurve.from_model(setup.deployment.model, setup.kv, setup.tp)
+    limits = SchedulerLimits(
+        max_num_seqs=options.max_num_seqs or 256,
+        max_num_batched_tokens=options.max_num_batched_tokens or 2048,
+        max_model_len=options.max_model_len or setup.deployment.model.max_position_embeddings,
+        long_prefill_token_threshold=scenario.scheduler.long_prefill_token_threshold,
+        admission=scenario.scheduler.admission,
+        preemption=scenario.scheduler.preemption,
+    )
+    policy = SCHEDULERS.find(scenario.scheduler.policy)
+    return policy(limits, allocator, decode_batch(allocator.curve, reads), recorder)
+
+
+def make_clock(setup: Setup) -> StepClock:
+    """Make a replica's clock."""
+    clock = RecomputeClock if setup.scenario.memory.allocator == "none" else StepClock
+    bandwidth = setup.deployment.accelerator.bandwidth_bytes_per_s
+    return clock(
+        setup.step_time,
+        _pairs(setup),
+        link_seconds_per_token=setup.token_bytes / setup.scenario.scheduler.host_link_bytes_per_s,
+        copy_seconds_per_token=2 * setup.token_bytes / bandwidth,
+    )
+
+
+def _refuse_overlong(scenario: Scenario, deployment: Deployment) -> None:
+    """Refuse lengths of which the shortest is too long; single long requests are counted."""
+    lengths, most = scenario.workload.lengths, deployment.options.max_model_len
+    if not isinstance(lengths, IndependentLengths) or most is None:
+        return
+    prompt = lengths.prompt.least_tokens + getattr(scenario.workload.prefix, "tokens", 0)
+    output = lengths.output.least_tokens
+    if prompt + output > most:
+        raise InputError(
+            f"every request has at least {prompt:,} prompt and {output:,} output tokens, more"
+            f" than max_model_len {most:,}",
+            where=scenario.where("workload.lengths.prompt"),
+            fix="shorten them or raise engine.max_model_len",
+        )
+
+
+def _kv_name(deployment: Deployment) -> str:
+    """Name of the KV format: "auto" is the compute dtype."""
+    name = deployment.options.kv_cache_dtype or "auto"
+    return name if name != "auto" else deployment.options.dtype or deployment.model.dtype
+
+
+def _pool(scenario: Scenario, engine: Engine, deployment: Deployment) -> tuple[BlockCurve, int]:
+    """Blocks of one sequence, and of the pool: the scenario's, else the plan's."""
+    memory = scenario.memory
+    budget = engine.budget(deployment) if memory.num_blocks is None else None
+    capacity = engine.capacity(deployment, budget.kv_cache_bytes if budget else 0)
+    curve = _block_curve(capacity)
+    if memory.block_size is not None:
+        curve = replace(curve, block_size=memory.block_size)
+    if memory.num_blocks is not None:
+        return curve, memory.num_blocks
+    num_blocks = capacity.num_blocks * capacity.block_size // curve.block_size
+    if num_blocks <= 0:
+        raise InputError(
+            f"{deployment.model.name} leaves no room for KV cache on {deployment.accelerator.name}",
+            fix="see `kvsim plan` for what would make it fit, or set memory.num_blocks",
+        )
+    return curve, num_blocks
+
+
+def _block_curve(capacity: Capacity) -> BlockCurve:
+    """Blocks of one sequence, from the engine's groups."""
+    if not capacity.groups:
+        return BlockCurve(capacity.block_size)
+    caps = [group.most_blocks for group in capacity.groups if group.most_blocks is not None]
+    growing = len(capacity.groups) - len(caps)
+    return BlockCurve(capacity.block_size, growing, tuple(sorted(caps)))
+
+
+def _allocator(setup: Setup) -> Allocator:
+    """Make the memory that the scenario names."""
+    memory, slots = setup.scenario.memory, setup.pool_slots
+    if memory.allocator == "paged":
+        return Paged(setup.num_blocks, setup.curve)
+    if memory.allocator == "prefix":
+        return Prefix(setup.num_blocks, setup.curve, memory.eviction)
+    if memory.allocator == "none":
+        return NoCache(slots)
+    if memory.allocator == "virtual":
+        tokens = tokens_per_page(memory.page_bytes, _tensor_token_bytes(setup))
+        return Virtual(slots // tokens, BlockCurve(tokens))
+    if memory.allocator == "grow":
+        rounding = partial(caching_allocator_slots, tensor_token_bytes=_tensor_token_bytes(setup))
+        return Grow(slots, lru_cache(maxsize=None)(rounding), placement=memory.placement)
+    return Reserve(
+        slots,
+        setup.deployment.options.max_model_len or setup.deployment.model.max_position_embeddings,
+        RESERVATIONS.find(memory.allocator),
+        placement=memory.placement,
+        compaction=memory.compaction,
+    )
+
+
+def _tensor_token_bytes(setup: Setup) -> int:
+    """Bytes of one token in one tensor: K of one layer, on one rank."""
+    layers = sum(count for count, cache in layer_caches(setup.deployment.model) if cache.states(1))
+    return max(1, setup.token_bytes // (2 * layers))
+
+
+def _step_time(scenario: Scenario, deployment: Deployment) -> StepTimeModel | ConstantStepTime:
+    if scenario.step_time.kind == "profile":
+        return StepTimeModel.from_deployment(deployment, engine=scenario.engine.name)
+    if scenario.step_time.seconds is None:
+        raise InputError(
+            "a constant step time needs its seconds",
+            where=scenario.where("step_time"),
+            fix="set step_time.seconds",
+        )
+    return ConstantStepTime(scenario.step_time.seconds)
+
+
+def _pairs(setup: Setup) -> Callable[[int, int], float]:
+    """Query-key pairs of a prefill chunk; remembered where windows make them costly."""
+    model = setup.deployment.model
+    kinds = {cache.kind for _, cache in layer_caches(model)}
+    if kinds == {"full"}:
+        return _full_pairs
+    return lru_cache(maxsize=1 << 16)(partial(prefill_pairs, model))
+
+
+def _full_pairs(start: int, count: int) -> float:
+    """Pairs of `count` queries after `start` tokens: each sees itself and all before it."""
+    return count * start + count * (count + 1) / 2

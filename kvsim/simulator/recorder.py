@@ -1,0 +1,125 @@
+"""Append-only records of a run: one row a step run, one column entry a moment of a request.
+
+Nothing is judged here; ``kvsim.results.result`` turns these arrays into statistics afterwards.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from struct import Struct
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kvsim.simulator.request import Request
+
+if TYPE_CHECKING:
+    from kvsim.workload.base import RequestTable
+
+__all__ = ["DECODE_ROW", "STEP_COLUMNS", "STEP_ROW", "Recorder"]
+
+STEP_COLUMNS = (
+    "start_seconds",  # when the run of steps began
+    "seconds",  # how long all of its steps took
+    "steps",  # engine steps in the run
+    "sequences",  # decoding sequences, one token each a step
+    "prefill_tokens",  # prompt tokens computed (in runs of one step)
+    "kv_read_bytes",  # bytes that the first step's decode attention reads
+    "waiting",  # requests in the queue
+    "tokens",  # cached tokens at the start, decoding and prefilling
+    "held_slots",  # token slots held at the start
+    "grown_slots",  # token slots that the run took
+    "reserved_slots",  # held slots that will be written later, at the start
+    "external_slots",  # free slots that the head of the queue cannot use
+    "cached_slots",  # slots of finished prefixes kept for reuse
+)
+STEP_ROW = Struct(f"2d{len(STEP_COLUMNS) - 2}q")  # times, then counts
+# The same row when nobody waits, nobody prefills, and no slot is set apart: pad bytes are zeros.
+DECODE_ROW = Struct("2d2q8xq8x3q24x")
+_ROW_DTYPE = np.dtype([(name, "f8" if at < 2 else "i8") for at, name in enumerate(STEP_COLUMNS)])
+_PAGE_ROWS = 1 << 15
+_NEVER = float("nan")
+
+
+class Recorder:
+    """Collects what happened; the scheduler and the replica write, nobody reads until the end.
+
+    Attributes
+    ----------
+    scheduled_seconds, first_token_seconds, finish_seconds : array of float
+        By request row, NaN until it happens; the scheduler writes them: when it first admits
+        a request, and at the end of the steps that produced its first token and its last.
+    preemptions, cached_tokens : array of int
+        By request row.
+    preempted : list of (int, int)
+        Request row and step row of each preemption, in order; it happened when that run of
+        steps began.
+    recomputed_tokens, swapped_tokens : int
+        Cached tokens that preemptions threw away, and those they moved out to the host.
+    queried_tokens, hit_tokens : int
+        Prompt tokens looked up in the prefix cache, and those found.
+    write_steps : callable
+        ``write_steps(STEP_ROW.pack(...))`` appends one row of `STEP_COLUMNS`.
+    """
+
+    def __init__(self) -> None:
+        self.tables: list[RequestTable] = []
+        self.scheduled_seconds = array("d")
+        self.first_token_seconds = array("d")
+        self.finish_seconds = array("d")
+        self.preemptions: dict[int, int] = {}
+        self.preempted: list[tuple[int, int]] = []
+        self.cached_tokens: dict[int, int] = {}
+        self.rejected_rows: list[int] = []
+        self.recomputed_tokens = 0
+        self.swapped_tokens = 0
+        self.queried_tokens = 0
+        self.hit_tokens = 0
+        self._rows = BytesIO()
+        self.write_steps: Callable[[bytes], object] = self._rows.write
+
+    def arrive(self, table: RequestTable) -> None:
+        """Note a table of arrivals: their rows follow those noted before."""
+        self.tables.append(table)
+        never = array("d", [_NEVER]) * len(table)
+        for column in (self.scheduled_seconds, self.first_token_seconds, self.finish_seconds):
+            column.extend(never)
+
+    def look_up(self, request: Request, cached_tokens: int) -> None:
+        """Note that an admission looked the prefix cache up, and what it found."""
+        self.queried_tokens += request.prefill_tokens
+        if cached_tokens:
+            self.cached_tokens[request.row] = cached_tokens
+            self.hit_tokens += cached_tokens
+
+    def reject(self, row: int) -> None:
+        """Note a request that could never be served."""
+        self.rejected_rows.append(row)
+
+    def preempt(self, request: Request) -> None:
+        """Note a preemption; what becomes of its tokens is added to one of the totals."""
+        self.preemptions[request.row] = self.preemptions.get(request.row, 0) + 1
+        self.preempted.append((request.row, self.step_rows))
+
+    @property
+    def step_rows(self) -> int:
+        """Rows appended so far."""
+        return self._rows.tell() // STEP_ROW.size
+
+    def step_pages(self) -> Iterator[dict[str, npt.NDArray[np.float64]]]:
+        """Yield the step rows a page at a time, one float array a column."""
+        rows = np.frombuffer(self._rows.getbuffer(), dtype=_ROW_DTYPE)
+        for start in range(0, len(rows), _PAGE_ROWS):
+            yield _columns(rows[start : start + _PAGE_ROWS])
+
+    def step_columns(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Return all step rows, one float array a column."""
+        return _columns(np.frombuffer(self._rows.getbuffer(), dtype=_ROW_DTYPE))
+
+
+def _columns(rows: npt.NDArray[np.void]) -> dict[str, npt.NDArray[np.float64]]:
+    """Turn packed rows into a float array a column."""
+    return {name: rows[name].astype(np.float64) for name in STEP_COLUMNS}

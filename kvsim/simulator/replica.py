@@ -1,0 +1,221 @@
+"""The edge between the simulation and time: one SimPy process a replica, one timeout a run.
+
+::
+
+    now ──▶ arrivals that are due join the queue
+        ──▶ the scheduler plans                    (None: sleep until the next arrival)
+        ──▶ how many steps, and how long?          closed form, cut at the next arrival
+        ──▶ yield timeout                          the only place where time passes
+        ──▶ finish: tokens, completions            and, in a closed loop, new arrivals
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from math import inf
+
+import simpy
+
+from kvsim.errors import InvariantError
+from kvsim.simulator.arrival_queue import ArrivalQueue
+from kvsim.simulator.camera import Camera
+from kvsim.simulator.clock import StepClock
+from kvsim.simulator.recorder import DECODE_ROW, STEP_ROW, Recorder
+from kvsim.simulator.schedulers.base import Scheduler, StepPlan
+
+__all__ = ["Replica", "Watch", "run_replica"]
+
+Watch = Callable[[float, int, float], None]
+_WATCH_EVERY = 256  # runs of steps
+
+_row, _decode_row = STEP_ROW.pack, DECODE_ROW.pack
+
+
+class Replica:
+    """One engine instance on one set of accelerators.
+
+    Parameters
+    ----------
+    scheduler : Scheduler
+        Decides every step.
+    clock : StepClock
+        Says how long steps take; injected, so that a constant makes this an M/D/1 server.
+    arrivals : ArrivalQueue
+        The requests, in order of time.
+    recorder : Recorder
+        Where every run of steps is written down.
+    watch : callable, optional
+        ``watch(simulated_seconds, requests done, pool usage)``, called now and then.
+
+    Attributes
+    ----------
+    now : float
+        The replica's time, seconds; at or ahead of the environment's.
+    camera : Camera or None
+        Looks at the scheduler between two runs, now and then.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        clock: StepClock,
+        arrivals: ArrivalQueue,
+        recorder: Recorder,
+        *,
+        watch: Watch | None = None,
+    ) -> None:
+        self.scheduler = scheduler
+        self.clock = clock
+        self.arrivals = arrivals
+        self.recorder = recorder
+        self.now = 0.0
+        self.camera: Camera | None = None
+        self._watch = watch
+        self._is_plain = not scheduler.allocator.sets_slots_apart
+
+    def process(
+        self, env: simpy.Environment, until: float = inf
+    ) -> Generator[simpy.Event, None, None]:
+        """Serve until there is nothing left to do, or `until`: a SimPy process.
+
+        The replica runs ahead of the environment's clock for as long as no other process
+        has an event before the end of its run: nobody could tell the difference. While it
+        does not yield, nobody can add such an event either.
+        """
+        scheduler, arrivals = self.scheduler, self.arrivals
+        now = self.now = env.now
+        closed_loop = arrivals.is_closed_loop
+        is_plain = self._is_plain and self.camera is None
+        looked_at = self.camera is not None or self._watch is not None
+        horizon = min(until, env.peek())
+        while now < until:
+            if arrivals.next_seconds <= now:
+                self._let_in(now)
+            elif is_plain and scheduler.only_decodes and self._decode_on(horizon):
+                now = self.now
+                continue
+            plan = scheduler.plan(now)
+            if plan is None:
+                if self._is_over():
+                    break
+                now = self.now = arrivals.next_seconds
+                yield env.timeout(now - env.now)
+                horizon = min(until, env.peek())
+                continue
+            steps, seconds = self._span(plan, now)
+            now = self.now = now + self._take(plan, steps, seconds, now)
+            if horizon < now:
+                yield env.timeout(now - env.now)
+                horizon = min(until, env.peek())
+            done = scheduler.finish(plan, steps, now)
+            if done and closed_loop:
+                arrivals.finished(done, now)
+            if looked_at:
+                self._show(now)
+        yield env.timeout(max(0.0, now - env.now))
+
+    def _let_in(self, now: float) -> None:
+        """Hand the arrivals that are due to the scheduler."""
+        arrivals = self.arrivals
+        while arrivals.next_seconds <= now:
+            request = arrivals.pop()
+            if not self.scheduler.submit(request):
+                arrivals.refused(request)
+
+    def _is_over(self) -> bool:
+        """Whether an idle replica has nothing to wait for.
+
+        Raises
+        ------
+        InvariantError
+            When requests wait that nobody will ever admit.
+        """
+        if self.scheduler.waiting:
+            raise InvariantError(f"idle, while {len(self.scheduler.waiting)} requests wait")
+        return self.arrivals.next_seconds == inf
+
+    def _show(self, now: float) -> None:
+        """Let those who look on have their look."""
+        if self.camera is not None and now >= self.camera.next_seconds:
+            self.camera.shoot(now, self.scheduler)
+        if self._watch and self.recorder.step_rows % _WATCH_EVERY == 0:
+            scheduler = self.scheduler
+            done = self.arrivals.popped - len(scheduler.waiting) - len(scheduler.running)
+            self._watch(now, done, scheduler.allocator.usage)
+
+    def _decode_on(self, until: float) -> bool:
+        """Decode, completion after completion, to the next arrival, a shortage, or `until`.
+
+        Nobody waits and nobody prefills, so every policy does the same, and is not asked.
+        Nor is the memory policy, which must have no more to say than how many blocks are held.
+
+        Returns
+        -------
+        bool
+            Whether time passed. If not, the first step lacks memory.
+        """
+        scheduler, arrivals, clock = self.scheduler, self.arrivals, self.clock
+        batch, allocator, write = scheduler.batch, scheduler.allocator, self.recorder.write_steps
+        total, size = allocator.total_blocks, allocator.curve.block_size
+        start = now = self.now
+        while batch.sequences and arrivals.next_seconds > now:
+            limit = allocator.decode_steps(batch, batch.steps_to_change())
+            if not limit:
+                break
+            steps, seconds = clock.decode_run(batch, limit, arrivals.next_seconds - now)
+            if now + seconds > until:
+                break
+            held = (total - allocator.free_blocks) * size
+            sequences, tokens, read = batch.sequences, batch.tokens, batch.kv_bytes
+            grown = allocator.take(batch, steps) * size
+            write(_decode_row(now, seconds, steps, sequences, read, tokens, held, grown))
+            now = self.now = now + seconds
+            done = scheduler.decoded(steps, now)
+            if done and arrivals.is_closed_loop:
+                arrivals.finished(done, now)
+        return now > start
+
+    def _span(self, plan: StepPlan, now: float) -> tuple[int, float]:
+        """Steps of the run that starts now, and its seconds."""
+        batch = self.scheduler.batch
+        if plan.prefills or plan.moved_tokens or not plan.decodes:
+            return 1, self.clock.mixed_seconds(plan, batch)
+        waiting, arrivals = self.scheduler.waiting, self.arrivals
+        if waiting and not waiting.arrivals_can_overtake and not arrivals.is_closed_loop:
+            return self.clock.decode_run(batch, plan.steps, inf)  # behind a blocked queue
+        # in a closed loop whoever is refused there asks again, in the meantime
+        return self.clock.decode_run(batch, plan.steps, arrivals.next_seconds - now)
+
+    def _take(self, plan: StepPlan, steps: int, seconds: float, now: float) -> float:
+        """Take the run's blocks and write the run down; return its seconds, copies included."""
+        scheduler = self.scheduler
+        batch, allocator, waiting = scheduler.batch, scheduler.allocator, scheduler.waiting
+        tokens = scheduler.cached_tokens_in_all()
+        size = allocator.curve.block_size
+        held = (allocator.total_blocks - allocator.free_blocks) * size
+        reserved = external = cached = 0
+        if not self._is_plain:
+            held -= allocator.rounded_slots
+            head = waiting.head() if waiting else None
+            reserved, external, cached = allocator.slots(tokens, head)
+        decoding = read = taken = prompts = 0
+        if plan.decodes and batch.sequences:
+            decoding, read = batch.sequences, batch.kv_bytes
+            taken = allocator.take(batch, steps) * size
+        if allocator.copied_tokens:
+            seconds += allocator.copied_tokens * self.clock.copy_seconds_per_token
+            allocator.copied_tokens = 0
+        for _, count in plan.prefills:
+            prompts += count
+        row = _row(
+            now, seconds, steps, decoding, prompts, read, len(waiting),
+            tokens, held, taken, reserved, external, cached,
+        )  # fmt: skip
+        self.recorder.write_steps(row)
+        return seconds
+
+
+def run_replica(replica: Replica, until: float = inf) -> None:
+    """Run one replica alone, in an environment of its own, to the end of its work or `until`."""
+    env = simpy.Environment()
+    env.run(env.process(replica.process(env, until)))

@@ -1,0 +1,354 @@
+"""A scenario: one question to the simulator, read from `scenarios/*.yaml`.
+
+Every key has a unit in its name or in its table below, and every key can be overridden by
+its dotted path (``workload.arrivals.rate=20``), on the command line and in Python alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    PrivateAttr,
+    ValidationError,
+)
+
+from kvsim.engines.base import EngineOptions
+from kvsim.errors import InputError, UnknownNameError
+from kvsim.simulator.overrides import closest, concerning, set_key
+from kvsim.specs.checked import FieldError, read
+from kvsim.specs.yaml_files import data_folder, line_of, located, read_yaml
+from kvsim.units import KIB, MIB
+from kvsim.workload.described import Count, Described, Positive, Real, Tokens, Whole
+from kvsim.workload.spec import WorkloadSpec
+from kvsim.workload.validation import field_error, unknown_key
+
+__all__ = [
+    "SLO",
+    "EngineSpec",
+    "MemorySpec",
+    "RunSpec",
+    "Scenario",
+    "SchedulerSpec",
+    "StepTimeSpec",
+    "allocator_names",
+    "load_scenario",
+    "scenario_names",
+    "scheduler_names",
+    "with_overrides",
+]
+
+AllocatorName = Literal[
+    "none", "reserve-max", "reserve-pow2", "reserve-oracle", "grow", "paged", "prefix", "virtual"
+]
+
+
+class EngineSpec(EngineOptions):
+    """Which engine's accounting sizes the pool, and its flags (see ``kvsim plan --help``)."""
+
+    name: str = "vllm"
+    version: str = ""
+
+    @property
+    def options(self) -> EngineOptions:
+        """The flags alone."""
+        return EngineOptions(**self.model_dump(exclude=("name", "version")))
+
+
+def _engine(given: object) -> EngineSpec:
+    return given if isinstance(given, EngineSpec) else read(EngineSpec, given, ("engine",))
+
+
+class MemorySpec(Described):
+    """How KV memory is handed out.
+
+    Parameters
+    ----------
+    allocator : str
+        "none", "reserve-max", "reserve-pow2", "reserve-oracle", "grow", "paged", "prefix"
+        or "virtual".
+    num_blocks : int or None
+        Blocks of the pool; None takes what the plan for this model, card and engine says.
+    block_size : int or None
+        Tokens a block; None takes the engine's.
+    eviction : str
+        Order in which idle prefixes are forgotten: "lru", "fifo" or "lfu" (prefix).
+    placement : str
+        Where contiguous regions go: "first-fit", "best-fit" or "buddy" (reserve-*, grow).
+    compaction : bool
+        Whether regions may be slid together (reserve-*).
+    page_bytes : int
+        Physical page, bytes (virtual): 64 KiB to 2 MiB.
+    """
+
+    allocator: AllocatorName = "paged"
+    num_blocks: Count | None = None
+    block_size: Tokens | None = None
+    eviction: Literal["lru", "fifo", "lfu"] = "lru"
+    placement: Literal["first-fit", "best-fit", "buddy"] = "first-fit"
+    compaction: bool = False
+    page_bytes: Annotated[Whole, Field(ge=64 * KIB, le=2 * MIB)] = 2 * MIB
+
+
+class SchedulerSpec(Described):
+    """Who runs next.
+
+    Parameters
+    ----------
+    policy : str
+        "vllm-v1", "vllm-v0", "orca", "static" or "sarathi".
+    admission : str
+        "fcfs", "priority" or "shortest-first".
+    preemption : str
+        "recompute" or "swap".
+    long_prefill_token_threshold : int
+        Most tokens of one prompt in one step; 0 is no limit.
+    host_link_bytes_per_s : float
+        Bandwidth of the host link that swapping uses, one direction, bytes/s.
+    """
+
+    policy: Literal["vllm-v1", "vllm-v0", "orca", "static", "sarathi"] = "vllm-v1"
+    admission: Literal["fcfs", "priority", "shortest-first"] = "fcfs"
+    preemption: Literal["recompute", "swap"] = "recompute"
+    long_prefill_token_threshold: Annotated[Whole, Field(ge=0)] = 0
+    host_link_bytes_per_s: Positive = 25e9
+
+
+class StepTimeSpec(Described):
+    """What a step costs.
+
+    Parameters
+    ----------
+    kind : str
+        "profile" takes the accelerator's coefficients; "constant" a fixed time.
+    seconds : float or None
+        The fixed time of a step (constant).
+    """
+
+    kind: Literal["profile", "constant"] = "profile"
+    seconds: Positive | None = None
+
+
+class SLO(Described):
+    """Service-level objectives in milliseconds; a request is good when it meets them all."""
+
+    ttft_ms: Positive | None = None
+    tpot_ms: Positive | None = None
+    e2el_ms: Positive | None = None
+
+
+class RunSpec(Described):
+    """How the simulation is run and judged.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of every random stream.
+    replications : int
+        Independent runs; two or more give confidence intervals.
+    warmup_fraction : float
+        Share of the requests, the first to arrive, that statistics of latency, memory and
+        batches leave out; totals and rates cover the whole run.
+    max_seconds : float or None
+        Simulated time at which the run is cut.
+    """
+
+    seed: Annotated[Whole, Field(ge=0)] = 0
+    replications: Count = 1
+    warmup_fraction: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    max_seconds: Positive | None = None
+
+
+class Scenario(Described):
+    """One question to the simulator.
+
+    Parameters
+    ----------
+    name, question : str
+        What the file is called and what it asks.
+    model, accelerator : str
+        Catalogue names or paths.
+    engine : EngineSpec
+        Engine and flags.
+    workload : WorkloadSpec
+        Who asks what, when.
+    memory, scheduler, step_time, slo, run
+        See their classes.
+    """
+
+    name: str = ""
+    question: str = ""
+    model: str
+    accelerator: str
+    engine: Annotated[
+        EngineSpec, PlainValidator(_engine), PlainSerializer(EngineSpec.model_dump)
+    ] = EngineSpec()
+    workload: WorkloadSpec
+    memory: MemorySpec = MemorySpec()
+    scheduler: SchedulerSpec = SchedulerSpec()
+    step_time: StepTimeSpec = StepTimeSpec()
+    slo: SLO = SLO()
+    run: RunSpec = RunSpec()
+    folder: Path = Path()
+    _file: Path | None = PrivateAttr(default=None)
+    _spelled: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def where(self, key: str) -> str:
+        """Say where a dotted key was given: in which override, or which line of the file."""
+        place = tuple(key.split("."))
+        override = concerning(place, self._spelled)
+        if override is not None:
+            words = self._spelled[override]
+            return words if override == key else f"{words}: {key}"
+        if self._file is None or not self._file.is_file():
+            return key
+        line = line_of(self._file, place)
+        return f"{self._file}, line {line}: {key}" if line else f"{self._file}: {key}"
+
+    def to_yaml(self) -> str:
+        """Write what was given as a YAML file that `load_scenario` reads.
+
+        The folder that its files are relative to is left out: the same question has the same
+        words everywhere.
+        """
+        given = _without_none(self.model_dump(mode="json", exclude_unset=True, exclude={"folder"}))
+        return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+
+
+def _without_none(content: Any) -> Any:
+    """Leave out what was not decided."""
+    if not isinstance(content, dict):
+        return content
+    return {key: _without_none(value) for key, value in content.items() if value is not None}
+
+
+def allocator_names() -> list[str]:
+    """Names of the memory policies."""
+    return list(get_args(AllocatorName))
+
+
+def scheduler_names() -> list[str]:
+    """Names of the schedulers."""
+    return list(get_args(SchedulerSpec.model_fields["policy"].annotation))
+
+
+def scenario_names() -> list[str]:
+    """Names of the scenarios that kvsim ships."""
+    return sorted(path.stem for path in data_folder("scenarios").glob("*.yaml"))
+
+
+def load_scenario(
+    path: str | Path,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    spelled: Mapping[str, str] | None = None,
+) -> Scenario:
+    """Read a scenario from a file or by the name of a shipped one.
+
+    Parameters
+    ----------
+    path : str or Path
+        A YAML file, or a name such as "peer-w".
+    overrides : mapping, optional
+        Dotted keys to values: ``{"workload.arrivals.rate": 20}``.
+    spelled : mapping, optional
+        How somebody wrote each override, to say which one is wrong; "override key=value" by
+        default.
+
+    Raises
+    ------
+    InputError
+        For a file that is missing or malformed, an unknown key or an impossible value; the
+        message names file, line and key, or the override.
+    """
+    file = _find(Path(path))
+    content = read_yaml(file)
+    content.setdefault("name", file.stem)
+    scenario = _overridden(content, overrides or {}, spelled or {}, file)
+    scenario._file = file
+    return scenario.model_copy(update={"folder": file.resolve().parent})
+
+
+def with_overrides(
+    scenario: Scenario,
+    overrides: Mapping[str, object],
+    *,
+    spelled: Mapping[str, str] | None = None,
+) -> Scenario:
+    """Return the scenario with dotted keys set to other values; `spelled` as in `load_scenario`.
+
+    Raises
+    ------
+    InputError
+        For an unknown key or an impossible value, with the key.
+
+    Examples
+    --------
+    >>> faster = with_overrides(load_scenario("peer-w"), {"workload.arrivals.rate": 20})
+    >>> faster.workload.arrivals.rate
+    20.0
+    """
+    content = scenario.model_dump(exclude_unset=True, exclude={"folder"})
+    changed = _overridden(content, overrides, spelled or {}, scenario._file)
+    changed._file = scenario._file
+    changed._spelled = scenario._spelled | changed._spelled
+    return changed.model_copy(update={"folder": scenario.folder})
+
+
+def _overridden(
+    content: dict[str, Any],
+    overrides: Mapping[str, object],
+    spelled: Mapping[str, str],
+    file: Path | None,
+) -> Scenario:
+    """Build a scenario; blame an override for what is wrong, unless the file said it before."""
+    words = {key: spelled.get(key, f"override {key}={value}") for key, value in overrides.items()}
+    changed = deepcopy(content)
+    for key, value in overrides.items():
+        set_key(changed, key, value, words[key])
+    try:
+        scenario = _validated(changed)
+    except FieldError as wrong:
+        blamed = None if _is_in(content, wrong) else closest(wrong.place, words)
+        if blamed is not None:
+            raise InputError(wrong.what, where=words[blamed], fix=wrong.fix) from None
+        with located(file or Path("scenario")):
+            raise
+    scenario._spelled = words
+    return scenario
+
+
+def _validated(content: dict[str, Any]) -> Scenario:
+    """Build a scenario; what is wrong comes with its place."""
+    if "folder" in content:  # known from where the file lies, not from what it says
+        raise unknown_key(("folder",), sorted(Scenario.model_fields.keys() - {"folder"}))
+    try:
+        return Scenario.model_validate(content)
+    except ValidationError as error:
+        raise field_error(error, content, Scenario) from None
+
+
+def _is_in(content: dict[str, Any], wrong: FieldError) -> bool:
+    """Whether the same is wrong with what the file alone says."""
+    try:
+        _validated(content)
+    except FieldError as before:
+        return before.what == wrong.what
+    return False
+
+
+def _find(path: Path) -> Path:
+    """The file at `path`, or the shipped scenario of that name."""
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return path
+    shipped = data_folder("scenarios") / f"{path}.yaml"
+    if path.name != str(path) or not shipped.is_file():
+        raise UnknownNameError("scenario", str(path), scenario_names(), fix="or give a YAML file")
+    return shipped

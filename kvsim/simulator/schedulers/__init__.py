@@ -1,0 +1,17 @@
+"""Schedulers: who runs in the next step, one small file each."""
+
+from __future__ import annotations
+
+from kvsim.registry import Registry
+from kvsim.simulator.schedulers.base import Scheduler, SchedulerLimits, StepPlan
+from kvsim.simulator.schedulers.orca import Orca
+from kvsim.simulator.schedulers.sarathi import Sarathi
+from kvsim.simulator.schedulers.static import Static
+from kvsim.simulator.schedulers.vllm_v0 import VLLMv0
+from kvsim.simulator.schedulers.vllm_v1 import VLLMv1
+
+__all__ = ["SCHEDULERS", "Scheduler", "SchedulerLimits", "StepPlan"]
+
+SCHEDULERS: Registry[type[Scheduler]] = Registry(
+    "scheduler", {cls.name: cls for cls in (VLLMv1, VLLMv0, Orca, Static, Sarathi)}
+)

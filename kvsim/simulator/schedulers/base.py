@@ -1,0 +1,335 @@
+"""What every scheduler shares: who waits, who prefills, who decodes, and how one gives way.
+
+A scheduler answers one question at each step boundary, with a `StepPlan`; the replica makes
+time pass and hands the plan back to ``finish``::
+
+    submit(request) ──▶ waiting ──plan()──▶ prefilling ──finish()──▶ batch ──▶ done
+                           ▲                    │                      │
+                           └────── preempt ─────┴──────────────────────┘
+
+A plan that only decodes stays right until something changes, and says for how many steps.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kvsim.errors import InvariantError
+from kvsim.simulator.allocators.base import Allocator
+from kvsim.simulator.batch import DecodeBatch
+from kvsim.simulator.recorder import Recorder
+from kvsim.simulator.request import Request
+from kvsim.simulator.schedulers.queues import ADMISSION_POLICIES, WaitingQueue
+
+__all__ = ["Scheduler", "SchedulerLimits", "StepPlan", "importance"]
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """The engine flags that bound a step, under vLLM's names.
+
+    Parameters
+    ----------
+    max_num_seqs : int
+        Sequences that may run at once.
+    max_num_batched_tokens : int
+        Tokens that one step may compute.
+    long_prefill_token_threshold : int
+        Most tokens of one prompt in one step; 0 is no limit of its own.
+    max_model_len : int
+        Longest prompt plus output, tokens.
+    admission : str
+        Order of the waiting queue: "fcfs", "priority" or "shortest-first".
+    preemption : str
+        What becomes of a victim's cache: "recompute" or "swap".
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    long_prefill_token_threshold: int = 0
+    admission: str = "fcfs"
+    preemption: str = "recompute"
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """What the next step computes, and for how many steps that stays right.
+
+    Parameters
+    ----------
+    prefills : list of (Request, int)
+        Prompt chunks, with their tokens.
+    decodes : bool
+        Whether the decoding sequences take part.
+    steps : int
+        Most steps before a completion, a shortage or a window changes the plan.
+    moved_tokens : int
+        Cached tokens that cross the host link for this step (swap in and out).
+    """
+
+    prefills: list[tuple[Request, int]]
+    decodes: bool
+    steps: int = 1
+    moved_tokens: int = 0
+
+
+class Scheduler(ABC):
+    """One replica's scheduler: owns the queue and the running requests.
+
+    Parameters
+    ----------
+    limits : SchedulerLimits
+        What bounds a step.
+    allocator : Allocator
+        The memory.
+    batch : DecodeBatch
+        The decoding sequences.
+    recorder : Recorder
+        Where the moments of a request's life are written down.
+    """
+
+    name: ClassVar[str]
+    mimics: ClassVar[str]
+
+    def __init__(
+        self, limits: SchedulerLimits, allocator: Allocator, batch: DecodeBatch, recorder: Recorder
+    ) -> None:
+        self.limits = limits
+        self._longest_chunk = limits.long_prefill_token_threshold or limits.max_num_batched_tokens
+        self.allocator = allocator
+        self.batch = allocator.batch = batch
+        self.recorder = recorder
+        self.waiting: WaitingQueue = ADMISSION_POLICIES.find(limits.admission)()
+        self.running: dict[Request, None] = {}
+        self.running_sequences = 0
+        self.prefilling: dict[Request, None] = {}
+        self.moved_tokens = 0
+        self._decode_plan = StepPlan([], decodes=True)
+        self._step_plan = StepPlan([], decodes=True)
+
+    # ---- a request's life -------------------------------------------------------------
+
+    def submit(self, request: Request) -> bool:
+        """Queue an arrival; refuse one that the pool or the limits can never serve.
+
+        Returns
+        -------
+        bool
+            Whether it was queued.
+        """
+        if self.servable(request):
+            self.waiting.push(request)
+            return True
+        self.recorder.reject(request.row)
+        return False
+
+    def servable(self, request: Request) -> bool:
+        """Whether the request fits the length limit and an empty pool."""
+        total = request.prompt_tokens + request.output_tokens
+        if total > self.limits.max_model_len or request.samples > self.limits.max_num_seqs:
+            return False
+        return self.allocator.holdable(request)
+
+    @abstractmethod
+    def plan(self, now: float) -> StepPlan | None:
+        """Decide the next step; None when nothing can run until an arrival."""
+
+    @property
+    def only_decodes(self) -> bool:
+        """Whether nobody waits and nobody prefills, so that there is nothing to decide."""
+        return (
+            not self.waiting
+            and not self.prefilling
+            and not self.moved_tokens
+            and self.batch.sequences > 0
+        )
+
+    def decoded(self, steps: int, now: float) -> list[Request]:
+        """Apply `steps` decode steps that have just ended; return the finished requests."""
+        done = self.batch.advance(steps)
+        for request in done:
+            self._complete(request, now)
+        return done
+
+    def finish(self, plan: StepPlan, steps: int, now: float) -> list[Request]:
+        """Apply a plan whose `steps` steps have just ended; return the finished requests."""
+        done: list[Request] = []
+        if plan.decodes and self.batch.sequences:
+            done = self.batch.advance(steps)
+        for request, tokens in plan.prefills:
+            request.computed_tokens += tokens
+            if request.computed_tokens == request.prefill_tokens:
+                self._end_prefill(request, now, done)
+        for request in done:
+            self._complete(request, now)
+        return done
+
+    def _end_prefill(self, request: Request, now: float, done: list[Request]) -> None:
+        """Move a request whose prompt is complete, and has given a token, to the batch."""
+        del self.prefilling[request]
+        if not request.generated_tokens:
+            self.recorder.first_token_seconds[request.row] = now
+        request.generated_tokens += 1
+        if request.generated_tokens == request.output_tokens:
+            done.append(request)
+        else:
+            self.batch.join(request)
+
+    def _complete(self, request: Request, now: float) -> None:
+        """Give back everything that a finished request holds."""
+        request.generated_tokens = request.output_tokens
+        del self.running[request]
+        self.running_sequences -= request.samples
+        self.allocator.release(request)
+        self.recorder.finish_seconds[request.row] = now
+
+    def _decode(self, *, once: bool = False) -> StepPlan | None:
+        """Plan to decode on until something changes; None when nothing decodes.
+
+        After a preemption that is one step (`once`): nobody was admitted beside it, and the
+        room that it left may let somebody in at the next step. The plan is one object that
+        is filled in anew, because most plans are this one.
+        """
+        batch = self.batch
+        if not batch.sequences:
+            return None
+        limit = 1 if once else batch.steps_to_change()
+        self._decode_plan.steps = self.allocator.decode_steps(batch, limit)
+        return self._decode_plan
+
+    # ---- admission ----------------------------------------------------------------------
+
+    def _start(self, request: Request, cached_tokens: int, now: float) -> None:
+        """Take the admitted head out of the queue; the first admission ends its queueing."""
+        self._enter()
+        request.computed_tokens = cached_tokens
+        if not request.preemptions:
+            self.recorder.scheduled_seconds[request.row] = now
+        if self.allocator.shares_prefixes:
+            self.recorder.look_up(request, cached_tokens)
+
+    def _enter(self) -> None:
+        """Move the head of the queue among the running requests."""
+        request = self.waiting.pop()
+        self.running[request] = None
+        self.running_sequences += request.samples
+
+    def _resume(self, request: Request, spare_blocks: int) -> bool:
+        """Bring the swapped-out head back, if its tokens have room; it decodes at once."""
+        if not self.allocator.restore(request, spare_blocks=spare_blocks):
+            return False
+        self._enter()
+        self.moved_tokens += request.computed_tokens * request.samples
+        request.swapped = False
+        self.batch.join(request)
+        return True
+
+    def _spare_blocks(self) -> int:
+        """Blocks that an admission must leave: those that this step's decodes open."""
+        return self.batch.opening
+
+    def _has_slot(self) -> bool:
+        """Whether the head of the queue may take a place among the running sequences."""
+        if not self.waiting:
+            return False
+        return self.running_sequences + self.waiting.head().samples <= self.limits.max_num_seqs
+
+    # ---- preemption ---------------------------------------------------------------------
+
+    def _make_room_to_decode(self) -> bool:
+        """Preempt running requests, the newest first, until every decoding one can take a step.
+
+        Returns
+        -------
+        bool
+            Whether anything was preempted.
+        """
+        preempted = False
+        while self.batch.sequences and not self.allocator.can_decode(self.batch):
+            self._preempt(self._victim())
+            preempted = True
+        return preempted
+
+    def _victim(self) -> Request:
+        """Who gives way: the request admitted last; under priorities the least important."""
+        if self.limits.admission == "priority":
+            return max(self.running, key=importance)
+        return next(reversed(self.running))
+
+    def _preempt(self, request: Request) -> None:
+        """Take a request's memory away and put it back in the queue."""
+        sequences = 1
+        if request.finish_step >= 0:
+            sequences, left = request.samples, request.finish_step - self.batch.step
+            request.generated_tokens = request.output_tokens - left
+            self.batch.leave(request)
+        else:
+            self.prefilling.pop(request, None)
+        del self.running[request]
+        self.running_sequences -= request.samples
+        self.allocator.release(request, preempted=True)
+        self.recorder.preempt(request)
+        request.preemptions += 1
+        self._forget_or_swap(request, sequences)
+        self.waiting.push_back(request)
+
+    def _forget_or_swap(self, request: Request, sequences: int) -> None:
+        """Drop the cache of a victim's sequences, to be recomputed, or move it to the host."""
+        tokens = request.computed_tokens * sequences
+        if self.limits.preemption == "swap" and request.generated_tokens:
+            request.swapped = True
+            self.moved_tokens += tokens
+            self.recorder.swapped_tokens += tokens
+        else:
+            self.recorder.recomputed_tokens += tokens
+            request.prefill_tokens = request.prompt_tokens + request.generated_tokens
+            request.computed_tokens = 0
+
+    def _compute(self, prefills: list[tuple[Request, int]], *, decodes: bool) -> StepPlan:
+        """Plan one step: these prompt chunks, and the tokens that cross the host link."""
+        plan = self._step_plan
+        plan.prefills, plan.decodes = prefills, decodes
+        plan.moved_tokens, self.moved_tokens = self.moved_tokens, 0
+        return plan
+
+    # ---- laws ---------------------------------------------------------------------------
+
+    def cached_tokens_in_all(self) -> int:
+        """Cached tokens of all running requests, samples counted each."""
+        tokens = self.batch.tokens
+        for request in self.prefilling:
+            tokens += request.computed_tokens
+        return tokens
+
+    def cached_tokens(self, request: Request) -> int:
+        """Cached tokens, a sequence, of a running request."""
+        if request.finish_step >= 0:
+            return request.base + self.batch.step
+        return request.computed_tokens
+
+    def check(self) -> None:
+        """Check the laws of the scheduler, its batch and its memory (tests call this).
+
+        Raises
+        ------
+        InvariantError
+            When a running request is counted twice or not at all.
+        """
+        if len(self.running) != len(self.prefilling) + len(self.batch.members):
+            raise InvariantError("a running request neither prefills nor decodes, or does both")
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        """Check the books of the batch and of the memory."""
+        if self.running_sequences != sum(request.samples for request in self.running):
+            raise InvariantError("the count of running sequences has drifted")
+        self.batch.check()
+        self.allocator.check((request, self.cached_tokens(request)) for request in self.running)
+
+
+def importance(request: Request) -> tuple[int, int]:
+    """Order of requests under priorities, the most important first (vLLM's)."""
+    return request.priority, request.row

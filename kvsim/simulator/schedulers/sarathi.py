@@ -1,0 +1,23 @@
+"""Sarathi-Serve: stall-free batching, chunked prefill under a token budget, a watermark."""
+
+from __future__ import annotations
+
+from kvsim.simulator.schedulers.vllm_v0 import watermark_blocks
+from kvsim.simulator.schedulers.vllm_v1 import VLLMv1
+
+__all__ = ["Sarathi"]
+
+
+class Sarathi(VLLMv1):
+    """Decodes first, then chunks of prompts up to the budget, so that no decode ever stalls.
+
+    vLLM V1 descends from it; what differs here is V0's watermark at admission, which an idle
+    engine waives as in V0.
+    """
+
+    name = "sarathi"
+    mimics = "Sarathi-Serve (OSDI 2024), stall-free batching"
+
+    def _spare_blocks(self) -> int:
+        """The blocks that this step's decodes open, and the watermark."""
+        return self.batch.opening + watermark_blocks(self)

@@ -1,0 +1,73 @@
+"""vLLM V0: prompts first, in steps of their own; whole prompts; a watermark of free blocks."""
+
+from __future__ import annotations
+
+from kvsim.simulator.request import Request
+from kvsim.simulator.schedulers.base import Scheduler, StepPlan
+
+__all__ = ["WATERMARK", "VLLMv0", "watermark_blocks"]
+
+WATERMARK = 0.01  # share of the pool that an admission must leave free
+
+
+class VLLMv0(Scheduler):
+    """The default scheduler of vLLM up to 0.7.
+
+    A step is either prefill or decode. As long as a prompt at the head of the queue fits,
+    above the watermark, the step computes prompts, and decoding stalls; otherwise it decodes.
+    Victims are those admitted last; they are computed again or swapped back in, and in a
+    first-come queue nothing new is admitted before them. An idle engine waives the watermark,
+    so that whatever fits the pool is served in the end.
+    """
+
+    name = "vllm-v0"
+    mimics = "vLLM 0.6 (V0 scheduler, no chunked prefill)"
+
+    def servable(self, request: Request) -> bool:
+        """Whole prompts must also fit one step."""
+        fits_step = request.prompt_tokens <= self.limits.max_num_batched_tokens
+        return fits_step and super().servable(request)
+
+    def plan(self, now: float) -> StepPlan | None:
+        """Compute prompts if any can be admitted, else decode."""
+        prefills = self._admit(now)
+        preempted = not prefills and self._make_room_to_decode()
+        if preempted and not self.running:
+            prefills = self._admit(now)
+        if prefills:
+            return self._compute(prefills, decodes=False)
+        if self.moved_tokens:
+            return self._compute([], decodes=True)
+        return self._decode(once=preempted)
+
+    def _admit(self, now: float) -> list[tuple[Request, int]]:
+        """Admit whole prompts from the head of the queue while they fit."""
+        prefills: list[tuple[Request, int]] = []
+        budget = self.limits.max_num_batched_tokens
+        while self._has_slot():
+            request = self.waiting.head()
+            if request.swapped:
+                spare = self.batch.opening + self._spare_blocks()
+                if prefills or not self._resume(request, spare):
+                    break
+                continue
+            tokens = request.prefill_tokens
+            if prefills and tokens > budget:
+                break
+            cached = self.allocator.admit(request, tokens, spare_blocks=self._spare_blocks())
+            if cached is None:
+                break
+            self._start(request, cached, now)
+            self.prefilling[request] = None
+            prefills.append((request, tokens - cached))
+            budget -= tokens - cached
+        return prefills
+
+    def _spare_blocks(self) -> int:
+        """The watermark alone: nobody decodes in a step that computes prompts."""
+        return watermark_blocks(self)
+
+
+def watermark_blocks(scheduler: Scheduler) -> int:
+    """Blocks that an admission must leave free, beside others that run."""
+    return int(WATERMARK * scheduler.allocator.total_blocks) if scheduler.running else 0

@@ -1,0 +1,1 @@
+"""What a person states, checked: model, attention, precision, hardware, engine options."""

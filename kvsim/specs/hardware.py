@@ -1,0 +1,254 @@
+"""An accelerator as kvsim sees it: datasheet facts and measured coefficients, with sources."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from kvsim.errors import InputError
+from kvsim.specs.checked import (
+    Checked,
+    NonNegativeFloat,
+    Parsed,
+    PositiveFloat,
+    PositiveInt,
+    Within,
+)
+from kvsim.units import parse_bytes
+
+__all__ = [
+    "AcceleratorProfile",
+    "HostCost",
+    "Interconnect",
+    "Link",
+    "Price",
+    "Quantity",
+    "StepCoefficients",
+]
+
+
+AtLeastOne = Annotated[float, Within(least=1)]
+Share = Annotated[float, Within(above=0, most=1)]
+Bytes = Annotated[PositiveInt, Parsed(parse_bytes)]
+
+
+class Quantity(Checked):
+    """A number with where it comes from.
+
+    Parameters
+    ----------
+    value : float
+        In the unit that the field's name states.
+    source : str
+        Datasheet, measurement or log that gave it.
+    confidence : str
+        "high", "medium" or "low".
+    """
+
+    value: PositiveFloat
+    source: str
+    confidence: str = "high"
+
+
+class ByteQuantity(Quantity):
+    """A size in bytes; YAML may write it as "79.19 GiB"."""
+
+    value: Bytes
+
+
+class Interconnect(Checked):
+    """How devices of one node reach each other; both directions added, bytes/s."""
+
+    name: str
+    bytes_per_s: NonNegativeFloat
+
+
+class Price(Checked):
+    """What an hour of one device costs to rent, in US dollars, low and high."""
+
+    low: PositiveFloat
+    high: PositiveFloat
+    note: str = ""
+
+
+class Link(Checked):
+    """One collective's cost: ``seconds + bytes / bytes_per_s``, in up to two regimes.
+
+    Parameters
+    ----------
+    seconds, bytes_per_s : float
+        Start-up and rate of messages below `large_from_bytes` (of all, without it).
+    large_from_bytes : int or None
+        Size from which another algorithm carries the message: vLLM's own all-reduce hands
+        over to NCCL at 8 MiB.
+    large_seconds, large_bytes_per_s : float or None
+        Start-up and rate of those.
+    """
+
+    seconds: NonNegativeFloat
+    bytes_per_s: PositiveFloat
+    large_from_bytes: Bytes | None = None
+    large_seconds: NonNegativeFloat = 0.0
+    large_bytes_per_s: PositiveFloat | None = None
+
+
+class HostCost(Checked):
+    """What one engine's host code adds to a step.
+
+    Parameters
+    ----------
+    host_seconds, sequence_seconds : float
+        A step, and a running sequence a step.
+    source : str
+        Served runs that it was fitted on.
+    """
+
+    host_seconds: NonNegativeFloat
+    sequence_seconds: NonNegativeFloat = 0.0
+    source: str = ""
+
+
+class StepCoefficients(Checked):
+    """Measured or fitted coefficients of the step-time model (``kvsim.steptime.model``).
+
+    ``step = host + layers * layer + pnorm(weights / BW, flops / P) + kv / BW_kv
+    + attention flops / P_attn + collectives * link + sequences * sequence``
+
+    Parameters
+    ----------
+    engine, source, date, fitted_on : str
+        Which engine's kernels; where the rows come from; when; which rows.
+    error_percent : float
+        Mean absolute percentage error on those rows.
+    weight_bytes_per_s, kv_bytes_per_s : float
+        Achieved bandwidths when reading weights and KV cache.
+    flops_per_s, attention_flops_per_s : float
+        Achieved rates of bf16 GEMMs and of prefill attention.
+    layer_seconds, host_seconds, sequence_seconds : float
+        Fixed cost a layer; host cost a step; cost a running sequence a step.
+    norm : float
+        Exponent of the p-norm that joins the two roofline arms; large is a hard max.
+    collectives : mapping of int to Link
+        All-reduce cost by tensor-parallel degree.
+    fp8_weight_speedup, fp8_kv_speedup : float
+        How much less time the weight or KV term takes in fp8 than in bf16.
+    fp8_flops_speedup : float
+        How much faster GEMMs of 8-bit (or narrower) activations compute than bf16 ones.
+    fp8_layer_seconds : float
+        What quantising activations adds to a layer whose weights are fp8.
+    head_seconds : float
+        Decode attention's fixed cost of one KV head of one sequence in one layer.
+    mixed_kv_factor, mixed_head_seconds : float
+        In a step that prefills too: how many times longer reading KV takes, and what adds to
+        `head_seconds`; kernels for both at once do not pack the heads that share K and V.
+    attention_token_seconds : float
+        Prefill attention's cost of one query head of one token in one layer, beside its FLOPs.
+    expert_layer_seconds : float
+        What choosing experts and sorting tokens by them adds to a layer with experts.
+    expert_flops_share : float
+        Share of `flops_per_s` that the GEMMs of routed experts reach: few rows each.
+    host_costs : mapping of str to HostCost
+        Host costs of other engines than `engine`, by name.
+    token_factors : mapping of int to float
+        Tile quantisation: what the GEMMs' arithmetic is multiplied by at so many tokens;
+        linear in log2(tokens) between entries, level outside them.
+    """
+
+    engine: str
+    source: str
+    date: str
+    fitted_on: str = ""
+    error_percent: NonNegativeFloat | None = None
+    weight_bytes_per_s: PositiveFloat
+    flops_per_s: PositiveFloat
+    kv_bytes_per_s: PositiveFloat
+    attention_flops_per_s: PositiveFloat
+    layer_seconds: NonNegativeFloat
+    host_seconds: NonNegativeFloat = 0.0
+    sequence_seconds: NonNegativeFloat = 0.0
+    norm: AtLeastOne = 2.2
+    collectives: dict[int, Link] = {}  # noqa: RUF012 - read into a dict of its own
+    fp8_weight_speedup: PositiveFloat = 2.0
+    fp8_kv_speedup: PositiveFloat = 2.0
+    fp8_flops_speedup: PositiveFloat = 1.6
+    fp8_layer_seconds: NonNegativeFloat = 0.0
+    head_seconds: NonNegativeFloat = 0.0
+    mixed_kv_factor: AtLeastOne = 1.0
+    mixed_head_seconds: NonNegativeFloat = 0.0
+    attention_token_seconds: NonNegativeFloat = 0.0
+    expert_layer_seconds: NonNegativeFloat = 0.0
+    expert_flops_share: Share = 1.0
+    host_costs: dict[str, HostCost] = {}  # noqa: RUF012 - read into a dict of its own
+    token_factors: dict[PositiveInt, PositiveFloat] = {}  # noqa: RUF012 - read into a dict of its own
+
+
+class AcceleratorProfile(Checked):
+    """One accelerator: `hardware_profiles/*.yaml` holds one each.
+
+    Parameters
+    ----------
+    name : str
+        "A100-SXM4-80GB": vendor's name, form factor and advertised memory.
+    aliases : tuple of str
+        Other names, lower case; "a100" is this card's if it is listed here.
+    vendor : str
+        Who makes it.
+    advertised_memory_gb : float
+        The number on the box, decimal GB.
+    memory : ByteQuantity
+        Bytes that the driver reports to a program: what engines divide.
+    bandwidth : Quantity
+        Memory bandwidth from the datasheet, bytes/s.
+    flops : mapping of str to Quantity
+        Dense arithmetic rate by dtype ("bf16", "fp16", "fp8", "int8"), FLOP/s.
+    l2_bytes : int or None
+        Last-level cache.
+    interconnect : Interconnect
+        Device-to-device link.
+    pcie : str
+        Host link, as the datasheet words it.
+    tdp_watts : float or None
+        Board power.
+    price : Price or None
+        Rental price range.
+    coefficients : StepCoefficients or None
+        Measured step-time coefficients; None falls back to a class median, marked so.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    vendor: str
+    advertised_memory_gb: PositiveFloat
+    memory: ByteQuantity
+    bandwidth: Quantity
+    flops: dict[str, Quantity]
+    l2_bytes: Bytes | None = None
+    interconnect: Interconnect
+    pcie: str = ""
+    tdp_watts: PositiveFloat | None = None
+    price: Price | None = None
+    notes: str = ""
+    coefficients: StepCoefficients | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that the driver reports to a program."""
+        return int(self.memory.value)
+
+    @property
+    def bandwidth_bytes_per_s(self) -> float:
+        """Datasheet memory bandwidth, bytes/s."""
+        return self.bandwidth.value
+
+    def flops_per_s(self, dtype: str) -> float:
+        """Datasheet dense rate for `dtype`; 16-bit floats stand in for each other.
+
+        Raises
+        ------
+        InputError
+            When the device has no rate for that dtype.
+        """
+        stand_in = {"bf16": "fp16", "fp16": "bf16", "fp32": "bf16", "fp4": "fp8"}
+        for name in (dtype, stand_in.get(dtype, "bf16"), "bf16", "fp16"):
+            if name in self.flops:
+                return self.flops[name].value
+        raise InputError(f"{self.name} has no arithmetic rate for {dtype}")

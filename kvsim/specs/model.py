@@ -1,0 +1,145 @@
+"""A model as kvsim sees it: groups of layers that are alike, and what surrounds them.
+
+Readers (``kvsim.readers``) turn a ``config.json``, a GGUF header or a catalogue entry into
+a `ModelSpec`; nothing else in kvsim knows those formats.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Literal
+
+from kvsim.specs.attention import Attention
+from kvsim.specs.checked import Checked, NonNegativeInt, PositiveInt, Within
+
+__all__ = ["DenseMlp", "LayerGroup", "Mlp", "ModelSpec", "MoeMlp"]
+
+
+class DenseMlp(Checked):
+    """A feed-forward block: two matrices, three when gated (SwiGLU, GeGLU)."""
+
+    kind: Literal["dense"] = "dense"
+    intermediate_size: PositiveInt
+    gated: bool = True
+    bias: bool = False
+
+
+class MoeMlp(Checked):
+    """A mixture of experts: `experts` of them, `experts_per_token` read by each token."""
+
+    kind: Literal["moe"] = "moe"
+    experts: PositiveInt
+    experts_per_token: PositiveInt
+    intermediate_size: PositiveInt
+    shared_intermediate_size: NonNegativeInt = 0
+    gated: bool = True
+    bias: bool = False
+
+
+Mlp = DenseMlp | MoeMlp
+
+
+class LayerGroup(Checked):
+    """Layers that are alike in what they cache and what they compute.
+
+    Parameters
+    ----------
+    name : str
+        "full", "sliding", "mamba2", ... unique inside a model.
+    layers : tuple of int
+        Indices of the layers in the model, ascending.
+    caches : tuple of Attention
+        What each layer keeps: one entry as a rule, none for an MLP-only layer, two for a
+        decoder layer with cross attention.
+    mlp : Mlp or None
+        The layer's feed-forward block, if it has one.
+    shares_kv_with : str or None
+        The group whose K and V these layers read instead of keeping their own (Gemma 3n).
+    """
+
+    name: str
+    layers: Annotated[tuple[int, ...], Within(least=1)]
+    caches: tuple[Attention, ...] = ()
+    mlp: Mlp | None = None
+    shares_kv_with: str | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of layers in the group."""
+        return len(self.layers)
+
+    @property
+    def owned_caches(self) -> tuple[Attention, ...]:
+        """The caches that these layers allocate: none when K and V are shared."""
+        return () if self.shares_kv_with else self.caches
+
+
+class ModelSpec(Checked):
+    """Everything about a model that memory and step time depend on.
+
+    Parameters
+    ----------
+    name : str
+        Catalogue name, or the name of the file that was read.
+    hf_id : str
+        Repository on the Hugging Face hub, or "".
+    architecture : str
+        The config's ``architectures[0]`` or ``model_type``.
+    hidden_size, vocab_size : int
+        Width of the residual stream; rows of the embedding.
+    position_embeddings : int
+        Rows of a learned position table; 0 for rotary, ALiBi or none.
+    max_position_embeddings : int
+        Longest context the model was made for, in tokens.
+    tie_embeddings : bool
+        Whether the output head is the embedding.
+    dtype : str
+        Native dtype of activations and unquantised weights ("bf16", "fp16", "fp32").
+    quantization : str or None
+        Weight format of the quantised matrices (a `kvsim.specs.precision.WeightFormat` name).
+    quantized_families : tuple of str or None
+        Tensor families that the format applies to ("attention", "mlp", "experts");
+        None is all matrices inside layers.
+    spared_parameters : int
+        Parameters of quantisable matrices that the checkpoint leaves in `dtype` all the
+        same, where families do not say which.
+    layer_groups : tuple of LayerGroup
+        All layers, each in exactly one group.
+    other_parameters : int
+        Parameters outside the text decoder (vision tower, audio encoder), kept in `dtype`.
+    rotary_table_elements : int or None
+        Elements of the cosine and sine tables that engines compute at load; None is one
+        table of `max_position_embeddings` rows. Gemma 3 has two, one of them eight times
+        longer by its linear scaling.
+    weight_bytes_on_disk : int or None
+        Exact size of the checkpoint's tensors where a safetensors or GGUF header gave it.
+    source : str
+        Where these facts come from.
+    """
+
+    name: str
+    hf_id: str = ""
+    architecture: str = ""
+    hidden_size: PositiveInt
+    vocab_size: PositiveInt
+    position_embeddings: NonNegativeInt = 0
+    max_position_embeddings: PositiveInt
+    tie_embeddings: bool = False
+    dtype: str = "bf16"
+    quantization: str | None = None
+    quantized_families: tuple[str, ...] | None = None
+    spared_parameters: NonNegativeInt = 0
+    layer_groups: Annotated[tuple[LayerGroup, ...], Within(least=1)]
+    other_parameters: NonNegativeInt = 0
+    rotary_table_elements: NonNegativeInt | None = None
+    weight_bytes_on_disk: int | None = None
+    source: str = ""
+
+    @cached_property
+    def num_layers(self) -> int:
+        """Layers in the decoder, MLP-only ones included."""
+        return sum(group.count for group in self.layer_groups)
+
+    def group(self, name: str) -> LayerGroup:
+        """Return the layer group called `name` (KeyError when there is none)."""
+        return next(group for group in self.layer_groups if group.name == name)

@@ -1,0 +1,1 @@
+"""Seconds: the work of a rank, what each part of a step costs, and what binds it."""

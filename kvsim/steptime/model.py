@@ -1,0 +1,376 @@
+"""How long one engine step takes, term by term, and which resource binds it.
+
+::
+
+    step = host + layers * layer                       launches, norms, rotary, activations
+         + expert layers * expert layer                choosing experts, sorting tokens by them
+         + pnorm(weight bytes / BW, tile * flops / P)  every GEMM, for decode and prefill tokens
+         + kv bytes / BW_kv + heads * head             decode attention, KV heads of all sequences
+         + pairs * flops a pair / P_attn + tokens * c  prefill attention (causal)
+         + collectives * (a + bytes / BW_link)         two all-reduces a layer; pipeline hops
+         + sequences * sequence                        bookkeeping of every running sequence
+
+The KV term is linear and stands outside the p-norm, so a run of k decode steps at a constant
+batch sums in closed form: ``k * decode_base_seconds + kv_seconds_per_byte * sum of bytes``.
+The GEMMs of routed experts have few rows each and reach a share of ``P``: their FLOPs count
+for more. Coefficients are measured (``hardware_profiles``); a device without any takes the median
+efficiency of its class, and `StepTimeModel.provenance` says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from kvsim.engines.base import Deployment
+from kvsim.memory.weights import decode_read_bytes
+from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
+from kvsim.specs.model import ModelSpec
+from kvsim.specs.precision import KVFormat, WeightFormat, kv_format, weight_format
+from kvsim.steptime.defaults import class_coefficients
+from kvsim.steptime.kv_reads import KVReadCurve, prefill_pairs
+from kvsim.steptime.rank_work import RankWork
+from kvsim.steptime.terms import (
+    collective_seconds,
+    compute_seconds,
+    head_seconds,
+    kv_seconds,
+    nearest_link,
+    prefill_attention_seconds,
+    roofline_seconds,
+    tile_factor,
+    weight_seconds,
+)
+
+__all__ = [
+    "ConstantStepTime",
+    "KVReadCurve",
+    "RankWork",
+    "StepCost",
+    "StepLoad",
+    "StepTimeModel",
+    "class_coefficients",
+    "prefill_pairs",
+]
+
+
+class StepLoad(NamedTuple):
+    """What one step has to do.
+
+    Parameters
+    ----------
+    tokens : int
+        Tokens computed: one a decoding sequence, and the prefill tokens.
+    sequences : int
+        Sequences in the step, decoding and prefilling.
+    kv_read_bytes : float
+        KV bytes that the decoding sequences read, on one rank.
+    prefill_pairs : float
+        Query-key pairs of the prefill chunks, averaged a layer (`prefill_pairs`).
+    """
+
+    tokens: int
+    sequences: int
+    kv_read_bytes: float = 0.0
+    prefill_pairs: float = 0.0
+
+
+class StepCost(NamedTuple):
+    """The terms of one step, seconds.
+
+    `weight_seconds` and `compute_seconds` are the two arms that `roofline_seconds` joins;
+    the sum does not count them again.
+    """
+
+    host_seconds: float = 0.0
+    layer_seconds: float = 0.0
+    roofline_seconds: float = 0.0
+    weight_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    kv_seconds: float = 0.0
+    prefill_attention_seconds: float = 0.0
+    collective_seconds: float = 0.0
+    sequence_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The whole step."""
+        return (
+            self.host_seconds
+            + self.layer_seconds
+            + self.roofline_seconds
+            + self.kv_seconds
+            + self.prefill_attention_seconds
+            + self.collective_seconds
+            + self.sequence_seconds
+        )
+
+    @property
+    def resource_seconds(self) -> dict[str, float]:
+        """Seconds that each resource is needed for: bandwidth, compute, link, host."""
+        return {
+            "bandwidth": self.weight_seconds + self.kv_seconds,
+            "compute": self.compute_seconds + self.prefill_attention_seconds,
+            "link": self.collective_seconds,
+            "host": self.host_seconds + self.layer_seconds + self.sequence_seconds,
+        }
+
+    @property
+    def bound_by(self) -> str:
+        """What most of the step waits for: "bandwidth", "compute", "link" or "host"."""
+        shares = self.resource_seconds
+        return max(shares, key=lambda name: shares[name])
+
+
+@dataclass(frozen=True)
+class StepTimeModel:
+    """Step time of one replica: a model, its sharding and a device's coefficients.
+
+    Build it with `from_deployment`. All sizes are those of the one rank that a step waits
+    for. With pipeline stages a step is a full round of the pipeline: weights of all stages
+    are read in turn, while the stages share the sequences' arithmetic and KV reads.
+
+    Parameters
+    ----------
+    coefficients : StepCoefficients
+        Rates and fixed costs.
+    provenance : str
+        Where the coefficients come from, one line; it starts with "assumed" for a device
+        without measurements.
+    model : ModelSpec
+        The model, in the deployment's weight format.
+    work : RankWork
+        What the model asks of one rank.
+    tp, pp : int
+        Tensor- and pipeline-parallel degrees.
+    weight_bytes_per_s, flops_per_s, layer_seconds : float
+        Rates of GEMMs in this weight format, and the mean fixed cost of a layer.
+    token_flops : float
+        GEMM FLOPs of one token on a rank, those of experts restated at the dense rate.
+    kv_seconds_per_byte : float
+        Seconds that one more KV byte read on a rank adds to a step.
+    """
+
+    coefficients: StepCoefficients
+    provenance: str
+    model: ModelSpec
+    work: RankWork
+    tp: int
+    pp: int
+    weight_bytes_per_s: float
+    flops_per_s: float
+    layer_seconds: float
+    token_flops: float
+    kv_seconds_per_byte: float
+    _read_bytes: dict[int, float] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def from_deployment(
+        cls,
+        deployment: Deployment,
+        coefficients: StepCoefficients | None = None,
+        *,
+        engine: str | None = None,
+    ) -> StepTimeModel:
+        """Build the model of a deployment.
+
+        Parameters
+        ----------
+        deployment : Deployment
+            Resolved or not; a missing dtype is the model's own.
+        coefficients : StepCoefficients, optional
+            Instead of the profile's; without either, the class median.
+        engine : str, optional
+            Serving engine whose host costs count, where the coefficients know it.
+
+        Raises
+        ------
+        UnknownNameError
+            For a dtype or a weight or KV format that no table holds.
+        InputError
+            When KV heads cannot be split over the tensor-parallel ranks.
+        """
+        options = deployment.options
+        chosen, provenance = _coefficients(deployment.accelerator, coefficients)
+        chosen = _with_host_cost(chosen, engine)
+        model = _stored_as(deployment)
+        weights = weight_format(model.quantization or model.dtype)
+        kv_rate = _kv_rate(chosen, _kv_format(deployment)) * options.decode_context_parallel_size
+        work = RankWork.from_model(model, options.tensor_parallel_size)
+        return cls(
+            coefficients=chosen,
+            provenance=provenance,
+            model=model,
+            work=work,
+            tp=options.tensor_parallel_size,
+            pp=options.pipeline_parallel_size,
+            weight_bytes_per_s=_weight_rate(chosen, weights),
+            flops_per_s=_arithmetic_rate(chosen, weights, deployment.accelerator),
+            layer_seconds=_layer_seconds(chosen, weights, work),
+            token_flops=work.body_flops + (1 / chosen.expert_flops_share - 1) * work.expert_flops,
+            kv_seconds_per_byte=kv_seconds(1.0, kv_rate),
+        )
+
+    def cost(self, load: StepLoad) -> StepCost:
+        """Every term of one step."""
+        rates, work = self.coefficients, self.work
+        # p stages share the arithmetic as soon as there are p sequences to keep them busy
+        busy = min(self.pp, max(1, load.sequences))
+        tile = tile_factor(load.tokens, rates.token_factors)
+        weight = weight_seconds(self._weight_bytes(load.tokens), self.weight_bytes_per_s)
+        flops = self.token_flops * load.tokens + work.head_flops * load.sequences
+        compute = tile * compute_seconds(flops / busy, self.flops_per_s)
+        return StepCost(
+            host_seconds=rates.host_seconds,
+            layer_seconds=work.layers * self.layer_seconds,
+            roofline_seconds=roofline_seconds(weight, compute, rates.norm),
+            weight_seconds=weight,
+            compute_seconds=compute,
+            kv_seconds=self._kv_seconds(load, busy),
+            prefill_attention_seconds=self._prefill_attention_seconds(load) / busy,
+            collective_seconds=self._collective_seconds(load.tokens),
+            sequence_seconds=load.sequences * rates.sequence_seconds,
+        )
+
+    def seconds(self, load: StepLoad) -> float:
+        """Duration of one step."""
+        return self.cost(load).seconds
+
+    def decode_base_seconds(self, sequences: int) -> float:
+        """Duration of a decode-only step, the bytes of its KV reads left out."""
+        return self.cost(StepLoad(tokens=sequences, sequences=sequences)).seconds
+
+    def _weight_bytes(self, tokens: int) -> float:
+        """Weight bytes that one rank reads for so many tokens (experts: those touched)."""
+        shape = tokens if self.work.expert_layers else 1  # without experts all is read
+        if shape not in self._read_bytes:
+            self._read_bytes[shape] = float(decode_read_bytes(self.model, shape, tp=self.tp))
+        return self._read_bytes[shape]
+
+    def _kv_seconds(self, load: StepLoad, busy: int) -> float:
+        """Decode attention: the bytes read, and the start of every sequence's tiles."""
+        rates = self.coefficients
+        mixed = load.tokens > load.sequences
+        start = rates.head_seconds + (rates.mixed_head_seconds if mixed else 0.0)
+        starts = head_seconds(load.sequences, self.work.kv_heads, start)
+        factor = rates.mixed_kv_factor if mixed else 1.0
+        return factor * self.kv_seconds_per_byte * load.kv_read_bytes + starts / busy
+
+    def _prefill_attention_seconds(self, load: StepLoad) -> float:
+        """Prefill attention: its pairs' FLOPs, and the cost of each token's query heads."""
+        rates = self.coefficients
+        pairs = prefill_attention_seconds(
+            load.prefill_pairs, self.work.pair_flops, rates.attention_flops_per_s
+        )
+        # each sequence decodes one token; what is left over is prefill
+        queries = max(0, load.tokens - load.sequences) * self.work.query_heads
+        return pairs + queries * rates.attention_token_seconds
+
+    def _collective_seconds(self, tokens: int) -> float:
+        """Two all-reduces a layer, and a hop to the next stage after each but the last."""
+        message = tokens * self.work.message_bytes
+        links = self.coefficients.collectives
+        total = 0.0
+        if self.tp > 1 and (link := nearest_link(links, self.tp)):
+            total += collective_seconds(2 * self.work.layers, message, link)
+        if self.pp > 1 and (hop := nearest_link(links, 2)):
+            total += collective_seconds(self.pp - 1, message, hop)
+        return total
+
+
+def _coefficients(
+    device: AcceleratorProfile, given: StepCoefficients | None
+) -> tuple[StepCoefficients, str]:
+    """Choose the coefficients and say where they come from."""
+    chosen = given or device.coefficients
+    if chosen is not None:
+        return chosen, f"fitted: {chosen.source}, {chosen.date}"
+    chosen = class_coefficients(device)
+    return chosen, f"assumed: {chosen.source}; {device.name} has no measurement"
+
+
+def _with_host_cost(coefficients: StepCoefficients, engine: str | None) -> StepCoefficients:
+    """Put an engine's host costs in place of the default engine's."""
+    cost = coefficients.host_costs.get(engine or "")
+    if cost is None:
+        return coefficients
+    changes = {"host_seconds": cost.host_seconds, "sequence_seconds": cost.sequence_seconds}
+    return coefficients.model_copy(update=changes)
+
+
+def _stored_as(deployment: Deployment) -> ModelSpec:
+    """Return the model with the deployment's dtype and weight format in place of its own."""
+    model, options = deployment.model, deployment.options
+    changes: dict[str, Any] = {}
+    if options.dtype not in (None, "auto", model.dtype):
+        changes["dtype"] = weight_format(str(options.dtype)).name
+    if options.quantization not in (None, model.quantization):
+        changes["quantization"] = weight_format(str(options.quantization)).name
+        changes["quantized_families"] = None
+    if not changes:
+        return model
+    return model.model_copy(update={**changes, "weight_bytes_on_disk": None})
+
+
+def _kv_format(deployment: Deployment) -> KVFormat:
+    """KV format of the flags; "auto" and nothing are the model's dtype."""
+    name = deployment.options.kv_cache_dtype
+    if name in (None, "auto"):
+        name = deployment.options.dtype or deployment.model.dtype
+    return kv_format(name if name != "auto" else deployment.model.dtype)
+
+
+def _weight_rate(coefficients: StepCoefficients, weights: WeightFormat) -> float:
+    """Bytes/s of weights in this format: half the bytes do not take half the time."""
+    loss = coefficients.fp8_weight_speedup / 2 if weights.bits_per_weight < 16 else 1.0
+    return coefficients.weight_bytes_per_s * loss
+
+
+def _layer_seconds(rates: StepCoefficients, weights: WeightFormat, work: RankWork) -> float:
+    """Mean fixed cost of a layer: 8-bit GEMMs quantise activations first, experts are chosen."""
+    extra = rates.fp8_layer_seconds if weights.compute in ("fp8", "fp4", "int8") else 0.0
+    return (
+        rates.layer_seconds + extra + rates.expert_layer_seconds * work.expert_layers / work.layers
+    )
+
+
+def _kv_rate(coefficients: StepCoefficients, fmt: KVFormat) -> float:
+    """Bytes/s of KV in this format."""
+    loss = coefficients.fp8_kv_speedup / 2 if fmt.bits < 16 else 1.0
+    return coefficients.kv_bytes_per_s * loss
+
+
+def _arithmetic_rate(
+    coefficients: StepCoefficients, weights: WeightFormat, device: AcceleratorProfile
+) -> float:
+    """FLOP/s of GEMMs with these weights: the bf16 rate, scaled by the datasheet's ratio."""
+    if weights.compute not in device.flops or weights.bits_per_weight >= 16:
+        return coefficients.flops_per_s
+    return coefficients.flops_per_s * coefficients.fp8_flops_speedup
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantStepTime:
+    """Every step takes the same time: a replica with it is an M/D/1 server.
+
+    Parameters
+    ----------
+    constant_seconds : float
+        Duration of a step, whatever it does.
+    """
+
+    constant_seconds: float
+    kv_seconds_per_byte: float = 0.0
+    provenance: str = "constant"
+
+    def cost(self, load: StepLoad) -> StepCost:
+        """All of it is host time."""
+        return StepCost(host_seconds=self.constant_seconds)
+
+    def seconds(self, load: StepLoad) -> float:
+        """Duration of one step."""
+        return self.constant_seconds
+
+    def decode_base_seconds(self, sequences: int) -> float:
+        """Duration of a decode-only step."""
+        return self.constant_seconds

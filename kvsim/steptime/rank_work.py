@@ -1,0 +1,74 @@
+"""What a model asks of one rank in a step: FLOPs, heads and bytes, whatever the device."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kvsim.memory.tensors import matmul_flops_per_token, tensor_families
+from kvsim.specs.attention import Attention, FullAttention, RecurrentState, heads_per_rank
+from kvsim.specs.model import ModelSpec
+from kvsim.steptime.kv_reads import attended_layers, pair_flops
+
+__all__ = ["RankWork"]
+
+
+class RankWork(NamedTuple):
+    """What a model asks of one rank, whatever the device.
+
+    Parameters
+    ----------
+    layers, expert_layers : int
+        Layers of the whole model, and those with routed experts: a token passes through all.
+    body_flops : float
+        GEMM FLOPs of one token, all layers.
+    expert_flops : float
+        Those among `body_flops` that routed experts do.
+    head_flops : float
+        FLOPs of the output head for one sequence.
+    pair_flops : float
+        Prefill-attention FLOPs of one query-key pair, all layers.
+    query_heads, kv_heads : float
+        Heads that attend, summed over all layers.
+    message_bytes : float
+        Activations of one token in a collective, bf16.
+    """
+
+    layers: int
+    expert_layers: int
+    body_flops: float
+    expert_flops: float
+    head_flops: float
+    pair_flops: float
+    query_heads: float
+    kv_heads: float
+    message_bytes: float
+
+    @classmethod
+    def from_model(cls, model: ModelSpec, tp: int = 1) -> RankWork:
+        """Share a model's work over `tp` ranks."""
+        attended = list(attended_layers(model))
+        head = 2.0 * model.hidden_size * model.vocab_size / tp
+        experts = [family for family in tensor_families(model) if family.is_routed]
+        return cls(
+            layers=model.num_layers,
+            expert_layers=sum(len(family.layers or ()) for family in experts),
+            body_flops=matmul_flops_per_token(model) / tp - head,
+            expert_flops=2.0 * sum(family.active_parameters for family in experts) / tp,
+            head_flops=head,
+            pair_flops=sum(count * pair_flops(cache) for count, cache in attended) / tp,
+            query_heads=sum(count * _query_heads(cache) for count, cache in attended) / tp,
+            kv_heads=sum(count * _kv_heads(cache, tp) for count, cache in attended),
+            message_bytes=2.0 * model.hidden_size,
+        )
+
+
+def _query_heads(cache: Attention) -> int:
+    """Query heads of one layer: none in a recurrent one."""
+    return 0 if isinstance(cache, RecurrentState) else cache.heads
+
+
+def _kv_heads(cache: Attention, tp: int) -> int:
+    """KV heads of one layer on one rank: a latent is one head on every rank."""
+    if isinstance(cache, RecurrentState):
+        return 0
+    return heads_per_rank(cache.kv_heads, tp) if isinstance(cache, FullAttention) else 1

@@ -1,0 +1,1 @@
+"""Closed answers about caches, and lessons that explain them."""

@@ -1,0 +1,297 @@
+"""What a trace format is, and the two loops (CSV, JSON lines) that most formats share.
+
+A format's own file says how to recognise it and how one record becomes a `TraceRow`. A record
+that cannot be understood raises ValueError inside that function and is counted as malformed;
+one that is understood and of no use (a failed request) raises `Dropped`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from kvsim.errors import InputError
+from kvsim.workload.traces.report import ReadReport
+from kvsim.workload.traces.source import LineSource
+
+__all__ = [
+    "Dropped",
+    "Head",
+    "Reading",
+    "TraceFormat",
+    "TraceRow",
+    "csv_rows",
+    "json_object",
+    "json_rows",
+    "length",
+    "plain_rows",
+    "seconds",
+    "whole",
+    "whole_list",
+]
+
+
+class TraceRow(NamedTuple):
+    """One request of a trace, in kvsim's units.
+
+    `arrival_seconds` is None in files that hold lengths only; `block_ids` are chained
+    identities of `Reading.hash_block_size` tokens each.
+    """
+
+    line: int
+    arrival_seconds: float | None
+    prompt_tokens: int
+    output_tokens: int
+    block_ids: Sequence[int] | None = None
+    session: int | None = None
+    priority: int | None = None
+    samples: int | None = None
+
+
+class Dropped(Exception):  # noqa: N818 - an answer about a row, not an error
+    """A row that is understood and left out, with the reason to count it under."""
+
+
+@dataclass
+class Reading:
+    """One pass over a trace: where from, what is found, and what is learnt on the way.
+
+    Parameters
+    ----------
+    path : Path
+        File or folder.
+    report : ReadReport
+        Counts rows left out.
+    hash_block_size : int, optional
+        Tokens behind one block identity; None where the trace has none.
+    """
+
+    path: Path
+    report: ReadReport
+    hash_block_size: int | None = None
+
+    @cached_property
+    def source(self) -> LineSource:
+        """The file, line by line."""
+        return LineSource(self.path)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The first 64 KiB of a file, as the formats look at it to recognise themselves."""
+
+    text: str
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Names in the first line of a CSV file; empty for JSON."""
+        first = self.text.lstrip().split("\n", 1)[0].strip()
+        return () if first[:1] in "{[" else tuple(name.strip().strip('"') for name in _split(first))
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """Keys seen in the first JSON object, at any depth; empty for CSV."""
+        text = self.text.lstrip()
+        if not text.startswith("{"):
+            return frozenset()
+        line = text.split("\n", 1)[0]
+        return frozenset(
+            re.findall(r'"([^"\\]{1,60})"\s*:', line if len(line.strip()) > 2 else text)
+        )
+
+
+@dataclass(frozen=True)
+class TraceFormat:
+    """A format kvsim reads.
+
+    Parameters
+    ----------
+    name : str
+        As written after ``--format``.
+    what : str
+        One line for people.
+    matches : callable
+        Whether a `Head` is of this format, beyond doubt: units are never guessed.
+    rows : callable
+        Yields the `TraceRow` of a `Reading`.
+    arrivals : str
+        "recorded", "closed-loop" (think times), "rates" (a generator) or "none" (lengths).
+    hash_block_size : int, optional
+        Where the format fixes it.
+    columns : tuple of three str
+        What the file calls arrival, prompt and output, to name them in messages.
+    """
+
+    name: str
+    what: str
+    matches: Callable[[Head], bool]
+    rows: Callable[[Reading], Iterator[TraceRow]]
+    arrivals: Literal["recorded", "closed-loop", "rates", "none"] = "recorded"
+    hash_block_size: int | None = None
+    columns: tuple[str, str, str] = ("arrival", "prompt", "output")
+
+
+def whole(value: Any) -> int:
+    """Read a whole number from JSON or text.
+
+    Examples
+    --------
+    >>> whole("374"), whole(374.0), whole("374.0")
+    (374, 374, 374)
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is not a whole number")
+    try:
+        number = value if isinstance(value, int) else int(value)
+    except (ValueError, TypeError, OverflowError):
+        number = _from_float(value)
+    if number != value and isinstance(value, float):
+        raise ValueError(f"{value!r} is not a whole number")
+    if abs(number) >= 2**63:
+        raise ValueError("a whole number over 63 bits")
+    return number
+
+
+def _from_float(value: Any) -> int:
+    number = float(value) if isinstance(value, str) else math.nan
+    if not number.is_integer():
+        raise ValueError(f"{_shown(value)} is not a whole number")
+    return int(number)
+
+
+def length(value: Any, key: str) -> int:
+    """Read a number of tokens, 0 or more; `key` names it in the message."""
+    try:
+        return whole(value)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{key} {_shown(value)} is not a whole number") from error
+
+
+def seconds(value: Any, key: str) -> float:
+    """Read a time as written; NaN and infinity pass, to be refused with their line."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{key} {_shown(value)} is not a number")
+    try:
+        return float(value)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{key} {_shown(value)} is not a number") from error
+
+
+def whole_list(value: Any, key: str) -> list[int]:
+    """Read a list of whole numbers of 0 or more."""
+    if not isinstance(value, list) or any(type(entry) is not int for entry in value):
+        raise ValueError(f"{key} is not a list of whole numbers")
+    if value and min(value) < 0:
+        raise ValueError(f"{key} holds a negative number")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _split(line: str) -> list[str]:
+    if '"' not in line:
+        return line.split(",")
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error as error:
+        raise ValueError(f"not a CSV row: {error}") from error
+
+
+def csv_rows(
+    reading: Reading, columns: Sequence[str], to_row: Callable[[int, list[str]], TraceRow]
+) -> Iterator[TraceRow]:
+    """Yield the rows of a CSV file with a header.
+
+    Parameters
+    ----------
+    reading : Reading
+        The pass.
+    columns : sequence of str
+        Columns to pick, in this order, wherever the file has them.
+    to_row : callable
+        Makes a row of (line number, picked fields).
+    """
+    lines = reading.source.lines()
+    number, header = next(lines, (1, ""))
+    try:
+        names = [name.strip() for name in _split(header)]
+    except ValueError as error:
+        raise InputError(str(error), where=f"{reading.path}:{number}") from error
+    missing = [name for name in columns if name not in names]
+    if missing:
+        raise InputError(
+            f"no column {', '.join(missing)}; the header has {', '.join(names)[:200]}",
+            where=f"{reading.path}:{number}",
+        )
+    places = [names.index(name) for name in columns]
+
+    def parse(line: int, text: str) -> TraceRow:
+        fields = _split(text)
+        if len(fields) != len(names):
+            raise ValueError(f"{len(fields)} fields under a header of {len(names)}")
+        return to_row(line, [fields[place].strip() for place in places])
+
+    yield from _each(reading, lines, parse)
+
+
+def plain_rows(reading: Reading, columns: tuple[str, str, str]) -> Iterator[TraceRow]:
+    """Yield the rows of a CSV file whose columns are arrival (s), prompt and output tokens."""
+
+    def to_row(line: int, fields: list[str]) -> TraceRow:
+        prompt, output = length(fields[1], columns[1]), length(fields[2], columns[2])
+        return TraceRow(line, seconds(fields[0], columns[0]), prompt, output)
+
+    return csv_rows(reading, columns, to_row)
+
+
+def json_rows(
+    reading: Reading, to_row: Callable[[int, dict[str, Any]], TraceRow], skip_lines: int = 0
+) -> Iterator[TraceRow]:
+    """Yield the rows of a file of one JSON object a line, after `skip_lines` of header."""
+
+    def parse(line: int, text: str) -> TraceRow:
+        return to_row(line, json_object(text))
+
+    yield from _each(reading, islice(reading.source.lines(), skip_lines, None), parse)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Parse one JSON object; anything else raises ValueError."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"not JSON: {str(error)[:80]}") from error
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def _each(
+    reading: Reading, lines: Iterator[tuple[int, str]], parse: Callable[[int, str], TraceRow]
+) -> Iterator[TraceRow]:
+    for number, text in lines:
+        if not text.strip():
+            continue
+        try:
+            row = parse(number, text)
+        except Dropped as reason:
+            reading.report.dropped[str(reason)] += 1
+        except KeyError as error:
+            reading.report.malform(number, f"no key {error}")
+        except ValueError as error:
+            reading.report.malform(number, str(error))
+        else:
+            yield row

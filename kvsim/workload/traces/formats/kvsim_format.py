@@ -1,0 +1,97 @@
+"""kvsim's own trace format: JSON lines that stream, with identities and sessions.
+
+The first line names the schema; then one request a line, times in seconds, never going back::
+
+    {"schema": "kvsim-trace/1", "hash_block_size": 512}
+    {"arrival_seconds": 0.0, "prompt_tokens": 6758, "output_tokens": 500, "block_ids": [0, 1]}
+
+`block_ids` (one chained identity per `hash_block_size` tokens of the prompt, the last may be of
+a partial block), `session`, `priority` and `samples` are optional, `hash_block_size` too where
+no row has `block_ids`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from kvsim.errors import InputError
+from kvsim.workload.traces.base import (
+    Head,
+    Reading,
+    TraceFormat,
+    TraceRow,
+    json_object,
+    json_rows,
+    length,
+    seconds,
+    whole,
+    whole_list,
+)
+
+__all__ = ["KVSIM", "SCHEMA", "kvsim_lines"]
+
+SCHEMA = "kvsim-trace/1"
+_REQUIRED = ("arrival_seconds", "prompt_tokens", "output_tokens")
+_OPTIONAL = ("block_ids", "session", "priority", "samples")
+
+
+def _rows(reading: Reading) -> Iterator[TraceRow]:
+    reading.hash_block_size = _header(reading)
+
+    def to_row(line: int, record: dict[str, Any]) -> TraceRow:
+        unknown = set(record) - {*_REQUIRED, *_OPTIONAL}
+        if unknown:
+            raise ValueError(f"unknown key {min(unknown)!r}")
+        arrival, prompt, output = (record[key] for key in _REQUIRED)
+        ids = record.get("block_ids")
+        if ids is not None and reading.hash_block_size is None:
+            raise ValueError("block_ids without a hash_block_size in the header")
+        if not 1 <= whole(record.get("samples", 1)) <= 1024:
+            raise ValueError("samples is not between 1 and 1024")
+        return TraceRow(
+            line,
+            seconds(arrival, "arrival_seconds"),
+            length(prompt, "prompt_tokens"),
+            length(output, "output_tokens"),
+            None if ids is None else whole_list(ids, "block_ids"),
+            *(None if record.get(key) is None else whole(record[key]) for key in _OPTIONAL[1:]),
+        )
+
+    return json_rows(reading, to_row, skip_lines=1)
+
+
+def _header(reading: Reading) -> int | None:
+    number, text = next(reading.source.lines(), (1, ""))
+    where = f"{reading.path}:{number}"
+    try:
+        header = json_object(text)
+        size = header.get("hash_block_size")
+        size = None if size is None else whole(size)
+    except ValueError as error:
+        raise InputError(str(error), where=where) from error
+    if header.get("schema") != SCHEMA:
+        raise InputError(f"schema {header.get('schema')!r} is not {SCHEMA!r}", where=where)
+    if size is not None and not 1 <= size <= 2**20:
+        raise InputError(f"hash_block_size {size} is not between 1 and 2**20", where=where)
+    return size
+
+
+def kvsim_lines(rows: Iterable[TraceRow], hash_block_size: int | None) -> Iterator[str]:
+    """Yield the lines (without line ends) of a file in kvsim's format."""
+    yield json.dumps({"schema": SCHEMA, "hash_block_size": hash_block_size})
+    for row in rows:
+        record: dict[str, Any] = {key: getattr(row, key) for key in _REQUIRED}
+        if row.block_ids is not None:
+            record["block_ids"] = list(row.block_ids)
+        extras = {key: getattr(row, key) for key in _OPTIONAL[1:]}
+        record.update({key: value for key, value in extras.items() if value is not None})
+        yield json.dumps(record)
+
+
+def _matches(head: Head) -> bool:
+    return "schema" in head.keys and SCHEMA.split("/")[0] in head.text[:200]
+
+
+KVSIM = TraceFormat("kvsim", "kvsim's own JSONL", _matches, _rows, columns=_REQUIRED)

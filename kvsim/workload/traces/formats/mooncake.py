@@ -1,0 +1,56 @@
+"""Mooncake's traces (Kimi): ``{"timestamp", "input_length", "output_length", "hash_ids"}``.
+
+`timestamp` is in **milliseconds**; `hash_ids` names the prompt's blocks of 512 tokens, the last
+of which may be partial. In the conversation trace times come in ticks of 3 s: replay it with
+``jitter_seconds: 3``. Rows without `hash_ids` share nothing.
+
+Source: kvcache-ai/Mooncake, Apache-2.0; Qin et al., FAST 2025.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from kvsim.workload.traces.base import (
+    Head,
+    Reading,
+    TraceFormat,
+    TraceRow,
+    json_rows,
+    length,
+    seconds,
+    whole_list,
+)
+
+__all__ = ["MOONCAKE"]
+
+_KEYS = {"timestamp", "input_length", "output_length"}
+
+
+def _rows(reading: Reading) -> Iterator[TraceRow]:
+    def to_row(line: int, record: dict[str, Any]) -> TraceRow:
+        ids = record.get("hash_ids")
+        return TraceRow(
+            line,
+            seconds(record["timestamp"], "timestamp") / 1000,
+            length(record["input_length"], "input_length"),
+            length(record["output_length"], "output_length"),
+            None if ids is None else whole_list(ids, "hash_ids"),
+        )
+
+    return json_rows(reading, to_row)
+
+
+def _matches(head: Head) -> bool:
+    return head.keys >= _KEYS and "chat_id" not in head.keys
+
+
+MOONCAKE = TraceFormat(
+    "mooncake",
+    "Mooncake JSONL, milliseconds, 512-token ids",
+    _matches,
+    _rows,
+    hash_block_size=512,
+    columns=("timestamp", "input_length", "output_length"),
+)

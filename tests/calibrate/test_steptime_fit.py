@@ -1,0 +1,409 @@
+"""Fits: planted coefficients come back, tables give what the findings say, bad input is named."""
+
+import csv
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvsim.calibrate.fit import (
+    Datasheet,
+    fit_fp8,
+    fit_link,
+    fit_steps,
+    leave_one_model_out,
+    predict,
+)
+from kvsim.calibrate.public.hosts import Campaign, HostRules, fit_expert_layer, fit_hosts, host_cost
+from kvsim.calibrate.public.serving import ServedRun
+from kvsim.calibrate.public.tables import GemmTable
+from kvsim.calibrate.rows import StepRows, read_rows, rows_from_records
+from kvsim.calibrate.shapes import LLAMA_3_8B, PUBLIC_SHAPES
+from kvsim.catalog.accelerators import find_accelerator, load_accelerator
+from kvsim.catalog.models import find_model
+from kvsim.cli.calibrate import command
+from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.errors import InputError, KVSimError
+from kvsim.specs.hardware import StepCoefficients
+from kvsim.specs.precision import kv_format
+from kvsim.steptime.model import KVReadCurve, StepLoad, StepTimeModel, prefill_pairs
+
+DATASHEET = Datasheet(3e12, 1e15)
+BASE = StepCoefficients(
+    engine="vllm",
+    source="planted",
+    date="2026-11-21",
+    weight_bytes_per_s=1e12,
+    flops_per_s=1e15,
+    kv_bytes_per_s=1e12,
+    attention_flops_per_s=1e15,
+    layer_seconds=0.0,
+)
+PLANTED = BASE.model_copy(
+    update={
+        "weight_bytes_per_s": 2.4e12,
+        "flops_per_s": 7e14,
+        "kv_bytes_per_s": 2.2e12,
+        "attention_flops_per_s": 4e14,
+        "layer_seconds": 40e-6,
+        "norm": 2.6,
+        "head_seconds": 20e-9,
+        "attention_token_seconds": 1e-9,
+        "mixed_kv_factor": 1.5,
+        "mixed_head_seconds": 60e-9,
+    }
+)
+
+
+def record(shape, phase, decodes, context, chunk):
+    """One step of a shape, its time left at 1 s."""
+    tokens, weights = decodes + chunk, shape.layer_parameters(1) * shape.layers
+    return {
+        "model": shape.name,
+        "phase": phase,
+        "layers": shape.layers,
+        "tokens": tokens,
+        "sequences": decodes + (chunk > 0),
+        "weight_bytes": 2.0 * weights,
+        "flops": 2.0 * weights * tokens,
+        "kv_bytes": 4.0 * decodes * context * shape.kv_heads * shape.head_dim * shape.layers,
+        "kv_heads": shape.kv_heads * shape.layers,
+        "attention_flops": 2.0 * chunk * (chunk + 1) * shape.heads * shape.head_dim * shape.layers,
+        "query_tokens": float(chunk * shape.heads * shape.layers),
+        "tp": 1,
+        "message_bytes": 0.0,
+        "seconds": 1.0,
+    }
+
+
+def timed(rows, rates, noise=0.0, **precision):
+    """The rows under `rates`, with multiplicative noise."""
+    clean = predict(rows, rates, **precision)
+    factors = np.exp(noise * np.random.default_rng(7).standard_normal(len(rows)))
+    columns = {column.name: getattr(rows, column.name) for column in fields(StepRows)}
+    return StepRows(**{**columns, "seconds": clean * factors})
+
+
+def grid():
+    """Decode, prefill and mixed steps of four models: 20 each."""
+    records = []
+    for shape in PUBLIC_SHAPES[:4]:
+        for batch in (1, 8, 64, 256):
+            for context in (128, 1024, 8192):
+                records.append(record(shape, "decode", batch, context, 0))
+        for chunk in (64, 256, 1024, 4096):
+            records.append(record(shape, "prefill", 0, 0, chunk))
+            records.append(record(shape, "mixed", 32, 2048, chunk))
+    return rows_from_records(records)
+
+
+# --- fits ----------------------------------------------------------------------------------------
+
+
+def test_planted_coefficients_come_back():
+    fit = fit_steps(timed(grid(), PLANTED), DATASHEET, BASE, tiles=False)
+
+    assert fit.error_percent < 0.1
+    for name in ("weight_bytes_per_s", "kv_bytes_per_s", "flops_per_s", "layer_seconds", "norm"):
+        assert getattr(fit.coefficients, name) == pytest.approx(getattr(PLANTED, name), rel=0.03)
+    assert fit.coefficients.mixed_kv_factor == pytest.approx(1.5, rel=0.03)
+    assert fit.coefficients.attention_flops_per_s == pytest.approx(4e14, rel=0.05)
+
+
+@given(
+    weight=st.floats(0.4, 0.9),
+    kv=st.floats(0.4, 0.95),
+    flops=st.floats(0.4, 0.95),
+    layer=st.floats(20e-6, 200e-6),
+)
+@settings(max_examples=8)
+def test_any_planted_rates_come_back_through_two_percent_of_noise(weight, kv, flops, layer):
+    planted = PLANTED.model_copy(
+        update={
+            "weight_bytes_per_s": weight * DATASHEET.bytes_per_s,
+            "kv_bytes_per_s": kv * DATASHEET.bytes_per_s,
+            "flops_per_s": flops * DATASHEET.flops_per_s,
+            "layer_seconds": layer,
+        }
+    )
+
+    fit = fit_steps(timed(grid(), planted, noise=0.02), DATASHEET, BASE, tiles=False)
+
+    assert fit.error_percent < 3
+    truth = predict(grid(), planted)
+    assert np.mean(np.abs(predict(grid(), fit.coefficients) / truth - 1)) < 0.02
+    assert fit.coefficients.kv_bytes_per_s == pytest.approx(planted.kv_bytes_per_s, rel=0.1)
+
+
+def test_rates_never_leave_their_share_of_the_datasheet():
+    impossible = PLANTED.model_copy(
+        update={"weight_bytes_per_s": 9e12, "kv_bytes_per_s": 1e11, "flops_per_s": 9e15}
+    )
+
+    fitted = fit_steps(timed(grid(), impossible), DATASHEET, BASE).coefficients
+
+    for rate in (fitted.weight_bytes_per_s, fitted.kv_bytes_per_s):
+        assert 0.3 - 1e-9 <= rate / DATASHEET.bytes_per_s <= 1.0
+    assert 0.3 <= fitted.flops_per_s / DATASHEET.flops_per_s <= 1.0 + 1e-9
+
+
+def test_planted_tile_factors_come_back():
+    bumpy = PLANTED.model_copy(update={"token_factors": {64: 1.0, 256: 1.4, 1024: 1.0}})
+    rows = timed(grid(), bumpy)
+
+    smooth = fit_steps(rows, DATASHEET, BASE, tiles=False)
+    tiled = fit_steps(rows, DATASHEET, BASE, tiles=True)
+
+    assert tiled.error_percent < smooth.error_percent / 2
+    factors = tiled.coefficients.token_factors
+    assert factors[256] > 1.1 * factors[1024]
+
+
+def test_planted_fp8_speedups_come_back():
+    planted = PLANTED.model_copy(
+        update={
+            "fp8_weight_speedup": 1.7,
+            "fp8_kv_speedup": 1.5,
+            "fp8_flops_speedup": 1.4,
+            "fp8_layer_seconds": 25e-6,
+        }
+    )
+
+    fitted = fit_fp8(timed(grid(), planted, fp8=True), PLANTED).coefficients
+
+    assert fitted.fp8_weight_speedup == pytest.approx(1.7, rel=0.02)
+    assert fitted.fp8_kv_speedup == pytest.approx(1.5, rel=0.02)
+    assert fitted.fp8_flops_speedup == pytest.approx(1.4, rel=0.02)
+    assert fitted.fp8_layer_seconds == pytest.approx(25e-6, rel=0.1)
+
+
+def test_a_model_left_out_is_judged_by_the_others():
+    rows = timed(grid(), PLANTED)
+    slow = np.where(rows.model == "Llama-2-7B", 1.5, 1.0)
+    columns = {column.name: getattr(rows, column.name) for column in fields(StepRows)}
+    odd = StepRows(**{**columns, "seconds": rows.seconds * slow})
+
+    errors = leave_one_model_out(
+        odd, lambda part: fit_steps(part, DATASHEET, BASE, tiles=False).coefficients
+    )
+
+    assert set(errors) == set(rows.models())
+    assert errors["Llama-2-7B"] > 25
+    assert min(errors.values()) < 15
+
+
+def test_a_planted_link_comes_back_in_both_regimes():
+    def seconds(size):
+        return 5e-6 + size / 1e11 if size < 2**23 else 40e-6 + size / 2e11
+
+    link = fit_link({2**power: seconds(2**power) for power in range(8, 31)})
+
+    assert link.large_from_bytes == 2**23
+    assert (link.seconds, link.bytes_per_s) == pytest.approx((5e-6, 1e11), rel=1e-3)
+    assert (link.large_seconds, link.large_bytes_per_s) == pytest.approx((40e-6, 2e11), rel=1e-3)
+
+
+def test_the_columns_and_the_model_state_the_same_formula():
+    # fit.predict (columns) against StepTimeModel (one step): the maths stands in both.
+    model, card = find_model("llama3.1-8b"), find_accelerator("h100")
+    rates = card.coefficients
+    steps = StepTimeModel.from_deployment(Deployment(model, card, EngineOptions()))
+    reads = KVReadCurve.from_model(model, kv_format("bf16"))
+    head = 2.0 * LLAMA_3_8B.vocab_size * LLAMA_3_8B.hidden_size
+    for phase, decodes, context, chunk in (
+        ("decode", 32, 1000, 0),
+        ("prefill", 0, 0, 777),
+        ("mixed", 32, 1000, 512),
+    ):
+        one = record(LLAMA_3_8B, phase, decodes, context, chunk)
+        one["weight_bytes"] = steps.cost(StepLoad(1, 1)).weight_seconds * rates.weight_bytes_per_s
+        one["flops"] += head * one["sequences"]
+        load = StepLoad(
+            tokens=decodes + chunk,
+            sequences=one["sequences"],
+            kv_read_bytes=decodes * reads.bytes_at(context) if decodes else 0.0,
+            prefill_pairs=prefill_pairs(model, 0, chunk),
+        )
+        # the model charges a prompt's first token as if it decoded: a few microseconds
+        expected = predict(rows_from_records([one]), rates)[0]
+        assert steps.seconds(load) == pytest.approx(expected, rel=2e-3)
+
+
+def test_a_gemm_between_the_tables_sizes_is_bilinear():
+    def time(m, n, k):
+        return 1e-6 + 1e-9 * m + 2e-12 * n * k
+
+    sizes = (1024, 2048, 4096)
+    table = GemmTable({(m, n, k): time(m, n, k) for m in (1, 8) for n in sizes for k in sizes})
+
+    assert table.seconds(4, 1536, 3000) == pytest.approx(time(4, 1536, 3000))
+    assert table.seconds(1, 6000, 1024) == pytest.approx(time(1, 6000, 1024))
+    assert table.seconds(1, 9000, 1024) is None
+    assert table.seconds(16, 1024, 1024) is None
+
+
+BARE = find_accelerator("h100").coefficients.model_copy(
+    update={"host_seconds": 0.0, "sequence_seconds": 0.0}
+)
+
+
+def served(name, share, version="1.0", **planted):
+    """Runs of a model whose TPOT holds what is planted, and that share of the prefills."""
+    card, model = find_accelerator("h100"), find_model(name)
+    rates = BARE.model_copy(update={"host_seconds": 3e-3, "sequence_seconds": 40e-6, **planted})
+    steps = StepTimeModel.from_deployment(Deployment(model, card), rates)
+    reads = KVReadCurve.from_model(model, kv_format("bf16"))
+    runs = []
+    for batch in (2, 8, 32, 64):
+        for prompt, output in ((256, 1024), (1024, 512), (2048, 256)):
+            kv = batch * sum(reads.bytes_at(prompt + output * p // 6) for p in (1, 3, 5)) / 3
+            decode = steps.seconds(StepLoad(batch, batch, kv))
+            pairs = prefill_pairs(model, 0, prompt)
+            mixed = steps.seconds(StepLoad(batch + prompt, batch + 1, kv, pairs))
+            added = mixed - decode - 40e-6  # the prompt's own bookkeeping is not a wait
+            tpot = decode + share * (batch - 1) * added / output
+            runs.append(
+                ServedRun(
+                    "vllm", version, name, "h100_sxm", None, "bf16", 1,
+                    batch, prompt, output, 0.0, tpot,
+                )
+            )  # fmt: skip
+    return runs
+
+
+def test_planted_host_costs_come_back():
+    (fit,) = fit_hosts(served("llama3.1-8b", 0.7), {"h100_sxm": BARE})
+
+    assert fit.cost.host_seconds == pytest.approx(3e-3, rel=0.01)
+    assert fit.cost.sequence_seconds == pytest.approx(40e-6, rel=0.02)
+    assert list(fit.shares.values()) == [pytest.approx(0.7, abs=0.01)]
+    assert host_cost([fit], "vllm") == fit.cost
+    with pytest.raises(InputError, match="no served runs of sglang"):
+        host_cost([fit], "sglang")
+
+
+def test_two_load_generators_share_one_engines_host_costs():
+    runs = served("llama3.1-8b", 0.6) + served("llama2-7b", 0.9, version="2.0")
+
+    (apart,) = fit_hosts(runs, {"h100_sxm": BARE}, HostRules(by_version=False))
+    (alike,) = fit_hosts(
+        runs, {"h100_sxm": BARE}, HostRules(by_version=False, share_by_campaign=False)
+    )
+
+    assert apart.cost.host_seconds == pytest.approx(3e-3, rel=0.01)
+    assert apart.shares == {
+        Campaign("vllm", "llama2-7b", "h100_sxm", "2.0"): pytest.approx(0.9, abs=0.01),
+        Campaign("vllm", "llama3.1-8b", "h100_sxm", "1.0"): pytest.approx(0.6, abs=0.01),
+    }
+    assert len(set(alike.shares.values())) == 1
+    assert max(error for _, error in apart.groups.values()) < 0.5
+    assert max(error for _, error in alike.groups.values()) > 1
+
+
+@pytest.mark.parametrize("layer_seconds", [0.0, 30e-6])
+def test_a_planted_cost_of_layers_with_experts_comes_back(layer_seconds):
+    runs = served("llama3.1-8b", 0.7) + served(
+        "mixtral-8x7b", 0.8, expert_layer_seconds=layer_seconds
+    )
+    # what the rates say of such layers is what is asked, and must not be used
+    rates = {"h100_sxm": BARE.model_copy(update={"expert_layer_seconds": 1e-3})}
+
+    assert fit_expert_layer(runs, rates) == pytest.approx(layer_seconds, rel=0.05, abs=1e-6)
+
+
+# --- the command and its errors ------------------------------------------------------------------
+
+
+def write_rows(path, rows, **changes):
+    names = [column.name for column in fields(StepRows)]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        for index in range(len(rows)):
+            row = {name: getattr(rows, name)[index] for name in names}
+            writer.writerow({**row, **(changes if index == 2 else {})})
+    return path
+
+
+def test_measured_steps_become_a_profile_that_works(tmp_path):
+    planted = PLANTED.model_copy(update={"kv_bytes_per_s": 2.0e12})
+    rows = write_rows(tmp_path / "steps.csv", timed(grid(), planted))
+    output = tmp_path / "mine.yaml"
+
+    arguments = ["fit", "--gpu", "h100", "--rows", str(rows), "-o", str(output)]
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+
+    assert result.exit_code == 0
+    assert "80 rows, 0.0 % off" in result.output
+    assert f"written to {output}" in result.output
+    fitted = load_accelerator(output).coefficients
+    assert fitted.kv_bytes_per_s == pytest.approx(2.0e12, rel=0.03)
+    assert fitted.source == "fitted to steps.csv"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("seconds", "", "line 4: seconds = '' is not a number"),
+        ("seconds", "-1", "line 4: seconds = -1 must be finite and not negative"),
+        ("seconds", "nan", "must be finite"),
+        ("seconds", "4000", "line 4: seconds = 4000 is not a step time; write seconds, not"),
+        ("weight_bytes", "13.5", "bytes/s is not plausible; write bytes"),
+        ("flops", "1e30", "FLOP/s is not plausible"),
+        ("phase", "thinking", "phase = 'thinking' is unknown; write decode, prefill, mixed"),
+        ("tokens", "0", "are at least 1"),
+    ],
+)
+def test_a_bad_cell_is_named_with_its_line(tmp_path, column, value, message):
+    path = write_rows(tmp_path / "steps.csv", timed(grid(), PLANTED), **{column: value})
+    if column == "weight_bytes":
+        path = write_rows(path, timed(grid(), PLANTED), weight_bytes=value, kv_bytes="0")
+
+    with pytest.raises(InputError) as raised:
+        read_rows(path)
+
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such file"),
+        (b"", "no column model"),
+        (b"model,phase\nx,decode\n", "no column layers, tokens"),
+        (b"\xff\xfe\x00\x01", "not a readable CSV"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path, text, message):
+    path = tmp_path / "steps.csv"
+    if text is not None:
+        path.write_bytes(text)
+
+    with pytest.raises(InputError, match=message):
+        read_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpu", "h100"], "give either --tables FOLDER or --rows FILE"),
+        (["--gpu", "h100", "--tables", "nowhere"], "nowhere: no such folder"),
+        (["--gpu", "h10", "--tables", "."], "unknown accelerator 'h10'"),
+        (["--gpu", "mi300x", "--tables", "."], "no table reader knows"),
+        (["--gpu", "h100", "--tables", "."], "no gemm_h100_sxm_\\*.csv; there are no tables"),
+    ],
+)
+def test_a_command_that_cannot_work_says_why(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(KVSimError, match=message):
+        CliRunner().invoke(command, ["fit", *arguments], catch_exceptions=False)
+
+
+def test_too_few_rows_are_refused(tmp_path):
+    with pytest.raises(InputError, match="3 rows are too few to fit"):
+        fit_steps(grid().where(np.arange(len(grid())) < 3), DATASHEET, BASE)

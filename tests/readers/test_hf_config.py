@@ -1,0 +1,271 @@
+"""Reading config.json: every trap in its fields that has misled a calculator, one test each."""
+
+import pytest
+
+from kvsim.errors import InputError
+from kvsim.memory.footprint import bytes_per_token
+from kvsim.specs.attention import (
+    LatentAttention,
+)
+from kvsim.specs.model import DenseMlp
+from kvsim.specs.precision import kv_format
+from tests.support.hf_configs import BF16, counts, llama, only_cache, read
+
+# --- heads and dimensions ----------------------------------------------------------------
+
+
+def test_head_dim_absent_is_hidden_over_heads():
+    assert only_cache(llama()).key_dim == 128
+
+
+def test_null_head_dim_is_absent():
+    assert only_cache(llama(head_dim=None)).key_dim == 128
+
+
+def test_head_dim_times_heads_need_not_be_hidden():
+    qwen3_32b = llama(model_type="qwen3", hidden_size=5120, num_attention_heads=64, head_dim=128)
+    assert only_cache(qwen3_32b).key_dim == 128
+
+
+def test_head_dim_of_an_mla_model_plays_no_part():
+    """GLM-5 lists head_dim 64, its rope size: the cache is 512 + 64 elements a layer."""
+    glm5 = llama(
+        model_type="glm_moe_dsa",
+        num_hidden_layers=78,
+        num_key_value_heads=32,
+        head_dim=64,
+        kv_lora_rank=512,
+        q_lora_rank=2048,
+        qk_rope_head_dim=64,
+        qk_nope_head_dim=192,
+        v_head_dim=256,
+    )
+    cache = only_cache(glm5)
+    assert isinstance(cache, LatentAttention)
+    assert cache.state_bytes(BF16) == 2 * (512 + 64) + 132
+
+
+def test_kv_heads_absent_is_multi_head():
+    assert only_cache(llama(num_key_value_heads="absent")).label == "MHA"
+
+
+def falcon(**changes):
+    return {
+        "model_type": "falcon",
+        "hidden_size": 4544,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 71,
+        "vocab_size": 65024,
+        "torch_dtype": "bfloat16",
+    } | changes
+
+
+def test_multi_query_is_one_kv_head_whatever_num_kv_heads_lists():
+    """Falcon-7B: transformers reports num_kv_heads 71 for it."""
+    cache = only_cache(falcon(multi_query=True, num_kv_heads=71))
+    assert (cache.heads, cache.kv_heads, cache.key_dim) == (71, 1, 64)
+
+
+def test_falcons_new_decoder_reads_num_kv_heads():
+    changes = {"hidden_size": 8192, "num_attention_heads": 128, "num_kv_heads": 8}
+    cache = only_cache(falcon(multi_query=True, new_decoder_architecture=True, **changes))
+    assert cache.kv_heads == 8
+
+
+def test_falcon_without_multi_query_is_multi_head():
+    config = falcon(hidden_size=4096, num_attention_heads=32, multi_query=False)
+    assert only_cache(config).kv_heads == 32
+
+
+# --- older spellings ---------------------------------------------------------------------
+
+
+def test_gpt2_spells_n_layer_n_head_n_embd():
+    spec = read({"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None})
+    assert bytes_per_token(spec, kv_format("fp16")) == 12 * 12 * 2 * 64 * 2
+    assert spec.position_embeddings == 1024
+    assert spec.tie_embeddings
+    assert spec.layer_groups[0].mlp == DenseMlp(intermediate_size=3072, gated=False, bias=True)
+
+
+def test_opt_spells_ffn_dim_and_has_two_more_positions():
+    spec = read(
+        {
+            "model_type": "opt",
+            "hidden_size": 5120,
+            "num_hidden_layers": 40,
+            "num_attention_heads": 40,
+            "ffn_dim": 20480,
+            "vocab_size": 50272,
+            "max_position_embeddings": 2048,
+            "do_layer_norm_before": True,
+        }
+    )
+    assert spec.position_embeddings == 2050
+    assert spec.layer_groups[0].mlp.intermediate_size == 20480
+    assert spec.layer_groups[0].caches[0].bias
+
+
+def test_mpt_spells_d_model_n_heads():
+    cache = only_cache(
+        {
+            "model_type": "mpt",
+            "d_model": 7168,
+            "n_layers": 48,
+            "n_heads": 64,
+            "max_seq_len": 8192,
+            "vocab_size": 50432,
+            "attn_config": {"alibi": True, "attn_type": "grouped_query_attention", "kv_n_heads": 8},
+        }
+    )
+    assert (cache.kv_heads, cache.key_dim) == (8, 112)
+
+
+# --- nesting and dtype -------------------------------------------------------------------
+
+
+def test_dtype_only_inside_text_config():
+    inner = llama(torch_dtype="float16")
+    assert read({"model_type": "llava", "text_config": inner}).dtype == "fp16"
+
+
+def test_dtype_only_outside_text_config():
+    config = {"torch_dtype": "float16", "text_config": llama(torch_dtype="absent")}
+    assert read(config).dtype == "fp16"
+
+
+def test_dtype_and_torch_dtype_are_one_field():
+    assert read(llama(torch_dtype="absent", dtype="float32")).dtype == "fp32"
+
+
+def test_no_dtype_at_all_is_bf16_and_the_source_says_so():
+    spec = read(llama(torch_dtype="absent"))
+    assert spec.dtype == "bf16"
+    assert "bf16 assumed" in spec.source
+
+
+def test_weight_format_is_no_dtype():
+    """gpt-oss: mxfp4 experts; activations, attention and the KV cache stay bf16."""
+    spec = read(
+        llama(
+            torch_dtype="absent",
+            quantization_config={
+                "quant_method": "mxfp4",
+                "modules_to_not_convert": [
+                    "model.layers.*.self_attn",
+                    "model.layers.*.mlp.router",
+                    "lm_head",
+                ],
+            },
+        )
+    )
+    assert (spec.dtype, spec.quantization) == ("bf16", "mxfp4")
+    assert "attention" not in spec.quantized_families
+    assert "experts" in spec.quantized_families
+
+
+def test_unknown_dtype_is_refused():
+    with pytest.raises(InputError, match="dtype is 'float7'"):
+        read(llama(torch_dtype="float7"))
+
+
+# --- weights -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8_block"),
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "awq"),
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "gptq", "bits": 8}, "int8"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4"),
+        ({"quant_method": "mxfp4"}, "mxfp4"),
+    ],
+)
+def test_quantization_methods(config, name):
+    assert read(llama(quantization_config=config)).quantization == name
+
+
+@pytest.mark.parametrize(
+    ("weights", "layout", "name"),
+    [
+        ({"num_bits": 8, "type": "float", "strategy": "channel"}, "float-quantized", "fp8"),
+        ({"num_bits": 8, "type": "float", "strategy": "block"}, "float-quantized", "fp8_block"),
+        ({"num_bits": 8, "type": "int", "strategy": "channel"}, "int-quantized", "int8"),
+        ({"num_bits": 4, "type": "int", "group_size": 128}, "pack-quantized", "gptq"),
+        ({"num_bits": 4, "type": "int", "group_size": 32}, "pack-quantized", "int4"),
+        ({"num_bits": 4, "type": "float"}, "nvfp4-pack-quantized", "nvfp4"),
+    ],
+)
+def test_compressed_tensors(weights, layout, name):
+    config = {
+        "quant_method": "compressed-tensors",
+        "format": layout,
+        "config_groups": {"group_0": {"weights": weights}},
+    }
+    assert read(llama(quantization_config=config)).quantization == name
+
+
+def test_modules_spared_layer_by_layer_spare_their_family():
+    spared = [f"model.layers.{layer}.self_attn" for layer in range(32)]
+    config = {"quant_method": "fp8", "modules_to_not_convert": [*spared, "lm_head"]}
+    assert read(llama(quantization_config=config)).quantized_families == ("mlp", "experts")
+
+
+def test_modules_spared_in_one_layer_spare_no_family():
+    config = {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "llm_int8_skip_modules": ["lm_head", "model.layers.1.self_attn"],
+    }
+    assert read(llama(quantization_config=config)).quantized_families is None
+
+
+def test_unknown_quantization_is_named():
+    with pytest.raises(InputError, match="quant_method 'exl9'"):
+        read(llama(quantization_config={"quant_method": "exl9"}))
+
+
+def test_biases_by_family():
+    assert only_cache(llama(model_type="qwen2")).bias
+    assert not only_cache(llama(model_type="qwen2")).output_bias
+    assert not only_cache(llama()).bias
+    everywhere = only_cache(llama(attention_bias=True))
+    assert everywhere.bias
+    assert everywhere.output_bias
+
+
+def test_qwen_moe_layers_follow_the_sparse_step():
+    config = llama(
+        model_type="qwen3_moe",
+        num_experts=128,
+        num_experts_per_tok=8,
+        moe_intermediate_size=768,
+        decoder_sparse_step=2,
+        mlp_only_layers=[1],
+    )
+    assert read(config).group("full_moe").layers[:2] == (3, 5)
+    assert counts(config) == {"full_dense": 17, "full_moe": 15}
+
+
+def test_vision_tower_counts_as_other_parameters():
+    """SigLIP of Gemma 3: 27 layers of 4 * 1152^2 + 2 * 1152 * 4304, about 0.41 billion."""
+    vision = {"hidden_size": 1152, "num_hidden_layers": 27, "intermediate_size": 4304}
+    spec = read({"model_type": "llava", "text_config": llama(), "vision_config": vision})
+    blocks = 27 * (4 * 1152**2 + 2 * 1152 * 4304)
+    assert spec.other_parameters == blocks + 1152 * 4096
+
+
+def test_gemma3_computes_two_rotary_tables():
+    """131,072 rows for the sliding layers; eight times that for the scaled full ones."""
+    nested = {
+        "model_type": "gemma3_text",
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+    }
+    spec = read({"model_type": "gemma3", "text_config": nested})
+    assert spec.rotary_table_elements == 256 * 131_072 * 9
+    assert read(llama()).rotary_table_elements is None

@@ -1,0 +1,164 @@
+"""Statistics against numpy, scipy, closed forms and queues whose load is known."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from kvsim.results.statistics import (
+    PERCENTILES,
+    break_even_tokens,
+    confidence_interval,
+    distribution,
+    is_saturated,
+    queue_means,
+)
+
+values = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50).map(np.array)
+
+
+def waits_of_a_single_server(load, requests, seed, service="fixed"):
+    """Arrivals and departures from the queue of an M/D/1 or M/M/1 server: Lindley's recursion."""
+    rng = np.random.default_rng(seed)
+    arrivals = np.cumsum(rng.exponential(1 / load, requests))
+    busy = np.ones(requests) if service == "fixed" else rng.exponential(1.0, requests)
+    starts, free = np.empty(requests), 0.0
+    for at in range(requests):
+        starts[at] = max(arrivals[at], free)
+        free = starts[at] + busy[at]
+    return arrivals, starts
+
+
+# --- distributions -------------------------------------------------------------------------
+
+
+@given(values)
+def test_plain_percentiles_are_numpys(observed):
+    found = distribution(observed)
+    assert found.mean == pytest.approx(observed.mean())
+    assert found.std == pytest.approx(observed.std())
+    for point in PERCENTILES:
+        assert getattr(found, f"p{point}") == np.percentile(observed, point)
+
+
+@given(values, st.data())
+def test_a_weight_is_a_number_of_repetitions(observed, data):
+    weights = np.array(data.draw(st.lists(st.integers(0, 9), min_size=len(observed),
+                                          max_size=len(observed))), dtype=float)  # fmt: skip
+    repeated = np.repeat(observed, weights.astype(int))
+    found = distribution(observed, weights)
+    if not len(repeated):
+        assert found.mean is None
+        return
+    assert found.mean == pytest.approx(repeated.mean(), abs=1e-6)
+    assert found.std == pytest.approx(repeated.std(), abs=1e-3)
+    for point in PERCENTILES:
+        expected = np.percentile(repeated, point, method="inverted_cdf")
+        assert getattr(found, f"p{point}") == expected
+
+
+def test_what_never_happened_is_left_out():
+    assert distribution(np.array([1.0, np.nan, 3.0])).mean == 2.0
+    assert distribution(np.array([1.0, np.nan, 3.0]), np.array([1.0, 5.0, 3.0])).mean == 2.5
+    assert distribution(np.array([np.nan])).p99 is None
+    assert distribution(np.empty(0)).mean is None
+
+
+# --- intervals -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 31])
+def test_intervals_are_students(count):
+    samples = np.random.default_rng(count).normal(5, 2, count)
+    low, high = stats.t.interval(0.95, count - 1, samples.mean(), stats.sem(samples))
+    found = confidence_interval(samples)
+    assert (found.low, found.high) == pytest.approx((low, high), rel=2e-4)
+
+
+def test_intervals_cover_the_truth_nineteen_times_in_twenty():
+    rng = np.random.default_rng(7)
+    found = [confidence_interval(rng.normal(3, 1, 5)) for _ in range(2000)]
+    covered = sum(interval.low <= 3 <= interval.high for interval in found)
+    assert covered / 2000 == pytest.approx(0.95, abs=0.02)  # four standard errors
+
+
+def test_one_run_has_no_width():
+    assert confidence_interval(np.array([4.0])) == (4.0, 4.0, 4.0)
+
+
+# --- saturation ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("service", ["fixed", "exponential"])
+@pytest.mark.parametrize("load", [0.5, 0.8, 0.9])
+def test_a_stable_queue_is_not_saturated(load, service):
+    found = [is_saturated(*waits_of_a_single_server(load, 2000, s, service)) for s in range(20)]
+    assert not any(found)
+
+
+@pytest.mark.parametrize("service", ["fixed", "exponential"])
+@pytest.mark.parametrize("load", [1.3, 2.0, 10.0])
+def test_an_overloaded_queue_is_saturated(load, service):
+    assert all(is_saturated(*waits_of_a_single_server(load, 2000, s, service)) for s in range(20))
+
+
+def test_a_little_overload_shows_in_a_long_run():
+    assert is_saturated(*waits_of_a_single_server(1.05, 20_000, 1))
+
+
+def test_requests_that_never_left_count_as_waiting():
+    arrivals, starts = waits_of_a_single_server(2.0, 500, 0)
+    starts[arrivals > arrivals[-1] / 2] = np.nan
+    assert is_saturated(arrivals, starts)
+
+
+def test_the_order_of_requests_does_not_matter():
+    arrivals, starts = waits_of_a_single_server(1.5, 400, 0)
+    order = np.random.default_rng(0).permutation(400)
+    assert is_saturated(arrivals[order], starts[order])
+
+
+def test_a_batch_at_once_and_a_burst_that_passes_are_not_saturation():
+    together = np.zeros(500)
+    assert not is_saturated(together, np.arange(500.0))
+    burst = np.sort(np.concatenate([np.full(300, 10.0), np.linspace(0, 1000, 300)]))
+    assert not is_saturated(burst, np.maximum(burst, np.arange(600) * 0.5))
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 50)), min_size=2, max_size=20))
+def test_mean_queues_are_those_of_a_fine_grid(stays):
+    arrivals = np.array([at for at, _ in stays])
+    departures = arrivals + np.array([stay for _, stay in stays])
+    start, end = arrivals.min(), arrivals.max()
+    early, late = queue_means(arrivals, departures, end)
+    if not start < (start + end) / 2 < end:
+        assert (early, late) == (0.0, 0.0)
+        return
+    cells = 4000
+    grid = start + (np.arange(cells) + 0.5) * (end - start) / cells
+    present = [((arrivals <= t) & (t < departures)).sum() for t in grid]
+    slack = 2 * len(stays) / cells + 1e-9
+    assert early == pytest.approx(np.mean(present[: cells // 2]), abs=2 * slack)
+    assert late == pytest.approx(np.mean(present[cells // 2 :]), abs=2 * slack)
+
+
+# --- swap or recompute ---------------------------------------------------------------------
+
+
+@given(st.floats(1e-7, 1e-4), st.floats(1e-10, 1e-7), st.floats(1e-6, 1e-3))
+def test_break_even_of_a_quadratic(linear, quadratic, move):
+    """linear n + quadratic n**2 = move n, at n = (move - linear) / quadratic."""
+    most = 10**6
+    found = break_even_tokens(lambda n: linear * n + quadratic * n * n, move, most)
+    exact = (move - linear) / quadratic
+    if exact > most * (1 + 1e-9):
+        assert found is None
+    elif exact <= 1:
+        assert found == 1
+    else:
+        assert found == pytest.approx(exact, abs=1.01, rel=1e-9)
+
+
+def test_free_recomputing_beats_any_move():
+    assert break_even_tokens(lambda n: 0.0, 1e-6, 10**6) is None

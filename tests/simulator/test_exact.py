@@ -1,0 +1,280 @@
+"""The simulator advances in runs; a plain engine takes every step. They must agree.
+
+Every admission, preemption, completion, block count and time, after every event, for every
+scheduler with every memory policy, on random small workloads with and without pressure.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+from dataclasses import replace
+from functools import partial
+from unittest import mock
+
+import numpy as np
+import pytest
+import simpy
+from hypothesis import assume, event, given, settings
+from hypothesis import strategies as st
+
+from kvsim.memory.growth import BlockCurve
+from kvsim.simulator.arrival_queue import ArrivalQueue
+from kvsim.simulator.prepare import make_clock, make_scheduler, prepare
+from kvsim.simulator.replica import Replica, run_replica
+from kvsim.simulator.scenario import load_scenario
+from kvsim.simulator.schedulers import SCHEDULERS, SchedulerLimits, vllm_v0
+from kvsim.steptime.kv_reads import prefill_pairs
+from kvsim.steptime.model import ConstantStepTime
+from kvsim.workload.base import ClosedLoop, Workload
+from kvsim.workload.spec import build_workload
+from kvsim.workload.streams import Streams
+from tests import oracle
+from tests.support.menus import ANYTHING, SCARCITY, cases, limits, pools, talks
+from tests.support.parts import (
+    Case,
+    Given,
+    Log,
+    Pool,
+    Talks,
+    build,
+    simulated,
+    stepped,
+    table,
+    watch_books,
+)
+
+ALLOCATORS = (
+    "none",
+    "reserve-max",
+    "reserve-pow2",
+    "reserve-oracle",
+    "grow",
+    "paged",
+    "prefix",
+    "virtual",
+)
+CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+
+
+def agree(case: Case, workload: Workload | ClosedLoop, again: Workload | ClosedLoop) -> Log:
+    """Run both engines and compare all that they wrote down."""
+    with mock.patch.object(vllm_v0, "WATERMARK", case.watermark):
+        log = simulated(case, workload)
+    engine = stepped(case, again)
+    compare_requests(log, engine)
+    compare_steps(log, engine)
+    return log
+
+
+def compare_requests(log: Log, engine: oracle.Engine) -> None:
+    """Who was refused, admitted with which hits, preempted; and when everything happened."""
+    assert log.rejected_rows == engine.rejected
+    admitted = [(row, hits) for row, _, hits in log.admissions]
+    assert admitted == [(row, hits) for row, _, hits in engine.admissions]
+    for one, other in zip(log.admissions, engine.admissions, strict=True):
+        np.testing.assert_allclose(one[1], other[1], **CLOSE)
+    assert log.swapped_tokens == engine.swapped_tokens
+    assert log.recomputed_tokens == engine.recomputed_tokens
+    pairs = (
+        (log.scheduled_seconds, engine.scheduled),
+        (log.first_token_seconds, engine.first_token),
+        (log.finish_seconds, engine.finished),
+    )
+    for recorded, stepped_times in pairs:
+        times = [stepped_times.get(row, np.nan) for row in range(len(recorded))]
+        np.testing.assert_allclose(np.array(recorded), times, **CLOSE)
+
+
+def compare_steps(log: Log, engine: oracle.Engine) -> None:
+    """Every run of steps against the steps that it stands for."""
+    columns = log.step_columns()
+    steps = columns["steps"].astype(int)
+    assert steps.sum() == len(engine.rows)
+    first = np.concatenate([[0], np.cumsum(steps)])
+    preempted = [(row, int(first[run])) for row, run in log.preempted]
+    assert preempted == engine.preemptions
+    rows = {
+        name: np.array([getattr(row, name) for row in engine.rows], dtype=float)
+        for name in oracle.StepRow.__dataclass_fields__
+    }
+    starts, ends = first[:-1], first[1:]
+    sums = {name: np.concatenate([[0], np.cumsum(rows[name])]) for name in ("seconds", "grown")}
+    expected = {
+        "start_seconds": rows["start"][starts],
+        "seconds": sums["seconds"][ends] - sums["seconds"][starts],
+        "sequences": rows["sequences"][starts],
+        "prefill_tokens": rows["prefill_tokens"][starts],
+        "waiting": rows["waiting"][starts],
+        "tokens": rows["tokens"][starts],
+        "held_slots": rows["held"][starts],
+        "grown_slots": sums["grown"][ends] - sums["grown"][starts],
+        "reserved_slots": rows["reserved"][starts],
+        "external_slots": rows["external"][starts],
+        "cached_slots": rows["cached"][starts],
+    }
+    for name, values in expected.items():
+        tolerance = 1e-9 if name.endswith("seconds") else 0.0
+        np.testing.assert_allclose(
+            columns[name], values, rtol=tolerance, atol=tolerance, err_msg=name
+        )
+    assert log.held_after == [int(held) for held in rows["held_after"][ends - 1]]
+
+
+# ---- open loops -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@settings(max_examples=20)
+@given(data=st.data())
+def test_runs_agree_with_steps(scheduler: str, allocator: str, data: st.DataObject) -> None:
+    """Open loop: the same engine, in runs and in steps."""
+    case, workload = data.draw(cases(ANYTHING, scheduler, allocator))
+    agree(case, workload, workload)
+
+
+@pytest.mark.parametrize("allocator", ["grow", "paged", "prefix", "virtual"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@settings(max_examples=20)
+@given(data=st.data())
+def test_runs_agree_with_steps_under_pressure(
+    scheduler: str, allocator: str, data: st.DataObject
+) -> None:
+    """Pools that hold a few requests where many come at once: somebody must give way."""
+    case, workload = data.draw(cases(SCARCITY, scheduler, allocator))
+    log = agree(case, workload, workload)
+    event(f"preempted: {len(log.preempted) > 0}")
+
+
+# ---- closed loops -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("allocator", ["paged", "prefix", "reserve-oracle"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_closed_loops_agree(scheduler: str, allocator: str, data: st.DataObject) -> None:
+    """Clients answer completions, so one wrong time would change everything after it."""
+    in_ticks = data.draw(st.booleans())
+    clients, ramp, twin = data.draw(talks(in_ticks=in_ticks))
+    samples = data.draw(st.sampled_from([1, 1, 2]))
+    longest = samples * max(sum(said + output for said, output, _ in turns) for turns in clients)
+    bounds = data.draw(limits(SCARCITY, longest))
+    pool = data.draw(pools(SCARCITY, allocator, longest))
+    case = Case(scheduler, replace(pool, max_model_len=bounds.max_model_len), bounds)
+
+    def workload() -> Talks:
+        return Talks(clients, ramp, twin, samples)
+
+    if in_ticks:  # a refused client's thinks end with a step but for rounding, in either order
+        assume(not simulated(case, workload()).rejected_rows)
+    log = agree(case, workload(), workload())
+    event(f"refused: {len(log.rejected_rows) > 0}")
+
+
+# ---- ties -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@settings(max_examples=25)
+@given(data=st.data())
+def test_arrivals_on_the_very_end_of_a_step_agree(scheduler: str, data: st.DataObject) -> None:
+    """Dyadic times add up without rounding, so a tie is a tie: who has come takes part."""
+    half_steps = data.draw(st.lists(st.integers(0, 60), min_size=1, max_size=25).map(sorted))
+    dice = random.Random(data.draw(st.integers(0, 2**32)))
+    workload = Given(
+        [
+            table(
+                [at / 32 for at in half_steps],
+                [dice.randint(1, 30) for _ in half_steps],
+                [dice.randint(1, 20) for _ in half_steps],
+            )
+        ]
+    )
+    case = Case(
+        scheduler,
+        Pool("paged", 20, BlockCurve(4)),
+        SchedulerLimits(4, 32, 100),
+        step_time=ConstantStepTime(1 / 16),
+    )
+    log = agree(case, workload, workload)
+    engine = stepped(case, workload)
+    assert list(log.finish_seconds) == [engine.finished[row] for row in range(len(half_steps))]
+
+
+# ---- real models on real cards ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "flags"),
+    [
+        ("llama3.1-8b", {}),
+        ("llama3.1-8b", {"pipeline_parallel_size": 2}),
+        ("llama3.1-8b", {"tensor_parallel_size": 2, "kv_cache_dtype": "fp8"}),
+        ("gemma3-1b", {}),
+        ("deepseek-v2-lite", {}),
+    ],
+)
+def test_a_scenario_agrees_with_its_steps(model: str, flags: dict[str, object]) -> None:
+    """The parts that a scenario assembles, with measured coefficients, windows and latents."""
+    keys: dict[str, object] = {f"engine.{flag}": value for flag, value in flags.items()}
+    keys |= {
+        "model": model,
+        "workload.requests": 60,
+        "workload.arrivals.rate": 30,
+        "workload.lengths.prompt": {"kind": "lognormal", "mean": 700, "cv": 1.0},
+        "workload.lengths.output": {"kind": "lognormal", "mean": 60, "cv": 1.0},
+        "memory.num_blocks": 800,
+    }
+    setup = prepare(load_scenario("peer-w", overrides=keys))
+    log = Log()
+    scheduler = make_scheduler(setup, log)
+    log.watch_admissions(scheduler)
+    watch_books(scheduler, log)
+    workload = build_workload(setup.scenario.workload, setup.scenario.folder)
+    arrivals = ArrivalQueue(workload, Streams(5), log)
+    run_replica(Replica(scheduler, make_clock(setup), arrivals, log))
+
+    curve, bounds = setup.curve, scheduler.limits
+    spec, reads = setup.deployment.model, scheduler.batch.reads
+    engine = oracle.ENGINES["vllm-v1"](
+        oracle.Blocks(800, curve.block_size, curve.growing, curve.caps, curve.fixed),
+        oracle.Limits(bounds.max_num_seqs, bounds.max_num_batched_tokens, bounds.max_model_len),
+        oracle.Costs(setup.step_time, partial(prefill_pairs, spec), reads.bytes_at),
+        oracle.Arrivals(Given(log.tables)),
+    ).run()
+    compare_requests(log, engine)
+    compare_steps(log, engine)
+    assert len(engine.finished) == 60
+
+
+# ---- not alone --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_other_processes_in_the_environment_change_nothing(scheduler: str) -> None:
+    """The replica runs ahead of the clock only as far as nobody could tell the difference."""
+    dice = np.random.default_rng(12)
+    arrivals = dice.exponential(0.05, 60).cumsum()
+    workload = Given([table(arrivals, dice.integers(1, 60, 60), dice.integers(1, 60, 60))])
+    case = Case(scheduler, Pool("paged", 50, BlockCurve(4)), SchedulerLimits(8, 64, 200))
+    alone, beside = Log(), Log()
+    run_replica(build(case, workload, alone))
+
+    env = simpy.Environment()
+    replica = build(case, workload, beside)
+    lags = []
+
+    def onlooker() -> Generator[simpy.Event, None, None]:
+        while True:
+            yield env.timeout(float(dice.exponential(0.07)))
+            lags.append(env.now - replica.now)
+
+    env.process(onlooker())
+    env.run(env.process(replica.process(env)))
+    assert len(lags) > 20
+    assert max(lags) <= 0  # whoever looks finds the replica at the end of a step, never behind
+    assert alone.finish_seconds == beside.finish_seconds
+    for name, column in alone.step_columns().items():
+        np.testing.assert_array_equal(column, beside.step_columns()[name], err_msg=name)

@@ -1,0 +1,413 @@
+"""Step time: known answers, laws, and what a step is said to wait for."""
+
+import math
+import statistics
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvsim import plan
+from kvsim.catalog.accelerators import accelerator_names, find_accelerator
+from kvsim.catalog.models import find_model
+from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.simulator.prepare import prepare
+from kvsim.simulator.scenario import EngineSpec, Scenario
+from kvsim.specs.attention import ChunkedAttention, FullAttention, SlidingAttention
+from kvsim.specs.hardware import HostCost, Link, StepCoefficients
+from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec
+from kvsim.specs.precision import kv_format
+from kvsim.steptime.defaults import (
+    CLASS_SECONDS,
+    CLASS_SHARES,
+    accelerator_class,
+    class_coefficients,
+)
+from kvsim.steptime.kv_reads import KVReadCurve, pair_flops, prefill_pairs
+from kvsim.steptime.model import ConstantStepTime, StepCost, StepLoad, StepTimeModel
+from kvsim.steptime.terms import collective_seconds, nearest_link, roofline_seconds, tile_factor
+from kvsim.workload.spec import parse_workload
+from tests.support.tables import fitted_on_tables
+
+BF16 = kv_format("bf16")
+MEASURED = {
+    "datacentre": ("a100", "h100", "h200"),
+    "workstation": ("l40s", "rtx4090", "rtx-pro-6000"),
+}
+seconds = st.floats(1e-9, 10.0)
+
+
+def rates(**changes):
+    plain = {
+        "engine": "none",
+        "source": "test",
+        "date": "2026-11-21",
+        "weight_bytes_per_s": 8.1e11,
+        "flops_per_s": 1.97e14,
+        "kv_bytes_per_s": 8.1e11,
+        "attention_flops_per_s": 1e14,
+        "layer_seconds": 0.0,
+        "norm": 6.0,
+    }
+    return StepCoefficients(**{**plain, **changes})
+
+
+def steps_of(model, card="h100", coefficients=None, *, engine=None, **options):
+    spec = find_model(model) if isinstance(model, str) else model
+    deployment = Deployment(spec, find_accelerator(card), EngineOptions(**options))
+    return StepTimeModel.from_deployment(deployment, coefficients, engine=engine)
+
+
+def decoder(*caches):
+    """Make a tiny model with one layer for each cache."""
+    groups = tuple(
+        LayerGroup(
+            name=f"g{index}",
+            layers=(index,),
+            caches=(cache,),
+            mlp=DenseMlp(intermediate_size=512),
+        )
+        for index, cache in enumerate(caches)
+    )
+    return ModelSpec(
+        name="tiny",
+        hidden_size=256,
+        vocab_size=1000,
+        max_position_embeddings=4096,
+        layer_groups=groups,
+    )
+
+
+# --- known answers -------------------------------------------------------------------------------
+
+
+def test_the_scaling_books_decode_step_takes_17_ms():
+    # The scaling book, "All About Transformer Inference": LLaMA-3-70B in int8 on 8 chips of
+    # 8.1e11 bytes/s, 32 sequences of 8,192 tokens: (70e9 weights + 41.9e9 KV) / 6.48e12.
+    model = find_model("llama3-70b")
+    steps = steps_of(
+        model,
+        "tpu-v5e",
+        rates(fp8_weight_speedup=2.0, fp8_kv_speedup=2.0, norm=50.0),
+        tensor_parallel_size=8,
+        quantization="int8",
+        kv_cache_dtype="int8",
+    )
+    reads = KVReadCurve.from_model(model, kv_format("int8"), tp=8)
+    kv_bytes = 32 * reads.bytes_at(8192)
+    assert kv_bytes * 8 == 42_949_672_960  # 32 * 8192 * 163,840: the book rounds to 41.9e9
+
+    cost = steps.cost(StepLoad(tokens=32, sequences=32, kv_read_bytes=kv_bytes))
+
+    assert cost.seconds == pytest.approx(17e-3, rel=0.05)
+    assert cost.bound_by == "bandwidth"
+
+
+def test_llama_2_7b_reads_half_a_mebibyte_a_token_of_context():
+    reads = KVReadCurve.from_model(find_model("llama2-7b"), kv_format("fp16"))
+
+    assert reads.bytes_at(1) == reads.slope_at(1) == 524_288
+    assert reads.bytes_at(4096) == 4096 * 524_288
+
+
+def test_a_window_bends_the_read_curve_and_the_full_layer_goes_on():
+    full = FullAttention(heads=4, kv_heads=2, key_dim=64, value_dim=64)
+    window = SlidingAttention(heads=4, kv_heads=2, key_dim=64, value_dim=64, window=100)
+    token_bytes = 2 * (64 + 64) * 2
+
+    reads = KVReadCurve.from_model(decoder(full, window), BF16)
+
+    assert reads.breakpoints == (100,)
+    assert reads.bytes_at(100) == 200 * token_bytes
+    assert reads.bytes_at(1000) == 1100 * token_bytes
+    assert (reads.slope_at(100), reads.slope_at(101)) == (2 * token_bytes, token_bytes)
+
+
+def test_mla_reads_one_latent_on_every_rank():
+    # DeepSeek-V2, table 1: (512 + 64) elements a token a layer, 60 layers, bf16.
+    model = find_model("deepseek-v2")
+
+    for tp in (1, 8):
+        assert KVReadCurve.from_model(model, BF16, tp=tp).bytes_at(10) == 10 * 576 * 2 * 60
+
+
+def test_causal_pairs_are_counted_by_hand():
+    full = FullAttention(heads=1, kv_heads=1, key_dim=64, value_dim=64)
+    window = SlidingAttention(heads=1, kv_heads=1, key_dim=64, value_dim=64, window=3)
+    chunks = ChunkedAttention(heads=1, kv_heads=1, key_dim=64, value_dim=64, chunk=4)
+
+    assert prefill_pairs(decoder(full), 0, 4) == 1 + 2 + 3 + 4
+    assert prefill_pairs(decoder(full), 4, 2) == 5 + 6
+    assert prefill_pairs(decoder(window), 0, 5) == 1 + 2 + 3 + 3 + 3
+    assert prefill_pairs(decoder(chunks), 0, 6) == 1 + 2 + 3 + 4 + 1 + 2
+    assert prefill_pairs(decoder(full, window), 0, 5) == (15 + 12) / 2
+    assert pair_flops(full) == 4 * 64
+
+
+def test_a_prefill_costs_the_same_in_chunks_as_at_once():
+    for name in ("llama3-8b", "gemma2-9b", "llama4-scout"):
+        model = find_model(name)
+        whole = prefill_pairs(model, 0, 10_000)
+        parts = sum(prefill_pairs(model, start, 2000) for start in range(0, 10_000, 2000))
+        assert parts == pytest.approx(whole, rel=1e-12)
+
+
+def test_the_p_norm_of_equal_arms_is_known():
+    assert roofline_seconds(2.0, 2.0, 2.0) == pytest.approx(math.sqrt(8))
+    assert roofline_seconds(0.0, 0.0, 2.0) == 0.0
+
+
+def test_an_all_reduce_changes_its_algorithm_at_8_mib():
+    link = Link(
+        seconds=5e-6,
+        bytes_per_s=1e11,
+        large_from_bytes=8 * 2**20,
+        large_seconds=40e-6,
+        large_bytes_per_s=2e11,
+    )
+
+    assert collective_seconds(2, 1e6, link) == pytest.approx(2 * (5e-6 + 1e-5))
+    assert collective_seconds(2, 1e8, link) == pytest.approx(2 * (40e-6 + 5e-4))
+
+
+def test_the_nearest_known_degree_stands_in():
+    links = {2: Link(seconds=1, bytes_per_s=1), 8: Link(seconds=8, bytes_per_s=1)}
+
+    assert nearest_link(links, 16).seconds == 8
+    assert nearest_link(links, 4).seconds == 1
+    assert nearest_link({}, 4) is None
+
+
+# --- laws ----------------------------------------------------------------------------------------
+
+
+@given(seconds, seconds, st.floats(1.0, 30.0))
+def test_the_p_norm_lies_between_the_larger_arm_and_the_sum(weight, compute, norm):
+    joined = roofline_seconds(weight, compute, norm)
+
+    assert max(weight, compute) * (1 - 1e-12) <= joined <= (weight + compute) * (1 + 1e-12)
+
+
+@given(st.lists(seconds, min_size=9, max_size=9))
+def test_the_largest_share_is_what_binds(parts):
+    cost = StepCost(*parts)
+    shares = {
+        "host": cost.host_seconds + cost.layer_seconds + cost.sequence_seconds,
+        "bandwidth": cost.weight_seconds + cost.kv_seconds,
+        "compute": cost.compute_seconds + cost.prefill_attention_seconds,
+        "link": cost.collective_seconds,
+    }
+
+    assert shares[cost.bound_by] == max(shares.values())
+    arms = cost.weight_seconds + cost.compute_seconds
+    assert cost.seconds == pytest.approx(sum(parts) - arms)
+
+
+@pytest.mark.parametrize("card", ["a100", "h100", "h200", "l40s", "rtx4090", "rtx-pro-6000", "a40"])
+@pytest.mark.parametrize("model", ["llama3-8b", "llama2-13b", "mixtral-8x7b"])
+def test_more_tokens_never_take_less_time(card, model):
+    steps = steps_of(model, card)
+    sizes = sorted({*range(1, 64), *range(64, 9000, 61)})
+
+    decodes = [steps.decode_base_seconds(size) for size in sizes]
+    prefills = [steps.seconds(StepLoad(tokens=size, sequences=1)) for size in sizes]
+
+    for times in (decodes, prefills):
+        assert times == sorted(times)
+        assert times[-1] > 5 * times[0]
+
+
+@given(st.integers(1, 512), st.floats(0, 1e11), st.floats(0, 1e11))
+@settings(max_examples=50)
+def test_kv_bytes_enter_linearly(sequences, some_bytes, more_bytes):
+    steps = steps_of("llama3-8b")
+
+    def at(kv_bytes):
+        return steps.seconds(StepLoad(sequences, sequences, kv_bytes))
+
+    assert at(0.0) == pytest.approx(steps.decode_base_seconds(sequences), rel=1e-12)
+    expected = at(0.0) + steps.kv_seconds_per_byte * (some_bytes + more_bytes)
+    assert at(some_bytes + more_bytes) == pytest.approx(expected, rel=1e-12)
+
+
+@given(st.integers(1, 40_000), st.integers(1, 40_000))
+@settings(max_examples=60)
+def test_reading_grows_with_context(shorter, longer):
+    shorter, longer = sorted((shorter, longer))
+    for name in ("llama3-8b", "gemma2-9b", "gpt-oss-20b", "deepseek-v3"):
+        reads = KVReadCurve.from_model(find_model(name), BF16)
+        assert reads.bytes_at(shorter) <= reads.bytes_at(longer)
+
+
+@given(st.integers(1, 20_000))
+def test_the_tile_factor_stays_between_its_entries(tokens):
+    factors = {16: 1.02, 128: 0.9, 1024: 1.1}
+
+    assert 0.9 <= tile_factor(tokens, factors) <= 1.1
+
+
+def test_sharding_shortens_a_step_and_adds_the_link():
+    one, four = steps_of("llama3-8b"), steps_of("llama3-8b", tensor_parallel_size=4)
+    load = StepLoad(tokens=64, sequences=64)
+
+    assert one.cost(load).collective_seconds == 0
+    assert four.cost(load).collective_seconds > 0
+    assert four.cost(load).weight_seconds == pytest.approx(one.cost(load).weight_seconds / 4, 0.01)
+    assert four.seconds(load) < one.seconds(load)
+
+
+def test_pipeline_stages_share_arithmetic_but_not_the_reading_of_weights():
+    one, two = steps_of("llama3-8b"), steps_of("llama3-8b", pipeline_parallel_size=2)
+    load = StepLoad(tokens=512, sequences=512)
+
+    assert two.cost(load).compute_seconds == pytest.approx(one.cost(load).compute_seconds / 2)
+    assert two.cost(load).weight_seconds == one.cost(load).weight_seconds
+    assert two.cost(load).collective_seconds > 0
+    alone = StepLoad(tokens=1, sequences=1)
+    assert two.cost(alone).compute_seconds == one.cost(alone).compute_seconds
+
+
+def test_a_mixture_reads_the_experts_that_a_batch_touches():
+    steps = steps_of("mixtral-8x7b")
+    few, many = (steps.cost(StepLoad(n, n)).weight_seconds for n in (1, 64))
+
+    # 2 of 8 experts, against all: 12.9e9 active parameters of 46.7e9
+    assert few / many == pytest.approx(12.9 / 46.7, rel=0.05)
+
+
+def test_fp8_is_faster_by_the_measured_speedup_not_by_half():
+    h100 = find_accelerator("h100").coefficients
+    plain = steps_of("llama3-8b")
+    narrow = steps_of("llama3-8b", quantization="fp8", kv_cache_dtype="fp8")
+
+    assert plain.weight_bytes_per_s / narrow.weight_bytes_per_s == pytest.approx(
+        2 / h100.fp8_weight_speedup
+    )
+    bytes_saved = plain.kv_seconds_per_byte / (narrow.kv_seconds_per_byte / 2)
+    assert bytes_saved == pytest.approx(h100.fp8_kv_speedup)
+    assert narrow.flops_per_s > plain.flops_per_s
+
+
+def test_a_step_with_prefill_reads_kv_more_slowly_where_that_was_measured():
+    steps = steps_of("llama3.1-8b", "rtx4090")
+    factor = steps.coefficients.mixed_kv_factor
+    bare = steps.cost(StepLoad(600, 33)).kv_seconds
+
+    mixed = steps.cost(StepLoad(600, 33, kv_read_bytes=1e9)).kv_seconds - bare
+
+    assert factor > 1.5
+    assert mixed == pytest.approx(factor * steps.kv_seconds_per_byte * 1e9)
+
+
+# --- layers with experts -------------------------------------------------------------------------
+
+
+def test_a_layer_with_experts_costs_what_choosing_them_costs():
+    # DeepSeek-V3: 61 layers, the first 3 of them dense
+    load = StepLoad(tokens=8, sequences=8)
+    for name, layers in (("deepseek-v3", 58), ("mixtral-8x7b", 32), ("llama3-8b", 0)):
+        plain = steps_of(name, coefficients=rates()).cost(load)
+        costly = steps_of(name, coefficients=rates(expert_layer_seconds=20e-6)).cost(load)
+
+        assert costly.seconds - plain.seconds == pytest.approx(layers * 20e-6, abs=1e-12)
+
+
+def test_experts_compute_at_their_share_of_the_dense_rate():
+    # Mixtral-8x7B: 2 of 8 experts of 3 * 4,096 * 14,336 parameters in each of 32 layers
+    experts = 2.0 * 32 * 2 * 3 * 4096 * 14336
+    load = StepLoad(tokens=1000, sequences=1)
+    whole = steps_of("mixtral-8x7b", coefficients=rates()).cost(load)
+    half = steps_of("mixtral-8x7b", coefficients=rates(expert_flops_share=0.5)).cost(load)
+
+    added = half.compute_seconds - whole.compute_seconds
+    assert added == pytest.approx(1000 * experts / rates().flops_per_s)
+    assert half.weight_seconds == whole.weight_seconds
+    dense = [
+        steps_of("llama3-8b", coefficients=rates(expert_flops_share=share)).seconds(load)
+        for share in (1.0, 0.5)
+    ]
+    assert dense[0] == dense[1]
+
+
+# --- where coefficients come from ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["sglang", "tensorrt-llm"])
+def test_a_simulation_and_a_plan_take_the_host_costs_of_their_own_engine(engine):
+    lengths = {"prompt": {"kind": "fixed", "tokens": 9}, "output": {"kind": "fixed", "tokens": 9}}
+    scenario = Scenario(
+        name="host",
+        model="llama3-8b",
+        accelerator="h100",
+        engine=EngineSpec(name=engine, max_model_len=4096),
+        workload=parse_workload(
+            {"arrivals": {"kind": "at_once"}, "lengths": lengths, "requests": 1}
+        ),
+    )
+    costs = find_accelerator("h100").coefficients.host_costs[engine]
+
+    rates = prepare(scenario).step_time.coefficients
+
+    assert rates.host_seconds == costs.host_seconds
+    assert rates.sequence_seconds == costs.sequence_seconds
+    plain, own = (plan("llama3-8b", "h100", engine=name) for name in ("vllm", engine))
+    assert plain.decode.batches[0].step_seconds != own.decode.batches[0].step_seconds
+
+
+def test_a_card_without_measurements_is_marked_as_assumed():
+    assumed, fitted = steps_of("llama3-8b", "l4"), steps_of("llama3-8b", "h100")
+
+    assert assumed.provenance.startswith("assumed")
+    assert "L4" in assumed.provenance
+    assert fitted.provenance.startswith("fitted")
+
+
+@pytest.mark.parametrize("name", sorted(MEASURED))
+def test_class_medians_are_the_medians_of_the_measured_cards(name):
+    cards = [find_accelerator(card) for card in MEASURED[name]]
+    assert {accelerator_class(card) for card in cards} == {name}
+    fits = [(card, fitted_on_tables(card.name)) for card in cards]
+    shares = {
+        "bandwidth": [rates.weight_bytes_per_s / c.bandwidth.value for c, rates in fits],
+        "kv": [rates.kv_bytes_per_s / c.bandwidth.value for c, rates in fits],
+        "flops": [rates.flops_per_s / c.flops_per_s("bf16") for c, rates in fits],
+        "attention": [rates.attention_flops_per_s / c.flops_per_s("bf16") for c, rates in fits],
+    }
+    times = {
+        "layer": [rates.layer_seconds for _, rates in fits],
+        "head": [rates.head_seconds for _, rates in fits],
+    }
+
+    for key, values in shares.items():
+        assert CLASS_SHARES[name][key] == pytest.approx(statistics.median(values), abs=0.01)
+    for key, values in times.items():
+        assert CLASS_SECONDS[name][key] == pytest.approx(statistics.median(values), rel=0.05)
+
+
+def test_every_accelerator_has_coefficients_within_its_datasheet():
+    for card in map(find_accelerator, accelerator_names()):
+        used = card.coefficients or class_coefficients(card)
+        for rate in (used.weight_bytes_per_s, used.kv_bytes_per_s):
+            assert 0.3 <= rate / card.bandwidth_bytes_per_s <= 1.0, card.name
+        for rate in (used.flops_per_s, used.attention_flops_per_s):
+            assert 0.3 <= rate / card.flops_per_s("bf16") <= 1.0, card.name
+
+
+def test_an_engines_own_host_costs_replace_the_defaults():
+    costs = {"sglang": HostCost(host_seconds=0.004, sequence_seconds=1e-5)}
+    coefficients = rates(host_seconds=0.001, host_costs=costs)
+    load = StepLoad(tokens=8, sequences=8)
+
+    plain = steps_of("llama3-8b", coefficients=coefficients).cost(load)
+    other = steps_of("llama3-8b", coefficients=coefficients, engine="sglang").cost(load)
+
+    assert (plain.host_seconds, plain.sequence_seconds) == (0.001, 0.0)
+    assert (other.host_seconds, other.sequence_seconds) == (0.004, 8e-5)
+
+
+def test_constant_step_time_is_constant():
+    steps = ConstantStepTime(0.25)
+
+    assert steps.seconds(StepLoad(1, 1)) == steps.decode_base_seconds(99) == 0.25
+    assert steps.kv_seconds_per_byte == 0
+    assert steps.cost(StepLoad(1, 1)).bound_by == "host"

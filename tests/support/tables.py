@@ -1,0 +1,19 @@
+"""What the public tables say of a card, also when its shipped profile has been measured."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kvsim.calibrate.public.fit_card import fit_profile
+from kvsim.catalog.accelerators import find_accelerator
+
+
+def fitted_on_tables(name):
+    """The card's coefficients as fitted on vLLM's tables; shipped, or else fitted here."""
+    profile = find_accelerator(name)
+    if profile.coefficients.engine == "vllm":
+        return profile.coefficients
+    if "KVSIM_DATA" not in os.environ:
+        pytest.skip(f"the shipped profile of {name} is measured, and KVSIM_DATA is unset")
+    return fit_profile(Path(os.environ["KVSIM_DATA"]) / "reference/gpu", profile).coefficients

@@ -1,0 +1,151 @@
+"""Arrival processes keep their laws: mean rate, CV of the gaps, and where the time goes.
+
+Bounds are five standard errors of the estimate, so that a correct process fails about once in
+a million seeds; the seeds are fixed.
+"""
+
+import math
+from itertools import islice
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from kvsim.workload.arrivals import (
+    AtOnce,
+    Constant,
+    Diurnal,
+    GammaArrivals,
+    OnOff,
+    Phase,
+    Piecewise,
+    Poisson,
+    WeibullArrivals,
+)
+from kvsim.workload.base import BATCH_ROWS
+from kvsim.workload.distributions import weibull_shape
+from kvsim.workload.streams import Streams
+
+COUNT = 50 * BATCH_ROWS
+
+
+def times_of(process, seed=1, count=COUNT):
+    batches = islice(process.times(Streams(seed)), math.ceil(count / BATCH_ROWS))
+    return np.concatenate(list(batches))[:count]
+
+
+def until(process, seconds, seed=1):
+    found = []
+    for batch in process.times(Streams(seed)):
+        found.append(batch[batch < seconds])
+        if batch[-1] >= seconds:
+            break
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize(
+    ("process", "cv"),
+    [
+        (Poisson(kind="poisson", rate=4), 1.0),
+        (GammaArrivals(kind="gamma", rate=4, cv=0.5), 0.5),
+        (GammaArrivals(kind="gamma", rate=4, cv=3), 3.0),
+        (WeibullArrivals(kind="weibull", rate=4, cv=0.4), 0.4),
+        (WeibullArrivals(kind="weibull", rate=4, cv=2), 2.0),
+    ],
+)
+def test_gaps_have_the_mean_and_the_cv(process, cv):
+    gaps = np.diff(times_of(process), prepend=0.0)
+    assert gaps.mean() == pytest.approx(0.25, rel=5 * cv / math.sqrt(COUNT))
+    centred = (gaps - gaps.mean()) / gaps.std()
+    spread_error = math.sqrt((centred**4).mean() - 1) / (2 * math.sqrt(COUNT))
+    assert gaps.std() / gaps.mean() == pytest.approx(cv, rel=10 * spread_error)
+
+
+@pytest.mark.parametrize(
+    ("process", "law"),
+    [
+        (Poisson(kind="poisson", rate=2), stats.expon(scale=0.5)),
+        (GammaArrivals(kind="gamma", rate=2, cv=2), stats.gamma(0.25, scale=2)),
+        (
+            WeibullArrivals(kind="weibull", rate=2, cv=2),
+            stats.weibull_min(weibull_shape(2), scale=0.5 / math.gamma(1 + 1 / weibull_shape(2))),
+        ),
+    ],
+)
+def test_gaps_follow_their_distribution(process, law):
+    gaps = np.diff(times_of(process, count=20_000), prepend=0.0)
+    assert stats.kstest(gaps, law.cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("shape", [0.5, 1.0, 3.4])
+def test_weibull_shape_inverts_the_cv(shape):
+    law = stats.weibull_min(shape)
+    assert weibull_shape(law.std() / law.mean()) == pytest.approx(shape, rel=1e-9)
+
+
+def test_constant_and_at_once_are_exact():
+    assert times_of(Constant(kind="constant", rate=4), count=3).tolist() == [0.25, 0.5, 0.75]
+    spaced = times_of(Constant(kind="constant", rate=4), count=BATCH_ROWS + 2)
+    np.testing.assert_allclose(np.diff(spaced), 0.25, rtol=1e-9)
+    assert not times_of(AtOnce(kind="at_once"), count=5).any()
+
+
+def test_piecewise_rates_hold_in_each_phase_and_silence_is_silent():
+    phases = (Phase(seconds=1000, rate=5), Phase(seconds=500, rate=0), Phase(seconds=100, rate=50))
+    times = until(Piecewise(kind="piecewise", phases=phases), math.inf)
+    counts = np.histogram(times, [0, 1000, 1500, 1600])[0]
+    assert times[-1] < 1600
+    assert counts[1] == 0
+    assert counts[0] == pytest.approx(5000, abs=5 * math.sqrt(5000))
+    assert counts[2] == pytest.approx(5000, abs=5 * math.sqrt(5000))
+
+
+def test_piecewise_repeats():
+    phases = (Phase(seconds=1, rate=100), Phase(seconds=1, rate=0))
+    times = until(Piecewise(kind="piecewise", phases=phases, repeat=True), 400.0)
+    assert (np.floor(times) % 2 == 0).all()
+    assert len(times) == pytest.approx(20_000, abs=5 * math.sqrt(20_000))
+
+
+def test_a_constant_rate_through_the_clock_is_the_plain_process():
+    """Phases of one rate are that rate: the clock runs straight."""
+    phases = (Phase(seconds=3, rate=4), Phase(seconds=5, rate=4))
+    clocked = Piecewise(kind="piecewise", phases=phases, repeat=True)
+    plain = Poisson(kind="poisson", rate=4)
+    np.testing.assert_allclose(times_of(clocked, count=9000), times_of(plain, count=9000))
+
+
+def test_bursts_keep_the_mean_rate_and_are_overdispersed():
+    process = OnOff(kind="on_off", on_rate=20, off_rate=1, on_seconds=5, off_seconds=20)
+    times = until(process, 100_000.0)
+    assert process.rate == pytest.approx(4.8)
+    # a cycle's arrivals vary by about its own mean: 4,000 cycles
+    assert len(times) / 100_000 == pytest.approx(4.8, rel=5 / math.sqrt(4000) * 1.2)
+    counts = np.bincount(times.astype(int) // 5)
+    assert counts.var() / counts.mean() > 10  # Poisson would have 1
+
+
+def test_fixed_periods_are_exact():
+    process = OnOff(kind="on_off", on_rate=50, on_seconds=1, off_seconds=3, periods="fixed")
+    assert (until(process, 200.0) % 4 < 1).all()
+
+
+def test_a_day_has_its_mean_its_peak_and_its_trough():
+    day = Diurnal(kind="diurnal", rate=2, amplitude=0.8, period_seconds=1000, peak_seconds=300)
+    times = until(day, 50_000.0)
+    phase = np.histogram(times % 1000, bins=10, range=(0, 1000))[0] / (50 * 100)
+    assert len(times) == pytest.approx(100_000, abs=5 * math.sqrt(100_000))
+    middles = np.arange(50, 1000, 100)
+    # each bin integrates the cosine: sinc(width / period) softens it
+    wave = np.sin(np.pi / 10) / (np.pi / 10) * np.cos(2 * np.pi * (middles - 300) / 1000)
+    expected = 2 * (1 + 0.8 * wave)
+    np.testing.assert_allclose(phase, expected, atol=5 * math.sqrt(3.6 / 5000))
+
+
+def test_smooth_gaps_through_a_day_are_smoother_than_poisson():
+    day = {"kind": "diurnal", "rate": 2, "amplitude": 0.5, "period_seconds": 1000}
+    counts = [
+        np.bincount(until(Diurnal(**day, cv=cv), 20_000.0).astype(int) // 1000).var()
+        for cv in (0.1, 1.0)
+    ]
+    assert counts[0] < counts[1] / 10
