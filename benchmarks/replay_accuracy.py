@@ -155,7 +155,7 @@ class Steps:
     @classmethod
     def of(cls, result: SimulationResult) -> Steps:
         """Take the steps of a result."""
-        return cls(result.recorder.step_columns())
+        return cls(result.recording.recorder.step_columns())
 
     def held_slots(self, moments: Floats) -> Floats:
         """Token slots held; blocks open evenly within a run of steps."""

@@ -189,7 +189,7 @@ def _cautions(result: SimulationResult) -> None:
             f"{summary['rejected']:,} requests were rejected: longer than the longest sequence,"
             " or than the whole pool holds."
         )
-    for note in result.notes:
+    for note in result.recording.notes:
         st.caption(f":material/info: {plain(note)}")
 
 

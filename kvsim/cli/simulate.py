@@ -69,7 +69,7 @@ def command(
 
 def tell_notes(name: str, runs: Replications) -> None:
     """Say on stderr what the reader of a trace left out or changed."""
-    for note in runs.first.notes:
+    for note in runs.first.recording.notes:
         click.echo(f"{name}: {note}", err=True)
 
 

@@ -111,7 +111,7 @@ def _runs(count: int, kind: str = "") -> str:
 
 def _seeds(runs: Replications) -> str:
     """Say which seeds ran, and that numbers are means where several did."""
-    first, count = runs.first.seed, len(runs.whole)
+    first, count = runs.first.recording.seed, len(runs.whole)
     if count < 2:
         return f"seed {first}"
     return f"means of {_runs(count)}, seeds {first} to {first + count - 1}"

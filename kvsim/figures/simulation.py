@@ -93,8 +93,8 @@ def latency_curves(result: SimulationResult) -> dict[str, Floats]:
         name: _quantiles(values[judged & ~np.isnan(values)])
         for name, values in result.latencies.items()
     }
-    books = result.accounts
-    curves["itl"] = _quantiles(books.gap_seconds, books.gap_tokens)
+    totals = result.totals
+    curves["itl"] = _quantiles(totals.gap_seconds, totals.gap_tokens)
     return {name: 1e3 * curves[name] for name in LATENCIES if len(curves[name])}
 
 

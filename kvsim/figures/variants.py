@@ -165,7 +165,7 @@ def queue_panels(found: SimulationComparison) -> Chart:
 
 def _binned(found: SimulationComparison) -> list[tuple[str, TimeBins]]:
     """Each variant's first run, in the same bins of time."""
-    end = max(variant.runs.first.end_seconds for variant in found.variants)
+    end = max(variant.runs.first.recording.end_seconds for variant in found.variants)
     return [
         (variant.label, time_bins(variant.runs.first, end_seconds=end))
         for variant in found.variants

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from kvsim.results.pool_parts import POOL_PARTS, pool_parts
 from kvsim.results.statistics import (
     PERCENTILES,
     Distribution,
@@ -21,9 +22,10 @@ from kvsim.results.statistics import (
     distribution,
     is_saturated,
 )
-from kvsim.results.step_totals import SPLIT, Accounts, Books, keep_books, slot_split
+from kvsim.results.step_totals import StepTotals, TotalsScope, step_totals
 from kvsim.simulator.prepare import Setup
 from kvsim.simulator.recorder import Recorder
+from kvsim.simulator.run import Recording
 from kvsim.steptime.kv_reads import prefill_pairs
 from kvsim.steptime.model import StepLoad
 
@@ -67,33 +69,23 @@ class SimulationResult:
 
     Parameters
     ----------
-    setup : Setup
-        The scenario and everything derived from it.
-    seed : int
-        Seed of the run.
-    recorder : Recorder
-        What happened.
-    end_seconds : float
-        Simulated time at the end.
-    interrupted : bool
-        Whether the run was cut before its last request.
-    notes : tuple of str
-        What the reader of a trace left out or changed.
+    recording : Recording
+        What happened, and under which setup.
     """
 
-    setup: Setup
-    seed: int
-    recorder: Recorder
-    end_seconds: float
-    interrupted: bool = False
-    notes: tuple[str, ...] = ()
+    recording: Recording
+
+    @property
+    def setup(self) -> Setup:
+        """The scenario and everything derived from it."""
+        return self.recording.setup
 
     # ---- tables ---------------------------------------------------------------------------
 
     @cached_property
     def columns(self) -> dict[str, Floats]:
         """Arrays by name, one entry a request that arrived; NaN: it never happened."""
-        recorder = self.recorder
+        recorder = self.recording.recorder
         moments = (
             recorder.scheduled_seconds, recorder.first_token_seconds, recorder.finish_seconds,
         )  # fmt: skip
@@ -114,7 +106,7 @@ class SimulationResult:
             "rejected": rejected,
         }
         # A workload hands its requests out ahead of time; a run that was cut has not met all.
-        came = columns["arrival_seconds"] <= self.end_seconds
+        came = columns["arrival_seconds"] <= self.recording.end_seconds
         came |= columns["rejected"] > 0
         if came.all():
             return columns
@@ -139,7 +131,7 @@ class SimulationResult:
         """One row a run of engine steps; see `kvsim.simulator.recorder.STEP_COLUMNS`."""
         import pandas as pd
 
-        frame = pd.DataFrame(self.recorder.step_columns())
+        frame = pd.DataFrame(self.recording.recorder.step_columns())
         frame.attrs |= {"name": "steps", "unit": "seconds, tokens, bytes and slots"}
         return frame
 
@@ -148,9 +140,9 @@ class SimulationResult:
         """The pool at the start of every run of steps, in token slots: its split."""
         import pandas as pd
 
-        columns = self.recorder.step_columns()
+        columns = self.recording.recorder.step_columns()
         pool = self.setup.pool_slots
-        split = slot_split(columns, pool)
+        split = pool_parts(columns, pool)
         frame = pd.DataFrame({name: start for name, (start, _) in split.items()})
         frame["free"] = pool - frame.sum(axis=1)
         frame.insert(0, "start_seconds", columns["start_seconds"])
@@ -194,26 +186,26 @@ class SimulationResult:
             name: distribution(1e3 * (values if judged.all() else values[judged]))
             for name, values in self.latencies.items()
         }
-        books = self.accounts
-        return found | {"itl": distribution(1e3 * books.gap_seconds, books.gap_tokens)}
+        totals = self.totals
+        return found | {"itl": distribution(1e3 * totals.gap_seconds, totals.gap_tokens)}
 
     # ---- memory and time --------------------------------------------------------------------
 
     @cached_property
-    def accounts(self) -> Accounts:
-        """The books of the run's steps after the warm-up."""
-        options, policy = self.setup.deployment.options, self.setup.scenario.scheduler.policy
-        budget = None if policy == "orca" else options.max_num_batched_tokens
-        books = Books(
+    def totals(self) -> StepTotals:
+        """The totals of the run's steps after the warm-up."""
+        options, scheduler = self.setup.deployment.options, self.setup.scheduler
+        budget = options.max_num_batched_tokens if scheduler.bounds_step_tokens else None
+        scope = TotalsScope(
             costs=self.setup.step_time,
             pool_slots=self.setup.pool_slots,
             max_num_seqs=(options.max_num_seqs or np.inf) - self._samples + 1,
             max_num_batched_tokens=budget or np.inf,
             from_seconds=self.warm_seconds,
-            to_seconds=self.end_seconds,
-            first_tokens=self._first_tokens() if policy == "vllm-v0" else None,
+            to_seconds=self.recording.end_seconds,
+            first_tokens=self._first_tokens() if scheduler.prefills_stop_decodes else None,
         )
-        return keep_books(self.recorder.step_pages(), books)
+        return step_totals(self.recording.recorder.step_pages(), scope)
 
     def _first_tokens(self) -> Floats:
         """When each sequence that decodes had its first token, ascending."""
@@ -227,12 +219,12 @@ class SimulationResult:
 
     def kv_cache(self) -> dict[str, Any]:
         """Usage of the pool (held over total, 0-1) and the split of its time average."""
-        books = self.accounts
-        whole = books.span_seconds * self.setup.pool_slots or np.inf
-        split = {name: books.slot_seconds[name] / whole for name in SPLIT}
+        totals = self.totals
+        whole = totals.span_seconds * self.setup.pool_slots or np.inf
+        split = {name: totals.slot_seconds[name] / whole for name in POOL_PARTS}
         return {
-            "usage_mean": books.held_slot_seconds / whole,
-            "usage_peak": books.peak_held_slots / self.setup.pool_slots,
+            "usage_mean": totals.held_slot_seconds / whole,
+            "usage_peak": totals.peak_held_slots / self.setup.pool_slots,
             "waste": split | {"free": max(0.0, 1 - sum(split.values()))},
         }
 
@@ -255,23 +247,23 @@ class SimulationResult:
         A mean that grows with the run is no property of the system; it is one of these very
         requests, and may be set beside what another system made of the same.
         """
-        recorder, books = self.recorder, self.accounts
+        recorder, totals = self.recording.recorder, self.totals
         summary = self._totals()
         for name, found in self.distributions.items():
             summary |= _bench_keys(name, found)
-        busy = books.busy_seconds or np.inf
+        busy = totals.busy_seconds or np.inf
         summary |= {
             "kv_cache": self.kv_cache(),
             "preemptions": sum(recorder.preemptions.values()),
             "recomputed_tokens": recorder.recomputed_tokens,
             "swapped_tokens": recorder.swapped_tokens,
             "prefix_cache": {"queries": recorder.queried_tokens, "hits": recorder.hit_tokens},
-            "bound_by": {name: spent / busy for name, spent in books.bound_seconds.items()},
+            "bound_by": {name: spent / busy for name, spent in totals.bound_seconds.items()},
             "memory_limited": self._memory_limited(),
-            "mean_batch_size": books.sequence_seconds / busy,
+            "mean_batch_size": totals.sequence_seconds / busy,
             "events": recorder.step_rows,
             "saturated": self.saturated,
-            "interrupted": self.interrupted,
+            "interrupted": self.recording.interrupted,
         }
         if self.setup.scenario.scheduler.preemption == "swap":
             summary["swap_break_even_tokens"] = swap_break_even_tokens(self.setup)
@@ -289,7 +281,9 @@ class SimulationResult:
         columns = self.columns
         finish, arrivals = columns["finish_seconds"], columns["arrival_seconds"]
         done = ~np.isnan(finish)
-        duration = float(finish[done].max() - arrivals.min()) if done.any() else self.end_seconds
+        duration = (
+            float(finish[done].max() - arrivals.min()) if done.any() else self.recording.end_seconds
+        )
         tokens_in = int(columns["prompt_tokens"][done].sum())
         tokens_out = int(columns["output_tokens"][done].sum())
         rejected = int(columns["rejected"].sum())
@@ -309,9 +303,9 @@ class SimulationResult:
 
     def _memory_limited(self) -> float | None:
         """Share of the time that memory kept requests out; a closed batch hides it (None)."""
-        if self.setup.scenario.scheduler.policy == "static":
+        if self.setup.scheduler.keeps_batch_closed:
             return None
-        return self.accounts.starved_seconds / (self.accounts.span_seconds or np.inf)
+        return self.totals.starved_seconds / (self.totals.span_seconds or np.inf)
 
     def _goodput(self, duration: float) -> float | None:
         """Requests a second that met every objective; None when there is none."""

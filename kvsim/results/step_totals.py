@@ -1,12 +1,7 @@
-r"""The books of a run's steps: where the pool's slots and the engine's time went.
+"""The totals of a run's steps: where the pool's slots and the engine's time went.
 
 Step rows are read a page at a time, so that a run of a million requests is judged in the
-memory that one page takes. Within a run of steps every decoding sequence writes one token a
-step, so each part of the pool changes linearly between the row's two ends::
-
-    tokens     ____/     written: sequences * steps + prefill tokens
-    reserved   ‾‾‾‾\     what is written was reserved (contiguous), or
-    held       ____/     lies in blocks that the run took (paged: in stairs; the ends are exact)
+memory that one page takes.
 """
 
 from __future__ import annotations
@@ -18,21 +13,20 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from kvsim.results.pool_parts import POOL_PARTS, pool_parts
 from kvsim.steptime.model import StepCost, StepLoad
 
-__all__ = ["SPLIT", "Accounts", "Books", "StepCosts", "keep_books", "slot_split"]
+__all__ = ["StepCosts", "StepTotals", "TotalsScope", "step_totals"]
 
 Floats = npt.NDArray[np.float64]
 Columns = Mapping[str, Floats]
-Ends = tuple[Floats, Floats]
 
-SPLIT = ("token_states", "reserved", "internal", "external", "cached")
 _RESOURCES = ("bandwidth", "compute", "link", "host")
 _SHAPE_BASE = 2.0**26  # more sequences than any batch holds
 
 
 class StepCosts(Protocol):
-    """The step-time model, as far as the books need it."""
+    """The step-time model, as far as the totals need it."""
 
     @property
     def kv_seconds_per_byte(self) -> float:
@@ -43,8 +37,8 @@ class StepCosts(Protocol):
 
 
 @dataclass(frozen=True)
-class Books:
-    """What to keep the books of, and from when.
+class TotalsScope:
+    """What to add up, and over which time.
 
     Parameters
     ----------
@@ -71,7 +65,7 @@ class Books:
 
 
 @dataclass(frozen=True)
-class Accounts:
+class StepTotals:
     """Integrals over the time that counts.
 
     Parameters
@@ -79,7 +73,7 @@ class Accounts:
     span_seconds, busy_seconds : float
         All of it, and that in which steps ran.
     slot_seconds : dict of str to float
-        Slot-seconds of each part of `SPLIT`.
+        Slot-seconds of each part of `POOL_PARTS`.
     held_slot_seconds, peak_held_slots : float
         Slots that live requests hold: integral and maximum.
     sequence_seconds : float
@@ -105,70 +99,32 @@ class Accounts:
     gap_tokens: Floats
 
 
-def keep_books(pages: Iterable[Columns], books: Books) -> Accounts:
+def step_totals(pages: Iterable[Columns], scope: TotalsScope) -> StepTotals:
     """Add up a run's step rows.
 
     Parameters
     ----------
     pages : iterable of dict of str to float array (rows,)
         The columns of `kvsim.simulator.recorder.STEP_COLUMNS`, in order of time.
-    books : Books
+    scope : TotalsScope
         What counts.
     """
-    ledger = _Ledger(books)
+    adder = _Adder(scope)
     for page in pages:
-        ledger.add(page)
-    return ledger.close()
+        adder.add(page)
+    return adder.totals()
 
 
-def slot_split(steps: Columns, pool_slots: float) -> dict[str, Ends]:
-    """Say where the pool's slots are at the start and the end of every run of steps.
-
-    What a run takes beyond the free slots it takes from those that are kept: at its end,
-    finished prefixes fill no more than what is not held.
-
-    Parameters
-    ----------
-    steps : dict of str to float array (rows,)
-        The columns of `kvsim.simulator.recorder.STEP_COLUMNS`.
-    pool_slots : float
-        Token slots of the pool.
-
-    Returns
-    -------
-    dict of str to pair of float arrays (rows,)
-        The parts of `SPLIT`, in slots; what they leave of the pool is free. Shared blocks
-        are held once while several requests count their tokens, so token states end at
-        what is held.
-    """
-    held = steps["held_slots"], steps["held_slots"] + steps["grown_slots"]
-    written = steps["steps"] * steps["sequences"] + steps["prefill_tokens"]
-    tokens = (
-        np.minimum(steps["tokens"], held[0]),
-        np.minimum(steps["tokens"] + written, held[1]),
-    )
-    reserved = steps["reserved_slots"], np.maximum(0, steps["reserved_slots"] - written)
-    internal = (
-        np.maximum(0, held[0] - tokens[0] - reserved[0]),
-        np.maximum(0, held[1] - tokens[1] - reserved[1]),
-    )
-    left = np.maximum(0, pool_slots - held[1])
-    external = steps["external_slots"], np.minimum(steps["external_slots"], left)
-    cached = steps["cached_slots"], np.minimum(steps["cached_slots"], left - external[1])
-    parts = (tokens, reserved, internal, external, cached)
-    return dict(zip(SPLIT, parts, strict=True))
-
-
-class _Ledger:
+class _Adder:
     """Adds pages up."""
 
-    def __init__(self, books: Books) -> None:
-        self._books = books
-        self._slots = dict.fromkeys(SPLIT, 0.0)
+    def __init__(self, scope: TotalsScope) -> None:
+        self._scope = scope
+        self._slots = dict.fromkeys(POOL_PARTS, 0.0)
         self._bound = dict.fromkeys(_RESOURCES, 0.0)
         self._held = self._peak = self._sequences = self._starved = self._busy = 0.0
-        self._gaps: list[Ends] = []
-        self._last_end = books.from_seconds
+        self._gaps: list[tuple[Floats, Floats]] = []
+        self._last_end = scope.from_seconds
         self._decoded = -np.inf  # end of the last run that decoded
         self._arms: dict[float, tuple[float, ...]] = {}
 
@@ -177,18 +133,18 @@ class _Ledger:
         if not len(steps["seconds"]):
             return
         ends = steps["start_seconds"] + steps["seconds"]
-        counted = np.clip(ends - self._books.from_seconds, 0, steps["seconds"])
+        counted = np.clip(ends - self._scope.from_seconds, 0, steps["seconds"])
         self._add_memory(steps, ends, counted)
         self._add_time(steps, counted)
         self._add_bounds(steps, counted)
         self._add_gaps(steps, ends, counted)
         self._last_end = float(ends[-1])
 
-    def close(self) -> Accounts:
+    def totals(self) -> StepTotals:
         """Return the totals."""
         gaps = [np.concatenate(parts) for parts in zip(*self._gaps, strict=True)]
-        return Accounts(
-            span_seconds=max(0.0, self._books.to_seconds - self._books.from_seconds),
+        return StepTotals(
+            span_seconds=max(0.0, self._scope.to_seconds - self._scope.from_seconds),
             busy_seconds=self._busy,
             slot_seconds=self._slots,
             held_slot_seconds=self._held,
@@ -202,11 +158,11 @@ class _Ledger:
 
     def _add_memory(self, steps: Columns, ends: Floats, counted: Floats) -> None:
         """Integrate the split, by the trapezoid that is exact for linear parts."""
-        for name, (start, end) in slot_split(steps, self._books.pool_slots).items():
+        for name, (start, end) in pool_parts(steps, self._scope.pool_slots).items():
             self._slots[name] += float(((start + end) * counted).sum() / 2)
         # An idle engine holds nothing but finished prefixes.
         before = np.concatenate([[self._last_end], ends[:-1]])
-        idle = np.maximum(0, steps["start_seconds"] - np.maximum(before, self._books.from_seconds))
+        idle = np.maximum(0, steps["start_seconds"] - np.maximum(before, self._scope.from_seconds))
         self._slots["cached"] += float((steps["cached_slots"] * idle).sum())
         held_end = steps["held_slots"] + steps["grown_slots"]
         self._held += float(((steps["held_slots"] + held_end) * counted).sum() / 2)
@@ -218,15 +174,15 @@ class _Ledger:
         self._sequences += float((steps["sequences"] * counted).sum())
         computed = steps["sequences"] + steps["prefill_tokens"]
         running = steps["sequences"] + (steps["prefill_tokens"] > 0)
-        starved = (steps["waiting"] > 0) & (running < self._books.max_num_seqs)
-        starved &= computed < self._books.max_num_batched_tokens
+        starved = (steps["waiting"] > 0) & (running < self._scope.max_num_seqs)
+        starved &= computed < self._scope.max_num_batched_tokens
         self._starved += float(counted[starved].sum())
 
     def _add_bounds(self, steps: Columns, counted: Floats) -> None:
         """Split busy time by what bound each step."""
         arms = self._arms_before_reads(steps)
         arms[:, _RESOURCES.index("bandwidth")] += (
-            self._books.costs.kv_seconds_per_byte * steps["kv_read_bytes"]
+            self._scope.costs.kv_seconds_per_byte * steps["kv_read_bytes"]
         )
         spent = np.bincount(arms.argmax(axis=1), weights=counted, minlength=len(_RESOURCES))
         for name, seconds in zip(_RESOURCES, spent.tolist(), strict=True):
@@ -255,7 +211,7 @@ class _Ledger:
         if shape not in self._arms:
             tokens, decoding = (int(part) for part in divmod(shape, _SHAPE_BASE))
             sequences = decoding + (tokens > decoding)
-            shares = self._books.costs.cost(StepLoad(tokens, sequences)).resource_seconds
+            shares = self._scope.costs.cost(StepLoad(tokens, sequences)).resource_seconds
             self._arms[shape] = tuple(shares[name] for name in _RESOURCES)
         return self._arms[shape]
 
@@ -266,10 +222,10 @@ class _Ledger:
             return
         gaps = steps["seconds"][warm] / steps["steps"][warm]
         tokens = steps["sequences"][warm] * steps["steps"][warm]
-        if self._books.first_tokens is not None:
+        if self._scope.first_tokens is not None:
             starts, sequences = steps["start_seconds"][warm], steps["sequences"][warm]
             runs = _Runs(gaps, sequences, starts, ends[warm])
-            tokens = tokens - self._add_stalls(runs, self._books.first_tokens)
+            tokens = tokens - self._add_stalls(runs, self._scope.first_tokens)
         self._gaps.append((gaps, tokens))
 
     def _add_stalls(self, runs: _Runs, first: Floats) -> Floats:

@@ -1,6 +1,6 @@
 """A run as a few hundred bins of time, however many rows were recorded.
 
-Within a row every part of the pool changes linearly (see `kvsim.results.step_totals`), so its
+Within a row every part of the pool changes linearly (see `kvsim.results.pool_parts`), so its
 integral up to any moment is known exactly; a bin's mean is a difference of two integrals over its
 width.
 The bins add up to what the summary says.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kvsim.results.step_totals import SPLIT, slot_split
+from kvsim.results.pool_parts import POOL_PARTS, pool_parts
 
 if TYPE_CHECKING:
     from kvsim.results.result import SimulationResult
@@ -72,8 +72,8 @@ def time_bins(
         End of the last bin, to set runs of unequal length side by side; the run's own end
         when left out.
     """
-    steps = result.recorder.step_columns()
-    edges = np.linspace(0.0, end_seconds or result.end_seconds or 1.0, bins + 1)
+    steps = result.recording.recorder.step_columns()
+    edges = np.linspace(0.0, end_seconds or result.recording.end_seconds or 1.0, bins + 1)
     width = edges[1] - edges[0]
 
     def mean(start: Floats, end: Floats) -> Floats:
@@ -81,9 +81,9 @@ def time_bins(
         return means
 
     pool = result.setup.pool_slots
-    slots = {name: mean(*ends) for name, ends in slot_split(steps, pool).items()}
+    slots = {name: mean(*ends) for name, ends in pool_parts(steps, pool).items()}
     slots["cached"] = slots["cached"] + np.diff(_idle_cached(steps, edges)) / width
-    slots["free"] = np.maximum(0, pool - sum(slots[name] for name in SPLIT))
+    slots["free"] = np.maximum(0, pool - sum(slots[name] for name in POOL_PARTS))
     return TimeBins(
         edges=edges,
         slots=slots,
@@ -96,8 +96,8 @@ def time_bins(
 
 def preemption_seconds(result: SimulationResult) -> tuple[npt.NDArray[np.int64], Floats]:
     """Return the request row and the simulated second of every preemption, in order."""
-    pairs = np.array(result.recorder.preempted, dtype=np.int64).reshape(-1, 2)
-    starts = result.recorder.step_columns()["start_seconds"]
+    pairs = np.array(result.recording.recorder.preempted, dtype=np.int64).reshape(-1, 2)
+    starts = result.recording.recorder.step_columns()["start_seconds"]
     if not len(starts):
         return pairs[:0, 0], starts
     return pairs[:, 0], starts[np.minimum(pairs[:, 1], len(starts) - 1)]

@@ -276,7 +276,7 @@ class Search:
         seed = self.settings.seed
         start = setup.scenario.run.seed if seed is None else seed
         result = run_setup(setup, start, watch=self.watch)
-        if result.interrupted:
+        if result.recording.interrupted:
             raise KeyboardInterrupt
         return result
 
@@ -291,7 +291,7 @@ def _in_flight(rate: float, result: SimulationResult) -> float:
 def _throughput(result: SimulationResult) -> float:
     """Requests a second of a run whose requests all came at the start."""
     finished = np.count_nonzero(~np.isnan(result.columns["finish_seconds"]))
-    return finished / result.end_seconds if finished else 0.0
+    return finished / result.recording.end_seconds if finished else 0.0
 
 
 def _at_rate(setup: Setup, rate: float, requests: int) -> Setup:

@@ -104,7 +104,7 @@ class ArrivalQueue:
         if self._refusals > _MOST_REFUSALS:
             raise InputError(
                 f"{_MOST_REFUSALS:,} requests in a row are refused at the same instant",
-                where="workload.arrivals.think",
+                where="think",
                 fix="shorten the requests, or let the clients think",
             )
         self.finished([request], request.arrival_seconds)

@@ -20,14 +20,11 @@ for ever after. What the next k steps need follows from three small structures::
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
 
 from kvsim.errors import InvariantError
+from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.request import Request
-
-if TYPE_CHECKING:
-    from kvsim.memory.growth import BlockCurve
-    from kvsim.steptime.kv_reads import KVReadCurve
+from kvsim.steptime.kv_reads import KVReadCurve
 
 __all__ = ["DecodeBatch", "HybridBatch", "decode_batch"]
 
@@ -98,7 +95,7 @@ class DecodeBatch:
         """Take a request out: its last token was produced, or it is preempted."""
         base, samples = request.base, request.samples
         request.computed_tokens = computed = base + self.step
-        request.finish_step = -1
+        request.finish_step = None
         del self.members[request]
         self.sequences -= samples
         self.tokens -= computed * samples
@@ -218,7 +215,7 @@ class HybridBatch(DecodeBatch):
             self._bend(request)
         super().leave(request)
         self._depart(request, request.computed_tokens, -request.samples)
-        request.bend_step = -1
+        request.bend_step = None
 
     def advance(self, steps: int) -> list[Request]:
         """Take `steps` decode steps, and bend whatever has come to its bend."""
@@ -255,7 +252,7 @@ class HybridBatch(DecodeBatch):
                 request.bend_step = self.step + point - computed
                 heappush(self._bends, (request.bend_step, request.row, request))
                 return
-        request.bend_step = -1
+        request.bend_step = None
 
     def _bend(self, request: Request) -> None:
         """Change the slopes of a request whose window has just filled.

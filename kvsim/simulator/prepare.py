@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
 
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
@@ -22,18 +20,17 @@ from kvsim.simulator.allocators.recompute import NoCache
 from kvsim.simulator.allocators.reserve import RESERVATIONS, Reserve
 from kvsim.simulator.allocators.virtual import Virtual, tokens_per_page
 from kvsim.simulator.batch import decode_batch
+from kvsim.simulator.blame import blaming
 from kvsim.simulator.clock import RecomputeClock, StepClock
 from kvsim.simulator.recorder import Recorder
+from kvsim.simulator.scenario import Scenario
 from kvsim.simulator.schedulers import SCHEDULERS, Scheduler, SchedulerLimits
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat, kv_format
-from kvsim.steptime.kv_reads import KVReadCurve, prefill_pairs
+from kvsim.steptime.kv_reads import KVReadCurve, causal_pairs, prefill_pairs
 from kvsim.steptime.model import ConstantStepTime, StepTimeModel
 from kvsim.workload.lengths import IndependentLengths
-
-if TYPE_CHECKING:
-    from kvsim.simulator.scenario import Scenario
 
 __all__ = ["Setup", "make_clock", "make_scheduler", "prepare"]
 
@@ -64,6 +61,11 @@ class Setup:
     curve: BlockCurve
     num_blocks: int
     step_time: StepTimeModel | ConstantStepTime
+
+    @property
+    def scheduler(self) -> type[Scheduler]:
+        """Who decides each step."""
+        return SCHEDULERS.find(self.scenario.scheduler.policy)
 
     @property
     def tp(self) -> int:
@@ -102,13 +104,13 @@ def prepare(
         For names that no catalogue knows, flags that contradict, or a model that leaves no
         room for any KV cache.
     """
-    with _blaming(scenario, "engine.name"):
+    with blaming(scenario, "engine.name"):
         engine = get_engine(scenario.engine.name, scenario.engine.version)
-    with _blaming(scenario, "model"):
+    with blaming(scenario, "model"):
         model = model or find_model(scenario.model)
-    with _blaming(scenario, "accelerator"):
+    with blaming(scenario, "accelerator"):
         accelerator = accelerator or find_accelerator(scenario.accelerator)
-    with _blaming(scenario, "engine"):
+    with blaming(scenario, "engine"):
         deployment = engine.resolve(Deployment(model, accelerator, scenario.engine.options))
         kv = kv_format(_kv_name(deployment))
     _refuse_overlong(scenario, deployment)
@@ -116,23 +118,11 @@ def prepare(
     return Setup(scenario, deployment, kv, curve, num_blocks, _step_time(scenario, deployment))
 
 
-@contextmanager
-def _blaming(scenario: Scenario, key: str) -> Iterator[None]:
-    """Say of a flag, or of a key, that is wrong where the scenario got it from."""
-    try:
-        yield
-    except InputError as error:
-        flag = error.where.removeprefix("--").removeprefix("engine-").replace("-", "_")
-        if flag and flag not in dict(scenario.engine):
-            raise
-        where = scenario.where(f"engine.{flag}" if flag else key)
-        raise InputError(error.what, where=where, fix=error.fix) from None
-
-
 def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
     """Make a replica's scheduler, with its memory and its batch."""
     scenario, options = setup.scenario, setup.deployment.options
-    allocator = _allocator(setup)
+    with blaming(scenario, "memory.allocator"):
+        allocator = _allocator(setup)
     reads = KVReadCurve.from_model(setup.deployment.model, setup.kv, setup.tp)
     limits = SchedulerLimits(
         max_num_seqs=options.max_num_seqs or 256,
@@ -142,8 +132,7 @@ def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
         admission=scenario.scheduler.admission,
         preemption=scenario.scheduler.preemption,
     )
-    policy = SCHEDULERS.find(scenario.scheduler.policy)
-    return policy(limits, allocator, decode_batch(allocator.curve, reads), recorder)
+    return setup.scheduler(limits, allocator, decode_batch(allocator.curve, reads), recorder)
 
 
 def make_clock(setup: Setup) -> StepClock:
@@ -255,10 +244,5 @@ def _pairs(setup: Setup) -> Callable[[int, int], float]:
     model = setup.deployment.model
     kinds = {cache.kind for _, cache in layer_caches(model)}
     if kinds == {"full"}:
-        return _full_pairs
+        return causal_pairs
     return lru_cache(maxsize=1 << 16)(partial(prefill_pairs, model))
-
-
-def _full_pairs(start: int, count: int) -> float:
-    """Pairs of `count` queries after `start` tokens: each sees itself and all before it."""
-    return count * start + count * (count + 1) / 2

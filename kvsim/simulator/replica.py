@@ -3,7 +3,7 @@
 ::
 
     now ──▶ arrivals that are due join the queue
-        ──▶ the scheduler plans                    (None: sleep until the next arrival)
+        ──▶ the scheduler schedules                (None: sleep until the next arrival)
         ──▶ how many steps, and how long?          closed form, cut at the next arrival
         ──▶ yield timeout                          the only place where time passes
         ──▶ finish: tokens, completions            and, in a closed loop, new arrivals
@@ -90,11 +90,11 @@ class Replica:
         horizon = min(until, env.peek())
         while now < until:
             if arrivals.next_seconds <= now:
-                self._let_in(now)
+                self._add_arrivals(now)
             elif is_plain and scheduler.only_decodes and self._decode_on(horizon):
                 now = self.now
                 continue
-            plan = scheduler.plan(now)
+            plan = scheduler.schedule(now)
             if plan is None:
                 if self._is_over():
                     break
@@ -103,7 +103,7 @@ class Replica:
                 horizon = min(until, env.peek())
                 continue
             steps, seconds = self._span(plan, now)
-            now = self.now = now + self._take(plan, steps, seconds, now)
+            now = self.now = now + self._begin(plan, steps, seconds, now)
             if horizon < now:
                 yield env.timeout(now - env.now)
                 horizon = min(until, env.peek())
@@ -114,12 +114,12 @@ class Replica:
                 self._show(now)
         yield env.timeout(max(0.0, now - env.now))
 
-    def _let_in(self, now: float) -> None:
+    def _add_arrivals(self, now: float) -> None:
         """Hand the arrivals that are due to the scheduler."""
         arrivals = self.arrivals
         while arrivals.next_seconds <= now:
             request = arrivals.pop()
-            if not self.scheduler.submit(request):
+            if not self.scheduler.add_request(request):
                 arrivals.refused(request)
 
     def _is_over(self) -> bool:
@@ -167,7 +167,7 @@ class Replica:
                 break
             held = (total - allocator.free_blocks) * size
             sequences, tokens, read = batch.sequences, batch.tokens, batch.kv_bytes
-            grown = allocator.take(batch, steps) * size
+            grown = allocator.allocate_steps(batch, steps) * size
             write(_decode_row(now, seconds, steps, sequences, read, tokens, held, grown))
             now = self.now = now + seconds
             done = scheduler.decoded(steps, now)
@@ -186,7 +186,7 @@ class Replica:
         # in a closed loop whoever is refused there asks again, in the meantime
         return self.clock.decode_run(batch, plan.steps, arrivals.next_seconds - now)
 
-    def _take(self, plan: StepPlan, steps: int, seconds: float, now: float) -> float:
+    def _begin(self, plan: StepPlan, steps: int, seconds: float, now: float) -> float:
         """Take the run's blocks and write the run down; return its seconds, copies included."""
         scheduler = self.scheduler
         batch, allocator, waiting = scheduler.batch, scheduler.allocator, scheduler.waiting
@@ -201,7 +201,7 @@ class Replica:
         decoding = read = taken = prompts = 0
         if plan.decodes and batch.sequences:
             decoding, read = batch.sequences, batch.kv_bytes
-            taken = allocator.take(batch, steps) * size
+            taken = allocator.allocate_steps(batch, steps) * size
         if allocator.copied_tokens:
             seconds += allocator.copied_tokens * self.clock.copy_seconds_per_token
             allocator.copied_tokens = 0

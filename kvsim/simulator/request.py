@@ -42,9 +42,9 @@ class Request:
         preemption what had been generated as well.
     computed_tokens : int
         Tokens in the cache while the request is not decoding; a decoding request's count
-        is ``base + step`` (see ``kvsim.simulator.batch``).
-    base, finish_step, bend_step : int
-        Kept by `kvsim.simulator.batch` while decoding; the steps are -1 at any other time.
+        is ``base + step`` (see `kvsim.simulator.batch`).
+    base, finish_step, bend_step : int, int or None, int or None
+        Kept by `kvsim.simulator.batch` while decoding; the steps are None at any other time.
     blocks : object
         The allocator's own note (a block list, an address, ...).
     content, content_row : PrefixContent or None, int
@@ -55,7 +55,7 @@ class Request:
     # What is read once a request or less has its default here; an instance's own is read faster.
     priority = 0
     base = 0
-    bend_step = -1
+    bend_step: int | None = None
     blocks: object = None
     content: PrefixContent | None = None
     content_row = 0
@@ -72,7 +72,7 @@ class Request:
         self.generated_tokens = 0
         self.computed_tokens = 0
         self.preemptions = 0
-        self.finish_step = -1
+        self.finish_step: int | None = None
         self.swapped = False
 
     def __repr__(self) -> str:

@@ -31,7 +31,7 @@ from kvsim.specs.attention import (
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
 
-__all__ = ["KVReadCurve", "attended_layers", "pair_flops", "prefill_pairs"]
+__all__ = ["KVReadCurve", "attended_layers", "causal_pairs", "pair_flops", "prefill_pairs"]
 
 
 def attended_layers(
@@ -165,7 +165,7 @@ def pair_flops(cache: Attention) -> int:
     return 0
 
 
-def _full_pairs(start: int, count: int) -> float:
+def causal_pairs(start: int, count: int) -> float:
     """Pairs of `count` queries after `start` tokens, each seeing itself and all before it."""
     return count * start + count * (count + 1) / 2
 
@@ -173,7 +173,7 @@ def _full_pairs(start: int, count: int) -> float:
 def _windowed_pairs(window: int, start: int, count: int) -> float:
     """Pairs when a query sees at most the last `window` tokens, itself included."""
     growing = min(count, max(0, window - start))
-    return _full_pairs(start, growing) + (count - growing) * window
+    return causal_pairs(start, growing) + (count - growing) * window
 
 
 def _chunked_pairs(chunk: int, start: int, count: int) -> float:
@@ -181,7 +181,7 @@ def _chunked_pairs(chunk: int, start: int, count: int) -> float:
 
     def up_to(tokens: int) -> float:
         whole, rest = divmod(tokens, chunk)
-        return whole * _full_pairs(0, chunk) + _full_pairs(0, rest)
+        return whole * causal_pairs(0, chunk) + causal_pairs(0, rest)
 
     return up_to(start + count) - up_to(start)
 
@@ -197,9 +197,9 @@ def _cache_pairs(cache: Attention, start: int, count: int) -> float:
     if isinstance(cache, LatentAttention) and cache.indexer_top_k is not None:
         return _windowed_pairs(cache.indexer_top_k, start, count)
     if isinstance(cache, CompressedLatentAttention):
-        folded = _full_pairs(start, count) / cache.ratio if cache.ratio else 0.0
+        folded = causal_pairs(start, count) / cache.ratio if cache.ratio else 0.0
         return _windowed_pairs(cache.window, start, count) + folded
-    return _full_pairs(start, count)
+    return causal_pairs(start, count)
 
 
 def prefill_pairs(model: ModelSpec, start: int, count: int) -> float:

@@ -65,7 +65,7 @@ class _Client:
             said, output = self._next_lengths()
         raise InputError(
             f"none of 1000 first turns fits in max_context_tokens {self.most_tokens:g}",
-            where="workload.prefix.max_context_tokens",
+            where="max_context_tokens",
         )
 
     def _open(self, new_talk: int) -> None:
@@ -119,7 +119,7 @@ class ClientLoop:
         self.recipe = _Recipe(arrivals, lengths, prefix or NoPrefix())
         self.limits, self.marks = limits or Limits(), marks or Marks()
         if self.marks.priorities:
-            raise InputError("priorities need open-loop arrivals", where="workload.priorities")
+            raise InputError("priorities need open-loop arrivals", where="priorities")
         self._reset()
 
     def _reset(self) -> None:

@@ -128,7 +128,7 @@ class GeneratedWorkload:
                 raise InputError(
                     f"no first turn of {len(times)} conversations fits in "
                     f"max_context_tokens {prefix.max_context_tokens}",
-                    where="workload.prefix.max_context_tokens",
+                    where="max_context_tokens",
                 )
             yield table, float(times[-1])
             first += len(times)
@@ -143,7 +143,7 @@ class GeneratedWorkload:
         if rows > _MOST_TURNS:
             raise InputError(
                 f"{len(times):,} conversations have {rows:,} turns",
-                where="workload.prefix.turns",
+                where="turns",
                 fix=f"let them have {_MOST_TURNS // len(times):,} on average, or fewer",
             )
         talk = np.repeat(np.arange(len(times)), turns)  # conversation of each row

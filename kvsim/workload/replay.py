@@ -97,7 +97,7 @@ def table_of(rows: list[TraceRow], hash_block_size: int | None, first_row: int) 
     if rows[0].arrival_seconds is None:
         raise InputError(
             "the file has lengths and no arrival times",
-            where="workload.trace",
+            where="trace",
             fix="use it as lengths: {kind: pairs, file: ...} beside arrivals",
         )
     content = None

@@ -95,7 +95,7 @@ def _spread(window: Window, width: float, rng: np.random.Generator) -> Floats:
     if expected > _MOST_IN_A_WINDOW:
         raise InputError(
             f"{expected:.3g} requests in the window at {window.start_seconds:g} s",
-            where="workload.trace",
+            where="trace",
             fix=f"a window may send {_MOST_IN_A_WINDOW:,}",
         )
     count = math.floor(expected + 1e-6)

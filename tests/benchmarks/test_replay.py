@@ -167,7 +167,7 @@ def written_down(folder, given, result):
     """Write a simulated run in the recorder's columns and read it."""
     moments = [result.columns[f"{at}_seconds"] for at in ("scheduled", "first_token", "finish")]
     requests = [(*row[:5], *times) for row, *times in zip(given, *moments, strict=True)]
-    ends = np.arange(1, 1 + int(result.end_seconds))
+    ends = np.arange(1, 1 + int(result.recording.end_seconds))
     steps = replay_accuracy.Steps.of(result)
     first, prompts = result.columns["first_token_seconds"], result.columns["prompt_tokens"]
     held, waiting = np.rint(steps.held_slots(ends) / 16), steps.waiting(ends)

@@ -197,7 +197,7 @@ def test_the_twin_runs_the_very_steps_that_the_simulator_predicts(policy):
 def test_the_clock_moves_by_what_the_steps_took():
     run, _ = served(scenario())
     seconds = sum(sample.seconds for sample in run.samples)
-    assert run.result.end_seconds == pytest.approx(seconds)
+    assert run.result.recording.end_seconds == pytest.approx(seconds)
 
 
 def test_a_pool_that_disagrees_with_the_allocator_is_noticed():

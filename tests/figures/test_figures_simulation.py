@@ -146,7 +146,7 @@ def test_a_figure_of_a_long_run_is_small(filmed):
         figures.slowest_chart(result),
         figures.pool_map(kvsim.pool_cells(camera, 10)),
     ]
-    assert result.recorder.step_rows > 1000
+    assert result.recording.recorder.step_rows > 1000
     assert [chart.name for chart in charts if len(chart.figure.to_json()) > 400_000] == []
 
 

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from kvsim import load_scenario, simulate
+from kvsim.results.pool_parts import pool_parts
 from kvsim.results.result import swap_break_even_tokens
-from kvsim.results.step_totals import slot_split
 from kvsim.simulator.recorder import STEP_COLUMNS
 
 # One request of 4 + 3 tokens, blocks of 4, ten of them, every step one second:
@@ -115,7 +115,7 @@ def test_one_token_has_no_time_per_output_token(run):
 def test_decoding_that_waits_for_prompts_shows_in_inter_token_latency(run):
     """V0 prefills in steps of their own: the second request's makes the first one wait."""
     stalled = run({"scheduler.policy": "vllm-v0", "workload.requests": 2})
-    gaps, tokens = stalled.accounts.gap_seconds, stalled.accounts.gap_tokens
+    gaps, tokens = stalled.totals.gap_seconds, stalled.totals.gap_tokens
     seen = sorted(np.repeat(gaps, tokens.astype(int)).tolist())
     assert seen == [1.0, 1.0, 1.0, 2.0]
     assert stalled.summary["mean_itl_ms"] == stalled.summary["mean_tpot_ms"] == 1250.0
@@ -146,7 +146,7 @@ def test_littles_law_of_the_batch(run, policy):
     columns = result.columns
     assert result.summary["preemptions"] == 0
     decoding = (columns["finish_seconds"] - columns["first_token_seconds"]).sum()
-    assert result.accounts.sequence_seconds == pytest.approx(decoding, rel=1e-9)
+    assert result.totals.sequence_seconds == pytest.approx(decoding, rel=1e-9)
 
 
 @pytest.mark.parametrize("blocks", [400, 30])
@@ -163,7 +163,7 @@ def test_tokens_are_produced_once(run):
     result = run(LOADED)
     produced = (result.steps["sequences"] * result.steps["steps"]).sum()
     assert produced + 400 == result.summary["total_output_tokens"]
-    assert result.accounts.gap_tokens.sum() == produced
+    assert result.totals.gap_tokens.sum() == produced
 
 
 def test_the_split_is_the_time_average_of_the_memory_table(run):
@@ -172,7 +172,7 @@ def test_the_split_is_the_time_average_of_the_memory_table(run):
     steps, memory = result.steps, result.memory
     written = steps["sequences"] * steps["steps"] + steps["prefill_tokens"]
     area = ((memory["token_states"] + written / 2) * steps["seconds"]).sum()
-    share = area / result.end_seconds / result.setup.pool_slots
+    share = area / result.recording.end_seconds / result.setup.pool_slots
     assert result.summary["kv_cache"]["waste"]["token_states"] == pytest.approx(share, rel=1e-12)
 
 
@@ -188,8 +188,8 @@ def test_warm_up_leaves_the_first_requests_out(run):
     whole, warm = run(LOADED), run(LOADED | {"run.warmup_fraction": 0.25})
     kept = whole.requests.iloc[100:]
     assert warm.summary["mean_e2el_ms"] == pytest.approx(1e3 * kept["e2el_seconds"].mean())
-    assert warm.accounts.span_seconds == pytest.approx(
-        whole.end_seconds - kept["arrival_seconds"].iloc[0]
+    assert warm.totals.span_seconds == pytest.approx(
+        whole.recording.end_seconds - kept["arrival_seconds"].iloc[0]
     )
     assert warm.summary["completed"] == whole.summary["completed"] == 400
 
@@ -230,7 +230,7 @@ def test_an_interrupt_keeps_what_was_finished(run, how):
     assert summary["interrupted"]
     assert not whole.summary["interrupted"]
     assert 0 < summary["completed"] < 60_000
-    arrived = (whole.columns["arrival_seconds"] <= cut.end_seconds).sum()
+    arrived = (whole.columns["arrival_seconds"] <= cut.recording.end_seconds).sum()
     assert summary["completed"] + summary["unfinished"] == arrived
     done = ~np.isnan(cut.columns["finish_seconds"])
     same = whole.columns["finish_seconds"][:arrived][done]
@@ -239,7 +239,7 @@ def test_an_interrupt_keeps_what_was_finished(run, how):
 
 def test_a_run_ends_at_its_limit(run):
     result = run(LOADED | {"run.max_seconds": 50})
-    assert result.columns["arrival_seconds"].max() <= result.end_seconds
+    assert result.columns["arrival_seconds"].max() <= result.recording.end_seconds
     assert result.summary["unfinished"] > 0
     assert not result.summary["interrupted"]
 
@@ -268,7 +268,7 @@ def test_the_watch_counts_who_is_done_and_not_who_waits(run):
 def test_an_interrupt_between_two_columns_is_survived(run):
     """Ctrl-C may fall while arrivals are being noted: one column is longer than the next."""
     result = run({"workload.requests": 5})
-    result.recorder.finish_seconds.pop()
+    result.recording.recorder.finish_seconds.pop()
     assert len(result.requests) == 4
     assert result.summary["completed"] == 4
 
@@ -316,7 +316,7 @@ def test_what_a_run_takes_from_kept_prefixes_is_not_counted_twice():
         "grown_slots": np.array([16.0]),
         "cached_slots": np.array([20.0]),
     }
-    split = slot_split(columns, 32)
+    split = pool_parts(columns, 32)
     assert [part.tolist() for part in split["cached"]] == [[20.0], [8.0]]
     assert [sum(part[at][0] for part in split.values()) for at in (0, 1)] == [28.0, 32.0]
 
@@ -332,7 +332,7 @@ def test_a_pool_full_of_kept_prefixes_adds_up(run):
     waste = result.summary["kv_cache"]["waste"]
     assert waste["cached"] > 0.05
     assert sum(waste.values()) == pytest.approx(1, abs=1e-12)
-    assert result.recorder.hit_tokens > 0
+    assert result.recording.recorder.hit_tokens > 0
     assert (result.memory.drop(columns="start_seconds") >= 0).all(axis=None)
 
 

@@ -33,8 +33,8 @@ def test_the_split_of_the_bins_is_that_of_the_summary(name, overrides, bins):
 def test_the_batch_of_the_bins_is_that_of_the_summary():
     result = run("preemption-edge", **{"memory.num_blocks": 2000})
     binned = time_bins(result, bins=50)
-    sequence_seconds = binned.decoding.mean() * result.end_seconds
-    assert sequence_seconds == pytest.approx(result.accounts.sequence_seconds, rel=1e-9)
+    sequence_seconds = binned.decoding.mean() * result.recording.end_seconds
+    assert sequence_seconds == pytest.approx(result.totals.sequence_seconds, rel=1e-9)
     assert binned.preemptions.sum() == result.summary["preemptions"] > 0
 
 
@@ -44,15 +44,15 @@ def test_queue_and_waiting_time_obey_littles_law():
     waits = result.latencies["queue"]
     binned = time_bins(result, bins=40)
     # The queue is read when a run of steps begins; a run in progress hides a later arrival.
-    total = binned.waiting.mean() * result.end_seconds
+    total = binned.waiting.mean() * result.recording.end_seconds
     assert total == pytest.approx(np.nansum(waits), rel=0.02)
     assert (binned.most_waiting >= binned.waiting - 1e-9).all()
 
 
 def test_a_longer_window_ends_in_a_free_pool():
     result = run("preemption-edge")
-    binned = time_bins(result, bins=10, end_seconds=2 * result.end_seconds)
-    assert binned.edges[-1] == 2 * result.end_seconds
+    binned = time_bins(result, bins=10, end_seconds=2 * result.recording.end_seconds)
+    assert binned.edges[-1] == 2 * result.recording.end_seconds
     assert (binned.slots["free"][5:] == result.setup.pool_slots).all()
     assert not binned.decoding[5:].any()
 
@@ -76,7 +76,7 @@ def test_two_steps_by_hand():
         },
     )
     binned = time_bins(result, bins=6)
-    assert result.end_seconds == 3
+    assert result.recording.end_seconds == 3
     assert binned.slots["token_states"].tolist() == pytest.approx(
         [8, 24, 32.25, 32.75, 33.25, 33.75]
     )

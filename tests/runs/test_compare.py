@@ -119,7 +119,7 @@ def test_replications_count_seeds_up(scenario):
     runs = replicate(scenario, seed=5, replications=3)
     alone = [simulate(scenario, seed=seed).summary for seed in (5, 6, 7)]
     assert list(runs.summaries) == alone
-    assert runs.first.seed == 5
+    assert runs.first.recording.seed == 5
     key = "mean_ttft_ms"
     expected = confidence_interval(np.array([summary[key] for summary in alone]))
     assert runs.intervals[key] == expected

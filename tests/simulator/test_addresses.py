@@ -14,11 +14,11 @@ from tests.oracle import Space
 def holed(placement: str) -> list[int | None]:
     """Fill 100 slots with 30, 10, 20, 10, 15 and 15, free the 30, the 20 and the last 15."""
     space = PLACEMENTS.find(placement)(100)
-    regions = [space.place(length) for length in (30, 10, 20, 10, 15, 15)]
+    regions = [space.allocate(length) for length in (30, 10, 20, 10, 15, 15)]
     for gone in (0, 2, 5):
-        space.release(regions[gone] or 0)
+        space.free(regions[gone] or 0)
     space.check()
-    return [space.place(18), space.place(15), space.place(12), space.place(1)]
+    return [space.allocate(18), space.allocate(15), space.allocate(12), space.allocate(1)]
 
 
 def test_first_fit_takes_the_lowest_hole() -> None:
@@ -35,49 +35,49 @@ def test_enough_free_slots_in_pieces_are_not_enough() -> None:
     """External fragmentation: 60 slots are free, 50 do not fit."""
     space = PLACEMENTS.find("first-fit")(100)
     for length in (20, 20, 20, 20, 20):
-        space.place(length)
+        space.allocate(length)
     for address in (0, 40, 80):
-        space.release(address)
-    assert space.free == 60
-    assert not space.fits(50)
-    assert space.place(50) is None
+        space.free(address)
+    assert space.free_slots == 60
+    assert not space.can_allocate(50)
+    assert space.allocate(50) is None
 
 
 def test_a_freed_region_joins_the_holes_on_both_sides() -> None:
     """Freed in the order low, high, middle, three regions leave one hole."""
     space = PLACEMENTS.find("first-fit")(30)
     for _ in range(3):
-        space.place(10)
+        space.allocate(10)
     for address in (0, 20, 10):
-        space.release(address)
+        space.free(address)
         space.check()
-    assert space.place(30) == 0
+    assert space.allocate(30) == 0
 
 
 def test_buddies_split_in_halves_and_join_again() -> None:
     """A 5 takes 8 of 32: halves of 16 and 8 remain; freeing it makes 32 of them again."""
     space = PLACEMENTS.find("buddy")(32)
     assert space.region_size(5) == 8
-    assert space.place(5) == 0
-    assert [space.fits(16), space.fits(17)] == [True, False]
-    assert space.place(16) == 16
-    assert space.place(3) == 8  # the lower half of the 8 that was left
-    assert space.free == 4
-    space.release(0)
-    assert not space.fits(9)  # its twin at 8 is in use
-    space.release(8)
-    assert space.place(16) == 0  # 8 + 4 + 4 joined
+    assert space.allocate(5) == 0
+    assert [space.can_allocate(16), space.can_allocate(17)] == [True, False]
+    assert space.allocate(16) == 16
+    assert space.allocate(3) == 8  # the lower half of the 8 that was left
+    assert space.free_slots == 4
+    space.free(0)
+    assert not space.can_allocate(9)  # its twin at 8 is in use
+    space.free(8)
+    assert space.allocate(16) == 0  # 8 + 4 + 4 joined
 
 
 def test_buddies_live_in_a_space_that_is_no_power_of_two() -> None:
     """24 slots are 16 and 8: the 8 serves first, and the two never join."""
     space = PLACEMENTS.find("buddy")(24)
-    assert space.place(8) == 16
-    assert space.place(9) == 0
-    assert space.place(1) is None
-    space.release(0)
-    space.release(16)
-    assert not space.fits(17)
+    assert space.allocate(8) == 16
+    assert space.allocate(9) == 0
+    assert space.allocate(1) is None
+    space.free(0)
+    space.free(16)
+    assert not space.can_allocate(17)
     space.check()
 
 
@@ -85,22 +85,22 @@ def test_compaction_slides_regions_down_in_order() -> None:
     """Regions at 10 and 40 move to 0 and 10; whoever lies at its place stays."""
     space = PLACEMENTS.find("best-fit")(60)
     for length in (10, 10, 20, 10):
-        space.place(length)
-    space.release(0)
-    space.release(20)
+        space.allocate(length)
+    space.free(0)
+    space.free(20)
     assert space.compact() == {10: 0, 40: 10}
     assert space.regions() == [(0, 10), (10, 10)]
     space.check()
     assert space.compact() == {}
-    assert space.place(40) == 20
+    assert space.allocate(40) == 20
 
 
 def test_buddies_do_not_move() -> None:
     """Their addresses are multiples of their sizes."""
     space = PLACEMENTS.find("buddy")(16)
-    space.place(4)
-    space.place(4)
-    space.release(0)
+    space.allocate(4)
+    space.allocate(4)
+    space.free(0)
     assert space.compact() == {}
     assert space.regions() == [(4, 4)]
 
@@ -120,18 +120,18 @@ def test_placements_agree_with_an_array_of_slots(
     live = []
     for places, number in moves:
         if places:
-            assert space.fits(number) == (plain.find(number) is not None)
-            region, address = plain.put(number), space.place(number)
+            assert space.can_allocate(number) == (plain.find(number) is not None)
+            region, address = plain.put(number), space.allocate(number)
             assert address == (None if region is None else region.start)
             live += [] if region is None else [region]
         elif live:
             region = live.pop(number % len(live))
-            space.release(region.start)
+            space.free(region.start)
             plain.clear(region)
         if compacting and placement != "buddy" and number == 7:
             space.compact()
             plain.slide()
-        assert space.free == size - plain.held
+        assert space.free_slots == size - plain.held
         assert space.regions() == sorted((r.start, r.length) for r in live)
         space.check()
 
@@ -140,11 +140,11 @@ def test_placements_agree_with_an_array_of_slots(
 def test_broken_books_are_noticed(placement: str) -> None:
     """A miscount, an overlap and a leak each break the law."""
     space = PLACEMENTS.find(placement)(16)
-    space.place(4)
-    space.free += 1
+    space.allocate(4)
+    space.free_slots += 1
     with pytest.raises(InvariantError, match="miscounted"):
         space.check()
-    space.free -= 1
+    space.free_slots -= 1
     space._regions[4] = 4
     with pytest.raises(InvariantError, match="two things"):
         space.check()

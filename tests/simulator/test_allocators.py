@@ -56,43 +56,43 @@ def test_a_prompt_is_admitted_only_whole_but_taken_chunk_by_chunk() -> None:
     """Of 5 blocks a prompt of 20 needs 5 and takes 2 for its first 8 tokens."""
     pool = Paged(5, BlockCurve(4))
     first, second = request(0, 20, 5), request(1, 13, 5)
-    assert pool.admit(first, 8) == 0
+    assert pool.allocate(first, 8) == 0
     assert pool.free_blocks == 3
-    assert pool.admit(second, 4) is None  # 4 blocks for all of it
+    assert pool.allocate(second, 4) is None  # 4 blocks for all of it
     first.computed_tokens = 8
-    assert not pool.extend(first, 20, spare_blocks=1)
-    assert pool.extend(first, 20)
+    assert not pool.append_slots(first, 20, spare_blocks=1)
+    assert pool.append_slots(first, 20)
     first.computed_tokens = 20
     assert pool.free_blocks == 0
     pool.check([(first, 20)])
-    pool.release(first)
+    pool.free(first)
     assert pool.free_blocks == 5
 
 
 def test_spare_blocks_stay_free() -> None:
     """A watermark of one keeps a prompt of the whole pool out."""
     pool = Paged(5, BlockCurve(4))
-    assert pool.admit(request(0, 20, 1), 20, spare_blocks=1) is None
-    assert pool.admit(request(0, 16, 1), 16, spare_blocks=1) == 0
+    assert pool.allocate(request(0, 20, 1), 20, spare_blocks=1) is None
+    assert pool.allocate(request(0, 16, 1), 16, spare_blocks=1) == 0
 
 
 def test_samples_share_full_prompt_blocks_and_copy_the_last() -> None:
     """Copy-on-write: a prompt of 10 is 2 full blocks and a half; 3 samples own a half each."""
     pool = Paged(20, BlockCurve(4))
     sampled = request(0, 10, 9, samples=3)
-    assert pool.held_blocks(sampled, 9) == 3  # while the prompt is computed it is one sequence
-    assert pool.held_blocks(sampled, 10) == 2 + 3
-    assert pool.held_blocks(sampled, 12) == 2 + 3
-    assert pool.held_blocks(sampled, 13) == 2 + 3 * 2
+    assert pool.blocks_of(sampled, 9) == 3  # while the prompt is computed it is one sequence
+    assert pool.blocks_of(sampled, 10) == 2 + 3
+    assert pool.blocks_of(sampled, 12) == 2 + 3
+    assert pool.blocks_of(sampled, 13) == 2 + 3 * 2
     whole = request(1, 8, 9, samples=3)
-    assert pool.held_blocks(whole, 8) == 2  # nothing partial, nothing to copy
-    assert pool.held_blocks(whole, 9) == 2 + 3
+    assert pool.blocks_of(whole, 8) == 2  # nothing partial, nothing to copy
+    assert pool.blocks_of(whole, 9) == 2 + 3
 
 
 def test_samples_of_a_windowed_group_own_all_of_it() -> None:
     """The growing group shares 2 of its 3 blocks; the window of 2 blocks is each one's own."""
     pool = Paged(40, BlockCurve(4, 1, (2,)))
-    assert pool.held_blocks(request(0, 10, 9, samples=3), 10) == 2 + 3 * (1 + 2)
+    assert pool.blocks_of(request(0, 10, 9, samples=3), 10) == 2 + 3 * (1 + 2)
 
 
 def test_decoding_takes_blocks_as_they_open() -> None:
@@ -104,7 +104,7 @@ def test_decoding_takes_blocks_as_they_open() -> None:
     batch = decoding(pool, *three)
     assert [batch.blocks_for(steps) for steps in (1, 2, 3, 4, 5, 6)] == [1, 2, 3, 3, 4, 5]
     assert pool.decode_steps(batch, 19) == 6
-    assert pool.take(batch, 6) == 5
+    assert pool.allocate_steps(batch, 6) == 5
     batch.advance(6)
     assert not pool.can_decode(batch)
     assert pool.decode_steps(batch, 19) == 0
@@ -114,10 +114,10 @@ def test_decoding_takes_blocks_as_they_open() -> None:
 def test_what_an_empty_pool_can_never_hold() -> None:
     """20 tokens of cache at the end: the 21st token is given away, never written."""
     pool = Paged(5, BlockCurve(4))
-    assert pool.holdable(request(0, 15, 6))
-    assert not pool.holdable(request(0, 15, 7))
-    assert pool.holdable(request(0, 6, 3, samples=2))  # 1 shared + 2 * 1
-    assert not pool.holdable(request(0, 6, 8, samples=2))  # 1 shared + 2 * 3
+    assert pool.can_allocate(request(0, 15, 6))
+    assert not pool.can_allocate(request(0, 15, 7))
+    assert pool.can_allocate(request(0, 6, 3, samples=2))  # 1 shared + 2 * 1
+    assert not pool.can_allocate(request(0, 6, 8, samples=2))  # 1 shared + 2 * 3
 
 
 def test_coming_back_from_the_host_needs_room_for_the_next_token() -> None:
@@ -125,9 +125,9 @@ def test_coming_back_from_the_host_needs_room_for_the_next_token() -> None:
     pool = Paged(3, BlockCurve(4))
     swapped = request(0, 5, 9)
     swapped.computed_tokens = 8
-    assert not pool.restore(swapped, spare_blocks=1)
+    assert not pool.swap_in(swapped, spare_blocks=1)
     assert swapped.computed_tokens == 8
-    assert pool.restore(swapped)
+    assert pool.swap_in(swapped)
     assert pool.free_blocks == 1
 
 
@@ -187,7 +187,7 @@ def test_compaction_makes_one_hole_and_copies_what_moves() -> None:
 def test_reservations_need_no_spare_room() -> None:
     """Nothing grows, so no watermark and no decode keeps a reservation out."""
     pool = Reserve(40, 40, reserve_oracle)
-    assert pool.admit(request(0, 39, 1), 39, spare_blocks=10) == 0
+    assert pool.allocate(request(0, 39, 1), 39, spare_blocks=10) == 0
 
 
 def test_what_buddies_round_up_is_external() -> None:
@@ -197,7 +197,7 @@ def test_what_buddies_round_up_is_external() -> None:
     admitted(pool, one)
     assert (pool.free_blocks, pool.rounded_slots) == (64, 31)
     assert pool.slots(30, None).external == 31
-    assert not pool.holdable(request(1, 120, 10))
+    assert not pool.can_allocate(request(1, 120, 10))
     finished(pool, one)
     assert (pool.free_blocks, pool.rounded_slots) == (128, 0)
 
@@ -205,8 +205,8 @@ def test_what_buddies_round_up_is_external() -> None:
 def test_samples_reserve_side_by_side() -> None:
     """Two sequences of 12 each."""
     pool = Reserve(23, 100, reserve_oracle)
-    assert not pool.holdable(request(0, 8, 4, samples=2))
-    assert pool.holdable(request(0, 8, 3, samples=2))
+    assert not pool.can_allocate(request(0, 8, 4, samples=2))
+    assert pool.can_allocate(request(0, 8, 3, samples=2))
 
 
 # ---- grow -------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_a_tensor_is_twice_there_while_it_is_copied() -> None:
     batch = decoding(pool, one)
     addresses = []
     while pool.can_decode(batch):
-        assert pool.take(batch, 1) == 1
+        assert pool.allocate_steps(batch, 1) == 1
         batch.advance(1)
         addresses.append(one.blocks)
     # 9 at 0 -> 10 at 9 -> 11 at 19 -> 12 at 0 -> 13 at 12 -> no place for 14
@@ -246,16 +246,16 @@ def test_a_tensor_that_comes_back_is_copied_at_once() -> None:
     one.computed_tokens = 9
     for slots, fits in [(18, False), (19, True)]:
         pool = Grow(slots, lambda tokens: tokens)
-        assert pool.restore(one) is fits
+        assert pool.swap_in(one) is fits
         assert pool.free_blocks == slots - 9 * fits
 
 
 def test_buddies_count_in_what_a_growing_tensor_needs() -> None:
     """Nine tokens beside eight take 16 + 8 slots of a buddy system, and 17 of any other."""
     last = request(0, 5, 5)  # 9 cached tokens at the end
-    assert Grow(17, lambda tokens: tokens).holdable(last)
-    assert not Grow(23, lambda tokens: tokens, placement="buddy").holdable(last)
-    assert Grow(24, lambda tokens: tokens, placement="buddy").holdable(last)
+    assert Grow(17, lambda tokens: tokens).can_allocate(last)
+    assert not Grow(23, lambda tokens: tokens, placement="buddy").can_allocate(last)
+    assert Grow(24, lambda tokens: tokens, placement="buddy").can_allocate(last)
 
 
 def test_the_caching_allocator_rounds_as_pytorch_does() -> None:
@@ -282,7 +282,7 @@ def test_no_cache_never_runs_out() -> None:
     """Neither at admission nor later; it advances step by step, as each computes more."""
     memory = NoCache(4)
     one = request(0, 1000, 1000)
-    assert memory.holdable(one)
+    assert memory.can_allocate(one)
     assert admitted(memory, one) == [0]
     assert memory.decode_steps(decoding(memory, one), 99) == 1
     assert memory.slots(1000, None) == Slots()

@@ -45,7 +45,7 @@ def test_in_every_frame_held_cached_and_free_make_the_pool(allocator):
     for frame in camera.frames:
         assert frame.held + frame.cached + frame.free == camera.total_blocks
         assert all(min(each.written, each.coming, each.unused) >= 0 for each in frame.holdings)
-    assert camera.frames[-1].seconds <= _.end_seconds
+    assert camera.frames[-1].seconds <= _.recording.end_seconds
 
 
 @pytest.mark.parametrize("placement", ["first-fit", "best-fit", "buddy"])

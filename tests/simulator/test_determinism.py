@@ -16,10 +16,10 @@ import kvsim
 scenario = kvsim.load_scenario("peer-w", overrides=json.loads(sys.argv[1]))
 result = kvsim.simulate(scenario, seed=int(sys.argv[2]))
 print(json.dumps(result.summary))
-columns = {**result.columns, **result.recorder.step_columns()}
+columns = {**result.columns, **result.recording.recorder.step_columns()}
 for name, column in columns.items():
     print(name, len(column), hashlib.sha256(column.tobytes()).hexdigest())
-print(result.recorder.preempted, sorted(result.recorder.cached_tokens.items()))
+print(result.recording.recorder.preempted, sorted(result.recording.recorder.cached_tokens.items()))
 """
 
 SPREAD = {

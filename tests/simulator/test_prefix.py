@@ -66,7 +66,7 @@ def test_the_tail_of_a_prefix_is_evicted_before_its_head() -> None:
     assert admitted(pool, new) == [0]  # takes the unused one, the tail's and block 3
     finished(pool, new)
     again = request(2, 17, 1, content=content)
-    assert pool.admit(again, 17) == 12
+    assert pool.allocate(again, 17) == 12
     pool.check([(again, 17)])
 
 
@@ -130,9 +130,9 @@ def test_hits_on_idle_blocks_take_room_too() -> None:
     admitted(pool, first)
     finished(pool, first)
     again = request(1, 16, 1, content=content)
-    assert pool.admit(again, 16, spare_blocks=1) is None
+    assert pool.allocate(again, 16, spare_blocks=1) is None
     assert pool.free_blocks == 4
-    assert pool.admit(again, 16) == 8
+    assert pool.allocate(again, 16) == 8
     assert pool.free_blocks == 0
 
 
@@ -143,7 +143,7 @@ def test_a_second_copy_of_known_content_stays_anonymous() -> None:
     assert admitted(pool, *twins) == [0, 0]
     for twin in twins:
         twin.computed_tokens = 6
-        assert pool.take(decoding(pool, request(9, 4, 2)), 1) == 1
+        assert pool.allocate_steps(decoding(pool, request(9, 4, 2)), 1) == 1
     pool.check([(twin, 6) for twin in twins])
     finished(pool, *twins)
     pool.check([])
@@ -155,11 +155,11 @@ def test_a_preempted_request_finds_its_own_blocks_again() -> None:
     pool = prefix_pool(8)
     alone = request(0, 7, 9)
     admitted(pool, alone)
-    pool.take(decoding(pool, request(9, 8, 2)), 1)  # the third block, for tokens 8 and 9
+    pool.allocate_steps(decoding(pool, request(9, 8, 2)), 1)  # the third block, for tokens 8 and 9
     alone.computed_tokens = 9
-    pool.release(alone, preempted=True)
+    pool.free(alone, preempted=True)
     alone.preemptions, alone.prefill_tokens, alone.computed_tokens = 1, 10, 0
-    assert pool.admit(alone, 10) == 8
+    assert pool.allocate(alone, 10) == 8
     alone.computed_tokens = 10
     pool.check([(alone, 10)])
     finished(pool, alone)

@@ -247,13 +247,13 @@ class Crowd(Log):
     def watch(self, replica: Replica) -> None:
         """Count at every run of steps, and time every request at the door."""
         self.scheduler = replica.scheduler
-        submit = replica.scheduler.submit
+        add_request = replica.scheduler.add_request
 
         def met(request: Request) -> bool:
             self.at_the_door += replica.now - request.arrival_seconds
-            return submit(request)
+            return add_request(request)
 
-        self.scheduler.submit = met  # type: ignore[method-assign]
+        self.scheduler.add_request = met  # type: ignore[method-assign]
 
     def run_begins(self, row: Mapping[str, float]) -> None:
         """A run of steps begins; nobody comes or goes before its end."""

@@ -108,7 +108,7 @@ def test_tokens_are_conserved(result):
     """A decode step gives each of its sequences a token, and each prefill gives one."""
     columns, samples = result.columns, result.setup.scenario.workload.samples
     done = ~np.isnan(columns["finish_seconds"])
-    decoded = result.accounts.gap_tokens.sum()
+    decoded = result.totals.gap_tokens.sum()
     asked = samples * (columns["output_tokens"][done] - 1).sum()
     assert asked - samples * result.summary["preemptions"] <= decoded <= asked
 
@@ -120,11 +120,11 @@ def test_littles_law_of_decoding(result):
     columns, samples = result.columns, result.setup.scenario.workload.samples
     done = columns["rejected"] == 0
     spent = (columns["finish_seconds"] - columns["first_token_seconds"])[done].sum()
-    books = result.accounts
-    waits = (books.gap_seconds * books.gap_tokens).sum()
+    totals = result.totals
+    waits = (totals.gap_seconds * totals.gap_tokens).sum()
     assert waits == pytest.approx(samples * spent, rel=1e-9)
     if result.setup.scenario.scheduler.policy != "vllm-v0":  # whose decoding stalls
-        assert books.sequence_seconds == pytest.approx(samples * spent, rel=1e-9)
+        assert totals.sequence_seconds == pytest.approx(samples * spent, rel=1e-9)
 
 
 # --- overrides -----------------------------------------------------------------------------
@@ -276,4 +276,4 @@ def test_malformed_rows_of_a_trace_are_noted_with_their_lines(tmp_path):
     text = TRACE + ROW.format(1, 10, 10) + "nonsense\n" + ROW.format(2, 10, 10)
     result = simulate(traced(tmp_path, text))
     assert result.summary["completed"] == 2
-    assert any("line 3" in note for note in result.notes)
+    assert any("line 3" in note for note in result.recording.notes)

@@ -55,17 +55,17 @@ class Teller(Log):
 
     def listen(self, scheduler: Scheduler) -> None:
         """Hear of every plan, and of every end."""
-        plan, finish, decoded = scheduler.plan, scheduler.finish, scheduler.decoded
+        schedule, finish, decoded = scheduler.schedule, scheduler.finish, scheduler.decoded
 
         def told(now: float) -> StepPlan | None:
-            self.planned = plan(now)
+            self.planned = schedule(now)
             return self.planned
 
         def ended(done: list[Request], now: float) -> list[Request]:
             self.lines += [f"t={now:g} {request.row} ends" for request in done]
             return done
 
-        scheduler.plan = told  # type: ignore[method-assign]
+        scheduler.schedule = told  # type: ignore[method-assign]
         scheduler.finish = lambda plan, steps, now: ended(finish(plan, steps, now), now)  # type: ignore[method-assign]
         scheduler.decoded = lambda steps, now: ended(decoded(steps, now), now)  # type: ignore[method-assign]
         self.scheduler = scheduler

@@ -267,7 +267,7 @@ def admitted(memory: Allocator, *requests: Request) -> list[int | None]:
     """Admit whole prompts; return what was cached of each, None for no room."""
     found = []
     for one in requests:
-        cached = memory.admit(one, one.prefill_tokens)
+        cached = memory.allocate(one, one.prefill_tokens)
         if cached is not None:
             one.computed_tokens = one.prefill_tokens
         found.append(cached)
@@ -286,7 +286,7 @@ def decoding(memory: Allocator, *requests: Request) -> DecodeBatch:
 def finished(memory: Allocator, *requests: Request) -> None:
     """Let requests go."""
     for one in requests:
-        memory.release(one)
+        memory.free(one)
 
 
 # ---- a run ------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def test_a_context_limit_below_every_first_turn_is_one_clear_line():
         lengths=lengths,
         prefix={**TALKS, "max_context_tokens": 900},
     )
-    with pytest.raises(InputError, match=r"workload\.prefix\.max_context_tokens: no first turn"):
+    with pytest.raises(InputError, match=r"max_context_tokens: no first turn"):
         list(workload.tables(Streams(0)))
 
 

@@ -123,6 +123,6 @@ def _idle_scheduler(sequences: int) -> Any:
         allocator=SimpleNamespace(
             total_blocks=sequences * each,
             free_blocks=0,
-            held_blocks=lambda request, tokens: ceil_div(tokens, BLOCK_SIZE),
+            blocks_of=lambda request, tokens: ceil_div(tokens, BLOCK_SIZE),
         ),
     )

@@ -71,7 +71,7 @@ def predict_generation(
     setup = prepare(study_scenario(generation, kind, model), model=model, accelerator=profile)
     result = run_setup(setup, 0)
     held = result.kv_cache()["usage_peak"] * setup.pool_slots
-    return Prediction(result.end_seconds, round(held) * setup.token_bytes)
+    return Prediction(result.recording.end_seconds, round(held) * setup.token_bytes)
 
 
 def study_scenario(generation: Generation, kind: type[BatchCache], model: ModelSpec) -> Scenario:

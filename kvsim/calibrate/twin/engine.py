@@ -96,7 +96,7 @@ class TwinEngine:
         coming |= dict.fromkeys(decoding, 1)
         for request in scheduler.running:
             tokens = scheduler.cached_tokens(request) + coming.get(request, 0)
-            pool.hold(request, allocator.held_blocks(request, tokens))
+            pool.hold(request, allocator.blocks_of(request, tokens))
         opening = scheduler.batch.opening if decoding else 0
         pool.check(allocator.total_blocks - allocator.free_blocks + opening)
 

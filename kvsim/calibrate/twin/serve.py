@@ -15,11 +15,11 @@ from kvsim.calibrate.twin.paged import BlockPool
 from kvsim.errors import UnsupportedError
 from kvsim.memory.weights import weight_bytes
 from kvsim.results.result import SimulationResult
-from kvsim.runs.simulate import collector_paused
 from kvsim.simulator.arrival_queue import ArrivalQueue
 from kvsim.simulator.prepare import Setup, make_scheduler
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.replica import Replica, run_replica
+from kvsim.simulator.run import Recording, collector_paused
 from kvsim.steptime.kv_reads import prefill_pairs
 from kvsim.workload.spec import build_workload
 from kvsim.workload.streams import Streams
@@ -127,7 +127,7 @@ class Twin:
         memory = MemoryUse(
             self.decoder.weight_bytes, pool.bytes, pool.peak_blocks, self.device.peak_bytes()
         )
-        result = SimulationResult(setup, seed, recorder, replica.now)
+        result = SimulationResult(Recording(setup, seed, recorder, replica.now))
         return TwinRun(result, tuple(clock.samples), memory, engine.texts)
 
 

@@ -79,7 +79,7 @@ def _gauges(result: SimulationResult, labels: Labels) -> Iterator[str]:
 
 def _usage(result: SimulationResult) -> float:
     """Share of the pool that was held after the last step."""
-    steps = result.recorder.step_columns()
+    steps = result.recording.recorder.step_columns()
     held = steps["held_slots"][-1:] + steps["grown_slots"][-1:]
     return float(held.sum() / result.setup.pool_slots)
 
@@ -106,10 +106,10 @@ def _histograms(result: SimulationResult, labels: Labels) -> Iterator[str]:
     finish = columns["finish_seconds"]
     done = ~np.isnan(finish)
     lengths = token_buckets(result.setup.deployment.model.max_position_embeddings)
-    books, steps = result.accounts, result.recorder.step_columns()
+    totals, steps = result.totals, result.recording.recorder.step_columns()
     observed: dict[str, tuple[Floats, Sequence[float], Floats | None]] = {
         "time_to_first_token_seconds": (latencies["ttft"], TTFT_BUCKETS, None),
-        "inter_token_latency_seconds": (books.gap_seconds, ITL_BUCKETS, books.gap_tokens),
+        "inter_token_latency_seconds": (totals.gap_seconds, ITL_BUCKETS, totals.gap_tokens),
         "request_time_per_output_token_seconds": (latencies["tpot"], ITL_BUCKETS, None),
         "e2e_request_latency_seconds": (latencies["e2el"], LATENCY_BUCKETS, None),
         "request_queue_time_seconds": (latencies["queue"], LATENCY_BUCKETS, None),

@@ -30,8 +30,8 @@ def provenance(result: SimulationResult) -> dict[str, Any]:
     options = deployment.options.model_dump(mode="json", exclude_none=True)
     return {
         "kvsim": metadata.version("kvsim"),
-        "seed": result.seed,
-        "notes": list(result.notes),
+        "seed": result.recording.seed,
+        "notes": list(result.recording.notes),
         "scenario": resolved_scenario(scenario),
         "engine": {"name": engine.name, "version": engine.version, "options": options},
         "scheduler": SCHEDULERS.find(scenario.scheduler.policy).mimics,

@@ -51,10 +51,10 @@ def timeline(
     """
     requests = _scheduled(result)
     shown = min(len(requests["row"]), most_requests)
-    lanes = _lanes(requests, shown, result.end_seconds)
-    steps = result.recorder.step_columns()
+    lanes = _lanes(requests, shown, result.recording.end_seconds)
+    steps = result.recording.recorder.step_columns()
     events = _names(max(lanes, default=-1) + 1)
-    events += _slices(requests, lanes, result.end_seconds)
+    events += _slices(requests, lanes, result.recording.end_seconds)
     events += _counters(result, steps, most_samples)
     events += _preemptions(result, steps["start_seconds"], set(requests["row"][:shown].tolist()))
     return {
@@ -179,7 +179,7 @@ def _preemptions(result: SimulationResult, starts: Floats, shown: set[float]) ->
             "tid": _COUNTER_TID,
             "ts": _microseconds(starts[min(step, last)]),
         }
-        for row, step in result.recorder.preempted
+        for row, step in result.recording.recorder.preempted
         if row in shown and last >= 0
     ]
 

@@ -30,13 +30,13 @@ class AddressSpace(ABC):
 
     Attributes
     ----------
-    free : int
+    free_slots : int
         Slots that belong to no region.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.free = size
+        self.free_slots = size
         self._regions: dict[int, int] = {}
 
     def region_size(self, length: int) -> int:
@@ -57,7 +57,7 @@ class AddressSpace(ABC):
         Raises
         ------
         InvariantError
-            When they overlap, leave a gap, or `free` is miscounted.
+            When they overlap, leave a gap, or `free_slots` is miscounted.
         """
         free = self._free_spans()
         at = 0
@@ -65,20 +65,20 @@ class AddressSpace(ABC):
             if address != at:
                 raise InvariantError(f"address {at} belongs to nothing, or to two things")
             at += length
-        if at != self.size or self.free != sum(length for _, length in free):
+        if at != self.size or self.free_slots != sum(length for _, length in free):
             raise InvariantError("free slots of the address space are miscounted")
 
     @abstractmethod
-    def place(self, length: int) -> int | None:
+    def allocate(self, length: int) -> int | None:
         """Reserve a region; return its address, or None when nothing is long enough."""
 
     @abstractmethod
-    def release(self, address: int) -> None:
+    def free(self, address: int) -> None:
         """Free the region at `address` and join what is free around it."""
 
     @abstractmethod
-    def fits(self, length: int) -> bool:
-        """Whether ``place(length)`` would succeed."""
+    def can_allocate(self, length: int) -> bool:
+        """Whether ``allocate(length)`` would succeed."""
 
     @abstractmethod
     def compact(self) -> dict[int, int]:
@@ -96,7 +96,7 @@ class _Holes(AddressSpace):
         super().__init__(size)
         self._holes: list[tuple[int, int]] = [(0, size)] if size else []
 
-    def place(self, length: int) -> int | None:
+    def allocate(self, length: int) -> int | None:
         """Reserve the start of the chosen hole."""
         hole = self._choose(length)
         if hole is None:
@@ -105,10 +105,10 @@ class _Holes(AddressSpace):
         if start + length < end:
             self._holes.insert(hole, (start + length, end))
         self._regions[start] = length
-        self.free -= length
+        self.free_slots -= length
         return start
 
-    def release(self, address: int) -> None:
+    def free(self, address: int) -> None:
         """Turn a region into a hole, joined with its neighbours."""
         length = self._regions.pop(address)
         start, end = address, address + length
@@ -118,9 +118,9 @@ class _Holes(AddressSpace):
         if at and self._holes[at - 1][1] == start:
             start = self._holes.pop(at - 1)[0]
         insort(self._holes, (start, end))
-        self.free += length
+        self.free_slots += length
 
-    def fits(self, length: int) -> bool:
+    def can_allocate(self, length: int) -> bool:
         """Whether some hole is long enough."""
         return self._choose(length) is not None
 
@@ -176,7 +176,7 @@ class Buddy(AddressSpace):
         """The next power of two."""
         return 1 << (length - 1).bit_length()
 
-    def place(self, length: int) -> int | None:
+    def allocate(self, length: int) -> int | None:
         """Split the smallest block that is long enough down to the region's size."""
         want = self.region_size(length)
         have = self._smallest(want)
@@ -187,19 +187,19 @@ class Buddy(AddressSpace):
             have //= 2
             insort(self._halves.setdefault(have, []), address + have)
         self._regions[address] = want
-        self.free -= want
+        self.free_slots -= want
         return address
 
-    def release(self, address: int) -> None:
+    def free(self, address: int) -> None:
         """Free a block and join it with its twin for as long as that is free too."""
         length = self._regions.pop(address)
-        self.free += length
+        self.free_slots += length
         while (twin := address ^ length) in self._halves.get(length, ()):
             self._halves[length].remove(twin)
             address, length = min(address, twin), 2 * length
         insort(self._halves.setdefault(length, []), address)
 
-    def fits(self, length: int) -> bool:
+    def can_allocate(self, length: int) -> bool:
         """Whether a block of the region's size, or a larger one, is free."""
         return self._smallest(self.region_size(length)) is not None
 

@@ -2,12 +2,12 @@
 
 The scheduler asks in four moments of a request's life, the replica once a run::
 
-    holdable(request)            at arrival: could an empty pool ever hold it?
-    admit(request, tokens)       first prefill chunk: room for `tokens`?  -> cached tokens | None
-    extend(request, tokens)      later chunks                             -> bool
-    decode_steps(batch, limit)   how many steps every decoding sequence can take
-    take(batch, steps)           take what those steps write
-    release(request, ...)        finished or preempted
+    can_allocate(request)          at arrival: could an empty pool ever hold it?
+    allocate(request, tokens)      first prefill chunk: room for it?  -> cached tokens | None
+    append_slots(request, tokens)  later chunks                       -> bool
+    decode_steps(batch, limit)     how many steps has every decoding sequence room for?
+    allocate_steps(batch, steps)   the blocks that those steps write
+    free(request)                  finished or preempted
 
 Scarcity is an answer, never an exception. ``check()`` states the conservation law
 ``held + cached + free = total`` and raises `InvariantError` when it is broken.
@@ -123,7 +123,7 @@ class Allocator(ABC):
         """Token slots of the whole pool."""
         return self.total_blocks * self.block_size
 
-    def held_blocks(self, request: Request, tokens: int) -> int:
+    def blocks_of(self, request: Request, tokens: int) -> int:
         """Blocks of a request with `tokens` cached tokens a sequence.
 
         Parallel samples share the full blocks of the prompt; each owns a copy of the last,
@@ -138,14 +138,14 @@ class Allocator(ABC):
         shared = self.curve.growing * (request.prompt_tokens // self.block_size)
         return shared + request.samples * (blocks - shared)
 
-    def holdable(self, request: Request) -> bool:
+    def can_allocate(self, request: Request) -> bool:
         """Whether an empty pool could hold the request to its last token."""
         if request.samples == 1:
             return request.prompt_tokens + request.output_tokens - 1 <= self._longest
-        return self.held_blocks(request, request.final_tokens) <= self.total_blocks
+        return self.blocks_of(request, request.final_tokens) <= self.total_blocks
 
     @abstractmethod
-    def admit(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+    def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
         """Give a waiting request room for its first prefill chunk.
 
         Parameters
@@ -166,17 +166,17 @@ class Allocator(ABC):
         """
 
     @abstractmethod
-    def extend(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
+    def append_slots(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
         """Make room for a request's first `tokens` tokens; False leaves everything as it was."""
 
-    def restore(self, request: Request, *, spare_blocks: int = 0) -> bool:
+    def swap_in(self, request: Request, *, spare_blocks: int = 0) -> bool:
         """Make room again for the cached tokens of a request that was swapped out.
 
         It decodes at once, so its next token must have room too.
         """
         tokens, request.computed_tokens = request.computed_tokens, 0
-        opening = self.held_blocks(request, tokens + 1) - self.held_blocks(request, tokens)
-        fits = self.extend(request, tokens, spare_blocks=spare_blocks + opening)
+        opening = self.blocks_of(request, tokens + 1) - self.blocks_of(request, tokens)
+        fits = self.append_slots(request, tokens, spare_blocks=spare_blocks + opening)
         request.computed_tokens = tokens
         return fits
 
@@ -189,11 +189,11 @@ class Allocator(ABC):
         """Steps, at most `limit`, for which every sequence of the batch has room."""
 
     @abstractmethod
-    def take(self, batch: DecodeBatch, steps: int) -> int:
+    def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
         """Take the blocks that the next `steps` decode steps write; return how many."""
 
     @abstractmethod
-    def release(self, request: Request, *, preempted: bool = False) -> None:
+    def free(self, request: Request, *, preempted: bool = False) -> None:
         """Take back everything that a request holds; its ``computed_tokens`` are up to date."""
 
     def slots(self, tokens: int, head: Request | None) -> Slots:
@@ -219,7 +219,7 @@ class Allocator(ABC):
 
         True between two steps, when nobody holds blocks for a step that is under way.
         """
-        return [Holding(request.row, self.held_blocks(request, n)) for request, n in live]
+        return [Holding(request.row, self.blocks_of(request, n)) for request, n in live]
 
     @abstractmethod
     def check(self, live: Iterable[tuple[Request, int]]) -> None:

@@ -85,25 +85,25 @@ class Grow(Allocator):
         self._space = PLACEMENTS.find(placement)(slots)
         self.peak_slots = 0
 
-    def holdable(self, request: Request) -> bool:
+    def can_allocate(self, request: Request) -> bool:
         """Whether the last copy fits beside its original in an empty space."""
         last = self._length(request, request.final_tokens)
         before = self._length(request, max(1, request.final_tokens - 1))
         copied = self._space.region_size(before) if request.output_tokens > 1 else 0
         return self._space.region_size(last) + copied <= self.total_blocks
 
-    def admit(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+    def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
         """Make the prompt's tensor whole (a plain loop prefills in one go).
 
         The copies of those that decode must still find a place beside it.
         """
         return 0 if self._make(request, request.prefill_tokens) else None
 
-    def extend(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
+    def append_slots(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
         """Nothing to do: the prompt's tensor is whole."""
         return True
 
-    def restore(self, request: Request, *, spare_blocks: int = 0) -> bool:
+    def swap_in(self, request: Request, *, spare_blocks: int = 0) -> bool:
         """Make the tensor again; its own next copy must find a place too."""
         return self._make(request, request.computed_tokens, decodes=True)
 
@@ -111,25 +111,27 @@ class Grow(Allocator):
         """One step, when every sequence's copy finds a place in turn; else none."""
         return int(self._copies_fit())
 
-    def take(self, batch: DecodeBatch, steps: int) -> int:
+    def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
         """Copy every sequence in turn, the oldest first."""
-        before = self._space.free
+        before = self._space.free_slots
         for request in batch.members:
             tokens = batch.cached_tokens(request)
             request.blocks = self._regrow(self._space, request, tokens)
             self.copied_tokens += request.samples * tokens
-        self.free_blocks = self._space.free
+        self.free_blocks = self._space.free_slots
         return before - self.free_blocks
 
-    def release(self, request: Request, *, preempted: bool = False) -> None:
+    def free(self, request: Request, *, preempted: bool = False) -> None:
         """Free the tensor."""
-        self._space.release(address_of(request))
+        self._space.free(address_of(request))
         request.blocks = None
-        self.free_blocks = self._space.free
+        self.free_blocks = self._space.free_slots
 
     def slots(self, tokens: int, head: Request | None) -> Slots:
         """Rounding is internal waste; holes are external while a request waits in vain."""
-        stuck = head is not None and not self._space.fits(self._length(head, head.prefill_tokens))
+        stuck = head is not None and not self._space.can_allocate(
+            self._length(head, head.prefill_tokens)
+        )
         return Slots(external=self.free_blocks if stuck else 0)
 
     def holdings(self, live: Iterable[tuple[Request, int]]) -> list[Holding]:
@@ -153,15 +155,15 @@ class Grow(Allocator):
 
     def _make(self, request: Request, tokens: int, *, decodes: bool = False) -> bool:
         """Place a request's first tensor, if the next step's copies still fit beside it."""
-        address = self._space.place(self._length(request, tokens))
+        address = self._space.allocate(self._length(request, tokens))
         if address is None:
             return False
         request.blocks = address
         joining = {request: tokens} if decodes else {}
         if not self._copies_fit(joining):
-            self.release(request)
+            self.free(request)
             return False
-        self.free_blocks = self._space.free
+        self.free_blocks = self._space.free_slots
         self._note_peak()
         return True
 
@@ -177,13 +179,13 @@ class Grow(Allocator):
 
     def _regrow(self, space: AddressSpace, request: Request, tokens: int) -> int | None:
         """Place a tensor one longer, then free the old one; None when the copy has no room."""
-        address = space.place(self._length(request, tokens + 1))
+        address = space.allocate(self._length(request, tokens + 1))
         if address is None:
             return None
         if space is self._space:
             self._note_peak()
-        space.release(address_of(request))
+        space.free(address_of(request))
         return address
 
     def _note_peak(self) -> None:
-        self.peak_slots = max(self.peak_slots, self.total_blocks - self._space.free)
+        self.peak_slots = max(self.peak_slots, self.total_blocks - self._space.free_slots)

@@ -18,21 +18,21 @@ class Paged(Allocator):
     Waste is internal only, less than a block a sequence, so no address is ever needed.
     """
 
-    def admit(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+    def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
         """Require room for the whole prompt, take the first chunk's blocks."""
-        whole = self.held_blocks(request, request.prefill_tokens)
+        whole = self.blocks_of(request, request.prefill_tokens)
         if whole + spare_blocks > self.free_blocks:
             return None
         if chunk_tokens < request.prefill_tokens:
-            whole = self.held_blocks(request, chunk_tokens)
+            whole = self.blocks_of(request, chunk_tokens)
         self.free_blocks -= whole
         return 0
 
-    def extend(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
+    def append_slots(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
         """Take the blocks between the computed tokens and `tokens`."""
-        need = self.held_blocks(request, tokens)
+        need = self.blocks_of(request, tokens)
         if request.computed_tokens:
-            need -= self.held_blocks(request, request.computed_tokens)
+            need -= self.blocks_of(request, request.computed_tokens)
         if need + spare_blocks > self.free_blocks:
             return False
         self.free_blocks -= need
@@ -48,19 +48,19 @@ class Paged(Allocator):
         """Whether the blocks that the next step opens are free."""
         return batch.opens <= self.free_blocks or batch.opening <= self.free_blocks
 
-    def take(self, batch: DecodeBatch, steps: int) -> int:
+    def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
         """Take the blocks that open during the run."""
         need = batch.blocks_for(steps)
         self.free_blocks -= need
         return need
 
-    def release(self, request: Request, *, preempted: bool = False) -> None:
+    def free(self, request: Request, *, preempted: bool = False) -> None:
         """Give all blocks back."""
-        self.free_blocks += self.held_blocks(request, request.computed_tokens)
+        self.free_blocks += self.blocks_of(request, request.computed_tokens)
 
     def check(self, live: Iterable[tuple[Request, int]]) -> None:
         """State ``held + free = total``."""
-        held = sum(self.held_blocks(request, tokens) for request, tokens in live)
+        held = sum(self.blocks_of(request, tokens) for request, tokens in live)
         if held + self.free_blocks != self.total_blocks or self.free_blocks < 0:
             raise InvariantError(
                 f"{held} blocks held + {self.free_blocks} free != {self.total_blocks} in all"

@@ -57,7 +57,6 @@ class Prefix(Paged):
         if curve != BlockCurve(curve.block_size):
             raise InputError(
                 "prefix sharing is modelled for models with full attention in every layer",
-                where="memory.allocator",
                 fix="use allocator: paged for windowed and recurrent models",
             )
         super().__init__(total_blocks, curve)
@@ -65,45 +64,45 @@ class Prefix(Paged):
         self._idle = EVICTION_POLICIES.find(eviction)()
         self._idle.add_anonymous(total_blocks)
 
-    def admit(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+    def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
         """Look the prompt up; hold its hits and take blocks for the first new chunk."""
         ids = self._ids(request, request.prefill_tokens)
         hits, idle_hits = self._lookup(ids, request.prefill_tokens)
-        new = self.held_blocks(request, request.prefill_tokens) - hits
+        new = self.blocks_of(request, request.prefill_tokens) - hits
         if new + idle_hits + spare_blocks > self.free_blocks:
             return None
         request.blocks = list(ids[:hits])
         for block_id in request.blocks:
-            self._hold(block_id)
+            self._touch(block_id)
         cached = hits * self.block_size
         end = min(cached + chunk_tokens, request.prefill_tokens)
-        self._take_new(self.held_blocks(request, end) - hits)
+        self._allocate_new(self.blocks_of(request, end) - hits)
         self._name_full_blocks(request, ids, end)
         return cached
 
-    def extend(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
+    def append_slots(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
         """Take the blocks of a further chunk and name those that it fills."""
         computed = request.computed_tokens
-        need = self.held_blocks(request, tokens)
-        need -= self.held_blocks(request, computed) if computed else 0
+        need = self.blocks_of(request, tokens)
+        need -= self.blocks_of(request, computed) if computed else 0
         if need + spare_blocks > self.free_blocks:
             return False
         if not computed:
             request.blocks = []
-        self._take_new(need)
+        self._allocate_new(need)
         self._name_full_blocks(request, self._ids(request, tokens), tokens)
         return True
 
-    def take(self, batch: DecodeBatch, steps: int) -> int:
+    def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
         """Take the blocks that open during the run."""
         need = batch.blocks_for(steps)
-        self._take_new(need)
+        self._allocate_new(need)
         return need
 
-    def release(self, request: Request, *, preempted: bool = False) -> None:
+    def free(self, request: Request, *, preempted: bool = False) -> None:
         """Let go of the tail first, so that a prefix outlives what was built on it."""
         tokens = request.computed_tokens
-        held = self.held_blocks(request, tokens) if tokens else 0
+        held = self.blocks_of(request, tokens) if tokens else 0
         if preempted or request.content is not None:
             ids = self._ids(request, tokens, leaving=preempted)
             self._name_full_blocks(request, ids, tokens)
@@ -112,7 +111,7 @@ class Prefix(Paged):
         self.free_blocks += held - len(names)
         keep = preempted or request.content is not None
         for block_id in reversed(names):
-            self._let_go(block_id, keep=keep)
+            self._free_block(block_id, keep=keep)
         request.blocks = None
 
     def slots(self, tokens: int, head: Request | None) -> Slots:
@@ -128,7 +127,7 @@ class Prefix(Paged):
         """What each request holds alone: all of its blocks but the shared ones."""
         shared = {block_id for block_id, count in self._refs.items() if count > 1}
         return [
-            Holding(r.row, self.held_blocks(r, n) - sum(map(shared.__contains__, _names(r))))
+            Holding(r.row, self.blocks_of(r, n) - sum(map(shared.__contains__, _names(r))))
             for r, n in live
         ]
 
@@ -139,7 +138,7 @@ class Prefix(Paged):
         for request, tokens in live:
             names = _names(request)
             holders.update(block_id for block_id in names if block_id is not None)
-            anonymous += self.held_blocks(request, tokens) - sum(n is not None for n in names)
+            anonymous += self.blocks_of(request, tokens) - sum(n is not None for n in names)
         if holders != Counter(self._refs):
             raise InvariantError("holders of shared blocks are miscounted")
         if len(self._idle) != self.free_blocks:
@@ -166,7 +165,7 @@ class Prefix(Paged):
             hits += 1
         return hits, idle_hits
 
-    def _hold(self, block_id: int) -> None:
+    def _touch(self, block_id: int) -> None:
         """Add a holder, reviving the block if it was idle."""
         if block_id in self._refs:
             self._refs[block_id] += 1
@@ -175,7 +174,7 @@ class Prefix(Paged):
             self._refs[block_id] = 1
             self.free_blocks -= 1
 
-    def _let_go(self, block_id: int | None, *, keep: bool) -> None:
+    def _free_block(self, block_id: int | None, *, keep: bool) -> None:
         """Remove a holder; the last one's block goes idle, its content kept or not."""
         if block_id is not None:
             self._refs[block_id] -= 1
@@ -189,7 +188,7 @@ class Prefix(Paged):
         else:
             self._idle.add_anonymous(1)
 
-    def _take_new(self, count: int) -> None:
+    def _allocate_new(self, count: int) -> None:
         """Take blocks in order of eviction."""
         self._idle.evict(count)
         self.free_blocks -= count

@@ -18,15 +18,15 @@ class NoCache(Allocator):
     def __init__(self, slots: int) -> None:
         super().__init__(slots, BlockCurve(1))
 
-    def holdable(self, request: Request) -> bool:
+    def can_allocate(self, request: Request) -> bool:
         """Always."""
         return True
 
-    def admit(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+    def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
         """Always, finding nothing cached."""
         return 0
 
-    def extend(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
+    def append_slots(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
         """Always."""
         return True
 
@@ -34,11 +34,11 @@ class NoCache(Allocator):
         """One: the next step computes more than this one."""
         return 1
 
-    def take(self, batch: DecodeBatch, steps: int) -> int:
+    def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
         """Nothing."""
         return 0
 
-    def release(self, request: Request, *, preempted: bool = False) -> None:
+    def free(self, request: Request, *, preempted: bool = False) -> None:
         """Nothing is held."""
 
     def holdings(self, live: Iterable[tuple[Request, int]]) -> list[Holding]:

@@ -97,11 +97,11 @@ class Reserve(Allocator):
         self._final = 0
         self._live: dict[int, Request] = {}
 
-    def holdable(self, request: Request) -> bool:
+    def can_allocate(self, request: Request) -> bool:
         """Whether the reservation fits an empty space."""
         return self._space.region_size(self._length(request)) <= self.total_blocks
 
-    def admit(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+    def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
         """Place the whole reservation, whatever the first chunk needs; nothing grows later."""
         address = self._place(self._length(request))
         if address is None:
@@ -112,24 +112,24 @@ class Reserve(Allocator):
         self._count_free(self._rounding(request))
         return 0
 
-    def extend(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
+    def append_slots(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
         """Nothing to do: the room is reserved (a swapped-out request reserves again)."""
         if request.blocks is not None:
             return True
-        return self.admit(request, tokens) is not None
+        return self.allocate(request, tokens) is not None
 
     def decode_steps(self, batch: DecodeBatch, limit: int) -> int:
         """All of them: every token has its slot."""
         return limit
 
-    def take(self, batch: DecodeBatch, steps: int) -> int:
+    def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
         """Nothing new is held."""
         return 0
 
-    def release(self, request: Request, *, preempted: bool = False) -> None:
+    def free(self, request: Request, *, preempted: bool = False) -> None:
         """Free the region."""
         address = address_of(request)
-        self._space.release(address)
+        self._space.free(address)
         del self._live[address]
         request.blocks = None
         self._final -= request.final_tokens * request.samples
@@ -137,7 +137,7 @@ class Reserve(Allocator):
 
     def slots(self, tokens: int, head: Request | None) -> Slots:
         """Split held slots; free ones are external waste while a request waits in vain."""
-        stuck = head is not None and not self._space.fits(self._length(head))
+        stuck = head is not None and not self._space.can_allocate(self._length(head))
         external = self.rounded_slots + (self.free_blocks if stuck else 0)
         return Slots(self._final - tokens, external)
 
@@ -170,12 +170,12 @@ class Reserve(Allocator):
     def _count_free(self, rounding: int) -> None:
         """Note what is free, and what a new region (or, negative, a gone one) was rounded by."""
         self.rounded_slots += rounding
-        self.free_blocks = self._space.free
+        self.free_blocks = self._space.free_slots
 
     def _place(self, length: int) -> int | None:
         """Place a region, compacting once when only the holes are in the way."""
-        address = self._space.place(length)
-        if address is not None or not self._compaction or self._space.free < length:
+        address = self._space.allocate(length)
+        if address is not None or not self._compaction or self._space.free_slots < length:
             return address
         moved = self._space.compact()
         for old, new in sorted(moved.items()):
@@ -183,4 +183,4 @@ class Reserve(Allocator):
             request.blocks = new
             self._live[new] = request
         self.copied_tokens += sum(n for at, n in self._space.regions() if at in moved.values())
-        return self._space.place(length)
+        return self._space.allocate(length)

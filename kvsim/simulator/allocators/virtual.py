@@ -41,14 +41,14 @@ def tokens_per_page(page_bytes: int, tensor_token_bytes: int) -> int:
     if page_bytes not in PAGE_BYTES:
         raise InputError(
             f"no physical page of {page_bytes} bytes",
-            where="memory.page_bytes",
+            where="page_bytes",
             fix=f"choose one of {', '.join(map(str, PAGE_BYTES))}",
         )
     tokens = page_bytes // tensor_token_bytes
     if tokens == 0:
         raise InputError(
             f"a token takes {tensor_token_bytes} bytes a tensor, more than a page",
-            where="memory.page_bytes",
+            where="page_bytes",
             fix="choose a larger page",
         )
     return tokens

@@ -3,7 +3,7 @@
 A scheduler answers one question at each step boundary, with a `StepPlan`; the replica makes
 time pass and hands the plan back to ``finish``::
 
-    submit(request) ──▶ waiting ──plan()──▶ prefilling ──finish()──▶ batch ──▶ done
+    add_request() ──▶ waiting ──schedule()──▶ prefilling ──finish()──▶ batch ──▶ done
                            ▲                    │                      │
                            └────── preempt ─────┴──────────────────────┘
 
@@ -89,10 +89,18 @@ class Scheduler(ABC):
         The decoding sequences.
     recorder : Recorder
         Where the moments of a request's life are written down.
+
+    Attributes
+    ----------
+    name, mimics : str
+        What scenarios call it, and which engine's release it follows.
     """
 
     name: ClassVar[str]
     mimics: ClassVar[str]
+    bounds_step_tokens: ClassVar[bool] = True  # whether a full step keeps requests out
+    prefills_stop_decodes: ClassVar[bool] = False  # whether steps that prefill decode nobody
+    keeps_batch_closed: ClassVar[bool] = False  # whether requests wait for a batch to end
 
     def __init__(
         self, limits: SchedulerLimits, allocator: Allocator, batch: DecodeBatch, recorder: Recorder
@@ -112,7 +120,7 @@ class Scheduler(ABC):
 
     # ---- a request's life -------------------------------------------------------------
 
-    def submit(self, request: Request) -> bool:
+    def add_request(self, request: Request) -> bool:
         """Queue an arrival; refuse one that the pool or the limits can never serve.
 
         Returns
@@ -131,10 +139,10 @@ class Scheduler(ABC):
         total = request.prompt_tokens + request.output_tokens
         if total > self.limits.max_model_len or request.samples > self.limits.max_num_seqs:
             return False
-        return self.allocator.holdable(request)
+        return self.allocator.can_allocate(request)
 
     @abstractmethod
-    def plan(self, now: float) -> StepPlan | None:
+    def schedule(self, now: float) -> StepPlan | None:
         """Decide the next step; None when nothing can run until an arrival."""
 
     @property
@@ -183,7 +191,7 @@ class Scheduler(ABC):
         request.generated_tokens = request.output_tokens
         del self.running[request]
         self.running_sequences -= request.samples
-        self.allocator.release(request)
+        self.allocator.free(request)
         self.recorder.finish_seconds[request.row] = now
 
     def _decode(self, *, once: bool = False) -> StepPlan | None:
@@ -219,7 +227,7 @@ class Scheduler(ABC):
 
     def _resume(self, request: Request, spare_blocks: int) -> bool:
         """Bring the swapped-out head back, if its tokens have room; it decodes at once."""
-        if not self.allocator.restore(request, spare_blocks=spare_blocks):
+        if not self.allocator.swap_in(request, spare_blocks=spare_blocks):
             return False
         self._enter()
         self.moved_tokens += request.computed_tokens * request.samples
@@ -262,15 +270,16 @@ class Scheduler(ABC):
     def _preempt(self, request: Request) -> None:
         """Take a request's memory away and put it back in the queue."""
         sequences = 1
-        if request.finish_step >= 0:
-            sequences, left = request.samples, request.finish_step - self.batch.step
-            request.generated_tokens = request.output_tokens - left
+        if request in self.batch.members:
+            sequences = request.samples
             self.batch.leave(request)
+            # All that was generated is in the cache, but for the newest token.
+            request.generated_tokens = request.computed_tokens - request.prompt_tokens + 1
         else:
             self.prefilling.pop(request, None)
         del self.running[request]
         self.running_sequences -= request.samples
-        self.allocator.release(request, preempted=True)
+        self.allocator.free(request, preempted=True)
         self.recorder.preempt(request)
         request.preemptions += 1
         self._forget_or_swap(request, sequences)
@@ -306,8 +315,8 @@ class Scheduler(ABC):
 
     def cached_tokens(self, request: Request) -> int:
         """Cached tokens, a sequence, of a running request."""
-        if request.finish_step >= 0:
-            return request.base + self.batch.step
+        if request in self.batch.members:
+            return self.batch.cached_tokens(request)
         return request.computed_tokens
 
     def check(self) -> None:

@@ -18,8 +18,9 @@ class Orca(Scheduler):
 
     name = "orca"
     mimics = "Orca (OSDI 2022), iteration-level scheduling with selective batching"
+    bounds_step_tokens = False
 
-    def plan(self, now: float) -> StepPlan | None:
+    def schedule(self, now: float) -> StepPlan | None:
         """Admit whoever fits, and decode everybody."""
         preempted = self._make_room_to_decode()
         prefills = [] if preempted and self.running else self._admit(now)
@@ -37,7 +38,7 @@ class Orca(Scheduler):
                     break
                 continue
             spare = self._spare_blocks()
-            cached = self.allocator.admit(request, request.prefill_tokens, spare_blocks=spare)
+            cached = self.allocator.allocate(request, request.prefill_tokens, spare_blocks=spare)
             if cached is None:
                 break
             self._start(request, cached, now)

@@ -19,14 +19,15 @@ class Static(Orca):
 
     name = "static"
     mimics = "FasterTransformer 5 (request-level batching)"
+    keeps_batch_closed = True
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self._ended: dict[Request, None] = {}
 
-    def plan(self, now: float) -> StepPlan | None:
+    def schedule(self, now: float) -> StepPlan | None:
         """As Orca; when all who still worked gave way, the batch is over, in no time."""
-        plan = super().plan(now)
+        plan = super().schedule(now)
         return StepPlan([], False) if plan is None and self._ended else plan
 
     @property

@@ -22,13 +22,14 @@ class VLLMv0(Scheduler):
 
     name = "vllm-v0"
     mimics = "vLLM 0.6 (V0 scheduler, no chunked prefill)"
+    prefills_stop_decodes = True
 
     def servable(self, request: Request) -> bool:
         """Whole prompts must also fit one step."""
         fits_step = request.prompt_tokens <= self.limits.max_num_batched_tokens
         return fits_step and super().servable(request)
 
-    def plan(self, now: float) -> StepPlan | None:
+    def schedule(self, now: float) -> StepPlan | None:
         """Compute prompts if any can be admitted, else decode."""
         prefills = self._admit(now)
         preempted = not prefills and self._make_room_to_decode()
@@ -54,7 +55,7 @@ class VLLMv0(Scheduler):
             tokens = request.prefill_tokens
             if prefills and tokens > budget:
                 break
-            cached = self.allocator.admit(request, tokens, spare_blocks=self._spare_blocks())
+            cached = self.allocator.allocate(request, tokens, spare_blocks=self._spare_blocks())
             if cached is None:
                 break
             self._start(request, cached, now)

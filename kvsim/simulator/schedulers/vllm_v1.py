@@ -21,7 +21,7 @@ class VLLMv1(Scheduler):
     name = "vllm-v1"
     mimics = "vLLM 0.33 (V1 scheduler, chunked prefill, full-prompt admission)"
 
-    def plan(self, now: float) -> StepPlan | None:
+    def schedule(self, now: float) -> StepPlan | None:
         """Decode everything, then spend what is left of the budget on prompts."""
         preempted = not self.allocator.can_decode(self.batch) and self._make_room_to_decode()
         if not self.waiting and not self.prefilling and not self.moved_tokens:
@@ -76,7 +76,7 @@ class VLLMv1(Scheduler):
     def _extend(self, request: Request, tokens: int) -> bool:
         """Grow a prompt by a chunk, leaving the blocks that this step's decodes will open."""
         end = request.computed_tokens + tokens
-        return self.allocator.extend(request, end, spare_blocks=self.batch.opening)
+        return self.allocator.append_slots(request, end, spare_blocks=self.batch.opening)
 
     def _admit(self, prefills: list[tuple[Request, int]], now: float) -> None:
         """Admit from the head of the queue while slots, budget and blocks last."""
@@ -94,7 +94,7 @@ class VLLMv1(Scheduler):
             chunk = request.prefill_tokens
             if chunk > budget or chunk > longest:
                 chunk = min(budget, longest)
-            cached = self.allocator.admit(request, chunk, spare_blocks=self._spare_blocks())
+            cached = self.allocator.allocate(request, chunk, spare_blocks=self._spare_blocks())
             if cached is None:
                 break
             self._start(request, cached, now)

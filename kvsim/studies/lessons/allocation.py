@@ -142,9 +142,9 @@ class _Pool:
     block_size: int
     live: dict[str, Request] = field(default_factory=dict)
 
-    def admit(self, name: str, request: Request) -> bool:
+    def allocate(self, name: str, request: Request) -> bool:
         """Give a request room for its prompt, if there is any."""
-        if self.allocator.admit(request, request.prefill_tokens) is None:
+        if self.allocator.allocate(request, request.prefill_tokens) is None:
             return False
         request.computed_tokens = request.prefill_tokens
         self.live[name] = request
@@ -154,17 +154,17 @@ class _Pool:
     def grow(self, name: str) -> bool:
         """Make room for a request's next token, and write it."""
         request = self.live[name]
-        if not self.allocator.extend(request, request.computed_tokens + 1):
+        if not self.allocator.append_slots(request, request.computed_tokens + 1):
             return False
         request.computed_tokens += 1
         request.generated_tokens += 1
         self._follow()
         return True
 
-    def release(self, name: str, *, preempted: bool = False) -> Request:
+    def free(self, name: str, *, preempted: bool = False) -> Request:
         """Take a request out."""
         request = self.live.pop(name)
-        self.allocator.release(request, preempted=preempted)
+        self.allocator.free(request, preempted=preempted)
         self._follow()
         return request
 
@@ -224,13 +224,13 @@ class _Pages(_Pool):
         super()._follow()
         self._tables = {name: self._tables.get(name, []) for name in self.live}
         for name, request in self.live.items():
-            need = self.allocator.held_blocks(request, request.computed_tokens)
+            need = self.allocator.blocks_of(request, request.computed_tokens)
             while len(self._tables[name]) < need:
-                self._tables[name].append(min(self._free()))
-        if len(self._free()) != self.allocator.free_blocks:
+                self._tables[name].append(min(self._unused()))
+        if len(self._unused()) != self.allocator.free_blocks:
             raise InvariantError("the story's blocks differ from the allocator's")
 
-    def _free(self) -> set[int]:
+    def _unused(self) -> set[int]:
         held = {block for table in self._tables.values() for block in table}
         return set(range(self.allocator.total_blocks)) - held
 
@@ -270,7 +270,7 @@ def _departures(pool: _Pool) -> Iterator[str]:
     """Let those go that wrote their last token in the step before."""
     for name, request in list(pool.live.items()):
         if request.computed_tokens >= request.final_tokens:
-            pool.release(name)
+            pool.free(name)
             yield f"{name} is finished and leaves."
 
 
@@ -278,7 +278,7 @@ def _admissions(pool: _Pool, waiting: dict[str, Request]) -> Iterator[str]:
     """Admit from the head of the queue for as long as there is room."""
     while waiting:
         name, request = next(iter(waiting.items()))
-        if not pool.admit(name, request):
+        if not pool.allocate(name, request):
             yield f"{name} waits: {_why(pool, request)}."
             return
         del waiting[name]
@@ -290,7 +290,7 @@ def _why(pool: _Pool, request: Request) -> str:
         need = pool.reserve(request, MAX_MODEL_LEN)
         free = pool.slots().count(Slot("", "free"))
         return f"it must reserve {need} slots in one piece, and {free} are free in all"
-    need = pool.allocator.held_blocks(request, request.prefill_tokens)
+    need = pool.allocator.blocks_of(request, request.prefill_tokens)
     return f"its prompt needs {need} blocks, and {pool.allocator.free_blocks} are free"
 
 
@@ -309,7 +309,7 @@ def _decode(pool: _Pool, waiting: dict[str, Request]) -> Iterator[str]:
 
 def _preempt(pool: _Pool, waiting: dict[str, Request], name: str) -> None:
     """Put a request back at the head of the queue; what it wrote is computed again."""
-    request = pool.release(name, preempted=True)
+    request = pool.free(name, preempted=True)
     request.prefill_tokens, request.computed_tokens = request.computed_tokens, 0
     request.preemptions += 1
     behind = dict(waiting)

@@ -1,0 +1,51 @@
+"""Say of what turns out wrong inside a run where the scenario asked for it.
+
+The living parts name their own parameters (`think`, `page_bytes`, a flag of the engine); under
+which key a scenario gives them, and in which line or override, is known here alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kvsim.errors import InputError
+from kvsim.simulator.scenario import Scenario
+
+__all__ = ["blaming"]
+
+# parameter of a living part: the scenario's key
+_KEYS = {
+    "max_context_tokens": "workload.prefix.max_context_tokens",
+    "page_bytes": "memory.page_bytes",
+    "priorities": "workload.priorities",
+    "think": "workload.arrivals.think",
+    "trace": "workload.trace",
+    "turns": "workload.prefix.turns",
+}
+
+
+@contextmanager
+def blaming(scenario: Scenario, key: str = "") -> Iterator[None]:
+    """Place an error in the scenario: by the parameter that it names, else at `key`.
+
+    Raises
+    ------
+    InputError
+        The one that was raised inside, with the file and line, or the override, of its key.
+    """
+    try:
+        yield
+    except InputError as error:
+        found = _key_of(error.where, scenario) if error.where else key
+        if not found:
+            raise
+        raise InputError(error.what, where=scenario.where(found), fix=error.fix) from None
+
+
+def _key_of(parameter: str, scenario: Scenario) -> str:
+    """The scenario's key of a parameter, a flag of the engine, or a key of the workload."""
+    if parameter.startswith("workload."):
+        return parameter
+    flag = parameter.removeprefix("--").removeprefix("engine-").replace("-", "_")
+    return f"engine.{flag}" if flag in dict(scenario.engine) else _KEYS.get(parameter, "")
