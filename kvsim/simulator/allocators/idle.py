@@ -55,6 +55,11 @@ class IdleBlocks(ABC):
     def revive(self, block_id: int) -> None:
         """Take a cached block out, because a request found its prefix."""
 
+    def renew(self, block_id: int) -> None:
+        """Note that an idle cached block was used and let go again at once."""
+        self.revive(block_id)
+        self.add(block_id)
+
     @abstractmethod
     def evict(self, count: int) -> None:
         """Take `count` blocks in order of eviction; their identities are forgotten."""
@@ -94,6 +99,10 @@ class LRU(IdleBlocks):
         """Take it out of the middle."""
         del self._order[block_id]
         self.cached -= 1
+
+    def renew(self, block_id: int) -> None:
+        """Move it to the end of the queue."""
+        self._order.move_to_end(block_id)
 
     def evict(self, count: int) -> None:
         """Take from the front; a run may be taken in part."""
@@ -175,6 +184,9 @@ class FIFO(_Ranked):
         self._entered: dict[int, int] = {}
 
     def note_use(self, block_id: int) -> None:
+        """Uses do not count."""
+
+    def renew(self, block_id: int) -> None:
         """Uses do not count."""
 
     def _rank_of(self, block_id: int) -> tuple[int, int]:
