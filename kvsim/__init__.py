@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from kvsim.results.pool_cells import pool_cells as pool_cells
     from kvsim.results.result import SimulationResult as SimulationResult
     from kvsim.results.time_bins import time_bins as time_bins
-    from kvsim.runs.compare import Replications as Replications
     from kvsim.runs.compare import SimulationComparison as SimulationComparison
     from kvsim.runs.compare import compare as compare
-    from kvsim.runs.compare import replicate as replicate
+    from kvsim.runs.replicate import Replications as Replications
+    from kvsim.runs.replicate import replicate as replicate
     from kvsim.runs.simulate import simulate as simulate
     from kvsim.search import FleetOption as FleetOption
     from kvsim.search import RateSearch as RateSearch
@@ -87,7 +87,7 @@ _HOMES = {
     "Plan": "kvsim.planning.planner",
     "PrefixTrace": "kvsim.studies.cache",
     "RateSearch": "kvsim.search",
-    "Replications": "kvsim.runs.compare",
+    "Replications": "kvsim.runs.replicate",
     "SLO": "kvsim.simulator.scenario",
     "Scenario": "kvsim.simulator.scenario",
     "SearchSettings": "kvsim.search",
@@ -122,7 +122,7 @@ _HOMES = {
     "read_bench_result": "kvsim.calibrate.served.bench",
     "read_prefixes": "kvsim.studies.cache",
     "read_validation": "kvsim.calibrate.records",
-    "replicate": "kvsim.runs.compare",
+    "replicate": "kvsim.runs.replicate",
     "scenario_names": "kvsim.simulator.scenario",
     "scheduler_names": "kvsim.simulator.scenario",
     "simulate": "kvsim.runs.simulate",

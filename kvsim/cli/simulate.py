@@ -17,7 +17,7 @@ from kvsim.cli.scenario_options import (
 )
 
 if TYPE_CHECKING:
-    from kvsim.runs.compare import Replications
+    from kvsim.runs.replicate import Replications
     from kvsim.simulator.camera import Camera
 
 __all__ = ["command", "explain_interrupt", "tell_notes"]
@@ -47,7 +47,7 @@ def command(
     kvsim simulate peer-w --set workload.arrivals.rate=20 --replications 5
     kvsim simulate azure-conversation --trace AzureLLMInferenceTrace_conv.csv
     """  # noqa: D301 - \b keeps click from wrapping the examples
-    from kvsim.runs.compare import replicate
+    from kvsim.runs.replicate import replicate
     from kvsim.simulator.camera import Camera
 
     question = chosen_scenario(scenario, trace, settings, flags)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from kvsim.results.result import SimulationResult
-    from kvsim.runs.compare import Replications
+    from kvsim.runs.replicate import Replications
     from kvsim.simulator.camera import Camera
     from kvsim.simulator.scenario import Scenario
 
@@ -176,7 +176,7 @@ def latency_table(runs: Replications) -> Table:
 
 def numbers_table(summary: Mapping[str, Any]) -> Table:
     """Tabulate every number of a summary by its dotted key."""
-    from kvsim.runs.compare import numbers  # with it comes the simulator
+    from kvsim.runs.replicate import numbers  # with it comes the simulator
 
     rows = [{"key": key, "value": value} for key, value in numbers(summary)]
     return Table("summary", "Every number of the run", rows)

@@ -52,7 +52,7 @@ class Request:
         nothing.
     """
 
-    # What is read once a request or less has its default here; an instance's own is read faster.
+    # What is read once per request or less has its default here; an instance's own is read faster.
     priority = 0
     base = 0
     bend_step: int | None = None

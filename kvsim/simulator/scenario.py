@@ -77,7 +77,7 @@ class MemorySpec(Described):
     num_blocks : int or None
         Blocks of the pool; None takes what the plan for this model, card and engine says.
     block_size : int or None
-        Tokens a block; None takes the engine's.
+        Tokens per block; None takes the engine's.
     eviction : str
         Order in which idle prefixes are forgotten: "lru", "fifo" or "lfu" (prefix).
     placement : str

@@ -41,7 +41,7 @@ from tests.support.parts import (
     simulated,
     stepped,
     table,
-    watch_books,
+    watch_laws,
 )
 
 ALLOCATORS = (
@@ -231,7 +231,7 @@ def test_a_scenario_agrees_with_its_steps(model: str, flags: dict[str, object]) 
     log = Log()
     scheduler = make_scheduler(setup, log)
     log.watch_admissions(scheduler)
-    watch_books(scheduler, log)
+    watch_laws(scheduler, log)
     workload = build_workload(setup.scenario.workload, setup.scenario.folder)
     arrivals = ArrivalQueue(workload, Streams(5), log)
     run_replica(Replica(scheduler, make_clock(setup), arrivals, log))

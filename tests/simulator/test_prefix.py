@@ -205,7 +205,7 @@ def test_a_shared_block_with_too_many_holders_is_noticed() -> None:
     one = request(0, 9, 1, content=content)
     admitted(pool, one)
     pool._refs[content.block_ids(0, 4, 8)[0]] += 1
-    with pytest.raises(InvariantError, match="holders"):
+    with pytest.raises(InvariantError, match="references"):
         pool.check([(one, 9)])
 
 
