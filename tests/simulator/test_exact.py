@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.arrival_queue import ArrivalQueue
-from kvsim.simulator.prepare import make_clock, make_scheduler, prepare
+from kvsim.simulator.assemble import make_clock, make_scheduler
+from kvsim.simulator.prepare import prepare
 from kvsim.simulator.replica import Replica, run_replica
 from kvsim.simulator.scenario import load_scenario
 from kvsim.simulator.schedulers import SCHEDULERS, SchedulerLimits, vllm_v0
