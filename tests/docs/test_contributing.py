@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's table of the rooms is the tree: all that it lists is there, and all is listed."""
+"""The table of rooms in CONTRIBUTING.md is the tree: what it lists is there, all is listed."""
 
 import re
 from pathlib import Path
