@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from kvsim.catalog.models import describe_models as describe_models
     from kvsim.catalog.models import find_model as find_model
     from kvsim.catalog.models import model_names as model_names
-    from kvsim.engines import EngineOptions as EngineOptions
     from kvsim.engines import engine_names as engine_names
     from kvsim.errors import InputError as InputError
     from kvsim.errors import InvariantError as InvariantError
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from kvsim.simulator.scenario import scenario_names as scenario_names
     from kvsim.simulator.scenario import scheduler_names as scheduler_names
     from kvsim.simulator.scenario import with_overrides as with_overrides
+    from kvsim.specs.engine_options import EngineOptions as EngineOptions
     from kvsim.specs.hardware import AcceleratorProfile as AcceleratorProfile
     from kvsim.specs.model import ModelSpec as ModelSpec
     from kvsim.specs.precision import kv_format_names as kv_format_names
@@ -77,7 +77,7 @@ _HOMES = {
     "CacheTier": "kvsim.studies.cache",
     "Camera": "kvsim.simulator.camera",
     "Comparison": "kvsim.planning.planner",
-    "EngineOptions": "kvsim.engines",
+    "EngineOptions": "kvsim.specs.engine_options",
     "FleetOption": "kvsim.search",
     "InputError": "kvsim.errors",
     "InvariantError": "kvsim.errors",

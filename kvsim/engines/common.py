@@ -11,11 +11,12 @@ from typing import Any
 
 import yaml
 
-from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.base import Deployment
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.weights import stage_layers
 from kvsim.specs.attention import CrossAttention
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.model import ModelSpec, MoeMlp
 from kvsim.specs.precision import KVFormat, kv_format
 from kvsim.units import ceil_div

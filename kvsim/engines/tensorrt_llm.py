@@ -18,14 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from kvsim.engines.base import (
-    Capacity,
-    Deployment,
-    Engine,
-    EngineOptions,
-    GroupLayout,
-    MemoryBudget,
-)
+from kvsim.engines.base import Capacity, Deployment, Engine, GroupLayout, MemoryBudget
 from kvsim.engines.common import (
     check_kv_format,
     check_options,
@@ -43,6 +36,7 @@ from kvsim.errors import InputError
 from kvsim.memory.footprint import fixed_bytes, layer_caches
 from kvsim.memory.weights import Shard, rank_weight_bytes
 from kvsim.specs.attention import ChunkedAttention, SlidingAttention
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import GIB, ceil_div
 
 __all__ = ["TensorRTLLM"]

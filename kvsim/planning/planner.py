@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import ENGINE_NAMES, get_engine
-from kvsim.engines.base import Deployment, Engine, EngineOptions
+from kvsim.engines.base import Deployment, Engine
 from kvsim.errors import InputError, KVSimError, UnsupportedError, nearest
 from kvsim.memory.weights import parameter_count
 from kvsim.planning.decode import decode
@@ -48,6 +48,7 @@ from kvsim.planning.sizing import (
 )
 from kvsim.planning.verdict import verdict
 from kvsim.specs.checked import defaults, read
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 

@@ -20,10 +20,10 @@ from pydantic import (
     ValidationError,
 )
 
-from kvsim.engines.base import EngineOptions
 from kvsim.errors import InputError, UnknownNameError
 from kvsim.simulator.overrides import closest, concerning, set_key
 from kvsim.specs.checked import FieldError, read
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.yaml_files import data_folder, line_of, located, read_yaml
 from kvsim.units import KIB, MIB
 from kvsim.workload.described import Count, Described, Positive, Real, Tokens, Whole

@@ -15,9 +15,9 @@ from kvsim import Plan, accelerator_names, model_names, plan
 from kvsim.cli import COMMANDS, cli
 from kvsim.cli.options import COUNT, FRACTION, SIZE
 from kvsim.cli.render import Bar, Part, Section, Table, emit, flatten
-from kvsim.engines import EngineOptions
 from kvsim.errors import InvariantError
 from kvsim.specs.checked import defaults
+from kvsim.specs.engine_options import EngineOptions
 
 PLAN = ("plan", "--model", "llama2-7b", "--gpu", "a100")
 

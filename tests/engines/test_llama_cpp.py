@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.engines import get_engine
-from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.base import Deployment
 from kvsim.engines.llama_cpp import LlamaCpp
 from kvsim.engines.llama_cpp.cells import split_layers
 from kvsim.errors import InputError, UnsupportedError
@@ -21,6 +21,7 @@ from kvsim.specs.attention import (
     RecurrentState,
     SlidingAttention,
 )
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import GIB, MIB
 from tests.support import engine_parts
 from tests.support.engine_parts import card, latent, observed_rows

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.engines import get_engine
-from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.base import Deployment
 from kvsim.engines.tensorrt_llm import TensorRTLLM
 from kvsim.errors import InputError
 from kvsim.specs.attention import (
@@ -19,6 +19,7 @@ from kvsim.specs.attention import (
     RecurrentState,
     SlidingAttention,
 )
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.model import DenseMlp, MoeMlp
 from kvsim.units import GIB
 from tests.support import engine_parts

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvsim.engines import Deployment, EngineOptions, get_engine
+from kvsim.engines import Deployment, get_engine
 from kvsim.engines.vllm.groups import pack_groups
 from kvsim.engines.vllm.layout import layout_of
 from kvsim.engines.vllm.pages import LayerPage, PageSpec, Reserve
@@ -19,6 +19,7 @@ from kvsim.specs.attention import (
     RecurrentState,
     SlidingAttention,
 )
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec
 from kvsim.units import GIB

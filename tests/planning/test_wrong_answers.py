@@ -13,10 +13,11 @@ import pytest
 
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
-from kvsim.engines import Deployment, EngineOptions, get_engine
+from kvsim.engines import Deployment, get_engine
 from kvsim.memory.footprint import bytes_per_token, fixed_bytes, sequence_bytes
 from kvsim.memory.weights import weight_bytes
 from kvsim.planning.planner import plan
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.precision import kv_format
 from kvsim.units import GB, GIB
 

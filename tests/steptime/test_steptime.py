@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from kvsim import plan
 from kvsim.catalog.accelerators import accelerator_names, find_accelerator
 from kvsim.catalog.models import find_model
-from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.base import Deployment
 from kvsim.simulator.prepare import prepare
 from kvsim.simulator.scenario import EngineSpec, Scenario
 from kvsim.specs.attention import ChunkedAttention, FullAttention, SlidingAttention
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import HostCost, Link, StepCoefficients
 from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec
 from kvsim.specs.precision import kv_format

@@ -6,8 +6,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from kvsim.engines.base import Deployment, Engine, EngineOptions
+from kvsim.engines.base import Deployment, Engine
 from kvsim.specs.attention import Attention, FullAttention, LatentAttention
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec, MoeMlp
 from kvsim.units import GIB

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvsim.engines.base import Capacity, Deployment, Engine, EngineOptions, MemoryBudget
+from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget
 from kvsim.engines.common import (
     check_kv_format,
     check_options,
@@ -34,6 +34,7 @@ from kvsim.engines.sglang.pools import Cells, PoolRules, Pools, measure_cells, s
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.weights import Shard, rank_weight_bytes
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.precision import KVFormat, kv_format
 from kvsim.units import GIB, MIB, ceil_div
 

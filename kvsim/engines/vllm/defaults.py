@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.base import Deployment
 from kvsim.engines.common import check_options, fill
 from kvsim.engines.vllm.rules import Rules, architecture, card_class
 from kvsim.errors import InputError
@@ -16,6 +16,7 @@ from kvsim.specs.attention import (
     heads_per_rank,
 )
 from kvsim.specs.checked import defaults
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import kv_format, weight_format
 
