@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kvsim.errors import MissingExtraError as MissingExtraError
     from kvsim.errors import UnknownNameError as UnknownNameError
     from kvsim.errors import UnsupportedError as UnsupportedError
-    from kvsim.planning.planner import Comparison as Comparison
+    from kvsim.planning.planner import EngineComparison as EngineComparison
     from kvsim.planning.planner import Plan as Plan
     from kvsim.planning.planner import plan as plan
     from kvsim.planning.planner import plan_engines as plan_engines
@@ -76,7 +76,7 @@ _HOMES = {
     "AcceleratorProfile": "kvsim.specs.hardware",
     "CacheTier": "kvsim.studies.cache",
     "Camera": "kvsim.simulator.camera",
-    "Comparison": "kvsim.planning.planner",
+    "EngineComparison": "kvsim.planning.planner",
     "EngineOptions": "kvsim.specs.engine_options",
     "FleetOption": "kvsim.search",
     "InputError": "kvsim.errors",
@@ -144,10 +144,10 @@ __all__ = [  # noqa: RUF022 - sorted without regard to case
     "Camera",
     "compare",
     "compare_bench",
-    "Comparison",
     "describe_accelerators",
     "describe_models",
     "engine_names",
+    "EngineComparison",
     "EngineOptions",
     "example_prefix_names",
     "example_prefixes",

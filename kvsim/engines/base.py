@@ -33,12 +33,15 @@ class Deployment:
     options: EngineOptions = field(default_factory=EngineOptions)
 
 
-class MemoryBudget(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
     """Where one rank's memory goes, bytes; the rank is the one with the least left for KV.
 
     ``kv_cache_bytes = budget_bytes - weights - activation - non_torch - cuda_graph`` where
     the engine counts graphs inside its budget, else without the last term. It may be
     negative: then nothing fits, and the terms say why.
+
+    `provenance` says where each term comes from; a plan holds it beside its other sources.
     """
 
     total_bytes: int
@@ -49,7 +52,20 @@ class MemoryBudget(NamedTuple):
     cuda_graph_bytes: int
     kv_cache_bytes: int
     cuda_graph_in_budget: bool = False
-    provenance: tuple[tuple[str, str], ...] = ()
+    provenance: tuple[tuple[str, str], ...] = field(
+        default=(), compare=False, metadata={"json": False}
+    )
+
+    @property
+    def overhead_bytes(self) -> int:
+        """Everything that is neither weights nor KV cache."""
+        return self.activation_bytes + self.non_torch_bytes + self.cuda_graph_bytes
+
+    @property
+    def unused_bytes(self) -> int:
+        """What no term claims: memory outside the budget."""
+        claimed = self.weights_bytes + self.overhead_bytes + max(0, self.kv_cache_bytes)
+        return max(0, self.total_bytes - claimed)
 
 
 class GroupLayout(NamedTuple):
