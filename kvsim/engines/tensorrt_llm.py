@@ -16,32 +16,31 @@ the recurrent states of a full batch. Rules of the PyTorch executor's ``_util.py
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
-from kvsim.engines.base import Capacity, Deployment, Engine, GroupLayout, MemoryBudget
+from kvsim.engines.base import Capacity, Deployment, GroupLayout, MemoryBudget
 from kvsim.engines.common import (
+    ReleasedEngine,
     check_kv_format,
     check_options,
     context_length,
     fill,
+    gib_bytes,
     heaviest_stage,
     mlp_activation_bytes,
-    parse_release,
-    read_data,
     refuse_kinds,
     resolve_kv_format,
+    stage_weight_bytes,
+    tightest_stage,
     tokens_at,
 )
 from kvsim.errors import InputError
 from kvsim.memory.footprint import fixed_bytes, layer_caches
-from kvsim.memory.weights import Shard, rank_weight_bytes
 from kvsim.specs.attention import ChunkedAttention, SlidingAttention
 from kvsim.specs.engine_options import EngineOptions
-from kvsim.units import GIB, ceil_div
+from kvsim.units import ceil_div
 
 __all__ = ["TensorRTLLM"]
 
-_OLDEST, _NEWEST = "0.5", "1.4"
 _KV_FORMATS = ("bf16", "fp16", "fp32", "fp8_e4m3", "int8", "nvfp4")
 
 _FLAGS = {
@@ -71,19 +70,12 @@ _HINTS = {
 }
 
 
-class TensorRTLLM(Engine):
+class TensorRTLLM(ReleasedEngine):
     """TensorRT-LLM 0.5 to 1.4, rules of the PyTorch executor."""
 
     name = "tensorrt-llm"
-    newest_version = _NEWEST
-
-    def __init__(self, version: str = "") -> None:
-        super().__init__(version)
-        self.release = parse_release(self.name, self.version, _OLDEST, _NEWEST)
-        self.data: dict[str, Any] = read_data("tensorrt_llm_overheads")
-
-    def _since(self, change: str) -> bool:
-        return self.release >= tuple(self.data["releases"][change]["release"])
+    oldest_release, newest_version = "0.5", "1.4"
+    data_name = "tensorrt_llm_overheads"
 
     def resolve(self, deployment: Deployment) -> Deployment:
         """Fill this release's defaults.
@@ -100,7 +92,7 @@ class TensorRTLLM(Engine):
         refuse_kinds(self.name, model, "compressed_latent", "cross")
         fmt = resolve_kv_format(deployment)
         check_kv_format(self.name, "kv_cache_config.dtype", fmt, _KV_FORMATS)
-        block = self.data["tokens_per_block"]["now" if self._since("blocks_of_32") else "before"]
+        block = self.data["tokens_per_block"]["now" if self.since("blocks_of_32") else "before"]
         resolved = fill(
             deployment,
             max_model_len=model.max_position_embeddings,
@@ -121,18 +113,16 @@ class TensorRTLLM(Engine):
         The budget is what those terms and the KV cache add up to; the remaining fraction of
         the free memory lies outside it.
         """
-        stages = range(deployment.options.pipeline_parallel_size)
-        budgets = [self._stage_budget(deployment, stage) for stage in stages]
-        return min(budgets, key=lambda budget: budget.kv_cache_bytes)
+        return tightest_stage(deployment, self._stage_budget)
 
     def _stage_budget(self, deployment: Deployment, stage: int) -> MemoryBudget:
         options, total = deployment.options, deployment.accelerator.memory_bytes
-        weights = _weight_bytes(deployment, stage)
+        weights = stage_weight_bytes(deployment, stage, _attention_tp(options))
         activation = mlp_activation_bytes(
             deployment.model, options.max_num_batched_tokens or 0, options.tensor_parallel_size
         )
         context = self.data["non_torch_gib"]
-        non_torch = round(context["value"] * GIB)
+        non_torch = gib_bytes(context)
         used = weights + activation + non_torch
         fraction = options.gpu_memory_utilization or self.data["free_gpu_memory_fraction"]
         kv_bytes = int((total - used) * fraction)
@@ -162,7 +152,7 @@ class TensorRTLLM(Engine):
         The window of a layer that keeps everything is the longest sequence.
         """
         fmt, tp = resolve_kv_format(deployment), _attention_tp(deployment.options)
-        windows = self._since("windows") and not deployment.options.disable_hybrid_kv_cache_manager
+        windows = self.since("windows") and not deployment.options.disable_hybrid_kv_cache_manager
         length = context_length(deployment)
         pools: dict[int, int] = {}
         for count, attention in layer_caches(deployment.model, layers):
@@ -206,7 +196,7 @@ class TensorRTLLM(Engine):
             num_blocks=tokens // block,
             max_model_len=length,
             max_concurrency=usable / sequence,
-            logged_tokens=tokens // block * block if self._since("whole_blocks") else tokens,
+            logged_tokens=tokens // block * block if self.since("whole_blocks") else tokens,
             admission_tokens=tokens_at(usable, sequence, length),
             steady_tokens=tokens_at(usable, need, length),
             all_full_tokens=tokens_at(usable, all_full, length),
@@ -285,20 +275,6 @@ def _yaml_value(options: EngineOptions, name: str) -> str:
 def _attention_tp(options: EngineOptions) -> int:
     """Attention-DP gives each rank the whole attention and its own requests."""
     return 1 if options.enable_dp_attention else options.tensor_parallel_size
-
-
-def _weight_bytes(deployment: Deployment, stage: int) -> int:
-    options = deployment.options
-    shard = Shard(
-        tp=options.tensor_parallel_size,
-        pp=options.pipeline_parallel_size,
-        stage=stage,
-        ep=options.tensor_parallel_size if options.enable_expert_parallel else 1,
-        attention_tp=_attention_tp(options),
-    )
-    return rank_weight_bytes(
-        deployment.model, shard, dtype=options.dtype, quantization=options.quantization
-    )
 
 
 def _check_block(block: int) -> None:
