@@ -24,7 +24,12 @@ from kvsim.specs.attention import (
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import GIB, MIB
 from tests.support import engine_parts
-from tests.support.engine_parts import card, latent, observed_rows
+from tests.support.engine_parts import (
+    card,
+    latent,
+    observed_rows,
+    regimes_in_order,
+)
 
 CARD = card(24)
 model_of = partial(engine_parts.model_of, vocab=128256)
@@ -281,10 +286,8 @@ def test_largest_context_fits_and_the_next_does_not(model, options, kv_bytes):
 def test_regimes_are_ordered_and_grow_with_bytes(model, options, kv_bytes, more):
     engine = LlamaCpp()
     deployment = resolved(engine, model, **options)
-    small, large = (engine.capacity(deployment, size) for size in (kv_bytes, kv_bytes + more))
-    assert small.all_full_tokens <= small.admission_tokens <= small.steady_tokens
+    small, large = regimes_in_order(engine, deployment, kv_bytes, more)
     assert small.logged_tokens <= large.logged_tokens
-    assert small.admission_tokens <= large.admission_tokens
 
 
 @given(model=MODELS, options=OPTIONS, kv_bytes=st.integers(0, 2 * GIB))

@@ -24,11 +24,13 @@ from kvsim.specs.model import DenseMlp, MoeMlp
 from kvsim.units import GIB
 from tests.support import engine_parts
 from tests.support.engine_parts import (
+    MIXED,
     capacities_of_print,
     card,
     full,
     latent,
     observed_rows,
+    regimes_in_order,
     resolved,
 )
 
@@ -208,16 +210,6 @@ def test_command_puts_flags_before_the_options_file():
     )
 
 
-MODELS = st.builds(
-    lambda fulls, windows, dim, window: model_of(
-        (fulls, full(8, 8, dim)),
-        *([(windows, full(8, 4, dim, kind=SlidingAttention, window=window))] if windows else []),
-    ),
-    st.integers(1, 12),
-    st.integers(0, 12),
-    st.integers(1, 256),
-    st.integers(1, 5000),
-)
 OPTIONS = st.builds(
     dict,
     max_model_len=st.integers(1, 60000),
@@ -226,18 +218,16 @@ OPTIONS = st.builds(
 )
 
 
-@given(model=MODELS, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB), more=st.integers(0, GIB))
+@given(model=MIXED, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB), more=st.integers(0, GIB))
 def test_regimes_are_ordered_and_grow_with_bytes(model, options, kv_bytes, more):
     engine = TensorRTLLM()
     deployment = resolved(engine, model, **options)
-    small, large = (engine.capacity(deployment, size) for size in (kv_bytes, kv_bytes + more))
-    assert small.all_full_tokens <= small.admission_tokens <= small.steady_tokens
+    small, large = regimes_in_order(engine, deployment, kv_bytes, more)
     assert small.num_blocks <= large.num_blocks
-    assert small.admission_tokens <= large.admission_tokens
     assert small.num_blocks * small.bytes_per_block <= kv_bytes
 
 
-@given(model=MODELS, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB))
+@given(model=MIXED, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB))
 def test_admitted_sequences_fit_in_whole_blocks(model, options, kv_bytes):
     engine = TensorRTLLM()
     deployment = resolved(engine, model, **options)
@@ -245,7 +235,7 @@ def test_admitted_sequences_fit_in_whole_blocks(model, options, kv_bytes):
     assert admitted * engine.sequence_bytes(deployment, options["max_model_len"]) <= kv_bytes
 
 
-@given(model=MODELS, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB))
+@given(model=MIXED, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB))
 def test_a_smaller_dtype_never_holds_less(model, options, kv_bytes):
     engine = TensorRTLLM()
     blocks = [

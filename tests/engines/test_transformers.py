@@ -20,7 +20,13 @@ from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.model import DenseMlp
 from kvsim.units import GIB
 from tests.support import engine_parts
-from tests.support.engine_parts import card, full, latent
+from tests.support.engine_parts import (
+    MIXED,
+    card,
+    full,
+    latent,
+    regimes_in_order,
+)
 
 # Llama-2-7B's width and positions.
 model_of = partial(
@@ -134,20 +140,8 @@ def test_command_is_the_two_calls():
     )
 
 
-MODELS = st.builds(
-    lambda fulls, windows, dim, window: model_of(
-        (fulls, full(8, 8, dim)),
-        *([(windows, full(8, 4, dim, kind=SlidingAttention, window=window))] if windows else []),
-    ),
-    st.integers(1, 12),
-    st.integers(0, 12),
-    st.integers(1, 256),
-    st.integers(1, 5000),
-)
-
-
 @given(
-    model=MODELS,
+    model=MIXED,
     version=st.sampled_from(["4.50", "5.0", "5.0-static"]),
     length=st.integers(1, 60000),
     kv_bytes=st.integers(0, 8 * GIB),
@@ -156,14 +150,12 @@ MODELS = st.builds(
 def test_regimes_are_ordered_and_grow_with_bytes(model, version, length, kv_bytes, more):
     engine = Transformers(version)
     deployment = resolved(engine, model, max_model_len=length)
-    small, large = (engine.capacity(deployment, size) for size in (kv_bytes, kv_bytes + more))
-    assert small.all_full_tokens <= small.admission_tokens <= small.steady_tokens
-    assert small.admission_tokens <= large.admission_tokens
+    small, _ = regimes_in_order(engine, deployment, kv_bytes, more)
     admitted = int(small.max_concurrency)
     assert admitted * engine.sequence_bytes(deployment, length) <= kv_bytes
 
 
-@given(model=MODELS, kv_bytes=st.integers(0, 8 * GIB))
+@given(model=MIXED, kv_bytes=st.integers(0, 8 * GIB))
 def test_half_precision_holds_at_least_as_much(model, kv_bytes):
     engine = Transformers()
     tokens = [
