@@ -10,12 +10,10 @@ long, and from then on the camera looks half as often::
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from kvsim.simulator.allocators.base import Holding
-
-if TYPE_CHECKING:
-    from kvsim.simulator.schedulers.base import Scheduler
+from kvsim.simulator.schedulers.base import Scheduler
 
 __all__ = ["Camera", "Frame"]
 

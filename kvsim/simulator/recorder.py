@@ -9,15 +9,12 @@ from array import array
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from struct import Struct
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from kvsim.simulator.request import Request
-
-if TYPE_CHECKING:
-    from kvsim.workload.base import RequestTable
+from kvsim.workload.base import RequestTable
 
 __all__ = ["DECODE_ROW", "STEP_COLUMNS", "STEP_ROW", "Recorder"]
 

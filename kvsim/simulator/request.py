@@ -13,10 +13,7 @@ writes nothing, so a request ends with ``prompt_tokens + output_tokens - 1`` of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from kvsim.workload.content import PrefixContent
+from kvsim.workload.content import PrefixContent
 
 __all__ = ["Request"]
 
