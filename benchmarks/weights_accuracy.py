@@ -20,7 +20,7 @@ from observed_rows import Observation, UnpredictableRowError, observations
 
 from kvsim.catalog.models import find_model
 from kvsim.errors import KVSimError
-from kvsim.memory.weights import parameter_count
+from kvsim.memory.tensors import parameter_count
 from kvsim.units import GIB
 
 

@@ -10,7 +10,6 @@ from kvsim.units import (
     GIB,
     ceil_div,
     format_bytes,
-    format_count,
     format_seconds,
     parse_bytes,
     parse_seconds,
@@ -69,8 +68,6 @@ def test_ceil_div_is_the_least_count_that_covers(numerator, denominator):
 def test_what_people_read():
     assert format_bytes(2**40) == "1 TiB"
     assert format_bytes(-GIB) == "-1 GiB"
-    assert format_count(17_412.4) == "17,412"
-    assert format_count(2.25) == "2.25"
     assert [format_seconds(x) for x in (0, 95e-6, 0.0173, 75)] == [
         "0 s",
         "95 us",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kvsim.memory.weights import decode_read_bytes, matmul_flops_per_token
+from kvsim.memory.tensors import matmul_flops_per_token
+from kvsim.memory.weights import decode_read_bytes
 from kvsim.planning.plan_types import Decode, DecodeBatch
 from kvsim.planning.sizing import Sizing
 from kvsim.specs.precision import weight_format

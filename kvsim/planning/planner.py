@@ -22,7 +22,7 @@ from kvsim.catalog.models import find_model
 from kvsim.engines import ENGINE_NAMES, get_engine
 from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget
 from kvsim.errors import InputError, KVSimError, UnsupportedError, nearest
-from kvsim.memory.weights import parameter_count
+from kvsim.memory.tensors import parameter_count
 from kvsim.planning.decode import decode
 from kvsim.planning.formula import kv_kinds
 from kvsim.planning.notes import alias_warning, warnings

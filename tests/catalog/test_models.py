@@ -9,7 +9,7 @@ from kvsim.catalog import models
 from kvsim.catalog.models import describe_models, find_model, model_names
 from kvsim.errors import InputError, UnknownNameError, UnsupportedError
 from kvsim.memory.footprint import bytes_per_token, fixed_bytes, layer_caches, sequence_bytes
-from kvsim.memory.weights import parameter_count
+from kvsim.memory.tensors import parameter_count
 from kvsim.specs.attention import (
     ChunkedAttention,
     CompressedLatentAttention,

@@ -10,15 +10,17 @@ from hypothesis import strategies as st
 
 from kvsim.catalog.models import find_model
 from kvsim.errors import InputError, UnknownNameError
-from kvsim.memory.weights import (
-    Shard,
+from kvsim.memory.tensors import (
     active_parameter_count,
-    decode_read_bytes,
     matmul_flops_per_token,
     parameter_count,
+    tensor_families,
+)
+from kvsim.memory.weights import (
+    Shard,
+    decode_read_bytes,
     rank_weight_bytes,
     stage_layers,
-    tensor_families,
     weight_bytes,
 )
 from kvsim.specs.attention import (

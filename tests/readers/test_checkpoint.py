@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.errors import InputError
-from kvsim.memory.weights import parameter_count, weight_bytes
+from kvsim.memory.tensors import parameter_count
+from kvsim.memory.weights import weight_bytes
 from kvsim.readers.checkpoint import spec_from_folder
 from kvsim.readers.safetensors import header_weight_bytes, index_total_bytes
 from tests.support.checkpoints import LFS_POINTER, one_line, size_or_line
