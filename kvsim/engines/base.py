@@ -80,7 +80,7 @@ class GroupLayout(NamedTuple):
     padding_layers : int
         Slots of those that hold no layer.
     block_size : int
-        Tokens (or states) a block.
+        Tokens (or states) per block.
     page_bytes : int
         Bytes of one layer's page.
     blocks_per_sequence : int
@@ -112,7 +112,7 @@ class Capacity(NamedTuple):
         All layers, one rank, every growing cache at full length: what one more token of a
         short context adds.
     block_size : int
-        Tokens a block of the engine's main group.
+        Tokens per block of the engine's main group.
     bytes_per_block : int
         Bytes that one block id stands for.
     num_blocks : int
@@ -124,7 +124,7 @@ class Capacity(NamedTuple):
     logged_tokens : int
         What the engine prints as its KV cache size.
     admission_tokens, steady_tokens, all_full_tokens : int
-        Tokens at ``max_model_len`` a sequence by the three regimes: the engine's start-up
+        Tokens at ``max_model_len`` per sequence by the three regimes: the engine's start-up
         check, real steady residency, and no window saving at all.
     groups : tuple of GroupLayout
         The engine's groups, in its order.

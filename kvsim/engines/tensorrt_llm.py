@@ -63,7 +63,7 @@ _FLAGS = {
 }
 _HINTS = {
     "kv_cache_memory_bytes": "set kv_cache_config.max_tokens (--num-gpu-blocks-override here)",
-    "data_parallel_size": "start one server a replica, or set enable_attention_dp",
+    "data_parallel_size": "start one server per replica, or set enable_attention_dp",
     "decode_context_parallel_size": "TensorRT-LLM does not estimate context-parallel set-ups",
     "swa_full": "leave max_attention_window unset (--disable-hybrid-kv-cache-manager here)",
     "kv_cache_dtype_v": "K and V share kv_cache_config.dtype",
@@ -147,7 +147,7 @@ class TensorRTLLM(ReleasedEngine):
         )
 
     def _pools(self, deployment: Deployment, layers: Collection[int]) -> dict[int, int]:
-        """Bytes a token by window, the longest first: one pool each.
+        """Bytes per token by window, the longest first: one pool each.
 
         The window of a layer that keeps everything is the longest sequence.
         """
@@ -167,9 +167,9 @@ class TensorRTLLM(ReleasedEngine):
         return dict(sorted(pools.items(), reverse=True))
 
     def capacity(self, deployment: Deployment, kv_bytes: int) -> Capacity:
-        """Lay blocks over `kv_bytes`: one pool a window, each of the bytes its window needs.
+        """Lay blocks over `kv_bytes`: one pool per window, each of the bytes its window needs.
 
-        A pool's share is ``window * bytes a token``, over the sum of all; so each pool holds
+        A pool's share is ``window * bytes per token``, over the sum of all; so each pool holds
         the same number of sequences of ``max_model_len``, and admission is steady residency.
         """
         options, length = deployment.options, context_length(deployment)
@@ -280,7 +280,7 @@ def _attention_tp(options: EngineOptions) -> int:
 def _check_block(block: int) -> None:
     if block < 2 or block & (block - 1):
         raise InputError(
-            f"{block} tokens a block is not a power of two above 1",
+            f"{block} tokens per block is not a power of two above 1",
             where="tokens_per_block",
             fix="choose 16, 32, 64 or 128",
         )
@@ -289,7 +289,7 @@ def _check_block(block: int) -> None:
 def _groups(
     deployment: Deployment, pools: dict[int, int], layers: Collection[int]
 ) -> tuple[GroupLayout, ...]:
-    """One group a pool; a pool's layers are alike, so a page is an equal share."""
+    """One group per pool; a pool's layers are alike, so a page is an equal share."""
     block, length = deployment.options.block_size or 1, context_length(deployment)
     named = {window: "full" if window == length else f"window {window}" for window in pools}
     counts = dict.fromkeys(pools, 0)

@@ -64,7 +64,7 @@ _FLAGS = {
 _HINTS = {
     "block_size": "its cache has no blocks: leave the block size out",
     "enable_prefix_caching": "it keeps nothing between calls of generate()",
-    "data_parallel_size": "start one process a replica",
+    "data_parallel_size": "start one process per replica",
     "kv_cache_memory_bytes": "it has no pool to size: set --max-model-len and --max-num-seqs",
     "num_gpu_blocks_override": "its cache has no blocks",
 }
@@ -145,7 +145,7 @@ class Transformers(ReleasedEngine):
         )
 
     def _states(self, attention: Attention, context: int) -> int:
-        """Entries a layer keeps; old releases let sliding layers grow without end."""
+        """Entries that a layer keeps; old releases let sliding layers grow without end."""
         if self.since("window_layers") or isinstance(attention, CrossAttention):
             return attention.states(context)
         return 0 if attention.kind == "recurrent" else context

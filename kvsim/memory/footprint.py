@@ -50,7 +50,7 @@ def bytes_per_token(
     Returns
     -------
     int
-        Bytes a token, one rank. Cross attention adds nothing: it is sized once.
+        Bytes per token, one rank. Cross attention adds nothing: it is sized once.
 
     Examples
     --------
@@ -100,5 +100,5 @@ def _kept(cache: Attention, fmt: KVFormat, states: int, tp: int) -> int:
 
 
 def fixed_bytes(model: ModelSpec, *, tp: int = 1, layers: Collection[int] | None = None) -> int:
-    """Bytes a sequence takes whatever its length: recurrent and convolution states."""
+    """Bytes that a sequence takes whatever its length: recurrent and convolution states."""
     return sum(count * cache.fixed_bytes(tp) for count, cache in layer_caches(model, layers))

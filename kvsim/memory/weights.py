@@ -256,7 +256,7 @@ def decode_read_bytes(
     """Bytes of weights that one step of `tokens` tokens reads on one rank.
 
     All but the embedding and position tables (a few rows) and what lies outside the
-    decoder. Of E experts with k a token, the expected number touched by n tokens is
+    decoder. Of E experts with k per token, the expected number touched by n tokens is
     ``E * (1 - (1 - k / E) ** n)``, as if tokens chose independently and evenly.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Warnings of a plan: one small function a check, each silent when all is well."""
+"""Warnings of a plan: one small function per check, each silent when all is well."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _other_layout(sizing: Sizing) -> Iterator[str]:
     ratio, dcp = sizing.layout_ratio, sizing.deployment.options.decode_context_parallel_size
     if ratio != 1 and dcp == 1:
         yield (
-            f"{sizing.engine.name} keeps {sizing.capacity.bytes_per_token:,} bytes a token,"
+            f"{sizing.engine.name} keeps {sizing.capacity.bytes_per_token:,} bytes per token,"
             f" {ratio:.2f} times what the model's own layout (the table of kinds) needs"
         )
 

@@ -92,7 +92,7 @@ class KVCache(NamedTuple):
 
 
 class CapacityTokens(NamedTuple):
-    """Tokens held at ``max_model_len`` a sequence, in three regimes never mixed."""
+    """Tokens held at ``max_model_len`` per sequence, in three regimes never mixed."""
 
     admission: int
     steady: int
@@ -165,7 +165,7 @@ class DecodeBatch(NamedTuple):
 
 
 class Decode(NamedTuple):
-    """Decode of the largest running batch: FLOPs a byte read, and what binds it.
+    """Decode of the largest running batch: FLOPs per byte read, and what binds it.
 
     `ridge_point` is the card's datasheet FLOP/s over bytes/s: below it a step is bound by
     memory. `source` tells where the step times come from.

@@ -77,7 +77,7 @@ def test_every_way_of_keeping_mla_has_its_size(
 
 
 def test_legacy_deepseek_cache_is_71_times_the_latent():
-    # 24,576 + 16,384 values a layer against 576 (published tables, section 11)
+    # 24,576 + 16,384 values per layer against 576 (published tables, section 11)
     legacy = sum(mib("b4000", model_of((61, latent(128))), max_model_len=4096))
     latest = sum(mib("master", model_of((61, latent(128))), max_model_len=4096))
     assert legacy / latest == pytest.approx(40960 / 576)
@@ -183,7 +183,7 @@ def test_defaults_follow_the_build():
     assert (new.max_model_len, new.max_num_seqs, new.kv_unified) == (131072, 4, True)
     assert (old.max_model_len, old.max_num_seqs, old.kv_unified) == (4096, 1, True)
     explicit = resolved(LlamaCpp(), model, max_num_seqs=4).options
-    assert explicit.kv_unified is False  # -np given: one stream a slot
+    assert explicit.kv_unified is False  # -np given: one stream per slot
 
 
 @pytest.mark.parametrize(

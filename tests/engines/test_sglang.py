@@ -320,7 +320,7 @@ def test_a_sequence_holds_whole_pages_of_what_it_keeps(model, options, context):
 
 @pytest.mark.data
 def test_every_consistent_row_is_exact(kvsim_data):
-    """Each row's own bytes a token, laid over its own bytes, give its tokens."""
+    """Each row's own bytes per token, laid over its own bytes, give its tokens."""
     rows = observed_rows(kvsim_data, "sglang")
     assert rows
     for row in rows:

@@ -109,7 +109,7 @@ def test_latent_cache_is_not_split_and_attention_dp_is_tp_of_one():
 
 @pytest.mark.parametrize(("name", "factor"), [("fp8", 0.5), ("nvfp4", 0.28125), ("int8", 0.5)])
 def test_formats_scale_the_slope(name, factor):
-    # nvfp4: 1/2 + 1/16 of a byte an element, against 2
+    # nvfp4: 1/2 + 1/16 of a byte per element, against 2
     engine = TensorRTLLM()
     capacity = engine.capacity(resolved(engine, QWEN3_600M, kv_cache_dtype=name), GIB)
     assert capacity.bytes_per_token == 114688 * factor
@@ -250,7 +250,7 @@ def test_a_smaller_dtype_never_holds_less(model, options, kv_bytes):
 
 @pytest.mark.data
 def test_every_consistent_row_is_exact(kvsim_data):
-    """Each row's own bytes a token, laid over its own bytes, give its tokens."""
+    """Each row's own bytes per token, laid over its own bytes, give its tokens."""
     rows = observed_rows(kvsim_data, "tensorrt")
     assert rows
     for row in rows:

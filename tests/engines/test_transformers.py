@@ -38,7 +38,7 @@ LLAMA2_7B = model_of((32, full(32, 32, 128)))
 
 
 def test_a_batch_needs_one_tensor_more_than_it_keeps():
-    # 524,288 bytes a token; while one layer's K is concatenated, another 32 * 128 * 2
+    # 524,288 bytes per token; while one layer's K is concatenated, another 32 * 128 * 2
     engine = Transformers()
     deployment = resolved(engine, LLAMA2_7B)
     peak = 4096 * (524288 + 8192)
@@ -64,7 +64,7 @@ def test_a_static_cache_takes_its_length_at_once_and_never_doubles():
 
 
 def test_latent_attention_is_expanded_before_it_is_cached():
-    # DeepSeek-V3: 128 heads of (128 + 64) and 128 in 61 layers, bf16: 4,997,120 bytes a token
+    # DeepSeek-V3: 128 heads of (128 + 64) and 128 in 61 layers, bf16: 4,997,120 bytes per token
     engine = Transformers()
     deployment = resolved(engine, model_of((61, latent()), dtype="bf16"))
     assert engine.capacity(deployment, GIB).bytes_per_token == 61 * 128 * 320 * 2 == 4997120
@@ -115,7 +115,7 @@ def test_ranks_and_stages_share_the_cache():
         ({"block_size": 16}, "no blocks"),
         ({"enable_prefix_caching": True}, "between calls of generate()"),
         ({"kv_cache_dtype": "fp8"}, "transformers has no fp8_e4m3 KV cache; choose bf16"),
-        ({"data_parallel_size": 2}, "one process a replica"),
+        ({"data_parallel_size": 2}, "one process per replica"),
         ({"swa_full": True}, "prefill_chunk_size"),
         ({"pipeline_parallel_size": 33}, "does not divide"),
     ],

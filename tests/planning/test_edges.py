@@ -66,13 +66,13 @@ def test_a_pool_of_windows_limits_short_requests_too():
 
 
 def test_context_ranks_share_the_tokens_of_a_latent_cache():
-    """DeepSeek-V3: 61 layers * 576 * 2 = 70,272 bytes a token, an eighth on each of 8 ranks."""
+    """DeepSeek-V3: 61 layers * 576 * 2 = 70,272 bytes per token, an eighth on each of 8 ranks."""
     options = {"tensor_parallel_size": 8, "decode_context_parallel_size": 8}
     assert plan("deepseek-v3", "h200", **options).kv_cache.bytes_per_token == 70_272 // 8
 
 
 def test_experts_are_dealt_over_the_replicas_too():
-    """vLLM's expert-parallel ranks are tp * dp: 128 experts over 2 * 4 are 16 a rank."""
+    """vLLM's expert-parallel ranks are tp * dp: 128 experts over 2 * 4 are 16 per rank."""
     options = {"tensor_parallel_size": 2, "enable_expert_parallel": True}
     one, four = (
         plan("qwen3-30b-a3b", "h100", data_parallel_size=dp, **options).memory.weights_bytes
@@ -89,7 +89,7 @@ def test_exactly_one_longest_request_is_enough(blocks, fits):
 
 
 def test_the_arithmetic_of_a_step_is_split_over_the_ranks():
-    """Weights and KV split as the FLOPs do, so that FLOPs a byte hardly change with tp."""
+    """Weights and KV split as the FLOPs do, so that FLOPs per byte hardly change with tp."""
     one, two = (
         plan("llama2-7b", "a100", tensor_parallel_size=tp).decode.batches[0] for tp in (1, 2)
     )

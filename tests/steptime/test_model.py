@@ -125,7 +125,7 @@ def test_a_window_bends_the_read_curve_and_the_full_layer_goes_on():
 
 
 def test_mla_reads_one_latent_on_every_rank():
-    # DeepSeek-V2, table 1: (512 + 64) elements a token a layer, 60 layers, bf16.
+    # DeepSeek-V2, table 1: (512 + 64) elements per token per layer, 60 layers, bf16.
     model = find_model("deepseek-v2")
 
     for tp in (1, 8):

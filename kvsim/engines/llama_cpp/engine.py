@@ -57,7 +57,7 @@ _HINTS = {
     "kv_cache_memory_bytes": "size the cache with -c: set --max-model-len",
     "block_size": "its cache is contiguous, one token a cell: leave the block size out",
     "tensor_parallel_size": "it splits by layers: set --pipeline-parallel-size instead",
-    "data_parallel_size": "start one server a replica",
+    "data_parallel_size": "start one server per replica",
     "disable_hybrid_kv_cache_manager": "its word for that is --swa-full",
 }
 
@@ -148,7 +148,7 @@ class LlamaCpp(Engine):
         )
 
     def _heaviest(self, deployment: Deployment) -> CellLayout:
-        """The device with the most KV bytes a token: it limits ``-c`` on equal cards."""
+        """The device with the most KV bytes per token: it limits ``-c`` on equal cards."""
         model, devices = deployment.model, deployment.options.pipeline_parallel_size
         stages = (split_layers(model.num_layers, devices, device) for device in range(devices))
         layouts = (self._layout(deployment, layers) for layers in stages)

@@ -246,7 +246,7 @@ class SGLang(ReleasedEngine):
         """Cut `kv_bytes` of one rank into SGLang's pools.
 
         ``logged_tokens`` is ``max_total_num_tokens``: the full-attention pool's. Admission
-        asks both pools (a window and a page a request) and the state slots, three a request
+        asks both pools (a window and a page per request) and the state slots, three per request
         beside the radix cache.
         """
         options, length = deployment.options, context_length(deployment)

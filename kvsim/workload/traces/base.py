@@ -275,7 +275,7 @@ def plain_format(name: str, what: str, columns: tuple[str, str, str]) -> TraceFo
 def json_rows(
     reading: Reading, to_row: Callable[[int, dict[str, Any]], TraceRow], skip_lines: int = 0
 ) -> Iterator[TraceRow]:
-    """Yield the rows of a file of one JSON object a line, after `skip_lines` of header."""
+    """Yield the rows of a file of one JSON object per line, after `skip_lines` of header."""
 
     def parse(line: int, text: str) -> TraceRow:
         return to_row(line, json_object(text))

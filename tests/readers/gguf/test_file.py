@@ -82,7 +82,7 @@ class TestGguf:
         writer.write_tensors_to_file()
         writer.close()
         spec = spec_from_gguf(tmp_path / "q.gguf")
-        assert spec.weight_bytes_on_disk == 64 * (32 + 2)  # 32 int8 and one fp16 scale a block
+        assert spec.weight_bytes_on_disk == 64 * (32 + 2)  # 32 int8 and one fp16 scale per block
         assert (spec.dtype, spec.quantization) == ("fp16", "q8_0")
 
     def test_key_and_value_lengths_need_not_be_hidden_over_heads(self, tmp_path):

@@ -1,4 +1,4 @@
-"""Qwen-Bailian's traces: one chat turn a line, ids of 16-token blocks.
+"""Qwen-Bailian's traces: one chat turn per line, ids of 16-token blocks.
 
 ``chat_id, parent_chat_id (-1 = root), timestamp, input_length, output_length, type, turn,
 hash_ids``; `timestamp` is in **seconds**. Each row holds its whole context. The session of a row

@@ -1,6 +1,6 @@
 """kvsim's own trace format: JSON lines that stream, with identities and sessions.
 
-The first line names the schema; then one request a line, times in seconds, never going back::
+The first line names the schema; then one request per line, times in seconds, never going back::
 
     {"schema": "kvsim-trace/1", "hash_block_size": 512}
     {"arrival_seconds": 0.0, "prompt_tokens": 6758, "output_tokens": 500, "block_ids": [0, 1]}

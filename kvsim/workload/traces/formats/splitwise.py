@@ -1,4 +1,4 @@
-"""splitwise-sim's CSV: one request a row, arrival in seconds.
+"""splitwise-sim's CSV: one request per row, arrival in seconds.
 
 ``request_id,request_type,application_id,arrival_timestamp,batch_size,prompt_size,token_size``.
 
