@@ -5,7 +5,7 @@ are paid for whether or not a request ever fills them. So a capacity here answer
 may ``-c`` be", and its concurrency counts whole reservations.
 
 Versions: "master", a build such as "b5200", or "ik" for the ik_llama.cpp fork with
-``-mla 3`` ("ik-mla0" to "ik-mla3" name the other modes). See ``llama_cells`` for the cells.
+``-mla 3`` ("ik-mla0" to "ik-mla3" name the other modes). The cells: `CellLayout`.
 """
 
 from __future__ import annotations
