@@ -79,8 +79,3 @@ class Request:
     def final_tokens(self) -> int:
         """Tokens of one sequence that are in the cache when the request ends."""
         return self.prompt_tokens + self.output_tokens - 1
-
-    @property
-    def remaining_tokens(self) -> int:
-        """Tokens still to be produced."""
-        return self.output_tokens - self.generated_tokens

@@ -11,7 +11,7 @@
          + sequences * sequence                        bookkeeping of every running sequence
 
 The KV term is linear and stands outside the p-norm, so a run of k decode steps at a constant
-batch sums in closed form: ``k * decode_base_seconds + kv_seconds_per_byte * sum of bytes``.
+batch sums in closed form: ``k * seconds without KV reads + kv_seconds_per_byte * sum of bytes``.
 The GEMMs of routed experts have few rows each and reach a share of ``P``: their FLOPs count
 for more. Coefficients are measured (``hardware_profiles``); a device without any takes the median
 efficiency of its class, and `StepTimeModel.provenance` says so.
@@ -236,10 +236,6 @@ class StepTimeModel:
         """Duration of one step."""
         return self.cost(load).seconds
 
-    def decode_base_seconds(self, sequences: int) -> float:
-        """Duration of a decode-only step, the bytes of its KV reads left out."""
-        return self.cost(StepLoad(tokens=sequences, sequences=sequences)).seconds
-
     def _weight_bytes(self, tokens: int) -> float:
         """Weight bytes that one rank reads for so many tokens (experts: those touched)."""
         shape = tokens if self.work.expert_layers else 1  # without experts all is read
@@ -369,8 +365,4 @@ class ConstantStepTime:
 
     def seconds(self, load: StepLoad) -> float:
         """Duration of one step."""
-        return self.constant_seconds
-
-    def decode_base_seconds(self, sequences: int) -> float:
-        """Duration of a decode-only step."""
         return self.constant_seconds

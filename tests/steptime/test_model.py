@@ -210,7 +210,7 @@ def test_more_tokens_never_take_less_time(card, model):
     steps = steps_of(model, card)
     sizes = sorted({*range(1, 64), *range(64, 9000, 61)})
 
-    decodes = [steps.decode_base_seconds(size) for size in sizes]
+    decodes = [steps.seconds(StepLoad(tokens=size, sequences=size)) for size in sizes]
     prefills = [steps.seconds(StepLoad(tokens=size, sequences=1)) for size in sizes]
 
     for times in (decodes, prefills):
@@ -226,7 +226,6 @@ def test_kv_bytes_enter_linearly(sequences, some_bytes, more_bytes):
     def at(kv_bytes):
         return steps.seconds(StepLoad(sequences, sequences, kv_bytes))
 
-    assert at(0.0) == pytest.approx(steps.decode_base_seconds(sequences), rel=1e-12)
     expected = at(0.0) + steps.kv_seconds_per_byte * (some_bytes + more_bytes)
     assert at(some_bytes + more_bytes) == pytest.approx(expected, rel=1e-12)
 
@@ -409,6 +408,6 @@ def test_an_engines_own_host_costs_replace_the_defaults():
 def test_constant_step_time_is_constant():
     steps = ConstantStepTime(0.25)
 
-    assert steps.seconds(StepLoad(1, 1)) == steps.decode_base_seconds(99) == 0.25
+    assert steps.seconds(StepLoad(1, 1)) == steps.seconds(StepLoad(9000, 99, 1e9)) == 0.25
     assert steps.kv_seconds_per_byte == 0
     assert steps.cost(StepLoad(1, 1)).bound_by == "host"

@@ -118,11 +118,6 @@ class Allocator(ABC):
         """Share of the pool that is held, 0 to 1."""
         return 1 - self.free_blocks / self.total_blocks if self.total_blocks else 0.0
 
-    @property
-    def total_slots(self) -> int:
-        """Token slots of the whole pool."""
-        return self.total_blocks * self.block_size
-
     def blocks_of(self, request: Request, tokens: int) -> int:
         """Blocks of a request with `tokens` cached tokens per sequence.
 
