@@ -139,11 +139,11 @@ def _validation_lines(records: Sequence[Record]) -> Iterator[str]:
     rows, missed = [], []
     for record in records:
         for run in record["runs"]:
-            cells = _errors(run)
+            errors = _errors(run)
             rows.append(
-                (f"{record['model']}, {run['label']}", f"{run['steps']:,}", *_signed(cells))
+                (f"{record['model']}, {run['label']}", f"{run['steps']:,}", *_signed(errors))
             )
-            missed += _missed(f"{record['model']}, {run['label']}", cells)
+            missed += _missed(f"{record['model']}, {run['label']}", errors)
     head = ("run", "steps", "single step, median", "single step, p95", "all steps", *_PAIRS)
     yield from _table(head, rows)
     goals = ", ".join(f"{name} {percent:g} %" for name, percent in GOALS.items())
@@ -164,17 +164,17 @@ def _errors(run: Record) -> dict[str, float | None]:
     }
 
 
-def _signed(cells: Mapping[str, float | None]) -> Iterator[str]:
-    for name, value in cells.items():
+def _signed(errors: Mapping[str, float | None]) -> Iterator[str]:
+    for name, value in errors.items():
         sign = "" if name.startswith("single") else "+"
         yield "-" if value is None else f"{value:{sign}.1f}"
 
 
-def _missed(label: str, cells: Mapping[str, float | None]) -> list[str]:
+def _missed(label: str, errors: Mapping[str, float | None]) -> list[str]:
     return [
         f"{name} of {label}"
         for name, goal in GOALS.items()
-        if (value := cells[name]) is not None and abs(value) > goal
+        if (value := errors[name]) is not None and abs(value) > goal
     ]
 
 

@@ -81,8 +81,8 @@ def _why(state: PageState) -> str:
     with left:
         tokens = state.ask("tokens")
         cached = state.ask("cached")
-        cells = lessons.attention_cells(tokens, cached=cached)
-        shown.chart(figures.attention_chart(cells, cached=cached))
+        pairs = lessons.attention_pairs(tokens, cached=cached)
+        shown.chart(figures.attention_chart(pairs, cached=cached))
     with right:
         model = state.ask("model")
         prompt, output = ask_row(state, "prompt", "output").values()
@@ -212,7 +212,7 @@ def _less(state: PageState) -> str:
 
 def _never(state: PageState) -> str:
     kind = state.ask("kind")
-    shown.chart(figures.validity_chart(kind, lessons.validity_cells(kind, layers=4, tokens=8)))
+    shown.chart(figures.validity_chart(kind, lessons.kept_states(kind, layers=4, tokens=8)))
     st.markdown("kvsim refuses such a model rather than print a number for it:")
     with in_place():
         kvsim.find_model("bert-base-uncased")

@@ -46,7 +46,7 @@ class _Pair(Checked):
 
 
 class _Run(Checked):
-    """One load; see `kvsim.calibrate.twin.compare.Comparison`."""
+    """One load; see `kvsim.calibrate.twin.compare.TwinComparison`."""
 
     label: str
     steps: NonNegativeInt

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_LABEL_CELLS = 40
+_LABEL_WIDTH = 40
 
 
 @click.group(name="calibrate", invoke_without_command=True)
@@ -144,7 +144,7 @@ def _progress(total: int) -> Iterator[Progress]:
 
 def _shown(label: Any) -> str | None:
     """Name the case that is being timed, where there is one."""
-    return str(label)[:_LABEL_CELLS] if label else None
+    return str(label)[:_LABEL_WIDTH] if label else None
 
 
 def _stepper(bar: Any) -> Callable[[int, int, str], None]:

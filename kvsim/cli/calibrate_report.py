@@ -11,7 +11,7 @@ from kvsim.units import format_bytes, format_seconds
 
 __all__ = ["amount", "found_sections", "plan_sections"]
 
-_CELLS = 20
+_BAR_WIDTH = 20
 _SECONDS_A_MINUTE = 60
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
@@ -84,8 +84,8 @@ def amount(value: float, unit: str) -> str:
 def _bar(share: float) -> str:
     """Draw a share of the datasheet, full at 100 %."""
     full, empty = "█░" if "utf" in (sys.stdout.encoding or "").lower() else "#."
-    cells = min(_CELLS, round(share * _CELLS))
-    return full * cells + empty * (_CELLS - cells)
+    filled = min(_BAR_WIDTH, round(share * _BAR_WIDTH))
+    return full * filled + empty * (_BAR_WIDTH - filled)
 
 
 def _remarks(found: _Content) -> Iterator[Section]:

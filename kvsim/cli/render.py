@@ -24,7 +24,7 @@ import click
 
 __all__ = ["Bar", "Part", "Section", "Table", "emit", "flatten", "print_records"]
 
-BAR_CELLS = 72
+BAR_WIDTH = 72
 WIDEST = 100
 NARROWEST = 16
 INDENT, GAP = "  ", "   "
@@ -58,18 +58,18 @@ class Bar(NamedTuple):
 
     parts: tuple[Part, ...]
 
-    def cells(self, total: int = BAR_CELLS) -> list[int]:
-        """Cells of each part: largest remainders first, so that they add up to `total`."""
+    def widths(self, total: int = BAR_WIDTH) -> list[int]:
+        """Characters of each part: largest remainders first, so that they add up to `total`."""
         whole = sum(part.amount for part in self.parts)
         if not whole:
             return [0] * len(self.parts)
         exact = [part.amount / whole * total for part in self.parts]
-        cells = [int(share) for share in exact]
-        short = total - sum(cells)
-        by_rest = sorted(range(len(exact)), key=lambda i: cells[i] - exact[i])
+        widths = [int(share) for share in exact]
+        short = total - sum(widths)
+        by_rest = sorted(range(len(exact)), key=lambda i: widths[i] - exact[i])
         for index in by_rest[:short]:
-            cells[index] += 1
-        return cells
+            widths[index] += 1
+        return widths
 
 
 class Section(NamedTuple):
@@ -109,7 +109,7 @@ def print_records(
     """Print rows that are alike; as CSV they are one table with a header."""
     if output_format == "csv":
         header = tuple(dict.fromkeys(name for row in records for name in row))
-        rows = [tuple(_cell(row.get(name)) for name in header) for row in records]
+        rows = [tuple(_leaf(row.get(name)) for name in header) for row in records]
         click.echo(_csv([header, *rows]), nl=False)
     else:
         emit(sections, list(records), output_format)
@@ -122,19 +122,19 @@ def flatten(content: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
     elif isinstance(content, list | tuple):
         items = enumerate(content)
     else:
-        yield prefix, _cell(content)
+        yield prefix, _leaf(content)
         return
     for key, value in items:
         yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
 
 
-def _cell(value: Any) -> str:
+def _leaf(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, Mapping):
-        return " ".join(f"{key}={_cell(item)}" for key, item in value.items())
+        return " ".join(f"{key}={_leaf(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return " ".join(_cell(item) for item in value)
+        return " ".join(_leaf(item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -231,8 +231,10 @@ def _row(cells: Sequence[str], widths: Sequence[int], words: bool) -> str:
 def _bar_lines(bar: Bar, width: int) -> list[str]:
     """Draw the bar, then a legend line a part."""
     glyphs = _GLYPHS if "utf" in (sys.stdout.encoding or "").lower() else _ASCII
-    cells = bar.cells(min(width, BAR_CELLS))
-    pieces = [_style(glyph * n, fg=c) for glyph, c, n in zip(glyphs, _COLOURS, cells, strict=False)]
+    widths = bar.widths(min(width, BAR_WIDTH))
+    pieces = [
+        _style(glyph * n, fg=c) for glyph, c, n in zip(glyphs, _COLOURS, widths, strict=False)
+    ]
     label = max(len(part.label) for part in bar.parts)
     legend = [
         f"{_style(glyph, fg=colour)} {part.label:<{label}}  {part.text}"

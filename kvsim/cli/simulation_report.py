@@ -183,14 +183,14 @@ def _latency_section(runs: Replications) -> Section:
     headers += ["95 % interval of the mean"] if intervals else []
     rows = []
     for name, label in _LATENCIES.items():
-        row = [label, *_latency_cells(runs, name)]
+        row = [label, *_latency_points(runs, name)]
         if intervals:
             row.append(_span(intervals.get(f"mean_{name}_ms"), hidden=row[1] == SATURATED))
         rows.append(tuple(row))
     return Section("Latency", (Table(tuple(headers), tuple(rows)),))
 
 
-def _latency_cells(runs: Replications, name: str) -> list[str]:
+def _latency_points(runs: Replications, name: str) -> list[str]:
     if runs.saturated and name in SATURATED_MEANINGLESS:
         return [SATURATED, *"----"]
     summary = _shown(runs)
@@ -299,7 +299,7 @@ def _says(variant: Variant, key: str) -> bool:
 
 
 def _value(variant: Variant, key: str) -> str:
-    """One cell; a saturated variant's growing latencies are not printed."""
+    """One value; a saturated variant's growing latencies are not printed."""
     if _is_hidden(variant, key):
         return SATURATED
     return _number(_mean(variant, key), _COMPARED[key][1])

@@ -12,7 +12,7 @@ from kvsim.cli.options import MODEL, format_option
 if TYPE_CHECKING:
     from kvsim.calibrate.served.bench import BenchComparison
     from kvsim.calibrate.served.engine_log import LogComparison
-    from kvsim.calibrate.twin.compare import Comparison
+    from kvsim.calibrate.twin.compare import TwinComparison
     from kvsim.calibrate.twin.validate import Validation
     from kvsim.cli.render import Section
 
@@ -103,7 +103,7 @@ def _twin_sections(found: Validation) -> list[Section]:
     return sections
 
 
-def _run_sections(run: Comparison) -> list[Section]:
+def _run_sections(run: TwinComparison) -> list[Section]:
     from kvsim.cli.render import Section, Table
 
     errors = run.step_errors

@@ -1,4 +1,4 @@
-"""Grids of named cells: a heat map whose colours mean something and are spelled out."""
+"""Grids of named squares: a heat map whose colours mean something and are spelled out."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from kvsim.figures.theme import Axis, draw
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = ["cell_trace", "grid"]
+__all__ = ["grid", "named_squares"]
 
 
-def cell_trace(
+def named_squares(
     names: Sequence[Sequence[str]],
     colours: Mapping[str, str],
     *,
     texts: Sequence[Sequence[str]] | None = None,
     hovers: Sequence[Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """Return one heat map of named cells.
+    """Return one heat map of named squares.
 
     Parameters
     ----------
     names : sequence of sequence of str
-        What every cell is, row by row; keys of `colours`.
+        What every square is, row by row; keys of `colours`.
     colours : mapping of str to str
         The colour of each name.
     texts, hovers : sequence of sequence of str, optional
-        What stands in a cell, and what is said of it.
+        What stands in a square, and what is said of it.
     """
     known = list(colours)
     steps = len(known)
@@ -71,7 +71,7 @@ def grid(
 
 
 def _bare(axis: Axis, *, reverse: bool = False) -> Axis:
-    """An axis of cells: no lines between them, the first row on top."""
+    """An axis of squares: no lines between them, the first row on top."""
     settings = {"showgrid": False, "zeroline": False, **(axis.settings or {})}
     if reverse:
         settings["autorange"] = "reversed"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvsim.figures.chart import Chart, Table
-from kvsim.figures.grids import cell_trace, grid
+from kvsim.figures.grids import grid, named_squares
 from kvsim.figures.theme import CYCLE, PALETTE, Axis, draw, muted
 from kvsim.units import MIB, format_bytes
 
@@ -51,10 +51,10 @@ ROW_SLOTS = 16
 # --- why K and V ---------------------------------------------------------------------------
 
 
-def attention_chart(cells: Sequence[Sequence[str]], *, cached: bool) -> Chart:
+def attention_chart(pairs: Sequence[Sequence[str]], *, cached: bool) -> Chart:
     """Draw what becomes of every query-key pair while one token is produced."""
-    trace = cell_trace(cells, _ATTENTION_COLOURS)
-    size = len(cells)
+    trace = named_squares(pairs, _ATTENTION_COLOURS)
+    size = len(pairs)
     figure = grid(
         trace,
         _ATTENTION_COLOURS if cached else _only(_ATTENTION_COLOURS, "computed now", "future"),
@@ -63,7 +63,7 @@ def attention_chart(cells: Sequence[Sequence[str]], *, cached: bool) -> Chart:
     )
     rows = [
         {"query token": query, "key token": key, "what": what}
-        for query, row in enumerate(cells)
+        for query, row in enumerate(pairs)
         for key, what in enumerate(row)
     ]
     fresh = sum(row["what"] == "computed now" for row in rows)
@@ -222,28 +222,28 @@ _POOL_TITLES = {
 
 
 def _pool_trace(moment: Moment, block_size: int) -> dict[str, Any]:
-    names = [_cell_name(slot.owner, slot.use) for slot in moment.slots]
+    names = [_slot_name(slot.owner, slot.use) for slot in moment.slots]
     texts = [{"token": slot.owner, "never": "x"}.get(slot.use, "") for slot in moment.slots]
     hovers = [
         f"slot {at}, block {at // block_size}: {slot.owner or 'nobody'}, {slot.use}"
         for at, slot in enumerate(moment.slots)
     ]
-    colours = {_cell_name("", "free"): _FREE}
+    colours = {_slot_name("", "free"): _FREE}
     for owner, colour in _OWNER_COLOURS.items():
-        colours[_cell_name(owner, "token")] = colour
-        colours[_cell_name(owner, "to come")] = muted(colour)
-    trace = cell_trace(_rows(names), colours, texts=_rows(texts), hovers=_rows(hovers))
+        colours[_slot_name(owner, "token")] = colour
+        colours[_slot_name(owner, "to come")] = muted(colour)
+    trace = named_squares(_rows(names), colours, texts=_rows(texts), hovers=_rows(hovers))
     return trace | {"y": [str(at) for at in range(0, len(names), ROW_SLOTS)]}
 
 
-def _cell_name(owner: str, use: str) -> str:
+def _slot_name(owner: str, use: str) -> str:
     if use == "free":
         return "free"
     return f"{owner} token" if use == "token" else f"{owner} held"
 
 
-def _rows(cells: Sequence[str]) -> list[list[str]]:
-    return [list(cells[at : at + ROW_SLOTS]) for at in range(0, len(cells), ROW_SLOTS)]
+def _rows(slots: Sequence[str]) -> list[list[str]]:
+    return [list(slots[at : at + ROW_SLOTS]) for at in range(0, len(slots), ROW_SLOTS)]
 
 
 def _player(first: int, moments: int) -> dict[str, Any]:
@@ -351,12 +351,12 @@ def _kept_bars(at: int, dtype: str, plan: Plan) -> dict[str, Any]:
 # --- when there is nothing to keep ---------------------------------------------------------
 
 
-def validity_chart(kind: str, cells: Sequence[Sequence[str]]) -> Chart:
+def validity_chart(kind: str, states: Sequence[Sequence[str]]) -> Chart:
     """Draw which layers' K and V survive when a token is appended."""
-    layers = len(cells)
-    trace = cell_trace(cells[::-1], _VALIDITY_COLOURS)
+    layers = len(states)
+    trace = named_squares(states[::-1], _VALIDITY_COLOURS)
     trace["y"] = [f"layer {layer}" for layer in reversed(range(layers))]
-    shown = {name for row in cells for name in row}
+    shown = {name for row in states for name in row}
     figure = grid(
         trace,
         {name: colour for name, colour in _VALIDITY_COLOURS.items() if name in shown},
@@ -366,7 +366,7 @@ def validity_chart(kind: str, cells: Sequence[Sequence[str]]) -> Chart:
     )
     rows = [
         {"layer": layer, "token": token, "what": what}
-        for layer, row in enumerate(cells)
+        for layer, row in enumerate(states)
         for token, what in enumerate(row)
     ]
     wrong = sum(row["what"] == "wrong" for row in rows)

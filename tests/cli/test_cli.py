@@ -294,9 +294,9 @@ def test_explain_takes_dtype_context_and_tp(run):
 
 @pytest.mark.parametrize("amounts", [(1, 1, 1), (0, 0, 5), (1, 10**9, 1), (3, 0, 4), (0, 0, 0)])
 def test_a_bar_is_as_long_as_it_should_be(amounts):
-    cells = Bar(tuple(Part(str(n), n, "") for n in amounts)).cells(72)
-    assert sum(cells) == (72 if any(amounts) else 0)
-    assert all(n or not cell for n, cell in zip(amounts, cells, strict=True))
+    widths = Bar(tuple(Part(str(n), n, "") for n in amounts)).widths(72)
+    assert sum(widths) == (72 if any(amounts) else 0)
+    assert all(n or not width for n, width in zip(amounts, widths, strict=True))
 
 
 def test_a_table_aligns_numbers_right_and_wraps_words(monkeypatch):

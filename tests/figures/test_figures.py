@@ -32,7 +32,7 @@ def every_chart(plans):
     story = lessons.tell("paged")
     model = kvsim.find_model("llama3.2-1b")
     keepings = lessons.keepings(lessons.HeadShape(), "fp16", 2048)
-    cells = lessons.attention_cells(4, cached=True)
+    pairs = lessons.attention_pairs(4, cached=True)
     return [
         figures.memory_chart(plans),
         figures.capacity_chart(plans),
@@ -40,13 +40,13 @@ def every_chart(plans):
         figures.concurrency_chart({"bf16": plans[0]}),
         figures.batch_chart(plans[0]),
         figures.roofline_chart(plans[0]),
-        figures.attention_chart(cells, cached=True),
+        figures.attention_chart(pairs, cached=True),
         figures.work_chart(lessons.decode_work(model, 4, 4)),
         figures.heads_chart(keepings, 2048),
         figures.growth_chart({2048: keepings}),
         figures.pool_chart(story, 3),
         figures.kept_chart({"bf16": plans[0]}),
-        figures.validity_chart("encoder", lessons.validity_cells("encoder", 3, 5)),
+        figures.validity_chart("encoder", lessons.kept_states("encoder", 3, 5)),
     ]
 
 

@@ -75,8 +75,8 @@ def test_a_cache_computes_every_token_once(prompt, output):
 
 @given(st.integers(1, 12))
 def test_the_triangle(tokens):
-    cached = [cell for row in lessons.attention_cells(tokens, cached=True) for cell in row]
-    again = [cell for row in lessons.attention_cells(tokens, cached=False) for cell in row]
+    cached = [pair for row in lessons.attention_pairs(tokens, cached=True) for pair in row]
+    again = [pair for row in lessons.attention_pairs(tokens, cached=False) for pair in row]
     assert cached.count("computed now") == 1
     assert cached.count("read from the cache") == tokens - 1
     assert again.count("computed now") == tokens * (tokens + 1) // 2
@@ -154,7 +154,7 @@ def test_an_unknown_policy_is_refused():
 
 def test_only_a_causal_decoder_keeps_everything():
     kept = {
-        kind: sum(row.count("kept") for row in lessons.validity_cells(kind, 4, 8))
+        kind: sum(row.count("kept") for row in lessons.kept_states(kind, 4, 8))
         for kind in lessons.KINDS
     }
     assert kept == {"causal decoder": 28, "sliding window": 8, "encoder": 7, "diffusion": 0}
@@ -162,4 +162,4 @@ def test_only_a_causal_decoder_keeps_everything():
 
 def test_an_unknown_kind_is_refused():
     with pytest.raises(kvsim.UnknownNameError):
-        lessons.validity_cells("decoder", 2, 2)
+        lessons.kept_states("decoder", 2, 2)

@@ -21,7 +21,14 @@ from kvsim.errors import InputError
 from kvsim.specs.hardware import AcceleratorProfile, ByteQuantity, Interconnect, Quantity
 from kvsim.units import GIB, format_bytes
 
-__all__ = ["Comparison", "comparisons", "measured_profile", "noisy_rows", "slug", "write_profile"]
+__all__ = [
+    "DatasheetComparison",
+    "comparisons",
+    "measured_profile",
+    "noisy_rows",
+    "slug",
+    "write_profile",
+]
 
 _NOISY = 0.2  # interquartile range as a share of the median
 _MISSED = 0.25  # of a measurement
@@ -30,7 +37,7 @@ _FEW = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class DatasheetComparison:
     """One number that was measured, beside the datasheet's.
 
     Parameters
@@ -58,51 +65,53 @@ class Comparison:
         return {**asdict(self), "share": self.share}
 
 
-def comparisons(found: Calibration) -> Iterator[Comparison]:
+def comparisons(found: Calibration) -> Iterator[DatasheetComparison]:
     """Yield every measured number beside the datasheet's."""
     sheet, facts = found.shipped, found.facts
     bandwidth = sheet.bandwidth_bytes_per_s if sheet else None
     peak = sheet.flops_per_s(facts.dtype) if sheet else None
     main = [row for row in found.rows if row.case.dtype == facts.dtype]
     memory = float(sheet.memory_bytes) if sheet else None
-    yield Comparison("memory that the driver reports", "bytes", facts.memory_bytes, memory)
+    yield DatasheetComparison("memory that the driver reports", "bytes", facts.memory_bytes, memory)
     if facts.kind == "cuda":
-        yield Comparison("context, gone at the start", "bytes", facts.context_bytes)
-    yield Comparison("copy", "bytes/s", fastest(main, CopyCase, "moved_bytes"), bandwidth)
-    yield Comparison("read", "bytes/s", fastest(main, ReadCase, "moved_bytes"), bandwidth)
-    yield Comparison("weights, GEMM", "bytes/s", fastest(main, GemmCase, "moved_bytes"), bandwidth)
+        yield DatasheetComparison("context, gone at the start", "bytes", facts.context_bytes)
+    yield DatasheetComparison("copy", "bytes/s", fastest(main, CopyCase, "moved_bytes"), bandwidth)
+    yield DatasheetComparison("read", "bytes/s", fastest(main, ReadCase, "moved_bytes"), bandwidth)
+    yield DatasheetComparison(
+        "weights, GEMM", "bytes/s", fastest(main, GemmCase, "moved_bytes"), bandwidth
+    )
     for dtype, rate in gemm_rates(found.rows).items():
         datasheet = sheet.flops_per_s(dtype) if sheet and dtype in sheet.flops else None
-        yield Comparison(f"{dtype} GEMM", "FLOP/s", rate, datasheet)
+        yield DatasheetComparison(f"{dtype} GEMM", "FLOP/s", rate, datasheet)
     yield from _fitted(found, bandwidth, peak)
     yield from _launches(found.rows)
 
 
 def _fitted(
     found: Calibration, bandwidth: float | None, peak: float | None
-) -> Iterator[Comparison]:
+) -> Iterator[DatasheetComparison]:
     """Yield the coefficients of both ways of running, and what they share once."""
     for way, rates in found.coefficients.items():
         if f"{way} layers" in found.parts:
             weights, gemms = rates.weight_bytes_per_s, rates.flops_per_s
-            yield Comparison(f"{way}: weights in a step", "bytes/s", weights, bandwidth)
-            yield Comparison(f"{way}: GEMMs in a step", "FLOP/s", gemms, peak)
-        yield Comparison(f"{way}: KV read", "bytes/s", rates.kv_bytes_per_s, bandwidth)
-        yield Comparison(f"{way}: layer", "s", rates.layer_seconds)
-        yield Comparison(f"{way}: decode, a KV head", "s", rates.head_seconds)
+            yield DatasheetComparison(f"{way}: weights in a step", "bytes/s", weights, bandwidth)
+            yield DatasheetComparison(f"{way}: GEMMs in a step", "FLOP/s", gemms, peak)
+        yield DatasheetComparison(f"{way}: KV read", "bytes/s", rates.kv_bytes_per_s, bandwidth)
+        yield DatasheetComparison(f"{way}: layer", "s", rates.layer_seconds)
+        yield DatasheetComparison(f"{way}: decode, a KV head", "s", rates.head_seconds)
     rates = found.coefficients["loop"]
-    yield Comparison("prefill attention", "FLOP/s", rates.attention_flops_per_s, peak)
-    yield Comparison("prefill, a token and head", "s", rates.attention_token_seconds)
-    yield Comparison("host, a step", "s", rates.host_seconds)
-    yield Comparison("host, a sequence", "s", rates.sequence_seconds)
+    yield DatasheetComparison("prefill attention", "FLOP/s", rates.attention_flops_per_s, peak)
+    yield DatasheetComparison("prefill, a token and head", "s", rates.attention_token_seconds)
+    yield DatasheetComparison("host, a step", "s", rates.host_seconds)
+    yield DatasheetComparison("host, a sequence", "s", rates.sequence_seconds)
 
 
-def _launches(rows: tuple[Row, ...]) -> Iterator[Comparison]:
+def _launches(rows: tuple[Row, ...]) -> Iterator[DatasheetComparison]:
     for row in rows:
         if row.case.kind == "launch":
-            yield Comparison("launch", "s", row.seconds)
+            yield DatasheetComparison("launch", "s", row.seconds)
         elif row.case.kind == "launch_graph":
-            yield Comparison("launch in a graph", "s", row.seconds)
+            yield DatasheetComparison("launch in a graph", "s", row.seconds)
 
 
 def gemm_rates(rows: tuple[Row, ...]) -> dict[str, float]:

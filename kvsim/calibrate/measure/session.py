@@ -128,7 +128,7 @@ class Session:
 
     def _keep(self, row: Row, writer: csv.DictWriter[str]) -> None:
         self.rows.append(row)
-        writer.writerow(_cells(row))
+        writer.writerow(_line(row))
 
     def _time(self, case: Case) -> Row | None:
         """Time a case, or the largest smaller one that fits; None when it had to be skipped."""
@@ -202,15 +202,15 @@ def _timing(row: Mapping[str, str], where: str) -> Timing:
     return Timing(seconds, low, high, int(samples), int(outliers), row["captured"] == "1")
 
 
-def _key(cells: Mapping[str, Any]) -> Key:
-    return tuple(str(cells.get(name, "")) for name in ("kind", "dtype", *_SIZES))
+def _key(line: Mapping[str, Any]) -> Key:
+    return tuple(str(line.get(name, "")) for name in ("kind", "dtype", *_SIZES))
 
 
 def _sizes_of(case: Case) -> dict[str, Any]:
     return {"kind": case.kind, "dtype": case.dtype, **case.sizes()}
 
 
-def _cells(row: Row) -> dict[str, Any]:
+def _line(row: Row) -> dict[str, Any]:
     """One line of the CSV."""
     case, timing = row.case, row.timing
     return {

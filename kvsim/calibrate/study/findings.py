@@ -150,22 +150,22 @@ def claims_of(rows: Sequence[StudyRow], token_bytes: int, block_tokens: int) -> 
     )
 
 
-Cells = dict[tuple[str, int, int], StudyRow]
+RowsByCase = dict[tuple[str, int, int], StudyRow]
 
 
 def _paging_uses_more(
-    at: Cells, few: tuple[int, int], most: tuple[int, int], block_bytes: int
+    at: RowsByCase, few: tuple[int, int], most: tuple[int, int], block_bytes: int
 ) -> Claim:
-    def held(name: str, cell: tuple[int, int]) -> int:
-        return at[name, *cell].kv_peak_bytes
+    def held(name: str, case: tuple[int, int]) -> int:
+        return at[name, *case].kv_peak_bytes
 
     parts = [
-        f"at {cell[1]} tokens, batch {cell[0]}: paged {format_bytes(held('paged', cell))},"
-        f" growing {format_bytes(held('grow', cell))},"
-        f" preallocated {format_bytes(held('preallocated', cell))}"
-        for cell in (few, most)
+        f"at {case[1]} tokens, batch {case[0]}: paged {format_bytes(held('paged', case))},"
+        f" growing {format_bytes(held('grow', case))},"
+        f" preallocated {format_bytes(held('preallocated', case))}"
+        for case in (few, most)
     ]
-    worst = max(held("paged", cell) - held("grow", cell) for cell in (few, most))
+    worst = max(held("paged", case) - held("grow", case) for case in (few, most))
     return Claim(
         "A paged cache uses more memory than a plain one",
         holds=held("paged", few) > held("preallocated", few) or worst > few[0] * block_bytes,
@@ -183,7 +183,7 @@ def _gpt3_token() -> Claim:
     )
 
 
-def _cache_makes_it_flat(at: Cells, most: tuple[int, int]) -> Claim:
+def _cache_makes_it_flat(at: RowsByCase, most: tuple[int, int]) -> Claim:
     none, kept = at["none", *most], at["preallocated", *most]
     gain = none.total_seconds / kept.total_seconds
     read = kept.read_bytes_per_token / at["preallocated", most[0], _least(at)].read_bytes_per_token
@@ -196,7 +196,7 @@ def _cache_makes_it_flat(at: Cells, most: tuple[int, int]) -> Claim:
     )
 
 
-def _growing_is_free(at: Cells, most: tuple[int, int]) -> Claim:
+def _growing_is_free(at: RowsByCase, most: tuple[int, int]) -> Claim:
     grow, kept = at["grow", *most], at["preallocated", *most]
     return Claim(
         "Concatenating the cache at every step costs nothing but memory",
@@ -208,5 +208,5 @@ def _growing_is_free(at: Cells, most: tuple[int, int]) -> Claim:
     )
 
 
-def _least(at: Cells) -> int:
+def _least(at: RowsByCase) -> int:
     return min(tokens for _, _, tokens in at)

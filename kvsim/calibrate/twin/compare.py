@@ -19,7 +19,7 @@ from kvsim.results.result import SimulationResult
 from kvsim.simulator.prepare import Setup
 from kvsim.steptime.model import StepLoad
 
-__all__ = ["Comparison", "StepErrors", "StepGroup", "compare", "compare_summaries"]
+__all__ = ["StepErrors", "StepGroup", "TwinComparison", "compare", "compare_summaries"]
 
 # Keys of the two summaries that are set side by side; those of `vllm bench serve`.
 SUMMARY_KEYS = (
@@ -83,7 +83,7 @@ class StepErrors:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class TwinComparison:
     """One run, predicted and measured.
 
     Parameters
@@ -126,7 +126,7 @@ class Comparison:
         }
 
 
-def compare(label: str, setup: Setup, run: TwinRun, predicted: SimulationResult) -> Comparison:
+def compare(label: str, setup: Setup, run: TwinRun, predicted: SimulationResult) -> TwinComparison:
     """Set a run of the twin beside the simulator's prediction of it.
 
     Parameters
@@ -142,7 +142,7 @@ def compare(label: str, setup: Setup, run: TwinRun, predicted: SimulationResult)
     """
     seconds = [setup.step_time.cost(sample.load).seconds for sample in run.samples]
     measured_peak = run.memory.peak_blocks
-    return Comparison(
+    return TwinComparison(
         label=label,
         steps=len(run.samples),
         step_errors=_step_errors(seconds, run.samples),
@@ -176,16 +176,16 @@ def _groups(
     setup: Setup, predicted: Sequence[float], samples: Sequence[StepSample]
 ) -> tuple[StepGroup, ...]:
     """Step times by phase, batch and context, each up to the next power of two."""
-    cells: dict[tuple[str, int, int], list[tuple[float, float]]] = defaultdict(list)
+    groups: dict[tuple[str, int, int], list[tuple[float, float]]] = defaultdict(list)
     for seconds, sample in zip(predicted, samples, strict=True):
-        cells[_cell(sample.load, setup.token_bytes)].append((seconds, sample.seconds))
+        groups[_group_of(sample.load, setup.token_bytes)].append((seconds, sample.seconds))
     return tuple(
-        StepGroup(*cell, len(times), *np.median(np.array(times), axis=0).tolist())
-        for cell, times in sorted(cells.items())
+        StepGroup(*group, len(times), *np.median(np.array(times), axis=0).tolist())
+        for group, times in sorted(groups.items())
     )
 
 
-def _cell(load: StepLoad, token_bytes: int) -> tuple[str, int, int]:
+def _group_of(load: StepLoad, token_bytes: int) -> tuple[str, int, int]:
     """Phase, batch and context of a step; a prefill's context is the tokens it computes."""
     if load.prefill_pairs:
         return "prefill", _power_above(load.sequences), _power_above(load.tokens)

@@ -18,7 +18,7 @@ from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 
 if TYPE_CHECKING:
-    from kvsim.calibrate.twin.compare import Comparison
+    from kvsim.calibrate.twin.compare import TwinComparison
     from kvsim.calibrate.twin.device import Device
     from kvsim.calibrate.twin.serve import Twin, TwinRun
     from kvsim.calibrate.twin.warmup import WarmUp
@@ -80,7 +80,7 @@ class Validation:
     drift_percent : float or None
         How much slower equal work was at one time than at another: what no model can
         predict. None where nothing was calibrated.
-    runs : tuple of Comparison
+    runs : tuple of TwinComparison
         One a load.
     """
 
@@ -91,7 +91,7 @@ class Validation:
     torch_version: str
     clock: str
     drift_percent: float | None
-    runs: tuple[Comparison, ...]
+    runs: tuple[TwinComparison, ...]
 
     def record(self) -> dict[str, Any]:
         """The validation as JSON."""

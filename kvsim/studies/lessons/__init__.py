@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from kvsim.studies.lessons.allocation import POLICIES, Moment, Story, tell
 from kvsim.studies.lessons.heads import HeadShape, Keeping, keepings
-from kvsim.studies.lessons.recompute import Work, attention_cells, decode_work
-from kvsim.studies.lessons.validity import KINDS, validity_cells
+from kvsim.studies.lessons.recompute import Work, attention_pairs, decode_work
+from kvsim.studies.lessons.validity import KINDS, kept_states
 
 __all__ = [
     "KINDS",
@@ -19,9 +19,9 @@ __all__ = [
     "Moment",
     "Story",
     "Work",
-    "attention_cells",
+    "attention_pairs",
     "decode_work",
     "keepings",
+    "kept_states",
     "tell",
-    "validity_cells",
 ]

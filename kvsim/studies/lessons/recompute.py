@@ -19,12 +19,12 @@ from kvsim.memory.weights import matmul_flops_per_token
 from kvsim.specs.model import ModelSpec
 from kvsim.steptime.kv_reads import attended_layers
 
-__all__ = ["Work", "attention_cells", "decode_work"]
+__all__ = ["Work", "attention_pairs", "decode_work"]
 
 FUTURE, DONE, KEPT, COMPUTED = "future", "done before", "read from the cache", "computed now"
 
 
-def attention_cells(tokens: int, *, cached: bool) -> tuple[tuple[str, ...], ...]:
+def attention_pairs(tokens: int, *, cached: bool) -> tuple[tuple[str, ...], ...]:
     """What becomes of every query-key pair while the next token is produced.
 
     Parameters

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from kvsim.errors import UnknownNameError
 
-__all__ = ["KINDS", "validity_cells"]
+__all__ = ["KINDS", "kept_states"]
 
 KINDS = ("causal decoder", "sliding window", "encoder", "diffusion")
 
 _WINDOW = 3
 
 
-def validity_cells(kind: str, layers: int, tokens: int) -> tuple[tuple[str, ...], ...]:
+def kept_states(kind: str, layers: int, tokens: int) -> tuple[tuple[str, ...], ...]:
     """What becomes of every layer's K and V when one more token arrives.
 
     Parameters
@@ -45,12 +45,12 @@ def validity_cells(kind: str, layers: int, tokens: int) -> tuple[tuple[str, ...]
     if kind not in KINDS:
         raise UnknownNameError("kind", kind, KINDS)
     return tuple(
-        tuple(_cell(kind, layer, tokens - 1 - token) for token in range(tokens))
+        tuple(_state(kind, layer, tokens - 1 - token) for token in range(tokens))
         for layer in range(layers)
     )
 
 
-def _cell(kind: str, layer: int, age: int) -> str:
+def _state(kind: str, layer: int, age: int) -> str:
     """What becomes of the K and V of a token that came `age` tokens ago."""
     if age == 0:
         return "new"
