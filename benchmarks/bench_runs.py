@@ -2,7 +2,7 @@
 
 A run is three files: ``meta.json`` (model, release, engine flags), ``requests.csv`` (lengths
 and timestamps of every request) and ``timeseries.csv`` (running, waiting and KV usage, one row
-a second). The recorder's clocks::
+per second). The recorder's clocks::
 
     arrival_s            the client's clock, from the first arrival
     queued_s ... last    the engine's clock, from the first request's queueing; the engine
@@ -231,7 +231,7 @@ def shared_block_ids(run: BenchRun, data: Path) -> BlockIds | None:
     Returns
     -------
     sequence of sequence of int, or None
-        One list a request, an identity a full block of 16 tokens; None when the trace is
+        One list per request, an identity per full block of 16 tokens; None when the trace is
         absent or a single length differs.
     """
     path = data / SHAREGPT

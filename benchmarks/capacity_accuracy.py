@@ -1,4 +1,4 @@
-"""How near kvsim's capacity comes to what real engines printed: one line a row, no drops.
+"""How near kvsim's capacity comes to what real engines printed: one line per row, no drops.
 
 ``exact``      given the KV bytes that the row prints, blocks, tokens and concurrency agree
 ``error``      given only model, card, flags and version, KV GiB against the printed one

@@ -4,11 +4,11 @@ Reads ``$KVSIM_DATA/reference/kv_capacity_observed.csv``; writes
 ``kvsim/engines/data/vllm_overheads.yaml``. The rules themselves (which tensors compete for
 the peak) are in ``kvsim/engines/vllm/overheads.py``; only these numbers are fitted:
 
-    activation   copies of the logits, one number a sampler; a workspace for the one that
+    activation   copies of the logits, one number per sampler; a workspace for the one that
                  sorts nothing; residual streams kept at the sampler's peak, at the forward
                  peak, and by an encoder
-    non_torch    one number a card generation and period, and what sharding adds
-    cuda_graph   a pool and a share a layer a captured batch size
+    non_torch    one number per card generation and period, and what sharding adds
+    cuda_graph   a pool and a share per layer and captured batch size
 
 ``--check`` compares instead of writing and leaves 1 when the file would change;
 ``--leave-one-out`` prints each row's error when the fit never saw it.

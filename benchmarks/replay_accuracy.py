@@ -340,7 +340,7 @@ def _verdict(replayed: Replay) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=os.environ.get("KVSIM_DATA"))
-    parser.add_argument("--plot", type=Path, help="write one HTML page a replay into this folder")
+    parser.add_argument("--plot", type=Path, help="write one HTML page per replay into this folder")
     chosen = parser.parse_args()
     if chosen.data is None:
         sys.exit("give --data FOLDER or set KVSIM_DATA: the folder that holds reference/gpu")

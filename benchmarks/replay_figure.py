@@ -23,7 +23,7 @@ class SeriesPair:
     unit : str
         Unit of both: "requests", "%".
     measured, simulated : sequence of float
-        One value a sampled moment each.
+        One value per sampled moment each.
     """
 
     name: str

@@ -1,19 +1,19 @@
-"""How many requests a second the simulator answers, beside its plain oracle and DynoSim.
+"""How many requests per second the simulator answers, beside its plain oracle and DynoSim.
 
     python benchmarks/simulator_speed.py [--requests 10000 100000] [--repeat 3]
 
 Everything is timed in one run on one core, best of the repeats, statistics included for kvsim.
 DynoSim (the package ``ai-dynamo-runtime``) is timed where it can be imported, with the same
 blocks, batch cap and token budget; its own timing model decides how long its steps are, so the
-two simulate the same requests on different clocks. The oracle is ``tests/oracle``: one loop a
-step, one object a sequence, timed on a few hundred requests because it is slow.
+two simulate the same requests on different clocks. The oracle is ``tests/oracle``: one loop per
+step, one object per sequence, timed on a few hundred requests because it is slow.
 
 Cases
 -----
 peer-w             512 + 128 tokens at 4/s: every arrival and completion is a change
 overload           the same at a rate that neither simulator's engine keeps up with
 pressed            a pool so small that about 3 % of requests are preempted, prefix cache on
-long outputs       output length times ten: time a request must not grow
+long outputs       output length times ten: time per request must not grow
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def scenario_of(case: Case, requests: int) -> Scenario:
 
 
 def best_rate(run: Callable[[], object], requests: int, repeat: int) -> float:
-    """Requests a second of CPU time, best of `repeat`."""
+    """Requests per second of CPU time, best of `repeat`."""
     least = float("inf")
     for _ in range(repeat):
         start = time.process_time()

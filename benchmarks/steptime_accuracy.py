@@ -129,7 +129,7 @@ def kernel_lines(tables: Path) -> Iterator[str]:
         gemm, prefill = fit_gemm(read.gemm.times), fit_prefill_attention(read.prefill)
         yield (
             f"  {card.accelerator:16} decode attention over 256 MB: "
-            f"{headed.bytes_per_s / 1e12:.2f} TB/s, {headed.item_seconds * 1e9:.0f} ns a KV "
+            f"{headed.bytes_per_s / 1e12:.2f} TB/s, {headed.item_seconds * 1e9:.0f} ns per KV "
             f"head, {headed.error_percent:.1f} % (affine alone {plain.error_percent:.1f} %)"
         )
         yield (
@@ -150,7 +150,7 @@ def cross_lines(tables: Path, fits: dict[str, Fit]) -> Iterator[str]:
 
 def serving_lines(hosts: list[HostFit]) -> Iterator[str]:
     """TPOT of served runs after one host fit an engine version."""
-    yield "\nTPOT of served runs (host ms, us a sequence; groups of model and card, %)"
+    yield "\nTPOT of served runs (host ms, us per sequence; groups of model and card, %)"
     for fit in hosts:
         cost = fit.cost
         yield (
@@ -164,7 +164,7 @@ def serving_lines(hosts: list[HostFit]) -> Iterator[str]:
 
 def expert_lines(tables: Path, cards: list[Card], kernels: list[Fit]) -> Iterator[str]:
     """Models with experts, by the share of the dense rate that their GEMMs are given."""
-    yield "\nModels with experts: GEMMs at a share of the dense rate (us a layer fitted; groups, %)"
+    yield "\nExperts: GEMMs at a share of the dense rate (us per layer fitted; groups, %)"
     runs = read_served(tables / "aiconfigurator" / "silicon_e2e.csv")
     for share in EXPERT_SHARES:
         slower = [with_experts(fit, expert_flops_share=share) for fit in kernels]

@@ -100,7 +100,7 @@ def main() -> None:
     if data is None:
         sys.exit("give --data FOLDER or set KVSIM_DATA: the folder that holds reference/")
     print("\n".join(summary("parameters, billions", parameters(data))))
-    print("\n".join(summary("loaded weights, GiB a rank", loaded(data))))
+    print("\n".join(summary("loaded weights, GiB per rank", loaded(data))))
 
 
 if __name__ == "__main__":

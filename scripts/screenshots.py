@@ -32,7 +32,7 @@ class View(NamedTuple):
 # Small runs, so that what is photographed is an answer.
 VIEWS = {
     "plan": View(narrow="Where the memory goes"),
-    "simulate": View("?requests=1000", wide="Output tokens a second", narrow="The pool at"),
+    "simulate": View("?requests=1000", wide="Output tokens per second", narrow="The pool at"),
     "compare": View(
         "?requests=1000", wide="Where the pool's slots go", narrow="Where the pool's slots go"
     ),

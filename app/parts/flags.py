@@ -54,7 +54,7 @@ FLAGS: dict[str, Field] = _table(
     _choice("quantization", "Format of the weights.", kvsim.weight_format_names),
     _count("max_num_seqs", "Most requests that run at once."),
     _count("max_num_batched_tokens", "Most tokens in one step."),
-    _count("block_size", "Tokens a block."),
+    _count("block_size", "Tokens per block."),
     _choice("dtype", "Dtype of activations and unquantised weights.", _compute_dtypes),
     _count("kv_cache_memory_bytes", "KV bytes of one rank, instead of what is left."),
     _count("num_gpu_blocks_override", "Blocks, whatever fits."),

@@ -54,7 +54,7 @@ FIELDS: tuple[Field, ...] = (
     Count(key="layers", label="Layers", default=_SHAPE.layers, most=128, slider=True),
     Count(key="heads", label="Query heads", default=_SHAPE.heads, most=128, slider=True),
     Count(key="kv_heads", label="KV heads (GQA)", default=_SHAPE.kv_heads, most=128, slider=True),
-    Count(key="head_dim", label="Elements a head", default=_SHAPE.head_dim, least=16, most=256,
+    Count(key="head_dim", label="Elements per head", default=_SHAPE.head_dim, least=16, most=256,
           step=16, slider=True),
     Count(key="latent", label="MLA's latent, elements", default=_SHAPE.latent, least=64,
           most=2048, step=64, slider=True),
@@ -112,7 +112,8 @@ def _growth(state: PageState) -> str:
         keepings = lessons.keepings(shape, dtype, context)
         shown.chart(figures.heads_chart(keepings, context))
         for each in keepings:
-            st.caption(f"**{each.kind}**: {each.formula} = {each.bytes_per_token:,} bytes a token")
+            cost = f"{each.bytes_per_token:,} bytes per token"
+            st.caption(f"**{each.kind}**: {each.formula} = {cost}")
         grown = {tokens: lessons.keepings(shape, dtype, tokens) for tokens in _CONTEXTS}
         shown.chart(figures.growth_chart(grown))
     return python_line(
@@ -235,7 +236,7 @@ LESSONS: dict[str, Lesson] = {
         "Each layer keeps a key and a value for every **KV head**. MHA has one for every query"
         " head; GQA lets several query heads share one; MQA has a single one; MLA keeps one"
         " small vector from which all heads' keys and values can be made again.",
-        "bytes a token = layers x KV heads x (key + value elements) x bytes an element. The"
+        "bytes per token = layers x KV heads x (key + value elements) x bytes per element. The"
         " number of query heads is not in it.",
         _growth,
     ),
@@ -256,7 +257,7 @@ LESSONS: dict[str, Lesson] = {
         " anywhere, and a **block table** says where its tokens lie. Move the slider, or press"
         " Play. Greyed slots are held for tokens to come; an x marks what is held for nothing.",
         "Reservation wastes what is never written, and holes too short for anyone. Paging"
-        " wastes less than one block a request.",
+        " wastes less than one block per request.",
         _blocks,
     ),
     "5": Lesson(

@@ -45,7 +45,7 @@ _BLOCKS = "memory.num_blocks"
 FIELDS: tuple[Field, ...] = (
     catalogue.model_field(empty=OWN),
     catalogue.card_field(empty=OWN),
-    Share(key="rate", label="Requests a second", least=0.001, most=10_000.0, step=0.5),
+    Share(key="rate", label="Requests per second", least=0.001, most=10_000.0, step=0.5),
     Count(key="requests", label="Requests", most=MOST_REQUESTS, placeholder=OWN),
     Choice(key="allocator", label="Memory", options=kvsim.allocator_names, empty=OWN),
     Choice(key="scheduler", label="Scheduler", options=kvsim.scheduler_names, empty=OWN),

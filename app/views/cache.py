@@ -62,7 +62,7 @@ FIELDS: tuple[Field, ...] = (
     Count(key="ssd_gib", label="SSD tier (GiB)", default=0, least=0, most=1_000_000, step=256),
     Share(
         key="cpu_gbps",
-        label="Host link (GB/s a device)",
+        label="Host link (GB/s per device)",
         default=25.0,
         least=0.1,
         most=2000.0,
@@ -71,7 +71,7 @@ FIELDS: tuple[Field, ...] = (
     ),
     Share(
         key="ssd_gbps",
-        label="SSD (GB/s a device)",
+        label="SSD (GB/s per device)",
         default=6.0,
         least=0.1,
         most=2000.0,
@@ -141,7 +141,7 @@ def describe(trace: kvsim.PrefixTrace) -> None:
         "Requests": f"{len(trace.requests):,}",
         "Block references": f"{trace.references:,}",
         "Distinct blocks": f"{trace.distinct_blocks:,}",
-        "Tokens a block": f"{trace.block_tokens:,}",
+        "Tokens per block": f"{trace.block_tokens:,}",
     }.items():
         row.metric(name, value, width="content")
     if trace.is_cut:

@@ -35,7 +35,7 @@ def show(state: PageState, question: deployment.Question, answers: deployment.An
     plans = [answer.plan for answer in answers.plans]
     shown.chart(
         figures.memory_chart(plans),
-        note="One bar a plan: the memory of the rank that has the least left."
+        note="One bar per plan: the memory of the rank that has the least left."
         " Past the red stroke the card ends.",
     )
     if len(plans) > 1:
@@ -92,7 +92,7 @@ def _curves(plan: Plan, by_dtype: dict[str, Plan]) -> None:
     with left:
         shown.chart(
             figures.concurrency_chart(by_dtype),
-            note="One line a KV dtype, steady regime; both axes are logarithmic.",
+            note="One line per KV dtype, steady regime; both axes are logarithmic.",
         )
     with right:
         shown.chart(
@@ -107,7 +107,7 @@ def _numbers(plan: Plan) -> None:
         "KV cache": f"{max(0, plan.memory.kv_cache_bytes) / GIB:,.2f} GiB",
         "Tokens (engine's log)": f"{kv.capacity_tokens:,}",
         f"Requests of {kv.max_model_len:,} tokens": f"{kv.max_concurrency:,.2f}",
-        "KV bytes a token": f"{kv.bytes_per_token:,}",
+        "KV bytes per token": f"{kv.bytes_per_token:,}",
         "Blocks x tokens each": f"{kv.num_blocks:,} x {kv.block_size:,}",
     }
     row = st.container(horizontal=True)

@@ -165,8 +165,8 @@ def _numbers(result: SimulationResult) -> None:
     cache = summary["kv_cache"]
     numbers = {
         "Requests": f"{summary['completed']:,}",
-        "Requests a second": f"{summary['request_throughput']:,.2f}",
-        "Output tokens a second": f"{summary['output_throughput']:,.0f}",
+        "Requests per second": f"{summary['request_throughput']:,.2f}",
+        "Output tokens per second": f"{summary['output_throughput']:,.0f}",
         "TTFT p99": "saturated" if summary["saturated"] else f"{summary['p99_ttft_ms']:,.0f} ms",
         "Pool held": f"{100 * cache['usage_mean']:.1f} %",
         "Pool with tokens": f"{100 * cache['waste']['token_states']:.1f} %",

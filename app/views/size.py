@@ -48,7 +48,7 @@ FIELDS: tuple[Field, ...] = (
     ),
     Share(
         key="rate",
-        label="Requests a second",
+        label="Requests per second",
         default=20.0,
         least=0.01,
         most=100_000.0,
@@ -77,7 +77,7 @@ FIELDS: tuple[Field, ...] = (
         help="Share of the requests that must meet all objectives together.",
     ),
     catalogue.kv_dtype_field(),
-    Count(key="requests", label="Requests a simulation", default=2000, least=200, most=20_000),
+    Count(key="requests", label="Requests per simulation", default=2000, least=200, most=20_000),
     Count(key="seed", label="Seed", default=0, least=0, most=10**9),
     Pick(
         key="by",
@@ -179,7 +179,7 @@ def best(options: tuple[FleetOption, ...]) -> None:
         "Cheapest": f"{option.accelerator} · TP {option.tensor_parallel_size}",
         "Replicas": f"{option.replicas:,}",
         "Devices": f"{option.devices:,}",
-        "USD an hour": f"{low:,.2f} to {high:,.2f}",
+        "USD per hour": f"{low:,.2f} to {high:,.2f}",
         "One replica sustains": f"{option.highest_rate:,.3g} requests/s",
     }
     row = st.container(horizontal=True)
@@ -201,7 +201,7 @@ def charts(state: PageState, options: tuple[FleetOption, ...], values: dict[str,
     with right:
         shown.chart(
             figures.fleet_chart(options, by, values[by] or None),
-            note="One point a fleet, in the middle of its price range; down on the left is"
+            note="One point per fleet, in the middle of its price range; down on the left is"
             " cheap and quick.",
         )
     return str(by)

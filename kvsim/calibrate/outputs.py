@@ -22,7 +22,7 @@ def write_record(
     Returns
     -------
     list of str
-        A line a file, or why there is no page.
+        A line per file, or why there is no page.
 
     Raises
     ------

@@ -59,7 +59,7 @@ def write_coefficients(
 
 
 def coefficient_lines(coefficients: StepCoefficients) -> str:
-    """The YAML block: SI units, defaults left out, one line a collective."""
+    """The YAML block: SI units, defaults left out, one line per collective."""
     lines = ["coefficients:"]
     for name, value in coefficients.model_dump(exclude_defaults=True).items():
         if name in ("collectives", "host_costs"):

@@ -6,7 +6,7 @@ One row is one engine step on one rank. Columns of the CSV, in any order:
 ``model``           name, to leave one model out at a time
 ``phase``           "decode", "prefill" or "mixed"
 ``layers``          layers that a token passes through
-``tokens``          tokens computed: one a decoding sequence, and the prefill tokens
+``tokens``          tokens computed: one per decoding sequence, and the prefill tokens
 ``sequences``       decoding sequences, and prompts
 ``weight_bytes``    weight bytes read by the rank
 ``flops``           GEMM FLOPs of the rank
@@ -77,7 +77,7 @@ class StepRows:
 
 
 def rows_from_records(records: Sequence[Mapping[str, Any]]) -> StepRows:
-    """Turn records (one a step) into columns."""
+    """Turn records (one per step) into columns."""
     columns: dict[str, Any] = {}
     for column in fields(StepRows):
         values = [record[column.name] for record in records]

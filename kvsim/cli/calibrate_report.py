@@ -12,7 +12,7 @@ from kvsim.units import format_bytes, format_seconds
 __all__ = ["amount", "found_sections", "plan_sections"]
 
 _BAR_WIDTH = 20
-_SECONDS_A_MINUTE = 60
+_SECONDS_PER_MINUTE = 60
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 _Content = Mapping[str, Any]
@@ -21,7 +21,7 @@ _Content = Mapping[str, Any]
 def plan_sections(plan: _Content) -> Iterator[Section]:
     """Describe a plan."""
     device = plan["device"]
-    headers = ("what", "dtype", "cases", "bytes a call", "allocated")
+    headers = ("what", "dtype", "cases", "bytes per call", "allocated")
     rows = tuple(
         (
             entry["kind"],
@@ -32,7 +32,7 @@ def plan_sections(plan: _Content) -> Iterator[Section]:
         )
         for entry in plan["grid"]
     )
-    minutes = plan["expected_seconds"] / _SECONDS_A_MINUTE
+    minutes = plan["expected_seconds"] / _SECONDS_PER_MINUTE
     lines = [
         f"{plan['cases']} cases, at most {format_bytes(plan['buffer_bytes'])} at once, about"
         f" {minutes:.1f} minutes on an idle device",

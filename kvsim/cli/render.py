@@ -7,8 +7,8 @@ library would cost a fifth of the time that ``kvsim plan`` is allowed.
 ::
 
     Concurrent requests (steady regime)                      title, bold
-      tokens a request   occupies   fit in memory            headers, dim
-      1,024               512 MiB             117            first column left, the rest right
+      tokens per request   occupies   fit in memory          headers, dim
+      1,024                 512 MiB             117          first column left, the rest right
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def _row(cells: Sequence[str], widths: Sequence[int], words: bool) -> str:
 
 
 def _bar_lines(bar: Bar, width: int) -> list[str]:
-    """Draw the bar, then a legend line a part."""
+    """Draw the bar, then a legend line per part."""
     glyphs = _GLYPHS if "utf" in (sys.stdout.encoding or "").lower() else _ASCII
     widths = bar.widths(min(width, BAR_WIDTH))
     pieces = [

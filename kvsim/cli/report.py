@@ -85,7 +85,7 @@ def _memory(plan: Plan) -> Section:
         for label, size, note in terms
         if size
     )
-    total = f"{gib(memory.total_bytes)} a rank; the engine may use {gib(memory.budget_bytes)}."
+    total = f"{gib(memory.total_bytes)} per rank; the engine may use {gib(memory.budget_bytes)}."
     return Section("Where the memory goes", (Bar(parts), total))
 
 
@@ -124,10 +124,10 @@ def _capacity(plan: Plan) -> Section:
     kv = plan.kv_cache
     log = (
         f"{plan.engine.name} logs {kv.capacity_tokens:,} tokens and"
-        f" {kv.max_concurrency:,.2f}x concurrency for {kv.max_model_len:,} tokens a request"
+        f" {kv.max_concurrency:,.2f}x concurrency for {kv.max_model_len:,} tokens per request"
         " (admission)."
     )
-    title = f"Capacity in tokens, at {kv.max_model_len:,} a request, by regime"
+    title = f"Capacity in tokens, at {kv.max_model_len:,} per request, by regime"
     return Section(title, (Table(("regime", "tokens", "meaning"), rows, words=True), log))
 
 
@@ -137,7 +137,7 @@ def _blocks(plan: Plan) -> Section:
         f"{kv.num_blocks:,} blocks of {kv.block_size:,} token{'s' if kv.block_size > 1 else ''},"
         f" {size_text(kv.bytes_per_block)} each.",
         f"Internal fragmentation near {waste.context_len:,} tokens:"
-        f" {size_text(waste.expected_bytes)} a sequence expected ({waste.expected_share:.1%}),"
+        f" {size_text(waste.expected_bytes)} per sequence expected ({waste.expected_share:.1%}),"
         f" {size_text(waste.worst_bytes)} at worst ({waste.worst_share:.1%}).",
     ]
     if len(plan.groups) > 1:
@@ -152,7 +152,7 @@ def _blocks(plan: Plan) -> Section:
             )
             for group in plan.groups
         )
-        headers = ("group", "slots", "padding", "block", "page", "blocks a sequence")
+        headers = ("group", "slots", "padding", "block", "page", "blocks per sequence")
         lines.append(Table(headers, rows))
     return Section("Blocks", tuple(lines))
 
@@ -169,7 +169,7 @@ def _concurrency(plan: Plan) -> Section:
         for each in plan.concurrency
     )
     run = f"run (max_num_seqs {limit:,})" if limit else "run"
-    headers = ("tokens a request", "occupies", "fit in memory", run)
+    headers = ("tokens per request", "occupies", "fit in memory", run)
     return Section("Concurrent requests (steady regime)", (Table(headers, rows),))
 
 
@@ -190,7 +190,7 @@ def _reservation(plan: Plan) -> Section:
 def _decode(plan: Plan) -> Section:
     decode = plan.decode
     binding = (
-        f"{decode.arithmetic_intensity:,.1f} FLOPs a byte at batch {decode.batch:,}; the card's"
+        f"{decode.arithmetic_intensity:,.1f} FLOPs per byte at batch {decode.batch:,}; the card's"
         f" ridge point is {decode.ridge_point:,.0f}: decode is bound by {decode.bound_by}."
     )
     rows = tuple(
@@ -219,7 +219,7 @@ def _retention(plan: Plan) -> Section:
         )
         for each in plan.retention
     )
-    headers = ("policy", "a sequence", "share", "requests", "price")
+    headers = ("policy", "per sequence", "share", "requests", "price")
     title = f"Keeping less of {plan.kv_cache.max_model_len:,} tokens (before block rounding)"
     return Section(title, (Table(headers, rows, words=True),))
 

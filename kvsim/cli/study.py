@@ -75,7 +75,15 @@ def cache(
 def _sections(study: Study) -> list[Section]:
     from kvsim.cli.render import Section, Table
 
-    headers = ("", "ms a token", "total s", "simulated s", "KV peak", "simulated", "read a token")
+    headers = (
+        "",
+        "ms per token",
+        "total s",
+        "simulated s",
+        "KV peak",
+        "simulated",
+        "read per token",
+    )
     title = f"{study.model} in {study.dtype} on {study.device}"
     what = (
         f"torch {study.torch_version}, timed in {study.clock}; all four caches generated the same"

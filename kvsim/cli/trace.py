@@ -28,7 +28,7 @@ _ARRIVALS = {
     "distinct_times": "distinct times",
 }
 _SHARING = {
-    "hash_block_size": "tokens a block",
+    "hash_block_size": "tokens per block",
     "references": "block references",
     "distinct_blocks": "distinct blocks",
     "hit_ratio_blocks": "hit ratio, block references",

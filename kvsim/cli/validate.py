@@ -172,7 +172,7 @@ def _log_sections(found: LogComparison) -> list[Section]:
     )
     plan = found.plan
     title = f"{plan.model.name} on {plan.accelerator.name}, vLLM {plan.engine.version}"
-    table = Table(("GiB a rank", "plan", "log", "log - plan"), rows)
+    table = Table(("GiB per rank", "plan", "log", "log - plan"), rows)
     return [Section(title, (table,)), Section("What would close the gap", (_closing(found),))]
 
 

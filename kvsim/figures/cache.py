@@ -52,12 +52,12 @@ class HitCurve:
 def hit_ratio_chart(
     curves: Sequence[HitCurve], block_bytes: float, marks: Mapping[str, float] | None = None
 ) -> Chart:
-    """Draw hit ratio against cache size, one line a policy.
+    """Draw hit ratio against cache size, one line per policy.
 
     Parameters
     ----------
     curves : sequence of HitCurve
-        One a policy.
+        One per policy.
     block_bytes : float
         KV bytes of a block, all devices of a replica together.
     marks : mapping of str to float, optional
@@ -128,7 +128,7 @@ def _curve_alt(curves: Sequence[HitCurve]) -> str:
 
 
 def tier_chart(gains: Mapping[str, Sequence[TierGain]]) -> Chart:
-    """Draw where each policy's references are found: a stacked bar a policy.
+    """Draw where each policy's references are found: a stacked bar per policy.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def tier_table(gains: Sequence[TierGain], costs: Sequence[HitCost]) -> Table:
     gains : sequence of TierGain
         From the fastest tier down.
     costs : sequence of HitCost
-        Of a prefix as long as each tier's tokens a request; a tier without a link is at hand.
+        Of a prefix as long as each tier's tokens per request; a tier without a link is at hand.
     """
     rows = [
         {

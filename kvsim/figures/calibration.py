@@ -40,15 +40,15 @@ _RATES = (
     _Rate("prefill attention", "attention_flops_per_s", False),
 )
 _COSTS = {
-    "layer_seconds": ("a layer", "s"),
-    "host_seconds": ("host, a step", "s"),
-    "sequence_seconds": ("host, a sequence a step", "s"),
-    "head_seconds": ("decode, a KV head of a sequence", "s"),
-    "mixed_head_seconds": ("the same where a step prefills too, more", "s"),
+    "layer_seconds": ("per layer", "s"),
+    "host_seconds": ("host, per step", "s"),
+    "sequence_seconds": ("host, per sequence and step", "s"),
+    "head_seconds": ("decode, per KV head of a sequence", "s"),
+    "mixed_head_seconds": ("the same, added where a step prefills too", "s"),
     "mixed_kv_factor": ("reading KV where a step prefills too", "times"),
-    "attention_token_seconds": ("prefill, a query head of a token", "s"),
-    "fp8_layer_seconds": ("quantising activations, a layer", "s"),
-    "expert_layer_seconds": ("choosing experts, a layer", "s"),
+    "attention_token_seconds": ("prefill, per query head of a token", "s"),
+    "fp8_layer_seconds": ("quantising activations, per layer", "s"),
+    "expert_layer_seconds": ("choosing experts, per layer", "s"),
     "expert_flops_share": ("GEMMs of experts", "of the dense rate"),
     "norm": ("exponent that joins memory and arithmetic", ""),
     "fp8_weight_speedup": ("fp8 weights read", "times as fast"),
@@ -81,7 +81,7 @@ def coefficients_chart(profiles: Sequence[AcceleratorProfile]) -> Chart:
     """Draw what each card reaches of its datasheet, percent, with the error of its fit.
 
     The whisker is the mean error of the step times that the coefficients predict, on the rows
-    that they were fitted on: one number a card, not a spread of each coefficient. A card that
+    that they were fitted on: one number per card, not a spread of each coefficient. A card that
     nobody measured shows its class's median, hollow.
     """
     rows = [row for profile in profiles for row in _share_rows(profile)]
@@ -313,8 +313,8 @@ def measured_steps_chart(steps: Mapping[str, Any], card: str) -> Chart:
                 "hoverinfo": "skip",
             },
         ],
-        x=Axis("predicted", "ms a step", log=True, settings=ONE_TWO_FIVE),
-        y=Axis("measured", "ms a step", log=True, settings=ONE_TWO_FIVE),
+        x=Axis("predicted", "ms per step", log=True, settings=ONE_TWO_FIVE),
+        y=Axis("measured", "ms per step", log=True, settings=ONE_TWO_FIVE),
         height=440,
     )
     errors = np.abs(steps["predicted_seconds"] / steps["measured_seconds"] - 1)

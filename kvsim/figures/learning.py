@@ -124,7 +124,7 @@ def heads_chart(keepings: Sequence[Keeping], context: int) -> Chart:
                 "y": [each.kind for each in keepings],
                 "x": [each.sequence_bytes / MIB for each in keepings],
                 "text": [
-                    f"{format_bytes(each.bytes_per_token)} a token, {100 * each.share:.1f} %"
+                    f"{format_bytes(each.bytes_per_token)} per token, {100 * each.share:.1f} %"
                     for each in keepings
                 ],
                 "textposition": "auto",
@@ -146,7 +146,7 @@ def heads_chart(keepings: Sequence[Keeping], context: int) -> Chart:
 
 
 def growth_chart(by_context: Mapping[int, Sequence[Keeping]]) -> Chart:
-    """Draw how a sequence grows with its tokens, one line an arrangement of heads.
+    """Draw how a sequence grows with its tokens, one line per arrangement of heads.
 
     Parameters
     ----------

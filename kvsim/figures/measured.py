@@ -115,8 +115,8 @@ def step_time_chart(runs: Sequence[Record]) -> Chart:
     diagonal = {"type": "scatter", "mode": "lines", "name": "equal", "x": ends, "y": ends}
     figure = draw(
         [*traces, diagonal | {"line": {"dash": "dash", "color": CYCLE[-1]}}],
-        x=Axis("predicted", "ms a step", log=True, settings=ONE_TWO_FIVE),
-        y=Axis("measured", "ms a step", log=True, settings=ONE_TWO_FIVE),
+        x=Axis("predicted", "ms per step", log=True, settings=ONE_TWO_FIVE),
+        y=Axis("measured", "ms per step", log=True, settings=ONE_TWO_FIVE),
         height=460,
     )
     alt = "Median step times by batch and context, measured over predicted, beside the diagonal."
@@ -139,7 +139,7 @@ def _group_trace(phase: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def error_chart(runs: Sequence[Record]) -> Chart:
-    """Draw how far every latency and throughput is off, a bar a run."""
+    """Draw how far every latency and throughput is off, a bar per run."""
     rows = [
         {"run": run["label"], **pair}
         for run in runs
@@ -170,7 +170,7 @@ def error_chart(runs: Sequence[Record]) -> Chart:
 
 # ---- the study ------------------------------------------------------------------------------
 
-_TOKENS = Axis("tokens generated", "a sequence", log=True)
+_TOKENS = Axis("tokens generated", "per sequence", log=True)
 _STUDY_PLOTS = (
     LinePlot(
         "token-seconds",
@@ -225,7 +225,7 @@ _STUDY_PLOTS = (
     ),
     LinePlot(
         "read-bytes",
-        "Bytes read a token",
+        "Bytes read per token",
         "tokens",
         "read_bytes_per_token",
         _TOKENS,

@@ -60,7 +60,7 @@ def plan_labels(plans: Sequence[Plan]) -> list[str]:
 
 
 def memory_chart(plans: Sequence[Plan]) -> Chart:
-    """Draw one bar a plan: what takes the memory of the tightest rank, in GiB."""
+    """Draw one bar per plan: what takes the memory of the tightest rank, in GiB."""
     labels = plan_labels(plans)
     shown = [label(text) for text in labels]
     terms = {name: [_terms(plan)[name] for plan in plans] for name in MEMORY_COLOURS}
@@ -174,7 +174,7 @@ def _regimes(plan: Plan) -> dict[str, int]:
 
 
 def concurrency_chart(plans: Mapping[str, Plan]) -> Chart:
-    """Draw concurrent requests against their length, one line a plan, both axes logarithmic.
+    """Draw concurrent requests against their length, one line per plan, both axes logarithmic.
 
     Parameters
     ----------
@@ -380,7 +380,7 @@ def retention_table(plan: Plan) -> Table:
         {
             "policy": each.policy,
             "kept tokens": each.kept_tokens,
-            "MiB a sequence": round(each.sequence_bytes / 2**20, 2),
+            "MiB per sequence": round(each.sequence_bytes / 2**20, 2),
             "share of full": round(each.share, 4),
             "requests": each.requests,
             "price": each.price,

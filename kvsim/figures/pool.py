@@ -160,7 +160,7 @@ def _moment(cells: Cells) -> Row:
 
 
 def _columns(count: int) -> int:
-    """Cells a row: a wide picture, in whole eights."""
+    """Cells per row: a wide picture, in whole eights."""
     return max(8, 8 * round(sqrt(count * ASPECT) / 8))
 
 
@@ -179,7 +179,7 @@ def _stepped() -> list[list[Any]]:
 
 
 def _hovers(cells: Cells) -> list[str]:
-    """One short line a cell."""
+    """One short line per cell."""
     step, unit = cells.blocks_per_cell, "slot" if cells.exact else "block"
     holders = [
         _holder(use, row) for use, row in zip(cells.use.tolist(), cells.row.tolist(), strict=True)

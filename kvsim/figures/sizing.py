@@ -28,7 +28,7 @@ def _name(option: FleetOption) -> str:
 
 
 def rates_chart(options: Sequence[FleetOption]) -> Chart:
-    """Draw the highest rate of one replica, a bar a card and degree."""
+    """Draw the highest rate of one replica, a bar per card and degree."""
     rows = [
         {
             "card": option.accelerator,
@@ -93,7 +93,7 @@ def _rates_alt(options: Sequence[FleetOption]) -> str:
         else f"{_name(option)} none"
         for option in options
     )
-    return f"Highest requests a second of one replica: {said}."
+    return f"Highest requests per second of one replica: {said}."
 
 
 # --- the fleet -------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def _fleet_row(option: FleetOption) -> Row:
     return {
         "card": option.accelerator,
         "TP": option.tensor_parallel_size,
-        "requests/s a replica": _rounded(option.highest_rate, 3),
+        "requests/s per replica": _rounded(option.highest_rate, 3),
         "replicas": option.replicas,
         "devices": option.devices,
         "USD/hour": f"{cost[0]:,.2f} to {cost[1]:,.2f}" if cost else _no_cost(option),
@@ -147,7 +147,7 @@ def _bound_words(option: FleetOption) -> str:
 
 
 def fleet_chart(options: Sequence[FleetOption], latency: str, limit_ms: float | None) -> Chart:
-    """Draw cost against latency, a point a fleet: cheap and quick is down on the left.
+    """Draw cost against latency, a point per fleet: cheap and quick is down on the left.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def fleet_chart(options: Sequence[FleetOption], latency: str, limit_ms: float | 
     traces = [_fleet_point(option, latency, cards, degrees) for option in shown]
     figure = draw(
         [*traces, *_limit_line(shown, limit_ms)],
-        x=Axis("cost", "USD an hour", settings={"rangemode": "tozero"}),
+        x=Axis("cost", "USD per hour", settings={"rangemode": "tozero"}),
         y=Axis(LATENCIES[latency], "ms", settings={"rangemode": "tozero"}),
         height=430,
     )

@@ -1,4 +1,4 @@
-"""Decode as pictures: tokens a second, arithmetic intensity, and the ridge between them."""
+"""Decode as pictures: tokens per second, arithmetic intensity, and the ridge between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BOUND_COLOURS = {"bandwidth": PALETTE["blue"], "compute": PALETTE["red"]}
 
 
 def batch_chart(plan: Plan) -> Chart:
-    """Draw tokens a second against the batch, and below it what binds: FLOPs a byte.
+    """Draw tokens per second against the batch, and below it what binds: FLOPs per byte.
 
     The ridge point is marked in the lower half: a step below it waits for memory, one above
     it for arithmetic.
@@ -47,7 +47,7 @@ def _rate_line(plan: Plan) -> dict[str, Any]:
         "y": [each.tokens_per_s for each in plan.decode.batches],
         "customdata": [[1e3 * each.step_seconds, each.bound_by] for each in plan.decode.batches],
         "line": {"color": PALETTE["green"], "width": 2.5},
-        "hovertemplate": "batch %{x:,}<br>%{y:,.0f} tokens/s<br>%{customdata[0]:,.2f} ms a step"
+        "hovertemplate": "batch %{x:,}<br>%{y:,.0f} tokens/s<br>%{customdata[0]:,.2f} ms per step"
         "<br>mostly waits for %{customdata[1]}<extra></extra>",
     }
 
@@ -85,8 +85,8 @@ def _batch_alt(plan: Plan) -> str:
     decode, last = plan.decode, plan.decode.batches[-1]
     side = "below" if decode.arithmetic_intensity < decode.ridge_point else "above"
     return (
-        f"Tokens a second rise with the batch to {last.tokens_per_s:,.0f} at {last.batch:,}"
-        f" sequences; there a step makes {decode.arithmetic_intensity:,.1f} FLOPs a byte, {side}"
+        f"Tokens per second rise with the batch to {last.tokens_per_s:,.0f} at {last.batch:,}"
+        f" sequences; there a step makes {decode.arithmetic_intensity:,.1f} FLOPs per byte, {side}"
         f" the ridge point of {decode.ridge_point:,.0f}: bound by {decode.bound_by}."
     )
 
@@ -115,18 +115,18 @@ def roofline_chart(plan: Plan) -> Chart:
 
 
 class _Roof(NamedTuple):
-    """What a card can do: FLOPs a second at each arithmetic intensity."""
+    """What a card can do: FLOPs per second at each arithmetic intensity."""
 
     ridge: float
     bytes_per_s: float
 
     @property
     def peak(self) -> float:
-        """FLOPs a second right of the ridge."""
+        """FLOPs per second right of the ridge."""
         return self.at(self.ridge)
 
     def at(self, flops_per_byte: float) -> float:
-        """FLOPs a second where so many are done with each byte."""
+        """FLOPs per second where so many are done with each byte."""
         return min(self.ridge, flops_per_byte) * self.bytes_per_s
 
 

@@ -77,7 +77,7 @@ _PANEL_PIXELS = 170
 
 
 def values_table(found: SimulationComparison) -> Table:
-    """Tabulate what each variant came to, a column a variant."""
+    """Tabulate what each variant came to, a column per variant."""
     means = [_means(variant) for variant in found.variants]
     rows = [
         {"quantity": words, "unit": unit}
@@ -173,7 +173,7 @@ def _binned(found: SimulationComparison) -> list[tuple[str, TimeBins]]:
 
 
 def latency_panels(found: SimulationComparison) -> Chart:
-    """Draw the distributions of four latencies on one axis, a line a variant."""
+    """Draw the distributions of four latencies on one axis, a line per variant."""
     curves = {variant.label: latency_curves(variant.runs.first) for variant in found.variants}
     every = [values for each in curves.values() for values in each.values()]
     panels = [

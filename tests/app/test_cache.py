@@ -116,7 +116,7 @@ def test_an_uploaded_trace_is_replayed_and_stays_with_its_owner():
         "Requests": "6",
         "Block references": "12",
         "Distinct blocks": "4",
-        "Tokens a block": "512",
+        "Tokens per block": "512",
     }
     assert lines(charts(app)[0])["LRU"]["y"][-1] == pytest.approx(100 * 8 / 12)
     assert 'kvsim.read_prefixes("mine.jsonl"' in commands(app)[-1]

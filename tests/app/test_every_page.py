@@ -106,6 +106,7 @@ def test_the_size_pages_line_prints_the_pages_table(tmp_path, monkeypatch):
     table = app.dataframe[0].value
     rows = [row.split(",") for row in done.stdout.splitlines()[1:] if row]
     assert [(row[0], int(row[1]), float(row[2])) for row in rows] == [
-        tuple(row) for row in table[["card", "TP", "requests/s a replica"]].itertuples(index=False)
+        tuple(row)
+        for row in table[["card", "TP", "requests/s per replica"]].itertuples(index=False)
     ]
     assert charts(app)

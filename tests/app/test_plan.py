@@ -51,7 +51,7 @@ def test_the_page_shows_the_plan():
     plan = kvsim.plan("llama3.1-8b", "A100-SXM4-80GB")
     app = open_page("plan")
     assert metric(app, "KV cache") == f"{plan.memory.kv_cache_bytes / GIB:,.2f} GiB"
-    assert metric(app, "KV bytes a token") == f"{plan.kv_cache.bytes_per_token:,}"
+    assert metric(app, "KV bytes per token") == f"{plan.kv_cache.bytes_per_token:,}"
     assert metric(app, "Tokens (engine's log)") == f"{plan.kv_cache.capacity_tokens:,}"
     assert plan.verdict in [done.value.replace("\\", "") for done in app.success]
     assert plan.command in commands(app)
@@ -249,11 +249,11 @@ def upload(app, what, name, content):
 def test_an_uploaded_config_is_planned_and_stays_with_its_owner():
     app = upload(open_page("plan"), "model", "tiny.json", json.dumps(LLAMA_CONFIG))
     # TinyLlama's shape: 22 layers x 4 KV heads x (64 + 64) elements x 2 bytes
-    assert metric(app, "KV bytes a token") == "22,528"
+    assert metric(app, "KV bytes per token") == "22,528"
     assert commands(app)[-1].startswith("kvsim plan --model ./tiny.json")
     assert link_of(app)["model"] == "uploaded"
     other = open_page("plan", model="uploaded")
-    assert metric(other, "KV bytes a token") == "131,072"
+    assert metric(other, "KV bytes per token") == "131,072"
 
 
 def test_an_uploaded_profile_is_planned():
@@ -267,8 +267,8 @@ def test_two_uploads_of_one_name_are_two_models():
     app = upload(open_page("plan"), "model", "tiny.json", json.dumps(LLAMA_CONFIG))
     wider = LLAMA_CONFIG | {"num_key_value_heads": 8}
     other = upload(open_page("plan"), "model", "tiny.json", json.dumps(wider))
-    assert metric(app, "KV bytes a token") == "22,528"
-    assert metric(other, "KV bytes a token") == "45,056"
+    assert metric(app, "KV bytes per token") == "22,528"
+    assert metric(other, "KV bytes per token") == "45,056"
 
 
 @pytest.mark.parametrize(

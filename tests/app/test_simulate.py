@@ -40,7 +40,7 @@ def test_the_page_shows_what_the_api_answers():
     result, _ = answer()
     shown = numbers(simulated())
     assert shown["Requests"] == "300"
-    assert shown["Output tokens a second"] == f"{result.summary['output_throughput']:,.0f}"
+    assert shown["Output tokens per second"] == f"{result.summary['output_throughput']:,.0f}"
     assert shown["Pool held"] == f"{100 * result.summary['kv_cache']['usage_mean']:.1f} %"
 
 
@@ -58,7 +58,7 @@ def test_every_input_of_a_link_changes_the_question_and_the_command():
         "run.seed": 7,
     }
     result, _ = answer(**changed)
-    assert numbers(app)["Output tokens a second"] == f"{result.summary['output_throughput']:,.0f}"
+    assert numbers(app)["Output tokens per second"] == f"{result.summary['output_throughput']:,.0f}"
     (line,) = commands(app)[-1:]
     assert line.startswith("kvsim simulate preemption-edge --set ")
     for word in ("workload.arrivals.rate=5", "memory.allocator=reserve-pow2", "--seed 7"):

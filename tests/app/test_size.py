@@ -67,7 +67,7 @@ def test_the_page_shows_what_the_api_answers():
     shown = numbers(app)
     assert shown["Cheapest"] == f"H100-SXM5-80GB · TP {cheapest.tensor_parallel_size}"
     assert shown["Replicas"] == f"{cheapest.replicas:,}"
-    assert shown["USD an hour"] == "{:,.2f} to {:,.2f}".format(*cheapest.usd_per_hour)
+    assert shown["USD per hour"] == "{:,.2f} to {:,.2f}".format(*cheapest.usd_per_hour)
 
 
 def test_the_scatter_is_cost_against_the_latency_that_was_chosen():

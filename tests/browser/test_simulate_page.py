@@ -34,7 +34,7 @@ def test_a_scenario_is_run_changed_and_linked(open_page, settled):
     ).summary
     assert metric(page, "Output tokens") == f"{summary['output_throughput']:,.0f}"
     assert page.locator(".js-plotly-plot .heatmaplayer image").count() == 1
-    rate = page.get_by_label("Requests a second", exact=True)
+    rate = page.get_by_label("Requests per second", exact=True)
     rate.fill("3")
     rate.press("Enter")
     page.get_by_text("--set workload.arrivals.rate=3").first.wait_for(timeout=60_000)

@@ -19,7 +19,7 @@ def numbers(page):
 def test_a_search_runs_and_another_rate_takes_other_replicas(open_page, settled):
     page = searched(open_page("size", rate=5, **QUICK), settled)
     card, replicas = numbers(page)[:2]
-    box = page.get_by_role("spinbutton", name="Requests a second")
+    box = page.get_by_role("spinbutton", name="Requests per second")
     box.fill("500")
     box.press("Enter")
     page.wait_for_url("**rate=500**")

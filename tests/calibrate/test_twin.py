@@ -247,12 +247,12 @@ def test_small_gathers_change_no_token(monkeypatch):
 
 
 def test_the_workspace_is_the_largest_moment_of_a_step():
-    # Llama-2-7B in fp16, 2,048 tokens a step: 4 streams of 4,096 and 4 widths of 11,008
+    # Llama-2-7B in fp16, 2,048 tokens per step: 4 streams of 4,096 and 4 widths of 11,008
     question = scenario(
         engine={"dtype": "fp16", "max_num_batched_tokens": 2048, "max_model_len": 4096}
     )
     setup = prepare(question, model=find_model("llama2-7b"), accelerator=find_accelerator("h200"))
-    assert setup.pool_slots == 64 * 4  # 16,384 bytes a token in a layer: 4 MiB
+    assert setup.pool_slots == 64 * 4  # 16,384 bytes per token in a layer: 4 MiB
     assert workspace_bytes(setup, 2) == 2048 * 4 * (4096 + 11_008) * 2
     large = prepare(
         question.model_copy(update={"memory": MemorySpec(num_blocks=8192, block_size=16)}),

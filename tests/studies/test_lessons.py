@@ -24,7 +24,7 @@ stories = st.builds(
         (lessons.HeadShape(layers=40, heads=40, head_dim=128), "MHA", 819_200),
         # Llama-3.1-8B's config.json: 32 layers, 8 KV heads of 128.
         (lessons.HeadShape(), "GQA", 131_072),
-        # DeepSeek-V2, table 1: MLA keeps (512 + 64) elements a layer; 60 layers, 2 bytes.
+        # DeepSeek-V2, table 1: MLA keeps (512 + 64) elements per layer; 60 layers, 2 bytes.
         (lessons.HeadShape(layers=60, heads=128, kv_heads=128), "MLA", 69_120),
         # Falcon-7B's config.json: one KV head of 64, 32 layers.
         (lessons.HeadShape(heads=71, head_dim=64, kv_heads=1), "MQA", 8_192),

@@ -3,7 +3,7 @@
 Decode folds the query heads that share a KV head into the query's length, which needs no
 copies of K and V and no mask::
 
-    query (batch, kv_heads, heads a KV head, dim)      K, V (batch, kv_heads, context, dim)
+    query (batch, kv_heads, heads per KV head, dim)    K, V (batch, kv_heads, context, dim)
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class DecodeCase(LocalCase):
         return self.sets * self.moved_bytes
 
     def calls(self, space: Workspace) -> list[Call]:
-        """One call a cache."""
+        """One call per cache."""
         shape = (self.batch, self.kv_heads, self.context, self.head_dim)
         caches = space.views(2 * self.sets, shape, self.dtype)
         query_shape = (self.batch, self.kv_heads, self.group, self.head_dim)
@@ -115,7 +115,7 @@ class PagedDecodeCase(DecodeCase):
         return [max(1, round(share * self.context)) for share in shares]
 
     def calls(self, space: Workspace) -> list[Call]:
-        """One call a layer."""
+        """One call per layer."""
         if self.dtype == "fp8":
             return _widened_calls(self, space)
         attend, (query, key, value) = self.step(space), self._new_tokens(space)
@@ -152,7 +152,7 @@ class PagedDecodeCase(DecodeCase):
         return [list(islice(ids, count)) for count in counts]
 
     def _new_tokens(self, space: Workspace) -> tuple[Any, Any, Any]:
-        """Query, key and value of one new token a sequence."""
+        """Query, key and value of one new token per sequence."""
         heads = (self.kv_heads * self.group, self.kv_heads, self.kv_heads)
         query, key, value = (
             space.random((self.batch, count, self.head_dim), self.dtype) for count in heads
@@ -161,7 +161,7 @@ class PagedDecodeCase(DecodeCase):
 
 
 def _widened_calls(case: PagedDecodeCase, space: Workspace) -> list[Call]:
-    """One call a layer over fp8 blocks: gathered, widened to bf16 and attended to."""
+    """One call per layer over fp8 blocks: gathered, widened to bf16 and attended to."""
     torch = space.torch
     blocks = case.batch * case.context // BLOCK_SIZE
     shape = (case.kv_heads, blocks, BLOCK_SIZE * case.head_dim)
@@ -212,7 +212,7 @@ class PrefillCase(LocalCase):
 
     @property
     def flops(self) -> float:
-        """Four a query-key pair and element of a head; half of the square counts."""
+        """Four per query-key pair and element of a head; half of the square counts."""
         pairs = self.batch * self.prompt * (self.prompt + 1) / 2
         return 4.0 * pairs * self.heads * self.head_dim
 

@@ -49,7 +49,7 @@ class PartFit:
     Parameters
     ----------
     values : mapping of str to float
-        Seconds (a call, a byte, a FLOP ...) or, from `fit_layers`, step coefficients.
+        Seconds (per call, byte, FLOP ...) or, from `fit_layers`, step coefficients.
     residuals : tuple of float
         ``predicted / measured - 1`` of every row, in order.
     labels : tuple of str
@@ -113,7 +113,7 @@ def _largest(seconds: Floats, amounts: Floats) -> float:
 
 
 def fit_decode(rows: Sequence[Row]) -> PartFit:
-    """Fit decode attention: "start" (s a layer), "byte" (s), "head" (s a KV head)."""
+    """Fit decode attention: "start" (s per layer), "byte" (s), "head" (s per KV head)."""
     cases = [row.case for row in rows if isinstance(row.case, DecodeCase)]
     terms = {
         "start": [1.0 for _ in cases],
@@ -124,7 +124,7 @@ def fit_decode(rows: Sequence[Row]) -> PartFit:
 
 
 def fit_prefill(rows: Sequence[Row]) -> PartFit:
-    """Fit prefill attention: "start" (s), "flop" (s), "token" (s a token and query head)."""
+    """Fit prefill attention: "start" (s), "flop" (s), "token" (s per token and query head)."""
     cases = [row.case for row in rows if isinstance(row.case, PrefillCase)]
     terms = {
         "start": [1.0 for _ in cases],
@@ -135,7 +135,7 @@ def fit_prefill(rows: Sequence[Row]) -> PartFit:
 
 
 def fit_host(rows: Sequence[Row]) -> PartFit:
-    """Fit the ends of a step: "start" (s a step), "sequence" (s a sequence)."""
+    """Fit the ends of a step: "start" (s per step), "sequence" (s per sequence)."""
     cases = [row.case for row in rows if isinstance(row.case, HostCase)]
     terms = {
         "start": [1.0 for _ in cases],

@@ -38,7 +38,7 @@ class GemmCase(LocalCase):
 
     @property
     def flops(self) -> float:
-        """Two a multiplication."""
+        """Two per multiplication."""
         return 2.0 * self.m * self.n * self.k
 
     @property
@@ -47,7 +47,7 @@ class GemmCase(LocalCase):
         return self.moved_bytes + (self.sets - 1) * self.element_bytes * self.n * self.k
 
     def calls(self, space: Workspace) -> list[Call]:
-        """One call a weight matrix."""
+        """One call per weight matrix."""
         weights = space.views(self.sets, (self.n, self.k), self.dtype)
         inputs = space.random((self.m, self.k), self.dtype)
         if self.dtype == "fp8":
@@ -62,7 +62,7 @@ class GemmCase(LocalCase):
 
 
 def _scaled_calls(space: Workspace, inputs: Tensor, weights: list[Tensor]) -> list[Call]:
-    """Products in e4m3 with one scale a tensor, as torch has them since 2.5."""
+    """Products in e4m3 with one scale per tensor, as torch has them since 2.5."""
     torch = space.torch
     one = torch.ones((), dtype=torch.float32, device=space.device)
     left = inputs.view(torch.float8_e4m3fn)

@@ -30,7 +30,7 @@ _MOST_SETS = 256
 _MOST_CALL_BYTES = 8 * GIB
 _FREE_SHARE = 0.6
 _START_SECONDS = 5.0
-_SECONDS_A_CASE = 0.15  # allocation and warm-up
+_SECONDS_PER_CASE = 0.15  # allocation and warm-up
 _CAPPED_BYTES = 32 * MIB
 _LINK_SECONDS = 30.0  # starting the ranks
 _FILL_BYTES_PER_S = {"cuda": 2e11, "mps": 2e10, "cpu": 1e9}
@@ -176,11 +176,11 @@ class Plan:
         filled = sum(case.buffer_bytes for case in self.cases) / _FILL_BYTES_PER_S[self.kind]
         ranks = {case.ranks for case in self.cases if isinstance(case, AllReduceCase)}
         local = sum(not isinstance(case, AllReduceCase) for case in self.cases)
-        timed = local * (self.pace.seconds + _SECONDS_A_CASE)
+        timed = local * (self.pace.seconds + _SECONDS_PER_CASE)
         return _START_SECONDS + timed + filled + len(ranks) * _LINK_SECONDS
 
     def summary(self) -> list[dict[str, Any]]:
-        """One entry a kind and dtype: cases, and the least and most bytes of one call."""
+        """One entry per kind and dtype: cases, and the least and most bytes of one call."""
         groups: dict[tuple[str, str], list[Case]] = {}
         for case in self.cases:
             groups.setdefault((case.kind, case.dtype), []).append(case)

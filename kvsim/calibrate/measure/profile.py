@@ -98,12 +98,12 @@ def _fitted(
             yield DatasheetComparison(f"{way}: GEMMs in a step", "FLOP/s", gemms, peak)
         yield DatasheetComparison(f"{way}: KV read", "bytes/s", rates.kv_bytes_per_s, bandwidth)
         yield DatasheetComparison(f"{way}: layer", "s", rates.layer_seconds)
-        yield DatasheetComparison(f"{way}: decode, a KV head", "s", rates.head_seconds)
+        yield DatasheetComparison(f"{way}: decode, per KV head", "s", rates.head_seconds)
     rates = found.coefficients["loop"]
     yield DatasheetComparison("prefill attention", "FLOP/s", rates.attention_flops_per_s, peak)
-    yield DatasheetComparison("prefill, a token and head", "s", rates.attention_token_seconds)
-    yield DatasheetComparison("host, a step", "s", rates.host_seconds)
-    yield DatasheetComparison("host, a sequence", "s", rates.sequence_seconds)
+    yield DatasheetComparison("prefill, per token and head", "s", rates.attention_token_seconds)
+    yield DatasheetComparison("host, per step", "s", rates.host_seconds)
+    yield DatasheetComparison("host, per sequence", "s", rates.sequence_seconds)
 
 
 def _launches(rows: tuple[Row, ...]) -> Iterator[DatasheetComparison]:

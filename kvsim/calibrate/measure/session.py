@@ -1,6 +1,6 @@
 """Running a plan: each row goes to the CSV as it comes, and nothing that goes wrong loses it.
 
-Columns of the CSV, one row a case:
+Columns of the CSV, one row per case:
 
 ===============================  ==========================================================
 ``kind``, ``dtype``              what was timed, and in which dtype

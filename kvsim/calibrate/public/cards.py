@@ -11,7 +11,7 @@ A40                       ``vidur/mlp_median_a40.csv``                GEMMs and 
 Host time comes from ``aiconfigurator/silicon_e2e.csv``, fitted an engine at a time. Kernel
 sums lack norms, rotary and activation, which are added to each layer as measured elsewhere.
 Layer tables hold every kernel of a step; beside them an engine that schedules the next step
-while the device runs this one (vLLM 0.19) has only its cost a sequence left. That was read
+while the device runs this one (vLLM 0.19) has only its cost per sequence left. That was read
 off the two served runs of these cards (``bench_*``), so a replay of those runs is no blind
 test of their host time.
 """
@@ -241,7 +241,7 @@ def with_host_costs(
     default = host_cost(fits, coefficients.engine)
     others = sorted({fit.engine for fit in fits} - {coefficients.engine})
     complete = card.kind == "layers"
-    part = "cost a sequence" if complete else "host"
+    part = "cost per sequence" if complete else "host"
     return coefficients.model_copy(
         update={
             "source": f"{coefficients.source}; {part}: {default.source}",

@@ -119,7 +119,7 @@ class _Served:
 
     @cached_property
     def waits(self) -> Floats:
-        """Seconds a token if a request waited for the prefills of all others (runs,)."""
+        """Seconds per token if a request waited for the prefills of all others (runs,)."""
         pairs = zip(self.runs, self.terms, strict=True)
         return np.array([(r.concurrency - 1) * t.prompt / r.output_tokens for r, t in pairs])
 
@@ -137,7 +137,7 @@ class _Served:
 
 
 class _Column(NamedTuple):
-    """A parameter, and the seconds a token that one unit of it adds to each run (runs,)."""
+    """A parameter, and the seconds per token that one unit of it adds to each run (runs,)."""
 
     free: Free
     seconds: Floats
@@ -185,7 +185,7 @@ def _served(runs: Sequence[ServedRun], kernels: Kernels, rules: HostRules) -> _S
 
 
 def _fit_engine(name: tuple[str, str], served: _Served, rules: HostRules) -> HostFit:
-    """One engine: host, cost a sequence, and the shares of its campaigns."""
+    """One engine: host, cost per sequence, and the shares of its campaigns."""
     sharing: Sequence[Any] = (
         served.campaigns if rules.share_by_campaign else [name] * len(served.runs)
     )
@@ -208,7 +208,7 @@ def _fit_engine(name: tuple[str, str], served: _Served, rules: HostRules) -> Hos
 
 
 def _host_columns(served: _Served, owners: Sequence[Any]) -> list[_Column]:
-    """Host milliseconds a step and microseconds a sequence, of each different owner."""
+    """Host milliseconds per step and microseconds per sequence, of each different owner."""
     batch = np.array([run.concurrency for run in served.runs])
     masks = [_is(owners, each) for each in sorted(set(owners))]
     return [

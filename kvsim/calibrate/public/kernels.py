@@ -22,7 +22,7 @@ __all__ = ["KernelFit", "fit_decode_attention", "fit_gemm", "fit_prefill_attenti
 Sizes = Mapping[tuple[int, int, int, int], float]
 
 _HEAD_DIM = 128
-_GROUPED = (4, 8)  # query heads a KV head, of the models that are served today
+_GROUPED = (4, 8)  # query heads per KV head, of the models that are served today
 _LARGE_BYTES = 256e6  # calls above it are not read from a cache
 _SHORTEST_PROMPT = 128
 
@@ -54,7 +54,7 @@ class KernelFit:
 
 
 def fit_decode_attention(times: Sizes, *, large_only: bool, per_head: bool) -> KernelFit:
-    """Fit one layer's bf16 decode attention with 4 to 8 query heads a KV head.
+    """Fit one layer's bf16 decode attention with 4 to 8 query heads per KV head.
 
     Parameters
     ----------

@@ -50,12 +50,12 @@ class Precision:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes a weight."""
+        """Bytes per weight."""
         return 2 if self.weights == "bfloat16" else 1
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes an element of K or V."""
+        """Bytes per element of K or V."""
         return 2 if self.kv == "bfloat16" else 1
 
 
@@ -261,7 +261,7 @@ def kernel_sums(
     l2_bytes : float
         Last-level cache. A table's KV that fits in it was read from it; in a real step the
         other layers have evicted it. So where the cache is large (64 MiB and more), steps
-        whose KV a layer is between a sixteenth and twice of it are left out.
+        whose KV per layer is between a sixteenth and twice of it are left out.
 
     Returns
     -------

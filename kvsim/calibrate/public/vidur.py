@@ -22,7 +22,7 @@ _OPS = {
     "mlp_up_proj_ms": 1,
     "mlp_act_ms": 1,
     "mlp_down_proj_ms": 1,
-    "add_ms": 2,  # runs twice a layer, is listed once
+    "add_ms": 2,  # runs twice per layer, is listed once
 }
 _SHAPE = ("n_head", "n_kv_head", "n_embd", "n_expanded_embd", "tp", "num_tokens")
 

@@ -3,7 +3,7 @@
 ::
 
     none           [............]              nothing is kept: every step computes it all again
-    grow           [######]+[#] -> [#######]   a new tensor a step, the old one copied into it
+    grow           [######]+[#] -> [#######]   a new tensor per step, the old one copied into it
     preallocated   [#######.....]              one tensor of the longest length, written in place
     paged          [####][####][##..]          blocks of a few tokens, taken as they fill
 
@@ -47,7 +47,7 @@ class BatchCache(ABC):
     Attributes
     ----------
     cached_tokens : int
-        Tokens a sequence whose K and V are kept.
+        Tokens per sequence whose K and V are kept.
     copied_bytes : int
         Bytes of K and V that were copied only to be kept elsewhere, so far.
     peak_bytes : int
@@ -81,7 +81,7 @@ class BatchCache(ABC):
         """Bytes of K and V that are held now."""
 
     def begin(self, tokens: int) -> None:
-        """Make ready for a step of `tokens` new tokens a sequence.
+        """Make ready for a step of `tokens` new tokens per sequence.
 
         Raises
         ------

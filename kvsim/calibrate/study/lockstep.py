@@ -22,9 +22,9 @@ class StudyStep:
     Parameters
     ----------
     context : int
-        Tokens a sequence that attention sees, the new one included.
+        Tokens per sequence that attention sees, the new one included.
     computed : int
-        Tokens a sequence that the step computes.
+        Tokens per sequence that the step computes.
     seconds : float
         How long it took.
     held_bytes, peak_bytes, copied_bytes : int
@@ -40,7 +40,7 @@ class StudyStep:
 
 
 class Lockstep:
-    """A batch of equally long sequences that all produce a token a step.
+    """A batch of equally long sequences that all produce a token per step.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def equal_texts(decoder: Decoder, text: Tensor, tokens: int) -> Tensor:
 
 
 def time_cached(loop: Lockstep, tokens: int, now: Callable[[], float]) -> list[StudyStep]:
-    """Generate `tokens` tokens a sequence and time every step, the prompt's included."""
+    """Generate `tokens` tokens per sequence and time every step, the prompt's included."""
     steps, mark = [], now()
     for _ in range(tokens):
         before = loop.cache.cached_tokens

@@ -8,5 +8,5 @@
                            WallClock: runs the planned step in torch and measures it
 
 Only the clock differs from a simulation, so what the two disagree on is the step's time.
-Modules here import torch at their top; `kvsim.calibrate.validate` imports them when asked.
+Modules here import torch at their top; `kvsim.calibrate.twin.validate` imports them when asked.
 """

@@ -4,9 +4,9 @@ Decoding sequences are gathered in groups of like length, so that nobody is padd
 more than twice its context, and one call attends for a whole group. The query heads that
 share a KV head stand in for a query's length there, so grouped queries need no copies::
 
-    query  (kv_heads, sequences, heads a KV head, dim)
-    K, V   (kv_heads, sequences, padded context,  dim)   gathered block by block
-    mask   (       1, sequences,               1, padded context)
+    query  (kv_heads, sequences, heads per KV head, dim)
+    K, V   (kv_heads, sequences, padded context,    dim)   gathered block by block
+    mask   (       1, sequences,                 1, padded context)
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def decode_groups(
     lengths : sequence of int
         Context of each, the new token included.
     block_size : int
-        Tokens a block.
+        Tokens per block.
     device : torch.device
         Where the tensors go.
     most_tokens : int, optional

@@ -36,7 +36,7 @@ class WallClock(StepClock):
     engine : TwinEngine
         Runs the plans.
     pairs : callable
-        ``pairs(start, count)``: query-key pairs of a prompt chunk, a layer.
+        ``pairs(start, count)``: query-key pairs of a prompt chunk, per layer.
     now : callable
         Seconds, the device's work included.
 

@@ -49,7 +49,7 @@ class StepGroup:
     phase : str
         "decode" or "prefill" (with or without decodes beside it).
     sequences, context : int
-        Largest batch and mean context (tokens a sequence) of the group: powers of two.
+        Largest batch and mean context (tokens per sequence) of the group: powers of two.
     steps : int
         How many there were.
     predicted_seconds, measured_seconds : float

@@ -39,7 +39,7 @@ class Blocks:
     keys, values : Tensor (layers, kv_heads, num_blocks * block_size, head_dim)
         The memory itself.
     block_size : int
-        Tokens a block.
+        Tokens per block.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, block_size: int) -> None:
@@ -60,7 +60,7 @@ class BlockPool(Blocks):
     shape : Blueprint
         Layers, KV heads and their size.
     num_blocks, block_size : int
-        Blocks, and tokens a block.
+        Blocks, and tokens per block.
     device, dtype
         Where, and of which elements.
 

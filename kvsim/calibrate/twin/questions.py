@@ -99,7 +99,7 @@ def capacity_requests_per_s(setup: Setup, question: Question) -> float:
     A request costs its prompt's share of a step, and its share of a full batch for every
     token that it is given::
 
-        seconds a request = prefill(prompt) + output * decode(batch) / batch
+        seconds per request = prefill(prompt) + output * decode(batch) / batch
     """
     prompt, output = sum(question.prompt) // 2, sum(question.output) // 2
     slots = setup.num_blocks * setup.curve.block_size

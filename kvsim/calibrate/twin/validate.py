@@ -81,7 +81,7 @@ class Validation:
         How much slower equal work was at one time than at another: what no model can
         predict. None where nothing was calibrated.
     runs : tuple of TwinComparison
-        One a load.
+        One per load.
     """
 
     device: str

@@ -6,7 +6,7 @@ it holds as many as the allocator says.
 
 ::
 
-    arrive ──▶ wait ──▶ admit (prompt) ──▶ decode, a token a step ──▶ leave
+    arrive ──▶ wait ──▶ admit (prompt) ──▶ decode, a token per step ──▶ leave
                  ^                              |
                  '---- preempted: no block -----'
 """
@@ -108,7 +108,7 @@ def tell(policy: str, block_size: int = 4) -> Story:
     policy : str
         "paged", "reserve-max", "reserve-pow2" or "reserve-oracle".
     block_size : int
-        Tokens a block; counts for "paged" only.
+        Tokens per block; counts for "paged" only.
 
     Raises
     ------

@@ -26,7 +26,7 @@ class HeadShape(NamedTuple):
 
 
 class Keeping(NamedTuple):
-    """What one arrangement keeps: bytes a token and bytes of a sequence, all layers."""
+    """What one arrangement keeps: bytes per token and bytes of a sequence, all layers."""
 
     kind: str
     formula: str
