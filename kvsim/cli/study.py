@@ -56,7 +56,7 @@ def cache(
     from kvsim.calibrate.study.plan import StudyPlan
     from kvsim.calibrate.study.study_caches import study_caches
     from kvsim.cli.render import emit
-    from kvsim.figures.measured import study_page
+    from kvsim.figures.study import study_page
 
     plan = StudyPlan.quickly(model, device) if quick else StudyPlan(model, device)
     plan = replace(

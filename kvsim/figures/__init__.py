@@ -8,14 +8,7 @@ HTML; the dashboard and ``--report`` show the same ones.
 from __future__ import annotations
 
 from kvsim.figures.cache import HitCurve, hit_cost_chart, hit_ratio_chart, tier_chart, tier_table
-from kvsim.figures.calibration import (
-    bench_chart,
-    bench_table,
-    coefficients_chart,
-    coefficients_table,
-    measured_steps_chart,
-    profile_table,
-)
+from kvsim.figures.calibration import coefficients_chart, coefficients_table, profile_table
 from kvsim.figures.chart import Chart, Row, Table
 from kvsim.figures.learning import (
     attention_chart,
@@ -27,7 +20,13 @@ from kvsim.figures.learning import (
     validity_chart,
     work_chart,
 )
-from kvsim.figures.measured import error_chart, step_time_chart
+from kvsim.figures.measured import (
+    bench_chart,
+    bench_table,
+    error_chart,
+    measured_steps_chart,
+    step_time_chart,
+)
 from kvsim.figures.page import PLOTLY_CONFIG, Lines, html_page
 from kvsim.figures.plan import (
     admission_chart,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvsim.figures.chart import Chart, Row, Table
-from kvsim.figures.theme import ONE_TWO_FIVE, PALETTE, Axis, draw, label
+from kvsim.figures.theme import CATEGORIES, ONE_TWO_FIVE, PALETTE, Axis, draw, label
 from kvsim.units import GIB
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def tier_chart(gains: Mapping[str, Sequence[TierGain]]) -> Chart:
     figure = draw(
         traces,
         x=Axis("block references", "%", settings={"range": [0, 100]}),
-        y=Axis(settings={"autorange": "reversed", "type": "category"}),
+        y=CATEGORIES,
         height=130 + 40 * len(gains),
         barmode="stack",
         bargap=0.35,

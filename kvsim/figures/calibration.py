@@ -5,24 +5,15 @@ Plots of predictions beside measurements of whole runs are in `kvsim.figures.mea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from kvsim.figures.chart import Chart, Row, Table
-from kvsim.figures.theme import CYCLE, ONE_TWO_FIVE, PALETTE, Axis, draw, label
+from kvsim.figures.theme import PALETTE, Axis, draw, label, series_colour
 from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
 from kvsim.steptime.defaults import class_coefficients
 
-__all__ = [
-    "bench_chart",
-    "bench_table",
-    "coefficients_chart",
-    "coefficients_table",
-    "measured_steps_chart",
-    "profile_table",
-]
+__all__ = ["coefficients_chart", "coefficients_table", "profile_table"]
 
 
 class _Rate(NamedTuple):
@@ -115,7 +106,7 @@ def _share_rows(profile: AcceleratorProfile) -> list[Row]:
 def _share_bars(profile: AcceleratorProfile, number: int) -> dict[str, Any]:
     rows = _share_rows(profile)
     error = rows[0]["fit_error_percent"]
-    colour = CYCLE[number % len(CYCLE)]
+    colour = series_colour(number)
     assumed = rows[0]["status"] == "assumed"
     marker: dict[str, Any] = {"color": colour}
     if assumed:
@@ -221,139 +212,4 @@ def _origin(what: str, value: str, quantity: Any) -> Row:
         "value": value,
         "source": quantity.source,
         "confidence": quantity.confidence,
-    }
-
-
-# --- what somebody measured ------------------------------------------------------------------
-
-
-class PredictedPair(Protocol):
-    """A quantity predicted and measured, in the unit that its name states."""
-
-    @property
-    def name(self) -> str:
-        """Its key in the result file."""
-
-    @property
-    def predicted(self) -> float:
-        """By the simulation."""
-
-    @property
-    def measured(self) -> float:
-        """By the benchmark."""
-
-    @property
-    def error_percent(self) -> float | None:
-        """How far off, percent of the measurement; None of nothing."""
-
-
-def bench_chart(found: Sequence[PredictedPair]) -> Chart:
-    """Draw how far each predicted number of a benchmark is off, percent of the measurement."""
-    pairs = [pair for pair in found if pair.error_percent is not None]
-    figure = draw(
-        [
-            {
-                "type": "bar",
-                "orientation": "h",
-                "y": [pair.name for pair in pairs],
-                "x": [pair.error_percent for pair in pairs],
-                "customdata": [[pair.predicted, pair.measured] for pair in pairs],
-                "marker": {"color": PALETTE["blue"]},
-                "hovertemplate": "%{y}<br>off by %{x:+.1f} %<br>predicted %{customdata[0]:,.4g},"
-                " measured %{customdata[1]:,.4g}<extra></extra>",
-            }
-        ],
-        x=Axis("prediction off by", "%"),
-        y=Axis(settings={"type": "category", "autorange": "reversed"}),
-        height=130 + 24 * len(pairs),
-    )
-    said = "; ".join(f"{pair.name} {pair.error_percent:+.1f} %" for pair in pairs)
-    rows = list(bench_table(found).rows)
-    return Chart("bench", "Predicted beside the benchmark", rows, f"Errors: {said}.", figure)
-
-
-def bench_table(found: Sequence[PredictedPair]) -> Table:
-    """List the numbers of a benchmark beside their predictions."""
-    rows = [
-        {
-            "name": pair.name,
-            "predicted": pair.predicted,
-            "measured": pair.measured,
-            "off %": None if pair.error_percent is None else round(pair.error_percent, 1),
-        }
-        for pair in found
-    ]
-    return Table("bench-pairs", "Predicted and measured", rows)
-
-
-def measured_steps_chart(steps: Mapping[str, Any], card: str) -> Chart:
-    """Draw measured step times against those that a card's coefficients predict.
-
-    Parameters
-    ----------
-    steps : mapping of str to array (n,)
-        "phase", "tokens", "predicted_seconds" and "measured_seconds".
-    card : str
-        Whose coefficients predict.
-    """
-    rows = _binned_steps(steps)
-    phases = list(dict.fromkeys(row["phase"] for row in rows))
-    ends = [row[key] for row in rows for key in ("predicted_ms", "measured_ms")]
-    span = [min(ends, default=1.0), max(ends, default=1.0)]
-    figure = draw(
-        [
-            *(_phase_trace(phase, rows) for phase in phases),
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": "equal",
-                "x": span,
-                "y": span,
-                "line": {"dash": "dash", "color": PALETTE["grey"]},
-                "hoverinfo": "skip",
-            },
-        ],
-        x=Axis("predicted", "ms per step", log=True, settings=ONE_TWO_FIVE),
-        y=Axis("measured", "ms per step", log=True, settings=ONE_TWO_FIVE),
-        height=440,
-    )
-    errors = np.abs(steps["predicted_seconds"] / steps["measured_seconds"] - 1)
-    alt = (
-        f"{len(errors):,} measured steps beside the prediction of {card}: off by"
-        f" {100 * errors.mean():.1f} % on average."
-    )
-    return Chart("measured-steps", f"Your steps beside {card}", rows, alt, figure)
-
-
-_MOST_POINTS = 3000
-
-
-def _binned_steps(steps: Mapping[str, Any]) -> list[Row]:
-    """Steps as rows, thinned evenly to what a browser draws at ease."""
-    count = len(steps["phase"])
-    chosen = np.unique(np.linspace(0, count - 1, min(count, _MOST_POINTS)).astype(int))
-    return [
-        {
-            "phase": str(steps["phase"][at]),
-            "tokens": int(steps["tokens"][at]),
-            "predicted_ms": 1e3 * float(steps["predicted_seconds"][at]),
-            "measured_ms": 1e3 * float(steps["measured_seconds"][at]),
-            "off %": 100
-            * (float(steps["predicted_seconds"][at] / steps["measured_seconds"][at]) - 1),
-        }
-        for at in chosen.tolist()
-    ]
-
-
-def _phase_trace(phase: str, rows: Sequence[Row]) -> dict[str, Any]:
-    mine = [row for row in rows if row["phase"] == phase]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": label(phase),
-        "x": [row["predicted_ms"] for row in mine],
-        "y": [row["measured_ms"] for row in mine],
-        "customdata": [[row["tokens"], row["off %"]] for row in mine],
-        "hovertemplate": "%{customdata[0]:,} tokens<br>predicted %{x:.3g} ms, measured %{y:.3g} ms"
-        "<br>off by %{customdata[1]:+.1f} %<extra></extra>",
     }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = ["Chart", "Row", "Table"]
+__all__ = ["Chart", "Row", "Table", "rounded"]
 
 Row = Mapping[str, Any]
 
@@ -76,6 +76,17 @@ class Chart(Table):
 
     def _content(self) -> dict[str, Any]:
         return super()._content() | {"alt": self.alt, "figure": json.loads(self.figure.to_json())}
+
+
+def rounded(value: float | None, digits: int = 5) -> float | None:
+    """Round to significant digits: five say all that a simulation can.
+
+    Examples
+    --------
+    >>> rounded(1234.5678), rounded(None)
+    (1234.6, None)
+    """
+    return None if value is None else float(f"{value:.{digits}g}")
 
 
 def _cell(value: Any) -> Any:

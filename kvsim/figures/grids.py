@@ -10,7 +10,7 @@ from kvsim.figures.theme import Axis, draw
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = ["grid", "named_squares"]
+__all__ = ["grid", "heatmap", "named_squares"]
 
 
 def named_squares(
@@ -32,22 +32,39 @@ def named_squares(
         What stands in a square, and what is said of it.
     """
     known = list(colours)
-    steps = len(known)
-    scale = [
-        [(at + side) / steps, colours[name]] for at, name in enumerate(known) for side in (0, 1)
-    ]
+    return heatmap(
+        list(colours.values()),
+        z=[[known.index(name) for name in row] for row in names],
+        customdata=hovers or names,
+        gap=2,
+    ) | {"text": texts, "texttemplate": "%{text}" if texts else None}
+
+
+def heatmap(colours: Sequence[str], *, z: Any, customdata: Any, gap: int) -> dict[str, Any]:
+    """Return a heat map whose values are positions in a list of colours.
+
+    Parameters
+    ----------
+    colours : sequence of str
+        The colours.
+    z, customdata : rows
+        Each square's colour by its position, and what is said of it.
+    gap : int
+        Pixels between squares.
+    """
+    steps = len(colours)
     return {
         "type": "heatmap",
-        "z": [[known.index(name) for name in row] for row in names],
+        "z": z,
         "zmin": -0.5,
         "zmax": steps - 0.5,
-        "colorscale": scale,
+        "colorscale": [
+            [(at + side) / steps, each] for at, each in enumerate(colours) for side in (0, 1)
+        ],
         "showscale": False,
-        "xgap": 2,
-        "ygap": 2,
-        "text": texts,
-        "texttemplate": "%{text}" if texts else None,
-        "customdata": hovers or names,
+        "xgap": gap,
+        "ygap": gap,
+        "customdata": customdata,
         "hovertemplate": "%{customdata}<extra></extra>",
     }
 

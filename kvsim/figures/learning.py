@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvsim.figures.chart import Chart, Table
 from kvsim.figures.grids import grid, named_squares
-from kvsim.figures.theme import CYCLE, PALETTE, Axis, draw, muted
+from kvsim.figures.theme import CATEGORIES, CYCLE, PALETTE, Axis, draw, muted, series_colour
 from kvsim.units import MIB, format_bytes
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def heads_chart(keepings: Sequence[Keeping], context: int) -> Chart:
             }
         ],
         x=Axis(f"one sequence of {context:,} tokens keeps", "MiB"),
-        y=Axis(settings={"autorange": "reversed", "type": "category"}),
+        y=CATEGORIES,
         height=300,
         showlegend=False,
     )
@@ -166,7 +166,7 @@ def growth_chart(by_context: Mapping[int, Sequence[Keeping]]) -> Chart:
             "name": kind,
             "x": [row["context_tokens"] for row in rows if row["kind"] == kind],
             "y": [row["sequence_bytes"] / MIB for row in rows if row["kind"] == kind],
-            "line": {"color": CYCLE[at % len(CYCLE)], "width": 2.5},
+            "line": {"color": series_colour(at), "width": 2.5},
             "marker": {"symbol": at, "size": 8},
             "hovertemplate": "%{x:,} tokens: %{y:,.1f} MiB<extra>" + kind + "</extra>",
         }
@@ -317,7 +317,7 @@ def kept_chart(plans: Mapping[str, Plan]) -> Chart:
     figure = draw(
         [_kept_bars(at, dtype, plans[dtype]) for at, dtype in enumerate(plans)],
         x=Axis(f"one sequence of {first.kv_cache.max_model_len:,} tokens keeps", "MiB"),
-        y=Axis(settings={"autorange": "reversed", "type": "category"}),
+        y=CATEGORIES,
         height=420,
         barmode="group",
     )
@@ -343,7 +343,7 @@ def _kept_bars(at: int, dtype: str, plan: Plan) -> dict[str, Any]:
         "customdata": [each.price for each in plan.retention],
         "text": [f"{100 * each.share:.1f} % of full" for each in plan.retention],
         "textposition": "auto",
-        "marker": {"color": CYCLE[at % len(CYCLE)]},
+        "marker": {"color": series_colour(at)},
         "hovertemplate": "%{y}: %{x:,.1f} MiB<br>price: %{customdata}<extra>" + dtype + "</extra>",
     }
 

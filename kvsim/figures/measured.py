@@ -1,79 +1,50 @@
-"""What was measured beside what was predicted: ``kvsim validate`` and ``kvsim study cache``.
-
-Both commands hand in plain rows, the ones that they write as JSON.
-"""
+"""Measured beside predicted: ``kvsim validate``, a benchmark, and somebody's own steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from kvsim.figures.chart import Chart, Row, Table
 from kvsim.figures.page import Lines, html_page
-from kvsim.figures.theme import CYCLE, ONE_TWO_FIVE, Axis, draw
+from kvsim.figures.theme import (
+    CATEGORIES,
+    ONE_TWO_FIVE,
+    PALETTE,
+    Axis,
+    draw,
+    label,
+    reference_line,
+)
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 __all__ = [
-    "LinePlot",
+    "bench_chart",
+    "bench_table",
     "error_chart",
+    "measured_steps_chart",
     "step_time_chart",
-    "study_page",
     "validation_page",
 ]
 
 Record = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class LinePlot:
-    """A chart of lines over rows.
-
-    Parameters
-    ----------
-    name, title : str
-        Stem of its files; heading.
-    x, y : str
-        Keys of the rows that the axes show.
-    x_axis, y_axis : Axis
-        How they show them.
-    by : tuple of str
-        A line for every combination of these keys.
-    alt : str
-        What is to be seen, in one sentence.
-    """
-
-    name: str
-    title: str
-    x: str
-    y: str
-    x_axis: Axis
-    y_axis: Axis
-    by: tuple[str, ...]
-    alt: str
-
-    def of(self, rows: Sequence[Row]) -> Chart:
-        """Draw the rows, those whose `y` is nothing left out."""
-        shown = [row for row in rows if row[self.y]]
-        lines = dict.fromkeys(tuple(row[key] for key in self.by) for row in shown)
-        traces = [
-            self._trace([row for row in shown if tuple(row[key] for key in self.by) == line], line)
-            for line in lines
-        ]
-        figure = draw(traces, x=self.x_axis, y=self.y_axis, height=420)
-        return Chart(self.name, self.title, list(rows), self.alt, figure)
-
-    def _trace(self, rows: Sequence[Row], line: tuple[Any, ...]) -> dict[str, Any]:
-        words = [
-            str(line[0]),
-            *(f"{key} {value}" for key, value in zip(self.by, line, strict=True)),
-        ]
-        return {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": ", ".join([words[0], *words[2:]]),
-            "x": [row[self.x] for row in rows],
-            "y": [row[self.y] for row in rows],
-        }
+def _beside_the_diagonal(
+    traces: Iterable[Mapping[str, Any]], ends_ms: Sequence[float], *, height: int
+) -> Figure:
+    """Draw measured over predicted milliseconds per step: a perfect model is the diagonal."""
+    span = [min(ends_ms, default=1.0), max(ends_ms, default=1.0)]
+    return draw(
+        [*traces, reference_line("equal", span, span)],
+        x=Axis("predicted", "ms per step", log=True, settings=ONE_TWO_FIVE),
+        y=Axis("measured", "ms per step", log=True, settings=ONE_TWO_FIVE),
+        height=height,
+    )
 
 
 # ---- validation -----------------------------------------------------------------------------
@@ -110,15 +81,8 @@ def step_time_chart(runs: Sequence[Record]) -> Chart:
     """Draw measured step times against predicted ones: a perfect model is the diagonal."""
     rows = [{"run": run["label"], **group} for run in runs for group in run["step_groups"]]
     traces = [_group_trace(phase, rows) for phase in ("decode", "prefill")]
-    ends = [row[key] for row in rows for key in ("predicted_seconds", "measured_seconds")]
-    ends = [1e3 * min(ends, default=1e-3), 1e3 * max(ends, default=1.0)]
-    diagonal = {"type": "scatter", "mode": "lines", "name": "equal", "x": ends, "y": ends}
-    figure = draw(
-        [*traces, diagonal | {"line": {"dash": "dash", "color": CYCLE[-1]}}],
-        x=Axis("predicted", "ms per step", log=True, settings=ONE_TWO_FIVE),
-        y=Axis("measured", "ms per step", log=True, settings=ONE_TWO_FIVE),
-        height=460,
-    )
+    ends = [1e3 * row[key] for row in rows for key in ("predicted_seconds", "measured_seconds")]
+    figure = _beside_the_diagonal(traces, ends, height=460)
     alt = "Median step times by batch and context, measured over predicted, beside the diagonal."
     return Chart("steps", "Step times", rows, alt, figure)
 
@@ -160,7 +124,7 @@ def error_chart(runs: Sequence[Record]) -> Chart:
     figure = draw(
         traces,
         x=Axis("prediction off by", "%"),
-        y=Axis(settings={"type": "category", "autorange": "reversed"}),
+        y=CATEGORIES,
         height=460,
         bargap=0.25,
     )
@@ -168,101 +132,123 @@ def error_chart(runs: Sequence[Record]) -> Chart:
     return Chart("errors", "Latency and throughput", rows, alt, figure)
 
 
-# ---- the study ------------------------------------------------------------------------------
-
-_TOKENS = Axis("tokens generated", "per sequence", log=True)
-_STUDY_PLOTS = (
-    LinePlot(
-        "token-seconds",
-        "Latency of one token",
-        "tokens",
-        "token_seconds",
-        _TOKENS,
-        Axis("one step", "s", log=True),
-        ("cache", "batch"),
-        "Without a cache the step grows with the context; with any cache it is nearly level.",
-    ),
-    LinePlot(
-        "total-seconds",
-        "Latency in total, measured",
-        "tokens",
-        "total_seconds",
-        _TOKENS,
-        Axis("all steps", "s", log=True),
-        ("cache", "batch"),
-        "Total time: steeper without a cache than with one.",
-    ),
-    LinePlot(
-        "simulated-seconds",
-        "Latency in total, simulated",
-        "tokens",
-        "simulated_seconds",
-        _TOKENS,
-        Axis("all steps", "s", log=True),
-        ("cache", "batch"),
-        "The simulator's total time for the same generations.",
-    ),
-    LinePlot(
-        "kv-bytes",
-        "Peak memory of K and V, measured",
-        "tokens",
-        "kv_peak_bytes",
-        _TOKENS,
-        Axis("K and V", "bytes", log=True),
-        ("cache", "batch"),
-        "A preallocated cache is level at its longest length; growing and paged ones follow"
-        " the tokens.",
-    ),
-    LinePlot(
-        "simulated-kv-bytes",
-        "Peak memory of K and V, simulated",
-        "tokens",
-        "simulated_kv_bytes",
-        _TOKENS,
-        Axis("K and V", "bytes", log=True),
-        ("cache", "batch"),
-        "What the simulator's allocators hold for the same generations.",
-    ),
-    LinePlot(
-        "read-bytes",
-        "Bytes read per token",
-        "tokens",
-        "read_bytes_per_token",
-        _TOKENS,
-        Axis("read and copied", "bytes", log=True),
-        ("cache", "batch"),
-        "Weights are shared by the batch; the context's K and V are every sequence's own.",
-    ),
-)
+# ---- a benchmark ----------------------------------------------------------------------------
 
 
-def study_page(record: Record) -> str:
-    """Write the cache study as one self-contained HTML page.
+class PredictedPair(Protocol):
+    """A quantity predicted and measured, in the unit that its name states."""
+
+    @property
+    def name(self) -> str:
+        """Its key in the result file."""
+
+    @property
+    def predicted(self) -> float:
+        """By the simulation."""
+
+    @property
+    def measured(self) -> float:
+        """By the benchmark."""
+
+    @property
+    def error_percent(self) -> float | None:
+        """How far off, percent of the measurement; None of nothing."""
+
+
+def bench_chart(found: Sequence[PredictedPair]) -> Chart:
+    """Draw how far each predicted number of a benchmark is off, percent of the measurement."""
+    pairs = [pair for pair in found if pair.error_percent is not None]
+    figure = draw(
+        [
+            {
+                "type": "bar",
+                "orientation": "h",
+                "y": [pair.name for pair in pairs],
+                "x": [pair.error_percent for pair in pairs],
+                "customdata": [[pair.predicted, pair.measured] for pair in pairs],
+                "marker": {"color": PALETTE["blue"]},
+                "hovertemplate": "%{y}<br>off by %{x:+.1f} %<br>predicted %{customdata[0]:,.4g},"
+                " measured %{customdata[1]:,.4g}<extra></extra>",
+            }
+        ],
+        x=Axis("prediction off by", "%"),
+        y=CATEGORIES,
+        height=130 + 24 * len(pairs),
+    )
+    said = "; ".join(f"{pair.name} {pair.error_percent:+.1f} %" for pair in pairs)
+    rows = list(bench_table(found).rows)
+    return Chart("bench", "Predicted beside the benchmark", rows, f"Errors: {said}.", figure)
+
+
+def bench_table(found: Sequence[PredictedPair]) -> Table:
+    """List the numbers of a benchmark beside their predictions."""
+    rows = [
+        {
+            "name": pair.name,
+            "predicted": pair.predicted,
+            "measured": pair.measured,
+            "off %": None if pair.error_percent is None else round(pair.error_percent, 1),
+        }
+        for pair in found
+    ]
+    return Table("bench-pairs", "Predicted and measured", rows)
+
+
+# ---- somebody's own steps -------------------------------------------------------------------
+
+
+def measured_steps_chart(steps: Mapping[str, Any], card: str) -> Chart:
+    """Draw measured step times against those that a card's coefficients predict.
 
     Parameters
     ----------
-    record : mapping
-        What ``kvsim study cache`` writes as ``study.json``.
+    steps : mapping of str to array (n,)
+        "phase", "tokens", "predicted_seconds" and "measured_seconds".
+    card : str
+        Whose coefficients predict.
     """
-    rows = record["rows"]
-    what = [
-        f"{record['model']} in {record['dtype']} on {record['device']}, {record['clock']},"
-        f" torch {record['torch_version']}",
-        f"prompts of {record['prompt_tokens']} tokens; all four caches generated the same"
-        f" {record['checked_tokens']} tokens before anything was timed",
-    ]
-    blocks: list[Table] = [
-        Lines("what", "What was run", what),
-        Table("claims", "Common claims", record["claims"]),
-        *(plot.of(rows) for plot in _STUDY_PLOTS),
-        Table("exponents", "Growth exponents", _exponent_rows(record["exponents"])),
-    ]
-    return html_page("Four ways to keep K and V", blocks)
+    rows = _thinned_steps(steps)
+    phases = list(dict.fromkeys(row["phase"] for row in rows))
+    ends = [row[key] for row in rows for key in ("predicted_ms", "measured_ms")]
+    traces = [_phase_trace(phase, rows) for phase in phases]
+    figure = _beside_the_diagonal(traces, ends, height=440)
+    errors = np.abs(steps["predicted_seconds"] / steps["measured_seconds"] - 1)
+    alt = (
+        f"{len(errors):,} measured steps beside the prediction of {card}: off by"
+        f" {100 * errors.mean():.1f} % on average."
+    )
+    return Chart("measured-steps", f"Your steps beside {card}", rows, alt, figure)
 
 
-def _exponent_rows(exponents: Record) -> list[Row]:
+_MOST_POINTS = 3000
+
+
+def _thinned_steps(steps: Mapping[str, Any]) -> list[Row]:
+    """Steps as rows, thinned evenly to what a browser draws at ease."""
+    count = len(steps["phase"])
+    chosen = np.unique(np.linspace(0, count - 1, min(count, _MOST_POINTS)).astype(int))
     return [
-        {"cache": cache, "batch": int(batch), **slopes}
-        for cache, batches in exponents.items()
-        for batch, slopes in batches.items()
+        {
+            "phase": str(steps["phase"][at]),
+            "tokens": int(steps["tokens"][at]),
+            "predicted_ms": 1e3 * float(steps["predicted_seconds"][at]),
+            "measured_ms": 1e3 * float(steps["measured_seconds"][at]),
+            "off %": 100
+            * (float(steps["predicted_seconds"][at] / steps["measured_seconds"][at]) - 1),
+        }
+        for at in chosen.tolist()
     ]
+
+
+def _phase_trace(phase: str, rows: Sequence[Row]) -> dict[str, Any]:
+    mine = [row for row in rows if row["phase"] == phase]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": label(phase),
+        "x": [row["predicted_ms"] for row in mine],
+        "y": [row["measured_ms"] for row in mine],
+        "customdata": [[row["tokens"], row["off %"]] for row in mine],
+        "hovertemplate": "%{customdata[0]:,} tokens<br>predicted %{x:.3g} ms, measured %{y:.3g} ms"
+        "<br>off by %{customdata[1]:+.1f} %<extra></extra>",
+    }

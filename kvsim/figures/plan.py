@@ -9,8 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvsim.figures.chart import Chart, Table
-from kvsim.figures.theme import CYCLE, MEMORY_COLOURS, PALETTE, Axis, bars, draw, label
-from kvsim.units import GIB
+from kvsim.figures.theme import (
+    MEMORY_COLOURS,
+    PALETTE,
+    Axis,
+    bars,
+    draw,
+    label,
+    reference_line,
+    series_colour,
+)
+from kvsim.units import GIB, MIB
 
 if TYPE_CHECKING:
     from kvsim.planning.planner import Plan
@@ -214,7 +223,7 @@ def _length_line(at: int, name: str, plan: Plan) -> dict[str, Any]:
         "name": label(name),
         "x": [each.context_len for each in plan.concurrency],
         "y": [each.requests or None for each in plan.concurrency],
-        "line": {"color": CYCLE[at % len(CYCLE)], "width": 2.5},
+        "line": {"color": series_colour(at), "width": 2.5},
         "marker": {"symbol": at, "size": 8},
         "hovertemplate": "%{x:,} tokens<br>%{y:,} requests<extra>" + label(name) + "</extra>",
     }
@@ -234,15 +243,14 @@ def _run_limit(plans: Sequence[Plan]) -> list[dict[str, Any]]:
     if limit is None or not lengths:
         return []
     return [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "max_num_seqs",
-            "x": [min(lengths), max(lengths)],
-            "y": [limit, limit],
-            "line": {"color": PALETTE["grey"], "dash": "dot"},
-            "hovertemplate": "max_num_seqs: %{y:,} requests run<extra></extra>",
-        }
+        reference_line(
+            "max_num_seqs",
+            [min(lengths), max(lengths)],
+            [limit, limit],
+            line={"color": PALETTE["grey"], "dash": "dot"},
+            hoverinfo="all",
+            hovertemplate="max_num_seqs: %{y:,} requests run<extra></extra>",
+        )
     ]
 
 
@@ -349,9 +357,7 @@ def kinds_table(plan: Plan) -> Table:
             "kind": kind.kind,
             "count": kind.layers,
             "bytes/token": kind.bytes_per_token,
-            f"MiB at {plan.fragmentation.context_len:,} tokens": round(
-                kind.context_bytes / 2**20, 3
-            ),
+            f"MiB at {plan.fragmentation.context_len:,} tokens": round(kind.context_bytes / MIB, 3),
             "formula": kind.formula,
         }
         for kind in plan.kv_kinds
@@ -380,7 +386,7 @@ def retention_table(plan: Plan) -> Table:
         {
             "policy": each.policy,
             "kept tokens": each.kept_tokens,
-            "MiB per sequence": round(each.sequence_bytes / 2**20, 2),
+            "MiB per sequence": round(each.sequence_bytes / MIB, 2),
             "share of full": round(each.share, 4),
             "requests": each.requests,
             "price": each.price,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvsim.figures.chart import Chart, Row
-from kvsim.figures.grids import grid
+from kvsim.figures.grids import grid, heatmap
 from kvsim.figures.theme import CACHED_COLOUR, PALETTE, Axis, muted
 from kvsim.results.pool_cells import Use, pool_cells
 from kvsim.units import ceil_div
@@ -96,20 +96,11 @@ def pool_film(camera: Camera) -> Chart:
 def _drawn(cells: Cells, film: Sequence[Cells], *, height: int) -> Figure:
     """Draw a moment, with a legend of what there is at any moment of its film."""
     step, columns = cells.blocks_per_cell, _columns(len(cells.use))
-    trace: dict[str, Any] = {
-        "type": "heatmap",
-        **_painted(cells),
+    trace = heatmap(_SCALE, **_painted(cells), gap=1) | {
         "y0": 0,
         "dy": columns * step,
         "x0": 0,
         "dx": step,
-        "zmin": -0.5,
-        "zmax": len(_SCALE) - 0.5,
-        "colorscale": _stepped(),
-        "showscale": False,
-        "xgap": 1,
-        "ygap": 1,
-        "hovertemplate": "%{customdata}<extra></extra>",
         "hoverongaps": False,
     }
     present = {int(use) for each in film for use in np.unique(each.use)}
@@ -171,11 +162,6 @@ def _colour_numbers(cells: Cells) -> npt.NDArray[np.float64]:
     shade = len(_LONE) + cells.row % _SHADES
     numbers = np.where(cells.use == Use.WRITTEN, shade, lone[cells.use])
     return np.where(cells.use == Use.COMING, shade + _SHADES, numbers)
-
-
-def _stepped() -> list[list[Any]]:
-    steps = len(_SCALE)
-    return [[(at + side) / steps, colour] for at, colour in enumerate(_SCALE) for side in (0, 1)]
 
 
 def _hovers(cells: Cells) -> list[str]:

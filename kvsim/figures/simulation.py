@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvsim.figures.chart import Chart, Table
+from kvsim.figures.chart import Chart, Table, rounded
 from kvsim.figures.page import Lines, html_page
 from kvsim.figures.pool import pool_film
-from kvsim.figures.theme import PALETTE, Axis, draw
+from kvsim.figures.theme import CATEGORIES, PALETTE, Axis, draw
 from kvsim.figures.timeline import queue_chart, split_chart
 from kvsim.results.time_bins import preemption_seconds, time_bins
 
@@ -178,12 +178,12 @@ def latency_table(runs: Replications) -> Table:
     for name, words in LATENCIES.items():
         points = ("mean", "p50", "p90", "p95", "p99")
         row = {"latency, ms": words} | {
-            point: _rounded(summary[f"{point}_{name}_ms"]) for point in points
+            point: rounded(summary[f"{point}_{name}_ms"]) for point in points
         }
         if several:
             interval = runs.intervals.get(f"mean_{name}_ms")
-            row["mean from"] = _rounded(interval.low if interval else None)
-            row["mean to"] = _rounded(interval.high if interval else None)
+            row["mean from"] = rounded(interval.low if interval else None)
+            row["mean to"] = rounded(interval.high if interval else None)
         rows.append(row)
     return Table("latencies", "Latencies", rows)
 
@@ -220,7 +220,7 @@ def slowest_chart(result: SimulationResult, *, by: str = "e2el", count: int = 12
     figure = draw(
         [*(_phase(name, names, rows) for name in _PHASES), _preempted(result, rows)],
         x=Axis("since its arrival", "s"),
-        y=Axis(settings={"autorange": "reversed", "type": "category"}),
+        y=CATEGORIES,
         height=120 + 28 * max(1, len(rows)),
         barmode="stack",
         bargap=0.3,
@@ -334,8 +334,3 @@ def _blocks(runs: Replications, camera: Camera | None) -> Iterator[Table]:
     yield numbers_table(runs.summary)
     yaml = result.setup.scenario.to_yaml()
     yield Lines("scenario", "The scenario", yaml.splitlines())
-
-
-def _rounded(value: float | None) -> float | None:
-    """Five significant digits: more says nothing of a simulation."""
-    return None if value is None else float(f"{value:.5g}")

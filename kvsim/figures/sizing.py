@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from kvsim.figures.chart import Chart, Row, Table
+from kvsim.figures.chart import Chart, Row, Table, rounded
 from kvsim.figures.simulation import LATENCIES
-from kvsim.figures.theme import CYCLE, PALETTE, Axis, draw, label
+from kvsim.figures.theme import PALETTE, Axis, draw, label, reference_line, series_colour
 
 if TYPE_CHECKING:
     from kvsim.search import FleetOption, Probe
@@ -115,7 +115,7 @@ def _fleet_row(option: FleetOption) -> Row:
     return {
         "card": option.accelerator,
         "TP": option.tensor_parallel_size,
-        "requests/s per replica": _rounded(option.highest_rate, 3),
+        "requests/s per replica": rounded(option.highest_rate, 3),
         "replicas": option.replicas,
         "devices": option.devices,
         "USD/hour": f"{cost[0]:,.2f} to {cost[1]:,.2f}" if cost else _no_cost(option),
@@ -133,12 +133,7 @@ def _no_cost(option: FleetOption) -> str:
 
 
 def _latency(probe: Probe | None, name: str) -> float | None:
-    return _rounded(probe.latency_ms[name] if probe else None, 4)
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    """Round to significant digits."""
-    return None if value is None else float(f"{value:.{digits}g}")
+    return rounded(probe.latency_ms[name] if probe else None, 4)
 
 
 def _bound_words(option: FleetOption) -> str:
@@ -197,7 +192,7 @@ def _fleet_point(
         "error_x": {"type": "constant", "value": middle - low, "thickness": 1.5},
         "marker": {
             "size": 13,
-            "color": CYCLE[cards.index(option.accelerator) % len(CYCLE)],
+            "color": series_colour(cards.index(option.accelerator)),
             "symbol": _SYMBOLS[degrees.index(option.tensor_parallel_size) % len(_SYMBOLS)],
         },
         "hovertemplate": f"{label(_name(option))}<br>{option.replicas} replicas,"
@@ -210,17 +205,7 @@ def _limit_line(shown: Sequence[FleetOption], limit_ms: float | None) -> list[di
     if limit_ms is None or not shown:
         return []
     most = max(option.usd_per_hour[1] for option in shown if option.usd_per_hour)
-    return [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": f"objective, {limit_ms:,g} ms",
-            "x": [0, most],
-            "y": [limit_ms, limit_ms],
-            "line": {"color": PALETTE["grey"], "dash": "dash"},
-            "hoverinfo": "skip",
-        }
-    ]
+    return [reference_line(f"objective, {limit_ms:,g} ms", [0, most], [limit_ms, limit_ms])]
 
 
 def _fleet_alt(shown: Sequence[FleetOption], latency: str) -> str:
@@ -254,11 +239,12 @@ def probes_chart(option: FleetOption, latency: str, limit_ms: float | None) -> C
         "met": [probe for probe in probes if probe.passed],
         "missed": [probe for probe in probes if not probe.passed],
     }
-    limit = [(probe.rate, limit_ms) for probe in probes] if limit_ms else []
+    rates = [probe.rate for probe in probes] if limit_ms else []
+    limit = [reference_line("objective", rates, [limit_ms] * len(rates))] if rates else []
     figure = draw(
         [
             *(_probe_trace(name, group, latency) for name, group in groups.items()),
-            *([_objective(limit)] if limit else []),
+            *limit,
         ],
         x=Axis("rate of one replica", "requests/s"),
         y=Axis(LATENCIES[latency], "ms", log=True, settings=_NARROW_LOG),
@@ -287,16 +273,4 @@ def _probe_trace(name: str, probes: Sequence[Probe], latency: str) -> dict[str, 
         },
         "hovertemplate": "%{x:,.4g} requests/s<br>%{y:,.4g} ms"
         "<br>%{customdata:.1f} % of the requests met all objectives<extra></extra>",
-    }
-
-
-def _objective(points: Sequence[tuple[float, float | None]]) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "objective",
-        "x": [rate for rate, _ in points],
-        "y": [limit for _, limit in points],
-        "line": {"color": PALETTE["grey"], "dash": "dash"},
-        "hoverinfo": "skip",
     }

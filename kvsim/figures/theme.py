@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CACHED_COLOUR",
+    "CATEGORIES",
     "CYCLE",
     "DARK",
     "LIGHT",
@@ -30,6 +31,8 @@ __all__ = [
     "draw",
     "label",
     "muted",
+    "reference_line",
+    "series_colour",
 ]
 
 PALETTE = {
@@ -98,6 +101,10 @@ class Axis:
             # Only decades are labelled: on a narrow screen there is room for no more.
             axis |= {"type": "log", "dtick": 1, "tickformat": "~s", "minor": {"dtick": "D1"}}
         return axis | dict(self.settings or {})
+
+
+CATEGORIES = Axis(settings={"type": "category", "autorange": "reversed"})
+"""A vertical axis of names, the first on top."""
 
 
 def draw(
@@ -199,6 +206,37 @@ def bars(
     )
 
 
+def series_colour(number: int) -> str:
+    """Return the colour of a series by its number; they come round again after eight."""
+    return CYCLE[number % len(CYCLE)]
+
+
+def reference_line(
+    name: str, x: Sequence[float | None], y: Sequence[float | None], **settings: Any
+) -> dict[str, Any]:
+    """Return a dashed grey line to compare with: an objective, a limit, a diagonal.
+
+    Parameters
+    ----------
+    name : str
+        What it marks, for the legend.
+    x, y : sequence of float
+        Its points.
+    **settings
+        Anything else that plotly knows of a trace, in place of these.
+    """
+    line: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": x,
+        "y": y,
+        "line": {"color": PALETTE["grey"], "dash": "dash"},
+        "hoverinfo": "skip",
+    }
+    return line | settings
+
+
 def label(text: str) -> str:
     """Make a name safe and short enough to stand in a figure: it may be anybody's.
 
@@ -211,7 +249,7 @@ def label(text: str) -> str:
     return html.escape(short)
 
 
-def muted(colour: str, share: float = 0.65) -> str:
+def muted(hex_colour: str, share: float = 0.65) -> str:
     """Mix a hex colour with grey: quieter, and readable on a light page and on a dark one.
 
     Examples
@@ -219,5 +257,5 @@ def muted(colour: str, share: float = 0.65) -> str:
     >>> muted("#0072B2", 1.0), muted("#0072B2", 0.0)
     ('#9e9e9e', '#0072b2')
     """
-    own = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    own = (int(hex_colour[at : at + 2], 16) for at in (1, 3, 5))
     return "#" + "".join(f"{round((1 - share) * part + share * 0x9E):02x}" for part in own)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PART_COLOURS",
     "PART_WORDS",
+    "axis_number",
     "panel_title",
     "queue_chart",
     "split_chart",
@@ -82,7 +83,7 @@ def queue_chart(bins: TimeBins, *, at_seconds: float | None = None) -> Chart:
 
 def split_chart(bins: TimeBins, *, at_seconds: float | None = None) -> Chart:
     """Draw where the pool's slots are over time, as a stacked area in percent of the pool."""
-    figure = draw(_split_traces(bins), x=TIME, y=_percent(), height=330)
+    figure = draw(_split_traces(bins), x=TIME, y=_percent("share of the pool"), height=330)
     _mark(figure, at_seconds)
     return Chart("split", "Where the pool's slots go", _split_rows(bins), _split_alt(bins), figure)
 
@@ -106,14 +107,14 @@ def stacked_panels(
     room = 1 / len(named)
     for at, (text, bins) in enumerate(named):
         top = 1 - at * room
-        axis = f"yaxis{at + 1 if at else ''}"
+        axis = f"yaxis{axis_number(at)}"
         layout[axis] = _panel_axis(queue) | {"domain": [top - 0.84 * room, top - 0.2 * room]}
         layout[axis] |= {"matches": "y"} if at else {}
         layout["annotations"].append(panel_title(text, top - 0.19 * room))
         panel = _queue_traces(bins) if queue else _split_traces(bins)
-        place = {"yaxis": f"y{at + 1 if at else ''}", "showlegend": at == 0}
+        place = {"yaxis": f"y{axis_number(at)}", "showlegend": at == 0}
         traces += [trace | place | _own_stack(trace, at) for trace in panel]
-    last = f"y{len(named)}" if len(named) > 1 else "y"
+    last = f"y{axis_number(len(named) - 1)}"
     figure = draw(
         traces,
         x=Axis(TIME.title, TIME.unit, settings={"anchor": last, "rangemode": "tozero"}),
@@ -195,13 +196,18 @@ def _own_stack(trace: dict[str, Any], at: int) -> dict[str, Any]:
     return {"stackgroup": f"pool{at}"} if "stackgroup" in trace else {}
 
 
-def _percent() -> Axis:
-    return Axis("share of the pool", "%", settings={"range": [0, 100]})
+def _percent(title: str) -> Axis:
+    return Axis(title, "%", settings={"range": [0, 100]})
 
 
 def _panel_axis(queue: bool) -> dict[str, Any]:
-    axis = Axis("requests", settings={"rangemode": "tozero"})
-    return (axis if queue else Axis("pool", "%", settings={"range": [0, 100]})).to_plotly()
+    axis = Axis("requests", settings={"rangemode": "tozero"}) if queue else _percent("pool")
+    return axis.to_plotly()
+
+
+def axis_number(panel: int) -> str:
+    """Return plotly's number of a panel's axes, the panels counted from 0; the first has none."""
+    return str(panel + 1) if panel else ""
 
 
 def panel_title(text: str, top: float) -> dict[str, Any]:

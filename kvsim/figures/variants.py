@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from kvsim.figures.chart import Chart, Table
+from kvsim.figures.chart import Chart, Table, rounded
 from kvsim.figures.page import Lines, html_page
 from kvsim.figures.simulation import (
     LATENCIES,
@@ -17,8 +17,8 @@ from kvsim.figures.simulation import (
     latency_line,
     numbers_table,
 )
-from kvsim.figures.theme import CYCLE, Axis, draw, label
-from kvsim.figures.timeline import panel_title, stacked_panels
+from kvsim.figures.theme import Axis, draw, label, series_colour
+from kvsim.figures.timeline import axis_number, panel_title, stacked_panels
 from kvsim.results.result import grows_with_the_run
 from kvsim.results.time_bins import time_bins
 
@@ -82,7 +82,7 @@ def values_table(found: SimulationComparison) -> Table:
     rows = [
         {"quantity": words, "unit": unit}
         | {
-            variant.label: _shown(mean.get(key))
+            variant.label: rounded(mean.get(key))
             for variant, mean in zip(found.variants, means, strict=True)
         }
         for key, (words, unit) in COMPARED.items()
@@ -121,11 +121,11 @@ def _difference(
         "quantity": words,
         "unit": unit,
         "variant": variant.label,
-        f"{found.variants[0].label} has": _shown(base),
-        "difference": _shown(change.mean),
-        "from": _shown(change.low) if several else None,
-        "to": _shown(change.high) if several else None,
-        "in percent": _shown(100 * change.mean / base) if base else None,
+        f"{found.variants[0].label} has": rounded(base),
+        "difference": rounded(change.mean),
+        "from": rounded(change.low) if several else None,
+        "to": rounded(change.high) if several else None,
+        "in percent": rounded(100 * change.mean / base) if base else None,
     }
 
 
@@ -142,10 +142,6 @@ def _means(variant: Variant) -> dict[str, float]:
 def _says_nothing(variant: Variant, key: str) -> bool:
     """Whether a number depends on how long a saturated run went on."""
     return variant.runs.saturated and grows_with_the_run(key)
-
-
-def _shown(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.5g}")
 
 
 # --- pictures ------------------------------------------------------------------------------
@@ -256,7 +252,7 @@ def _stacked(panels: Sequence[_Panel], *, height: int) -> Figure:
     room = 1 / len(panels)
     layout: dict[str, Any] = {"annotations": []}
     for at, panel in enumerate(panels):
-        number, top = _number(at), 1 - at * room
+        number, top = axis_number(at), 1 - at * room
         up = [top - 0.78 * room, top - 0.14 * room]
         layout[f"xaxis{number}"] = panel.x.to_plotly() | {"anchor": f"y{number}"}
         layout[f"yaxis{number}"] = panel.y.to_plotly() | {"anchor": f"x{number}", "domain": up}
@@ -268,13 +264,8 @@ def _stacked(panels: Sequence[_Panel], *, height: int) -> Figure:
     return figure
 
 
-def _number(at: int) -> str:
-    """Plotly's number of a panel's axes; the first has none."""
-    return str(at + 1) if at else ""
-
-
 def _place(at: int) -> dict[str, Any]:
-    return {"xaxis": f"x{_number(at)}", "yaxis": f"y{_number(at)}"}
+    return {"xaxis": f"x{axis_number(at)}", "yaxis": f"y{axis_number(at)}"}
 
 
 def _line(text: str, number: int, at: int) -> dict[str, Any]:
@@ -285,7 +276,7 @@ def _line(text: str, number: int, at: int) -> dict[str, Any]:
         "name": name,
         "legendgroup": name,
         "showlegend": at == 0,
-        "line": {"color": CYCLE[number % len(CYCLE)], "width": 2.5},
+        "line": {"color": series_colour(number), "width": 2.5},
         "hovertemplate": "%{y:.1f} %: at most %{x:,.4~r} ms<extra>" + name + "</extra>",
         **_place(at),
     }
@@ -300,7 +291,7 @@ def _dot(name: str, number: int, at: int, interval: Interval) -> dict[str, Any]:
         "x": [interval.mean],
         "y": [name],
         "error_x": {"type": "data", "array": [half], "thickness": 2},
-        "marker": {"size": 11, "color": CYCLE[number % len(CYCLE)]},
+        "marker": {"size": 11, "color": series_colour(number)},
         "hovertemplate": f"%{{y}}: %{{x:,.5~r}} ± {half:,.3g}<extra></extra>",
         **_place(at),
     }

@@ -30,7 +30,7 @@ from kvsim.errors import (
     MissingExtraError,
     UnsupportedError,
 )
-from kvsim.figures.measured import study_page
+from kvsim.figures.study import study_page
 from kvsim.memory.footprint import bytes_per_token
 from kvsim.specs.precision import kv_format
 

@@ -480,7 +480,8 @@ def test_torch_is_imported_by_nothing_but_the_modules_made_of_it():
     modules = (
         "kvsim.calibrate.twin.validate, kvsim.calibrate.study.study_caches,"
         " kvsim.calibrate.served.engine_log,"
-        " kvsim.calibrate.outputs, kvsim.figures.measured, kvsim.cli.validate, kvsim.cli.study"
+        " kvsim.calibrate.outputs, kvsim.figures.measured, kvsim.figures.study,"
+        " kvsim.cli.validate, kvsim.cli.study"
     )
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
