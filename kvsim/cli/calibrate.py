@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvsim.cli.options import format_option
+from kvsim.cli.render import emit
 
 if TYPE_CHECKING:
     from kvsim.calibrate.measure.session import Progress
@@ -104,7 +105,6 @@ def _refuse_measuring_options(ctx: click.Context) -> None:
 def _dry_run(device: str | None, quick: bool, output_format: str) -> None:
     from kvsim.calibrate.measure.calibrate import planned, planned_dict
     from kvsim.cli.calibrate_report import plan_sections
-    from kvsim.cli.render import emit
 
     content = planned_dict(*planned(device, quick=quick))
     emit(plan_sections(content), content, output_format)
@@ -115,7 +115,6 @@ def _measure(
 ) -> None:
     from kvsim.calibrate.measure.calibrate import Outputs, measure, planned
     from kvsim.cli.calibrate_report import found_sections
-    from kvsim.cli.render import emit
 
     if output is not None:
         Outputs.beside(output)  # refuse a bad path before torch is loaded

@@ -9,13 +9,14 @@ import click
 
 from kvsim.cli import INTERRUPTED
 from kvsim.cli.options import format_option
+from kvsim.cli.render import emit
+from kvsim.cli.report_page import write_report
 from kvsim.cli.scenario_options import (
     check_writable,
     chosen_scenario,
     progress,
     scenario_options,
     varied,
-    write_report,
 )
 from kvsim.cli.simulate import explain_interrupt, tell_notes
 
@@ -45,7 +46,6 @@ def command(
     kvsim compare pagedattention-orca --vary memory.allocator=reserve-max,reserve-oracle,paged
     kvsim compare peer-w --vary engine.max_num_seqs=64,256 --replications 5
     """  # noqa: D301 - \b keeps click from wrapping the examples
-    from kvsim.cli.render import emit
     from kvsim.cli.simulation_report import comparison_sections
     from kvsim.runs.compare import compare
 
@@ -54,8 +54,7 @@ def command(
     check_writable(None, report)
     with progress(question) as watch:
         found = compare(question, values, seed=seed, replications=replications, watch=watch)
-    sections = () if output_format in ("json", "csv") else comparison_sections(found)
-    emit(sections, found.to_dict(), output_format)
+    emit(comparison_sections(found), found.to_dict(), output_format)
     tell_notes(question.name, found.variants[0].runs)
     if report is not None:
         from kvsim.figures import comparison_report

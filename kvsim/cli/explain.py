@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from kvsim.cli.options import COUNT, MODEL, format_option
+from kvsim.cli.render import Section, emit
 
 if TYPE_CHECKING:
-    from kvsim.cli.render import Section
     from kvsim.planning.formula import Explanation
 
 __all__ = ["command"]
@@ -26,7 +26,6 @@ def command(
 ) -> None:
     """Show what every layer of MODEL keeps, as a formula with its numbers in."""
     from kvsim.catalog.models import find_model
-    from kvsim.cli.render import emit
     from kvsim.planning.formula import explain
     from kvsim.planning.plan_types import plain
     from kvsim.specs.precision import kv_format
@@ -38,21 +37,8 @@ def command(
 
 
 def _sections(answer: Explanation) -> list[Section]:
-    from kvsim.cli.render import Section, Table
-    from kvsim.cli.report import size_text
+    from kvsim.cli.report import kinds_table, size_text
 
-    headers = ("layers", "kind", "count", "B/token", f"at {answer.context_len:,}", "if all full")
-    rows = tuple(
-        (
-            kind.group,
-            kind.kind,
-            f"{kind.layers:,}",
-            f"{kind.bytes_per_token:,}",
-            size_text(kind.context_bytes),
-            size_text(kind.all_full_bytes),
-        )
-        for kind in answer.kinds
-    )
     total = (
         "all",
         "",
@@ -66,7 +52,7 @@ def _sections(answer: Explanation) -> list[Section]:
     return [
         Section(
             f"{answer.model}: KV cache in {answer.kv_cache_dtype}{rank}",
-            (formulas, Table(headers, (*rows, total))),
+            (formulas, kinds_table(answer.kinds, answer.context_len, total)),
         ),
         Section("Takeaway", (answer.takeaway,)),
     ]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from kvsim.cli.options import format_option
+from kvsim.cli.render import Section, Table, print_records
 
 __all__ = ["command"]
 
@@ -18,7 +19,6 @@ __all__ = ["command"]
 def command(pattern: str, output_format: str) -> None:
     """List the accelerators whose name or alias contains PATTERN (default: all)."""
     from kvsim.catalog.accelerators import describe_accelerators
-    from kvsim.cli.render import Section, Table, print_records
 
     found = [row for row in describe_accelerators() if matches(row, pattern)]
     if not found:

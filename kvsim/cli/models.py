@@ -9,6 +9,7 @@ import click
 
 from kvsim.cli.gpus import matches
 from kvsim.cli.options import format_option
+from kvsim.cli.render import Section, Table, print_records
 
 __all__ = ["command"]
 
@@ -19,7 +20,6 @@ __all__ = ["command"]
 def command(pattern: str, output_format: str) -> None:
     """List the models whose name, alias or hub id contains PATTERN (default: all)."""
     from kvsim.catalog.models import describe_models
-    from kvsim.cli.render import Section, Table, print_records
 
     found = [row for row in describe_models() if matches(row, pattern)]
     if not found:

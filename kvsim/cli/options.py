@@ -19,9 +19,11 @@ __all__ = [
     "COUNT",
     "FORMATS",
     "FRACTION",
+    "GPU",
     "MODEL",
     "SIZE",
     "CatalogueName",
+    "decorate",
     "engine_options",
     "format_option",
     "target_options",
@@ -152,7 +154,7 @@ def _weight_formats() -> list[str]:
 
 COUNT, FRACTION, SIZE, TERM = Count(), Fraction(), Size(), Size(least=0)
 MODEL = CatalogueName("model", _models, files=True)
-_GPU = CatalogueName("gpu", _accelerators, files=True)
+GPU = CatalogueName("gpu", _accelerators, files=True)
 _ENGINE = CatalogueName("engine", _engines)
 _KV_DTYPE = CatalogueName("dtype", _kv_dtypes)
 _QUANTIZATION = CatalogueName("format", _weight_formats)
@@ -168,7 +170,7 @@ format_option = click.option(
 
 _TARGET = (
     click.option("--model", type=MODEL, required=True, help="Name, path or hf:org/name."),
-    click.option("--gpu", type=_GPU, required=True, help="Accelerator name or YAML path."),
+    click.option("--gpu", type=GPU, required=True, help="Accelerator name or YAML path."),
     click.option("--engine", type=_ENGINE, default="vllm", show_default=True),
     click.option("--engine-version", default="", help="Release; default: the newest known."),
 )
@@ -212,12 +214,12 @@ _ENGINE_OPTIONS = (
 
 def target_options(function: F) -> F:
     """Add ``--model``, ``--gpu``, ``--engine`` and ``--engine-version``."""
-    return _decorate(function, _TARGET)
+    return decorate(function, _TARGET)
 
 
 def engine_options(function: F) -> F:
     """Add every engine flag; the command receives those as keyword arguments."""
-    return _decorate(function, _ENGINE_OPTIONS)
+    return decorate(function, _ENGINE_OPTIONS)
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,7 +227,8 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _decorate(function: F, options: tuple[Callable[[F], F], ...]) -> F:
+def decorate(function: F, options: tuple[Callable[[F], F], ...]) -> F:
+    """Add options to a command, in the order in which its help is to list them."""
     for option in reversed(options):
         function = option(function)
     return function

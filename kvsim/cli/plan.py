@@ -16,7 +16,7 @@ from kvsim.cli.options import (
     given,
     target_options,
 )
-from kvsim.errors import InputError
+from kvsim.cli.render import emit
 
 if TYPE_CHECKING:
     from kvsim.planning.planner import Comparison
@@ -58,8 +58,7 @@ def command(
             question |= {"engine": engine, "engine_version": engine_version}
             answer = _plan(model, gpu, question)
         if report is not None:  # first: nothing is printed when it cannot be written
-            asked = {"model": model, "gpu": gpu, "engine": engine, **question}
-            write_report(report, answer, _again(asked))
+            _report(answer, report)
         _show(answer, engine == "all", output_format)
 
 
@@ -72,17 +71,11 @@ def _plan(model: str, gpu: str, question: dict[str, Any]) -> Comparison:
 
 def _show(answer: Comparison, is_comparison: bool, output_format: str) -> None:
     """Print one engine's plan, or several side by side."""
-    from kvsim.cli.render import emit
+    from kvsim.cli.report import comparison_sections, plan_sections
 
     if is_comparison:
-        from kvsim.cli.report import comparison_sections
-
         emit(comparison_sections(answer), answer.to_dict(), output_format)
-    elif output_format in ("json", "csv"):
-        emit((), answer.plans[0].to_dict(), output_format)
     else:
-        from kvsim.cli.report import plan_sections
-
         emit(plan_sections(answer.plans[0]), answer.plans[0].to_dict(), output_format)
 
 
@@ -105,39 +98,10 @@ def _compare(model: str, gpu: str, engine_version: str, question: dict[str, Any]
     return plan_engines(model, gpu, **question)
 
 
-def write_report(file: str, answer: Comparison, command_line: str) -> None:
-    """Write plans as a self-contained HTML page.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be written.
-    MissingExtraError
-        Without plotly.
-    """
-    from pathlib import Path
-
+def _report(answer: Comparison, file: str) -> None:
+    """Write plans as a self-contained HTML page."""
+    from kvsim.cli.report_page import write_report
     from kvsim.figures import plan_report
 
-    page = plan_report(answer.plans, command=command_line, refused=dict(answer.refused))
-    try:
-        Path(file).write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror}", where="--report") from None
-    click.echo(f"report: {file}", err=True)
-
-
-def _again(asked: dict[str, Any]) -> str:
-    """Rebuild the command line from what was asked."""
-    import shlex
-
-    words = ["kvsim", "plan"]
-    for name, value in asked.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif isinstance(value, tuple):
-            words += [word for each in value for word in (f"--{flag}", str(each))]
-        elif value not in (None, ""):
-            words += [f"--{flag}", str(value)]
-    return shlex.join(words)
+    refused = dict(answer.refused)
+    write_report(file, lambda command: plan_report(answer.plans, command=command, refused=refused))

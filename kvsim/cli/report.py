@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kvsim.cli.render import Bar, Part, Section, Table
-from kvsim.planning.plan_types import Memory, Plan
+from kvsim.planning.plan_types import KVKind, Memory, Plan
 from kvsim.planning.planner import Comparison
 from kvsim.units import GIB, format_bytes, format_seconds
 
-__all__ = ["comparison_sections", "gib", "plan_sections", "size_text"]
+__all__ = ["comparison_sections", "gib", "kinds_table", "plan_sections", "size_text"]
 
 _REGIME_WORDS = {"admission": "admission", "steady": "steady", "all_full": "all full"}
 
@@ -94,7 +94,13 @@ def _share(memory: Memory, size_bytes: int) -> str:
 
 
 def _kinds(plan: Plan) -> Section:
-    context = f"{plan.fragmentation.context_len:,}"
+    formulas = "\n".join(f"{kind.group}: {kind.formula}" for kind in plan.kv_kinds)
+    title = f"What the KV cache keeps of a sequence ({plan.kv_cache.dtype}, one rank)"
+    return Section(title, (kinds_table(plan.kv_kinds, plan.fragmentation.context_len), formulas))
+
+
+def kinds_table(kinds: Sequence[KVKind], context_len: int, *totals: tuple[str, ...]) -> Table:
+    """Tabulate what each kind of layer keeps, at a context in tokens and with every layer full."""
     rows = tuple(
         (
             kind.group,
@@ -104,12 +110,10 @@ def _kinds(plan: Plan) -> Section:
             size_text(kind.context_bytes),
             size_text(kind.all_full_bytes),
         )
-        for kind in plan.kv_kinds
+        for kind in kinds
     )
-    headers = ("layers", "kind", "count", "B/token", f"at {context}", "if all full")
-    formulas = "\n".join(f"{kind.group}: {kind.formula}" for kind in plan.kv_kinds)
-    title = f"What the KV cache keeps of a sequence ({plan.kv_cache.dtype}, one rank)"
-    return Section(title, (Table(headers, rows), formulas))
+    headers = ("layers", "kind", "count", "B/token", f"at {context_len:,}", "if all full")
+    return Table(headers, (*rows, *totals))
 
 
 def _capacity(plan: Plan) -> Section:

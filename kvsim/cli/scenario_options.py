@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import yaml
 
-from kvsim.cli.options import COUNT, MODEL, CatalogueName, engine_options, given
+from kvsim.cli.options import (
+    COUNT,
+    GPU,
+    MODEL,
+    CatalogueName,
+    decorate,
+    engine_options,
+    given,
+)
 from kvsim.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -33,7 +40,6 @@ __all__ = [
     "progress",
     "scenario_options",
     "varied",
-    "write_report",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,12 +51,6 @@ def _scenarios() -> list[str]:
     return scenario_names()
 
 
-def _accelerators() -> list[str]:
-    from kvsim.catalog.accelerators import accelerator_names
-
-    return list(accelerator_names())
-
-
 SCENARIO = CatalogueName("scenario", _scenarios, files=True)
 
 _PLACES = {"model": "model", "gpu": "accelerator", "engine": "engine.name"}
@@ -60,9 +60,7 @@ _ALSO = {"block_size": "memory.block_size", "num_gpu_blocks_override": "memory.n
 _OPTIONS = (
     click.argument("scenario", type=SCENARIO),
     click.option("--model", type=MODEL, help="Name, path or hf:org/name."),
-    click.option(
-        "--gpu", type=CatalogueName("gpu", _accelerators, files=True), help="Name or YAML path."
-    ),
+    click.option("--gpu", type=GPU, help="Name or YAML path."),
     click.option("--engine", help="Whose accounting sizes the pool."),
     click.option("--engine-version", help="Release; default: the newest known."),
     engine_options,
@@ -76,9 +74,7 @@ _OPTIONS = (
 
 def scenario_options(function: F) -> F:
     """Add the SCENARIO argument and every flag that overrides one of its keys."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+    return decorate(function, _OPTIONS)
 
 
 def chosen_scenario(
@@ -247,41 +243,3 @@ def check_writable(output: str | None, report: str | None) -> None:
             raise InputError(f"cannot make {folder}: {error.strerror}", where=flag) from None
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise InputError(f"cannot write into {folder}", where=flag)
-
-
-def write_report(file: str, page: Callable[[str], str]) -> None:
-    """Write a self-contained HTML page, made from the command line that was given.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be written.
-    MissingExtraError
-        Without plotly.
-    """
-    from kvsim.results.outputs.folder import write_whole
-
-    content = page(_again(click.get_current_context()))
-    try:
-        write_whole(Path(file), content.encode())
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror}", where="--report") from None
-    click.echo(f"report: {file}", err=True)
-
-
-def _again(context: click.Context) -> str:
-    """Rebuild the command line, without what only says where to write."""
-    words = ["kvsim", str(context.info_name), str(context.params["scenario"])]
-    for option in context.command.params:
-        name = str(option.name)
-        if name in ("scenario", "report", "output", "output_format"):
-            continue
-        value = context.params[name]
-        flag = max(option.opts, key=len)
-        if isinstance(value, tuple):
-            words += [word for each in value for word in (flag, str(each))]
-        elif value in (True, False) and option.secondary_opts:
-            words.append(flag if value else option.secondary_opts[0])
-        elif value is not None and value is not False:  # seed 0 is a seed
-            words += [flag] if value is True else [flag, str(value)]
-    return shlex.join(words)

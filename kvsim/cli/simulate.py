@@ -8,17 +8,17 @@ import click
 
 from kvsim.cli import INTERRUPTED
 from kvsim.cli.options import format_option
+from kvsim.cli.render import emit
+from kvsim.cli.report_page import write_report
 from kvsim.cli.scenario_options import (
     check_writable,
     chosen_scenario,
     progress,
     scenario_options,
-    write_report,
 )
 
 if TYPE_CHECKING:
     from kvsim.runs.compare import Replications
-    from kvsim.simulator.camera import Camera
 
 __all__ = ["command", "explain_interrupt", "tell_notes"]
 
@@ -47,6 +47,7 @@ def command(
     kvsim simulate peer-w --set workload.arrivals.rate=20 --replications 5
     kvsim simulate azure-conversation --trace AzureLLMInferenceTrace_conv.csv
     """  # noqa: D301 - \b keeps click from wrapping the examples
+    from kvsim.cli.simulation_report import run_record, run_sections
     from kvsim.runs.compare import replicate
     from kvsim.simulator.camera import Camera
 
@@ -55,14 +56,18 @@ def command(
     camera = None if report is None else Camera()
     with progress(question) as watch:
         runs = replicate(question, seed=seed, replications=replications, watch=watch, camera=camera)
-    _print(runs, output_format)
+    emit(run_sections(runs), run_record(runs), output_format)
     tell_notes(question.name, runs)
     if runs.interrupted:
         explain_interrupt(runs)
     if output is not None:
         _write(runs, output)
     if report is not None:
-        _report(runs, camera, report)
+        from kvsim.figures import simulation_report
+
+        write_report(
+            report, lambda command: simulation_report(runs, command=command, camera=camera)
+        )
     if runs.interrupted:
         raise click.exceptions.Exit(INTERRUPTED)
 
@@ -84,23 +89,9 @@ def explain_interrupt(runs: Replications, where: str = "") -> None:
     click.echo(f"kvsim: interrupted{where}: {said}", err=True)
 
 
-def _print(runs: Replications, output_format: str) -> None:
-    from kvsim.cli.render import emit
-    from kvsim.cli.simulation_report import run_record, run_sections
-
-    sections = () if output_format in ("json", "csv") else run_sections(runs)
-    emit(sections, run_record(runs), output_format)
-
-
 def _write(runs: Replications, folder: str) -> None:
     from kvsim.cli.simulation_report import interval_record
     from kvsim.results.outputs import write_outputs
 
     written = write_outputs(runs.first, folder, interval_record(runs))
     click.echo(f"wrote {', '.join(path.name for path in written)} to {folder}", err=True)
-
-
-def _report(runs: Replications, camera: Camera | None, file: str) -> None:
-    from kvsim.figures import simulation_report
-
-    write_report(file, lambda command: simulation_report(runs, command=command, camera=camera))

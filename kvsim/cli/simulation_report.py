@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvsim.cli.render import Bar, Part, Section, Table
 from kvsim.results.result import SATURATED_MEANINGLESS, grows_with_the_run
+from kvsim.results.words import COMPARED, LATENCIES, PARTS
 
 if TYPE_CHECKING:
     from kvsim.results.result import SimulationResult
@@ -17,44 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["comparison_sections", "interval_record", "run_record", "run_sections"]
 
 SATURATED = "saturated"
-_LATENCIES = {
-    "ttft": "time to first token",
-    "tpot": "time per output token",
-    "itl": "inter-token latency",
-    "e2el": "end to end",
-    "queue": "queue",
-}
-_PARTS = {
-    "token_states": "token states",
-    "reserved": "reserved for later",
-    "internal": "internal fragmentation",
-    "external": "external fragmentation",
-    "cached": "cached prefixes (evictable)",
-    "free": "free",
-}
-# key of the summary: (label, format)
-_COMPARED = {
-    "mean_ttft_ms": ("mean TTFT, ms", ",.1f"),
-    "p99_ttft_ms": ("p99 TTFT, ms", ",.1f"),
-    "mean_tpot_ms": ("mean TPOT, ms", ",.2f"),
-    "mean_e2el_ms": ("mean E2E, ms", ",.1f"),
-    "mean_queue_ms": ("mean queue, ms", ",.1f"),
-    "request_throughput": ("requests/s", ",.3f"),
-    "request_goodput": ("good requests/s", ",.3f"),
-    "output_throughput": ("output tokens/s", ",.1f"),
-    "mean_batch_size": ("mean batch", ",.1f"),
-    "kv_cache.usage_mean": ("pool held, share", ".4f"),
-    "kv_cache.waste.token_states": ("token states, share", ".4f"),
-    "kv_cache.waste.reserved": ("reserved, share", ".4f"),
-    "kv_cache.waste.internal": ("internal, share", ".4f"),
-    "kv_cache.waste.external": ("external, share", ".4f"),
-    "prefix_cache.hits": ("prefix hits, tokens", ",.0f"),
-    "preemptions": ("preemptions", ",.0f"),
-    "recomputed_tokens": ("recomputed tokens", ",.0f"),
-    "swapped_tokens": ("swapped tokens", ",.0f"),
-    "rejected": ("rejected", ",.0f"),
-    "memory_limited": ("memory-limited, share", ".4f"),
-}
 
 
 # --- one scenario --------------------------------------------------------------------------
@@ -75,18 +38,16 @@ def interval_record(runs: Replications) -> dict[str, Any]:
     return {"replications": len(runs.whole), "intervals": intervals}
 
 
-def run_sections(runs: Replications) -> list[Section]:
+def run_sections(runs: Replications) -> Iterator[Section]:
     """Lay one scenario's answer out for a person."""
     scenario = runs.first.setup.scenario
     title = f"{scenario.name}: {scenario.question}" if scenario.question else scenario.name
-    sections = [Section(title, (_headline(runs),))]
-    sections += (
-        [Section("Caution", ("\n".join(cautions),))] if (cautions := _cautions(runs)) else []
-    )
-    sections.append(_latency_section(runs))
-    sections.append(_rate_section(runs))
-    sections.append(_memory_section(runs))
-    return sections
+    yield Section(title, (_headline(runs),))
+    if cautions := _cautions(runs):
+        yield Section("Caution", ("\n".join(cautions),))
+    yield _latency_section(runs)
+    yield _rate_section(runs)
+    yield _memory_section(runs)
 
 
 def _headline(runs: Replications) -> str:
@@ -182,7 +143,7 @@ def _latency_section(runs: Replications) -> Section:
     headers = ["ms", "mean", "p50", "p90", "p95", "p99"]
     headers += ["95 % interval of the mean"] if intervals else []
     rows = []
-    for name, label in _LATENCIES.items():
+    for name, label in LATENCIES.items():
         row = [label, *_latency_points(runs, name)]
         if intervals:
             row.append(_span(intervals.get(f"mean_{name}_ms"), hidden=row[1] == SATURATED))
@@ -229,7 +190,7 @@ def _memory_section(runs: Replications) -> Section:
     cache = _shown(runs)["kv_cache"]
     parts = tuple(
         Part(label, cache["waste"][name], f"{cache['waste'][name]:7.2%}")
-        for name, label in _PARTS.items()
+        for name, label in PARTS.items()
     )
     held = f"held {cache['usage_mean']:.1%} on average, {cache['usage_peak']:.1%} at most"
     return Section("KV cache, share of the pool over time", (Bar(parts), held))
@@ -238,37 +199,40 @@ def _memory_section(runs: Replications) -> Section:
 # --- variants ------------------------------------------------------------------------------
 
 
-def comparison_sections(found: SimulationComparison) -> list[Section]:
+def comparison_sections(found: SimulationComparison) -> Iterator[Section]:
     """Lay variants out side by side: values, then differences from the first."""
     first, *others = found.variants
-    keys = [key for key in _COMPARED if any(_says(variant, key) for variant in found.variants)]
-    named = ", ".join(first.overrides)
+    keys = [key for key in COMPARED if any(_says(variant, key) for variant in found.variants)]
     scenario = first.runs.first.setup.scenario.name
-    values = Table(
-        (named, *(_heading(variant) for variant in found.variants)),
-        (
-            *_pool_rows(found),
-            *(
-                (_COMPARED[key][0], *(_value(variant, key) for variant in found.variants))
-                for key in keys
-            ),
-        ),
-    )
-    sections = [Section(f"{scenario}: the same requests for every variant", (values,))]
+    title = f"{scenario}: the same requests for every variant"
+    yield Section(title, (_values(found, keys),))
     if others:
         changes = Table(
             ("", *(_heading(variant) for variant in others)),
-            tuple((_COMPARED[key][0], *_changes(found, others, key)) for key in keys),
+            tuple(
+                (COMPARED[key].label, *(_change(found, variant, key) for variant in others))
+                for key in keys
+            ),
         )
         runs = len(first.runs.whole)
         how = f"mean of {runs} paired runs, ± 95 % interval" if runs > 1 else "one run"
-        sections.append(Section(f"Difference from {first.label} ({how})", (changes,)))
+        yield Section(f"Difference from {first.label} ({how})", (changes,))
     if "scheduler.preemption" in first.overrides:
-        sections.append(Section("Swap or recompute", (_swap_lines(found),)))
+        yield Section("Swap or recompute", (_swap_lines(found),))
     lone = [line for each in found.variants for line in _one_of_several(each.runs.first)]
     if lone:
-        sections.append(Section("Caution", ("\n".join(dict.fromkeys(lone)),)))
-    return [*sections, _step_times(found)]
+        yield Section("Caution", ("\n".join(dict.fromkeys(lone)),))
+    yield _step_times(found)
+
+
+def _values(found: SimulationComparison, keys: Sequence[str]) -> Table:
+    """A column per variant, a row per quantity."""
+    rows = [
+        (COMPARED[key].label, *(_value(variant, key) for variant in found.variants)) for key in keys
+    ]
+    named = ", ".join(found.variants[0].overrides)
+    headers = (named, *(_heading(variant) for variant in found.variants))
+    return Table(headers, (*_pool_rows(found), *rows))
 
 
 def _pool_rows(found: SimulationComparison) -> list[tuple[str, ...]]:
@@ -302,11 +266,7 @@ def _value(variant: Variant, key: str) -> str:
     """One value; a saturated variant's growing latencies are not printed."""
     if _is_hidden(variant, key):
         return SATURATED
-    return _number(_mean(variant, key), _COMPARED[key][1])
-
-
-def _changes(found: SimulationComparison, others: Sequence[Variant], key: str) -> tuple[str, ...]:
-    return tuple(_change(found, variant, key) for variant in others)
+    return _number(_mean(variant, key), COMPARED[key].style)
 
 
 def _change(found: SimulationComparison, variant: Variant, key: str) -> str:
@@ -315,7 +275,7 @@ def _change(found: SimulationComparison, variant: Variant, key: str) -> str:
     change = found.difference(variant, key)
     if change is None:
         return "-"
-    style = _COMPARED[key][1]
+    style = COMPARED[key].style
     text = format(change.mean, "+" + style)
     if len(variant.runs.whole) > 1:
         text += " ± " + format(change.high - change.mean, style)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from kvsim.cli.options import COUNT, MODEL, format_option
+from kvsim.cli.render import Section, Table, emit
+from kvsim.units import format_bytes
 
 if TYPE_CHECKING:
     from kvsim.calibrate.study.findings import Study, StudyRow
-    from kvsim.cli.render import Section
 
 __all__ = ["command"]
 
@@ -55,7 +56,6 @@ def cache(
     from kvsim.calibrate.outputs import write_record
     from kvsim.calibrate.study.plan import StudyPlan
     from kvsim.calibrate.study.study_caches import study_caches
-    from kvsim.cli.render import emit
     from kvsim.figures.study import study_page
 
     plan = StudyPlan.quickly(model, device) if quick else StudyPlan(model, device)
@@ -69,12 +69,10 @@ def cache(
     if output is not None:
         for line in write_record(output, "study", record, study_page):
             click.echo(line, err=True)
-    emit(() if output_format in ("json", "csv") else _sections(study), record, output_format)
+    emit(_sections(study), record, output_format)
 
 
 def _sections(study: Study) -> list[Section]:
-    from kvsim.cli.render import Section, Table
-
     headers = (
         "",
         "ms per token",
@@ -87,8 +85,8 @@ def _sections(study: Study) -> list[Section]:
     title = f"{study.model} in {study.dtype} on {study.device}"
     what = (
         f"torch {study.torch_version}, timed in {study.clock}; all four caches generated the same"
-        f" {study.checked_tokens} tokens\nweights {_size(study.weight_bytes)}, a token of K and V"
-        f" {_size(study.token_bytes)}, prompts of {study.prompt_tokens} tokens"
+        f" {study.checked_tokens} tokens\nweights {format_bytes(study.weight_bytes)}, a token of K"
+        f" and V {format_bytes(study.token_bytes)}, prompts of {study.prompt_tokens} tokens"
     )
     rows = tuple(_row(row) for row in study.rows)
     claims = "\n".join(
@@ -118,13 +116,7 @@ def _row(row: StudyRow) -> tuple[str, ...]:
         f"{1e3 * row.token_seconds:.2f}",
         f"{row.total_seconds:.2f}",
         f"{row.simulated_seconds:.2f}",
-        _size(row.kv_peak_bytes),
-        _size(row.simulated_kv_bytes),
-        _size(row.read_bytes_per_token),
+        format_bytes(row.kv_peak_bytes),
+        format_bytes(row.simulated_kv_bytes),
+        format_bytes(row.read_bytes_per_token),
     )
-
-
-def _size(size: float) -> str:
-    from kvsim.units import format_bytes
-
-    return format_bytes(size)

@@ -8,9 +8,9 @@ import click
 
 from kvsim.cli import INTERRUPTED
 from kvsim.cli.options import format_option
+from kvsim.cli.render import Section, Table, emit
 
 if TYPE_CHECKING:
-    from kvsim.cli.render import Section, Table
     from kvsim.workload.traces import ReadReport
     from kvsim.workload.traces.stats import LengthStats, TraceStats
 
@@ -61,7 +61,6 @@ def command() -> None:
 @format_option
 def stats(file: str, trace_format: str | None, output_format: str) -> None:
     """Arrivals, lengths and prefix sharing of the trace FILE."""
-    from kvsim.cli.render import emit
     from kvsim.workload.traces import open_trace
     from kvsim.workload.traces.stats import servegen_stats, trace_stats
 
@@ -96,8 +95,6 @@ def convert(source: str, target: str, to: str, trace_format: str | None) -> None
 
 
 def _sections(found: TraceStats) -> list[Section]:
-    from kvsim.cli.render import Section
-
     title = f"{found.path.name}: {found.requests:,} requests, {found.format}"
     if found.sessions is not None:
         title += f", {found.sessions:,} sessions"
@@ -110,8 +107,6 @@ def _sections(found: TraceStats) -> list[Section]:
 
 
 def _lengths(found: TraceStats) -> Table:
-    from kvsim.cli.render import Table
-
     kinds = (("prompt tokens", found.prompt_tokens), ("output tokens", found.output_tokens))
     rows = [_length_row(name, values) for name, values in kinds]
     if found.think_seconds is not None:
@@ -127,15 +122,11 @@ def _length_row(name: str, values: LengthStats) -> tuple[str, ...]:
 
 def _labelled(title: str, record: object, labels: dict[str, str]) -> Section:
     """Show the fields of `record` that have a label, in the labels' order."""
-    from kvsim.cli.render import Section, Table
-
     rows = tuple((label, _number(getattr(record, name))) for name, label in labels.items())
     return Section(title, (Table(("", "value"), rows),))
 
 
 def _left_out(report: ReadReport) -> list[Section]:
-    from kvsim.cli.render import Section
-
     lines = report.lines()
     return [Section("Left out or changed", ("\n".join(lines),))] if lines else []
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvsim.cli.options import MODEL, format_option
+from kvsim.cli.render import Section, Table, emit
 
 if TYPE_CHECKING:
+    from kvsim.calibrate.pairs import Pair
     from kvsim.calibrate.served.bench import BenchComparison
     from kvsim.calibrate.served.engine_log import LogComparison
     from kvsim.calibrate.twin.compare import TwinComparison
     from kvsim.calibrate.twin.validate import Validation
-    from kvsim.cli.render import Section
 
 __all__ = ["command"]
 
@@ -76,20 +77,16 @@ def command(
 
 def _twin(output: Path | None, output_format: str, asked: dict[str, Any]) -> None:
     from kvsim.calibrate.twin.validate import ValidationRequest, validate
-    from kvsim.cli.render import emit
 
     asked["loads"] = tuple(asked["loads"])
     found = validate(ValidationRequest(**asked), say=lambda line: click.echo(line, err=True))
     record = found.record()
     if output is not None:
         _write(output, "comparison", record)
-    sections = () if output_format in ("json", "csv") else _twin_sections(found)
-    emit(sections, record, output_format)
+    emit(_twin_sections(found), record, output_format)
 
 
 def _twin_sections(found: Validation) -> list[Section]:
-    from kvsim.cli.render import Section
-
     coefficients = found.profile.coefficients
     error = coefficients.error_percent if coefficients else None
     what = f"torch {found.torch_version}, timed in {found.clock}\ncoefficients {found.provenance}"
@@ -104,8 +101,6 @@ def _twin_sections(found: Validation) -> list[Section]:
 
 
 def _run_sections(run: TwinComparison) -> list[Section]:
-    from kvsim.cli.render import Section, Table
-
     errors = run.step_errors
     summary = (
         f"single steps: {errors.median_percent:.1f} % off in the median,"
@@ -121,7 +116,7 @@ def _run_sections(run: TwinComparison) -> list[Section]:
         )
         for group in run.groups
     )
-    pairs = tuple(_pair_row(p.name, p.predicted, p.measured) for p in (*run.latency, *run.memory))
+    pairs = tuple(map(_pair_row, (*run.latency, *run.memory)))
     return [
         Section(
             f"{run.label}: {run.steps:,} steps by batch and context",
@@ -134,9 +129,9 @@ def _run_sections(run: TwinComparison) -> list[Section]:
 _PAIR_HEADERS = ("", "predicted", "measured", "off %")
 
 
-def _pair_row(name: str, predicted: float, measured: float) -> tuple[str, ...]:
-    off = f"{100 * (predicted / measured - 1):+.1f}" if measured else "-"
-    return name, f"{predicted:,.2f}", f"{measured:,.2f}", off
+def _pair_row(pair: Pair) -> tuple[str, ...]:
+    off = "-" if pair.error_percent is None else f"{pair.error_percent:+.1f}"
+    return pair.name, f"{pair.predicted:,.2f}", f"{pair.measured:,.2f}", off
 
 
 # ---- what vLLM wrote ------------------------------------------------------------------------
@@ -144,7 +139,6 @@ def _pair_row(name: str, predicted: float, measured: float) -> tuple[str, ...]:
 
 def _log(path: Path, output: Path | None, output_format: str, asked: dict[str, Any]) -> None:
     from kvsim.calibrate.served.engine_log import compare_log, read_engine_log
-    from kvsim.cli.render import emit
     from kvsim.simulator.scenario import load_scenario
 
     if asked["profile"] is None:
@@ -153,12 +147,10 @@ def _log(path: Path, output: Path | None, output_format: str, asked: dict[str, A
     found = compare_log(read_engine_log(path), asked["profile"], asked["model"], options)
     if output is not None:
         _write(output, "engine-log", found.record(), page=False)
-    sections = () if output_format in ("json", "csv") else _log_sections(found)
-    emit(sections, found.record(), output_format)
+    emit(_log_sections(found), found.record(), output_format)
 
 
 def _log_sections(found: LogComparison) -> list[Section]:
-    from kvsim.cli.render import Section, Table
     from kvsim.units import GIB
 
     rows = tuple(
@@ -196,7 +188,6 @@ def _closing(found: LogComparison) -> str:
 
 def _bench(path: Path, output: Path | None, output_format: str, asked: dict[str, Any]) -> None:
     from kvsim.calibrate.served.bench import compare_bench
-    from kvsim.cli.render import emit
     from kvsim.simulator.scenario import load_scenario
 
     if asked["scenario"] is None:
@@ -206,14 +197,11 @@ def _bench(path: Path, output: Path | None, output_format: str, asked: dict[str,
     found = compare_bench(path, load_scenario(asked["scenario"], overrides), asked["seed"])
     if output is not None:
         _write(output, "bench", found.record(), page=False)
-    sections = () if output_format in ("json", "csv") else _bench_sections(found)
-    emit(sections, found.record(), output_format)
+    emit(_bench_sections(found), found.record(), output_format)
 
 
 def _bench_sections(found: BenchComparison) -> list[Section]:
-    from kvsim.cli.render import Section, Table
-
-    rows = tuple(_pair_row(pair.name, pair.predicted, pair.measured) for pair in found.pairs)
+    rows = tuple(map(_pair_row, found.pairs))
     how = (
         "its own requests, replayed"
         if found.replayed

@@ -43,7 +43,6 @@ from kvsim.figures.plan import (
 from kvsim.figures.pool import pool_film, pool_map
 from kvsim.figures.report import plan_report
 from kvsim.figures.simulation import (
-    LATENCIES,
     latency_chart,
     latency_table,
     numbers_table,
@@ -62,6 +61,7 @@ from kvsim.figures.variants import (
     split_panels,
     values_table,
 )
+from kvsim.results.words import LATENCIES
 
 __all__ = [
     "LATENCIES",

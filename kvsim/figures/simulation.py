@@ -13,6 +13,7 @@ from kvsim.figures.pool import pool_film
 from kvsim.figures.theme import CATEGORIES, PALETTE, Axis, draw
 from kvsim.figures.timeline import queue_chart, split_chart
 from kvsim.results.time_bins import preemption_seconds, time_bins
+from kvsim.results.words import LATENCIES
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 __all__ = [
-    "LATENCIES",
     "latency_chart",
     "latency_table",
     "numbers_table",
@@ -33,13 +33,6 @@ __all__ = [
     "slowest_chart",
 ]
 
-LATENCIES = {
-    "ttft": "time to first token",
-    "tpot": "time per output token",
-    "itl": "inter-token latency",
-    "e2el": "end to end",
-    "queue": "queue",
-}
 _COLOURS = {
     "ttft": PALETTE["blue"],
     "tpot": PALETTE["orange"],

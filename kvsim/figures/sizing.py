@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvsim.figures.chart import Chart, Row, Table, rounded
-from kvsim.figures.simulation import LATENCIES
 from kvsim.figures.theme import PALETTE, Axis, draw, label, reference_line, series_colour
+from kvsim.results.words import LATENCIES
 
 if TYPE_CHECKING:
     from kvsim.search import FleetOption, Probe

@@ -10,13 +10,13 @@ import numpy as np
 from kvsim.figures.chart import Chart
 from kvsim.figures.theme import CACHED_COLOUR, PALETTE, Axis, draw, label
 from kvsim.results.time_bins import TimeBins
+from kvsim.results.words import PARTS
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 __all__ = [
     "PART_COLOURS",
-    "PART_WORDS",
     "axis_number",
     "panel_title",
     "queue_chart",
@@ -31,14 +31,6 @@ PART_COLOURS = {
     "external": PALETTE["red"],
     "cached": CACHED_COLOUR,
     "free": "rgba(140,140,140,0.15)",
-}
-PART_WORDS = {
-    "token_states": "tokens",
-    "reserved": "reserved for later",
-    "internal": "internal waste",
-    "external": "external waste",
-    "cached": "cached, finished",
-    "free": "free",
 }
 _DECODING = {"color": PALETTE["blue"], "width": 2}
 _WAITING = {"color": PALETTE["orange"], "width": 2}
@@ -187,7 +179,7 @@ def _split_traces(bins: TimeBins) -> list[dict[str, Any]]:
             "fillcolor": PART_COLOURS[part],
             "hovertemplate": f"%{{x:,.1f}} s: %{{y:.1f}} % {words}<extra></extra>",
         }
-        for part, words in PART_WORDS.items()
+        for part, words in PARTS.items()
         if bins.slots[part].any()
     ]
 
@@ -237,7 +229,7 @@ def _panel_alt(bins: TimeBins, queue: bool) -> str:
 def _split_rows(bins: TimeBins) -> list[dict[str, Any]]:
     return [
         {"seconds": float(seconds)}
-        | {f"{part}_slots": round(float(bins.slots[part][at]), 1) for part in PART_WORDS}
+        | {f"{part}_slots": round(float(bins.slots[part][at]), 1) for part in PARTS}
         for at, seconds in enumerate(bins.middles)
     ]
 
@@ -246,7 +238,7 @@ def _split_alt(bins: TimeBins) -> str:
     pool = sum(values.mean() for values in bins.slots.values()) or 1
     parts = [
         f"{words} {100 * bins.slots[part].mean() / pool:.1f} %"
-        for part, words in PART_WORDS.items()
+        for part, words in PARTS.items()
         if bins.slots[part].any()
     ]
     return f"Of the pool, on average over the run: {', '.join(parts)}."

@@ -10,7 +10,6 @@ import numpy as np
 from kvsim.figures.chart import Chart, Table, rounded
 from kvsim.figures.page import Lines, html_page
 from kvsim.figures.simulation import (
-    LATENCIES,
     POINTS,
     latency_axis,
     latency_curves,
@@ -21,6 +20,7 @@ from kvsim.figures.theme import Axis, draw, label, series_colour
 from kvsim.figures.timeline import axis_number, panel_title, stacked_panels
 from kvsim.results.result import grows_with_the_run
 from kvsim.results.time_bins import time_bins
+from kvsim.results.words import COMPARED, LATENCIES
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -39,30 +39,6 @@ __all__ = [
     "values_table",
 ]
 
-# key of the summary: (words, unit)
-COMPARED = {
-    "mean_ttft_ms": ("mean TTFT", "ms"),
-    "p99_ttft_ms": ("p99 TTFT", "ms"),
-    "mean_tpot_ms": ("mean TPOT", "ms"),
-    "p99_itl_ms": ("p99 inter-token latency", "ms"),
-    "mean_e2el_ms": ("mean end to end", "ms"),
-    "mean_queue_ms": ("mean queue", "ms"),
-    "request_throughput": ("requests", "1/s"),
-    "request_goodput": ("good requests", "1/s"),
-    "output_throughput": ("output tokens", "1/s"),
-    "mean_batch_size": ("mean batch", "sequences"),
-    "kv_cache.usage_mean": ("pool held", "share"),
-    "kv_cache.waste.token_states": ("tokens in the pool", "share"),
-    "kv_cache.waste.reserved": ("reserved", "share"),
-    "kv_cache.waste.internal": ("internal waste", "share"),
-    "kv_cache.waste.external": ("external waste", "share"),
-    "prefix_cache.hits": ("prefix hits", "tokens"),
-    "preemptions": ("preemptions", "number"),
-    "recomputed_tokens": ("recomputed", "tokens"),
-    "swapped_tokens": ("swapped", "tokens"),
-    "memory_limited": ("memory-limited time", "share"),
-    "rejected": ("rejected", "number"),
-}
 _DRAWN = (
     "mean_ttft_ms",
     "mean_tpot_ms",
@@ -80,12 +56,12 @@ def values_table(found: SimulationComparison) -> Table:
     """Tabulate what each variant came to, a column per variant."""
     means = [_means(variant) for variant in found.variants]
     rows = [
-        {"quantity": words, "unit": unit}
+        {"quantity": quantity.words, "unit": quantity.unit}
         | {
             variant.label: rounded(mean.get(key))
             for variant, mean in zip(found.variants, means, strict=True)
         }
-        for key, (words, unit) in COMPARED.items()
+        for key, quantity in COMPARED.items()
         if any(mean.get(key) for mean in means)
     ]
     return Table("values", "The same requests under each", rows)
@@ -116,10 +92,9 @@ def _difference(
     if change is None or _says_nothing(variant, key):
         return None
     several = len(variant.runs.whole) > 1
-    words, unit = COMPARED[key]
     return {
-        "quantity": words,
-        "unit": unit,
+        "quantity": COMPARED[key].words,
+        "unit": COMPARED[key].unit,
         "variant": variant.label,
         f"{found.variants[0].label} has": rounded(base),
         "difference": rounded(change.mean),
@@ -217,7 +192,7 @@ def interval_chart(found: SimulationComparison) -> Chart:
     }
     panels, rows = [], []
     for at, key in enumerate(_DRAWN):
-        words, unit = COMPARED[key]
+        quantity = COMPARED[key]
         known = [
             (number, variant, intervals[number][key])
             for number, variant in enumerate(found.variants)
@@ -225,9 +200,10 @@ def interval_chart(found: SimulationComparison) -> Chart:
         ]
         dots = [_dot(labels[number], number, at, interval) for number, _, interval in known]
         x = Axis(settings={"rangemode": "tozero"})
-        panels.append(_Panel(f"{words} ({unit})", x, Axis(settings=category), dots))
+        panels.append(_Panel(quantity.label, x, Axis(settings=category), dots))
         rows += [
-            {"variant": variant.label, "quantity": words, "unit": unit} | interval._asdict()
+            {"variant": variant.label, "quantity": quantity.words, "unit": quantity.unit}
+            | interval._asdict()
             for _, variant, interval in known
         ]
     figure = _stacked(panels, height=120 + len(panels) * (80 + 26 * len(labels)))
