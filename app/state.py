@@ -320,7 +320,7 @@ class PageState:
         """Return the value of a field whose widget is folded away, and leave it in the link."""
         each = self._by_key[key]
         value = st.session_state.get(self._key(key), self._saved.get(key, each.default))
-        self._asked[key] = tuple(value) if isinstance(value, list) else value
+        self._asked[key] = _as_tuple(value)
         return self._asked[key]
 
     def set(self, key: str, value: Any) -> None:
@@ -367,7 +367,7 @@ class PageState:
         """Whether a widget differs from what was last published."""
         session, saved = st.session_state, self._saved
         return any(
-            self._key(key) in session and _plain(session[self._key(key)]) != _plain(value)
+            self._key(key) in session and _as_tuple(session[self._key(key)]) != _as_tuple(value)
             for key, value in saved.items()
         )
 
@@ -391,5 +391,6 @@ class PageState:
         return values
 
 
-def _plain(value: Any) -> Any:
+def _as_tuple(value: Any) -> Any:
+    """Several names in one form: a widget may give a list."""
     return tuple(value) if isinstance(value, list) else value

@@ -11,8 +11,8 @@ import streamlit as st
 
 import kvsim
 from app.parts import catalogue, flags, planning, uploads
-from app.parts.rows import ask_row
-from app.state import Choice, Count, Field, PageState, Several, Words
+from app.parts.rows import ask_row, look_field
+from app.state import Count, Field, PageState, Several, Words
 from kvsim import KVSimError, Plan
 
 __all__ = ["FIELDS", "Answer", "Answers", "Question", "answer", "ask"]
@@ -60,12 +60,7 @@ FIELDS: tuple[Field, ...] = (
         longest=30,
         help="Release of the engine, such as 0.19.0; empty: the newest whose rules are known.",
     ),
-    Choice(
-        key="look",
-        label="Look closely at",
-        default="0",
-        options=lambda: [str(at) for at in range(MOST_PLANS)],
-    ),
+    look_field(MOST_PLANS),
     *flags.FLAGS.values(),
 )
 

@@ -179,9 +179,7 @@ def _tell(story: lessons.Story, moment: int) -> None:
         "Held for nothing": now.count("never"),
         "Requests": len(now.tables),
     }
-    row = st.container(horizontal=True)
-    for name, number in numbers.items():
-        row.metric(name, number, width="content")
+    shown.metrics(numbers)
     shown.table(figures.block_table(story, moment))
 
 

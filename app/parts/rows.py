@@ -1,4 +1,4 @@
-"""Widgets beside each other."""
+"""Widgets beside each other, and the one that chooses what to look at closely."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import streamlit as st
 
-from app.state import PageState
+from app.state import Choice, PageState
 
-__all__ = ["ask_row"]
+__all__ = ["ask_look", "ask_row", "look_field"]
 
 
 def ask_row(state: PageState, *keys: str, widths: Sequence[float] | None = None) -> dict[str, Any]:
@@ -29,3 +29,21 @@ def ask_row(state: PageState, *keys: str, widths: Sequence[float] | None = None)
         with column:
             values[key] = state.ask(key)
     return values
+
+
+def look_field(most: int) -> Choice:
+    """Return the field, "look", that chooses one of up to `most` answers by its number."""
+    return Choice(
+        key="look",
+        label="Look closely at",
+        default="0",
+        options=lambda: [str(at) for at in range(most)],
+    )
+
+
+def ask_look(state: PageState, labels: Sequence[str]) -> int:
+    """Ask which answer to look at closely; return its number, and put it into the link."""
+    numbers = [str(at) for at in range(len(labels))]
+    number = state.ask("look", options=numbers, labels=labels)
+    state.publish()
+    return int(number)

@@ -19,10 +19,11 @@ from typing import Any
 
 import streamlit as st
 
+from app.parts.trouble import say
 from app.parts.words import plain
 from kvsim import KVSimError
 
-__all__ = ["MOST_REQUESTS", "MOST_SECONDS", "Run", "Task", "again", "say_again", "start"]
+__all__ = ["MOST_REQUESTS", "MOST_SECONDS", "Run", "Task", "answer_of", "say_again", "start"]
 
 MOST_REQUESTS = 200_000
 MOST_SECONDS = 60.0
@@ -167,7 +168,28 @@ def say_again(problems: list[str]) -> None:
         st.warning(plain(f"This link is not quite right: {problem}"))
 
 
-def again(page: str) -> None:
+def answer_of(page: str, run: Run, cut: str) -> Any:
+    """Return what a finished run came to, having said what went wrong; None of a failed one.
+
+    Parameters
+    ----------
+    page : str
+        Where it is shown.
+    run : Run
+        The run.
+    cut : str
+        A sentence for a run that was cut, with "{}" for the reason.
+    """
+    if run.trouble:
+        say(run.trouble)
+    elif run.cut:
+        left, right = st.columns([5, 1], vertical_alignment="center")
+        left.warning(plain(cut.format(run.cut)))
+        right.button("Run it again", on_click=_forget, args=(page,))
+    return run.answer
+
+
+def _forget(page: str) -> None:
     """Forget the visitor's run of a page, so that it starts anew."""
     st.session_state.pop(_key(page), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import streamlit as st
@@ -9,7 +10,7 @@ import streamlit as st
 from app.parts.words import plain
 from kvsim import figures
 
-__all__ = ["chart", "table"]
+__all__ = ["chart", "downloads", "metrics", "table"]
 
 
 def _page(what: figures.Table) -> str:
@@ -17,11 +18,13 @@ def _page(what: figures.Table) -> str:
     return figures.html_page(what.title, [what])
 
 
-_FORMS = (
-    ("CSV", "text/csv", "csv", figures.Table.to_csv),
-    ("JSON", "application/json", "json", figures.Table.to_json),
-    ("HTML", "text/html", "html", _page),
-)
+_FORMS = {"csv": figures.Table.to_csv, "json": figures.Table.to_json, "html": _page}
+_MIME = {
+    "csv": "text/csv",
+    "json": "application/json",
+    "html": "text/html",
+    "yaml": "application/yaml",
+}
 
 
 def chart(what: figures.Chart, *, key: str = "", note: str = "") -> None:
@@ -59,18 +62,45 @@ def table(what: figures.Table, *, key: str = "", note: str = "") -> None:
     )
 
 
+def metrics(numbers: Mapping[str, object]) -> None:
+    """Show numbers beside each other, each under its name."""
+    row = st.container(horizontal=True)
+    for name, value in numbers.items():
+        row.metric(name, value, width="content")
+
+
+def downloads(files: Mapping[str, tuple[str, Callable[[], str]]]) -> None:
+    """Offer files to keep.
+
+    Parameters
+    ----------
+    files : mapping of str to (str, callable)
+        By the words of its button: a file's name, and what makes its text once it is asked for.
+    """
+    row = st.container(horizontal=True)
+    for words, (name, make) in files.items():
+        row.download_button(
+            words,
+            data=make,
+            file_name=f"kvsim-{name}",
+            mime=_MIME[name.rpartition(".")[2]],
+            key=words,
+            on_click="ignore",
+        )
+
+
 def _heading(what: figures.Table, key: str, note: str) -> None:
     row = st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
     )
     row.markdown(f"##### {plain(what.title)}")
     with row.popover("Download", key=f"keep-{what.name}{key}"):
-        for form, mime, suffix, write in _FORMS:
+        for suffix, write in _FORMS.items():
             st.download_button(
-                form,
+                suffix.upper(),
                 data=partial(write, what),  # called when it is clicked, not before
                 file_name=f"kvsim-{what.name}.{suffix}",
-                mime=mime,
+                mime=_MIME[suffix],
                 key=f"{suffix}-{what.name}{key}",
                 on_click="ignore",
                 width="stretch",

@@ -136,14 +136,13 @@ def ask(state: PageState) -> dict[str, Any]:
 
 def describe(trace: kvsim.PrefixTrace) -> None:
     """Say what the trace is, and what was left out of it."""
-    row = st.container(horizontal=True)
-    for name, value in {
+    numbers = {
         "Requests": f"{len(trace.requests):,}",
         "Block references": f"{trace.references:,}",
         "Distinct blocks": f"{trace.distinct_blocks:,}",
         "Tokens per block": f"{trace.block_tokens:,}",
-    }.items():
-        row.metric(name, value, width="content")
+    }
+    shown.metrics(numbers)
     if trace.is_cut:
         st.caption(
             f":material/content_cut: Cut: only the first {len(trace.requests):,} requests are"

@@ -12,6 +12,7 @@ import streamlit as st
 
 import kvsim
 from app.parts import catalogue, command_line, shown, uploads
+from app.parts.rows import ask_look, look_field
 from app.parts.trouble import in_place
 from app.parts.words import plain
 from app.state import Choice, Field, PageState
@@ -37,12 +38,7 @@ FIELDS: tuple[Field, ...] = (
         options=_cards,
         help="Up to eight, set side by side.",
     ),
-    Choice(
-        key="look",
-        label="Look closely at",
-        default="0",
-        options=lambda: [str(at) for at in range(8)],
-    ),
+    look_field(8),
     Choice(
         key="scenario",
         label="What the benchmark served",
@@ -158,12 +154,7 @@ def compare(state: PageState, profiles: list[AcceleratorProfile]) -> int:
         " coefficients were fitted on. Hollow: nobody measured this card, so it is given its"
         " class's median.",
     )
-    if len(profiles) == 1:
-        return 0
-    numbers = [str(at) for at in range(len(profiles))]
-    number = state.ask("look", options=numbers, labels=[each.name for each in profiles])
-    state.publish()
-    return int(number)
+    return ask_look(state, [each.name for each in profiles]) if len(profiles) > 1 else 0
 
 
 def closely(profile: AcceleratorProfile) -> None:
@@ -181,9 +172,7 @@ def _numbers(profile: AcceleratorProfile) -> None:
         error = found.error_percent
         numbers["Error of the fit"] = "not stated" if error is None else f"{error:g} %"
         numbers["Date"] = found.date
-    row = st.container(horizontal=True)
-    for name, value in numbers.items():
-        row.metric(name, value, width="content")
+    shown.metrics(numbers)
 
 
 # --- measured runs ---------------------------------------------------------------------------

@@ -166,14 +166,10 @@ def _say_if_fixed(name: str) -> None:
 
 def show_run(run: runs.Run, line: str) -> None:
     """Show what the variants came to."""
+    cut = "This comparison was {}: it shows what was finished."
+    found: SimulationComparison | None = runs.answer_of(PAGE, run, cut)
     if run.trouble:
-        say(run.trouble)
         return
-    if run.cut:
-        left, right = st.columns([5, 1], vertical_alignment="center")
-        left.warning(plain(f"This comparison was {run.cut}: it shows what was finished."))
-        right.button("Run it again", on_click=runs.again, args=(PAGE,))
-    found: SimulationComparison | None = run.answer
     if found is None:
         say("nothing was finished: give it more time, or fewer requests")
         return
@@ -221,30 +217,21 @@ def _cautions(found: SimulationComparison) -> None:
 
 def _keep(found: SimulationComparison, line: str) -> None:
     """Offer the comparison as files."""
-    row = st.container(horizontal=True)
-    row.download_button(
-        "Everything, JSON",
-        data=lambda: json.dumps(found.to_dict(), indent=2),
-        file_name="kvsim-comparison.json",
-        mime="application/json",
-        key="comparison.json",
-        on_click="ignore",
-    )
-    row.download_button(
-        "Report, HTML",
-        data=lambda: figures.comparison_report(found, command=line),
-        file_name="kvsim-comparison.html",
-        mime="text/html",
-        key="comparison.html",
-        on_click="ignore",
-    )
-    row.download_button(
-        "Scenario, YAML",
-        data=found.variants[0].runs.first.setup.scenario.to_yaml,
-        file_name="kvsim-scenario.yaml",
-        mime="application/yaml",
-        key="scenario.yaml",
-        on_click="ignore",
+    shown.downloads(
+        {
+            "Everything, JSON": (
+                "comparison.json",
+                lambda: json.dumps(found.to_dict(), indent=2),
+            ),
+            "Report, HTML": (
+                "comparison.html",
+                lambda: figures.comparison_report(found, command=line),
+            ),
+            "Scenario, YAML": (
+                "scenario.yaml",
+                found.variants[0].runs.first.setup.scenario.to_yaml,
+            ),
+        }
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.parts import command_line, deployment, shown
+from app.parts.rows import ask_look
 from app.parts.trouble import say
 from app.parts.words import plain
 from app.state import PageState
@@ -68,9 +69,7 @@ def _closer(state: PageState, labels: list[str]) -> int:
     """Ask which plan to look at closely; its number, 0 when there is one only."""
     if len(labels) == 1:
         return 0
-    number = state.ask("look", options=[str(at) for at in range(len(labels))], labels=labels)
-    state.publish()
-    return int(number)
+    return ask_look(state, labels)
 
 
 def closely(plan: Plan, by_dtype: dict[str, Plan]) -> None:
@@ -110,9 +109,7 @@ def _numbers(plan: Plan) -> None:
         "KV bytes per token": f"{kv.bytes_per_token:,}",
         "Blocks x tokens each": f"{kv.num_blocks:,} x {kv.block_size:,}",
     }
-    row = st.container(horizontal=True)
-    for name, value in numbers.items():
-        row.metric(name, value, width="content")
+    shown.metrics(numbers)
 
 
 def _behind(plan: Plan) -> None:

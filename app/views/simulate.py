@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,14 +118,10 @@ def task(question: questions.Question) -> runs.Task:
 
 def show_run(state: PageState, run: runs.Run, line: str) -> None:
     """Show what a finished run came to."""
+    cut = "This run was {}: it shows what was finished until then."
+    answer: Answer | None = runs.answer_of(PAGE, run, cut)
     if run.trouble:
-        say(run.trouble)
         return
-    if run.cut:
-        left, right = st.columns([5, 1], vertical_alignment="center")
-        left.warning(plain(f"This run was {run.cut}: it shows what was finished until then."))
-        right.button("Run it again", on_click=runs.again, args=(PAGE,))
-    answer: Answer | None = run.answer
     if answer is None or not answer.result.summary["completed"]:
         say("no request was finished: give it more time, or fewer or shorter requests")
         return
@@ -172,9 +167,7 @@ def _numbers(result: SimulationResult) -> None:
         "Pool with tokens": f"{100 * cache['waste']['token_states']:.1f} %",
         "Preemptions": f"{summary['preemptions']:,}",
     }
-    row = st.container(horizontal=True)
-    for name, value in numbers.items():
-        row.metric(name, value, width="content")
+    shown.metrics(numbers)
 
 
 def _cautions(result: SimulationResult) -> None:
@@ -235,25 +228,17 @@ def _pool_note(cells: Any) -> str:
 def _keep(answer: Answer, line: str) -> None:
     """Offer everything about the run as files."""
     result = answer.result
-    forms: dict[str, tuple[str, str, Callable[[], str]]] = {
-        "Requests, CSV": ("requests.csv", "text/csv", lambda: result.requests.to_csv(index=False)),
-        "Summary, JSON": (
-            "summary.json",
-            "application/json",
-            lambda: json.dumps(result.summary, indent=2),
-        ),
-        "Report, HTML": (
-            "report.html",
-            "text/html",
-            lambda: figures.simulation_report(answer.runs, command=line, camera=answer.camera),
-        ),
-        "Scenario, YAML": ("scenario.yaml", "application/yaml", result.setup.scenario.to_yaml),
-    }
-    row = st.container(horizontal=True)
-    for words, (file, mime, make) in forms.items():
-        row.download_button(
-            words, data=make, file_name=f"kvsim-{file}", mime=mime, key=file, on_click="ignore"
-        )
+    shown.downloads(
+        {
+            "Requests, CSV": ("requests.csv", lambda: result.requests.to_csv(index=False)),
+            "Summary, JSON": ("summary.json", lambda: json.dumps(result.summary, indent=2)),
+            "Report, HTML": (
+                "report.html",
+                lambda: figures.simulation_report(answer.runs, command=line, camera=answer.camera),
+            ),
+            "Scenario, YAML": ("scenario.yaml", result.setup.scenario.to_yaml),
+        }
+    )
 
 
 main()

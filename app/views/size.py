@@ -10,10 +10,10 @@ import streamlit as st
 
 from app.parts import catalogue, command_line, runs, shown
 from app.parts.fleets import LATENCIES, PERCENTILES, Demand, demand, sized
-from app.parts.rows import ask_row
+from app.parts.rows import ask_look, ask_row, look_field
 from app.parts.trouble import in_place, say
 from app.parts.words import plain
-from app.state import Choice, Count, Field, PageState, Pick, Several, Share
+from app.state import Count, Field, PageState, Pick, Several, Share
 from kvsim import FleetOption, figures
 
 PAGE = "size"
@@ -86,12 +86,7 @@ FIELDS: tuple[Field, ...] = (
         options=lambda: LATENCIES,
         show=lambda name: figures.LATENCIES[name],
     ),
-    Choice(
-        key="look",
-        label="Look closely at",
-        default="0",
-        options=lambda: [str(at) for at in range(MOST_OPTIONS)],
-    ),
+    look_field(MOST_OPTIONS),
 )
 
 
@@ -143,14 +138,8 @@ def task(wanted: Demand, cards: list[tuple[str, int]]) -> runs.Task:
 
 def show_run(state: PageState, run: runs.Run, values: dict[str, Any]) -> None:
     """Show what a finished search came to."""
-    if run.trouble:
-        say(run.trouble)
-        return
-    if run.cut:
-        left, right = st.columns([5, 1], vertical_alignment="center")
-        left.warning(plain(f"This search was {run.cut}: the fleets finished until then are shown."))
-        right.button("Run it again", on_click=runs.again, args=(PAGE,))
-    options: tuple[FleetOption, ...] = run.answer or ()
+    cut = "This search was {}: the fleets finished until then are shown."
+    options: tuple[FleetOption, ...] = runs.answer_of(PAGE, run, cut) or ()
     if not options:
         return
     best(options)
@@ -182,9 +171,7 @@ def best(options: tuple[FleetOption, ...]) -> None:
         "USD per hour": f"{low:,.2f} to {high:,.2f}",
         "One replica sustains": f"{option.highest_rate:,.3g} requests/s",
     }
-    row = st.container(horizontal=True)
-    for name, value in numbers.items():
-        row.metric(name, value, width="content")
+    shown.metrics(numbers)
 
 
 def charts(state: PageState, options: tuple[FleetOption, ...], values: dict[str, Any]) -> str:
@@ -212,9 +199,7 @@ def closely(
 ) -> None:
     """Show how one of the rates was found."""
     labels = [f"{each.accelerator} · TP {each.tensor_parallel_size}" for each in options]
-    numbers = [str(at) for at in range(len(options))]
-    number = int(state.ask("look", options=numbers, labels=labels))
-    state.publish()
+    number = ask_look(state, labels)
     option = options[number]
     if option.search is None:
         say(f"{labels[number]}: {option.problem}")
@@ -228,14 +213,7 @@ def closely(
 
 def keep(wanted: Demand, cards: Sequence[tuple[str, int]], options: Sequence[FleetOption]) -> None:
     """Offer the scenario, and the lines that search it and run it again."""
-    st.download_button(
-        "Scenario, YAML",
-        data=wanted.scenario.to_yaml,
-        file_name=FILE,
-        mime="application/yaml",
-        key="scenario.yaml",
-        on_click="ignore",
-    )
+    shown.downloads({"Scenario, YAML": (FILE.removeprefix("kvsim-"), wanted.scenario.to_yaml)})
     settings = wanted.settings
     search = command_line.python_line(
         "import kvsim, kvsim.figures",

@@ -67,7 +67,7 @@ def test_every_picture_and_table_can_be_kept_and_is_described(name):
 @pytest.mark.parametrize("name", ["simulate", "compare", "size"])
 def test_what_simulates_offers_its_scenario(name):
     kept = [button.proto.id for button in visited(name).get("download_button")]
-    assert any(each.endswith("scenario.yaml") for each in kept)
+    assert any(each.endswith("Scenario, YAML") for each in kept)
 
 
 @pytest.mark.parametrize("name", VISITS)
