@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from kernel_fits import fit_decode_attention, fit_gemm, fit_prefill_attention
 
 from kvsim.calibrate.fit import Datasheet, Fit, fit_steps, leave_one_model_out, percent_errors
 from kvsim.calibrate.public.cards import CARDS, Card, card_rows, fit_card, fit_served
 from kvsim.calibrate.public.hosts import HostFit, HostRules, fit_expert_layer
-from kvsim.calibrate.public.kernels import fit_decode_attention, fit_gemm, fit_prefill_attention
 from kvsim.calibrate.public.serving import read_served
 from kvsim.calibrate.public.tables import KernelTables, Precision
 from kvsim.calibrate.public.vidur import read_layers
