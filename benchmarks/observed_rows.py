@@ -13,8 +13,9 @@ from pathlib import Path
 
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
-from kvsim.engines import Deployment, Engine, EngineOptions, get_engine
+from kvsim.engines import Deployment, Engine, get_engine
 from kvsim.errors import KVSimError
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import LayerGroup, ModelSpec
 from kvsim.units import GIB, MIB

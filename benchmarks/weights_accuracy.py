@@ -18,7 +18,7 @@ from reference_data import parsed, parser
 
 from kvsim.catalog.models import find_model
 from kvsim.errors import KVSimError
-from kvsim.memory.weights import parameter_count
+from kvsim.memory.tensors import parameter_count
 from kvsim.units import GIB
 
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from kvsim.catalog.models import describe_models as describe_models
     from kvsim.catalog.models import find_model as find_model
     from kvsim.catalog.models import model_names as model_names
-    from kvsim.engines import EngineOptions as EngineOptions
     from kvsim.engines import engine_names as engine_names
     from kvsim.errors import InputError as InputError
     from kvsim.errors import InvariantError as InvariantError
@@ -28,17 +27,17 @@ if TYPE_CHECKING:
     from kvsim.errors import MissingExtraError as MissingExtraError
     from kvsim.errors import UnknownNameError as UnknownNameError
     from kvsim.errors import UnsupportedError as UnsupportedError
-    from kvsim.planning.planner import Comparison as Comparison
+    from kvsim.planning.planner import EngineComparison as EngineComparison
     from kvsim.planning.planner import Plan as Plan
     from kvsim.planning.planner import plan as plan
     from kvsim.planning.planner import plan_engines as plan_engines
     from kvsim.results.pool_cells import pool_cells as pool_cells
     from kvsim.results.result import SimulationResult as SimulationResult
     from kvsim.results.time_bins import time_bins as time_bins
-    from kvsim.runs.compare import Replications as Replications
     from kvsim.runs.compare import SimulationComparison as SimulationComparison
     from kvsim.runs.compare import compare as compare
-    from kvsim.runs.compare import replicate as replicate
+    from kvsim.runs.replicate import Replications as Replications
+    from kvsim.runs.replicate import replicate as replicate
     from kvsim.runs.simulate import simulate as simulate
     from kvsim.search import FleetOption as FleetOption
     from kvsim.search import RateSearch as RateSearch
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from kvsim.simulator.scenario import scenario_names as scenario_names
     from kvsim.simulator.scenario import scheduler_names as scheduler_names
     from kvsim.simulator.scenario import with_overrides as with_overrides
+    from kvsim.specs.engine_options import EngineOptions as EngineOptions
     from kvsim.specs.hardware import AcceleratorProfile as AcceleratorProfile
     from kvsim.specs.model import ModelSpec as ModelSpec
     from kvsim.specs.precision import kv_format_names as kv_format_names
@@ -76,8 +76,8 @@ _HOMES = {
     "AcceleratorProfile": "kvsim.specs.hardware",
     "CacheTier": "kvsim.studies.cache",
     "Camera": "kvsim.simulator.camera",
-    "Comparison": "kvsim.planning.planner",
-    "EngineOptions": "kvsim.engines",
+    "EngineComparison": "kvsim.planning.planner",
+    "EngineOptions": "kvsim.specs.engine_options",
     "FleetOption": "kvsim.search",
     "InputError": "kvsim.errors",
     "InvariantError": "kvsim.errors",
@@ -87,7 +87,7 @@ _HOMES = {
     "Plan": "kvsim.planning.planner",
     "PrefixTrace": "kvsim.studies.cache",
     "RateSearch": "kvsim.search",
-    "Replications": "kvsim.runs.compare",
+    "Replications": "kvsim.runs.replicate",
     "SLO": "kvsim.simulator.scenario",
     "Scenario": "kvsim.simulator.scenario",
     "SearchSettings": "kvsim.search",
@@ -122,7 +122,7 @@ _HOMES = {
     "read_bench_result": "kvsim.calibrate.served.bench",
     "read_prefixes": "kvsim.studies.cache",
     "read_validation": "kvsim.calibrate.records",
-    "replicate": "kvsim.runs.compare",
+    "replicate": "kvsim.runs.replicate",
     "scenario_names": "kvsim.simulator.scenario",
     "scheduler_names": "kvsim.simulator.scenario",
     "simulate": "kvsim.runs.simulate",
@@ -144,10 +144,10 @@ __all__ = [  # noqa: RUF022 - sorted without regard to case
     "Camera",
     "compare",
     "compare_bench",
-    "Comparison",
     "describe_accelerators",
     "describe_models",
     "engine_names",
+    "EngineComparison",
     "EngineOptions",
     "example_prefix_names",
     "example_prefixes",

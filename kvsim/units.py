@@ -18,7 +18,6 @@ __all__ = [
     "MIB",
     "ceil_div",
     "format_bytes",
-    "format_count",
     "format_seconds",
     "parse_bytes",
     "parse_seconds",
@@ -99,11 +98,6 @@ def format_bytes(size: float) -> str:
         if abs(size) >= unit:
             return f"{size / unit:.2f}".rstrip("0").rstrip(".") + f" {name}"
     return f"{size:g} B"
-
-
-def format_count(count: float) -> str:
-    """Print a count with thousands separators and no needless decimals."""
-    return f"{count:,.0f}" if count == int(count) or abs(count) >= 1000 else f"{count:,.2f}"
 
 
 def format_seconds(seconds: float) -> str:

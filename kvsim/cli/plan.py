@@ -19,7 +19,7 @@ from kvsim.cli.options import (
 from kvsim.cli.render import emit
 
 if TYPE_CHECKING:
-    from kvsim.planning.planner import Comparison
+    from kvsim.planning.planner import EngineComparison
 
 __all__ = ["command"]
 
@@ -62,14 +62,14 @@ def command(
         _show(answer, engine == "all", output_format)
 
 
-def _plan(model: str, gpu: str, question: dict[str, Any]) -> Comparison:
+def _plan(model: str, gpu: str, question: dict[str, Any]) -> EngineComparison:
     """Answer for one engine."""
-    from kvsim.planning.planner import Comparison, plan
+    from kvsim.planning.planner import EngineComparison, plan
 
-    return Comparison((plan(model, gpu, **question),), ())
+    return EngineComparison((plan(model, gpu, **question),), ())
 
 
-def _show(answer: Comparison, is_comparison: bool, output_format: str) -> None:
+def _show(answer: EngineComparison, is_comparison: bool, output_format: str) -> None:
     """Print one engine's plan, or several side by side."""
     from kvsim.cli.report import comparison_sections, plan_sections
 
@@ -89,7 +89,9 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def _compare(model: str, gpu: str, engine_version: str, question: dict[str, Any]) -> Comparison:
+def _compare(
+    model: str, gpu: str, engine_version: str, question: dict[str, Any]
+) -> EngineComparison:
     """Put the same question to every engine."""
     if engine_version:
         raise click.UsageError("--engine-version belongs to one engine, not to --engine all.")
@@ -98,7 +100,7 @@ def _compare(model: str, gpu: str, engine_version: str, question: dict[str, Any]
     return plan_engines(model, gpu, **question)
 
 
-def _report(answer: Comparison, file: str) -> None:
+def _report(answer: EngineComparison, file: str) -> None:
     """Write plans as a self-contained HTML page."""
     from kvsim.cli.report_page import write_report
     from kvsim.figures import plan_report

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kvsim.cli.render import Bar, Part, Section, Table
-from kvsim.planning.plan_types import KVKind, Memory, Plan
-from kvsim.planning.planner import Comparison
+from kvsim.engines.base import MemoryBudget
+from kvsim.planning.plan_types import KVKind, Plan
+from kvsim.planning.planner import EngineComparison
 from kvsim.units import GIB, format_bytes, format_seconds
 
 __all__ = ["comparison_sections", "gib", "kinds_table", "plan_sections", "size_text"]
@@ -89,7 +90,7 @@ def _memory(plan: Plan) -> Section:
     return Section("Where the memory goes", (Bar(parts), total))
 
 
-def _share(memory: Memory, size_bytes: int) -> str:
+def _share(memory: MemoryBudget, size_bytes: int) -> str:
     return f"{size_bytes / GIB:>8,.2f} GiB  {size_bytes / memory.total_bytes:>6.1%}"
 
 
@@ -236,7 +237,7 @@ def _provenance(plan: Plan) -> Section:
 # --- engines side by side ------------------------------------------------------------------
 
 
-def comparison_sections(comparison: Comparison) -> Iterator[Section]:
+def comparison_sections(comparison: EngineComparison) -> Iterator[Section]:
     """Lay several engines' plans out as columns, and the refusals below them."""
     if comparison.plans:
         yield _side_by_side(comparison.plans)

@@ -18,7 +18,7 @@ from kvsim.cli.scenario_options import (
 )
 
 if TYPE_CHECKING:
-    from kvsim.runs.compare import Replications
+    from kvsim.runs.replicate import Replications
 
 __all__ = ["command", "explain_interrupt", "tell_notes"]
 
@@ -48,7 +48,7 @@ def command(
     kvsim simulate azure-conversation --trace AzureLLMInferenceTrace_conv.csv
     """  # noqa: D301 - \b keeps click from wrapping the examples
     from kvsim.cli.simulation_report import run_record, run_sections
-    from kvsim.runs.compare import replicate
+    from kvsim.runs.replicate import replicate
     from kvsim.simulator.camera import Camera
 
     question = chosen_scenario(scenario, trace, settings, flags)

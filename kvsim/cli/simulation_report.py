@@ -12,7 +12,8 @@ from kvsim.results.words import COMPARED, LATENCIES, PARTS
 if TYPE_CHECKING:
     from kvsim.results.result import SimulationResult
     from kvsim.results.statistics import Interval
-    from kvsim.runs.compare import Replications, SimulationComparison, Variant
+    from kvsim.runs.compare import SimulationComparison, Variant
+    from kvsim.runs.replicate import Replications
     from kvsim.simulator.scenario import Scenario
 
 __all__ = ["comparison_sections", "interval_record", "run_record", "run_sections"]

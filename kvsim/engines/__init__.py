@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from kvsim.engines.base import (
-    Capacity,
-    Deployment,
-    Engine,
-    EngineOptions,
-    GroupLayout,
-    MemoryBudget,
-)
+from kvsim.engines.base import Capacity, Deployment, Engine, GroupLayout, MemoryBudget
 from kvsim.errors import UnknownNameError
 
 __all__ = [
@@ -17,7 +10,6 @@ __all__ = [
     "Capacity",
     "Deployment",
     "Engine",
-    "EngineOptions",
     "GroupLayout",
     "MemoryBudget",
     "engine_names",

@@ -15,57 +15,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-from kvsim.specs.checked import Checked, NonNegativeInt, PositiveFloat, PositiveInt, Within
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 
-__all__ = ["Capacity", "Deployment", "Engine", "EngineOptions", "GroupLayout", "MemoryBudget"]
-
-
-Share = Annotated[float, Within(above=0, most=1)]
-Degree = Annotated[int, Within(above=0, most=65_536)]  # more devices than any cluster has
-
-
-class EngineOptions(Checked):
-    """Flags of a serving engine, under vLLM's names; None means the engine's default.
-
-    Sizes are bytes, lengths tokens. An engine ignores nothing silently: a flag that it does
-    not have is an `InputError` from its `resolve`.
-    """
-
-    tensor_parallel_size: Degree = 1
-    pipeline_parallel_size: Degree = 1
-    data_parallel_size: Degree = 1
-    decode_context_parallel_size: Degree = 1
-    enable_expert_parallel: bool = False
-    dtype: str | None = None
-    quantization: str | None = None
-    kv_cache_dtype: str | None = None
-    gpu_memory_utilization: Share | None = None
-    max_model_len: PositiveInt | None = None
-    max_num_seqs: PositiveInt | None = None
-    max_num_batched_tokens: PositiveInt | None = None
-    block_size: PositiveInt | None = None
-    enforce_eager: bool = False
-    enable_prefix_caching: bool | None = None
-    disable_hybrid_kv_cache_manager: bool = False
-    kv_cache_memory_bytes: PositiveInt | None = None
-    num_gpu_blocks_override: PositiveInt | None = None
-    swa_full_tokens_ratio: PositiveFloat | None = None
-    swa_full: bool = False
-    kv_cache_dtype_v: str | None = None
-    flash_attention: bool | None = None
-    kv_unified: bool | None = None
-    enable_dp_attention: bool = False
-    enable_lora: bool = False
-    max_lora_rank: PositiveInt = 16
-    async_scheduling: bool | None = None
-    flashinfer_sampler: bool | None = None
-    activation_bytes: NonNegativeInt | None = None
-    non_torch_bytes: NonNegativeInt | None = None
-    cuda_graph_bytes: NonNegativeInt | None = None
+__all__ = ["Capacity", "Deployment", "Engine", "GroupLayout", "MemoryBudget"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +33,15 @@ class Deployment:
     options: EngineOptions = field(default_factory=EngineOptions)
 
 
-class MemoryBudget(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
     """Where one rank's memory goes, bytes; the rank is the one with the least left for KV.
 
     ``kv_cache_bytes = budget_bytes - weights - activation - non_torch - cuda_graph`` where
     the engine counts graphs inside its budget, else without the last term. It may be
     negative: then nothing fits, and the terms say why.
+
+    `provenance` says where each term comes from; a plan holds it beside its other sources.
     """
 
     total_bytes: int
@@ -93,7 +52,20 @@ class MemoryBudget(NamedTuple):
     cuda_graph_bytes: int
     kv_cache_bytes: int
     cuda_graph_in_budget: bool = False
-    provenance: tuple[tuple[str, str], ...] = ()
+    provenance: tuple[tuple[str, str], ...] = field(
+        default=(), compare=False, metadata={"json": False}
+    )
+
+    @property
+    def overhead_bytes(self) -> int:
+        """Everything that is neither weights nor KV cache."""
+        return self.activation_bytes + self.non_torch_bytes + self.cuda_graph_bytes
+
+    @property
+    def unused_bytes(self) -> int:
+        """What no term claims: memory outside the budget."""
+        claimed = self.weights_bytes + self.overhead_bytes + max(0, self.kv_cache_bytes)
+        return max(0, self.total_bytes - claimed)
 
 
 class GroupLayout(NamedTuple):
@@ -108,7 +80,7 @@ class GroupLayout(NamedTuple):
     padding_layers : int
         Slots of those that hold no layer.
     block_size : int
-        Tokens (or states) a block.
+        Tokens (or states) per block.
     page_bytes : int
         Bytes of one layer's page.
     blocks_per_sequence : int
@@ -140,7 +112,7 @@ class Capacity(NamedTuple):
         All layers, one rank, every growing cache at full length: what one more token of a
         short context adds.
     block_size : int
-        Tokens a block of the engine's main group.
+        Tokens per block of the engine's main group.
     bytes_per_block : int
         Bytes that one block id stands for.
     num_blocks : int
@@ -152,7 +124,7 @@ class Capacity(NamedTuple):
     logged_tokens : int
         What the engine prints as its KV cache size.
     admission_tokens, steady_tokens, all_full_tokens : int
-        Tokens at ``max_model_len`` a sequence by the three regimes: the engine's start-up
+        Tokens at ``max_model_len`` per sequence by the three regimes: the engine's start-up
         check, real steady residency, and no window saving at all.
     groups : tuple of GroupLayout
         The engine's groups, in its order.

@@ -1,4 +1,4 @@
-"""What several engines' accountings share: option checks, formats, regimes, data files."""
+"""What several engines' accountings share: releases, option checks, formats, stages, regimes."""
 
 from __future__ import annotations
 
@@ -7,36 +7,73 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
-from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.base import Deployment, Engine, MemoryBudget
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.memory.footprint import layer_caches
-from kvsim.memory.weights import stage_layers
+from kvsim.memory.weights import Shard, rank_weight_bytes, stage_layers
 from kvsim.specs.attention import CrossAttention
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.model import ModelSpec, MoeMlp
 from kvsim.specs.precision import KVFormat, kv_format
-from kvsim.units import ceil_div
+from kvsim.units import GIB, ceil_div
 
 __all__ = [
+    "ReleasedEngine",
     "check_kv_format",
     "check_options",
     "context_length",
     "fill",
+    "gib_bytes",
     "heaviest_stage",
-    "mean_cell_bytes",
+    "mean_token_bytes",
     "mlp_activation_bytes",
     "parse_release",
     "read_data",
     "refuse_kinds",
     "resolve_kv_format",
+    "stage_weight_bytes",
+    "tightest_stage",
     "tokens_at",
 ]
 
 _DATA_FOLDER = Path(__file__).resolve().parent / "data"
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class ReleasedEngine(Engine):
+    """An engine whose rules changed with its releases, as its data file lists them.
+
+    Parameters
+    ----------
+    version : str
+        As in `Engine`.
+
+    Raises
+    ------
+    InputError
+        For a release outside `oldest_release` to `newest_version`.
+    """
+
+    oldest_release: ClassVar[str]
+    data_name: ClassVar[str]
+
+    def __init__(self, version: str = "") -> None:
+        super().__init__(version)
+        number = self._release_number()
+        self.release = parse_release(self.name, number, self.oldest_release, self.newest_version)
+        self.data = read_data(self.data_name)
+
+    def _release_number(self) -> str:
+        """The release in `version`, which may say more."""
+        return self.version
+
+    def since(self, change: str) -> bool:
+        """Whether this release has the change of that name in the data file."""
+        return self.release >= tuple(self.data["releases"][change]["release"])
 
 
 def check_options(
@@ -115,6 +152,35 @@ def heaviest_stage(
     return max(stages, key=stage_bytes)
 
 
+def tightest_stage(
+    deployment: Deployment, stage_budget: Callable[[Deployment, int], MemoryBudget]
+) -> MemoryBudget:
+    """Budget of the pipeline stage that leaves the least for KV."""
+    stages = range(deployment.options.pipeline_parallel_size)
+    budgets = (stage_budget(deployment, stage) for stage in stages)
+    return min(budgets, key=lambda budget: budget.kv_cache_bytes)
+
+
+def stage_weight_bytes(deployment: Deployment, stage: int, attention_tp: int | None = None) -> int:
+    """Bytes of the weights that a rank of one stage holds; experts are dealt over `tp` ranks.
+
+    `attention_tp` is the number of ranks that share one copy of the attention, where it is
+    not `tp`.
+    """
+    options = deployment.options
+    tp = options.tensor_parallel_size
+    shard = Shard(
+        tp=tp,
+        pp=options.pipeline_parallel_size,
+        stage=stage,
+        ep=tp if options.enable_expert_parallel else 1,
+        attention_tp=attention_tp,
+    )
+    return rank_weight_bytes(
+        deployment.model, shard, dtype=options.dtype, quantization=options.quantization
+    )
+
+
 def context_length(deployment: Deployment) -> int:
     """Longest sequence the deployment admits: ``max_model_len`` or the model's own limit."""
     return deployment.options.max_model_len or deployment.model.max_position_embeddings
@@ -150,13 +216,13 @@ def tokens_at(kv_bytes: int, sequence_bytes: int, length: int) -> int:
     return max(0, kv_bytes) * length // sequence_bytes
 
 
-def mean_cell_bytes(kv_bytes: int, cells: int, token_bytes: int) -> int:
-    """Bytes that one cell of a contiguous cache stands for, all layers.
+def mean_token_bytes(kv_bytes: int, tokens: int, token_bytes: int) -> int:
+    """Bytes that one token of a contiguous cache stands for, all layers.
 
-    Window layers keep fewer cells than full ones, so that a cell is worth less than a token
-    of a short context: never more than an equal share of the bytes given.
+    Window layers keep fewer tokens than full ones, so that this is less than `token_bytes`, a
+    token of a short context: never more than an equal share of the bytes given.
     """
-    return min(token_bytes, max(0, kv_bytes) // cells) if cells > 0 else token_bytes
+    return min(token_bytes, max(0, kv_bytes) // tokens) if tokens > 0 else token_bytes
 
 
 def parse_release(engine: str, version: str, oldest: str, newest: str) -> tuple[int, ...]:
@@ -184,3 +250,8 @@ def read_data(name: str) -> dict[str, Any]:
     """Read ``engines/data/<name>.yaml``: measured overheads, each with its source."""
     text = (_DATA_FOLDER / f"{name}.yaml").read_text("utf-8")
     return dict(yaml.load(text, Loader=_SafeLoader))
+
+
+def gib_bytes(entry: Mapping[str, Any]) -> int:
+    """Bytes of a data file's entry whose ``value`` is in GiB."""
+    return round(float(entry["value"]) * GIB)

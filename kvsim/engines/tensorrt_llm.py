@@ -16,38 +16,31 @@ the recurrent states of a full batch. Rules of the PyTorch executor's ``_util.py
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
-from kvsim.engines.base import (
-    Capacity,
-    Deployment,
-    Engine,
-    EngineOptions,
-    GroupLayout,
-    MemoryBudget,
-)
+from kvsim.engines.base import Capacity, Deployment, GroupLayout, MemoryBudget
 from kvsim.engines.common import (
+    ReleasedEngine,
     check_kv_format,
     check_options,
     context_length,
     fill,
+    gib_bytes,
     heaviest_stage,
     mlp_activation_bytes,
-    parse_release,
-    read_data,
     refuse_kinds,
     resolve_kv_format,
+    stage_weight_bytes,
+    tightest_stage,
     tokens_at,
 )
 from kvsim.errors import InputError
 from kvsim.memory.footprint import fixed_bytes, layer_caches
-from kvsim.memory.weights import Shard, rank_weight_bytes
 from kvsim.specs.attention import ChunkedAttention, SlidingAttention
-from kvsim.units import GIB, ceil_div
+from kvsim.specs.engine_options import EngineOptions
+from kvsim.units import ceil_div
 
 __all__ = ["TensorRTLLM"]
 
-_OLDEST, _NEWEST = "0.5", "1.4"
 _KV_FORMATS = ("bf16", "fp16", "fp32", "fp8_e4m3", "int8", "nvfp4")
 
 _FLAGS = {
@@ -70,26 +63,19 @@ _FLAGS = {
 }
 _HINTS = {
     "kv_cache_memory_bytes": "set kv_cache_config.max_tokens (--num-gpu-blocks-override here)",
-    "data_parallel_size": "start one server a replica, or set enable_attention_dp",
+    "data_parallel_size": "start one server per replica, or set enable_attention_dp",
     "decode_context_parallel_size": "TensorRT-LLM does not estimate context-parallel set-ups",
     "swa_full": "leave max_attention_window unset (--disable-hybrid-kv-cache-manager here)",
     "kv_cache_dtype_v": "K and V share kv_cache_config.dtype",
 }
 
 
-class TensorRTLLM(Engine):
+class TensorRTLLM(ReleasedEngine):
     """TensorRT-LLM 0.5 to 1.4, rules of the PyTorch executor."""
 
     name = "tensorrt-llm"
-    newest_version = _NEWEST
-
-    def __init__(self, version: str = "") -> None:
-        super().__init__(version)
-        self.release = parse_release(self.name, self.version, _OLDEST, _NEWEST)
-        self.data: dict[str, Any] = read_data("tensorrt_llm_overheads")
-
-    def _since(self, change: str) -> bool:
-        return self.release >= tuple(self.data["releases"][change]["release"])
+    oldest_release, newest_version = "0.5", "1.4"
+    data_name = "tensorrt_llm_overheads"
 
     def resolve(self, deployment: Deployment) -> Deployment:
         """Fill this release's defaults.
@@ -106,7 +92,7 @@ class TensorRTLLM(Engine):
         refuse_kinds(self.name, model, "compressed_latent", "cross")
         fmt = resolve_kv_format(deployment)
         check_kv_format(self.name, "kv_cache_config.dtype", fmt, _KV_FORMATS)
-        block = self.data["tokens_per_block"]["now" if self._since("blocks_of_32") else "before"]
+        block = self.data["tokens_per_block"]["now" if self.since("blocks_of_32") else "before"]
         resolved = fill(
             deployment,
             max_model_len=model.max_position_embeddings,
@@ -127,18 +113,16 @@ class TensorRTLLM(Engine):
         The budget is what those terms and the KV cache add up to; the remaining fraction of
         the free memory lies outside it.
         """
-        stages = range(deployment.options.pipeline_parallel_size)
-        budgets = [self._stage_budget(deployment, stage) for stage in stages]
-        return min(budgets, key=lambda budget: budget.kv_cache_bytes)
+        return tightest_stage(deployment, self._stage_budget)
 
     def _stage_budget(self, deployment: Deployment, stage: int) -> MemoryBudget:
         options, total = deployment.options, deployment.accelerator.memory_bytes
-        weights = _weight_bytes(deployment, stage)
+        weights = stage_weight_bytes(deployment, stage, _attention_tp(options))
         activation = mlp_activation_bytes(
             deployment.model, options.max_num_batched_tokens or 0, options.tensor_parallel_size
         )
         context = self.data["non_torch_gib"]
-        non_torch = round(context["value"] * GIB)
+        non_torch = gib_bytes(context)
         used = weights + activation + non_torch
         fraction = options.gpu_memory_utilization or self.data["free_gpu_memory_fraction"]
         kv_bytes = int((total - used) * fraction)
@@ -163,12 +147,12 @@ class TensorRTLLM(Engine):
         )
 
     def _pools(self, deployment: Deployment, layers: Collection[int]) -> dict[int, int]:
-        """Bytes a token by window, the longest first: one pool each.
+        """Bytes per token by window, the longest first: one pool each.
 
         The window of a layer that keeps everything is the longest sequence.
         """
         fmt, tp = resolve_kv_format(deployment), _attention_tp(deployment.options)
-        windows = self._since("windows") and not deployment.options.disable_hybrid_kv_cache_manager
+        windows = self.since("windows") and not deployment.options.disable_hybrid_kv_cache_manager
         length = context_length(deployment)
         pools: dict[int, int] = {}
         for count, attention in layer_caches(deployment.model, layers):
@@ -183,9 +167,9 @@ class TensorRTLLM(Engine):
         return dict(sorted(pools.items(), reverse=True))
 
     def capacity(self, deployment: Deployment, kv_bytes: int) -> Capacity:
-        """Lay blocks over `kv_bytes`: one pool a window, each of the bytes its window needs.
+        """Lay blocks over `kv_bytes`: one pool per window, each of the bytes its window needs.
 
-        A pool's share is ``window * bytes a token``, over the sum of all; so each pool holds
+        A pool's share is ``window * bytes per token``, over the sum of all; so each pool holds
         the same number of sequences of ``max_model_len``, and admission is steady residency.
         """
         options, length = deployment.options, context_length(deployment)
@@ -212,7 +196,7 @@ class TensorRTLLM(Engine):
             num_blocks=tokens // block,
             max_model_len=length,
             max_concurrency=usable / sequence,
-            logged_tokens=tokens // block * block if self._since("whole_blocks") else tokens,
+            logged_tokens=tokens // block * block if self.since("whole_blocks") else tokens,
             admission_tokens=tokens_at(usable, sequence, length),
             steady_tokens=tokens_at(usable, need, length),
             all_full_tokens=tokens_at(usable, all_full, length),
@@ -293,24 +277,10 @@ def _attention_tp(options: EngineOptions) -> int:
     return 1 if options.enable_dp_attention else options.tensor_parallel_size
 
 
-def _weight_bytes(deployment: Deployment, stage: int) -> int:
-    options = deployment.options
-    shard = Shard(
-        tp=options.tensor_parallel_size,
-        pp=options.pipeline_parallel_size,
-        stage=stage,
-        ep=options.tensor_parallel_size if options.enable_expert_parallel else 1,
-        attention_tp=_attention_tp(options),
-    )
-    return rank_weight_bytes(
-        deployment.model, shard, dtype=options.dtype, quantization=options.quantization
-    )
-
-
 def _check_block(block: int) -> None:
     if block < 2 or block & (block - 1):
         raise InputError(
-            f"{block} tokens a block is not a power of two above 1",
+            f"{block} tokens per block is not a power of two above 1",
             where="tokens_per_block",
             fix="choose 16, 32, 64 or 128",
         )
@@ -319,7 +289,7 @@ def _check_block(block: int) -> None:
 def _groups(
     deployment: Deployment, pools: dict[int, int], layers: Collection[int]
 ) -> tuple[GroupLayout, ...]:
-    """One group a pool; a pool's layers are alike, so a page is an equal share."""
+    """One group per pool; a pool's layers are alike, so a page is an equal share."""
     block, length = deployment.options.block_size or 1, context_length(deployment)
     named = {window: "full" if window == length else f"window {window}" for window in pools}
     counts = dict.fromkeys(pools, 0)

@@ -17,25 +17,25 @@ Versions: a release such as "4.57" or "5.0"; "5.0-static" for a StaticCache.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
-from kvsim.engines.base import Capacity, Deployment, Engine, GroupLayout, MemoryBudget
+from kvsim.engines.base import Capacity, Deployment, GroupLayout, MemoryBudget
 from kvsim.engines.common import (
+    ReleasedEngine,
     check_kv_format,
     check_options,
     context_length,
     fill,
+    gib_bytes,
     heaviest_stage,
-    mean_cell_bytes,
+    mean_token_bytes,
     mlp_activation_bytes,
-    parse_release,
-    read_data,
     refuse_kinds,
     resolve_kv_format,
+    stage_weight_bytes,
+    tightest_stage,
     tokens_at,
 )
 from kvsim.memory.footprint import fixed_bytes, layer_caches
-from kvsim.memory.weights import Shard, rank_weight_bytes
 from kvsim.specs.attention import (
     Attention,
     CrossAttention,
@@ -44,11 +44,9 @@ from kvsim.specs.attention import (
     heads_per_rank,
 )
 from kvsim.specs.precision import KVFormat, kv_format
-from kvsim.units import GIB
 
 __all__ = ["Transformers"]
 
-_OLDEST, _NEWEST = "4.36", "5.0"
 _KV_FORMATS = ("bf16", "fp16", "fp32")
 _STATIC = "-static"
 
@@ -66,28 +64,26 @@ _FLAGS = {
 _HINTS = {
     "block_size": "its cache has no blocks: leave the block size out",
     "enable_prefix_caching": "it keeps nothing between calls of generate()",
-    "data_parallel_size": "start one process a replica",
+    "data_parallel_size": "start one process per replica",
     "kv_cache_memory_bytes": "it has no pool to size: set --max-model-len and --max-num-seqs",
     "num_gpu_blocks_override": "its cache has no blocks",
 }
 
 
-class Transformers(Engine):
+class Transformers(ReleasedEngine):
     """``generate()`` of transformers with a DynamicCache, or a StaticCache."""
 
     name = "transformers"
-    newest_version = _NEWEST
-
-    def __init__(self, version: str = "") -> None:
-        super().__init__(version)
-        self.is_static = self.version.endswith(_STATIC)
-        number = self.version.removesuffix(_STATIC)
-        self.release = parse_release(self.name, number, _OLDEST, _NEWEST)
-        self.data: dict[str, Any] = read_data("transformers_overheads")
+    oldest_release, newest_version = "4.36", "5.0"
+    data_name = "transformers_overheads"
 
     @property
-    def _keeps_windows(self) -> bool:
-        return self.release >= tuple(self.data["releases"]["window_layers"]["release"])
+    def is_static(self) -> bool:
+        """Whether ``generate()`` is given a StaticCache."""
+        return self.version.endswith(_STATIC)
+
+    def _release_number(self) -> str:
+        return self.version.removesuffix(_STATIC)
 
     def resolve(self, deployment: Deployment) -> Deployment:
         """Fill the defaults: one sequence, the model's length, one prefill for the prompt.
@@ -118,23 +114,15 @@ class Transformers(Engine):
 
     def budget(self, deployment: Deployment) -> MemoryBudget:
         """Everything but the weights, the CUDA context and the prompt's activations."""
-        stages = range(deployment.options.pipeline_parallel_size)
-        budgets = [self._stage_budget(deployment, stage) for stage in stages]
-        return min(budgets, key=lambda budget: budget.kv_cache_bytes)
+        return tightest_stage(deployment, self._stage_budget)
 
     def _stage_budget(self, deployment: Deployment, stage: int) -> MemoryBudget:
         options, total = deployment.options, deployment.accelerator.memory_bytes
-        tp, pp = options.tensor_parallel_size, options.pipeline_parallel_size
-        weights = rank_weight_bytes(
-            deployment.model,
-            Shard(tp=tp, pp=pp, stage=stage),
-            dtype=options.dtype,
-            quantization=options.quantization,
-        )
+        weights = stage_weight_bytes(deployment, stage)
         prompt = min(options.max_num_batched_tokens or 0, context_length(deployment))
-        activation = mlp_activation_bytes(deployment.model, prompt, tp)
+        activation = mlp_activation_bytes(deployment.model, prompt, options.tensor_parallel_size)
         context = self.data["cuda_context_gib"]
-        non_torch = round(context["value"] * GIB)
+        non_torch = gib_bytes(context)
         budget = int(total * (options.gpu_memory_utilization or 1.0))
         return MemoryBudget(
             total_bytes=total,
@@ -157,8 +145,8 @@ class Transformers(Engine):
         )
 
     def _states(self, attention: Attention, context: int) -> int:
-        """Entries a layer keeps; old releases let sliding layers grow without end."""
-        if self._keeps_windows or isinstance(attention, CrossAttention):
+        """Entries that a layer keeps; old releases let sliding layers grow without end."""
+        if self.since("window_layers") or isinstance(attention, CrossAttention):
             return attention.states(context)
         return 0 if attention.kind == "recurrent" else context
 
@@ -215,7 +203,7 @@ class Transformers(Engine):
             kv_cache_dtype=fmt.name,
             bytes_per_token=per_token,
             block_size=1,
-            bytes_per_block=mean_cell_bytes(kv_bytes, tokens, per_token),
+            bytes_per_block=mean_token_bytes(kv_bytes, tokens, per_token),
             num_blocks=tokens,
             max_model_len=length,
             max_concurrency=max(0, kv_bytes) / peak,

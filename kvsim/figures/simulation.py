@@ -12,6 +12,7 @@ from kvsim.figures.page import Lines, html_page
 from kvsim.figures.pool import pool_film
 from kvsim.figures.theme import CATEGORIES, PALETTE, Axis, draw
 from kvsim.figures.timeline import queue_chart, split_chart
+from kvsim.results.statistics import quantiles
 from kvsim.results.time_bins import preemption_seconds, time_bins
 from kvsim.results.words import LATENCIES
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from kvsim.results.result import SimulationResult
-    from kvsim.runs.compare import Replications
+    from kvsim.runs.replicate import Replications
     from kvsim.simulator.camera import Camera
     from kvsim.simulator.scenario import Scenario
 
@@ -81,30 +82,15 @@ def latency_chart(result: SimulationResult) -> Chart:
 
 def latency_curves(result: SimulationResult) -> dict[str, Floats]:
     """Return each latency at evenly spaced shares of what was observed, milliseconds."""
-    judged = result.judged
-    curves = {
-        name: _quantiles(values[judged & ~np.isnan(values)])
-        for name, values in result.latencies.items()
-    }
-    totals = result.totals
-    curves["itl"] = _quantiles(totals.gap_seconds, totals.gap_tokens)
-    return {name: 1e3 * curves[name] for name in LATENCIES if len(curves[name])}
-
-
-def _quantiles(values: Floats, weights: Floats | None = None) -> Floats:
-    """Invert the empirical distribution at `_SHARES`; nothing when nothing was observed."""
-    if weights is not None:
-        values, weights = values[weights > 0], weights[weights > 0]
-    if not len(values):
-        return values
-    if weights is None:
-        quantiles: Floats = np.quantile(values, _SHARES)
-        return quantiles
-    order = np.argsort(values)
-    reached = np.cumsum(weights[order])
-    at = np.searchsorted(reached, _SHARES * reached[-1])
-    inverted: Floats = values[order][np.minimum(at, len(values) - 1)]
-    return inverted
+    judged, totals = result.judged, result.totals
+    curves = {}
+    for name, values in result.latencies.items():
+        seen = values[judged & ~np.isnan(values)]
+        if len(seen):
+            curves[name] = 1e3 * quantiles(seen, _SHARES)
+    if totals.gap_tokens.any():
+        curves["itl"] = 1e3 * quantiles(totals.gap_seconds, _SHARES, totals.gap_tokens)
+    return {name: curves[name] for name in LATENCIES if name in curves}
 
 
 def latency_axis(title: str, curves: Iterable[Floats]) -> Axis:
@@ -183,7 +169,7 @@ def latency_table(runs: Replications) -> Table:
 
 def numbers_table(summary: Mapping[str, Any]) -> Table:
     """Tabulate every number of a summary by its dotted key."""
-    from kvsim.runs.compare import numbers  # with it comes the simulator
+    from kvsim.runs.replicate import numbers  # with it comes the simulator
 
     rows = [{"key": key, "value": value} for key, value in numbers(summary)]
     return Table("summary", "Every number of the run", rows)

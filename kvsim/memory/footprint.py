@@ -50,17 +50,14 @@ def bytes_per_token(
     Returns
     -------
     int
-        Bytes a token, one rank. Cross attention adds nothing: it is sized once.
+        Bytes per token, one rank. Cross attention adds nothing: it is sized once.
 
     Examples
     --------
     Llama-2-7B in fp16: 32 layers * 32 heads * (128 + 128) * 2 bytes = 524,288.
     """
-    return sum(
-        count * cache.state_bytes(fmt, tp)
-        for count, cache in layer_caches(model, layers)
-        if cache.states(1) and not isinstance(cache, CrossAttention)
-    )
+    caches = layer_caches(model, layers)
+    return sum(count * cache.state_bytes(fmt, tp) for count, cache in caches if _grows(cache))
 
 
 def sequence_bytes(
@@ -72,10 +69,8 @@ def sequence_bytes(
     layers: Collection[int] | None = None,
 ) -> int:
     """Bytes that a sequence of `context` tokens keeps in steady decode (no block rounding)."""
-    return sum(
-        count * (cache.states(context) * cache.state_bytes(fmt, tp) + cache.fixed_bytes(tp))
-        for count, cache in layer_caches(model, layers)
-    )
+    caches = layer_caches(model, layers)
+    return sum(count * _kept(cache, fmt, cache.states(context), tp) for count, cache in caches)
 
 
 def all_full_bytes(
@@ -87,15 +82,23 @@ def all_full_bytes(
     layers: Collection[int] | None = None,
 ) -> int:
     """Bytes that a sequence would keep if every growing layer kept every token."""
-    growing = context * bytes_per_token(model, fmt, tp=tp, layers=layers)
-    cross = sum(
-        count * cache.states(context) * cache.state_bytes(fmt, tp)
-        for count, cache in layer_caches(model, layers)
-        if isinstance(cache, CrossAttention)
+    caches = layer_caches(model, layers)
+    return sum(
+        count * _kept(cache, fmt, context if _grows(cache) else cache.states(context), tp)
+        for count, cache in caches
     )
-    return growing + cross + fixed_bytes(model, tp=tp, layers=layers)
+
+
+def _grows(cache: Attention) -> bool:
+    """Whether a token adds to this cache; cross attention is sized once, by the encoder."""
+    return bool(cache.states(1)) and not isinstance(cache, CrossAttention)
+
+
+def _kept(cache: Attention, fmt: KVFormat, states: int, tp: int) -> int:
+    """Bytes of one layer that keeps so many states, its fixed part included."""
+    return states * cache.state_bytes(fmt, tp) + cache.fixed_bytes(tp)
 
 
 def fixed_bytes(model: ModelSpec, *, tp: int = 1, layers: Collection[int] | None = None) -> int:
-    """Bytes a sequence takes whatever its length: recurrent and convolution states."""
+    """Bytes that a sequence takes whatever its length: recurrent and convolution states."""
     return sum(count * cache.fixed_bytes(tp) for count, cache in layer_caches(model, layers))

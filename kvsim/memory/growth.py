@@ -17,7 +17,7 @@ class BlockCurve:
     Parameters
     ----------
     block_size : int
-        Tokens a block.
+        Tokens per block.
     growing : int
         Groups of layers whose blocks grow with the context (1 for a plain model).
     caps : tuple of int

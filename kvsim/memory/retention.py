@@ -6,7 +6,7 @@
     full             # # # # # # # # # #     every token
     window:4         . . . . . . # # # #     the last 4
     sinks:2+4        # # . . . . # # # #     the first 2 and the last 4
-    budget:4         # . . # . . . # . #     4 a head, chosen by attention scores
+    budget:4         # . . # . . . # . #     4 per head, chosen by attention scores
     heads:0.5        # # # # # # # # # #     half of the KV heads; the rest is recomputed
     layers:0.25      # # # # # # # # # #     a quarter of the layers; the rest is recomputed
 
@@ -163,7 +163,7 @@ class SinkWindow(Retention):
 
 @dataclass(frozen=True, slots=True)
 class Budget(Retention):
-    """Keep a fixed number of tokens a head, those that attention scores favour.
+    """Keep a fixed number of tokens per head, those that attention scores favour.
 
     References
     ----------
@@ -185,7 +185,7 @@ class Budget(Retention):
 
     @property
     def price(self) -> str:
-        """Approximation, and the memory of one block table a head."""
+        """Approximation, and the memory of one block table per head."""
         return "tokens with low scores are lost, other ones in each head"
 
     def kept_tokens(self, context: int) -> int:
@@ -320,7 +320,7 @@ def retention_table(
     *,
     tp: int = 1,
 ) -> list[RetentionRow]:
-    """One row a policy: tokens and bytes that a sequence of `context` tokens keeps."""
+    """One row per policy: tokens and bytes that a sequence of `context` tokens keeps."""
     full_bytes = retention_bytes(model, fmt, context, Full(), tp=tp)
     rows = []
     for policy in policies:

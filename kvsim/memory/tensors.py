@@ -137,7 +137,7 @@ def active_parameter_count(model: ModelSpec) -> int:
 
 
 def matmul_flops_per_token(model: ModelSpec) -> float:
-    """FLOPs of all weight matrices for one token, output head included: two a parameter.
+    """FLOPs of all weight matrices for one token, output head included: two per parameter.
 
     Attention over the cached context is not here; it grows with the context
     (`decode_flops` of each attention kind).

@@ -20,13 +20,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from kvsim.errors import InputError
-from kvsim.memory.tensors import (
-    TensorFamily,
-    active_parameter_count,
-    matmul_flops_per_token,
-    parameter_count,
-    tensor_families,
-)
+from kvsim.memory.tensors import TensorFamily, tensor_families
 from kvsim.specs.attention import heads_per_rank
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import WeightFormat, weight_format
@@ -34,15 +28,10 @@ from kvsim.units import ceil_div
 
 __all__ = [
     "Shard",
-    "TensorFamily",
     "WeightStorage",
-    "active_parameter_count",
     "decode_read_bytes",
-    "matmul_flops_per_token",
-    "parameter_count",
     "rank_weight_bytes",
     "stage_layers",
-    "tensor_families",
     "weight_bytes",
     "weight_storage",
 ]
@@ -267,7 +256,7 @@ def decode_read_bytes(
     """Bytes of weights that one step of `tokens` tokens reads on one rank.
 
     All but the embedding and position tables (a few rows) and what lies outside the
-    decoder. Of E experts with k a token, the expected number touched by n tokens is
+    decoder. Of E experts with k per token, the expected number touched by n tokens is
     ``E * (1 - (1 - k / E) ** n)``, as if tokens chose independently and evenly.
 
     Parameters

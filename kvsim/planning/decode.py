@@ -1,8 +1,9 @@
-"""Decode: how much arithmetic a byte read, what binds it, and how fast it should go."""
+"""Decode: how much arithmetic per byte read, what binds it, and how fast it should go."""
 
 from __future__ import annotations
 
-from kvsim.memory.weights import decode_read_bytes, matmul_flops_per_token
+from kvsim.memory.tensors import matmul_flops_per_token
+from kvsim.memory.weights import decode_read_bytes
 from kvsim.planning.plan_types import Decode, DecodeBatch
 from kvsim.planning.sizing import Sizing
 from kvsim.specs.precision import weight_format
@@ -48,7 +49,7 @@ def decode(sizing: Sizing, context: int) -> Decode:
     """Predict decode steps of growing batches, up to what may run at `context` tokens.
 
     The ridge point is the datasheet's: FLOP/s in the weights' compute dtype over bytes/s.
-    A step with fewer FLOPs a byte is bound by bandwidth, whatever its efficiency.
+    A step with fewer FLOPs per byte is bound by bandwidth, whatever its efficiency.
     """
     curve = KVReadCurve.from_model(sizing.deployment.model, sizing.kv_format, sizing.tp)
     steps = StepTimeModel.from_deployment(sizing.deployment, engine=sizing.engine.name)
@@ -70,7 +71,7 @@ def decode(sizing: Sizing, context: int) -> Decode:
 
 
 def ridge_point(sizing: Sizing) -> float:
-    """FLOPs a byte at which the card's arithmetic and its memory take equally long."""
+    """FLOPs per byte at which the card's arithmetic and its memory take equally long."""
     accelerator, options = sizing.deployment.accelerator, sizing.deployment.options
     model = sizing.deployment.model
     weights = weight_format(options.quantization or model.quantization or model.dtype)

@@ -47,16 +47,16 @@ def formula(layers: int, cache: Attention, fmt: KVFormat, tp: int = 1) -> str:
     >>> from kvsim.specs.precision import kv_format
     >>> mha = FullAttention(heads=32, kv_heads=32, key_dim=128, value_dim=128)
     >>> formula(32, mha, kv_format("fp16"))
-    '32 layers x 32 KV heads x (128 + 128) x 2 bytes = 524,288 bytes a token'
+    '32 layers x 32 KV heads x (128 + 128) x 2 bytes = 524,288 bytes per token'
     """
     many = f"{layers:,} layer{'s' if layers != 1 else ''}"
     if isinstance(cache, RecurrentState):
         fixed = cache.fixed_bytes(tp)
-        return f"{many} x {fixed:,} bytes of state = {layers * fixed:,} bytes a sequence"
+        return f"{many} x {fixed:,} bytes of state = {layers * fixed:,} bytes per sequence"
     total = layers * cache.state_bytes(fmt, tp)
-    unit = "an encoder token" if isinstance(cache, CrossAttention) else "a token"
+    unit = "per encoder token" if isinstance(cache, CrossAttention) else "per token"
     if isinstance(cache, CompressedLatentAttention):
-        unit = "a state"
+        unit = "per state"
     if isinstance(cache, SlidingAttention):
         unit += f", {cache.window:,} tokens at most"
     if isinstance(cache, ChunkedAttention):
@@ -68,7 +68,7 @@ def _state(cache: Attention, fmt: KVFormat, tp: int) -> str:
     """One cached state of one layer: heads x elements x width, or its plain size."""
     if isinstance(cache, FullAttention):
         heads = heads_per_rank(cache.kv_heads, tp)
-        whose = "KV head" + ("s" if heads != 1 else "") + (" a rank" if tp > 1 else "")
+        whose = "KV head" + ("s" if heads != 1 else "") + (" per rank" if tp > 1 else "")
         return f"{heads:,} {whose} x {_pair(cache.key_dim, cache.value_dim, fmt)}"
     if isinstance(cache, LatentAttention) and not cache.indexer_dim:
         return _latent(cache, fmt)
@@ -117,7 +117,7 @@ def _shared(group: LayerGroup, count: int) -> KVKind:
         group=group.name,
         kind=f"reads the K and V of {group.shares_kv_with}",
         layers=count,
-        formula=f"{count:,} layers x 0 bytes = 0 bytes a token",
+        formula=f"{count:,} layers x 0 bytes = 0 bytes per token",
         bytes_per_token=0,
         fixed_bytes=0,
         context_bytes=0,
@@ -203,7 +203,7 @@ def explain(
 
 def _takeaway(context: int, steady: int, full: int) -> str:
     """One sentence that names the regime of its number."""
-    kept = f"a sequence of {context:,} tokens keeps {format_bytes(steady)} a rank"
+    kept = f"a sequence of {context:,} tokens keeps {format_bytes(steady)} per rank"
     if steady < full:
         saved = f"{1 - steady / full:.0%} less than {format_bytes(full)} with every layer full"
         return f"Steady regime: {kept}, {saved}."

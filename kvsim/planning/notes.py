@@ -1,14 +1,16 @@
-"""Warnings of a plan: one small function a check, each silent when all is well."""
+"""Warnings of a plan: one small function per check, each silent when all is well."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from kvsim.catalog.accelerators import siblings
 from kvsim.memory.footprint import layer_caches
 from kvsim.planning.plan_types import Fragmentation
 from kvsim.planning.sizing import Sizing
 from kvsim.specs.attention import CompressedLatentAttention, FullAttention, LatentAttention
+from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.precision import weight_format
 
 __all__ = ["alias_warning", "warnings"]
@@ -36,12 +38,14 @@ def _checks(sizing: Sizing) -> Iterator[str]:
         yield from check(sizing)
 
 
-def alias_warning(sizing: Sizing, asked: str) -> Iterator[str]:
+def alias_warning(sizing: Sizing, asked: str | Path | AcceleratorProfile) -> Iterator[str]:
     """Say which card an ambiguous name was taken for, and name its siblings."""
     card = sizing.deployment.accelerator
-    others = siblings(card) if asked.lower() != card.name.lower() else []
+    if isinstance(asked, AcceleratorProfile) or str(asked).lower() == card.name.lower():
+        return
+    others = siblings(card)
     if others:
-        yield f"{asked!r} is taken as {card.name}; the others are {', '.join(others)}"
+        yield f"{str(asked)!r} is taken as {card.name}; the others are {', '.join(others)}"
 
 
 def _longer_than_servable(sizing: Sizing) -> Iterator[str]:
@@ -110,7 +114,7 @@ def _other_layout(sizing: Sizing) -> Iterator[str]:
     ratio, dcp = sizing.layout_ratio, sizing.deployment.options.decode_context_parallel_size
     if ratio != 1 and dcp == 1:
         yield (
-            f"{sizing.engine.name} keeps {sizing.capacity.bytes_per_token:,} bytes a token,"
+            f"{sizing.engine.name} keeps {sizing.capacity.bytes_per_token:,} bytes per token,"
             f" {ratio:.2f} times what the model's own layout (the table of kinds) needs"
         )
 

@@ -1,19 +1,20 @@
 """What a plan holds. Sizes are bytes of one rank, lengths tokens, times seconds.
 
 Field names are the JSON keys; `Plan.to_dict` and `Plan.from_dict` are each other's inverse.
-The parts are named tuples: Python makes one of those in a quarter of the time that a frozen
-dataclass takes, and there are seventeen.
+A value that an engine derived is held as it is (`memory`, `groups`); a part that repeats some
+fields of a wider one is filled by their names (`part_of`). The parts are named tuples: Python
+makes one of those in a quarter of the time that a frozen dataclass takes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from kvsim.engines.base import GroupLayout
+from kvsim.engines.base import GroupLayout, MemoryBudget
 from kvsim.errors import InputError
 
 __all__ = [
@@ -27,13 +28,13 @@ __all__ = [
     "Fragmentation",
     "KVCache",
     "KVKind",
-    "Memory",
     "ModelFacts",
     "Parallelism",
     "Plan",
     "Reservation",
     "RetentionChoice",
     "Suggestion",
+    "part_of",
     "plain",
 ]
 
@@ -77,34 +78,6 @@ class Parallelism(NamedTuple):
     dp: int
 
 
-class Memory(NamedTuple):
-    """Where the memory of the tightest rank goes, bytes.
-
-    `cuda_graph_in_budget` tells whether the engine takes CUDA graphs out of its budget, or
-    leaves them to the memory outside it.
-    """
-
-    total_bytes: int
-    budget_bytes: int
-    weights_bytes: int
-    activation_bytes: int
-    non_torch_bytes: int
-    cuda_graph_bytes: int
-    kv_cache_bytes: int
-    cuda_graph_in_budget: bool
-
-    @property
-    def overhead_bytes(self) -> int:
-        """Everything that is neither weights nor KV cache."""
-        return self.activation_bytes + self.non_torch_bytes + self.cuda_graph_bytes
-
-    @property
-    def unused_bytes(self) -> int:
-        """What no term claims: memory outside the budget."""
-        claimed = self.weights_bytes + self.overhead_bytes + max(0, self.kv_cache_bytes)
-        return max(0, self.total_bytes - claimed)
-
-
 class KVCache(NamedTuple):
     """The engine's KV cache on one rank; `capacity_tokens` is what its log prints."""
 
@@ -119,7 +92,7 @@ class KVCache(NamedTuple):
 
 
 class CapacityTokens(NamedTuple):
-    """Tokens held at ``max_model_len`` a sequence, in three regimes never mixed."""
+    """Tokens held at ``max_model_len`` per sequence, in three regimes never mixed."""
 
     admission: int
     steady: int
@@ -192,7 +165,7 @@ class DecodeBatch(NamedTuple):
 
 
 class Decode(NamedTuple):
-    """Decode of the largest running batch: FLOPs a byte read, and what binds it.
+    """Decode of the largest running batch: FLOPs per byte read, and what binds it.
 
     `ridge_point` is the card's datasheet FLOP/s over bytes/s: below it a step is bound by
     memory. `source` tells where the step times come from.
@@ -242,7 +215,7 @@ class Plan:
     engine: EngineFacts
     parallelism: Parallelism
     options: dict[str, Any]
-    memory: Memory
+    memory: MemoryBudget
     kv_cache: KVCache
     capacity_tokens: CapacityTokens
     kv_kinds: tuple[KVKind, ...]
@@ -283,10 +256,16 @@ class Plan:
         return _build(cls, content, "plan")
 
 
+def part_of(kind: Callable[..., T], whole: object, **others: Any) -> T:
+    """Make a part of the attributes of `whole` that have its fields' names, and of `others`."""
+    names: tuple[str, ...] = getattr(kind, "_fields")  # noqa: B009 - a named tuple's
+    return kind(**{each: getattr(whole, each) for each in names if each not in others}, **others)
+
+
 def plain(value: Any) -> Any:
     """Turn parts into dicts and tuples into lists, as JSON would."""
     if dataclasses.is_dataclass(value):
-        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        return {name: plain(getattr(value, name)) for name in _keys(type(value))}
     if hasattr(value, "_asdict"):
         return plain(value._asdict())
     if isinstance(value, dict):
@@ -294,13 +273,20 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def _keys(cls: Any) -> tuple[str, ...]:
+    """The fields of a part that its JSON has."""
+    if not dataclasses.is_dataclass(cls):
+        return tuple(cls._fields)
+    return tuple(each.name for each in dataclasses.fields(cls) if each.metadata.get("json", True))
+
+
 def _build(cls: type[T], content: Mapping[str, Any], where: str) -> T:
     """Fill a part `cls` from a mapping, following its annotations."""
-    hints = typing.get_type_hints(cls)
-    wrong = set(content) ^ set(hints)
+    hints, keys = typing.get_type_hints(cls), _keys(cls)
+    wrong = set(content) ^ set(keys)
     if wrong:
         raise InputError(f"unexpected or missing keys {sorted(wrong)}", where=where)
-    return cls(**{key: _value(hints[key], content[key], f"{where}.{key}") for key in hints})
+    return cls(**{key: _value(hints[key], content[key], f"{where}.{key}") for key in keys})
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

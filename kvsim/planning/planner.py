@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, TypeAlias
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import ENGINE_NAMES, get_engine
-from kvsim.engines.base import Deployment, Engine, EngineOptions
+from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget
 from kvsim.errors import InputError, KVSimError, UnsupportedError, nearest
-from kvsim.memory.weights import parameter_count
+from kvsim.memory.tensors import parameter_count
 from kvsim.planning.decode import decode
 from kvsim.planning.formula import kv_kinds
 from kvsim.planning.notes import alias_warning, warnings
@@ -31,11 +31,11 @@ from kvsim.planning.plan_types import (
     CapacityTokens,
     EngineFacts,
     KVCache,
-    Memory,
     ModelFacts,
     Parallelism,
     Plan,
     Suggestion,
+    part_of,
 )
 from kvsim.planning.retained import retention_choices
 from kvsim.planning.sizing import (
@@ -48,10 +48,11 @@ from kvsim.planning.sizing import (
 )
 from kvsim.planning.verdict import verdict
 from kvsim.specs.checked import defaults, read
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 
-__all__ = ["Comparison", "Plan", "engine_options", "plan", "plan_deployment", "plan_engines"]
+__all__ = ["EngineComparison", "Plan", "engine_options", "plan", "plan_engines"]
 
 AnyModel: TypeAlias = str | Path | ModelSpec
 AnyAccelerator: TypeAlias = str | Path | AcceleratorProfile
@@ -117,47 +118,11 @@ def plan(
     >>> answer.kv_cache.bytes_per_token
     524288
     """
-    return plan_deployment(
-        _deployment(model, gpu, options),
-        get_engine(engine, engine_version),
-        context_len=context_len,
-        retention=_policies(retention),
-        asked_gpu=_asked(gpu),
-    )
+    deployment = _deployment(model, gpu, options)
+    return _plan(deployment, get_engine(engine, engine_version), gpu, context_len, retention)
 
 
-def plan_deployment(
-    deployment: Deployment,
-    engine: Engine,
-    *,
-    context_len: int | None = None,
-    retention: Iterable[str] = (),
-    asked_gpu: str = "",
-) -> Plan:
-    """Plan a deployment that is already described; see `plan`."""
-    sizing = size(engine, deployment)
-    context = _context(context_len, sizing.capacity.max_model_len)
-    fragments = fragmentation(sizing, context)
-    return Plan(
-        **_facts(sizing),
-        kv_kinds=kv_kinds(
-            deployment.model, sizing.kv_format, context, tp=sizing.tp, layers=sizing.layers
-        ),
-        concurrency=concurrency(sizing, context_lengths(context, sizing.capacity.max_model_len)),
-        contiguous_vs_paged=contiguous_vs_paged(sizing, context),
-        fragmentation=fragments,
-        decode=decode(sizing, context),
-        retention=retention_choices(sizing, sizing.capacity.max_model_len, retention),
-        regimes=dict(REGIMES),
-        fits=sizing.fits,
-        verdict=verdict(sizing),
-        command=engine.command(deployment),
-        warnings=(*alias_warning(sizing, asked_gpu), *warnings(sizing, fragments)),
-        suggestions=_suggestions(sizing),
-    )
-
-
-class Comparison(NamedTuple):
+class EngineComparison(NamedTuple):
     """The same question put to several engines: their plans, and who refused and why."""
 
     plans: tuple[Plan, ...]
@@ -180,7 +145,7 @@ def plan_engines(
     context_len: int | None = None,
     retention: str | Iterable[str] = (),
     **options: Any,
-) -> Comparison:
+) -> EngineComparison:
     """Plan the same deployment under several engines; an engine that cannot says why.
 
     Raises
@@ -195,20 +160,12 @@ def plan_engines(
     refused: list[tuple[str, str]] = []
     for name in engines:
         try:
-            plans.append(
-                plan_deployment(
-                    deployment,
-                    get_engine(name),
-                    context_len=context_len,
-                    retention=_policies(retention),
-                    asked_gpu=_asked(gpu),
-                )
-            )
+            plans.append(_plan(deployment, get_engine(name), gpu, context_len, retention))
         except KVSimError as error:
             refused.append((name, str(error)))
     if not plans:
         raise UnsupportedError("; ".join(f"{name}: {reason}" for name, reason in refused))
-    return Comparison(tuple(plans), tuple(refused))
+    return EngineComparison(tuple(plans), tuple(refused))
 
 
 def _deployment(model: AnyModel, gpu: AnyAccelerator, options: dict[str, Any]) -> Deployment:
@@ -217,14 +174,6 @@ def _deployment(model: AnyModel, gpu: AnyAccelerator, options: dict[str, Any]) -
         accelerator=gpu if isinstance(gpu, AcceleratorProfile) else find_accelerator(gpu),
         options=engine_options(options),
     )
-
-
-def _asked(gpu: AnyAccelerator) -> str:
-    return gpu.name if isinstance(gpu, AcceleratorProfile) else str(gpu)
-
-
-def _policies(retention: str | Iterable[str]) -> Iterable[str]:
-    return (retention,) if isinstance(retention, str) else retention
 
 
 def engine_options(options: dict[str, Any]) -> EngineOptions:
@@ -268,83 +217,86 @@ def _context(asked: int | None, max_model_len: int) -> int:
     return asked
 
 
-def _facts(sizing: Sizing) -> dict[str, Any]:
-    """The parts of a plan that restate the deployment, its budget and its capacity."""
-    options, capacity = sizing.deployment.options, sizing.capacity
-    return {
-        "model": _model_facts(sizing),
-        "accelerator": _accelerator_facts(sizing.deployment.accelerator),
-        "engine": EngineFacts(sizing.engine.name, sizing.engine.version),
-        "parallelism": Parallelism(
-            options.tensor_parallel_size,
-            options.pipeline_parallel_size,
-            options.data_parallel_size,
+def _plan(
+    asked: Deployment,
+    engine: Engine,
+    gpu: AnyAccelerator,
+    context_len: int | None,
+    retention: str | Iterable[str],
+) -> Plan:
+    sizing = size(engine, asked)
+    deployment, budget, capacity = sizing.deployment, sizing.budget, sizing.capacity
+    context = _context(context_len, capacity.max_model_len)
+    policies = (retention,) if isinstance(retention, str) else retention
+    fragments = fragmentation(sizing, context)
+    return Plan(
+        model=_model_facts(deployment),
+        accelerator=part_of(AcceleratorFacts, deployment.accelerator),
+        engine=part_of(EngineFacts, engine),
+        parallelism=_parallelism(deployment.options),
+        options=deployment.options.model_dump(),
+        memory=budget,
+        kv_cache=_kv_cache(capacity),
+        capacity_tokens=_capacity_tokens(capacity),
+        kv_kinds=kv_kinds(
+            deployment.model, sizing.kv_format, context, tp=sizing.tp, layers=sizing.layers
         ),
-        "options": options.model_dump(),
-        "memory": _memory(sizing),
-        "kv_cache": _kv_cache(sizing),
-        "capacity_tokens": CapacityTokens(
-            capacity.admission_tokens, capacity.steady_tokens, capacity.all_full_tokens
-        ),
-        "groups": capacity.groups,
-        "provenance": _provenance(sizing),
-    }
+        groups=capacity.groups,
+        concurrency=concurrency(sizing, context_lengths(context, capacity.max_model_len)),
+        contiguous_vs_paged=contiguous_vs_paged(sizing, context),
+        fragmentation=fragments,
+        decode=decode(sizing, context),
+        retention=retention_choices(sizing, capacity.max_model_len, policies),
+        regimes=dict(REGIMES),
+        fits=sizing.fits,
+        verdict=verdict(sizing),
+        command=engine.command(asked),
+        warnings=(*alias_warning(sizing, gpu), *warnings(sizing, fragments)),
+        suggestions=_suggestions(sizing),
+        provenance=_provenance(deployment, budget),
+    )
 
 
-def _model_facts(sizing: Sizing) -> ModelFacts:
-    model, options = sizing.deployment.model, sizing.deployment.options
-    return ModelFacts(
-        name=model.name,
+def _model_facts(deployment: Deployment) -> ModelFacts:
+    model, options = deployment.model, deployment.options
+    return part_of(
+        ModelFacts,
+        model,
         parameters=parameter_count(model),
-        hf_id=model.hf_id,
         dtype=model.dtype if options.dtype in (None, "auto") else str(options.dtype),
         quantization=options.quantization or model.quantization,
-        max_position_embeddings=model.max_position_embeddings,
     )
 
 
-def _accelerator_facts(card: AcceleratorProfile) -> AcceleratorFacts:
-    return AcceleratorFacts(
-        card.name, card.memory_bytes, card.advertised_memory_gb, card.bandwidth_bytes_per_s
+def _parallelism(options: EngineOptions) -> Parallelism:
+    return Parallelism(
+        tp=options.tensor_parallel_size,
+        pp=options.pipeline_parallel_size,
+        dp=options.data_parallel_size,
     )
 
 
-def _memory(sizing: Sizing) -> Memory:
-    budget = sizing.budget
-    return Memory(
-        total_bytes=budget.total_bytes,
-        budget_bytes=budget.budget_bytes,
-        weights_bytes=budget.weights_bytes,
-        activation_bytes=budget.activation_bytes,
-        non_torch_bytes=budget.non_torch_bytes,
-        cuda_graph_bytes=budget.cuda_graph_bytes,
-        kv_cache_bytes=budget.kv_cache_bytes,
-        cuda_graph_in_budget=budget.cuda_graph_in_budget,
+def _kv_cache(capacity: Capacity) -> KVCache:
+    dtype, logged = capacity.kv_cache_dtype, capacity.logged_tokens
+    return part_of(KVCache, capacity, dtype=dtype, capacity_tokens=logged)
+
+
+def _capacity_tokens(capacity: Capacity) -> CapacityTokens:
+    return CapacityTokens(
+        admission=capacity.admission_tokens,
+        steady=capacity.steady_tokens,
+        all_full=capacity.all_full_tokens,
     )
 
 
-def _kv_cache(sizing: Sizing) -> KVCache:
-    capacity = sizing.capacity
-    return KVCache(
-        dtype=capacity.kv_cache_dtype,
-        bytes_per_token=capacity.bytes_per_token,
-        block_size=capacity.block_size,
-        bytes_per_block=capacity.bytes_per_block,
-        num_blocks=capacity.num_blocks,
-        capacity_tokens=capacity.logged_tokens,
-        max_model_len=capacity.max_model_len,
-        max_concurrency=capacity.max_concurrency,
-    )
-
-
-def _provenance(sizing: Sizing) -> dict[str, str]:
+def _provenance(deployment: Deployment, budget: MemoryBudget) -> dict[str, str]:
     """Where each number comes from: sources of the model, the card and the engine's terms."""
-    model, card = sizing.deployment.model, sizing.deployment.accelerator
+    model, card = deployment.model, deployment.accelerator
     exact = model.weight_bytes_on_disk is not None
     return {
         "model": model.source,
         "weights": "the checkpoint's own size" if exact else "computed from the shapes",
         "total": card.memory.source,
         "bandwidth": card.bandwidth.source,
-        **{term.removesuffix("_bytes"): source for term, source in sizing.budget.provenance},
+        **{term.removesuffix("_bytes"): source for term, source in budget.provenance},
     }

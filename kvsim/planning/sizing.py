@@ -66,7 +66,7 @@ class Sizing:
 
     @cached_property
     def layers(self) -> range | None:
-        """Layers of the pipeline stage that keeps most a token; None without stages."""
+        """Layers of the pipeline stage that keeps the most bytes per token; None without stages."""
         stages = self.deployment.options.pipeline_parallel_size
         if stages == 1:
             return None
@@ -84,7 +84,7 @@ class Sizing:
 
     @cached_property
     def layout_ratio(self) -> float:
-        """The engine's bytes a token over the model's own: 1 unless it stores another form.
+        """The engine's bytes per token over the model's own: 1 unless it stores another form.
 
         transformers keeps an MLA cache expanded into heads (71 times DeepSeek-V3's latent);
         decode context parallelism deals the tokens of a sequence over ranks.
@@ -161,7 +161,7 @@ def concurrency(sizing: Sizing, lengths: Iterable[int]) -> tuple[Concurrency, ..
 
 
 def contiguous_vs_paged(sizing: Sizing, context: int) -> Reservation:
-    """Compare reserving ``max_model_len`` tokens a request with paging, at one length.
+    """Compare reserving ``max_model_len`` tokens per request with paging, at one length.
 
     A contiguous slot holds every layer at full length: nobody knows in advance that the
     request will end early.
@@ -182,7 +182,7 @@ def fragmentation(sizing: Sizing, context: int) -> Fragmentation:
     ::
 
         |################|################|#####...........|   block_size 16, 37 tokens
-                                          '-- waste: 0..15, mean 7.5 tokens a group --'
+                                          '-- waste: 0..15, mean 7.5 tokens per group --'
 
     Padding layers and unified pages of hybrid models count too: they are blocks that hold
     no token.

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from kvsim.engines.base import EngineOptions
 from kvsim.errors import KVSimError
 from kvsim.planning.plan_types import Suggestion
 from kvsim.planning.sizing import Sizing, size
+from kvsim.specs.engine_options import EngineOptions
 
 __all__ = ["suggest"]
 

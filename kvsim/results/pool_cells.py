@@ -1,4 +1,4 @@
-"""A frame of the pool as a row of cells: one a block, or a bin of blocks.
+"""A frame of the pool as a row of cells: one per block, or per bin of blocks.
 
 Contiguous memory has addresses, and a cell is where it says it is. A paged pool has none (any
 free block will do), so its blocks are laid out here the way an engine with a first-in,
@@ -56,7 +56,7 @@ class Cells:
     blocks_per_cell : int
         Blocks a cell stands for (the last one may stand for fewer).
     block_size : int
-        Tokens a block.
+        Tokens per block.
     exact : bool
         Whether a cell's place is its address; else places are reconstructed.
     """

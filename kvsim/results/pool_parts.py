@@ -5,7 +5,7 @@ between the two ends of a step row::
 
     tokens     ____/     written: sequences * steps + prefill tokens
     reserved   ‾‾‾‾\     what is written was reserved (contiguous), or
-    held       ____/     lies in blocks that the run took (paged: in stairs; the ends are exact)
+    held       ____/     lies in blocks that the run allocates (paged: stairs; the ends are exact)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ POOL_PARTS = ("token_states", "reserved", "internal", "external", "cached")
 def pool_parts(steps: Columns, pool_slots: float) -> dict[str, Ends]:
     """Say where the pool's slots are at the start and the end of every run of steps.
 
-    What a run takes beyond the free slots it takes from those that are kept: at its end,
+    What a run allocates beyond the free slots is evicted from what is kept: at its end,
     finished prefixes fill no more than what is not held.
 
     Parameters

@@ -84,7 +84,7 @@ class SimulationResult:
 
     @cached_property
     def columns(self) -> dict[str, Floats]:
-        """Arrays by name, one entry a request that arrived; NaN: it never happened."""
+        """Arrays by name, one entry per request that arrived; NaN: it never happened."""
         recorder = self.recording.recorder
         moments = (
             recorder.scheduled_seconds, recorder.first_token_seconds, recorder.finish_seconds,
@@ -114,7 +114,7 @@ class SimulationResult:
 
     @cached_property
     def requests(self) -> pd.DataFrame:
-        """One row a request: times in seconds, lengths in tokens, latencies in seconds."""
+        """One row per request: times in seconds, lengths in tokens, latencies in seconds."""
         import pandas as pd
 
         frame = pd.DataFrame(self.columns)
@@ -128,7 +128,7 @@ class SimulationResult:
 
     @cached_property
     def steps(self) -> pd.DataFrame:
-        """One row a run of engine steps; see `kvsim.simulator.recorder.STEP_COLUMNS`."""
+        """One row per run of engine steps; see `kvsim.simulator.recorder.STEP_COLUMNS`."""
         import pandas as pd
 
         frame = pd.DataFrame(self.recording.recorder.step_columns())
@@ -308,7 +308,7 @@ class SimulationResult:
         return self.totals.starved_seconds / (self.totals.span_seconds or np.inf)
 
     def _goodput(self, duration: float) -> float | None:
-        """Requests a second that met every objective; None when there is none."""
+        """Requests per second that met every objective; None when there is none."""
         slo = self.setup.scenario.slo
         given = {"ttft": slo.ttft_ms, "tpot": slo.tpot_ms, "e2el": slo.e2el_ms}
         limits = {name: limit for name, limit in given.items() if limit is not None}

@@ -18,12 +18,14 @@ __all__ = [
     "confidence_interval",
     "distribution",
     "is_saturated",
+    "quantiles",
     "queue_means",
 ]
 
 Floats = npt.NDArray[np.float64]
 PERCENTILES = (50, 90, 95, 99)
-_CELLS = 4096
+_BINS = 4096
+_SHARES = np.array(PERCENTILES) / 100
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom (any statistics textbook).
 _T95 = (
@@ -81,30 +83,63 @@ def distribution(values: Floats, weights: Floats | None = None) -> Distribution:
         weights = weights if weights is None else weights[~unseen]
     if not len(values) or (weights is not None and not weights.sum()):
         return Distribution()
+    points = quantiles(values, _SHARES, weights).tolist()
     if weights is None:
-        points = np.percentile(values, PERCENTILES)
-        return Distribution(float(values.mean()), float(values.std()), *map(float, points))
+        return Distribution(float(values.mean()), float(values.std()), *points)
     mean = float(np.average(values, weights=weights))
     spread = sqrt(float(np.average((values - mean) ** 2, weights=weights)))
-    return Distribution(mean, spread, *_weighted_percentiles(values, weights))
+    return Distribution(mean, spread, *points)
 
 
-def _weighted_percentiles(values: Floats, weights: Floats) -> list[float]:
-    """Invert the empirical distribution at `PERCENTILES`, sorting only where they fall.
+def quantiles(values: Floats, shares: Floats, weights: Floats | None = None) -> Floats:
+    """Values below which given shares of the observations lie.
 
-    Values are first counted into cells of equal width; each percentile lies in one of them.
+    Parameters
+    ----------
+    values : float array (n,)
+        Observations, at least one.
+    shares : float array (m,)
+        From 0 to 1.
+    weights : float array (n,), optional
+        How often each was observed, at least one of them more than never.
+
+    Returns
+    -------
+    float array (m,)
+        Interpolated linearly without weights; with weights, the inverse of the empirical
+        distribution.
+
+    Examples
+    --------
+    >>> quantiles(np.array([1.0, 2.0]), np.array([0.5, 0.9]), np.array([3.0, 1.0])).tolist()
+    [1.0, 2.0]
+    """
+    if weights is None:
+        plain: Floats = np.quantile(values, shares)
+        return plain
+    if not weights.all():
+        values, weights = values[weights > 0], weights[weights > 0]
+    return _weighted_quantiles(values, shares, weights)
+
+
+def _weighted_quantiles(values: Floats, shares: Floats, weights: Floats) -> Floats:
+    """Invert the empirical distribution, sorting only where a share falls.
+
+    Values are first counted into bins of equal width; each quantile lies in one of them.
     """
     low, high = float(values.min()), float(values.max())
-    scale = _CELLS / (high - low) if high > low else 0.0
-    cells = ((values - low) * scale).astype(np.intp)
-    reached = np.concatenate([[0.0], np.cumsum(np.bincount(cells, weights=weights))])
-    found = []
-    for target in np.array(PERCENTILES) / 100 * reached[-1]:
-        cell = int(np.searchsorted(reached, target)) - 1
-        inside = np.flatnonzero(cells == cell)
+    scale = _BINS / (high - low) if high > low else 0.0
+    bins = ((values - low) * scale).astype(np.intp)
+    reached = np.concatenate([[0.0], np.cumsum(np.bincount(bins, weights=weights))])
+    targets = shares * reached[-1]
+    places = np.maximum(np.searchsorted(reached, targets) - 1, 0)
+    found = np.empty(len(targets))
+    for place in np.unique(places):
+        inside = np.flatnonzero(bins == place)
         order = inside[np.argsort(values[inside])]
-        rank = np.searchsorted(reached[cell] + np.cumsum(weights[order]), target)
-        found.append(float(values[order[rank]]))
+        here = places == place
+        rank = np.searchsorted(reached[place] + np.cumsum(weights[order]), targets[here])
+        found[here] = values[order[np.minimum(rank, len(order) - 1)]]
     return found
 
 

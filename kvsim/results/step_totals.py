@@ -253,7 +253,7 @@ class _Adder:
 
 
 class _Runs(NamedTuple):
-    """Runs of decode steps: seconds a step, sequences, and both ends."""
+    """Runs of decode steps: seconds per step, sequences, and both ends."""
 
     gaps: Floats
     sequences: Floats

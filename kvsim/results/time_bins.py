@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from kvsim.results.pool_parts import POOL_PARTS, pool_parts
-
-if TYPE_CHECKING:
-    from kvsim.results.result import SimulationResult
+from kvsim.results.result import SimulationResult
 
 __all__ = ["TimeBins", "preemption_seconds", "time_bins"]
 

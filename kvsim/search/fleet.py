@@ -1,4 +1,4 @@
-"""How many replicas a demand takes on each card, and what they cost an hour."""
+"""How many replicas a demand needs on each card, and what they cost per hour."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class FleetOption:
     accelerator : str
         Its name.
     tensor_parallel_size : int
-        Devices a replica.
+        Devices per replica.
     demand : float
-        Requests a second that the fleet must carry.
+        Requests per second that the fleet must carry.
     problem : str
         Why it is no answer; "" when it is one.
     search : RateSearch or None
@@ -69,7 +69,7 @@ class FleetOption:
 
     @property
     def highest_rate(self) -> float | None:
-        """Requests a second that one replica sustains; None: none."""
+        """Requests per second that one replica sustains; None: none."""
         return self.search.rate if self.search else None
 
     @property
@@ -87,7 +87,7 @@ class FleetOption:
 
     @property
     def usd_per_hour(self) -> tuple[float, float] | None:
-        """What the fleet costs an hour, low and high; None when no price is known."""
+        """What the fleet costs per hour, low and high; None when no price is known."""
         if self.devices is None or self.price is None:
             return None
         return self.devices * self.price.low, self.devices * self.price.high
@@ -119,7 +119,7 @@ def size_fleet(
     scenario : Scenario
         Traffic, model, engine and `slo`; its accelerator and degree are replaced.
     demand : float
-        Requests a second of the whole fleet, split evenly: of Poisson arrivals a random split
+        Requests per second of the whole fleet, split evenly: of Poisson arrivals a random split
         is Poisson again.
     cards : iterable of (str, int)
         Accelerator and tensor-parallel degree.
@@ -129,7 +129,7 @@ def size_fleet(
     Returns
     -------
     tuple of FleetOption
-        One a card, in the order given; a card that the model does not run on says why.
+        One per card, in the order given; a card that the model does not run on says why.
 
     Raises
     ------

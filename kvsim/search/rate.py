@@ -94,7 +94,7 @@ class Probe:
     Parameters
     ----------
     rate : float
-        Requests a second.
+        Requests per second.
     met_share : float
         Share of the judged requests that finished within every objective.
     saturated : bool
@@ -289,7 +289,7 @@ def _in_flight(rate: float, result: SimulationResult) -> float:
 
 
 def _throughput(result: SimulationResult) -> float:
-    """Requests a second of a run whose requests all came at the start."""
+    """Requests per second of a run whose requests all came at the start."""
     finished = np.count_nonzero(~np.isnan(result.columns["finish_seconds"]))
     return finished / result.recording.end_seconds if finished else 0.0
 

@@ -30,7 +30,7 @@ __all__ = ["DecodeBatch", "HybridBatch", "decode_batch"]
 
 
 class DecodeBatch:
-    """Every sequence that produces one token a step, of a model without windows.
+    """Every sequence that produces one token per step, of a model without windows.
 
     All its sequences open a block every `block_size` steps and read the same number of
     bytes more with each token, so the sums follow from two counters.
@@ -105,7 +105,7 @@ class DecodeBatch:
         self._phase[-base % self._block_size] -= self._growing * samples
 
     def cached_tokens(self, request: Request) -> int:
-        """Cached tokens, a sequence, of one of the members."""
+        """Cached tokens per sequence, of one of the members."""
         return request.base + self.step
 
     # ---- time -----------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Frames of the pool: who held how much at a few hundred moments of a run.
 
-A camera looks between two runs of steps, when the books are exact, about every `gap` seconds.
+A camera looks between two runs of steps, when every count is exact, about every `gap` seconds.
 The length of a run is not known before its end, so the film is thinned whenever it gets too
 long, and from then on the camera looks half as often::
 
@@ -10,12 +10,10 @@ long, and from then on the camera looks half as often::
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from kvsim.simulator.allocators.base import Holding
-
-if TYPE_CHECKING:
-    from kvsim.simulator.schedulers.base import Scheduler
+from kvsim.simulator.schedulers.base import Scheduler
 
 __all__ = ["Camera", "Frame"]
 

@@ -29,7 +29,7 @@ class StepClock:
     model : StepTimeModel or ConstantStepTime
         What a step costs.
     pairs : callable
-        ``pairs(start, count)``: query-key pairs of a prefill chunk, a layer.
+        ``pairs(start, count)``: query-key pairs of a prefill chunk, per layer.
     link_seconds_per_token : float
         Seconds that a cached token takes to cross the host link (swapping).
     copy_seconds_per_token : float

@@ -1,38 +1,25 @@
-"""From a scenario to the living parts of a replica, each chosen by one word of the scenario."""
+"""From a scenario to everything that follows from it before any request arrives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
 
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import Capacity, Deployment, Engine, get_engine
 from kvsim.errors import InputError
-from kvsim.memory.footprint import bytes_per_token, layer_caches
+from kvsim.memory.footprint import bytes_per_token
 from kvsim.memory.growth import BlockCurve
-from kvsim.simulator.allocators.base import Allocator
-from kvsim.simulator.allocators.grow import Grow, caching_allocator_slots
-from kvsim.simulator.allocators.paged import Paged
-from kvsim.simulator.allocators.prefix import Prefix
-from kvsim.simulator.allocators.recompute import NoCache
-from kvsim.simulator.allocators.reserve import RESERVATIONS, Reserve
-from kvsim.simulator.allocators.virtual import Virtual, tokens_per_page
-from kvsim.simulator.batch import decode_batch
 from kvsim.simulator.blame import blaming
-from kvsim.simulator.clock import RecomputeClock, StepClock
-from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.scenario import Scenario
-from kvsim.simulator.schedulers import SCHEDULERS, Scheduler, SchedulerLimits
+from kvsim.simulator.schedulers import SCHEDULERS, Scheduler
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat, kv_format
-from kvsim.steptime.kv_reads import KVReadCurve, causal_pairs, prefill_pairs
 from kvsim.steptime.model import ConstantStepTime, StepTimeModel
 from kvsim.workload.lengths import IndependentLengths
 
-__all__ = ["Setup", "make_clock", "make_scheduler", "prepare"]
+__all__ = ["Setup", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -118,35 +105,6 @@ def prepare(
     return Setup(scenario, deployment, kv, curve, num_blocks, _step_time(scenario, deployment))
 
 
-def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
-    """Make a replica's scheduler, with its memory and its batch."""
-    scenario, options = setup.scenario, setup.deployment.options
-    with blaming(scenario, "memory.allocator"):
-        allocator = _allocator(setup)
-    reads = KVReadCurve.from_model(setup.deployment.model, setup.kv, setup.tp)
-    limits = SchedulerLimits(
-        max_num_seqs=options.max_num_seqs or 256,
-        max_num_batched_tokens=options.max_num_batched_tokens or 2048,
-        max_model_len=options.max_model_len or setup.deployment.model.max_position_embeddings,
-        long_prefill_token_threshold=scenario.scheduler.long_prefill_token_threshold,
-        admission=scenario.scheduler.admission,
-        preemption=scenario.scheduler.preemption,
-    )
-    return setup.scheduler(limits, allocator, decode_batch(allocator.curve, reads), recorder)
-
-
-def make_clock(setup: Setup) -> StepClock:
-    """Make a replica's clock."""
-    clock = RecomputeClock if setup.scenario.memory.allocator == "none" else StepClock
-    bandwidth = setup.deployment.accelerator.bandwidth_bytes_per_s
-    return clock(
-        setup.step_time,
-        _pairs(setup),
-        link_seconds_per_token=setup.token_bytes / setup.scenario.scheduler.host_link_bytes_per_s,
-        copy_seconds_per_token=2 * setup.token_bytes / bandwidth,
-    )
-
-
 def _refuse_overlong(scenario: Scenario, deployment: Deployment) -> None:
     """Refuse lengths of which the shortest is too long; single long requests are counted."""
     lengths, most = scenario.workload.lengths, deployment.options.max_model_len
@@ -197,36 +155,6 @@ def _block_curve(capacity: Capacity) -> BlockCurve:
     return BlockCurve(capacity.block_size, growing, tuple(sorted(caps)))
 
 
-def _allocator(setup: Setup) -> Allocator:
-    """Make the memory that the scenario names."""
-    memory, slots = setup.scenario.memory, setup.pool_slots
-    if memory.allocator == "paged":
-        return Paged(setup.num_blocks, setup.curve)
-    if memory.allocator == "prefix":
-        return Prefix(setup.num_blocks, setup.curve, memory.eviction)
-    if memory.allocator == "none":
-        return NoCache(slots)
-    if memory.allocator == "virtual":
-        tokens = tokens_per_page(memory.page_bytes, _tensor_token_bytes(setup))
-        return Virtual(slots // tokens, BlockCurve(tokens))
-    if memory.allocator == "grow":
-        rounding = partial(caching_allocator_slots, tensor_token_bytes=_tensor_token_bytes(setup))
-        return Grow(slots, lru_cache(maxsize=None)(rounding), placement=memory.placement)
-    return Reserve(
-        slots,
-        setup.deployment.options.max_model_len or setup.deployment.model.max_position_embeddings,
-        RESERVATIONS.find(memory.allocator),
-        placement=memory.placement,
-        compaction=memory.compaction,
-    )
-
-
-def _tensor_token_bytes(setup: Setup) -> int:
-    """Bytes of one token in one tensor: K of one layer, on one rank."""
-    layers = sum(count for count, cache in layer_caches(setup.deployment.model) if cache.states(1))
-    return max(1, setup.token_bytes // (2 * layers))
-
-
 def _step_time(scenario: Scenario, deployment: Deployment) -> StepTimeModel | ConstantStepTime:
     if scenario.step_time.kind == "profile":
         return StepTimeModel.from_deployment(deployment, engine=scenario.engine.name)
@@ -237,12 +165,3 @@ def _step_time(scenario: Scenario, deployment: Deployment) -> StepTimeModel | Co
             fix="set step_time.seconds",
         )
     return ConstantStepTime(scenario.step_time.seconds)
-
-
-def _pairs(setup: Setup) -> Callable[[int, int], float]:
-    """Query-key pairs of a prefill chunk; remembered where windows make them costly."""
-    model = setup.deployment.model
-    kinds = {cache.kind for _, cache in layer_caches(model)}
-    if kinds == {"full"}:
-        return causal_pairs
-    return lru_cache(maxsize=1 << 16)(partial(prefill_pairs, model))

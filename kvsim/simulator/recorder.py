@@ -1,4 +1,4 @@
-"""Append-only records of a run: one row a step run, one column entry a moment of a request.
+"""Append-only records of a run: a row per run of steps, an entry per moment of a request.
 
 Nothing is judged here; ``kvsim.results.result`` turns these arrays into statistics afterwards.
 """
@@ -9,15 +9,12 @@ from array import array
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from struct import Struct
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from kvsim.simulator.request import Request
-
-if TYPE_CHECKING:
-    from kvsim.workload.base import RequestTable
+from kvsim.workload.base import RequestTable
 
 __all__ = ["DECODE_ROW", "STEP_COLUMNS", "STEP_ROW", "Recorder"]
 
@@ -25,13 +22,13 @@ STEP_COLUMNS = (
     "start_seconds",  # when the run of steps began
     "seconds",  # how long all of its steps took
     "steps",  # engine steps in the run
-    "sequences",  # decoding sequences, one token each a step
+    "sequences",  # decoding sequences, one token each per step
     "prefill_tokens",  # prompt tokens computed (in runs of one step)
     "kv_read_bytes",  # bytes that the first step's decode attention reads
     "waiting",  # requests in the queue
     "tokens",  # cached tokens at the start, decoding and prefilling
     "held_slots",  # token slots held at the start
-    "grown_slots",  # token slots that the run took
+    "grown_slots",  # token slots that the run allocated
     "reserved_slots",  # held slots that will be written later, at the start
     "external_slots",  # free slots that the head of the queue cannot use
     "cached_slots",  # slots of finished prefixes kept for reuse
@@ -110,16 +107,16 @@ class Recorder:
         return self._rows.tell() // STEP_ROW.size
 
     def step_pages(self) -> Iterator[dict[str, npt.NDArray[np.float64]]]:
-        """Yield the step rows a page at a time, one float array a column."""
+        """Yield the step rows a page at a time, one float array per column."""
         rows = np.frombuffer(self._rows.getbuffer(), dtype=_ROW_DTYPE)
         for start in range(0, len(rows), _PAGE_ROWS):
             yield _columns(rows[start : start + _PAGE_ROWS])
 
     def step_columns(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Return all step rows, one float array a column."""
+        """Return all step rows, one float array per column."""
         return _columns(np.frombuffer(self._rows.getbuffer(), dtype=_ROW_DTYPE))
 
 
 def _columns(rows: npt.NDArray[np.void]) -> dict[str, npt.NDArray[np.float64]]:
-    """Turn packed rows into a float array a column."""
+    """Turn packed rows into a float array per column."""
     return {name: rows[name].astype(np.float64) for name in STEP_COLUMNS}

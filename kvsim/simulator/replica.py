@@ -1,4 +1,4 @@
-"""The edge between the simulation and time: one SimPy process a replica, one timeout a run.
+"""The edge between the simulation and time: one SimPy process per replica, one timeout per run.
 
 ::
 
@@ -187,7 +187,7 @@ class Replica:
         return self.clock.decode_run(batch, plan.steps, arrivals.next_seconds - now)
 
     def _begin(self, plan: StepPlan, steps: int, seconds: float, now: float) -> float:
-        """Take the run's blocks and write the run down; return its seconds, copies included."""
+        """Allocate the run's blocks and record it; return its seconds, copies included."""
         scheduler = self.scheduler
         batch, allocator, waiting = scheduler.batch, scheduler.allocator, scheduler.waiting
         tokens = scheduler.cached_tokens_in_all()
@@ -198,10 +198,10 @@ class Replica:
             held -= allocator.rounded_slots
             head = waiting.head() if waiting else None
             reserved, external, cached = allocator.slots(tokens, head)
-        decoding = read = taken = prompts = 0
+        decoding = read = grown = prompts = 0
         if plan.decodes and batch.sequences:
             decoding, read = batch.sequences, batch.kv_bytes
-            taken = allocator.allocate_steps(batch, steps) * size
+            grown = allocator.allocate_steps(batch, steps) * size
         if allocator.copied_tokens:
             seconds += allocator.copied_tokens * self.clock.copy_seconds_per_token
             allocator.copied_tokens = 0
@@ -209,7 +209,7 @@ class Replica:
             prompts += count
         row = _row(
             now, seconds, steps, decoding, prompts, read, len(waiting),
-            tokens, held, taken, reserved, external, cached,
+            tokens, held, grown, reserved, external, cached,
         )  # fmt: skip
         self.recorder.write_steps(row)
         return seconds

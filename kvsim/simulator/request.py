@@ -13,10 +13,7 @@ writes nothing, so a request ends with ``prompt_tokens + output_tokens - 1`` of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from kvsim.workload.content import PrefixContent
+from kvsim.workload.content import PrefixContent
 
 __all__ = ["Request"]
 
@@ -52,7 +49,7 @@ class Request:
         nothing.
     """
 
-    # What is read once a request or less has its default here; an instance's own is read faster.
+    # What is read once per request or less has its default here; an instance's own is read faster.
     priority = 0
     base = 0
     bend_step: int | None = None

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from math import inf
 
 from kvsim.simulator.arrival_queue import ArrivalQueue
+from kvsim.simulator.assemble import make_clock, make_scheduler
 from kvsim.simulator.blame import blaming
 from kvsim.simulator.camera import Camera
-from kvsim.simulator.prepare import Setup, make_clock, make_scheduler
+from kvsim.simulator.prepare import Setup
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.replica import Replica, Watch, run_replica
 from kvsim.workload.spec import build_workload

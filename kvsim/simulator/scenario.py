@@ -20,10 +20,10 @@ from pydantic import (
     ValidationError,
 )
 
-from kvsim.engines.base import EngineOptions
 from kvsim.errors import InputError, UnknownNameError
 from kvsim.simulator.overrides import closest, concerning, set_key
 from kvsim.specs.checked import FieldError, read
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.yaml_files import data_folder, line_of, located, read_yaml
 from kvsim.units import KIB, MIB
 from kvsim.workload.described import Count, Described, Positive, Real, Tokens, Whole
@@ -77,7 +77,7 @@ class MemorySpec(Described):
     num_blocks : int or None
         Blocks of the pool; None takes what the plan for this model, card and engine says.
     block_size : int or None
-        Tokens a block; None takes the engine's.
+        Tokens per block; None takes the engine's.
     eviction : str
         Order in which idle prefixes are forgotten: "lru", "fifo" or "lfu" (prefix).
     placement : str

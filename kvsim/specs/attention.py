@@ -4,8 +4,8 @@ Every kind answers the same four questions, for one layer of one rank:
 
 =====================  =================================================================
 ``state_bytes``        bytes of one cached state (a token's K and V, a latent, ...)
-``states``             states a sequence of `context` tokens keeps in steady decode
-``fixed_bytes``        bytes a sequence takes whatever its length
+``states``             states that a sequence of `context` tokens keeps in steady decode
+``fixed_bytes``        bytes that a sequence takes whatever its length
 ``decode_flops``       attention arithmetic of one decode step for one sequence
 =====================  =================================================================
 
@@ -15,7 +15,7 @@ Every kind answers the same four questions, for one layer of one rank:
     full     # # # # # # # # # # #          states = context
     sliding  . . . . . . . # # # #          states = min(context, window)
     chunked  . . . . . . . . # # #          states = at most one chunk
-    latent   # # # # # # # # # # #          one small vector a token, not a pair a head
+    latent   # # # # # # # # # # #          one small vector per token, not a pair per head
     recurrent  (one matrix)                 states = 0, fixed_bytes > 0
 """
 
@@ -75,7 +75,7 @@ class _Cache(Checked):
         return context
 
     def fixed_bytes(self, tp: int = 1) -> int:
-        """Bytes a sequence takes in one layer on one rank, whatever its length."""
+        """Bytes that a sequence takes in one layer on one rank, whatever its length."""
         return 0
 
     def decode_flops(self, context: int) -> int:
@@ -91,7 +91,7 @@ class FullAttention(_Cache):
     heads, kv_heads : int
         Query heads and KV heads; equal in MHA, ``kv_heads == 1`` in MQA.
     key_dim, value_dim : int
-        Elements of K and of V a head; they may differ.
+        Elements of K and of V per head; they may differ.
     bias, output_bias : bool
         Whether the QKV and the output projections carry a bias (weights only).
     output_gate : bool
@@ -120,7 +120,7 @@ class FullAttention(_Cache):
         return heads_per_rank(self.kv_heads, tp) * pair
 
     def decode_flops(self, context: int) -> int:
-        """``2 * heads * (key_dim + value_dim)`` a state that is read."""
+        """``2 * heads * (key_dim + value_dim)`` per state that is read."""
         return 2 * self.heads * (self.key_dim + self.value_dim) * self.states(context)
 
 
@@ -164,7 +164,7 @@ class CrossAttention(FullAttention):
 
 
 class LatentAttention(_Cache):
-    """Multi-head latent attention (DeepSeek-V2): one compressed vector a token a layer.
+    """Multi-head latent attention (DeepSeek-V2): one compressed vector per token per layer.
 
     The latent is shared by all heads, so tensor parallelism replicates it.
 
@@ -178,7 +178,7 @@ class LatentAttention(_Cache):
         Rank of the query's compression, if any.
     indexer_dim, indexer_heads : int or None
         Key size and heads of the sparse indexer (V3.2, GLM-5), cached in fp8 with one
-        fp32 scale a token: 128 + 4 = 132 bytes.
+        fp32 scale per token: 128 + 4 = 132 bytes.
     """
 
     kind: Literal["latent"] = "latent"
@@ -248,7 +248,7 @@ class CompressedLatentAttention(_Cache):
         return min(context, self.window) + (context // self.ratio if self.ratio else 0)
 
     def decode_flops(self, context: int) -> int:
-        """Scores and values over one shared vector a state, for every head."""
+        """Scores and values over one shared vector per state, for every head."""
         return 4 * self.heads * self.head_dim * self.states(context)
 
 
@@ -262,7 +262,7 @@ class RecurrentState(_Cache):
     conv_elements, recurrent_elements : int
         Elements of the rolling convolution input and of the recurrent matrix, all heads.
     conv_element_bytes, recurrent_element_bytes : int
-        Bytes an element (engines keep the recurrent matrix in fp32 unless told not to).
+        Bytes per element (engines keep the recurrent matrix in fp32 unless told not to).
     parameters : int
         Weights of the layer's mixer.
 
@@ -298,7 +298,7 @@ class RecurrentState(_Cache):
         return conv + ceil_div(self.recurrent_elements, tp) * self.recurrent_element_bytes
 
     def decode_flops(self, context: int) -> int:
-        """Decay, update and read: about six operations an element."""
+        """Decay, update and read: about six operations per element."""
         return 6 * self.recurrent_elements
 
 

@@ -97,7 +97,7 @@ class HostCost(Checked):
     Parameters
     ----------
     host_seconds, sequence_seconds : float
-        A step, and a running sequence a step.
+        Host seconds per step, and per running sequence in a step.
     source : str
         Served runs that it was fitted on.
     """
@@ -124,7 +124,7 @@ class StepCoefficients(Checked):
     flops_per_s, attention_flops_per_s : float
         Achieved rates of bf16 GEMMs and of prefill attention.
     layer_seconds, host_seconds, sequence_seconds : float
-        Fixed cost a layer; host cost a step; cost a running sequence a step.
+        Fixed cost per layer; host cost per step; cost per running sequence per step.
     norm : float
         Exponent of the p-norm that joins the two roofline arms; large is a hard max.
     collectives : mapping of int to Link

@@ -31,11 +31,11 @@ class KVFormat(NamedTuple):
     name : str
         vLLM's ``--kv-cache-dtype`` word where it has one, else llama.cpp's.
     bits : int
-        Bits an element, scales not counted.
+        Bits per element, scales not counted.
     scale_bytes : int
         Bytes of one scale (and minimum, where the format keeps one).
     scale_group : int or None
-        Elements that share a scale; 0 is one scale a head a token; None is a scale per
+        Elements that share a scale; 0 is one scale per head per token; None is a scale per
         tensor, which costs nothing that grows.
     rope_bits : int or None
         Bits of an MLA entry's rotary part where it is kept apart from the latent part.
@@ -87,7 +87,7 @@ class WeightFormat(NamedTuple):
     name : str
         vLLM's ``--quantization`` word where it has one.
     bits_per_weight : float
-        Bits a weight *including* its share of scales and zero points.
+        Bits per weight *including* its share of scales and zero points.
     compute : str
         Dtype whose arithmetic rate a GEMM with these weights can use.
     quantises_head : bool
@@ -116,14 +116,14 @@ KV_FORMATS: dict[str, KVFormat] = {
         KVFormat("fp8_e5m2", 8, source=f"{_VLLM}: one scale a tensor"),
         KVFormat("int8", 8, source="one scale a tensor"),
         KVFormat("int4", 4, source="one scale a tensor"),
-        KVFormat("fp8_per_token_head", 8, 4, 0, source=f"{_VLLM}: fp32 scale a head a token"),
-        KVFormat("int8_per_token_head", 8, 4, 0, source=f"{_VLLM}: fp32 scale a head a token"),
-        KVFormat("int4_per_token_head", 4, 4, 0, source=f"{_VLLM}: fp32 scale a head a token"),
-        KVFormat("nvfp4", 4, 1, 16, source=f"{_VLLM}: fp8 scale a group of 16"),
+        KVFormat("fp8_per_token_head", 8, 4, 0, source=f"{_VLLM}: fp32 scale per head per token"),
+        KVFormat("int8_per_token_head", 8, 4, 0, source=f"{_VLLM}: fp32 scale per head per token"),
+        KVFormat("int4_per_token_head", 4, 4, 0, source=f"{_VLLM}: fp32 scale per head per token"),
+        KVFormat("nvfp4", 4, 1, 16, source=f"{_VLLM}: fp8 scale per group of 16"),
         KVFormat("mxfp8", 8, 1, 32, source="SGLang 0.5.23 pool: 1/32 of scales"),
-        KVFormat("mxfp4", 4, 1, 32, source="OCP microscaling: e8m0 scale a group of 32"),
+        KVFormat("mxfp4", 4, 1, 32, source="OCP microscaling: e8m0 scale per group of 32"),
         KVFormat("fp8_ds_mla", 8, 4, 128, 16, source=f"{_VLLM}: 512 fp8 + 4 fp32 + 64 bf16"),
-        KVFormat("nvfp4_ds_mla", 4, 1, 16, 8, source=f"{_VLLM}: 352 bytes an entry"),
+        KVFormat("nvfp4_ds_mla", 4, 1, 16, 8, source=f"{_VLLM}: 352 bytes per entry"),
         KVFormat("q8_0", 8, 2, 32, source=_GGML),
         KVFormat("q5_1", 5, 4, 32, source=_GGML),
         KVFormat("q5_0", 5, 2, 32, source=_GGML),
@@ -157,10 +157,10 @@ WEIGHT_FORMATS: dict[str, WeightFormat] = {
         WeightFormat("int8", 8, "int8", source="w8a8: one scale an output channel"),
         WeightFormat("awq", 4 + (16 + 4) / 128, source="fp16 scale, int4 zero, groups of 128"),
         WeightFormat("gptq", 4 + (16 + 4) / 128, source="fp16 scale, int4 zero, groups of 128"),
-        WeightFormat("int4", 4 + 16 / 32, source="compressed-tensors: bf16 scale a group of 32"),
+        WeightFormat("int4", 4 + 16 / 32, source="compressed-tensors: bf16 scale per group of 32"),
         WeightFormat("bitsandbytes", 4 + 8 / 64 + 32 / (64 * 256), source="QLoRA: nested NF4"),
-        WeightFormat("mxfp4", 4 + 8 / 32, source="OCP microscaling: e8m0 scale a group of 32"),
-        WeightFormat("nvfp4", 4 + 8 / 16, "fp4", source="fp8 scale a group of 16"),
+        WeightFormat("mxfp4", 4 + 8 / 32, source="OCP microscaling: e8m0 scale per group of 32"),
+        WeightFormat("nvfp4", 4 + 8 / 16, "fp4", source="fp8 scale per group of 16"),
         WeightFormat("q8_0", 8.5, "fp16", True, source=_GGML),
         WeightFormat("q6_k", 6.5625, "fp16", True, source=_GGML),
         WeightFormat("q5_k_m", 5.69, "fp16", True, source=f"{_GGML}: Llama-class mixture"),

@@ -2,7 +2,7 @@
 
 ::
 
-    bytes a step reads for one sequence           one sliding group (window w) + one full group
+    bytes that a step reads for a sequence        one sliding group (window w) + one full group
         |                        .·'
         |               .··''''''   slope: full layers only
         |         .··'''
@@ -110,7 +110,7 @@ class KVReadCurve(NamedTuple):
 
         Examples
         --------
-        Llama-2-7B in fp16 reads 524,288 bytes a token of context.
+        Llama-2-7B in fp16 reads 524,288 bytes per token of context.
         """
         caches = list(attended_layers(model, layers))
 
@@ -217,7 +217,7 @@ def prefill_pairs(model: ModelSpec, start: int, count: int) -> float:
     Returns
     -------
     float
-        Pairs a layer, weighted by the FLOPs that a pair costs there; multiplied by the
+        Pairs per layer, weighted by the FLOPs that a pair costs there; multiplied by the
         FLOPs of one pair in all layers it is the attention arithmetic of the chunk.
 
     Examples

@@ -7,7 +7,7 @@
          + pnorm(weight bytes / BW, tile * flops / P)  every GEMM, for decode and prefill tokens
          + kv bytes / BW_kv + heads * head             decode attention, KV heads of all sequences
          + pairs * flops a pair / P_attn + tokens * c  prefill attention (causal)
-         + collectives * (a + bytes / BW_link)         two all-reduces a layer; pipeline hops
+         + collectives * (a + bytes / BW_link)         two all-reduces per layer; pipeline hops
          + sequences * sequence                        bookkeeping of every running sequence
 
 The KV term is linear and stands outside the p-norm, so a run of k decode steps at a constant
@@ -66,7 +66,7 @@ class StepLoad(NamedTuple):
     kv_read_bytes : float
         KV bytes that the decoding sequences read, on one rank.
     prefill_pairs : float
-        Query-key pairs of the prefill chunks, averaged a layer (`prefill_pairs`).
+        Query-key pairs of the prefill chunks, averaged over the layers (`prefill_pairs`).
     """
 
     tokens: int
@@ -267,7 +267,7 @@ class StepTimeModel:
         return pairs + queries * rates.attention_token_seconds
 
     def _collective_seconds(self, tokens: int) -> float:
-        """Two all-reduces a layer, and a hop to the next stage after each but the last."""
+        """Two all-reduces per layer, and a hop to the next stage after each but the last."""
         message = tokens * self.work.message_bytes
         links = self.coefficients.collectives
         total = 0.0

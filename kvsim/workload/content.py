@@ -37,14 +37,14 @@ class PrefixContent(Protocol):
         row : int
             Row of the table this content belongs to.
         block_size : int
-            Tokens a block in the simulated cache; the same throughout one simulation.
+            Tokens per block in the simulated cache; the same throughout one simulation.
         tokens : int
             Leading tokens asked about; may run past the prompt into the generated output.
 
         Returns
         -------
         sequence of int
-            A list or a range, one identity a block.
+            A list or a range, one identity per block.
         """
         ...
 
@@ -68,7 +68,7 @@ class SegmentContent:
     shared_tokens : sequence of int
         How many tokens of it; 0 where nothing is shared.
     own_stream : sequence of int
-        Stream that follows: one a request, or one a session, so that a turn finds what the
+        Stream that follows: one per request, or one per session, so that a turn finds what the
         turns before it wrote. Disjoint from the shared streams.
 
     Notes
@@ -119,7 +119,7 @@ class SegmentContent:
 class IdRuns(Sequence[int]):
     """A sequence of integers stored as runs of consecutive ones.
 
-    Agent traces number blocks by first use: 2,350 identities a request are 3 runs.
+    Agent traces number blocks by first use: 2,350 identities per request are 3 runs.
 
     Examples
     --------

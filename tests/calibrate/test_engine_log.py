@@ -11,10 +11,10 @@ import pytest
 from kvsim.calibrate.served.bench import compare_bench, read_bench_result
 from kvsim.calibrate.served.engine_log import compare_log, parse_engine_log, read_engine_log
 from kvsim.cli import main
-from kvsim.engines import EngineOptions
 from kvsim.errors import InputError
 from kvsim.runs.simulate import simulate
 from kvsim.simulator.scenario import Scenario, load_scenario
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import GIB
 
 V0_5 = """\

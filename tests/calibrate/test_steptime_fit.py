@@ -25,8 +25,9 @@ from kvsim.calibrate.shapes import LLAMA_3_8B, PUBLIC_SHAPES
 from kvsim.catalog.accelerators import find_accelerator, load_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.cli.calibrate import command
-from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.base import Deployment
 from kvsim.errors import InputError, KVSimError
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import StepCoefficients
 from kvsim.specs.precision import kv_format
 from kvsim.steptime.model import KVReadCurve, StepLoad, StepTimeModel, prefill_pairs

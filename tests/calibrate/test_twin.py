@@ -40,7 +40,7 @@ from kvsim.errors import (
     UnsupportedError,
 )
 from kvsim.figures.measured import validation_page
-from kvsim.memory.weights import parameter_count
+from kvsim.memory.tensors import parameter_count
 from kvsim.runs.simulate import run_setup
 from kvsim.simulator.prepare import prepare
 from kvsim.simulator.request import Request

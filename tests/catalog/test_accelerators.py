@@ -124,7 +124,7 @@ def test_every_number_of_a_profile_is_sourced_and_plausible(path):
     quantities = [profile.memory, profile.bandwidth, *profile.flops.values()]
     assert all(quantity.source.strip() for quantity in quantities)
     assert {quantity.confidence for quantity in quantities} <= {"high", "medium", "low"}
-    # The ridge points of all serving hardware lie between 25 and 800 FLOP a byte.
+    # The ridge points of all serving hardware lie between 25 and 800 FLOP per byte.
     assert 25 < profile.flops_per_s("bf16") / profile.bandwidth_bytes_per_s < 800
     if profile.price:
         assert profile.price.low <= profile.price.high

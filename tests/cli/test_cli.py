@@ -15,9 +15,9 @@ from kvsim import Plan, accelerator_names, model_names, plan
 from kvsim.cli import COMMANDS, cli
 from kvsim.cli.options import COUNT, FRACTION, SIZE
 from kvsim.cli.render import Bar, Part, Section, Table, emit, flatten
-from kvsim.engines import EngineOptions
 from kvsim.errors import InvariantError
 from kvsim.specs.checked import defaults
+from kvsim.specs.engine_options import EngineOptions
 
 PLAN = ("plan", "--model", "llama2-7b", "--gpu", "a100")
 
@@ -86,7 +86,7 @@ def test_plan_prints_every_section_in_eighty_columns(run):
     assert (code, err) == (0, "")
     positions = [out.index(f"\n{title}") for title in SECTIONS]
     assert positions == sorted(positions)
-    assert "524,288 bytes a token" in out
+    assert "524,288 bytes per token" in " ".join(out.split())
     assert all(len(line) <= 80 for line in out.splitlines())
     assert all(line == line.rstrip() for line in out.splitlines())
 
@@ -278,7 +278,8 @@ def test_models_lists_every_model_by_any_name(run):
 def test_explain_substitutes_the_numbers(run):
     code, out, _ = run("explain", "llama2-7b")
     assert code == 0
-    assert "32 layers x 32 KV heads x (128 + 128) x 2 bytes = 524,288 bytes a token" in out
+    product = "32 layers x 32 KV heads x (128 + 128) x 2 bytes"
+    assert f"{product} = 524,288 bytes per token" in " ".join(out.split())
     assert "Every regime: a sequence of 4,096 tokens keeps 2 GiB" in out
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.engines import get_engine
-from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.base import Deployment
 from kvsim.engines.llama_cpp import LlamaCpp
 from kvsim.engines.llama_cpp.cells import split_layers
 from kvsim.errors import InputError, UnsupportedError
@@ -21,9 +21,15 @@ from kvsim.specs.attention import (
     RecurrentState,
     SlidingAttention,
 )
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import GIB, MIB
 from tests.support import engine_parts
-from tests.support.engine_parts import card, latent, observed_rows
+from tests.support.engine_parts import (
+    card,
+    latent,
+    observed_rows,
+    regimes_in_order,
+)
 
 CARD = card(24)
 model_of = partial(engine_parts.model_of, vocab=128256)
@@ -71,7 +77,7 @@ def test_every_way_of_keeping_mla_has_its_size(
 
 
 def test_legacy_deepseek_cache_is_71_times_the_latent():
-    # 24,576 + 16,384 values a layer against 576 (published tables, section 11)
+    # 24,576 + 16,384 values per layer against 576 (published tables, section 11)
     legacy = sum(mib("b4000", model_of((61, latent(128))), max_model_len=4096))
     latest = sum(mib("master", model_of((61, latent(128))), max_model_len=4096))
     assert legacy / latest == pytest.approx(40960 / 576)
@@ -177,7 +183,7 @@ def test_defaults_follow_the_build():
     assert (new.max_model_len, new.max_num_seqs, new.kv_unified) == (131072, 4, True)
     assert (old.max_model_len, old.max_num_seqs, old.kv_unified) == (4096, 1, True)
     explicit = resolved(LlamaCpp(), model, max_num_seqs=4).options
-    assert explicit.kv_unified is False  # -np given: one stream a slot
+    assert explicit.kv_unified is False  # -np given: one stream per slot
 
 
 @pytest.mark.parametrize(
@@ -280,10 +286,8 @@ def test_largest_context_fits_and_the_next_does_not(model, options, kv_bytes):
 def test_regimes_are_ordered_and_grow_with_bytes(model, options, kv_bytes, more):
     engine = LlamaCpp()
     deployment = resolved(engine, model, **options)
-    small, large = (engine.capacity(deployment, size) for size in (kv_bytes, kv_bytes + more))
-    assert small.all_full_tokens <= small.admission_tokens <= small.steady_tokens
+    small, large = regimes_in_order(engine, deployment, kv_bytes, more)
     assert small.logged_tokens <= large.logged_tokens
-    assert small.admission_tokens <= large.admission_tokens
 
 
 @given(model=MODELS, options=OPTIONS, kv_bytes=st.integers(0, 2 * GIB))

@@ -10,22 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.engines import get_engine
-from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.base import Deployment
 from kvsim.engines.sglang import SGLang
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.specs.attention import (
     RecurrentState,
     SlidingAttention,
 )
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.model import DenseMlp
 from kvsim.units import GIB
 from tests.support.engine_parts import (
+    MIXED,
     capacities_of_print,
     card,
     full,
     latent,
     model_of,
     observed_rows,
+    regimes_in_order,
     resolved,
 )
 
@@ -261,16 +264,6 @@ def test_command_says_what_was_set_in_its_own_words():
     )
 
 
-MODELS = st.builds(
-    lambda fulls, windows, dim, window: model_of(
-        (fulls, full(8, 8, dim)),
-        *([(windows, full(8, 4, dim, kind=SlidingAttention, window=window))] if windows else []),
-    ),
-    st.integers(1, 12),
-    st.integers(0, 12),
-    st.integers(1, 256),
-    st.integers(1, 5000),
-)
 OPTIONS = st.builds(
     dict,
     max_model_len=st.integers(1, 60000),
@@ -280,7 +273,7 @@ OPTIONS = st.builds(
 )
 
 
-@given(model=MODELS, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB))
+@given(model=MIXED, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB))
 def test_pools_never_exceed_the_bytes(model, options, kv_bytes):
     engine = SGLang()
     deployment = resolved(engine, model, **options)
@@ -296,17 +289,15 @@ def test_pools_never_exceed_the_bytes(model, options, kv_bytes):
     assert pools.full_tokens % page == 0
 
 
-@given(model=MODELS, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB), more=st.integers(0, GIB))
+@given(model=MIXED, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB), more=st.integers(0, GIB))
 def test_regimes_are_ordered_and_grow_with_bytes(model, options, kv_bytes, more):
     engine = SGLang()
     deployment = resolved(engine, model, **options)
-    small, large = (engine.capacity(deployment, size) for size in (kv_bytes, kv_bytes + more))
-    assert small.all_full_tokens <= small.admission_tokens <= small.steady_tokens
+    small, large = regimes_in_order(engine, deployment, kv_bytes, more)
     assert small.logged_tokens <= large.logged_tokens
-    assert small.admission_tokens <= large.admission_tokens
 
 
-@given(model=MODELS, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB))
+@given(model=MIXED, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB))
 def test_a_smaller_dtype_never_holds_less(model, options, kv_bytes):
     engine = SGLang()
     tokens = [
@@ -316,7 +307,7 @@ def test_a_smaller_dtype_never_holds_less(model, options, kv_bytes):
     assert [c.logged_tokens for c in tokens] == sorted(c.logged_tokens for c in tokens)
 
 
-@given(model=MODELS, options=OPTIONS, context=st.integers(1, 60000))
+@given(model=MIXED, options=OPTIONS, context=st.integers(1, 60000))
 def test_a_sequence_holds_whole_pages_of_what_it_keeps(model, options, context):
     engine = SGLang()
     deployment = resolved(engine, model, **options)
@@ -329,7 +320,7 @@ def test_a_sequence_holds_whole_pages_of_what_it_keeps(model, options, context):
 
 @pytest.mark.data
 def test_every_consistent_row_is_exact(kvsim_data):
-    """Each row's own bytes a token, laid over its own bytes, give its tokens."""
+    """Each row's own bytes per token, laid over its own bytes, give its tokens."""
     rows = observed_rows(kvsim_data, "sglang")
     assert rows
     for row in rows:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.engines import get_engine
-from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.base import Deployment
 from kvsim.engines.tensorrt_llm import TensorRTLLM
 from kvsim.errors import InputError
 from kvsim.specs.attention import (
@@ -19,15 +19,18 @@ from kvsim.specs.attention import (
     RecurrentState,
     SlidingAttention,
 )
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.model import DenseMlp, MoeMlp
 from kvsim.units import GIB
 from tests.support import engine_parts
 from tests.support.engine_parts import (
+    MIXED,
     capacities_of_print,
     card,
     full,
     latent,
     observed_rows,
+    regimes_in_order,
     resolved,
 )
 
@@ -106,7 +109,7 @@ def test_latent_cache_is_not_split_and_attention_dp_is_tp_of_one():
 
 @pytest.mark.parametrize(("name", "factor"), [("fp8", 0.5), ("nvfp4", 0.28125), ("int8", 0.5)])
 def test_formats_scale_the_slope(name, factor):
-    # nvfp4: 1/2 + 1/16 of a byte an element, against 2
+    # nvfp4: 1/2 + 1/16 of a byte per element, against 2
     engine = TensorRTLLM()
     capacity = engine.capacity(resolved(engine, QWEN3_600M, kv_cache_dtype=name), GIB)
     assert capacity.bytes_per_token == 114688 * factor
@@ -207,16 +210,6 @@ def test_command_puts_flags_before_the_options_file():
     )
 
 
-MODELS = st.builds(
-    lambda fulls, windows, dim, window: model_of(
-        (fulls, full(8, 8, dim)),
-        *([(windows, full(8, 4, dim, kind=SlidingAttention, window=window))] if windows else []),
-    ),
-    st.integers(1, 12),
-    st.integers(0, 12),
-    st.integers(1, 256),
-    st.integers(1, 5000),
-)
 OPTIONS = st.builds(
     dict,
     max_model_len=st.integers(1, 60000),
@@ -225,18 +218,16 @@ OPTIONS = st.builds(
 )
 
 
-@given(model=MODELS, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB), more=st.integers(0, GIB))
+@given(model=MIXED, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB), more=st.integers(0, GIB))
 def test_regimes_are_ordered_and_grow_with_bytes(model, options, kv_bytes, more):
     engine = TensorRTLLM()
     deployment = resolved(engine, model, **options)
-    small, large = (engine.capacity(deployment, size) for size in (kv_bytes, kv_bytes + more))
-    assert small.all_full_tokens <= small.admission_tokens <= small.steady_tokens
+    small, large = regimes_in_order(engine, deployment, kv_bytes, more)
     assert small.num_blocks <= large.num_blocks
-    assert small.admission_tokens <= large.admission_tokens
     assert small.num_blocks * small.bytes_per_block <= kv_bytes
 
 
-@given(model=MODELS, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB))
+@given(model=MIXED, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB))
 def test_admitted_sequences_fit_in_whole_blocks(model, options, kv_bytes):
     engine = TensorRTLLM()
     deployment = resolved(engine, model, **options)
@@ -244,7 +235,7 @@ def test_admitted_sequences_fit_in_whole_blocks(model, options, kv_bytes):
     assert admitted * engine.sequence_bytes(deployment, options["max_model_len"]) <= kv_bytes
 
 
-@given(model=MODELS, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB))
+@given(model=MIXED, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB))
 def test_a_smaller_dtype_never_holds_less(model, options, kv_bytes):
     engine = TensorRTLLM()
     blocks = [
@@ -259,7 +250,7 @@ def test_a_smaller_dtype_never_holds_less(model, options, kv_bytes):
 
 @pytest.mark.data
 def test_every_consistent_row_is_exact(kvsim_data):
-    """Each row's own bytes a token, laid over its own bytes, give its tokens."""
+    """Each row's own bytes per token, laid over its own bytes, give its tokens."""
     rows = observed_rows(kvsim_data, "tensorrt")
     assert rows
     for row in rows:

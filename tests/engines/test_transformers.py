@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.engines import get_engine
-from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.base import Deployment
 from kvsim.engines.transformers import Transformers
 from kvsim.errors import InputError
 from kvsim.specs.attention import (
@@ -16,10 +16,17 @@ from kvsim.specs.attention import (
     RecurrentState,
     SlidingAttention,
 )
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.model import DenseMlp
 from kvsim.units import GIB
 from tests.support import engine_parts
-from tests.support.engine_parts import card, full, latent
+from tests.support.engine_parts import (
+    MIXED,
+    card,
+    full,
+    latent,
+    regimes_in_order,
+)
 
 # Llama-2-7B's width and positions.
 model_of = partial(
@@ -31,7 +38,7 @@ LLAMA2_7B = model_of((32, full(32, 32, 128)))
 
 
 def test_a_batch_needs_one_tensor_more_than_it_keeps():
-    # 524,288 bytes a token; while one layer's K is concatenated, another 32 * 128 * 2
+    # 524,288 bytes per token; while one layer's K is concatenated, another 32 * 128 * 2
     engine = Transformers()
     deployment = resolved(engine, LLAMA2_7B)
     peak = 4096 * (524288 + 8192)
@@ -57,7 +64,7 @@ def test_a_static_cache_takes_its_length_at_once_and_never_doubles():
 
 
 def test_latent_attention_is_expanded_before_it_is_cached():
-    # DeepSeek-V3: 128 heads of (128 + 64) and 128 in 61 layers, bf16: 4,997,120 bytes a token
+    # DeepSeek-V3: 128 heads of (128 + 64) and 128 in 61 layers, bf16: 4,997,120 bytes per token
     engine = Transformers()
     deployment = resolved(engine, model_of((61, latent()), dtype="bf16"))
     assert engine.capacity(deployment, GIB).bytes_per_token == 61 * 128 * 320 * 2 == 4997120
@@ -108,7 +115,7 @@ def test_ranks_and_stages_share_the_cache():
         ({"block_size": 16}, "no blocks"),
         ({"enable_prefix_caching": True}, "between calls of generate()"),
         ({"kv_cache_dtype": "fp8"}, "transformers has no fp8_e4m3 KV cache; choose bf16"),
-        ({"data_parallel_size": 2}, "one process a replica"),
+        ({"data_parallel_size": 2}, "one process per replica"),
         ({"swa_full": True}, "prefill_chunk_size"),
         ({"pipeline_parallel_size": 33}, "does not divide"),
     ],
@@ -133,20 +140,8 @@ def test_command_is_the_two_calls():
     )
 
 
-MODELS = st.builds(
-    lambda fulls, windows, dim, window: model_of(
-        (fulls, full(8, 8, dim)),
-        *([(windows, full(8, 4, dim, kind=SlidingAttention, window=window))] if windows else []),
-    ),
-    st.integers(1, 12),
-    st.integers(0, 12),
-    st.integers(1, 256),
-    st.integers(1, 5000),
-)
-
-
 @given(
-    model=MODELS,
+    model=MIXED,
     version=st.sampled_from(["4.50", "5.0", "5.0-static"]),
     length=st.integers(1, 60000),
     kv_bytes=st.integers(0, 8 * GIB),
@@ -155,14 +150,12 @@ MODELS = st.builds(
 def test_regimes_are_ordered_and_grow_with_bytes(model, version, length, kv_bytes, more):
     engine = Transformers(version)
     deployment = resolved(engine, model, max_model_len=length)
-    small, large = (engine.capacity(deployment, size) for size in (kv_bytes, kv_bytes + more))
-    assert small.all_full_tokens <= small.admission_tokens <= small.steady_tokens
-    assert small.admission_tokens <= large.admission_tokens
+    small, _ = regimes_in_order(engine, deployment, kv_bytes, more)
     admitted = int(small.max_concurrency)
     assert admitted * engine.sequence_bytes(deployment, length) <= kv_bytes
 
 
-@given(model=MODELS, kv_bytes=st.integers(0, 8 * GIB))
+@given(model=MIXED, kv_bytes=st.integers(0, 8 * GIB))
 def test_half_precision_holds_at_least_as_much(model, kv_bytes):
     engine = Transformers()
     tokens = [

@@ -69,7 +69,7 @@ def test_llama2_7b_is_half_a_mebibyte_a_token():
 
 
 def test_the_scaling_books_llama3_70b_in_int8():
-    """Chapter "All the Transformer Math": 2 * 80 * 8 * 128 * 1 = 163,840 bytes a token.
+    """Chapter "All the Transformer Math": 2 * 80 * 8 * 128 * 1 = 163,840 bytes per token.
 
     Its 32 sequences of 8,192 tokens are exactly 40 GiB; the book prints 41.9e9 because it
     rounds 163,840 to 160e3 first.
@@ -169,7 +169,7 @@ def test_a_chunk_is_a_cap():
 
 
 def test_a_recurrent_state_has_one_size():
-    """Qwen3.5-27B: 3,207,168 bytes a layer, 48 layers, 0.14 GiB a sequence."""
+    """Qwen3.5-27B: 3,207,168 bytes per layer, 48 layers, 0.14 GiB per sequence."""
     state = RecurrentState(
         flavour="gated_delta_net", conv_elements=30_720, recurrent_elements=786_432, parameters=0
     )

@@ -25,7 +25,7 @@ from kvsim.specs.precision import kv_format
 
 BF16 = kv_format("bf16")
 HEADS = {"heads": 32, "key_dim": 128, "value_dim": 128}
-LLAMA3_8B = FullAttention(kv_heads=8, **HEADS)  # 8 * 256 * 2 = 4,096 bytes a token a layer
+LLAMA3_8B = FullAttention(kv_heads=8, **HEADS)  # 8 * 256 * 2 = 4,096 bytes per token per layer
 
 
 def model(*caches, layers=32):
@@ -99,7 +99,7 @@ def test_a_latent_is_shared_by_all_heads_so_none_of_it_goes():
 
 
 def test_selective_heads_round_up_on_each_rank():
-    # tp=4 leaves 2 of the 8 heads a rank; 0.3 of 2 is one head of 512 bytes a token a layer.
+    # tp=4 leaves 2 of the 8 heads per rank; 0.3 of 2 is one head of 512 bytes per token per layer.
     assert retention_bytes(LLAMA, BF16, 10, SelectiveHeads(0.3), tp=4) == 10 * 32 * 512
 
 

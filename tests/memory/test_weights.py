@@ -10,15 +10,17 @@ from hypothesis import strategies as st
 
 from kvsim.catalog.models import find_model
 from kvsim.errors import InputError, UnknownNameError
-from kvsim.memory.weights import (
-    Shard,
+from kvsim.memory.tensors import (
     active_parameter_count,
-    decode_read_bytes,
     matmul_flops_per_token,
     parameter_count,
+    tensor_families,
+)
+from kvsim.memory.weights import (
+    Shard,
+    decode_read_bytes,
     rank_weight_bytes,
     stage_layers,
-    tensor_families,
     weight_bytes,
 )
 from kvsim.specs.attention import (
@@ -162,7 +164,7 @@ class TestFormats:
         assert saved == parameter_count(LLAMA31_8B) - outside
 
     def test_ggml_mixtures_quantise_the_tables_too(self):
-        # llama.cpp prints 4.58 GiB (4.89 bits a weight) for this model's Q4_K_M.
+        # llama.cpp prints 4.58 GiB (4.89 bits per weight) for this model's Q4_K_M.
         size_gib = weight_bytes(LLAMA31_8B, quantization="q4_k_m") / GIB
         assert size_gib == pytest.approx(4.58, rel=0.015)
 

@@ -70,7 +70,7 @@ def test_the_ridge_point_is_flops_over_bandwidth(llama2):
 
 
 def test_decode_of_one_sequence_does_about_one_flop_a_byte(llama2):
-    """Two FLOPs a weight of two bytes, and the KV cache adds bytes and few FLOPs."""
+    """Two FLOPs per weight of two bytes, and the KV cache adds bytes and few FLOPs."""
     alone = llama2.decode.batches[0]
     assert alone.batch == 1
     assert 0.9 < alone.arithmetic_intensity <= 1.0
@@ -96,7 +96,9 @@ def test_formula_and_footprint_agree(model, bytes_per_token):
 
 def test_explanation_of_llama2_is_the_sum_that_a_person_would_write():
     (kind,) = explain(find_model("llama2-7b"), kv_format("fp16")).kinds
-    assert kind.formula == "32 layers x 32 KV heads x (128 + 128) x 2 bytes = 524,288 bytes a token"
+    assert (
+        kind.formula == "32 layers x 32 KV heads x (128 + 128) x 2 bytes = 524,288 bytes per token"
+    )
 
 
 def test_a_window_shows_in_the_explanation():
@@ -261,7 +263,7 @@ def test_tensor_parallelism_splits_the_bytes_of_a_token(degree):
 
 
 def test_pipeline_stages_share_the_bytes_of_a_token():
-    """Llama-3.1-70B at TP4: 81,920, 40,960 and 20,480 bytes a token with 1, 2 and 4 stages."""
+    """Llama-3.1-70B at TP4: 81,920, 40,960 and 20,480 bytes per token with 1, 2 and 4 stages."""
     split = [
         plan("llama3.1-70b", "h100", tensor_parallel_size=4, pipeline_parallel_size=stages)
         for stages in (1, 2, 4)

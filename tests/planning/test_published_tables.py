@@ -27,7 +27,7 @@ TABLE_1 = [
 
 @pytest.mark.parametrize(("name", "token_bytes", "printed_gb", "slots"), TABLE_1)
 def test_pagedattention_table_1_slots_need_gib(name, token_bytes, printed_gb, slots):
-    """Table 1, "Max. # KV cache slots", is KV memory over bytes a token, with GB meaning GiB.
+    """Table 1, "Max. # KV cache slots", is KV memory over bytes per token, with GB meaning GiB.
 
     12 and 264 give 15.7K and 60.1K to the printed digit. 66B's 21 GB gives 9.56K, not 9.7K:
     the print rounded the memory (21.3 GiB gives 9.7K), so that row is held to 1.5 %.
@@ -115,7 +115,7 @@ def test_deepseek_v3_insights_table_1(name, printed_kb, multiplier):
 def test_the_scaling_books_llama3_70b():
     """2 * 80 * 8 * 128 bytes in int8; 32 sequences of 8,192 tokens are exactly 40 GiB.
 
-    The book prints 41.9e9, from 160 kB a token; its decode step on eight 16-GB chips of
+    The book prints 41.9e9, from 160 kB per token; its decode step on eight 16-GB chips of
     8.1e11 bytes/s reads 70e9 bytes of int8 weights and that cache: about 17 ms.
     """
     llama = find_model("llama3-70b")

@@ -13,10 +13,11 @@ import pytest
 
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
-from kvsim.engines import Deployment, EngineOptions, get_engine
+from kvsim.engines import Deployment, get_engine
 from kvsim.memory.footprint import bytes_per_token, fixed_bytes, sequence_bytes
 from kvsim.memory.weights import weight_bytes
 from kvsim.planning.planner import plan
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.precision import kv_format
 from kvsim.units import GB, GIB
 
@@ -39,7 +40,7 @@ class Case:
 
 
 def token(model, *, tp=1):
-    """KV bytes a token of one rank, all layers, bf16."""
+    """KV bytes per token of one rank, all layers, bf16."""
     return bytes_per_token(find_model(model), BF16, tp=tp)
 
 
@@ -95,13 +96,13 @@ V3_TP8 = {"tensor_parallel_size": 8, "max_model_len": 131_072}
 LLAMA_TP16 = {"tensor_parallel_size": 16, "max_model_len": 8192}
 
 CASES = [
-    Case(1, "DeepSeek-V3, bytes a token", lambda: token("deepseek-v3"), 70_272, 1_748_992),
+    Case(1, "DeepSeek-V3, bytes per token", lambda: token("deepseek-v3"), 70_272, 1_748_992),
     Case(1, "DeepSeek-V3, GiB", lambda: gib("deepseek-v3", 131_072), 8.58, 213.5, 1e-3),
     # "Same for Kimi K2, V3.2, GLM-5": 61 and 78 layers of 1,152 bytes; the sparse two keep
-    # an indexer key of 132 bytes a layer besides.
-    Case(1, "Kimi K2, bytes a token", lambda: token("kimi-k2"), 61 * 1152),
-    Case(1, "DeepSeek-V3.2, bytes a token", lambda: token("deepseek-v3.2"), 61 * (1152 + 132)),
-    Case(1, "GLM-5, bytes a token", lambda: token("glm-5"), 78 * (1152 + 132)),
+    # an indexer key of 132 bytes per layer besides.
+    Case(1, "Kimi K2, bytes per token", lambda: token("kimi-k2"), 61 * 1152),
+    Case(1, "DeepSeek-V3.2, bytes per token", lambda: token("deepseek-v3.2"), 61 * (1152 + 132)),
+    Case(1, "GLM-5, bytes per token", lambda: token("glm-5"), 78 * (1152 + 132)),
     Case(2, "Qwen3.5-27B, GiB that grow", lambda: growing_gib("qwen3.5-27b", 262_144), 16, 64),
     Case(2, "Qwen3.5-27B, GiB of state",
          lambda: fixed_bytes(find_model("qwen3.5-27b")) / GIB, 0.14, None, 0.03),
@@ -133,9 +134,9 @@ CASES = [
     Case(8, "Llama-3.1-70B TP16, tokens",
          lambda: planned("llama3.1-70b", "h100", **LLAMA_TP16).capacity_tokens,
          1.5e6, 52.8e6, 0.05),
-    Case(9, "gpt-oss-20b (mxfp4 weights), bytes a token in vLLM",
+    Case(9, "gpt-oss-20b (mxfp4 weights), bytes per token in vLLM",
          lambda: planned("gpt-oss-20b", "h100").bytes_per_token, 49_152, 13_056),
-    Case(9, "gpt-oss-20b, effective bytes a token",
+    Case(9, "gpt-oss-20b, effective bytes per token",
          lambda: gib("gpt-oss-20b", 131_072) * GIB / 131_072, 24_600),
     Case(10, "Qwen3.5-27B, GiB with its state",
          lambda: gib("qwen3.5-27b", 262_144), 16.1, 32, 5e-3),
@@ -143,23 +144,23 @@ CASES = [
          lambda: find_accelerator("a100").memory_bytes / GIB, 79.2, 80, 1e-3),
     Case(11, "H100, GiB that a program sees",
          lambda: find_accelerator("h100").memory_bytes / GIB, 79.2, 80, 1e-3),
-    Case(12, "Qwen3-235B-FP8 TP4, bytes a token a rank",
+    Case(12, "Qwen3-235B-FP8 TP4, bytes per token per rank",
          lambda: planned("Qwen/Qwen3-235B-A22B-FP8", "h100",
                          tensor_parallel_size=4).bytes_per_token, 48_128, 24_064),
-    Case(13, "Llama-4-Scout TP8 at 131,072, bytes a token a rank",
+    Case(13, "Llama-4-Scout TP8 at 131,072, bytes per token per rank",
          lambda: gib("llama4-scout", 131_072, tp=8) * GIB / 131_072, 7296, 24_576),
-    Case(13, "Nemotron-H TP8, bytes a token a rank",
+    Case(13, "Nemotron-H TP8, bytes per token per rank",
          lambda: token("nemotron-h-56b", tp=8), 5120, 60_416),
-    *(Case(14, f"Llama-3.1-70B TP4 PP{pp}, bytes a token a rank",
+    *(Case(14, f"Llama-3.1-70B TP4 PP{pp}, bytes per token per rank",
            lambda pp=pp: planned("llama3.1-70b", "h100", tensor_parallel_size=4,
                                  pipeline_parallel_size=pp).bytes_per_token,
            81_920 // pp, 81_920 if pp > 1 else None)
       for pp in (1, 2, 4)),
-    Case(15, "GLM-4.5, bytes a token", lambda: token("glm-4.5"), 376_832, 157_013),
-    Case(15, "GLM-4.6, bytes a token", lambda: token("glm-4.6"), 376_832, 157_013),
-    Case(16, "Llama-3-8B, bytes a token", lambda: token("llama3-8b"), 131_072, 524_288),
-    Case(16, "Llama-2-70B, bytes a token", lambda: token("llama2-70b"), 327_680, 2_621_440),
-    Case(17, "an 8B in fp16 at 8,192, GiB a request", lambda: gib("llama3-8b", 8192), 1.0, 24.4),
+    Case(15, "GLM-4.5, bytes per token", lambda: token("glm-4.5"), 376_832, 157_013),
+    Case(15, "GLM-4.6, bytes per token", lambda: token("glm-4.6"), 376_832, 157_013),
+    Case(16, "Llama-3-8B, bytes per token", lambda: token("llama3-8b"), 131_072, 524_288),
+    Case(16, "Llama-2-70B, bytes per token", lambda: token("llama2-70b"), 327_680, 2_621_440),
+    Case(17, "an 8B in fp16 at 8,192, GiB per request", lambda: gib("llama3-8b", 8192), 1.0, 24.4),
     Case(18, "an 8B at 8,192, GiB", lambda: gib("llama3.1-8b", 8192), 1.0, 0.52),
     Case(19, "Llama-2-70B, GiB of weights",
          lambda: weight_bytes(find_model("llama2-70b")) / GIB, 128.5, 103, 1e-3),
@@ -176,7 +177,7 @@ CASES = [
                   / (answer.memory.kv_cache_bytes / 70_272))(plan("deepseek-v3", "h200", **V3_TP8)),
          1, 8, 2e-3),
     Case(22, "a 27B Qwen hybrid at 262K, GB in all", lm_studio_gb, 47, 75, 0.03),
-    Case(23, "a 7B with MHA, bytes a token", lambda: token("llama2-7b"), 524_288, 8 * 524_288),
+    Case(23, "a 7B with MHA, bytes per token", lambda: token("llama2-7b"), 524_288, 8 * 524_288),
 ]  # fmt: skip
 
 
@@ -204,11 +205,11 @@ def test_row_24_tokens_and_concurrency_agree(model):
 
 
 def test_row_12_measured_capacity_follows_from_its_bytes():
-    """178,880 tokens were measured, with flags and version unstated: 8.02 GiB a rank of KV.
+    """178,880 tokens were measured, with flags and version unstated: 8.02 GiB per rank of KV.
 
     From those bytes the tokens are exact. Predicted from nothing but card, model and TP, at
     the newest version's defaults, it is 1.5 times that: nearer than the 3.0 times of the tool,
-    and the difference, 4 GiB a rank of 79, is the unstated flags' to explain.
+    and the difference, 4 GiB per rank of 79, is the unstated flags' to explain.
     """
     engine = get_engine("vllm")
     options = EngineOptions(tensor_parallel_size=4)

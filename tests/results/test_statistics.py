@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -12,6 +12,7 @@ from kvsim.results.statistics import (
     confidence_interval,
     distribution,
     is_saturated,
+    quantiles,
     queue_means,
 )
 
@@ -56,6 +57,18 @@ def test_a_weight_is_a_number_of_repetitions(observed, data):
     for point in PERCENTILES:
         expected = np.percentile(repeated, point, method="inverted_cdf")
         assert getattr(found, f"p{point}") == expected
+
+
+@given(values, st.data())
+def test_weighted_quantiles_at_any_share_invert_the_distribution(observed, data):
+    """From the least to the most, also where several shares fall close together."""
+    weights = np.array(data.draw(st.lists(st.integers(0, 9), min_size=len(observed),
+                                          max_size=len(observed))), dtype=float)  # fmt: skip
+    assume(weights.any())
+    shares = np.arange(33) / 32  # exact in binary, so that no product is rounded across a step
+    repeated = np.repeat(observed, weights.astype(int))
+    expected = np.quantile(repeated, shares, method="inverted_cdf")
+    assert quantiles(observed, shares, weights).tolist() == expected.tolist()
 
 
 def test_what_never_happened_is_left_out():

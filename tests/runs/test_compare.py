@@ -6,7 +6,8 @@ import pytest
 from kvsim import InputError, compare, load_scenario, replicate, simulate
 from kvsim.results.result import without_growing
 from kvsim.results.statistics import confidence_interval
-from kvsim.runs.compare import Replications, SimulationComparison, Variant, numbers
+from kvsim.runs.compare import SimulationComparison, Variant
+from kvsim.runs.replicate import Replications, numbers
 
 SHORT = {"workload.requests": 150, "memory.num_blocks": 1200, "workload.arrivals.rate": 12}
 
@@ -92,7 +93,7 @@ def test_no_runs_at_all_are_refused(scenario, runs):
 
 def test_an_interrupt_between_two_runs_keeps_those_before_it(scenario, monkeypatch):
     """Ctrl-C may fall while the next run is being prepared: nothing of it is there to show."""
-    from kvsim.runs import compare as comparison
+    from kvsim.runs import replicate as module
 
     begun = []
 
@@ -103,7 +104,7 @@ def test_an_interrupt_between_two_runs_keeps_those_before_it(scenario, monkeypat
         return kept[len(begun) - 1]
 
     kept = [simulate(scenario, seed) for seed in (5, 6)]
-    monkeypatch.setattr(comparison, "run_setup", run_setup)
+    monkeypatch.setattr(module, "run_setup", run_setup)
     runs = replicate(scenario, seed=5, replications=4)
     assert (runs.interrupted, len(runs.whole), begun) == (True, 2, [5, 6, 7])
     begun.clear()

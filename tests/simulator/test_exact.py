@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.arrival_queue import ArrivalQueue
-from kvsim.simulator.prepare import make_clock, make_scheduler, prepare
+from kvsim.simulator.assemble import make_clock, make_scheduler
+from kvsim.simulator.prepare import prepare
 from kvsim.simulator.replica import Replica, run_replica
 from kvsim.simulator.scenario import load_scenario
 from kvsim.simulator.schedulers import SCHEDULERS, SchedulerLimits, vllm_v0
@@ -41,7 +42,7 @@ from tests.support.parts import (
     simulated,
     stepped,
     table,
-    watch_books,
+    watch_laws,
 )
 
 ALLOCATORS = (
@@ -231,7 +232,7 @@ def test_a_scenario_agrees_with_its_steps(model: str, flags: dict[str, object]) 
     log = Log()
     scheduler = make_scheduler(setup, log)
     log.watch_admissions(scheduler)
-    watch_books(scheduler, log)
+    watch_laws(scheduler, log)
     workload = build_workload(setup.scenario.workload, setup.scenario.folder)
     arrivals = ArrivalQueue(workload, Streams(5), log)
     run_replica(Replica(scheduler, make_clock(setup), arrivals, log))

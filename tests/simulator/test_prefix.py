@@ -205,5 +205,26 @@ def test_a_shared_block_with_too_many_holders_is_noticed() -> None:
     one = request(0, 9, 1, content=content)
     admitted(pool, one)
     pool._refs[content.block_ids(0, 4, 8)[0]] += 1
-    with pytest.raises(InvariantError, match="holders"):
+    with pytest.raises(InvariantError, match="references"):
         pool.check([(one, 9)])
+
+
+@pytest.mark.parametrize("eviction", EVICTION_POLICIES)
+@given(moves=st.lists(st.integers(0, 5), max_size=60), room=st.integers(1, 5))
+def test_renewing_a_block_is_reviving_it_and_letting_go(
+    eviction: str, moves: list[int], room: int
+) -> None:
+    """A cache without holders may take the short way: the same blocks are left at every step."""
+    short, long = (EVICTION_POLICIES.find(eviction)() for _ in range(2))
+    for number in moves:
+        if number in short:
+            short.renew(number)
+            long.revive(number)
+        elif len(short) == room:
+            short.evict(1)
+            long.evict(1)
+        if number not in short:
+            short.add(number)
+        if number not in long:
+            long.add(number)
+        assert [n in short for n in range(6)] == [n in long for n in range(6)]

@@ -27,7 +27,7 @@ from tests.support.parts import (
     run_replica,
     simulated,
     table,
-    watch_books,
+    watch_laws,
 )
 
 SECOND = ConstantStepTime(1.0)
@@ -108,7 +108,7 @@ def story(
     case = Case(scheduler, pool, limits(**flags), step_time=SECOND, link_seconds_per_token=0.0)
     teller = Teller()
     replica = build(case, Given([requests]), teller)
-    watch_books(replica.scheduler, teller)
+    watch_laws(replica.scheduler, teller)
     teller.listen(replica.scheduler)
     run_replica(replica)
     return teller.lines

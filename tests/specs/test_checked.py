@@ -7,7 +7,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kvsim.engines import EngineOptions
 from kvsim.errors import InputError
 from kvsim.specs.checked import (
     Checked,
@@ -20,6 +19,7 @@ from kvsim.specs.checked import (
     defaults,
     read,
 )
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import parse_bytes
 
 

@@ -139,7 +139,7 @@ def cost(tokens=4096, link=25e9, gpu="h100", **flags):
 
 
 def test_fetching_takes_the_bytes_over_the_link():
-    """Llama-3.1-8B in bf16: 32 layers * 8 heads * (128 + 128) * 2 bytes = 131,072 a token."""
+    """Llama-3.1-8B in bf16: 32 layers * 8 heads * (128 + 128) * 2 bytes = 131,072 per token."""
     found = cost()
     assert found.kv_bytes == 4096 * 131_072
     assert found.fetch_seconds["CPU"] == pytest.approx(4096 * 131_072 / 25e9)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kvsim
-from kvsim.memory.weights import matmul_flops_per_token
+from kvsim.memory.tensors import matmul_flops_per_token
 from kvsim.studies import lessons
 from kvsim.studies.lessons.allocation import POOL_SLOTS
 

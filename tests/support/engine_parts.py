@@ -6,8 +6,11 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from kvsim.engines.base import Deployment, Engine, EngineOptions
-from kvsim.specs.attention import Attention, FullAttention, LatentAttention
+from hypothesis import strategies as st
+
+from kvsim.engines.base import Capacity, Deployment, Engine
+from kvsim.specs.attention import Attention, FullAttention, LatentAttention, SlidingAttention
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec, MoeMlp
 from kvsim.units import GIB
@@ -98,3 +101,25 @@ def observed_rows(folder: Path, engine: str) -> list[dict[str, str]]:
             for row in csv.DictReader(lines)
             if row["engine"].startswith(engine) and row["consistent"] == "yes"
         ]
+
+
+def mixed_model(fulls: int, windows: int, dim: int, window: int) -> ModelSpec:
+    """A model of full layers, and of window layers beside them where there are any."""
+    sliding = full(8, 4, dim, kind=SlidingAttention, window=window)
+    return model_of((fulls, full(8, 8, dim)), *([(windows, sliding)] if windows else []))
+
+
+# Models drawn by hypothesis: layers of each kind, the size of a head, the window.
+MIXED = st.builds(
+    mixed_model, st.integers(1, 12), st.integers(0, 12), st.integers(1, 256), st.integers(1, 5000)
+)
+
+
+def regimes_in_order(
+    engine: Engine, deployment: Deployment, kv_bytes: int, more: int
+) -> tuple[Capacity, Capacity]:
+    """Check the law of the three regimes; the capacities of `kv_bytes` and of `more` beside."""
+    small, large = (engine.capacity(deployment, size) for size in (kv_bytes, kv_bytes + more))
+    assert small.all_full_tokens <= small.admission_tokens <= small.steady_tokens
+    assert small.admission_tokens <= large.admission_tokens
+    return small, large

@@ -335,7 +335,7 @@ class Log(Recorder):
         scheduler._start = noted  # type: ignore[method-assign]
 
 
-def watch_books(scheduler: Scheduler, log: Log) -> None:
+def watch_laws(scheduler: Scheduler, log: Log) -> None:
     """Check every law after every event, and note the slots held then."""
     finish, decoded = scheduler.finish, scheduler.decoded
 
@@ -380,7 +380,7 @@ def simulated(case: Case, workload: Workload | ClosedLoop, *, checked: bool = Tr
     log = Log()
     replica = build(case, workload, log)
     if checked:
-        watch_books(replica.scheduler, log)
+        watch_laws(replica.scheduler, log)
     run_replica(replica)
     return log
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from kvsim.calibrate.rows import number, read_csv
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
-from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.base import Deployment
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import StepCoefficients
 from kvsim.specs.precision import kv_format
 from kvsim.steptime.model import KVReadCurve, StepLoad, StepTimeModel, prefill_pairs

@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kvsim.engines.base import EngineOptions
 from kvsim.errors import InputError
 from kvsim.planning.planner import Plan, plan
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import GIB, MIB, format_bytes
 
 __all__ = [

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from kvsim.calibrate.study.caches import BLOCK_TOKENS, BatchCache
 from kvsim.calibrate.study.lockstep import StudyStep
 from kvsim.calibrate.twin.clock import StepSample
-from kvsim.engines.base import EngineOptions
 from kvsim.runs.simulate import run_setup
 from kvsim.simulator.prepare import prepare
 from kvsim.simulator.scenario import EngineSpec, MemorySpec, Scenario, SchedulerSpec
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 from kvsim.steptime.kv_reads import prefill_pairs

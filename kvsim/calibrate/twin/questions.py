@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvsim.engines.base import EngineOptions
 from kvsim.simulator.prepare import Setup
 from kvsim.simulator.scenario import EngineSpec, MemorySpec, Scenario
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.model import ModelSpec
 from kvsim.steptime.kv_reads import prefill_pairs
 from kvsim.steptime.model import StepLoad

@@ -16,7 +16,8 @@ from kvsim.errors import UnsupportedError
 from kvsim.memory.weights import weight_bytes
 from kvsim.results.result import SimulationResult
 from kvsim.simulator.arrival_queue import ArrivalQueue
-from kvsim.simulator.prepare import Setup, make_scheduler
+from kvsim.simulator.assemble import make_scheduler
+from kvsim.simulator.prepare import Setup
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.replica import Replica, run_replica
 from kvsim.simulator.run import Recording, collector_paused

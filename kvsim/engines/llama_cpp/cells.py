@@ -2,11 +2,11 @@
 
 ::
 
-    unified           | seq 0 | seq 1 ........ | seq 2 |   free        one stream of n_ctx cells
-    one stream a slot | seq 0     | seq 1     | seq 2     | seq 3      n_ctx / np cells each
+    unified             | seq 0 | seq 1 ........ | seq 2 |   free        one stream of n_ctx cells
+    one stream per slot | seq 0     | seq 1     | seq 2     | seq 3      n_ctx / np cells each
 
     full plane     # # # # # # # # # # # # # # # #    n_ctx cells
-    window plane   # # # # #                          n_swa (a sequence) + n_ubatch, padded
+    window plane   # # # # #                          n_swa (per sequence) + n_ubatch, padded
 
 A cell holds one token of every layer of its plane. Rules are read from llama.cpp's
 ``llama-kv-cache.cpp`` and ``llama-kv-cache-iswa.cpp``; the builds that changed them are data.
@@ -198,7 +198,7 @@ class CellLayout:
 
     @property
     def streams(self) -> int:
-        """Contiguous runs of cells: one for all slots, or one a slot."""
+        """Contiguous runs of cells: one for all slots, or one per slot."""
         return 1 if self.unified else self.slots
 
     @property

@@ -5,7 +5,7 @@ are paid for whether or not a request ever fills them. So a capacity here answer
 may ``-c`` be", and its concurrency counts whole reservations.
 
 Versions: "master", a build such as "b5200", or "ik" for the ik_llama.cpp fork with
-``-mla 3`` ("ik-mla0" to "ik-mla3" name the other modes). See ``llama_cells`` for the cells.
+``-mla 3`` ("ik-mla0" to "ik-mla3" name the other modes). The cells: `CellLayout`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from kvsim.engines.common import (
     check_options,
     context_length,
     fill,
-    mean_cell_bytes,
+    gib_bytes,
+    mean_token_bytes,
     read_data,
     refuse_kinds,
+    stage_weight_bytes,
+    tightest_stage,
     tokens_at,
 )
 from kvsim.engines.llama_cpp.cells import CellLayout, read_build, split_layers
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
-from kvsim.memory.weights import Shard, rank_weight_bytes
 from kvsim.specs.attention import FullAttention
 from kvsim.specs.precision import KVFormat, kv_format
-from kvsim.units import GIB, MIB
+from kvsim.units import MIB
 
 __all__ = ["LlamaCpp"]
 
@@ -55,7 +57,7 @@ _HINTS = {
     "kv_cache_memory_bytes": "size the cache with -c: set --max-model-len",
     "block_size": "its cache is contiguous, one token a cell: leave the block size out",
     "tensor_parallel_size": "it splits by layers: set --pipeline-parallel-size instead",
-    "data_parallel_size": "start one server a replica",
+    "data_parallel_size": "start one server per replica",
     "disable_hybrid_kv_cache_manager": "its word for that is --swa-full",
 }
 
@@ -146,7 +148,7 @@ class LlamaCpp(Engine):
         )
 
     def _heaviest(self, deployment: Deployment) -> CellLayout:
-        """The device with the most KV bytes a token: it limits ``-c`` on equal cards."""
+        """The device with the most KV bytes per token: it limits ``-c`` on equal cards."""
         model, devices = deployment.model, deployment.options.pipeline_parallel_size
         stages = (split_layers(model.num_layers, devices, device) for device in range(devices))
         layouts = (self._layout(deployment, layers) for layers in stages)
@@ -199,21 +201,14 @@ class LlamaCpp(Engine):
 
     def budget(self, deployment: Deployment) -> MemoryBudget:
         """What the fullest card has left for KV; ``-c`` decides how much of it is taken."""
-        devices = range(deployment.options.pipeline_parallel_size)
-        budgets = [self._device_budget(deployment, device) for device in devices]
-        return min(budgets, key=lambda budget: budget.kv_cache_bytes)
+        return tightest_stage(deployment, self._device_budget)
 
     def _device_budget(self, deployment: Deployment, device: int) -> MemoryBudget:
-        options, total = deployment.options, deployment.accelerator.memory_bytes
-        weights = rank_weight_bytes(
-            deployment.model,
-            Shard(pp=options.pipeline_parallel_size, stage=device),
-            dtype=options.dtype,
-            quantization=options.quantization,
-        )
+        total = deployment.accelerator.memory_bytes
+        weights = stage_weight_bytes(deployment, device)
         activation = self.compute_buffer_bytes(deployment)
         context = self.data["cuda_context_gib"]
-        non_torch = round(context["value"] * GIB)
+        non_torch = gib_bytes(context)
         return MemoryBudget(
             total_bytes=total,
             budget_bytes=total,
@@ -243,7 +238,7 @@ class LlamaCpp(Engine):
             kv_cache_dtype=layout.formats[0].name,
             bytes_per_token=per_token,
             block_size=1,
-            bytes_per_block=mean_cell_bytes(kv_bytes, cells, per_token),
+            bytes_per_block=mean_token_bytes(kv_bytes, cells, per_token),
             num_blocks=cells,
             max_model_len=length,
             max_concurrency=max(0, kv_bytes) / layout.slot_bytes(length),

@@ -9,8 +9,8 @@
         │     rest = free_after_weights - free_before_weights * (1 - fraction)
         └── x (1 - mem_fraction_static)         activations and CUDA graphs
 
-The rest is cut into tokens of one size (the *cell*), or between two pools (full and window
-layers) or three (recurrent states). Rules are those of SGLang 0.5.23's ``memory_hook.py``
+The rest is one pool of token slots, or is cut between two pools (full and window layers) or
+three (recurrent states). Rules are those of SGLang 0.5.23's ``memory_hook.py``
 and ``pool_configurator.py``, and of ``model_runner.profile_max_num_token`` before.
 """
 
@@ -18,28 +18,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvsim.engines.base import Capacity, Deployment, Engine, EngineOptions, MemoryBudget
+from kvsim.engines.base import Capacity, Deployment, MemoryBudget
 from kvsim.engines.common import (
+    ReleasedEngine,
     check_kv_format,
     check_options,
     context_length,
     fill,
+    gib_bytes,
     heaviest_stage,
-    parse_release,
-    read_data,
     refuse_kinds,
     resolve_kv_format,
+    stage_weight_bytes,
+    tightest_stage,
 )
-from kvsim.engines.sglang.pools import Cells, PoolRules, Pools, measure_cells, split_pools
+from kvsim.engines.sglang.pools import PoolLayout, PoolRules, Pools, pool_layout, split_pools
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
-from kvsim.memory.weights import Shard, rank_weight_bytes
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.precision import KVFormat, kv_format
 from kvsim.units import GIB, MIB, ceil_div
 
 __all__ = ["SGLang"]
 
-_OLDEST, _NEWEST = "0.4", "0.5.23"
 _KV_FORMATS = ("bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2", "mxfp8", "nvfp4", "fp8_ds_mla")
 _SPARSE_PAGE = 64
 
@@ -71,19 +72,12 @@ _HINTS = {
 }
 
 
-class SGLang(Engine):
+class SGLang(ReleasedEngine):
     """SGLang 0.4 to 0.5.23."""
 
     name = "sglang"
-    newest_version = _NEWEST
-
-    def __init__(self, version: str = "") -> None:
-        super().__init__(version)
-        self.release = parse_release(self.name, self.version, _OLDEST, _NEWEST)
-        self.data: dict[str, Any] = read_data("sglang_overheads")
-
-    def _since(self, change: str) -> bool:
-        return self.release >= tuple(self.data["releases"][change]["release"])
+    oldest_release, newest_version = "0.4", "0.5.23"
+    data_name = "sglang_overheads"
 
     def resolve(self, deployment: Deployment) -> Deployment:
         """Fill SGLang's defaults for this card.
@@ -109,7 +103,7 @@ class SGLang(Engine):
             swa_full_tokens_ratio=self.data["swa_full_tokens_ratio"],
         )
         resolved = fill(partly, gpu_memory_utilization=self._default_fraction(partly))
-        self._cells(resolved)
+        self._layout(resolved)
         return resolved
 
     def _kv_format(self, deployment: Deployment, sparse: bool) -> KVFormat:
@@ -121,14 +115,14 @@ class SGLang(Engine):
         return kv_format("fp8_ds_mla") if sparse and fmt.name == "fp8_e4m3" else fmt
 
     def _device_class(self, deployment: Deployment) -> dict[str, Any]:
-        key = "reserve_formula" if self._since("reserve_formula") else "before"
+        key = "reserve_formula" if self.since("reserve_formula") else "before"
         memory_gib = deployment.accelerator.memory_bytes / GIB
         rows: list[dict[str, Any]] = self.data["device_classes"][key]
         return next(row for row in rows if memory_gib < row["below_gib"])
 
     def _default_fraction(self, deployment: Deployment) -> float:
         """``mem_fraction_static`` where the user sets none."""
-        if not self._since("reserve_formula"):
+        if not self.since("reserve_formula"):
             tp = deployment.options.tensor_parallel_size
             steps = self.data["fraction_by_tp"]["values"]
             return float(next(fraction for least, fraction in steps if tp >= least))
@@ -166,7 +160,7 @@ class SGLang(Engine):
             over = "_over_300" if batch > 300 else ""
             per_sequence = terms[f"dp_attention_per_sequence{over}"]
             graphs += per_sequence * batch * options.data_parallel_size
-        if self._since("prefill_graphs"):
+        if self.since("prefill_graphs"):
             latent = any(a.kind == "latent" for _, a in layer_caches(deployment.model))
             plain = terms["prefill_graph"] * terms["prefill_graph_count"]
             graphs += terms["prefill_graphs_mla"] if latent else plain
@@ -178,16 +172,13 @@ class SGLang(Engine):
         The budget includes the CUDA context, so that the terms add up to the total; what
         activations and graphs use lies outside it, in the remaining fraction.
         """
-        stages = range(deployment.options.pipeline_parallel_size)
-        budgets = [self._stage_budget(deployment, stage) for stage in stages]
-        return min(budgets, key=lambda budget: budget.kv_cache_bytes)
+        return tightest_stage(deployment, self._stage_budget)
 
     def _stage_budget(self, deployment: Deployment, stage: int) -> MemoryBudget:
         options, total = deployment.options, deployment.accelerator.memory_bytes
         context, overhead = self.data["cuda_context_gib"], self.data["load_overhead_gib"]
-        context_bytes = round(context["value"] * GIB)
-        overhead_bytes = round(overhead["value"] * GIB)
-        weights = self._weight_bytes(deployment, stage)
+        context_bytes, overhead_bytes = gib_bytes(context), gib_bytes(overhead)
+        weights = stage_weight_bytes(deployment, stage, _attention_tp(options))
         fraction = options.gpu_memory_utilization or self._default_fraction(deployment)
         budget = context_bytes + int((total - context_bytes) * fraction)
         return MemoryBudget(
@@ -205,34 +196,18 @@ class SGLang(Engine):
             ),
         )
 
-    def _weight_bytes(self, deployment: Deployment, stage: int) -> int:
-        options = deployment.options
-        tp, expert_parallel = options.tensor_parallel_size, options.enable_expert_parallel
-        return rank_weight_bytes(
-            deployment.model,
-            Shard(
-                tp=tp,
-                pp=options.pipeline_parallel_size,
-                stage=stage,
-                ep=tp if expert_parallel else 1,
-                attention_tp=_attention_tp(options),
-            ),
-            dtype=options.dtype,
-            quantization=options.quantization,
-        )
-
-    def _cells(self, deployment: Deployment) -> Cells:
-        """Bytes that a token costs on the heaviest pipeline stage."""
+    def _layout(self, deployment: Deployment) -> PoolLayout:
+        """What a token and a request take of each pool, on the heaviest pipeline stage."""
         options = deployment.options
         heads_tp = max(1, _attention_tp(options) // options.decode_context_parallel_size)
 
-        def of_stage(layers: Any) -> Cells:
-            return measure_cells(
+        def of_stage(layers: Any) -> PoolLayout:
+            return pool_layout(
                 deployment.model,
                 resolve_kv_format(deployment),
                 heads_tp,
                 layers=layers,
-                count_indexer=self._since("indexer_counted"),
+                count_indexer=self.since("indexer_counted"),
                 hybrid=not options.disable_hybrid_kv_cache_manager,
             )
 
@@ -249,7 +224,7 @@ class SGLang(Engine):
             most_states=None if radix else options.max_num_seqs,
             most_tokens=(options.num_gpu_blocks_override or 0) * page or None,
         )
-        return split_pools(self._cells(deployment), rules, max(0, kv_bytes))
+        return split_pools(self._layout(deployment), rules, max(0, kv_bytes))
 
     def running_limit(self, deployment: Deployment, kv_bytes: int) -> int:
         """``max_running_requests`` as SGLang derives it, or the user's if that is less."""
@@ -271,22 +246,22 @@ class SGLang(Engine):
         """Cut `kv_bytes` of one rank into SGLang's pools.
 
         ``logged_tokens`` is ``max_total_num_tokens``: the full-attention pool's. Admission
-        asks both pools (a window and a page a request) and the state slots, three a request
+        asks both pools (a window and a page per request) and the state slots, three per request
         beside the radix cache.
         """
         options, length = deployment.options, context_length(deployment)
-        cells, pools = self._cells(deployment), self.pools(deployment, kv_bytes)
+        layout, pools = self._layout(deployment), self.pools(deployment, kv_bytes)
         page, dcp = options.block_size or 1, options.decode_context_parallel_size
         per_request, local = self._states_per_request(options), ceil_div(length, dcp)
-        admission = pools.sequences(local, cells.window_tokens(local, page), per_request)
-        steady = pools.sequences(local, cells.window_tokens(local), 1)
+        admission = pools.sequences(local, layout.window_tokens(local, page), per_request)
+        steady = pools.sequences(local, layout.window_tokens(local), 1)
         all_full = pools.sequences(local, local, per_request)
         return Capacity(
             kv_cache_bytes=kv_bytes,
             kv_cache_dtype=resolve_kv_format(deployment).name,
-            bytes_per_token=cells.full_bytes + cells.window_bytes,
+            bytes_per_token=layout.full_bytes + layout.window_bytes,
             block_size=page,
-            bytes_per_block=page * cells.full_bytes,
+            bytes_per_block=page * layout.full_bytes,
             num_blocks=pools.full_tokens // page,
             max_model_len=length,
             max_concurrency=admission,
@@ -294,21 +269,21 @@ class SGLang(Engine):
             admission_tokens=int(admission * length),
             steady_tokens=int(steady * length),
             all_full_tokens=int(all_full * length),
-            groups=cells.groups(length, page),
+            groups=layout.groups(length, page),
         )
 
     def sequence_bytes(self, deployment: Deployment, context: int) -> int:
         """Whole pages of full and window layers, and the recurrent state."""
         options = deployment.options
         local = ceil_div(context, options.decode_context_parallel_size)
-        return self._cells(deployment).bytes_at(local, options.block_size or 1)
+        return self._layout(deployment).bytes_at(local, options.block_size or 1)
 
     def sequences(self, deployment: Deployment, kv_bytes: int, context: int) -> int:
         """What the first of the pools to run out holds; see `Pools`."""
         options, pools = deployment.options, self.pools(deployment, kv_bytes)
         page = options.block_size or 1
         local = ceil_div(context, options.decode_context_parallel_size)
-        kept = self._cells(deployment).window_tokens(local)
+        kept = self._layout(deployment).window_tokens(local)
         return int(pools.sequences(ceil_div(local, page) * page, ceil_div(kept, page) * page, 1))
 
     def command(self, deployment: Deployment) -> str:

@@ -20,12 +20,12 @@ from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
 from kvsim.units import ceil_div
 
-__all__ = ["Cells", "PoolRules", "Pools", "measure_cells", "split_pools"]
+__all__ = ["PoolLayout", "PoolRules", "Pools", "pool_layout", "split_pools"]
 
 
 @dataclass(frozen=True, slots=True)
-class Cells:
-    """Bytes of one rank by pool.
+class PoolLayout:
+    """What one token and one request take of each pool, on one rank.
 
     Parameters
     ----------
@@ -68,10 +68,10 @@ class Cells:
                 layers=layers,
                 padding_layers=0,
                 block_size=page,
-                page_bytes=page * cell // layers,
+                page_bytes=page * token_bytes // layers,
                 blocks_per_sequence=ceil_div(tokens, page),
             )
-            for name, layers, cell, tokens in pools
+            for name, layers, token_bytes, tokens in pools
             if layers
         )
 
@@ -104,7 +104,7 @@ class Pools:
         return min(limits)
 
 
-def measure_cells(
+def pool_layout(
     model: ModelSpec,
     fmt: KVFormat,
     tp: int,
@@ -112,8 +112,8 @@ def measure_cells(
     layers: Collection[int],
     count_indexer: bool = True,
     hybrid: bool = True,
-) -> Cells:
-    """Bytes of one token by pool, over the layers of one rank.
+) -> PoolLayout:
+    """Add up what one token and one request take of each pool, over the layers of one rank.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def measure_cells(
         window = max(window, limit or 0)
     state = fixed_bytes(model, tp=tp, layers=layers)
     (full_layers, full), (window_layers, windowed) = totals[False], totals[True]
-    return Cells(full, windowed, state, window, full_layers, window_layers)
+    return PoolLayout(full, windowed, state, window, full_layers, window_layers)
 
 
 def _window(attention: Attention) -> int | None:
@@ -187,7 +187,7 @@ class PoolRules:
     most_tokens: int | None = None
 
 
-def split_pools(cells: Cells, rules: PoolRules, kv_bytes: int) -> Pools:
+def split_pools(layout: PoolLayout, rules: PoolRules, kv_bytes: int) -> Pools:
     """Cut `kv_bytes` of one rank into states, full tokens and window tokens.
 
     Raises
@@ -197,22 +197,22 @@ def split_pools(cells: Cells, rules: PoolRules, kv_bytes: int) -> Pools:
 
     Notes
     -----
-    ``states = floor(kv * r / (1 + r) / state)`` with r the state ratio; then
-    ``full = floor(rest / (full_cell + ratio * window_cell))`` and ``window = ratio * full``,
+    ``states = floor(kv * r / (1 + r) / state_bytes)`` with r the state ratio; then
+    ``full = floor(rest / (full_bytes + ratio * window_bytes))`` and ``window = ratio * full``,
     each in whole pages.
     """
-    cell = cells.full_bytes + rules.window_ratio * cells.window_bytes
-    if not cell:
+    token_bytes = layout.full_bytes + rules.window_ratio * layout.window_bytes
+    if not token_bytes:
         raise UnsupportedError("SGLang sizes a token pool, and no layer of this rank keeps tokens")
     states, rest = None, kv_bytes
-    if cells.state_bytes:
+    if layout.state_bytes:
         share = rules.state_ratio / (1 + rules.state_ratio)
-        states = int(kv_bytes * share) // cells.state_bytes
+        states = int(kv_bytes * share) // layout.state_bytes
         states = min(states, rules.most_states) if rules.most_states else states
-        rest -= states * cells.state_bytes
-    full = int(rest / cell)
+        rest -= states * layout.state_bytes
+    full = int(rest / token_bytes)
     full = min(full, rules.most_tokens) if rules.most_tokens else full
     full = full // rules.page * rules.page
-    if not cells.window_bytes:
+    if not layout.window_bytes:
         return Pools(full, None, states)
     return Pools(full, int(full * rules.window_ratio) // rules.page * rules.page, states)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from kvsim.engines.base import Deployment, MemoryBudget
 from kvsim.engines.vllm.layout import layout_of
+from kvsim.engines.vllm.loading import loaded_weight_bytes
 from kvsim.engines.vllm.overheads import (
     activation_bytes,
     coefficient_source,
@@ -17,7 +18,6 @@ from kvsim.engines.vllm.overheads import (
     sampler_of,
 )
 from kvsim.engines.vllm.rules import Rules
-from kvsim.memory.loading import loaded_weight_bytes
 from kvsim.memory.weights import Shard, stage_layers
 from kvsim.specs.precision import weight_format
 

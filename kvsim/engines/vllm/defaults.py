@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.base import Deployment
 from kvsim.engines.common import check_options, fill
 from kvsim.engines.vllm.rules import Rules, architecture, card_class
 from kvsim.errors import InputError
@@ -16,6 +16,7 @@ from kvsim.specs.attention import (
     heads_per_rank,
 )
 from kvsim.specs.checked import defaults
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import kv_format, weight_format
 
@@ -167,7 +168,7 @@ def _block_size(deployment: Deployment, rules: Rules) -> int:
 
 
 def _batched_tokens(deployment: Deployment, rules: Rules, length: int) -> int:
-    """Tokens a step; V0 took a whole prompt at once."""
+    """Tokens per step; V0 took a whole prompt at once."""
     if rules.is_v0(deployment.accelerator):
         return max(length, _DEFAULT_TOKENS) if length <= _V0_CHUNKED_BEYOND else _DEFAULT_TOKENS
     return int(rules.value("max_num_batched_tokens")[card_class(deployment.accelerator)])
@@ -221,7 +222,7 @@ def _check_batch(options: EngineOptions) -> None:
     if seqs > tokens:
         raise InputError(
             f"--max-num-seqs {seqs} exceeds --max-num-batched-tokens {tokens}",
-            fix="a step schedules at least one token a sequence: raise the latter",
+            fix="a step schedules at least one token per sequence: raise the latter",
         )
 
 

@@ -54,7 +54,7 @@ class VLLM(Engine):
         return layout.steady_blocks(context) * block_bytes
 
     def _blocks(self, deployment: Deployment) -> tuple[Layout, int]:
-        """Groups and bytes a block; a plan asks about hundreds of lengths of one deployment."""
+        """Groups and bytes per block; a plan asks about hundreds of lengths of one deployment."""
         if self._last is None or self._last[0] is not deployment:
             layout = layout_of(deployment, self.rules)
             block_bytes = layout.bytes_per_block(self._layers(deployment))

@@ -35,7 +35,7 @@ class Layout(NamedTuple):
     reserve : Reserve
         Tokens in flight and context sharding.
     counts_pages : bool
-        Whether concurrency counts whole pages a group; V0 divided tokens by the length.
+        Whether concurrency counts whole pages per group; V0 divided tokens by the length.
     """
 
     groups: tuple[PageGroup, ...]

@@ -117,7 +117,7 @@ def non_torch_bytes(deployment: Deployment, rules: Rules) -> int:
 
 
 def cuda_graph_bytes(deployment: Deployment, rules: Rules) -> int:
-    """Memory of the captured graphs: a pool, and a share a captured batch size."""
+    """Memory of the captured graphs: a pool, and a share per captured batch size."""
     if deployment.options.enforce_eager:
         return 0
     fitted = read_data(_DATA)["cuda_graph"]
@@ -155,7 +155,7 @@ def _unpacked_bytes(deployment: Deployment, element: int) -> int:
 
 
 def _mlp_width(mlp: Mlp | None) -> int:
-    """Elements a token of the feed-forward block's intermediates: up, gate and their product."""
+    """Elements per token of the feed-forward block's intermediates: up, gate and their product."""
     if mlp is None:
         return 0
     parts = 3 if mlp.gated else 2
@@ -166,7 +166,7 @@ def _mlp_width(mlp: Mlp | None) -> int:
 
 
 def _attention_width(group: LayerGroup) -> int:
-    """Elements a token of queries, keys, values and the attention's output."""
+    """Elements per token of queries, keys, values and the attention's output."""
     return max((_cache_width(cache) for cache in group.caches), default=0)
 
 

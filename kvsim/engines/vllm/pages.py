@@ -59,11 +59,11 @@ class PageSpec(NamedTuple):
     kind : str
         See the module's table.
     block_size : int
-        Tokens a page (for a state, the attention block that it is aligned with).
+        Tokens per page (for a state, the attention block that it is aligned with).
     page_bytes : int
-        Bytes a page, padding included.
+        Bytes per page, padding included.
     span : int
-        Window or chunk in tokens, encoder tokens, or states a sequence keeps.
+        Window or chunk in tokens, encoder tokens, or states that a sequence keeps.
     """
 
     kind: Literal["full", "window", "chunk", "state", "fixed"]
@@ -96,7 +96,7 @@ class PageSpec(NamedTuple):
         return self.admission_pages(context, reserve)
 
     def with_page(self, page_bytes: int) -> PageSpec:
-        """Grow to a page: by more tokens a block where they fit evenly, else by padding."""
+        """Grow to a page: by more tokens per block where they fit evenly, else by padding."""
         ratio, rest = divmod(page_bytes, self.page_bytes)
         if rest or self.kind == "state":
             return self._replace(page_bytes=page_bytes)
@@ -126,7 +126,7 @@ def layer_pages(deployment: Deployment) -> list[LayerPage]:
 def align_to_states(pages: list[LayerPage], deployment: Deployment) -> list[LayerPage]:
     """Raise attention blocks until their page holds a recurrent state; pad the state to it.
 
-    Qwen3.5-27B: a state of 3,207,168 bytes over 4,096 bytes a token is 783 tokens, and in
+    Qwen3.5-27B: a state of 3,207,168 bytes over 4,096 bytes per token is 783 tokens, and in
     multiples of 16 the block becomes 784.
     """
     state = max((p.spec.page_bytes for p in pages if p.spec.kind == "state"), default=0)

@@ -153,7 +153,7 @@ def _text_part(config: Mapping[str, object], name: str) -> dict[str, object]:
 
 
 def _uniform_width(text: dict[str, object]) -> dict[str, object]:
-    """Gemma 3n lists one MLP width a layer, all alike."""
+    """Gemma 3n lists one MLP width per layer, all alike."""
     widths = text.get("intermediate_size")
     if isinstance(widths, list) and widths and all(width == widths[0] for width in widths):
         return {**text, "intermediate_size": widths[0]}

@@ -66,7 +66,7 @@ def _projection(vision: Fields, width: int, fields: Fields) -> int:
 
 
 def _per_layer_embeddings(fields: Fields) -> int:
-    """Gemma 3n and the small Gemma 4s: an embedding row a token a layer, and its gates."""
+    """Gemma 3n and the small Gemma 4s: an embedding row per token per layer, and its gates."""
     width = fields.first_integer("hidden_size_per_layer_input", default=0)
     if not width or "num_kv_shared_layers" not in fields:
         return 0

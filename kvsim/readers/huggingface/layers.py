@@ -157,7 +157,7 @@ def _compressed(fields: Fields, count: int) -> list[str]:
 
 
 def _compress_ratios(fields: Fields, count: int) -> list[int]:
-    """One ratio a layer; further ones belong to the multi-token-prediction layers."""
+    """One ratio per layer; further ones belong to the multi-token-prediction layers."""
     ratios = fields.integers("compress_ratios")
     drafts = fields.first_integer("num_nextn_predict_layers", default=0)
     if not count <= len(ratios) <= count + drafts:

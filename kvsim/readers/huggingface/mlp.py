@@ -105,7 +105,7 @@ def _moe(fields: Fields, family: Family) -> MoeMlp:
         raise fields.error("the config has no moe_intermediate_size")
     experts, chosen = fields.integer("num_experts"), fields.integer("num_experts_per_tok")
     if chosen > experts:
-        raise fields.error(f"{chosen} experts a token of only {experts}")
+        raise fields.error(f"{chosen} experts per token of only {experts}")
     return MoeMlp(
         experts=experts,
         experts_per_token=chosen,

@@ -5,9 +5,9 @@
     DIR/summary.json       the answer, and everything needed to ask again
     DIR/trace.json.gz      a timeline for Perfetto or chrome://tracing
     DIR/metrics.prom       what a scrape of the engine would have shown at the end
-    DIR/requests.parquet   one row a request
-    DIR/steps.parquet      one row a run of engine steps
-    DIR/memory.parquet     one row a run of engine steps: the pool's split
+    DIR/requests.parquet   one row per request
+    DIR/steps.parquet      one row per run of engine steps
+    DIR/memory.parquet     one row per run of engine steps: the pool's split
 
 Every file is whole or absent, and holds no wall-clock time: the same seed gives the same bytes.
 """

@@ -8,7 +8,6 @@ from typing import Any
 from kvsim.engines import get_engine
 from kvsim.results.result import SimulationResult
 from kvsim.simulator.scenario import Scenario
-from kvsim.simulator.schedulers import SCHEDULERS
 from kvsim.specs.hardware import AcceleratorProfile
 
 __all__ = ["provenance", "resolved_scenario"]
@@ -34,7 +33,7 @@ def provenance(result: SimulationResult) -> dict[str, Any]:
         "notes": list(result.recording.notes),
         "scenario": resolved_scenario(scenario),
         "engine": {"name": engine.name, "version": engine.version, "options": options},
-        "scheduler": SCHEDULERS.find(scenario.scheduler.policy).mimics,
+        "scheduler": setup.scheduler.mimics,
         "model": {
             "name": deployment.model.name,
             "hf_id": deployment.model.hf_id,

@@ -107,7 +107,7 @@ def _names(lanes: int) -> list[Event]:
 
 
 def _slices(requests: dict[str, Floats], lanes: list[int], end_seconds: float) -> list[Event]:
-    """Two slices a request: until its first token, and until its last."""
+    """Two slices per request: until its first token, and until its last."""
     first = np.nan_to_num(requests["first_token_seconds"], nan=end_seconds)
     finish = np.nan_to_num(requests["finish_seconds"], nan=end_seconds)
     events: list[Event] = []

@@ -1,6 +1,6 @@
 """What a memory policy answers, and the law that it must keep.
 
-The scheduler asks in four moments of a request's life, the replica once a run::
+The scheduler asks in four moments of a request's life, the replica once per run::
 
     can_allocate(request)          at arrival: could an empty pool ever hold it?
     allocate(request, tokens)      first prefill chunk: room for it?  -> cached tokens | None
@@ -110,7 +110,7 @@ class Allocator(ABC):
 
     @property
     def block_size(self) -> int:
-        """Tokens a block."""
+        """Tokens per block."""
         return self.curve.block_size
 
     @property
@@ -124,7 +124,7 @@ class Allocator(ABC):
         return self.total_blocks * self.block_size
 
     def blocks_of(self, request: Request, tokens: int) -> int:
-        """Blocks of a request with `tokens` cached tokens a sequence.
+        """Blocks of a request with `tokens` cached tokens per sequence.
 
         Parallel samples share the full blocks of the prompt; each owns a copy of the last,
         partial one (copy-on-write) from the moment the prompt is complete. Blocks of windowed
@@ -190,11 +190,11 @@ class Allocator(ABC):
 
     @abstractmethod
     def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
-        """Take the blocks that the next `steps` decode steps write; return how many."""
+        """Allocate the blocks that the next `steps` decode steps write; return how many."""
 
     @abstractmethod
     def free(self, request: Request, *, preempted: bool = False) -> None:
-        """Take back everything that a request holds; its ``computed_tokens`` are up to date."""
+        """Free everything that a request holds; its ``computed_tokens`` are up to date."""
 
     def slots(self, tokens: int, head: Request | None) -> Slots:
         """Describe what is not plain use of the pool now; nothing, as a rule.
@@ -223,7 +223,7 @@ class Allocator(ABC):
 
     @abstractmethod
     def check(self, live: Iterable[tuple[Request, int]]) -> None:
-        """Compare the books with the live requests and their cached tokens.
+        """Compare what is counted with the live requests and their cached tokens.
 
         Raises
         ------

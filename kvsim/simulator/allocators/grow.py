@@ -55,7 +55,7 @@ def caching_allocator_slots(tokens: int, *, tensor_token_bytes: int) -> int:
 
 
 class Grow(Allocator):
-    """One tensor a sequence, made anew for every token.
+    """One tensor per sequence, made anew for every token.
 
     Addresses change at every step, so runs are one step long: this is a study case, and the
     only policy (beside no cache at all) whose cost grows with the tokens generated.

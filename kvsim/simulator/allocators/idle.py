@@ -1,11 +1,11 @@
-"""Blocks that nobody holds: in which order they are taken again.
+"""Free blocks: in which order they are allocated again.
 
 Some still carry a finished prefix and can be revived by a lookup; the rest are anonymous and
-come in runs, so that freeing or taking a thousand of them is one operation::
+come in runs, so that freeing or allocating a thousand of them is one operation::
 
     oldest                                                      newest
     [ 3000 anonymous ] [ id 17 ] [ 2 anonymous ] [ id 5 ] [ id 4 ]
-      taken first                                  a tail is freed before its head
+      evicted first                                a tail is freed before its head
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class IdleBlocks(ABC):
 
     @abstractmethod
     def add(self, block_id: int) -> None:
-        """Add a cached block that was just let go."""
+        """Add a cached block that was just freed."""
 
     @abstractmethod
     def add_anonymous(self, count: int) -> None:
@@ -49,19 +49,24 @@ class IdleBlocks(ABC):
 
     @abstractmethod
     def note_use(self, block_id: int) -> None:
-        """Note that one of a block's holders has let go, while others hold on."""
+        """Note that one reference to a block is gone, while others remain."""
 
     @abstractmethod
     def revive(self, block_id: int) -> None:
         """Take a cached block out, because a request found its prefix."""
 
+    def renew(self, block_id: int) -> None:
+        """Note that an idle cached block was used and freed again at once."""
+        self.revive(block_id)
+        self.add(block_id)
+
     @abstractmethod
     def evict(self, count: int) -> None:
-        """Take `count` blocks in order of eviction; their identities are forgotten."""
+        """Evict `count` blocks in order; their identities are forgotten."""
 
 
 class LRU(IdleBlocks):
-    """Least recently let go first, with or without identity: vLLM's free queue."""
+    """Least recently freed first, with or without identity: vLLM's free queue."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,15 +93,19 @@ class LRU(IdleBlocks):
             self._anonymous += count
 
     def note_use(self, block_id: int) -> None:
-        """The last to let go decides."""
+        """The last reference decides."""
 
     def revive(self, block_id: int) -> None:
         """Take it out of the middle."""
         del self._order[block_id]
         self.cached -= 1
 
+    def renew(self, block_id: int) -> None:
+        """Move it to the end of the queue."""
+        self._order.move_to_end(block_id)
+
     def evict(self, count: int) -> None:
-        """Take from the front; a run may be taken in part."""
+        """Evict from the front; of a run maybe a part."""
         order = self._order
         while count:
             key, run = order.popitem(last=False)
@@ -135,7 +144,7 @@ class _Ranked(IdleBlocks):
         self.cached += 1
 
     def add_anonymous(self, count: int) -> None:
-        """Add to the blocks that are taken before any cached one."""
+        """Add to the blocks that are evicted before any cached one."""
         self._anonymous += count
 
     def revive(self, block_id: int) -> None:
@@ -147,7 +156,7 @@ class _Ranked(IdleBlocks):
             heapify(self._heap)
 
     def evict(self, count: int) -> None:
-        """Take anonymous blocks, then the lowest ranks."""
+        """Evict anonymous blocks, then the lowest ranks."""
         plain = min(count, self._anonymous)
         self._anonymous -= plain
         for _ in range(count - plain):
@@ -160,7 +169,7 @@ class _Ranked(IdleBlocks):
 
     @abstractmethod
     def _rank_of(self, block_id: int) -> tuple[int, int]:
-        """Rank of a block that is let go now; the lowest is evicted first."""
+        """Rank of a block that is freed now; the lowest is evicted first."""
 
     @abstractmethod
     def _forget(self, block_id: int) -> None:
@@ -168,13 +177,16 @@ class _Ranked(IdleBlocks):
 
 
 class FIFO(_Ranked):
-    """First in, first out, from the first time that a block was let go; hits renew nothing."""
+    """First in, first out, from the first time that a block was freed; hits renew nothing."""
 
     def __init__(self) -> None:
         super().__init__()
         self._entered: dict[int, int] = {}
 
     def note_use(self, block_id: int) -> None:
+        """Uses do not count."""
+
+    def renew(self, block_id: int) -> None:
         """Uses do not count."""
 
     def _rank_of(self, block_id: int) -> tuple[int, int]:

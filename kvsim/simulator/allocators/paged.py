@@ -15,11 +15,11 @@ __all__ = ["Paged"]
 class Paged(Allocator):
     """Blocks without identity: a request's count follows from its length alone.
 
-    Waste is internal only, less than a block a sequence, so no address is ever needed.
+    Waste is internal only, less than a block per sequence, so no address is ever needed.
     """
 
     def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
-        """Require room for the whole prompt, take the first chunk's blocks."""
+        """Require room for the whole prompt, allocate the first chunk's blocks."""
         whole = self.blocks_of(request, request.prefill_tokens)
         if whole + spare_blocks > self.free_blocks:
             return None
@@ -29,7 +29,7 @@ class Paged(Allocator):
         return 0
 
     def append_slots(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
-        """Take the blocks between the computed tokens and `tokens`."""
+        """Allocate the blocks between the computed tokens and `tokens`."""
         need = self.blocks_of(request, tokens)
         if request.computed_tokens:
             need -= self.blocks_of(request, request.computed_tokens)
@@ -49,13 +49,13 @@ class Paged(Allocator):
         return batch.opens <= self.free_blocks or batch.opening <= self.free_blocks
 
     def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
-        """Take the blocks that open during the run."""
+        """Allocate the blocks that open during the run."""
         need = batch.blocks_for(steps)
         self.free_blocks -= need
         return need
 
     def free(self, request: Request, *, preempted: bool = False) -> None:
-        """Give all blocks back."""
+        """Free all of its blocks."""
         self.free_blocks += self.blocks_of(request, request.computed_tokens)
 
     def check(self, live: Iterable[tuple[Request, int]]) -> None:

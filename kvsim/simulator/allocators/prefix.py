@@ -1,11 +1,11 @@
 """Paged allocation with hashed prefix sharing: a block whose content is known is kept.
 
 A block's identity names the whole prefix up to and including it, so hits are always a run
-from the start of the prompt. Blocks are counted by holders; when the last lets go, they wait
-in the idle order and are revived by a lookup or evicted when room is needed::
+from the start of the prompt. Blocks are counted by reference; when the last reference is gone, they
+wait in the idle order and are revived by a lookup or evicted when room is needed::
 
-        new content          last holder gone          needed
-    (free) ──────▶ held(refs>=1) ──────▶ idle, cached ──────▶ (free)
+        new content           last ref gone             evicted
+    (free) ──────▶ held (refs >= 1) ─────▶ idle, cached ──────▶ (free)
                       ▲                      │ lookup hits
                       └──────────────────────┘
 """
@@ -57,7 +57,7 @@ class Prefix(Paged):
         if curve != BlockCurve(curve.block_size):
             raise InputError(
                 "prefix sharing is modelled for models with full attention in every layer",
-                fix="use allocator: paged for windowed and recurrent models",
+                fix="page windowed and recurrent models without sharing",
             )
         super().__init__(total_blocks, curve)
         self._refs: dict[int, int] = {}
@@ -65,7 +65,7 @@ class Prefix(Paged):
         self._idle.add_anonymous(total_blocks)
 
     def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
-        """Look the prompt up; hold its hits and take blocks for the first new chunk."""
+        """Look the prompt up; touch its hits and allocate blocks for the first new chunk."""
         ids = self._ids(request, request.prefill_tokens)
         hits, idle_hits = self._lookup(ids, request.prefill_tokens)
         new = self.blocks_of(request, request.prefill_tokens) - hits
@@ -81,7 +81,7 @@ class Prefix(Paged):
         return cached
 
     def append_slots(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
-        """Take the blocks of a further chunk and name those that it fills."""
+        """Allocate the blocks of a further chunk and name those that it fills."""
         computed = request.computed_tokens
         need = self.blocks_of(request, tokens)
         need -= self.blocks_of(request, computed) if computed else 0
@@ -94,13 +94,13 @@ class Prefix(Paged):
         return True
 
     def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
-        """Take the blocks that open during the run."""
+        """Allocate the blocks that open during the run."""
         need = batch.blocks_for(steps)
         self._allocate_new(need)
         return need
 
     def free(self, request: Request, *, preempted: bool = False) -> None:
-        """Let go of the tail first, so that a prefix outlives what was built on it."""
+        """Free the tail first, so that a prefix outlives what was built on it."""
         tokens = request.computed_tokens
         held = self.blocks_of(request, tokens) if tokens else 0
         if preempted or request.content is not None:
@@ -120,7 +120,7 @@ class Prefix(Paged):
 
     @property
     def shared_blocks(self) -> int:
-        """Blocks with two or more holders."""
+        """Blocks with two or more references."""
         return sum(count > 1 for count in self._refs.values())
 
     def holdings(self, live: Iterable[tuple[Request, int]]) -> list[Holding]:
@@ -132,7 +132,7 @@ class Prefix(Paged):
         ]
 
     def check(self, live: Iterable[tuple[Request, int]]) -> None:
-        """State ``held + idle = total`` and that holders are counted right."""
+        """State ``held + idle = total`` and that references are counted right."""
         holders: Counter[int] = Counter()
         anonymous = 0
         for request, tokens in live:
@@ -140,7 +140,7 @@ class Prefix(Paged):
             holders.update(block_id for block_id in names if block_id is not None)
             anonymous += self.blocks_of(request, tokens) - sum(n is not None for n in names)
         if holders != Counter(self._refs):
-            raise InvariantError("holders of shared blocks are miscounted")
+            raise InvariantError("references to shared blocks are miscounted")
         if len(self._idle) != self.free_blocks:
             raise InvariantError(f"{len(self._idle)} idle blocks, but {self.free_blocks} free")
         if len(self._refs) + anonymous + self.free_blocks != self.total_blocks:
@@ -166,7 +166,7 @@ class Prefix(Paged):
         return hits, idle_hits
 
     def _touch(self, block_id: int) -> None:
-        """Add a holder, reviving the block if it was idle."""
+        """Add a reference, reviving the block if it was idle."""
         if block_id in self._refs:
             self._refs[block_id] += 1
         else:
@@ -175,7 +175,7 @@ class Prefix(Paged):
             self.free_blocks -= 1
 
     def _free_block(self, block_id: int | None, *, keep: bool) -> None:
-        """Remove a holder; the last one's block goes idle, its content kept or not."""
+        """Drop a reference; after the last one the block is idle, its content kept or not."""
         if block_id is not None:
             self._refs[block_id] -= 1
             if self._refs[block_id]:
@@ -189,7 +189,7 @@ class Prefix(Paged):
             self._idle.add_anonymous(1)
 
     def _allocate_new(self, count: int) -> None:
-        """Take blocks in order of eviction."""
+        """Allocate blocks in order of eviction."""
         self._idle.evict(count)
         self.free_blocks -= count
 

@@ -61,7 +61,7 @@ RESERVATIONS: Registry[Reservation] = Registry(
 
 
 class Reserve(Allocator):
-    """One contiguous region a sequence, from admission to the end.
+    """One contiguous region per sequence, from admission to the end.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ def tokens_per_page(page_bytes: int, tensor_token_bytes: int) -> int:
 
     Examples
     --------
-    Llama-2-7B in fp16: 32 heads * 128 * 2 bytes = 8 KiB a token a tensor.
+    Llama-2-7B in fp16: 32 heads * 128 * 2 bytes = 8 KiB per token and tensor.
 
     >>> tokens_per_page(64 * 1024, 8192), tokens_per_page(2 * 1024**2, 8192)
     (8, 256)
@@ -47,7 +47,7 @@ def tokens_per_page(page_bytes: int, tensor_token_bytes: int) -> int:
     tokens = page_bytes // tensor_token_bytes
     if tokens == 0:
         raise InputError(
-            f"a token takes {tensor_token_bytes} bytes a tensor, more than a page",
+            f"a token takes {tensor_token_bytes} bytes per tensor, more than a page",
             where="page_bytes",
             fix="choose a larger page",
         )

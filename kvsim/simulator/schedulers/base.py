@@ -187,7 +187,7 @@ class Scheduler(ABC):
             self.batch.join(request)
 
     def _complete(self, request: Request, now: float) -> None:
-        """Give back everything that a finished request holds."""
+        """Free everything that a finished request holds."""
         request.generated_tokens = request.output_tokens
         del self.running[request]
         self.running_sequences -= request.samples
@@ -314,7 +314,7 @@ class Scheduler(ABC):
         return tokens
 
     def cached_tokens(self, request: Request) -> int:
-        """Cached tokens, a sequence, of a running request."""
+        """Cached tokens per sequence, of a running request."""
         if request in self.batch.members:
             return self.batch.cached_tokens(request)
         return request.computed_tokens
@@ -332,7 +332,7 @@ class Scheduler(ABC):
         self._check_memory()
 
     def _check_memory(self) -> None:
-        """Check the books of the batch and of the memory."""
+        """Check the laws of the batch and of the memory."""
         if self.running_sequences != sum(request.samples for request in self.running):
             raise InvariantError("the count of running sequences has drifted")
         self.batch.check()

@@ -12,7 +12,7 @@ class Orca(Scheduler):
     """Requests join and leave at every iteration, first come first served.
 
     An iteration computes the whole prompts of those that just joined together with one token
-    of everybody else (selective batching). Memory is taken at admission; with an allocator
+    of everybody else (selective batching). Memory is allocated at admission; with an allocator
     that grows, the request admitted last gives way.
     """
 

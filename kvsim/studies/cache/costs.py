@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
-from kvsim.engines import Deployment, EngineOptions, get_engine
+from kvsim.engines import Deployment, get_engine
 from kvsim.errors import InputError
 from kvsim.memory.footprint import sequence_bytes
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat, kv_format

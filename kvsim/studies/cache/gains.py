@@ -133,7 +133,7 @@ def tier_gains(
 
     Examples
     --------
-    One token a block and a byte a token: two blocks on the GPU, one more below it.
+    One token per block and a byte per token: two blocks on the GPU, one more below it.
 
     >>> trace = PrefixTrace("t", 1, ((1, 2), (3,), (1, 2)))
     >>> [round(each.gained, 2) for each in
@@ -141,7 +141,7 @@ def tier_gains(
     [0.0, 0.4]
     """
     if token_bytes <= 0:
-        raise InputError(f"a token of {token_bytes:g} bytes: this model keeps nothing a token")
+        raise InputError(f"a token of {token_bytes:g} bytes: this model keeps nothing per token")
     gains: list[TierGain] = []
     total_bytes, before = 0.0, 0.0
     tokens = trace.references * trace.block_tokens / max(1, len(trace.requests))

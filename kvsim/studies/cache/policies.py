@@ -7,12 +7,13 @@ differs; the study bounds what an engine can reach.
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from typing import Protocol
 
 from kvsim.errors import InputError, UnknownNameError
+from kvsim.simulator.allocators.idle import EVICTION_POLICIES
 
 __all__ = ["POLICIES", "hit_ratio"]
 
@@ -33,50 +34,24 @@ class _Unlimited:
         return known
 
 
-class _Recency:
-    """LRU, or FIFO where a hit does not renew a block."""
+class _Limited:
+    """So many blocks, evicted in the order of the simulator's own prefix cache."""
 
-    def __init__(self, capacity: int, *, renews: bool) -> None:
-        self._capacity, self._renews = capacity, renews
-        self._blocks: OrderedDict[int, None] = OrderedDict()
+    def __init__(self, capacity: int, policy: str) -> None:
+        self._capacity = capacity
+        self._blocks = EVICTION_POLICIES.find(policy)()
 
     def holds(self, block: int) -> bool:
         return block in self._blocks
 
     def touch(self, block: int, depth: int) -> bool:
         if block in self._blocks:
-            if self._renews:
-                self._blocks.move_to_end(block)
+            self._blocks.renew(block)
             return True
         if len(self._blocks) >= self._capacity:
-            self._blocks.popitem(last=False)
-        self._blocks[block] = None
+            self._blocks.evict(1)
+        self._blocks.add(block)
         return False
-
-
-class _LeastFrequent:
-    """LFU by uses since insertion; the least recent of the least used goes first."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._uses: dict[int, int] = {}
-        self._used: defaultdict[int, OrderedDict[int, None]] = defaultdict(OrderedDict)
-        self._fewest = 1
-
-    def touch(self, block: int, depth: int) -> bool:
-        uses = self._uses.get(block, 0)
-        if uses:
-            del self._used[uses][block]
-            if uses == self._fewest and not self._used[uses]:
-                self._fewest = uses + 1
-        else:
-            if len(self._uses) >= self._capacity:
-                victim, _ = self._used[self._fewest].popitem(last=False)
-                del self._uses[victim]
-            self._fewest = 1
-        self._uses[block] = uses + 1
-        self._used[uses + 1][block] = None
-        return uses > 0
 
 
 class _LeastFrequentDeepest:
@@ -141,9 +116,7 @@ def _next_uses(references: Sequence[int]) -> list[int]:
 
 
 _ONLINE: dict[str, Callable[[int], _Cache]] = {
-    "lru": lambda capacity: _Recency(capacity, renews=True),
-    "fifo": lambda capacity: _Recency(capacity, renews=False),
-    "lfu": _LeastFrequent,
+    **{name: partial(_Limited, policy=name) for name in EVICTION_POLICIES},
     "lfu-deepest-first": _LeastFrequentDeepest,
 }
 POLICIES = (*_ONLINE, "lru-tail-first", "belady")
@@ -206,7 +179,7 @@ def _replayed(requests: Iterable[Sequence[int]], cache: _Cache) -> float:
 
 
 def _replayed_tail_first(requests: Iterable[Sequence[int]], capacity: int) -> float:
-    cache = _Recency(capacity, renews=True)
+    cache = _Limited(capacity, "lru")
     hits = references = 0
     for ids in requests:
         hits += sum([cache.holds(block) for block in ids])

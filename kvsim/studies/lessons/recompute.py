@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from kvsim.errors import InputError
-from kvsim.memory.weights import matmul_flops_per_token
+from kvsim.memory.tensors import matmul_flops_per_token
 from kvsim.specs.model import ModelSpec
 from kvsim.steptime.kv_reads import attended_layers
 

@@ -28,11 +28,12 @@ __all__ = [
     "Reading",
     "TraceFormat",
     "TraceRow",
+    "block_ids",
     "csv_rows",
     "json_object",
     "json_rows",
     "length",
-    "plain_rows",
+    "plain_format",
     "seconds",
     "whole",
     "whole_list",
@@ -95,6 +96,10 @@ class Head:
         """Names in the first line of a CSV file; empty for JSON."""
         first = self.text.lstrip().split("\n", 1)[0].strip()
         return () if first[:1] in "{[" else tuple(name.strip().strip('"') for name in _split(first))
+
+    def has_columns(self, *names: str) -> bool:
+        """Whether this is CSV with all these columns."""
+        return set(names) <= set(self.columns)
 
     @cached_property
     def keys(self) -> frozenset[str]:
@@ -194,6 +199,12 @@ def whole_list(value: Any, key: str) -> list[int]:
     return value
 
 
+def block_ids(record: dict[str, Any], key: str) -> list[int] | None:
+    """Read the names of the prompt's blocks under `key`; None where the row has none."""
+    ids = record.get(key)
+    return None if ids is None else whole_list(ids, key)
+
+
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
@@ -245,20 +256,26 @@ def csv_rows(
     yield from _each(reading, lines, parse)
 
 
-def plain_rows(reading: Reading, columns: tuple[str, str, str]) -> Iterator[TraceRow]:
-    """Yield the rows of a CSV file whose columns are arrival (s), prompt and output tokens."""
+def plain_format(name: str, what: str, columns: tuple[str, str, str]) -> TraceFormat:
+    """Describe a CSV format whose columns are arrival (s), prompt and output tokens."""
 
     def to_row(line: int, fields: list[str]) -> TraceRow:
         prompt, output = length(fields[1], columns[1]), length(fields[2], columns[2])
         return TraceRow(line, seconds(fields[0], columns[0]), prompt, output)
 
-    return csv_rows(reading, columns, to_row)
+    return TraceFormat(
+        name,
+        what,
+        lambda head: head.has_columns(*columns),
+        lambda reading: csv_rows(reading, columns, to_row),
+        columns=columns,
+    )
 
 
 def json_rows(
     reading: Reading, to_row: Callable[[int, dict[str, Any]], TraceRow], skip_lines: int = 0
 ) -> Iterator[TraceRow]:
-    """Yield the rows of a file of one JSON object a line, after `skip_lines` of header."""
+    """Yield the rows of a file of one JSON object per line, after `skip_lines` of header."""
 
     def parse(line: int, text: str) -> TraceRow:
         return to_row(line, json_object(text))

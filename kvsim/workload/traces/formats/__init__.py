@@ -1,1 +1,1 @@
-"""One trace format a file."""
+"""One trace format per file."""

@@ -56,7 +56,7 @@ def _rows(reading: Reading) -> Iterator[TraceRow]:
 
 
 def _matches(head: Head) -> bool:
-    return set(_COLUMNS) <= set(head.columns)
+    return head.has_columns(*_COLUMNS)
 
 
 AZURE = TraceFormat(

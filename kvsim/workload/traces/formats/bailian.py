@@ -1,4 +1,4 @@
-"""Qwen-Bailian's traces: one chat turn a line, ids of 16-token blocks.
+"""Qwen-Bailian's traces: one chat turn per line, ids of 16-token blocks.
 
 ``chat_id, parent_chat_id (-1 = root), timestamp, input_length, output_length, type, turn,
 hash_ids``; `timestamp` is in **seconds**. Each row holds its whole context. The session of a row
@@ -17,11 +17,11 @@ from kvsim.workload.traces.base import (
     Reading,
     TraceFormat,
     TraceRow,
+    block_ids,
     json_rows,
     length,
     seconds,
     whole,
-    whole_list,
 )
 
 __all__ = ["BAILIAN"]
@@ -37,13 +37,12 @@ def _rows(reading: Reading) -> Iterator[TraceRow]:
         root = chat if parent == -1 else root_of.get(parent, parent)
         if parent != -1:
             root_of[chat] = root
-        ids = record.get("hash_ids")
         return TraceRow(
             line,
             seconds(record["timestamp"], "timestamp"),
             length(record["input_length"], "input_length"),
             length(record["output_length"], "output_length"),
-            None if ids is None else whole_list(ids, "hash_ids"),
+            block_ids(record, "hash_ids"),
             root,
         )
 

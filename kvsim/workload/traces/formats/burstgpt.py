@@ -44,7 +44,7 @@ def _rows(reading: Reading) -> Iterator[TraceRow]:
 
 
 def _matches(head: Head) -> bool:
-    return {*_COLUMNS, "Log Type"} <= set(head.columns)
+    return head.has_columns(*_COLUMNS, "Log Type")
 
 
 BURSTGPT = TraceFormat(

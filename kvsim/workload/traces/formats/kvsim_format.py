@@ -1,6 +1,6 @@
 """kvsim's own trace format: JSON lines that stream, with identities and sessions.
 
-The first line names the schema; then one request a line, times in seconds, never going back::
+The first line names the schema; then one request per line, times in seconds, never going back::
 
     {"schema": "kvsim-trace/1", "hash_block_size": 512}
     {"arrival_seconds": 0.0, "prompt_tokens": 6758, "output_tokens": 500, "block_ids": [0, 1]}
@@ -22,12 +22,12 @@ from kvsim.workload.traces.base import (
     Reading,
     TraceFormat,
     TraceRow,
+    block_ids,
     json_object,
     json_rows,
     length,
     seconds,
     whole,
-    whole_list,
 )
 
 __all__ = ["KVSIM", "SCHEMA", "kvsim_lines"]
@@ -45,8 +45,7 @@ def _rows(reading: Reading) -> Iterator[TraceRow]:
         if unknown:
             raise ValueError(f"unknown key {min(unknown)!r}")
         arrival, prompt, output = (record[key] for key in _REQUIRED)
-        ids = record.get("block_ids")
-        if ids is not None and reading.hash_block_size is None:
+        if record.get("block_ids") is not None and reading.hash_block_size is None:
             raise ValueError("block_ids without a hash_block_size in the header")
         if not 1 <= whole(record.get("samples", 1)) <= 1024:
             raise ValueError("samples is not between 1 and 1024")
@@ -55,7 +54,7 @@ def _rows(reading: Reading) -> Iterator[TraceRow]:
             seconds(arrival, "arrival_seconds"),
             length(prompt, "prompt_tokens"),
             length(output, "output_tokens"),
-            None if ids is None else whole_list(ids, "block_ids"),
+            block_ids(record, "block_ids"),
             *(None if record.get(key) is None else whole(record[key]) for key in _OPTIONAL[1:]),
         )
 

@@ -22,7 +22,7 @@ def _rows(reading: Reading) -> Iterator[TraceRow]:
 
 
 def _matches(head: Head) -> bool:
-    return set(_COLUMNS) <= set(head.columns) and "arrived_at" not in head.columns
+    return head.has_columns(*_COLUMNS) and "arrived_at" not in head.columns
 
 
 LENGTHS = TraceFormat(

@@ -17,10 +17,10 @@ from kvsim.workload.traces.base import (
     Reading,
     TraceFormat,
     TraceRow,
+    block_ids,
     json_rows,
     length,
     seconds,
-    whole_list,
 )
 
 __all__ = ["MOONCAKE"]
@@ -30,13 +30,12 @@ _KEYS = {"timestamp", "input_length", "output_length"}
 
 def _rows(reading: Reading) -> Iterator[TraceRow]:
     def to_row(line: int, record: dict[str, Any]) -> TraceRow:
-        ids = record.get("hash_ids")
         return TraceRow(
             line,
             seconds(record["timestamp"], "timestamp") / 1000,
             length(record["input_length"], "input_length"),
             length(record["output_length"], "output_length"),
-            None if ids is None else whole_list(ids, "hash_ids"),
+            block_ids(record, "hash_ids"),
         )
 
     return json_rows(reading, to_row)

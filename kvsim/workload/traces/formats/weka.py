@@ -1,4 +1,4 @@
-"""WEKA's coding-agent traces: one conversation a line (or one a file, indented), closed loop.
+"""WEKA's coding-agent traces: one conversation per line (or one per file, indented), closed loop.
 
 A conversation has ``requests`` with ``t`` (seconds from its start), ``in``, ``out``,
 ``hash_ids`` (full 64-token blocks only, numbered within the conversation) and ``think_time``

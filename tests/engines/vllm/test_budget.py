@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
-from kvsim.engines import Deployment, EngineOptions, get_engine
+from kvsim.engines import Deployment, get_engine
 from kvsim.engines.vllm.budget import stage_budget
+from kvsim.engines.vllm.loading import loaded_weight_bytes
 from kvsim.engines.vllm.overheads import activation_bytes, profiled_step
 from kvsim.engines.vllm.rules import Rules, architecture, card_class
 from kvsim.errors import InputError, UnsupportedError
-from kvsim.memory.loading import loaded_weight_bytes
 from kvsim.memory.weights import Shard
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import GIB
 
 LLAMA = "llama3.1-8b"

@@ -9,28 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvsim.errors import InputError, KVSimError, MissingExtraError, UnsupportedError
+from kvsim.errors import InputError, MissingExtraError, UnsupportedError
 from kvsim.memory.weights import Shard, rank_weight_bytes, weight_bytes
 from kvsim.readers.gguf.file import spec_from_gguf
 from kvsim.specs.attention import FullAttention, LatentAttention, RecurrentState, SlidingAttention
-
-LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-
-
-def one_line(error):
-    message = str(error.value)
-    assert "\n" not in message
-    assert len(message) < 400
-    return message
-
-
-def size_or_line(read, path):
-    """Whether reading gives a size, or an error of ours that is one line."""
-    try:
-        return read(path) >= 0
-    except KVSimError as error:
-        return "\n" not in str(error)
-
+from tests.support.checkpoints import LFS_POINTER, one_line, size_or_line
 
 TABLES = {"token_embd.weight": (64, 32), "output.weight": (64, 32)}
 
@@ -47,9 +30,7 @@ def write_gguf(path, architecture, values, tensors=None, *, kind=np.float16):
                 writer.add_array(key, value)
             case _:
                 writer.add_uint32(key, value)
-    for name, shape in (
-        tensors or {"token_embd.weight": (64, 32), "output.weight": (64, 32)}
-    ).items():
+    for name, shape in (tensors or TABLES).items():
         writer.add_tensor(name, np.zeros(shape, kind))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -101,7 +82,7 @@ class TestGguf:
         writer.write_tensors_to_file()
         writer.close()
         spec = spec_from_gguf(tmp_path / "q.gguf")
-        assert spec.weight_bytes_on_disk == 64 * (32 + 2)  # 32 int8 and one fp16 scale a block
+        assert spec.weight_bytes_on_disk == 64 * (32 + 2)  # 32 int8 and one fp16 scale per block
         assert (spec.dtype, spec.quantization) == ("fp16", "q8_0")
 
     def test_key_and_value_lengths_need_not_be_hidden_over_heads(self, tmp_path):

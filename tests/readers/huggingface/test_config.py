@@ -28,7 +28,7 @@ def test_head_dim_times_heads_need_not_be_hidden():
 
 
 def test_head_dim_of_an_mla_model_plays_no_part():
-    """GLM-5 lists head_dim 64, its rope size: the cache is 512 + 64 elements a layer."""
+    """GLM-5 lists head_dim 64, its rope size: the cache is 512 + 64 elements per layer."""
     glm5 = llama(
         model_type="glm_moe_dsa",
         num_hidden_layers=78,

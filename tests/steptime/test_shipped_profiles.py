@@ -59,7 +59,7 @@ def test_decode_attention_is_within_nine_percent(kvsim_data, card):
 def test_the_shipped_profiles_describe_whole_steps_within_five_percent(kvsim_data, name):
     profile, fitted = find_accelerator(name), fitted_on_tables(name)
     rows = card_rows(kvsim_data / "reference/gpu", card_of(profile), profile)
-    # kernel sums hold no host time, no norms and no activations: 9 us a layer
+    # kernel sums hold no host time, no norms and no activations: 9 us per layer
     kernels = fitted.model_copy(
         update={
             "host_seconds": 0.0,

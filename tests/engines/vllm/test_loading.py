@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from kvsim.catalog.models import find_model
-from kvsim.memory.loading import loaded_weight_bytes
+from kvsim.engines.vllm.loading import loaded_weight_bytes
 from kvsim.memory.weights import Shard, rank_weight_bytes
 from kvsim.units import GIB
 

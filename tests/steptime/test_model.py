@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from kvsim import plan
 from kvsim.catalog.accelerators import accelerator_names, find_accelerator
 from kvsim.catalog.models import find_model
-from kvsim.engines.base import Deployment, EngineOptions
+from kvsim.engines.base import Deployment
 from kvsim.simulator.prepare import prepare
 from kvsim.simulator.scenario import EngineSpec, Scenario
 from kvsim.specs.attention import ChunkedAttention, FullAttention, SlidingAttention
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import HostCost, Link, StepCoefficients
 from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec
 from kvsim.specs.precision import kv_format
@@ -124,7 +125,7 @@ def test_a_window_bends_the_read_curve_and_the_full_layer_goes_on():
 
 
 def test_mla_reads_one_latent_on_every_rank():
-    # DeepSeek-V2, table 1: (512 + 64) elements a token a layer, 60 layers, bf16.
+    # DeepSeek-V2, table 1: (512 + 64) elements per token per layer, 60 layers, bf16.
     model = find_model("deepseek-v2")
 
     for tp in (1, 8):

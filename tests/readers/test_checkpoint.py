@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvsim.errors import InputError, KVSimError
-from kvsim.memory.weights import parameter_count, weight_bytes
+from kvsim.errors import InputError
+from kvsim.memory.tensors import parameter_count
+from kvsim.memory.weights import weight_bytes
 from kvsim.readers.checkpoint import spec_from_folder
 from kvsim.readers.safetensors import header_weight_bytes, index_total_bytes
+from tests.support.checkpoints import LFS_POINTER, one_line, size_or_line
 
-LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 TINY_LLAMA = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
@@ -36,21 +37,6 @@ def write_safetensors(path, header, *, length=None, data=b""):
 
 def tensor(begin, end):
     return {"dtype": "BF16", "shape": [(end - begin) // 2], "data_offsets": [begin, end]}
-
-
-def one_line(error):
-    message = str(error.value)
-    assert "\n" not in message
-    assert len(message) < 400
-    return message
-
-
-def size_or_line(read, path):
-    """Whether reading gives a size, or an error of ours that is one line."""
-    try:
-        return read(path) >= 0
-    except KVSimError as error:
-        return "\n" not in str(error)
 
 
 class TestSafetensorsHeader:

@@ -3,7 +3,7 @@
 vLLM's line ``Model loading took X GiB`` counts, on one rank::
 
     rank_weight_bytes                    the shard itself
-    + cosine and sine tables             one row a position, in the model's dtype
+    + cosine and sine tables             one row per position, in the model's dtype
     + padding of microscaled experts     kernels want 128 columns and 256 rows
     + what the allocator cannot give out a large block is cut from whole 2 MiB pages, and
                                          a rest of 1 MiB or less stays with its tensor

@@ -9,7 +9,7 @@ from kvsim.catalog import models
 from kvsim.catalog.models import describe_models, find_model, model_names
 from kvsim.errors import InputError, UnknownNameError, UnsupportedError
 from kvsim.memory.footprint import bytes_per_token, fixed_bytes, layer_caches, sequence_bytes
-from kvsim.memory.weights import parameter_count
+from kvsim.memory.tensors import parameter_count
 from kvsim.specs.attention import (
     ChunkedAttention,
     CompressedLatentAttention,
@@ -81,7 +81,7 @@ def test_kv_elements_per_token(facts, windowed):
 
 
 def test_kv_elements_are_what_the_footprint_counts(facts):
-    """Two bytes an element, and the sparse indexer's 132 bytes a layer beside them."""
+    """Two bytes per element, and the sparse indexer's 132 bytes per layer beside them."""
     for row in facts:
         if not row["kv_elems_per_token_growing"]:
             continue
@@ -125,7 +125,7 @@ def test_hub_ids(facts):
 
 # --- without the reference table ----------------------------------------------------------
 
-# Bytes a token in bf16, each by hand; sources: the models' config.json files.
+# Bytes per token in bf16, each by hand; sources: the models' config.json files.
 BYTES_PER_TOKEN = {
     "gpt2": 12 * 12 * (64 + 64) * 2,
     "llama2-7b": 32 * 32 * (128 + 128) * 2,  # 524,288

@@ -235,7 +235,7 @@ def deepseek(**changes):
 
 
 def test_mla_without_head_dim_keeps_one_latent_a_token():
-    """DeepSeek-V3: 70,272 bytes a token in bf16; hidden / heads = 56 means nothing."""
+    """DeepSeek-V3: 70,272 bytes per token in bf16; hidden / heads = 56 means nothing."""
     assert bytes_per_token(read(deepseek()), BF16) == 61 * 576 * 2 == 70_272
     assert counts(deepseek()) == {"mla_dense": 3, "mla_moe": 58}
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvsim.engines import Deployment, EngineOptions, get_engine
+from kvsim.engines import Deployment, get_engine
 from kvsim.engines.vllm.groups import pack_groups
 from kvsim.engines.vllm.layout import layout_of
 from kvsim.engines.vllm.pages import LayerPage, PageSpec, Reserve
@@ -19,6 +19,7 @@ from kvsim.specs.attention import (
     RecurrentState,
     SlidingAttention,
 )
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec
 from kvsim.units import GIB
@@ -207,7 +208,7 @@ def test_prefix_caching_keeps_a_second_state():
     blocks = layout_of(deployment, engine.rules).admission_blocks(262144)
     once = layout_of(without, engine.rules).admission_blocks(262144)
     assert (once, blocks) == (335 + 3, 335 + 6)
-    # 920,517 tokens on two cards with fp8 KV: 611 blocks at 174 a request (vllm recipes)
+    # 920,517 tokens on two cards with fp8 KV: 611 blocks at 174 per request (vllm recipes)
     engine, deployment = resolved(
         QWEN_3_5_27B, "0.26.1rc1.dev608", tensor_parallel_size=2, kv_cache_dtype="fp8"
     )
@@ -217,7 +218,7 @@ def test_prefix_caching_keeps_a_second_state():
 @pytest.mark.parametrize(
     ("conv", "recurrent", "token_heads", "element_bytes", "block"),
     [
-        (24576, 524288, 2, 4, 1056),  # Qwen3-Next-80B: 2,146,304 over 2,048 bytes a token
+        (24576, 524288, 2, 4, 1056),  # Qwen3-Next-80B: 2,146,304 over 2,048 bytes per token
         (24576, 524288, 2, 2, 544),  # the same with its state in bf16
     ],
 )
@@ -266,7 +267,7 @@ def test_the_sparse_indexer_is_a_page_beside_the_latents():
     )
     engine, deployment = resolved(model, tensor_parallel_size=8)
     capacity = engine.capacity(deployment, 40 * GIB)
-    # 656 + 132 bytes a token a layer, in one group
+    # 656 + 132 bytes per token per layer, in one group
     assert capacity.kv_cache_dtype == "fp8_ds_mla"
     assert capacity.bytes_per_block == 61 * (656 + 132) * 64
     assert len(capacity.groups) == 1
@@ -401,7 +402,7 @@ def test_blocks_never_exceed_the_bytes_given(kv_bytes, version):
 def test_a_stage_without_its_own_share_of_windows_is_still_laid_out():
     engine, deployment = resolved(GEMMA_3_12B, pipeline_parallel_size=4, max_model_len=8192)
     capacity = engine.capacity(deployment, 10 * GIB)
-    # 12 layers a stage: 2 full and 10 window ones, dealt over 5 window groups of 8
+    # 12 layers per stage: 2 full and 10 window ones, dealt over 5 window groups of 8
     assert capacity.bytes_per_block == 2 * 131072
     assert capacity.bytes_per_token == 12 * 8192
 

@@ -1,0 +1,107 @@
+"""The living parts of a replica, each chosen by one word of the scenario."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+
+from kvsim.memory.footprint import layer_caches
+from kvsim.memory.growth import BlockCurve
+from kvsim.registry import Registry
+from kvsim.simulator.allocators.base import Allocator
+from kvsim.simulator.allocators.grow import Grow, caching_allocator_slots
+from kvsim.simulator.allocators.paged import Paged
+from kvsim.simulator.allocators.prefix import Prefix
+from kvsim.simulator.allocators.recompute import NoCache
+from kvsim.simulator.allocators.reserve import RESERVATIONS, Reservation, Reserve
+from kvsim.simulator.allocators.virtual import Virtual, tokens_per_page
+from kvsim.simulator.batch import decode_batch
+from kvsim.simulator.blame import blaming
+from kvsim.simulator.clock import RecomputeClock, StepClock
+from kvsim.simulator.prepare import Setup
+from kvsim.simulator.recorder import Recorder
+from kvsim.simulator.schedulers import Scheduler, SchedulerLimits
+from kvsim.steptime.kv_reads import KVReadCurve, causal_pairs, prefill_pairs
+
+__all__ = ["ALLOCATORS", "make_clock", "make_scheduler"]
+
+
+def _virtual(setup: Setup) -> Allocator:
+    tokens = tokens_per_page(setup.scenario.memory.page_bytes, _tensor_token_bytes(setup))
+    return Virtual(setup.pool_slots // tokens, BlockCurve(tokens))
+
+
+def _grow(setup: Setup) -> Allocator:
+    rounding = partial(caching_allocator_slots, tensor_token_bytes=_tensor_token_bytes(setup))
+    placement = setup.scenario.memory.placement
+    return Grow(setup.pool_slots, lru_cache(maxsize=None)(rounding), placement=placement)
+
+
+def _reserve(setup: Setup, reservation: Reservation) -> Allocator:
+    memory, options = setup.scenario.memory, setup.deployment.options
+    return Reserve(
+        setup.pool_slots,
+        options.max_model_len or setup.deployment.model.max_position_embeddings,
+        reservation,
+        placement=memory.placement,
+        compaction=memory.compaction,
+    )
+
+
+ALLOCATORS: Registry[Callable[[Setup], Allocator]] = Registry(
+    "allocator",
+    {
+        "none": lambda setup: NoCache(setup.pool_slots),
+        **{name: partial(_reserve, reservation=rule) for name, rule in RESERVATIONS.items()},
+        "grow": _grow,
+        "paged": lambda setup: Paged(setup.num_blocks, setup.curve),
+        "prefix": lambda setup: Prefix(
+            setup.num_blocks, setup.curve, setup.scenario.memory.eviction
+        ),
+        "virtual": _virtual,
+    },
+)
+
+
+def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
+    """Make a replica's scheduler, with its memory and its batch."""
+    scenario, options = setup.scenario, setup.deployment.options
+    with blaming(scenario, "memory.allocator"):
+        allocator = ALLOCATORS.find(scenario.memory.allocator)(setup)
+    reads = KVReadCurve.from_model(setup.deployment.model, setup.kv, setup.tp)
+    limits = SchedulerLimits(
+        max_num_seqs=options.max_num_seqs or 256,
+        max_num_batched_tokens=options.max_num_batched_tokens or 2048,
+        max_model_len=options.max_model_len or setup.deployment.model.max_position_embeddings,
+        long_prefill_token_threshold=scenario.scheduler.long_prefill_token_threshold,
+        admission=scenario.scheduler.admission,
+        preemption=scenario.scheduler.preemption,
+    )
+    return setup.scheduler(limits, allocator, decode_batch(allocator.curve, reads), recorder)
+
+
+def make_clock(setup: Setup) -> StepClock:
+    """Make a replica's clock."""
+    clock = RecomputeClock if setup.scenario.memory.allocator == "none" else StepClock
+    bandwidth = setup.deployment.accelerator.bandwidth_bytes_per_s
+    return clock(
+        setup.step_time,
+        _pairs(setup),
+        link_seconds_per_token=setup.token_bytes / setup.scenario.scheduler.host_link_bytes_per_s,
+        copy_seconds_per_token=2 * setup.token_bytes / bandwidth,
+    )
+
+
+def _tensor_token_bytes(setup: Setup) -> int:
+    """Bytes of one token in one tensor: K of one layer, on one rank."""
+    layers = sum(count for count, cache in layer_caches(setup.deployment.model) if cache.states(1))
+    return max(1, setup.token_bytes // (2 * layers))
+
+
+def _pairs(setup: Setup) -> Callable[[int, int], float]:
+    """Query-key pairs of a prefill chunk; remembered where windows make them costly."""
+    model = setup.deployment.model
+    kinds = {cache.kind for _, cache in layer_caches(model)}
+    if kinds == {"full"}:
+        return causal_pairs
+    return lru_cache(maxsize=1 << 16)(partial(prefill_pairs, model))
