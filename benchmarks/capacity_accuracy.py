@@ -10,14 +10,13 @@ benchmarks/capacity_accuracy.py
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from observed_rows import Observation, UnpredictableRowError, observations
+from reference_data import parsed, parser
 
 from kvsim.engines import Capacity, Deployment, Engine
 from kvsim.engines.llama_cpp.engine import LlamaCpp
@@ -143,13 +142,10 @@ def _llama_mib(row: Observation) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engine", default="", help="only this engine's rows")
-    chosen = parser.parse_args()
-    data = os.environ.get("KVSIM_DATA")
-    if not data:
-        sys.exit("KVSIM_DATA is unset: name the folder that holds reference/")
-    compared = [o for o in outcomes(Path(data)) if chosen.engine in ("", o.row.engine_name)]
+    options = parser(__doc__)
+    options.add_argument("--engine", default="", help="only this engine's rows")
+    chosen = parsed(options)
+    compared = [o for o in outcomes(chosen.data) if chosen.engine in ("", o.row.engine_name)]
     print(f"{'row':5} {'engine':19} {'model':34} {'printed':>8} {'kvsim':>8} {'error':>7} exact")
     for outcome in compared:
         print(_line(outcome))

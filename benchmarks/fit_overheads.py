@@ -16,8 +16,6 @@ the peak) are in ``kvsim/engines/vllm/overheads.py``; only these numbers are fit
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from statistics import median
 
 import numpy as np
 from observed_rows import Observation, UnpredictableRowError, observations
+from reference_data import parsed, parser
 
 from kvsim.engines.base import Deployment
 from kvsim.engines.vllm.budget import stage_budget
@@ -270,14 +269,11 @@ def leave_one_out(samples: list[Sample]) -> list[tuple[str, float, float]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="compare, do not write")
-    parser.add_argument("--leave-one-out", action="store_true", help="print each row's error")
-    chosen = parser.parse_args()
-    data = os.environ.get("KVSIM_DATA")
-    if not data:
-        sys.exit("KVSIM_DATA is unset: name the folder that holds reference/")
-    samples = read_samples(Path(data))
+    options = parser(__doc__)
+    options.add_argument("--check", action="store_true", help="compare, do not write")
+    options.add_argument("--leave-one-out", action="store_true", help="print each row's error")
+    chosen = parsed(options)
+    samples = read_samples(chosen.data)
     if chosen.leave_one_out:
         for name, gib, percent in leave_one_out(samples):
             print(f"{name}  {gib:+.3f} GiB  {percent:+.2f} % of KV")

@@ -12,8 +12,6 @@ by side. Nothing here was fitted on these runs.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,6 +32,7 @@ from bench_runs import (
     write_trace,
 )
 from numpy.typing import NDArray
+from reference_data import parsed, parser
 from replay_figure import SeriesPair, replay_figure
 
 from kvsim.errors import UnsupportedError
@@ -338,12 +337,11 @@ def _verdict(replayed: Replay) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, default=os.environ.get("KVSIM_DATA"))
-    parser.add_argument("--plot", type=Path, help="write one HTML page per replay into this folder")
-    chosen = parser.parse_args()
-    if chosen.data is None:
-        sys.exit("give --data FOLDER or set KVSIM_DATA: the folder that holds reference/gpu")
+    options = parser(__doc__)
+    options.add_argument(
+        "--plot", type=Path, help="write one HTML page per replay into this folder"
+    )
+    chosen = parsed(options)
     found = []
     for replayed in replays(chosen.data):
         found.append(replayed)

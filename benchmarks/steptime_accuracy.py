@@ -8,20 +8,18 @@ percentage error; "left out" is the error on a model under coefficients fitted w
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from kernel_fits import fit_decode_attention, fit_gemm, fit_prefill_attention
+from reference_data import parsed, parser
 
 from kvsim.calibrate.fit import Datasheet, Fit, fit_steps, leave_one_model_out, percent_errors
 from kvsim.calibrate.public.cards import CARDS, Card, card_rows, fit_card, fit_served
 from kvsim.calibrate.public.hosts import HostFit, HostRules, fit_expert_layer
-from kvsim.calibrate.public.kernels import fit_decode_attention, fit_gemm, fit_prefill_attention
 from kvsim.calibrate.public.serving import read_served
 from kvsim.calibrate.public.tables import KernelTables, Precision
 from kvsim.calibrate.public.vidur import read_layers
@@ -54,12 +52,7 @@ _SERVED = ("H100-SXM5-80GB", "H200-SXM-141GB")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, default=os.environ.get("KVSIM_DATA"))
-    data = parser.parse_args().data
-    if data is None:
-        sys.exit("give --data FOLDER or set KVSIM_DATA: the folder that holds reference/gpu")
-    tables = data / "reference" / "gpu"
+    tables = parsed(parser(__doc__)).data / "reference" / "gpu"
     fits: dict[str, Fit] = {}
     for card in CARDS:
         profile = find_accelerator(card.accelerator)

@@ -8,15 +8,13 @@ counted from shapes, and bytes follow from the format of every tensor.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from observed_rows import Observation, UnpredictableRowError, observations
+from reference_data import parsed, parser
 
 from kvsim.catalog.models import find_model
 from kvsim.errors import KVSimError
@@ -94,11 +92,7 @@ def summary(what: str, compared: list[Compared]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, default=os.environ.get("KVSIM_DATA"))
-    data = parser.parse_args().data
-    if data is None:
-        sys.exit("give --data FOLDER or set KVSIM_DATA: the folder that holds reference/")
+    data = parsed(parser(__doc__)).data
     print("\n".join(summary("parameters, billions", parameters(data))))
     print("\n".join(summary("loaded weights, GiB per rank", loaded(data))))
 

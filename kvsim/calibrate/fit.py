@@ -29,9 +29,12 @@ __all__ = [
     "fit_steps",
     "least_squares",
     "leave_one_model_out",
+    "load_optimize",
     "percent_errors",
     "predict",
     "round_significant",
+    "split_factors",
+    "unfitted",
 ]
 
 FITTED_ON = "2026-11-21"
@@ -333,26 +336,29 @@ def _updates(free: tuple[Free, ...], values: Floats, datasheet: Datasheet | None
     units = {"": 1.0, "us": 1e-6, "ns": 1e-9}
     if datasheet is not None:
         units |= {"bandwidth": datasheet.bytes_per_s, "flops": datasheet.flops_per_s}
-    updates: dict[str, Any] = {}
-    factors: dict[int, float] = {}
-    for parameter, value in zip(free, values, strict=True):
-        scaled = float(value) * units[parameter.unit]
-        if parameter.name.startswith("factor_"):
-            factors[int(parameter.name.removeprefix("factor_"))] = scaled
-        else:
-            updates[parameter.name] = scaled
-    return {**updates, "token_factors": factors} if factors else updates
+    scale = np.array([units[parameter.unit] for parameter in free])
+    updates, factors = split_factors(free, values * scale)
+    return {**updates, "token_factors": factors} if factors else {**updates}
+
+
+def split_factors(
+    free: tuple[Free, ...], values: Floats
+) -> tuple[dict[str, float], dict[int, float]]:
+    """Split parameters into those with names of their own, and tile factors by tokens."""
+    named = {p.name: float(value) for p, value in zip(free, values, strict=True)}
+    factors = {
+        int(name.removeprefix("factor_")): named.pop(name)
+        for name in [*named]
+        if name.startswith("factor_")
+    }
+    return named, factors
 
 
 def least_squares(
     residuals: Callable[[Floats], Floats], free: tuple[Free, ...]
 ) -> NDArray[np.float64]:
     """Minimise soft-L1 of the residuals inside the parameters' bounds."""
-    try:
-        from scipy import optimize
-    except ImportError:
-        raise MissingExtraError("scipy", "calibrate", "fitting") from None
-    result = optimize.least_squares(
+    result = load_optimize().least_squares(
         residuals,
         [parameter.start for parameter in free],
         bounds=([p.low for p in free], [p.high for p in free]),
@@ -361,6 +367,31 @@ def least_squares(
         f_scale=_SOFT_ERROR,
     )
     return np.asarray(result.x, dtype=np.float64)
+
+
+def load_optimize() -> Any:
+    """Import scipy's optimisers.
+
+    Raises
+    ------
+    MissingExtraError
+        When scipy is not installed.
+    """
+    try:
+        from scipy import optimize
+    except ImportError:
+        raise MissingExtraError("scipy", "calibrate", "fitting") from None
+    return optimize
+
+
+def unfitted(**known: Any) -> StepCoefficients:
+    """Return coefficients with what is known of them (engine, source, date); a fit does the rest.
+
+    Rates are 1 and times 0 until then.
+    """
+    rates = ("weight_bytes_per_s", "flops_per_s", "kv_bytes_per_s", "attention_flops_per_s")
+    unknown: dict[str, Any] = dict.fromkeys(rates, 1.0)
+    return StepCoefficients(**unknown, layer_seconds=0.0, **known)
 
 
 def round_significant(value: float, digits: int = 4) -> float:

@@ -1,4 +1,4 @@
-"""Writing what was found: a JSON record, and a page that draws it."""
+"""Writing what was found: a JSON record, a page that draws it, a profile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from kvsim.errors import InputError, MissingExtraError
 
-__all__ = ["write_record"]
+__all__ = ["write_record", "write_text"]
 
 Page = Callable[[Mapping[str, Any]], str]
 
@@ -43,3 +43,17 @@ def write_record(
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", where=str(folder)) from None
     return [f"written: {folder / name}" for name in files] + missing
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from None

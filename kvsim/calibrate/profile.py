@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from kvsim.calibrate.outputs import write_text
 from kvsim.errors import InputError
 from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
 from kvsim.specs.yaml_files import data_folder, read_text, read_yaml
@@ -52,10 +53,7 @@ def write_coefficients(
     """
     source = path if path.exists() or like is None else like
     rest = _BLOCK.sub("", read_text(source)).rstrip("\n")
-    try:
-        path.write_text(f"{rest}\n{coefficient_lines(coefficients)}", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from None
+    write_text(path, f"{rest}\n{coefficient_lines(coefficients)}")
 
 
 def coefficient_lines(coefficients: StepCoefficients) -> str:

@@ -4,12 +4,12 @@ import statistics
 
 import numpy as np
 import pytest
+from kernel_fits import fit_decode_attention, fit_gemm, fit_prefill_attention
 
 from kvsim.calibrate.fit import percent_errors
 from kvsim.calibrate.profile import coefficient_lines, profile_path, write_coefficients
 from kvsim.calibrate.public.cards import CARDS, card_of, card_rows
 from kvsim.calibrate.public.hosts import HostRules, fit_expert_layer, fit_hosts, host_cost
-from kvsim.calibrate.public.kernels import fit_decode_attention, fit_gemm, fit_prefill_attention
 from kvsim.calibrate.public.serving import read_served
 from kvsim.calibrate.public.tables import KernelTables
 from kvsim.catalog.accelerators import find_accelerator, load_accelerator

@@ -8,7 +8,7 @@ copies of K and V and no mask::
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, ClassVar
@@ -78,10 +78,8 @@ class DecodeCase(LocalCase):
 
     def smaller(self) -> DecodeCase | None:
         """Fewer caches, then fewer sequences, then half the context."""
-        sizes = halved(self, "sets", "batch")
-        if sizes is None and self.context > BLOCK_SIZE:
-            sizes = {"context": self.context // 2}
-        return replace(self, **sizes) if sizes else None
+        smaller = halved(self, "sets", "batch")
+        return smaller or (halved(self, "context") if self.context > BLOCK_SIZE else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,5 +228,4 @@ class PrefillCase(LocalCase):
 
     def smaller(self) -> PrefillCase | None:
         """Fewer prompts, then shorter ones."""
-        sizes = halved(self, "batch", "prompt")
-        return replace(self, **sizes) if sizes else None
+        return halved(self, "batch", "prompt")

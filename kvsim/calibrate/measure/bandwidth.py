@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from kvsim.calibrate.measure.case import Call, LocalCase, halved
 from kvsim.calibrate.measure.workspace import Tensor, Workspace
+from kvsim.units import MIB
 
 __all__ = ["CopyCase", "ReadCase"]
 
@@ -41,8 +42,7 @@ class CopyCase(LocalCase):
 
     def smaller(self) -> CopyCase | None:
         """Half the buffer."""
-        sizes = halved(self, "buffer")
-        return CopyCase(dtype=self.dtype, **sizes) if sizes else None
+        return halved(self, "buffer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +77,4 @@ class ReadCase(LocalCase):
 
     def smaller(self) -> ReadCase | None:
         """Half the buffer, down to a mebibyte."""
-        if self.buffer < 2**21:
-            return None
-        return ReadCase(dtype=self.dtype, buffer=self.buffer // 2)
+        return halved(self, "buffer") if self.buffer >= 2 * MIB else None

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kvsim.calibrate.fit import load_optimize
 from kvsim.calibrate.measure.coefficients import WAYS, Calibration, calibrate_rows
 from kvsim.calibrate.measure.device import DeviceFacts, find_device, shipped_profile
 from kvsim.calibrate.measure.grid import Plan, plan_cases
@@ -19,7 +20,7 @@ from kvsim.calibrate.measure.profile import (
 )
 from kvsim.calibrate.measure.session import Progress, Session, kept_timings
 from kvsim.calibrate.measure.timing import Bench, TorchBench
-from kvsim.errors import InputError, MissingExtraError
+from kvsim.errors import InputError
 
 __all__ = ["Outputs", "measure", "planned", "planned_dict"]
 
@@ -134,7 +135,7 @@ def measure(
     UnsupportedError
         When the device fails.
     """
-    _require_scipy()
+    load_optimize()  # fail before the first measurement, not after the last
     outputs = Outputs.beside(output or Path(f"{slug(facts.name)}.yaml"))
     kept = kept_timings(outputs.rows) if resume else {}
     session = Session(bench or TorchBench(facts.kind, plan.pace), outputs.rows, progress, kept)
@@ -144,14 +145,6 @@ def measure(
     for way, path in zip(WAYS, (outputs.profile, outputs.kernels_profile), strict=True):
         write_profile(path, measured_profile(found, way, date))
     return {**_found_dict(found), "files": outputs.to_dict(), **_notes(plan, session, found)}
-
-
-def _require_scipy() -> None:
-    """Fail before the first measurement, not after the last."""
-    try:
-        import scipy  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("scipy", "calibrate", "fitting") from None
 
 
 def _found_dict(found: Calibration) -> dict[str, Any]:

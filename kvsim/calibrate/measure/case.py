@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -79,6 +79,9 @@ class Case(ABC):
         return f"{self.kind} {self.dtype} {sizes}"
 
 
+C = TypeVar("C", bound=Case)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalCase(Case):
     """A case that this process runs on one device.
@@ -96,12 +99,13 @@ class LocalCase(Case):
         """Allocate the inputs; return calls that do the same work on different ones."""
 
 
-def halved(case: Case, *names: str) -> dict[str, Any] | None:
-    """Halve the first of the named sizes that is above 1; None when all are 1."""
+def halved(case: C, *names: str) -> C | None:
+    """Return the case with the first of the named sizes above 1 halved; None when all are 1."""
     for name in names:
         size = int(getattr(case, name))
         if size > 1:
-            return {name: size // 2}
+            smaller: dict[str, Any] = {name: size // 2}
+            return replace(case, **smaller)
     return None
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from kvsim.calibrate.fit import fit_link, round_significant
+from kvsim.calibrate.fit import fit_link, round_significant, unfitted
 from kvsim.calibrate.measure.case import Row
 from kvsim.calibrate.measure.collective import AllReduceCase
 from kvsim.calibrate.measure.device import DeviceFacts
@@ -191,17 +191,8 @@ def _base(
         updates["expert_layer_seconds"] = known.expert_layer_seconds
         updates["expert_flops_share"] = known.expert_flops_share
     updates |= _fp8_speedups(rows, facts.dtype, known)
-    return StepCoefficients(
-        engine="torch",
-        source=f"measured by kvsim calibrate: {facts.name}, {software}",
-        date=date,
-        weight_bytes_per_s=1.0,
-        flops_per_s=1.0,
-        kv_bytes_per_s=1.0,
-        attention_flops_per_s=1.0,
-        layer_seconds=0.0,
-        **updates,
-    )
+    source = f"measured by kvsim calibrate: {facts.name}, {software}"
+    return unfitted(engine="torch", source=source, date=date, **updates)
 
 
 def _links(rows: Sequence[Row]) -> dict[int, Link]:

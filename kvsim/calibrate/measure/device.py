@@ -10,13 +10,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kvsim.calibrate.measure.workspace import load_torch
+from kvsim.calibrate.measure.workspace import first_line, load_torch
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.errors import InputError, UnknownNameError, UnsupportedError
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.units import MIB, parse_bytes
 
-__all__ = ["KINDS", "DeviceFacts", "available_bytes", "find_device", "shipped_profile"]
+__all__ = [
+    "KINDS",
+    "DeviceFacts",
+    "available_bytes",
+    "find_device",
+    "physical_bytes",
+    "shipped_profile",
+]
 
 KINDS = ("cuda", "cpu", "mps")
 
@@ -102,8 +109,9 @@ def find_device(kind: str | None = None) -> DeviceFacts:
     try:
         return {"cuda": _cuda, "mps": _mps, "cpu": _cpu}[chosen](torch)
     except RuntimeError as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise UnsupportedError(f"the {chosen} device does not answer: {reason}") from None
+        raise UnsupportedError(
+            f"the {chosen} device does not answer: {first_line(error)}"
+        ) from None
 
 
 def _present(torch: Any) -> list[str]:
@@ -163,7 +171,7 @@ def _driver(uuid: Any) -> tuple[str, str]:
 
 
 def _mps(torch: Any) -> DeviceFacts:
-    limit = getattr(torch.mps, "recommended_max_memory", _physical_bytes)
+    limit = getattr(torch.mps, "recommended_max_memory", physical_bytes)
     memory = int(limit())
     held = int(getattr(torch.mps, "driver_allocated_memory", int)())
     return DeviceFacts(
@@ -180,7 +188,7 @@ def _mps(torch: Any) -> DeviceFacts:
 
 
 def _cpu(torch: Any) -> DeviceFacts:
-    memory = _physical_bytes()
+    memory = physical_bytes()
     return DeviceFacts(
         kind="cpu",
         name=f"{_cpu_name()} one thread",
@@ -202,7 +210,8 @@ def _output(*command: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _physical_bytes() -> int:
+def physical_bytes() -> int:
+    """Return the memory of this machine, bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

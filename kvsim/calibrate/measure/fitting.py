@@ -20,14 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from kvsim.calibrate.fit import Free, least_squares, predict
+from kvsim.calibrate.fit import Free, least_squares, predict, split_factors, unfitted
 from kvsim.calibrate.measure.attention import DecodeCase, PrefillCase
 from kvsim.calibrate.measure.case import Row
 from kvsim.calibrate.measure.layers import LayersCase
 from kvsim.calibrate.measure.overhead import HostCase
 from kvsim.calibrate.rows import Floats, StepRows, rows_from_records
 from kvsim.errors import InputError
-from kvsim.specs.hardware import StepCoefficients
 
 __all__ = ["PartFit", "fit_decode", "fit_host", "fit_layers", "fit_prefill", "fit_sum"]
 
@@ -200,12 +199,7 @@ class _LayerForm:
 
     def updates(self, values: Floats) -> dict[str, Any]:
         """Turn a vector of parameters into fields of `StepCoefficients`."""
-        named = {p.name: float(v) for p, v in zip(self.free, values, strict=True)}
-        factors = {
-            int(name.removeprefix("factor_")): value
-            for name, value in named.items()
-            if name.startswith("factor_")
-        }
+        named, factors = split_factors(self.free, values)
         return {
             "weight_bytes_per_s": 1 / (named["weight"] * self.units["weight"]),
             "flops_per_s": 1 / (named["compute"] * self.units["compute"]),
@@ -223,16 +217,7 @@ class _LayerForm:
         return np.concatenate([errors, _FACTOR_STIFFNESS * np.array(pulls)])
 
 
-_BLANK = StepCoefficients(
-    engine="torch",
-    source="",
-    date="",
-    weight_bytes_per_s=1.0,
-    flops_per_s=1.0,
-    kv_bytes_per_s=1.0,
-    attention_flops_per_s=1.0,
-    layer_seconds=0.0,
-)
+_BLANK = unfitted(engine="torch", source="", date="")
 
 
 def _record(row: Row) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -57,8 +57,7 @@ class GemmCase(LocalCase):
 
     def smaller(self) -> GemmCase | None:
         """Fewer weight matrices, then fewer tokens."""
-        sizes = halved(self, "sets", "m")
-        return replace(self, **sizes) if sizes else None
+        return halved(self, "sets", "m")
 
 
 def _scaled_calls(space: Workspace, inputs: Tensor, weights: list[Tensor]) -> list[Call]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from kvsim.calibrate.measure.case import Call, LocalCase, halved
@@ -64,8 +64,7 @@ class LayersCase(LocalCase):
 
     def smaller(self) -> LayersCase | None:
         """Fewer tokens, then fewer layers."""
-        sizes = halved(self, "tokens", "layers")
-        return replace(self, **sizes) if sizes else None
+        return halved(self, "tokens", "layers")
 
     def sizes(self) -> dict[str, Any]:
         """Name the shape, and say how deep the stack is and how many tokens pass it."""

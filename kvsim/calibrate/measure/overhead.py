@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -104,8 +104,7 @@ class HostCase(LocalCase):
 
     def smaller(self) -> HostCase | None:
         """Fewer sequences."""
-        sizes = halved(self, "sequences")
-        return replace(self, **sizes) if sizes else None
+        return halved(self, "sequences")
 
 
 def _idle_scheduler(sequences: int) -> Any:

@@ -15,9 +15,9 @@ from kvsim.calibrate.measure.case import Row
 from kvsim.calibrate.measure.coefficients import Calibration, fastest
 from kvsim.calibrate.measure.device import DeviceFacts
 from kvsim.calibrate.measure.gemm import GemmCase
+from kvsim.calibrate.outputs import write_text
 from kvsim.calibrate.profile import coefficient_lines
 from kvsim.catalog.accelerators import load_accelerator
-from kvsim.errors import InputError
 from kvsim.specs.hardware import AcceleratorProfile, ByteQuantity, Interconnect, Quantity
 from kvsim.units import GIB, format_bytes
 
@@ -219,8 +219,5 @@ def write_profile(path: Path, profile: AcceleratorProfile) -> None:
     text = yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=100)
     if profile.coefficients is not None:
         text += coefficient_lines(profile.coefficients)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from None
+    write_text(path, text)
     load_accelerator(path)

@@ -27,6 +27,7 @@ from typing import Any
 from kvsim.calibrate.measure.case import Case, Row, Timing
 from kvsim.calibrate.measure.grid import Plan
 from kvsim.calibrate.measure.timing import Bench, is_out_of_memory
+from kvsim.calibrate.measure.workspace import first_line
 from kvsim.calibrate.rows import number, read_csv
 from kvsim.errors import InputError, KVSimError, UnsupportedError
 
@@ -161,7 +162,7 @@ class Session:
         """Note what an optional case lacks; anything else ends the session."""
         if not case.optional and isinstance(error, TypeError | AttributeError):
             raise error  # no device's fault
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if not case.optional:
             raise UnsupportedError(
                 f"the device failed at {case.label} ({reason}); the {len(self.rows)} rows before"

@@ -19,7 +19,7 @@ test of their host time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kvsim.calibrate.fit import (
@@ -184,7 +184,7 @@ def fit_card(folder: Path, profile: AcceleratorProfile) -> Fit:
     if summed:
         layer_seconds = round_significant(rates.layer_seconds + _ELEMENTWISE_SECONDS)
         rates = rates.model_copy(update={"layer_seconds": layer_seconds})
-    return Fit(rates, fit.error_percent, fit.row_count)
+    return replace(fit, coefficients=rates)
 
 
 def fit_rows(
@@ -214,7 +214,7 @@ def fit_rows(
         "fitted_on": f"{len(rows)} {phases} steps of {', '.join(rows.models())}",
         "error_percent": fit.error_percent,
     }
-    return Fit(fit.coefficients.model_copy(update=notes), fit.error_percent, fit.row_count)
+    return replace(fit, coefficients=fit.coefficients.model_copy(update=notes))
 
 
 def _base(folder: Path, card: Card, profile: AcceleratorProfile) -> StepCoefficients:

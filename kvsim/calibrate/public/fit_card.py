@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from kvsim.calibrate.fit import FITTED_ON, Fit
@@ -66,9 +67,7 @@ def fit_profile(tables: Path, profile: AcceleratorProfile) -> Fit:
     served = [card for card in CARDS if card.accelerator in _SERVED_ON]
     kernels = [fit_card(tables, find_accelerator(card.accelerator)) for card in served]
     hosts = fit_served(tables, served, kernels)
-    return Fit(
-        with_host_costs(fit.coefficients, card_of(profile), hosts), fit.error_percent, fit.row_count
-    )
+    return replace(fit, coefficients=with_host_costs(fit.coefficients, card_of(profile), hosts))
 
 
 def _known(profile: AcceleratorProfile, rows: Path) -> StepCoefficients:

@@ -13,11 +13,11 @@ over decodes and a prefill chunk at once.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvsim.calibrate.public.tables import interpolate
 from kvsim.calibrate.rows import StepRows, number, read_csv, rows_from_records
 from kvsim.calibrate.shapes import DecoderShape
 from kvsim.errors import InputError
@@ -178,12 +178,5 @@ def _record(
 
 def _interpolate(times: Curve, size: int) -> float:
     """Linear between the table's sizes, level below them and in proportion above."""
-    sizes = sorted(times)
-    right = bisect_left(sizes, size)
-    if right == 0:
-        return times[sizes[0]]
-    if right == len(sizes):
-        return times[sizes[-1]] * size / sizes[-1]
-    low, high = sizes[right - 1], sizes[right]
-    share = (size - low) / (high - low)
-    return times[low] + share * (times[high] - times[low])
+    largest = max(times)
+    return times[largest] * size / largest if size > largest else interpolate(times, size)

@@ -25,7 +25,7 @@ from kvsim.calibrate.shapes import PUBLIC_SHAPES, DecoderShape
 from kvsim.errors import InputError
 from kvsim.units import MIB
 
-__all__ = ["GemmTable", "KernelTables", "Precision", "kernel_sums"]
+__all__ = ["GemmTable", "KernelTables", "Precision", "interpolate", "kernel_sums"]
 
 _DECODE_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _CONTEXTS = (128, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -298,7 +298,9 @@ def _record(
     if len(times) < len(kernels):
         return None
     message = 2.0 * step.tokens * shape.hidden_size
-    link = 2 * _interpolate(tables.all_reduce.get(tp, {}), message) if tp > 1 else 0.0
+    if tp > 1 and not tables.all_reduce.get(tp):
+        raise InputError("no all-reduce times for this degree")
+    link = 2 * interpolate(tables.all_reduce[tp], message) if tp > 1 else 0.0
     token_bytes = 2 * shape.head_dim * kv_heads * tables.precision.kv_bytes
     pairs = step.prompts * step.prompt_tokens * (step.prompt_tokens + 1) / 2
     parameters = shape.layer_parameters(tp) * shape.layers
@@ -332,11 +334,9 @@ def _attention_times(
     return times
 
 
-def _interpolate(times: Mapping[int, float], size: float) -> float:
-    """Linear between the table's sizes, level below and above them."""
+def interpolate(times: Mapping[int, float], size: float) -> float:
+    """Return the time at a size: linear between the table's sizes, level below and above them."""
     sizes = sorted(times)
-    if not sizes:
-        raise InputError("no all-reduce times for this degree")
     right = bisect_left(sizes, size)
     if right in (0, len(sizes)):
         return times[sizes[min(right, len(sizes) - 1)]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kvsim.calibrate.pairs import Pair
+from kvsim.calibrate.pairs import Pair, latency_keys, pairs_of
 from kvsim.errors import InputError
 from kvsim.runs.simulate import run_setup
 from kvsim.simulator.prepare import prepare
@@ -17,8 +17,6 @@ from kvsim.workload.spec import parse_workload
 
 __all__ = ["BenchComparison", "compare_bench", "read_bench_result"]
 
-_LATENCIES = ("ttft", "tpot", "itl", "e2el")
-_STATISTICS = ("mean", "median", "p99")
 _KEYS = (
     "completed",
     "duration",
@@ -27,7 +25,7 @@ _KEYS = (
     "request_throughput",
     "output_throughput",
     "total_token_throughput",
-    *(f"{each}_{name}_ms" for name in _LATENCIES for each in _STATISTICS),
+    *latency_keys("ttft", "tpot", "itl", "e2el"),
 )
 
 
@@ -116,13 +114,4 @@ def compare_bench(
     setup = prepare(scenario, accelerator=accelerator)
     run = run_setup(setup, scenario.run.seed if seed is None else seed)
     predicted = run.observed if replayed else run.summary
-    pairs = tuple(
-        Pair(key, float(predicted[key]), float(result[key]))
-        for key in _KEYS
-        if predicted.get(key) is not None and _is_number(result.get(key))
-    )
-    return BenchComparison(path, replayed, pairs)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return BenchComparison(path, replayed, pairs_of(predicted, result, _KEYS))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -245,15 +245,9 @@ class LogComparison:
         """The comparison as JSON."""
         return {
             "kind": "kvsim-engine-log",
-            "log": {f.name: getattr(self.log, f.name) for f in fields(self.log)},
+            "log": asdict(self.log),
             "terms": [
-                {
-                    "name": term.name,
-                    "plan_bytes": term.plan_bytes,
-                    "log_bytes": term.log_bytes,
-                    "difference_bytes": term.difference_bytes,
-                }
-                for term in self.terms
+                {**asdict(term), "difference_bytes": term.difference_bytes} for term in self.terms
             ],
             "overrides": dict(self.overrides),
             "profile_lines": list(self.profile_lines),

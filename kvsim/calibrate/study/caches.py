@@ -68,12 +68,7 @@ class BatchCache(ABC):
     @property
     def token_bytes(self) -> int:
         """Bytes of K and V of one token of one sequence, all layers."""
-        return self.shape.layers * self._layer_token_bytes
-
-    @property
-    def _layer_token_bytes(self) -> int:
-        element = torch.empty(0, dtype=self.dtype).element_size()
-        return 2 * self.shape.kv_heads * self.shape.head_dim * element
+        return self.shape.layers * self.shape.layer_token_bytes(self.dtype.itemsize)
 
     @property
     @abstractmethod

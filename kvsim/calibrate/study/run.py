@@ -29,7 +29,7 @@ from kvsim.calibrate.twin.blueprint import Blueprint
 from kvsim.calibrate.twin.clock import StepSample
 from kvsim.calibrate.twin.decoder import Decoder
 from kvsim.calibrate.twin.device import TORCH_DTYPES, Device
-from kvsim.calibrate.twin.warmup import fit_samples, with_coefficients
+from kvsim.calibrate.twin.warmup import fit_samples
 from kvsim.memory.weights import weight_bytes
 from kvsim.simulator.prepare import prepare
 from kvsim.specs.hardware import AcceleratorProfile
@@ -173,7 +173,8 @@ def _fitted(bench: _Bench, timed: Sequence[_Timed]) -> AcceleratorProfile:
     sheet = bench.device.datasheet()
     question = study_scenario(Generation(1, bench.plan.prompt_tokens, 1), NoCache, bench.model)
     setup = prepare(question, model=bench.model, accelerator=sheet)
-    return with_coefficients(sheet, fit_samples(samples, setup.deployment))
+    fitted = fit_samples(samples, setup.deployment)
+    return sheet.model_copy(update={"coefficients": fitted})
 
 
 def _row(bench: _Bench, timed: _Timed, tokens: int, profile: AcceleratorProfile) -> StudyRow:

@@ -75,6 +75,10 @@ class Blueprint:
             tied=model.tie_embeddings,
         )
 
+    def layer_token_bytes(self, element_bytes: int) -> int:
+        """Bytes of K and V of one token in one layer."""
+        return 2 * self.kv_heads * self.head_dim * element_bytes
+
 
 def _plain_layer(model: ModelSpec) -> tuple[FullAttention, DenseMlp]:
     """The one kind of layer that the model has."""

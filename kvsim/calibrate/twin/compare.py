@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kvsim.calibrate.pairs import Pair
+from kvsim.calibrate.pairs import Pair, latency_keys, pairs_of
 from kvsim.calibrate.twin.clock import StepSample
 from kvsim.calibrate.twin.memory import workspace_bytes
 from kvsim.calibrate.twin.serve import MemoryUse, TwinRun
@@ -19,19 +19,11 @@ from kvsim.results.result import SimulationResult
 from kvsim.simulator.prepare import Setup
 from kvsim.steptime.model import StepLoad
 
-__all__ = ["StepErrors", "StepGroup", "TwinComparison", "compare", "compare_summaries"]
+__all__ = ["StepErrors", "StepGroup", "TwinComparison", "compare"]
 
 # Keys of the two summaries that are set side by side; those of `vllm bench serve`.
 SUMMARY_KEYS = (
-    "mean_ttft_ms",
-    "median_ttft_ms",
-    "p99_ttft_ms",
-    "mean_tpot_ms",
-    "median_tpot_ms",
-    "p99_tpot_ms",
-    "mean_e2el_ms",
-    "median_e2el_ms",
-    "p99_e2el_ms",
+    *latency_keys("ttft", "tpot", "e2el"),
     "output_throughput",
     "request_throughput",
     "duration",
@@ -147,20 +139,11 @@ def compare(label: str, setup: Setup, run: TwinRun, predicted: SimulationResult)
         steps=len(run.samples),
         step_errors=_step_errors(seconds, run.samples),
         groups=_groups(setup, seconds, run.samples),
-        latency=compare_summaries(predicted.observed, run.result.observed),
+        latency=pairs_of(predicted.observed, run.result.observed, SUMMARY_KEYS),
         memory=(
             *_byte_pairs(setup, run.memory),
             Pair("peak_blocks", _peak_blocks(predicted), measured_peak),
         ),
-    )
-
-
-def compare_summaries(predicted: dict[str, Any], measured: dict[str, Any]) -> tuple[Pair, ...]:
-    """Pair what two summaries in ``vllm bench serve``'s words both state."""
-    return tuple(
-        Pair(key, float(predicted[key]), float(measured[key]))
-        for key in SUMMARY_KEYS
-        if predicted.get(key) is not None and measured.get(key) is not None
     )
 
 

@@ -6,7 +6,6 @@ thread and that thread's own seconds count: how long the work took, not how long
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +14,9 @@ from time import perf_counter, thread_time
 
 import torch
 
-from kvsim.calibrate.measure.device import available_bytes
+from kvsim.calibrate.measure.device import available_bytes, physical_bytes
 from kvsim.calibrate.measure.timing import is_out_of_memory
-from kvsim.calibrate.measure.workspace import steady_torch
+from kvsim.calibrate.measure.workspace import first_line, steady_torch
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.errors import InputError, UnknownNameError, UnsupportedError
 from kvsim.specs.hardware import AcceleratorProfile, ByteQuantity, Interconnect, Quantity
@@ -97,7 +96,7 @@ class Device:
         """Memory of the device, bytes."""
         if self.is_cuda:
             return int(torch.cuda.get_device_properties(self.torch_device).total_memory)
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return physical_bytes()
 
     @property
     def free_bytes(self) -> int:
@@ -140,7 +139,7 @@ class Device:
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             if is_out_of_memory(error):
                 raise UnsupportedError(
                     f"{self.name} ran out of memory while {what}: choose a smaller model,"

@@ -24,7 +24,7 @@ _STREAMS = 4  # residual, normed, attended and projected copies of the tokens
 
 def gathered_tokens(shape: Blueprint, element_bytes: int) -> int:
     """Tokens whose K and V of one layer may be gathered at once."""
-    return max(1, GATHER_BYTES // _layer_token_bytes(shape, element_bytes))
+    return max(1, GATHER_BYTES // shape.layer_token_bytes(element_bytes))
 
 
 def workspace_bytes(setup: Setup, element_bytes: int) -> int:
@@ -43,10 +43,5 @@ def workspace_bytes(setup: Setup, element_bytes: int) -> int:
     width = _STREAMS * shape.hidden + (4 if shape.gated else 2) * shape.intermediate
     forward = tokens * width * element_bytes
     head = sequences * shape.vocabulary * element_bytes
-    held = min(GATHER_BYTES, setup.pool_slots * _layer_token_bytes(shape, element_bytes))
+    held = min(GATHER_BYTES, setup.pool_slots * shape.layer_token_bytes(element_bytes))
     return max(forward, head, held)
-
-
-def _layer_token_bytes(shape: Blueprint, element_bytes: int) -> int:
-    """K and V of one token in one layer."""
-    return 2 * shape.kv_heads * shape.head_dim * element_bytes

@@ -85,8 +85,7 @@ class BlockPool(Blocks):
         keys, values = (torch.zeros(size, device=device, dtype=dtype) for _ in range(2))
         super().__init__(keys, values, block_size)
         self.tables: dict[Request, BlockTable] = {}
-        self.peak_blocks = 0
-        self._free = list(range(num_blocks - 1, -1, -1))
+        self.clear()
 
     @property
     def bytes(self) -> int:

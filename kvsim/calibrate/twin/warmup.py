@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.calibrate.fit import predict
+from kvsim.calibrate.fit import load_optimize, predict, unfitted
 from kvsim.calibrate.rows import StepRows, rows_from_records
 from kvsim.calibrate.twin.clock import StepSample
 from kvsim.calibrate.twin.serve import Twin
 from kvsim.engines.base import Deployment
-from kvsim.errors import InputError, MissingExtraError
+from kvsim.errors import InputError
 from kvsim.memory.weights import decode_read_bytes
 from kvsim.simulator.prepare import Setup
 from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
@@ -28,7 +28,7 @@ from kvsim.steptime.model import StepLoad
 from kvsim.steptime.rank_work import RankWork
 from kvsim.workload.spec import parse_workload
 
-__all__ = ["WarmUp", "fit_samples", "step_rows", "with_coefficients"]
+__all__ = ["WarmUp", "fit_samples", "step_rows"]
 
 Floats = NDArray[np.float64]
 
@@ -241,16 +241,11 @@ def _bounds(device: AcceleratorProfile, most_tokens: int) -> Bounds:
 def _base_coefficients(deployment: Deployment, rows: StepRows) -> StepCoefficients:
     """Provenance, and rates that the fit will replace."""
     model, device = deployment.model.name, deployment.accelerator.name
-    return StepCoefficients(
+    return unfitted(
         engine="twin",
         source=f"the twin's own warm-up steps of {model} on {device}",
         date=datetime.now(tz=UTC).date().isoformat(),
         fitted_on=f"{len(rows)} steps",
-        weight_bytes_per_s=1.0,
-        flops_per_s=1.0,
-        kv_bytes_per_s=1.0,
-        attention_flops_per_s=1.0,
-        layer_seconds=0.0,
     )
 
 
@@ -274,10 +269,7 @@ def _minimise(
     residuals: Callable[[Floats], Floats], starts: Mapping[str | int, float], bounds: Bounds
 ) -> Floats:
     """Logarithms of the best coefficients, in the order of their bounds."""
-    try:
-        from scipy import optimize
-    except ImportError:
-        raise MissingExtraError("scipy", "calibrate", "fitting") from None
+    optimize = load_optimize()
     low, high = np.log(np.array(list(bounds.values()))).T
     first = [max(starts.get(name, 1.0), least) for name, (least, _) in bounds.items()]
     found = optimize.least_squares(
@@ -288,10 +280,3 @@ def _minimise(
         f_scale=_SOFT_ERROR,
     )
     return np.asarray(found.x, dtype=np.float64)
-
-
-def with_coefficients(
-    profile: AcceleratorProfile, coefficients: StepCoefficients
-) -> AcceleratorProfile:
-    """Return the profile with these coefficients in place of its own."""
-    return profile.model_copy(update={"coefficients": coefficients})
