@@ -31,11 +31,13 @@ from kvsim.figures.page import PLOTLY_CONFIG, Lines, html_page
 from kvsim.figures.plan import (
     admission_chart,
     capacity_chart,
-    comparison_table,
     concurrency_chart,
-    kinds_table,
     memory_chart,
     plan_labels,
+)
+from kvsim.figures.plan_tables import (
+    comparison_table,
+    kinds_table,
     provenance_table,
     retention_table,
     suggestions_table,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kvsim.figures.chart import Chart, Table
+from kvsim.figures.chart import Chart
 from kvsim.figures.theme import (
     MEMORY_COLOURS,
     PALETTE,
@@ -19,7 +19,7 @@ from kvsim.figures.theme import (
     reference_line,
     series_colour,
 )
-from kvsim.units import GIB, MIB
+from kvsim.units import GIB
 
 if TYPE_CHECKING:
     from kvsim.planning.planner import Plan
@@ -27,14 +27,9 @@ if TYPE_CHECKING:
 __all__ = [
     "admission_chart",
     "capacity_chart",
-    "comparison_table",
     "concurrency_chart",
-    "kinds_table",
     "memory_chart",
     "plan_labels",
-    "provenance_table",
-    "retention_table",
-    "suggestions_table",
 ]
 
 REGIME_COLOURS = {
@@ -325,79 +320,3 @@ def _count_axis(title: str, unit: str, counts: Iterable[Iterable[int]]) -> Axis:
 
 
 # --- tables --------------------------------------------------------------------------------
-
-
-def comparison_table(plans: Sequence[Plan]) -> Table:
-    """Set plans side by side, one row each."""
-    rows = [
-        {
-            "plan": text,
-            "fits": "yes" if plan.fits else "no",
-            "weights GiB": round(plan.memory.weights_bytes / GIB, 2),
-            "other GiB": round(plan.memory.overhead_bytes / GIB, 2),
-            "KV cache GiB": round(max(0, plan.memory.kv_cache_bytes) / GIB, 2),
-            "KV dtype": plan.kv_cache.dtype,
-            "bytes/token": plan.kv_cache.bytes_per_token,
-            "blocks": plan.kv_cache.num_blocks,
-            "block tokens": plan.kv_cache.block_size,
-            "longest request tokens": plan.kv_cache.max_model_len,
-            "requests at once": round(plan.kv_cache.max_concurrency, 2),
-            "tokens/s": round(plan.decode.batches[-1].tokens_per_s) if plan.fits else None,
-        }
-        for text, plan in zip(plan_labels(plans), plans, strict=True)
-    ]
-    return Table("comparison", "Side by side", rows)
-
-
-def kinds_table(plan: Plan) -> Table:
-    """What the layers of each kind keep, with the sum that gives it."""
-    rows = [
-        {
-            "layers": kind.group,
-            "kind": kind.kind,
-            "count": kind.layers,
-            "bytes/token": kind.bytes_per_token,
-            f"MiB at {plan.fragmentation.context_len:,} tokens": round(kind.context_bytes / MIB, 3),
-            "formula": kind.formula,
-        }
-        for kind in plan.kv_kinds
-    ]
-    return Table("kinds", f"What a sequence keeps ({plan.kv_cache.dtype}, one rank)", rows)
-
-
-def suggestions_table(plan: Plan) -> Table:
-    """What would make it fit, each re-planned."""
-    rows = [
-        {
-            "change": each.change,
-            "flag": each.flag,
-            "requests at once": round(each.max_concurrency, 2),
-            "of tokens": each.max_model_len,
-            "KV cache GiB": round(each.kv_cache_bytes / GIB, 2),
-        }
-        for each in plan.suggestions
-    ]
-    return Table("suggestions", "What would make it fit (each re-planned)", rows)
-
-
-def retention_table(plan: Plan) -> Table:
-    """What keeping less of every sequence would give, and its price."""
-    rows = [
-        {
-            "policy": each.policy,
-            "kept tokens": each.kept_tokens,
-            "MiB per sequence": round(each.sequence_bytes / MIB, 2),
-            "share of full": round(each.share, 4),
-            "requests": each.requests,
-            "price": each.price,
-        }
-        for each in plan.retention
-    ]
-    longest = plan.kv_cache.max_model_len
-    return Table("retention", f"Keeping less of {longest:,} tokens", rows)
-
-
-def provenance_table(plan: Plan) -> Table:
-    """Where each number comes from."""
-    rows = [{"number": name, "source": source} for name, source in plan.provenance.items()]
-    return Table("provenance", "Where the numbers come from", rows)
