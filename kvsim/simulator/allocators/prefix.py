@@ -57,7 +57,7 @@ class Prefix(Paged):
         if curve != BlockCurve(curve.block_size):
             raise InputError(
                 "prefix sharing is modelled for models with full attention in every layer",
-                fix="page windowed and recurrent models without sharing",
+                fix="use the paged allocator for windowed and recurrent models",
             )
         super().__init__(total_blocks, curve)
         self._refs: dict[int, int] = {}
