@@ -202,13 +202,8 @@ def concurrency_chart(plans: Mapping[str, Plan]) -> Chart:
         for name, plan in plans.items()
         for each in plan.concurrency
     ]
-    return Chart(
-        "concurrency",
-        "Concurrent requests against their length",
-        rows,
-        _concurrency_alt(plans),
-        figure,
-    )
+    title = "Concurrent requests against their length"
+    return Chart("concurrency", title, rows, _concurrency_alt(plans), figure)
 
 
 def _length_line(at: int, name: str, plan: Plan) -> dict[str, Any]:
@@ -243,7 +238,6 @@ def _run_limit(plans: Sequence[Plan]) -> list[dict[str, Any]]:
             [min(lengths), max(lengths)],
             [limit, limit],
             line={"color": PALETTE["grey"], "dash": "dot"},
-            hoverinfo="all",
             hovertemplate="max_num_seqs: %{y:,} requests run<extra></extra>",
         )
     ]

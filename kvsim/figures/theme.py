@@ -232,9 +232,8 @@ def reference_line(
         "x": x,
         "y": y,
         "line": {"color": PALETTE["grey"], "dash": "dash"},
-        "hoverinfo": "skip",
     }
-    return line | settings
+    return line | (settings if "hovertemplate" in settings else {"hoverinfo": "skip", **settings})
 
 
 def label(text: str) -> str:

@@ -203,20 +203,20 @@ def test_the_clock_moves_by_what_the_steps_took():
 def test_a_pool_that_disagrees_with_the_allocator_is_noticed():
     pool = BlockPool(Blueprint.of(small_model()), 4, 4, device=CPU, dtype=torch.float32)
     request = Request(0, 0.0, 4, 4)
-    pool.hold(request, 3)
+    pool.allocate(request, 3)
     pool.check(3)
     with pytest.raises(InvariantError, match="allocator counts 2 blocks, tables hold 3"):
         pool.check(2)
     with pytest.raises(InvariantError, match="promised 6, with 1 free"):
-        pool.hold(request, 6)
+        pool.allocate(request, 6)
 
 
 def test_a_preempted_request_gives_its_blocks_back_even_when_it_runs_again_at_once():
     pool = BlockPool(Blueprint.of(small_model()), 4, 4, device=CPU, dtype=torch.float32)
     request = Request(0, 0.0, 4, 4)
-    pool.hold(request, 3)
+    pool.allocate(request, 3)
     request.preemptions += 1
-    pool.release_all_but([request])
+    pool.free_all_but([request])
     assert pool.held_blocks == 0
 
 

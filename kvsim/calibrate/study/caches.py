@@ -212,11 +212,11 @@ class PagedCache(BatchCache):
         return self._pool.held_blocks * BLOCK_TOKENS * self.token_bytes
 
     def begin(self, tokens: int) -> None:
-        """Take the blocks that the step fills, and lay out its attention."""
+        """Allocate the blocks that the step fills, and lay out its attention."""
         super().begin(tokens)
         end = self.cached_tokens + tokens
         for sequence in self._sequences:
-            self._pool.hold(sequence, ceil_div(end, BLOCK_TOKENS))
+            self._pool.allocate(sequence, ceil_div(end, BLOCK_TOKENS))
         tables = [self._pool.tables[sequence] for sequence in self._sequences]
         new = range(self.cached_tokens, end)
         slots = [table.slot(token, BLOCK_TOKENS) for table in tables for token in new]

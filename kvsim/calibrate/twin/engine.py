@@ -65,7 +65,7 @@ class TwinEngine:
     def step(self, plan: StepPlan) -> None:
         """Run one step and append a token to every sequence that produced one."""
         decoding = list(self.scheduler.batch.members) if plan.decodes else []
-        self._hold_blocks(plan, decoding)
+        self._allocate_blocks(plan, decoding)
         batch = _Batch()
         chunks = [self._add_chunk(batch, request, count) for request, count in plan.prefills]
         groups = self._add_decodes(batch, decoding)
@@ -83,7 +83,7 @@ class TwinEngine:
 
     # ---- blocks -------------------------------------------------------------------------
 
-    def _hold_blocks(self, plan: StepPlan, decoding: list[Request]) -> None:
+    def _allocate_blocks(self, plan: StepPlan, decoding: list[Request]) -> None:
         """Bring the tables to what the allocator has promised for this step.
 
         The allocator has taken the prompts' blocks when it was asked; those that decodes open
@@ -91,12 +91,12 @@ class TwinEngine:
         """
         scheduler, pool = self.scheduler, self.pool
         allocator = scheduler.allocator
-        pool.release_all_but(scheduler.running)
+        pool.free_all_but(scheduler.running)
         coming: dict[Request, int] = {request: tokens for request, tokens in plan.prefills}
         coming |= dict.fromkeys(decoding, 1)
         for request in scheduler.running:
             tokens = scheduler.cached_tokens(request) + coming.get(request, 0)
-            pool.hold(request, allocator.blocks_of(request, tokens))
+            pool.allocate(request, allocator.blocks_of(request, tokens))
         opening = scheduler.batch.opening if decoding else 0
         pool.check(allocator.total_blocks - allocator.free_blocks + opening)
 

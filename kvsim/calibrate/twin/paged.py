@@ -103,8 +103,8 @@ class BlockPool(Blocks):
         self.peak_blocks = 0
         self._free = list(range(self.num_blocks - 1, -1, -1))
 
-    def hold(self, request: Request, blocks: int) -> None:
-        """Let a request hold exactly `blocks` blocks, more than it did as a rule.
+    def allocate(self, request: Request, blocks: int) -> None:
+        """Allocate what a request lacks of `blocks` blocks.
 
         Raises
         ------
@@ -121,8 +121,8 @@ class BlockPool(Blocks):
         table.block_ids += [self._free.pop() for _ in range(more)]
         self.peak_blocks = max(self.peak_blocks, self.held_blocks)
 
-    def release_all_but(self, running: Iterable[Request]) -> None:
-        """Take the blocks back of whoever has finished or was preempted since."""
+    def free_all_but(self, running: Iterable[Request]) -> None:
+        """Free the blocks of requests that have finished or were preempted since."""
         running = set(running)
         for request in list(self.tables):
             was_preempted = self.tables[request].preemptions != request.preemptions

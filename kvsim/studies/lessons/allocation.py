@@ -162,14 +162,14 @@ class _Pool:
         return True
 
     def free(self, name: str, *, preempted: bool = False) -> Request:
-        """Take a request out."""
+        """Free what a request holds, and take it out."""
         request = self.live.pop(name)
         self.allocator.free(request, preempted=preempted)
         self._follow()
         return request
 
     def _follow(self) -> None:
-        """Check the allocator's books, and follow them."""
+        """Check the allocator's counts; blocks with numbers follow them."""
         self.allocator.check([(each, each.computed_tokens) for each in self.live.values()])
 
     def tables(self) -> dict[str, tuple[int, ...]]:
