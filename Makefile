@@ -1,6 +1,6 @@
 # Every target is a command that a person runs and that CI runs too.
 .DEFAULT_GOAL := help
-.PHONY: help install format check test bench screenshots gpu wheel ci
+.PHONY: help install format check test whole bench screenshots gpu wheel ci
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,8 +17,11 @@ check:  ## Lint, format and types: must be silent before a pull request
 	ruff format --check .
 	mypy
 
-test:  ## All tests, doctests included (KVSIM_DATA names the reference folder, if you have it)
+test:  ## The tests of a few minutes, doctests included; what is skipped is said with its reason
 	pytest
+
+whole:  ## All tests on two cores (torch, a Chromium and KVSIM_DATA bring in what needs them)
+	pytest --slow -n 2
 
 bench:  ## Start-up times and capacity accuracy against observed engines
 	python benchmarks/startup.py
@@ -44,5 +47,5 @@ screenshots:  ## Photograph every page of the dashboard into docs/images (needs 
 wheel:  ## Build the wheel into dist/
 	python -m build --wheel
 
-ci:  ## What CI runs, in a fresh environment
+ci:  ## What CI runs, each stage in fresh environments
 	.ci/run

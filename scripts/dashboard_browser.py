@@ -7,6 +7,7 @@ Debian's (``apt-get install chromium``), driven by playwright; nothing is downlo
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import shutil
 import socket
@@ -81,9 +82,10 @@ def chromium() -> str | None:
 def missing() -> str:
     """Say what a browser test lacks here, or nothing."""
     try:
-        import playwright.sync_api  # noqa: F401 - only asked for
-    except ModuleNotFoundError:
-        return "playwright is not installed"
+        for package in ("playwright.sync_api", "streamlit", "plotly"):
+            importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        return f"{error.name} is not installed"
     return "" if chromium() else "there is no chromium on the PATH"
 
 

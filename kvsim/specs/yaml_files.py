@@ -38,6 +38,10 @@ Described = TypeVar("Described", bound=Checked)
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+class _ForeignTagError(yaml.constructor.ConstructorError):
+    """A value has a tag that is none of plain YAML's."""
+
+
 class _StrictLoader(_SafeLoader):  # type: ignore[misc]
     """YAML's safe subset, less two surprises: dates stay text, a key counts once."""
 
@@ -56,6 +60,12 @@ class _StrictLoader(_SafeLoader):  # type: ignore[misc]
             seen.add(key.value)
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return mapping
+
+    def construct_undefined(self, node: yaml.Node) -> None:
+        raise _ForeignTagError(None, None, f"has the tag {node.tag!r:.60}", node.start_mark)
+
+
+_StrictLoader.add_constructor(None, _StrictLoader.construct_undefined)
 
 
 def data_folder(name: str) -> Path:
@@ -154,8 +164,8 @@ def _yaml_error(error: yaml.YAMLError, path: Path) -> InputError:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or " ".join(str(error).split())
     where = f"{path}, line {mark.line + 1}" if mark else str(path)
-    if "could not determine a constructor" in problem:
-        return InputError(problem, where=where, fix="remove the tag: only plain values are read")
+    if isinstance(error, _ForeignTagError):
+        return InputError(problem, where=where, fix="remove it: only plain values are read")
     return InputError(f"is not valid YAML: {problem}", where=where)
 
 

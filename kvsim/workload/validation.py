@@ -70,10 +70,10 @@ def _dotted(place: Place) -> str:
 
 
 def _message(problem: Problem) -> str:
-    """Pydantic's message in the words of somebody who writes YAML."""
+    """What is wrong, in the words of somebody who writes YAML; pydantic's only for the rare."""
     plain = _PLAIN.get(problem["type"])
     if plain is not None:
-        return plain
+        return plain.format(**problem.get("ctx", {}))
     message: str = problem["msg"]
     return message.removeprefix("Value error, ").replace("Input should", "should")
 
@@ -84,6 +84,11 @@ _PLAIN = {
     "int_type": "should be a whole number",
     "float_parsing": "should be a number",
     "float_type": "should be a number",
+    "finite_number": "should be a finite number",
+    "greater_than": "should be greater than {gt:.16g}",
+    "greater_than_equal": "should be at least {ge:.16g}",
+    "less_than": "should be less than {lt:.16g}",
+    "less_than_equal": "should be at most {le:.16g}",
     "string_type": "should be text",
     "bool_parsing": "should be true or false",
     "bool_type": "should be true or false",

@@ -29,7 +29,6 @@ def errors_of(outcomes, engine):
     }
 
 
-@pytest.mark.data
 def test_every_consistent_row_is_exact_on_its_own_bytes(outcomes):
     wrong = [(o.row.name, o.why) for o in outcomes if o.row.is_consistent and o.exact is False]
     assert not wrong
@@ -38,7 +37,6 @@ def test_every_consistent_row_is_exact_on_its_own_bytes(outcomes):
     assert len(checked) >= 0.9 * len(consistent) > 0
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "llama.cpp"])
 def test_predicted_kv_is_within_the_goals(outcomes, engine):
     errors = errors_of(outcomes, engine)
@@ -51,7 +49,6 @@ def test_predicted_kv_is_within_the_goals(outcomes, engine):
     assert not beyond
 
 
-@pytest.mark.data
 def test_no_row_is_dropped_without_a_reason(outcomes, kvsim_data):
     rows = (kvsim_data / "reference" / "kv_capacity_observed.csv").read_text("utf-8")
     assert len(outcomes) == len(rows.strip().splitlines()) - 1
@@ -62,7 +59,6 @@ def test_no_row_is_dropped_without_a_reason(outcomes, kvsim_data):
             assert outcome.why, outcome.row.name
 
 
-@pytest.mark.data
 def test_rows_that_name_card_release_and_flags_are_all_predicted(outcomes):
     """A reason may not hide a row: what is fully stated has a prediction."""
     for outcome in outcomes:
@@ -72,13 +68,11 @@ def test_rows_that_name_card_release_and_flags_are_all_predicted(outcomes):
             assert outcome.predicted_gib is not None, outcome.row.name
 
 
-@pytest.mark.data
 def test_the_committed_coefficients_are_the_fitted_ones(kvsim_data):
     samples = fit_overheads.read_samples(kvsim_data)
     assert fit_overheads.render(samples) == fit_overheads.TARGET.read_text("utf-8")
 
 
-@pytest.mark.data
 def test_no_row_needs_itself_in_the_fit(kvsim_data):
     """Left out of the fit, every row's activation still costs it less than 8 % of its KV."""
     errors = fit_overheads.leave_one_out(fit_overheads.read_samples(kvsim_data))

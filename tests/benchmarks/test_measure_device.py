@@ -41,10 +41,8 @@ def contents(folder):
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
+def done(tmp_path_factory, torch):
     """Run every stage, quickly: (the campaign, the repository that was published into)."""
-    pytest.importorskip("torch")
-    pytest.importorskip("scipy")
     folder = tmp_path_factory.mktemp("gpu")
     campaign = Campaign(
         device="cpu",
@@ -61,6 +59,7 @@ def done(tmp_path_factory):
     return campaign, root
 
 
+@pytest.mark.slow
 def test_the_measured_profile_is_one_that_every_command_takes(done):
     campaign, root = done
     (path,) = (root / "hardware_profiles").glob("*.yaml")
@@ -73,6 +72,7 @@ def test_the_measured_profile_is_one_that_every_command_takes(done):
     assert rates.error_percent is not None
 
 
+@pytest.mark.slow
 def test_the_raw_rows_and_records_are_kept(done):
     campaign, root = done
     (rows,) = (root / "hardware_profiles" / "measured").glob("*.csv")
@@ -84,6 +84,7 @@ def test_the_raw_rows_and_records_are_kept(done):
     assert str(campaign.out) not in text
 
 
+@pytest.mark.slow
 def test_the_page_holds_what_was_measured_between_its_marks(done):
     campaign, root = done
     before, between, after = parts((root / "docs" / "accuracy.md").read_text("utf-8"))
@@ -97,6 +98,7 @@ def test_the_page_holds_what_was_measured_between_its_marks(done):
     assert validation["model"] in between
 
 
+@pytest.mark.slow
 def test_publishing_again_changes_nothing(done):
     campaign, root = done
     before = contents(root)
@@ -104,6 +106,7 @@ def test_publishing_again_changes_nothing(done):
     assert contents(root) == before
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_run_again(done, monkeypatch):
     campaign, _ = done
 
@@ -201,7 +204,6 @@ def test_rows_beyond_a_megabyte_are_thinned_evenly():
 @pytest.fixture
 def h200(tmp_path):
     """A campaign in which a planted H200 is calibrated."""
-    pytest.importorskip("scipy")
     out = tmp_path / "out"
     out.mkdir()
     found, _ = measured(out, PlantedBench(), name="device")

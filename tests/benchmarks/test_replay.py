@@ -261,7 +261,6 @@ def replays(kvsim_data):
     return found
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("latency", replay_accuracy.GOALS)
 def test_mean_latencies_are_within_the_goals_or_a_documented_bound(replays, latency):
     for case, replayed in replays.items():
@@ -269,14 +268,12 @@ def test_mean_latencies_are_within_the_goals_or_a_documented_bound(replays, late
         assert abs(replayed.error_percent(latency)) <= bound, case
 
 
-@pytest.mark.data
 def test_kv_usage_over_time_is_within_the_goal_or_a_documented_bound(replays):
     for case, replayed in replays.items():
         bound = DOCUMENTED_MISSES.get(case, {}).get("usage", replay_accuracy.GOAL_POINTS)
         assert replayed.usage.mean_difference <= bound, case
 
 
-@pytest.mark.data
 def test_every_documented_miss_is_still_one(replays):
     """A goal that has come within reach leaves the list."""
     for case, bounds in DOCUMENTED_MISSES.items():
@@ -288,7 +285,6 @@ def test_every_documented_miss_is_still_one(replays):
                 assert abs(replayed.error_percent(name)) > replay_accuracy.GOAL_PERCENT, name
 
 
-@pytest.mark.data
 def test_the_pool_is_what_separates_the_two_replays_of_the_4090(replays):
     rules = replays["RTX4090 Llama-3.1-8B", "rules"].result.setup.num_blocks
     given = replays["RTX4090 Llama-3.1-8B", "read"].result.setup.num_blocks
@@ -296,7 +292,6 @@ def test_the_pool_is_what_separates_the_two_replays_of_the_4090(replays):
     assert 1.05 < rules / (given + 1) < 1.12
 
 
-@pytest.mark.data
 def test_the_runs_used_the_sharegpt_requests(replays):
     assert all(replayed.shares_prefixes for replayed in replays.values())
     queries = replays["RTXPRO6000 Llama-3.1-8B", "rules"].result.summary["prefix_cache"]

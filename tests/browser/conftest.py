@@ -13,24 +13,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def pytest_collection_modifyitems(items):
-    """Mark every test of this folder."""
-    here = Path(__file__).resolve().parents[2]
-    for item in items:
-        if here in Path(item.path).parents:
-            item.add_marker(pytest.mark.browser)
-
-
 @pytest.fixture(scope="session")
 def driver():
-    """The helpers of scripts/dashboard_browser.py; skips where there is no browser."""
-    pytest.importorskip("streamlit", reason="the dashboard's extra is not installed")
-    pytest.importorskip("plotly", reason="the dashboard's extra is not installed")
+    """The helpers of scripts/dashboard_browser.py."""
     import dashboard_browser
 
-    lack = dashboard_browser.missing()
-    if lack:
-        pytest.skip(f"browser tests: {lack}")
     return dashboard_browser
 
 

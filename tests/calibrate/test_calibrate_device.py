@@ -273,11 +273,6 @@ def test_without_torch_one_line_names_the_extra(monkeypatch, capsys):
 # --- in torch, on this CPU -----------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch")
-
-
 @pytest.fixture
 def run(run_kvsim):
     """Run kvsim in this process: (exit code, stdout, stderr)."""
@@ -434,10 +429,10 @@ def test_an_interrupted_command_says_what_it_kept(torch, monkeypatch, tmp_path, 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("--device", "tpu"), "'tpu' is not one of 'cuda', 'cpu', 'mps'"),
+        (("--device", "tpu"), "--device"),
         (("-o", "card.json"), "'card.json' is no name of a profile; write card.json.yaml"),
         (("--quick", "fit", "--gpu", "a100"), "--quick before fit would measure"),
-        (("fit",), "Missing option '--gpu'"),
+        (("fit",), "--gpu"),
     ],
 )
 def test_a_bad_option_is_one_line(run, words, complaint):
@@ -455,6 +450,7 @@ def test_no_cuda_says_what_there_is(torch, run):
     assert "sees no cuda device; there is" in err
 
 
+@pytest.mark.slow
 def test_calibrate_quick_writes_a_profile_that_every_command_takes(torch, tmp_path, run):
     path = tmp_path / "cpu.yaml"
     code, out, err = run("calibrate", "--quick", "--device", "cpu", "-o", path, "--format", "json")

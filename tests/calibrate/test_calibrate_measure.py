@@ -27,8 +27,6 @@ from kvsim.errors import InputError, UnsupportedError
 from kvsim.units import GIB
 from tests.support.planted import H200, PlantedBench, measured
 
-pytest.importorskip("scipy")
-
 
 def planted_values(bench, way="loop"):
     layers, decode = {"loop": ("layers", "decode_paged"), "kernels": ("layers_graph", "decode")}[

@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+from tests.support import needs
+
+needs.need("torch")
+import torch
 
 from kvsim.calibrate.study import lockstep
 from kvsim.calibrate.study import study_caches as study_command
@@ -33,6 +36,8 @@ from kvsim.errors import (
 from kvsim.figures.study import study_page
 from kvsim.memory.footprint import bytes_per_token
 from kvsim.specs.precision import kv_format
+
+pytestmark = pytest.mark.torch
 
 PLAN = StudyPlan(tokens=(6, 12, 24), batches=(1, 2), prompt_tokens=5, checked_tokens=10, quick=True)
 

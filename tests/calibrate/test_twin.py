@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-torch = pytest.importorskip("torch")
+from tests.support import needs
+
+needs.need("torch")
+import torch
 
 from kvsim.calibrate.fit import predict
 from kvsim.calibrate.twin import engine as twin_engine
@@ -56,6 +59,8 @@ from kvsim.specs.hardware import (
 )
 from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec
 from kvsim.steptime.model import StepLoad
+
+pytestmark = pytest.mark.torch
 
 CPU = torch.device("cpu")
 
@@ -331,6 +336,7 @@ def validation():
     return validate(ValidationRequest(quick=True, loads=(0.5,), seed=1))
 
 
+@pytest.mark.slow
 def test_predicted_and_measured_agree_within_the_stated_band(validation):
     """The band of docs/accuracy.md: a quarter, and what the machine itself drifted meanwhile."""
     (run,) = validation.runs
@@ -358,6 +364,7 @@ def test_a_given_profile_predicts_and_nothing_is_calibrated(tmp_path):
     assert found.runs[0].step_errors.median_percent > 1000
 
 
+@pytest.mark.slow
 def test_no_serving_engines_host_cost_is_put_in_place_of_the_loops(tmp_path):
     """A measured profile keeps vLLM's host cost beside the loop's own; none of vLLM runs here."""
     costs = {"vllm": HostCost(host_seconds=0.9)}
@@ -378,12 +385,14 @@ def test_a_gpu_is_asked_for_as_much_as_comes_in_the_time_there_is(rate, seconds,
     assert asked.workload.limits.requests == requests
 
 
+@pytest.mark.slow
 def test_the_twin_holds_the_bytes_that_the_plan_says(validation):
     (run,) = validation.runs
     assert run.pair("weights_bytes").error_percent == 0
     assert run.pair("pool_bytes").error_percent == 0
 
 
+@pytest.mark.slow
 def test_the_record_is_json_and_its_page_holds_both_charts(validation):
     record = json.loads(json.dumps(validation.record()))
     assert {run["label"] for run in record["runs"]} == {validation.runs[0].label}

@@ -304,7 +304,7 @@ def test_an_impossible_memory(written, value):
     ("content", "words"),
     [
         (b"a: &x [1, 2]\nb: [*x, *x]\n", "line 1: anchors and aliases"),
-        (b"name: !!python/object/apply:os.system ['true']\n", "tag"),
+        (b"name: !!python/object/apply:os.system ['true']\n", "line 1: has the tag "),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n", "git lfs pull"),
         (b"\x7fELF\x00\x01\x02", "binary"),
         (b"\xff\xfe\x00", "not UTF-8"),

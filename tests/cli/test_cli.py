@@ -179,7 +179,7 @@ def test_options_come_from_the_environment_too(run, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("plan",), "Missing option '--model'"),
+        (("plan",), "--model"),
         ((*PLAN, "--gpu-memory-utilization", "nan"), "above 0 and at most 1"),
         ((*PLAN, "--gpu-memory-utilization", "1.5"), "above 0 and at most 1"),
         ((*PLAN, "--gpu-memory-utilization", "0"), "above 0 and at most 1"),
@@ -199,7 +199,7 @@ def test_options_come_from_the_environment_too(run, monkeypatch):
         ((*PLAN, "--engine-version", "one"), "--engine-version"),
         ((*PLAN, "--engine", "all", "--engine-version", "0.9"), "belongs to one engine"),
         ((*PLAN, "--swa-full"), "no option like --swa-full"),
-        ((*PLAN, "--format", "yaml"), "'yaml' is not one of"),
+        ((*PLAN, "--format", "yaml"), "--format"),
         ((*PLAN, "--gpuu", "x"), "--gpu"),
         (("plan", "--model", "llama2-7", "--gpu", "a100"), "did you mean llama2-7b"),
         (("plan", "--model", "llama2-7b", "--gpu", "b100"), "did you mean"),

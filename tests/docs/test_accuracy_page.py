@@ -76,7 +76,6 @@ def test_every_benchmark_of_accuracy_is_on_the_page():
 # ---- figures ---------------------------------------------------------------------------------
 
 
-@pytest.mark.data
 def test_capacity_figures(kvsim_data):
     (rows,) = tables("KV capacity")
     outcomes = list(capacity_accuracy.outcomes(kvsim_data))
@@ -93,7 +92,6 @@ def test_capacity_figures(kvsim_data):
         assert (row["mean error"], row["worst"]) == (mean, worst)
 
 
-@pytest.mark.data
 def test_capacity_figures_left_out(kvsim_data):
     errors = fit_overheads.leave_one_out(fit_overheads.read_samples(kvsim_data))
     percent = [abs(error) for _, _, error in errors]
@@ -103,7 +101,6 @@ def test_capacity_figures_left_out(kvsim_data):
     assert f"off by {mean:.2f} % of their KV on average and {worst:.2f} % at worst" in text
 
 
-@pytest.mark.data
 def test_weight_figures(kvsim_data):
     (rows,) = tables("Weights")
     compared = weights_accuracy.parameters(kvsim_data), weights_accuracy.loaded(kvsim_data)
@@ -122,7 +119,6 @@ def test_pooled_step_figures_are_those_of_the_profiles():
         assert coefficients.fitted_on.startswith(row["steps"].replace(",", "") + " ")
 
 
-@pytest.mark.data
 def test_served_figures(kvsim_data):
     rows = tables("Step time")[1]
     runs = read_served(kvsim_data / "reference/gpu/aiconfigurator/silicon_e2e.csv")
@@ -134,7 +130,6 @@ def test_served_figures(kvsim_data):
         assert row["groups"] == str(len(errors)), row["host fit"]
 
 
-@pytest.mark.data
 def test_replay_figures(kvsim_data):
     errors, means = tables("Real vLLM runs, replayed")
     replays = {(each.run.name, each.pool): each for each in replay_accuracy.replays(kvsim_data)}
@@ -162,7 +157,6 @@ def _check_means(rows, replays):
         assert cells == [f"{scale * each[latency].mean():.2f}" for each in columns], latency
 
 
-@pytest.mark.data
 def test_hit_ratio_figures(kvsim_data):
     (rows,) = tables("Traces: hit ratios")
     small = [row for row in rows if not row["trace"].startswith("weka")]  # 13 million blocks

@@ -12,17 +12,12 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-BLOCK = re.compile(r"^```console\n\$ (?P<command>.+)\n(?P<output>(?:.*\n)*?)```$", re.MULTILINE)
-CUT = "..."  # a block that ends so shows the first lines only
+ROOT = Path(__file__).resolve().parents[2]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / "scripts"))
+from readme_commands import BLOCK, CUT, README, first_lines, shown
 
-
-def blocks():
-    """Every (command, lines shown, whether cut short)."""
-    for match in BLOCK.finditer(README.read_text("utf-8")):
-        lines = match["output"].splitlines()
-        cut = lines[-1:] == [CUT]
-        yield match["command"], lines[:-1] if cut else lines, cut
+TEXT = README.read_text("utf-8")
 
 
 def printed(command):
@@ -40,29 +35,24 @@ def printed(command):
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize(
-    ("command", "lines", "cut"), list(blocks()), ids=lambda value: str(value)[:60]
-)
-def test_what_the_readme_shows_is_what_is_printed(command, lines, cut):
-    now = printed(command)
-    assert lines, "the block shows nothing"
-    assert lines == (now[: len(lines)] if cut else now), (
-        "run `python tests/docs/test_readme.py` to paste the present output"
+@pytest.mark.parametrize("example", list(shown(TEXT)), ids=lambda example: example.command[:60])
+def test_what_the_readme_shows_is_what_is_printed(example):
+    now = printed(example.command)
+    assert example.lines, "the block shows nothing"
+    assert example.agrees(now), (
+        "run `python tests/docs/test_readme.py` to paste the present output\n" + "\n".join(now)
     )
 
 
 def test_the_two_commands_come_first():
-    first = README.read_text("utf-8").split("```")[1]
-    assert first.splitlines() == [
-        "sh",
+    assert first_lines(TEXT) == [
         "pip install -e . && kvsim plan --model llama2-7b --gpu a100",
         "pip install -e '.[dev]' && pytest",
     ]
 
 
 def test_the_first_block_shows_the_first_command():
-    command, *_ = next(blocks())
-    assert command == "kvsim plan --model llama2-7b --gpu a100"
+    assert next(shown(TEXT)).command == "kvsim plan --model llama2-7b --gpu a100"
 
 
 def test_python_examples():
@@ -72,7 +62,7 @@ def test_python_examples():
 
 
 def test_every_flag_that_the_readme_names_exists():
-    prose = BLOCK.sub("", README.read_text("utf-8"))
+    prose = BLOCK.sub("", TEXT)
     words = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose))
     helps = [
         printed(f"kvsim {name} --help") for name in ("plan", "simulate", "compare", "study cache")
@@ -90,8 +80,7 @@ def paste():
             lines = [*lines[: len(before) - 1], CUT]
         return "\n".join([f"```console\n$ {match['command']}", *lines, "```"])
 
-    text = README.read_text("utf-8")
-    README.write_text(BLOCK.sub(renewed, text), encoding="utf-8")
+    README.write_text(BLOCK.sub(renewed, TEXT), encoding="utf-8")
 
 
 if __name__ == "__main__":

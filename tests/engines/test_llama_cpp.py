@@ -329,7 +329,6 @@ def row_setup(row):
     return version, model_of((layers, cache)), options
 
 
-@pytest.mark.data
 def test_every_consistent_row_is_exact(kvsim_data):
     rows, wrong = observed_rows(kvsim_data, "llama"), []
     for row in rows:

@@ -318,7 +318,6 @@ def test_a_sequence_holds_whole_pages_of_what_it_keeps(model, options, context):
     assert held <= (context + page) * per_token
 
 
-@pytest.mark.data
 def test_every_consistent_row_is_exact(kvsim_data):
     """Each row's own bytes per token, laid over its own bytes, give its tokens."""
     rows = observed_rows(kvsim_data, "sglang")

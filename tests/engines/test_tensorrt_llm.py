@@ -248,7 +248,6 @@ def test_a_smaller_dtype_never_holds_less(model, options, kv_bytes):
     assert blocks == sorted(blocks)
 
 
-@pytest.mark.data
 def test_every_consistent_row_is_exact(kvsim_data):
     """Each row's own bytes per token, laid over its own bytes, give its tokens."""
     rows = observed_rows(kvsim_data, "tensorrt")

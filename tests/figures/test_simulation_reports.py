@@ -29,8 +29,8 @@ def again(page):
     ("words", "heading"),
     [
         (("simulate", *SMALL, "--enforce-eager"), "Where the pool&#x27;s slots go"),
-        (COMPARE, "Differences from paged"),
-        (("simulate", *SMALL[:-1], "0"), "Latencies"),
+        pytest.param(COMPARE, "Differences from paged", marks=pytest.mark.slow),
+        pytest.param(("simulate", *SMALL[:-1], "0"), "Latencies", marks=pytest.mark.slow),
     ],
 )
 def test_a_report_stands_alone_and_names_its_command(tmp_path, words, heading):

@@ -131,7 +131,6 @@ class TestParameterCounts:
             active = active_parameter_count(find_model(name)) - table
             assert active / 1e9 == pytest.approx(card_billions, rel=0.005)
 
-    @pytest.mark.data
     def test_model_facts(self, kvsim_data):
         """Published parameter counts, 1 % apart at most, where confidence is high."""
         with (kvsim_data / "reference" / "model_facts.csv").open() as file:

@@ -32,6 +32,7 @@ from kvsim.workload.spec import build_workload
 from kvsim.workload.streams import Streams
 from tests import oracle
 from tests.support.menus import ANYTHING, SCARCITY, cases, limits, pools, talks
+from tests.support.needs import examples
 from tests.support.parts import (
     Case,
     Given,
@@ -127,7 +128,7 @@ def compare_steps(log: Log, engine: oracle.Engine) -> None:
 
 @pytest.mark.parametrize("allocator", ALLOCATORS)
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(data=st.data())
 def test_runs_agree_with_steps(scheduler: str, allocator: str, data: st.DataObject) -> None:
     """Open loop: the same engine, in runs and in steps."""
@@ -137,7 +138,7 @@ def test_runs_agree_with_steps(scheduler: str, allocator: str, data: st.DataObje
 
 @pytest.mark.parametrize("allocator", ["grow", "paged", "prefix", "virtual"])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(data=st.data())
 def test_runs_agree_with_steps_under_pressure(
     scheduler: str, allocator: str, data: st.DataObject
@@ -153,7 +154,7 @@ def test_runs_agree_with_steps_under_pressure(
 
 @pytest.mark.parametrize("allocator", ["paged", "prefix", "reserve-oracle"])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(data=st.data())
 def test_closed_loops_agree(scheduler: str, allocator: str, data: st.DataObject) -> None:
     """Clients answer completions, so one wrong time would change everything after it."""

@@ -30,7 +30,6 @@ FINDINGS = {
 }
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("card", sorted(FINDINGS))
 def test_the_affine_forms_of_the_findings_are_found_again(kvsim_data, card):
     (start, decode_rate), (gemm_rate, gemm_flops), prefill_flops = FINDINGS[card]
@@ -46,7 +45,6 @@ def test_the_affine_forms_of_the_findings_are_found_again(kvsim_data, card):
     assert prefill.flops_per_s / 1e12 == pytest.approx(prefill_flops, rel=0.02)
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("card", sorted(FINDINGS))
 def test_decode_attention_is_within_nine_percent(kvsim_data, card):
     tables = KernelTables.read(kvsim_data / "reference/gpu/aiconfigurator", card)
@@ -54,7 +52,6 @@ def test_decode_attention_is_within_nine_percent(kvsim_data, card):
     assert fit_decode_attention(tables.decode, large_only=True, per_head=True).error_percent < 9
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("name", ["a100", "h100", "h200"])
 def test_the_shipped_profiles_describe_whole_steps_within_five_percent(kvsim_data, name):
     profile, fitted = find_accelerator(name), fitted_on_tables(name)
@@ -79,7 +76,6 @@ def served_runs(kvsim_data):
     return read_served(kvsim_data / "reference/gpu/aiconfigurator/silicon_e2e.csv")
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("by_version", [True, False])
 def test_served_runs_are_within_eight_percent_in_the_median_group(served_runs, by_version):
     rates = {f"{name}_sxm": fitted_on_tables(name) for name in ("h100", "h200")}
@@ -91,7 +87,6 @@ def test_served_runs_are_within_eight_percent_in_the_median_group(served_runs, b
     assert statistics.median(errors) < 8
 
 
-@pytest.mark.data
 def test_the_shipped_costs_of_hosts_and_experts_are_those_of_the_served_runs(served_runs):
     rates = {f"{name}_sxm": fitted_on_tables(name) for name in ("h100", "h200")}
 

@@ -3,10 +3,9 @@
 import os
 from pathlib import Path
 
-import pytest
-
 from kvsim.calibrate.public.fit_card import fit_profile
 from kvsim.catalog.accelerators import find_accelerator
+from tests.support import needs
 
 
 def fitted_on_tables(name):
@@ -14,6 +13,5 @@ def fitted_on_tables(name):
     profile = find_accelerator(name)
     if profile.coefficients.engine == "vllm":
         return profile.coefficients
-    if "KVSIM_DATA" not in os.environ:
-        pytest.skip(f"the shipped profile of {name} is measured, and KVSIM_DATA is unset")
+    needs.need("data")  # the shipped profile is measured on the card itself
     return fit_profile(Path(os.environ["KVSIM_DATA"]) / "reference/gpu", profile).coefficients

@@ -48,7 +48,7 @@ def changed(**keys):
         (changed(lengths__prompt__tokens=0), "workload.lengths.prompt.tokens = 0: should be"),
         (changed(lengths__output__tokens=NAN), "workload.lengths.output.tokens = nan: "),
         (changed(lengths__output=None), "the key 'workload.lengths.output' is missing"),
-        (changed(requests=0), "workload.requests = 0: should be greater than or equal to 1"),
+        (changed(requests=0), "workload.requests = 0: should be at least 1"),
         (changed(requests=None), "workload: the workload never ends: give requests or"),
         (changed(arrivals=None), "workload: give arrivals and lengths, or a trace"),
         (changed(trace={"file": "x.csv"}), "workload: a trace brings its own arrivals, lengths"),
@@ -66,7 +66,7 @@ def changed(**keys):
         ),
         (
             changed(arrivals={"kind": "piecewise", "phases": [{"seconds": 5, "rate": -1}]}),
-            "workload.arrivals.phases.0.rate = -1: should be greater than or equal to 0",
+            "workload.arrivals.phases.0.rate = -1: should be at least 0",
         ),
         (
             changed(

@@ -93,9 +93,14 @@ class Head:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """Names in the first line of a CSV file; empty for JSON."""
+        """Names in the first line of a CSV file; empty for JSON, and for what is neither."""
         first = self.text.lstrip().split("\n", 1)[0].strip()
-        return () if first[:1] in "{[" else tuple(name.strip().strip('"') for name in _split(first))
+        if first[:1] in "{[":
+            return ()
+        try:
+            return tuple(name.strip().strip('"') for name in _split(first))
+        except ValueError:
+            return ()
 
     def has_columns(self, *names: str) -> bool:
         """Whether this is CSV with all these columns."""

@@ -64,7 +64,6 @@ class TestObservedWeights:
         loaded = loaded_weight_bytes(find_model(name), Shard(tp=tp), **options) / GIB
         assert loaded == pytest.approx(printed_gib, rel=0.015)
 
-    @pytest.mark.data
     def test_no_row_with_weights_is_dropped_silently(self, kvsim_data):
         with (kvsim_data / "reference" / "kv_capacity_observed.csv").open() as file:
             rows = {row["id"]: row["weights_gib"] for row in csv.DictReader(file)}

@@ -14,6 +14,7 @@ from kvsim.memory.footprint import bytes_per_token
 from kvsim.readers.huggingface.config import spec_from_config, spec_from_json_file
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import kv_format
+from tests.support.needs import examples
 
 CONFIGS = {
     name: yaml.safe_load((models._FOLDER / f"{name}.yaml").read_text("utf-8"))["config"]
@@ -103,7 +104,7 @@ def model_or_refusal(read):
     return model
 
 
-@settings(max_examples=600)
+@settings(max_examples=examples(600))
 @given(mutated())
 def test_a_mutated_config_is_read_or_refused(config):
     model = model_or_refusal(lambda: spec_from_config(config, name="fuzzed"))
@@ -114,7 +115,7 @@ def test_a_mutated_config_is_read_or_refused(config):
     assert bytes_per_token(model, kv_format("bf16")) >= 0
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=8), values, max_size=12) | values)
 def test_any_mapping_is_read_or_refused(config):
     model_or_refusal(lambda: spec_from_config(config, name="fuzzed"))
@@ -125,7 +126,7 @@ def file(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz") / "config.json"
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_refused(file, data):
     text = json.dumps(CONFIGS[data.draw(st.sampled_from(sorted(CONFIGS)))]).encode()
@@ -134,7 +135,7 @@ def test_a_damaged_file_is_read_or_refused(file, data):
     model_or_refusal(lambda: spec_from_json_file(file))
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_refused(file, content):
     file.write_bytes(content)

@@ -12,6 +12,7 @@ from kvsim.workload import ClosedLoop, build_workload, parse_workload
 from kvsim.workload.streams import Streams
 from kvsim.workload.traces import FORMATS
 from kvsim.workload.traces.stats import trace_stats
+from tests.support.needs import examples
 
 HEADERS = [
     "TIMESTAMP,ContextTokens,GeneratedTokens",
@@ -79,7 +80,7 @@ def replay(path, format_name):
     assert stats or (problem and "\n" not in problem)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     content=files,
     packed=st.booleans(),
@@ -127,7 +128,7 @@ BASES = {
 
 
 @pytest.mark.parametrize("name", sorted(BASES))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(data=st.data())
 def test_one_value_gone_wrong(tmp_path_factory, name, data):
     """A good row beside one whose value, at any depth, became anything."""
@@ -143,7 +144,7 @@ def test_one_value_gone_wrong(tmp_path_factory, name, data):
     replay(path, None)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(windows=cells, share=cells, length=cells)
 def test_bent_servegen_files(tmp_path_factory, windows, share, length):
     folder = tmp_path_factory.getbasetemp() / "bent-servegen"

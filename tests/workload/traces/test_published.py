@@ -16,8 +16,6 @@ from kvsim.workload.streams import Streams
 from kvsim.workload.traces import open_trace
 from kvsim.workload.traces.stats import servegen_stats, trace_stats
 
-pytestmark = pytest.mark.data
-
 MOONCAKE = "traces/mooncake_fast25_conversation.jsonl"
 
 
@@ -84,11 +82,12 @@ def test_mooncake_ticks(stats):
             (342.6, 350, 597, 1118, 2000),
             0.07,
         ),
-        (
+        pytest.param(
             "weka_agentic_71.jsonl.gz",
             (150_465, 121_679, 276_740, 540_160, 819_909),
             (443.3, 226, 921, 3446, 11_082),
             None,
+            marks=pytest.mark.slow,
         ),
         (
             "sharegpt300_llama31_blk16.jsonl",
@@ -163,6 +162,7 @@ def test_weka_sharing_and_think_times(stats):
     assert math.floor(think.p50) == 10
 
 
+@pytest.mark.slow
 def test_servegen_clients(kvsim_data):
     found = servegen_stats(kvsim_data / "traces/servegen_deepseek_r1.tar.gz")
     assert (found.clients, found.gamma_windows, found.weibull_windows) == (73, 2589, 522)
@@ -251,6 +251,7 @@ def test_jitter_takes_the_ticks_away(kvsim_data):
     assert 0.95 < gaps.std() / gaps.mean() < 1.15
 
 
+@pytest.mark.slow
 def test_weka_replays_whole(kvsim_data):
     described = parse_workload({"trace": {"file": "traces/weka_agentic_71.jsonl.gz"}})
     loop = build_workload(described, kvsim_data)

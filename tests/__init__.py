@@ -1,0 +1,1 @@
+"""A package, lest the `tests` that ciw installs beside itself be imported in its place."""
