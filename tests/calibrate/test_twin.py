@@ -423,7 +423,7 @@ def test_a_workload_that_cannot_be_is_blamed_on_the_scenarios_key():
     question = scenario()
     broken = {**question.workload.model_dump(), "arrivals": arrivals, "priorities": {0: 1, 1: 1}}
     question = Scenario.model_validate({**question.model_dump(), "workload": broken})
-    with pytest.raises(InputError, match="^workload.priorities: "):
+    with pytest.raises(InputError, match=r"^workload\.priorities: "):
         served(question)
 
 

@@ -169,7 +169,7 @@ class _Pool:
         return request
 
     def _follow(self) -> None:
-        """Check the allocator's books, and follow them."""
+        """Check the allocator's laws, and follow them."""
         self.allocator.check([(each, each.computed_tokens) for each in self.live.values()])
 
     def tables(self) -> dict[str, tuple[int, ...]]:
