@@ -97,7 +97,7 @@ def quantiles(values: Floats, shares: Floats, weights: Floats | None = None) -> 
     Parameters
     ----------
     values : float array (n,)
-        Observations, at least one.
+        Observations, at least one, all finite.
     shares : float array (m,)
         From 0 to 1.
     weights : float array (n,), optional

@@ -20,7 +20,7 @@ PARTS = {
     "reserved": "reserved for later",
     "internal": "internal fragmentation",
     "external": "external fragmentation",
-    "cached": "cached prefixes",
+    "cached": "cached prefixes (evictable)",
     "free": "free",
 }
 """Parts of the pool by their name in keys: ``kv_cache.waste.internal``."""

@@ -427,6 +427,15 @@ def test_a_model_that_the_twin_cannot_build_is_refused(name, why):
         Blueprint.of(find_model(name))
 
 
+def test_a_workload_that_cannot_be_is_blamed_on_the_scenarios_key():
+    arrivals = {"kind": "closed_loop", "clients": 2, "think": {"kind": "fixed", "seconds": 0}}
+    question = scenario()
+    broken = {**question.workload.model_dump(), "arrivals": arrivals, "priorities": {0: 1, 1: 1}}
+    question = Scenario.model_validate({**question.model_dump(), "workload": broken})
+    with pytest.raises(InputError, match=r"^workload\.priorities: "):
+        served(question)
+
+
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(InputError, match="unknown device 'gpu0'"):
         Device.named("gpu0")

@@ -17,6 +17,7 @@ from kvsim.memory.weights import weight_bytes
 from kvsim.results.result import SimulationResult
 from kvsim.simulator.arrival_queue import ArrivalQueue
 from kvsim.simulator.assemble import make_scheduler
+from kvsim.simulator.blame import blaming
 from kvsim.simulator.prepare import Setup
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.replica import Replica, run_replica
@@ -112,16 +113,17 @@ class Twin:
         """
         setup = setup or self.setup
         recorder, streams = Recorder(), Streams(seed)
-        workload = build_workload(setup.scenario.workload, setup.scenario.folder)
+        with blaming(setup.scenario):
+            workload = build_workload(setup.scenario.workload, setup.scenario.folder)
+            arrivals = ArrivalQueue(workload, streams, recorder)
         scheduler = make_scheduler(setup, recorder)
         pool = self.pool
         pool.clear()
         engine = TwinEngine(self.decoder, pool, scheduler, seed)
         pairs = partial(prefill_pairs, setup.deployment.model)
-        arrivals = ArrivalQueue(workload, streams, recorder)
         self.device.start_peak()
         gc.collect()  # what is garbage already must not be collected while the clock runs
-        with collector_paused(), self.device.steady():
+        with collector_paused(), blaming(setup.scenario), self.device.steady():
             clock = WallClock(engine, pairs, self.device.now)
             replica = Replica(scheduler, clock, arrivals, recorder)
             run_replica(replica)
