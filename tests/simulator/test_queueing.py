@@ -14,7 +14,7 @@ Harchol-Balter, Performance Modeling and Design of Computer Systems (2013): Litt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import factorial
 
@@ -135,11 +135,26 @@ def test_every_wait_is_lindleys(gaps: list[int], prompts: list[int]) -> None:
     np.testing.assert_allclose(waits(log, arrivals), expected, rtol=1e-9, atol=1e-9)
 
 
+class Listed(ciw.dists.Distribution):
+    """The given times, one after the other.
+
+    ciw's own, Sequential, holds an iterator, and copying one is deprecated since Python 3.12.
+    """
+
+    def __init__(self, seconds: Iterable[float]) -> None:
+        self.seconds = [float(each) for each in seconds]
+        self.drawn = 0
+
+    def sample(self, t: float | None = None, ind: object = None) -> float:
+        self.drawn += 1
+        return self.seconds[self.drawn - 1]
+
+
 def ciw_waits(arrivals: Floats, services: Floats, servers: int) -> Floats:
     """Waits of the same customers in Ciw."""
     network = ciw.create_network(
-        arrival_distributions=[ciw.dists.Sequential([*np.diff(arrivals, prepend=0.0), 1e9])],
-        service_distributions=[ciw.dists.Sequential(list(services))],
+        arrival_distributions=[Listed([*np.diff(arrivals, prepend=0.0), 1e9])],
+        service_distributions=[Listed(services)],
         number_of_servers=[servers],
     )
     simulation = ciw.Simulation(network)
