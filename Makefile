@@ -21,7 +21,7 @@ test:  ## The tests of a few minutes, doctests included; what is skipped is said
 	pytest
 
 whole:  ## All tests on two cores (torch, a Chromium and KVSIM_DATA bring in what needs them)
-	pytest --slow -n 2
+	pytest --slow -n 2 --dist loadfile
 
 bench:  ## Start-up times and capacity accuracy against observed engines
 	python benchmarks/startup.py
