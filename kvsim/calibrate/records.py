@@ -122,7 +122,7 @@ def measured_steps(path: Path, profile: AcceleratorProfile) -> dict[str, Any]:
     Parameters
     ----------
     path : Path
-        CSV of `kvsim.calibrate.rows`: one engine step a row.
+        CSV of `kvsim.calibrate.rows`: one engine step per row.
     profile : AcceleratorProfile
         Its coefficients predict; without any, those of its class.
 

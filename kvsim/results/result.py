@@ -234,7 +234,7 @@ class SimulationResult:
     def summary(self) -> dict[str, Any]:
         """The run in ``vllm bench serve``'s words, and kvsim's own.
 
-        ``kv_cache.waste`` adds up to 1: the five parts of the PagedAttention paper, `cached`
+        ``kv_cache.waste`` adds up to 1: the four parts of the PagedAttention paper, `cached`
         prefixes that may be evicted, and what is `free`. Of a run past saturation, TTFT, E2E
         and queue time are None: see `observed`.
         """

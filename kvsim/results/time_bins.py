@@ -1,9 +1,8 @@
 """A run as a few hundred bins of time, however many rows were recorded.
 
 Within a row every part of the pool changes linearly (see `kvsim.results.pool_parts`), so its
-integral up to any moment is known exactly; a bin's mean is a difference of two integrals over its
-width.
-The bins add up to what the summary says.
+integral up to any moment is known exactly; a bin's mean is the difference of two integrals,
+divided by its width. The bins add up to what the summary says.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 A decode step at a constant batch costs ``base + per_byte * bytes``, and each step reads
 ``slope`` bytes more than the last, so k steps are an arithmetic series::
 
+    first  = base + per_byte * bytes            growth = per_byte * slope
     seconds(k) = k * first + growth * k * (k - 1) / 2
 """
 

@@ -49,8 +49,13 @@ class Recorder:
     scheduled_seconds, first_token_seconds, finish_seconds : array of float
         By request row, NaN until it happens; the scheduler writes them: when it first admits
         a request, and at the end of the steps that produced its first token and its last.
-    preemptions, cached_tokens : array of int
-        By request row.
+    tables : list of RequestTable
+        The arrivals, in order of their rows.
+    preemptions, cached_tokens : dict of int to int
+        By request row, of those that have any: how often it was preempted, and the tokens
+        that an admission last found in the prefix cache.
+    rejected_rows : list of int
+        Requests that could never be served.
     preempted : list of (int, int)
         Request row and step row of each preemption, in order; it happened when that run of
         steps began.

@@ -7,7 +7,7 @@
        WAITING ---- PREFILLING ---- DECODING -------------------- FINISHED
           ^______________|______________|   preempted: back to the queue
 
-``computed`` counts the tokens whose K and V are in the cache. Producing the last token
+``computed_tokens`` counts those whose K and V are in the cache. Producing the last token
 writes nothing, so a request ends with ``prompt_tokens + output_tokens - 1`` of them.
 """
 
@@ -42,6 +42,10 @@ class Request:
         is ``base + step`` (see `kvsim.simulator.batch`).
     base, finish_step, bend_step : int, int or None, int or None
         Kept by `kvsim.simulator.batch` while decoding; the steps are None at any other time.
+    preemptions : int
+        How often it was preempted.
+    swapped : bool
+        Whether its cached tokens wait on the host.
     blocks : object
         The allocator's own note (a block list, an address, ...).
     content, content_row : PrefixContent or None, int

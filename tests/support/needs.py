@@ -41,7 +41,7 @@ def _without_browser():
 def _without_data():
     folder = os.environ.get("KVSIM_DATA")
     if not folder:
-        return "KVSIM_DATA is unset: it names the reference folder that these tests read"
+        return "KVSIM_DATA is unset: these tests read observed logs and traces (CONTRIBUTING.md)"
     return "" if (Path(folder) / "reference").is_dir() else f"{folder} has no reference/ folder"
 
 
@@ -51,7 +51,7 @@ def _in_a_quick_run():
 
 def _outside_ci():
     known = "KVSIM_SETUP_LINES" in os.environ
-    return "" if known else "asks which of the README's set-up lines .ci/run has run"
+    return "" if known else "for CI alone: `.ci/run` says which of the README's set-up lines it ran"
 
 
 REASON_WITHOUT = {

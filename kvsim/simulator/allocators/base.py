@@ -1,6 +1,6 @@
 """What a memory policy answers, and the law that it must keep.
 
-The scheduler asks in four moments of a request's life, the replica once per run::
+The scheduler asks throughout a request's life, the replica about whole runs of steps::
 
     can_allocate(request)          at arrival: could an empty pool ever hold it?
     allocate(request, tokens)      first prefill chunk: room for it?  -> cached tokens | None

@@ -1,4 +1,4 @@
-"""Free blocks: in which order they are allocated again.
+"""Idle blocks, which nobody holds: the order in which they are evicted, and so used again.
 
 Some still carry a finished prefix and can be revived by a lookup; the rest are anonymous and
 come in runs, so that freeing or allocating a thousand of them is one operation::

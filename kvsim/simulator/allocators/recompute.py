@@ -13,7 +13,7 @@ __all__ = ["NoCache"]
 
 
 class NoCache(Allocator):
-    """Holds nothing, so memory never limits anything; time does (see ``StepClock``)."""
+    """Holds nothing, so memory never limits anything; time does (see ``RecomputeClock``)."""
 
     def __init__(self, slots: int) -> None:
         super().__init__(slots, BlockCurve(1))
