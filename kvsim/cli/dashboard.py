@@ -21,6 +21,7 @@ _SETTINGS = {
     "client.toolbarMode": "minimal",
     "server.fileWatcherType": "none",
     "server.maxUploadSize": "20",
+    "server.showEmailPrompt": "false",
     "theme.light.primaryColor": "#0072B2",
     "theme.dark.primaryColor": "#2F86C1",
 }

@@ -10,9 +10,9 @@ from kvsim.memory.growth import BlockCurve
 from kvsim.registry import Registry
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.allocators.grow import Grow, caching_allocator_slots
+from kvsim.simulator.allocators.no_cache import NoCache
 from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.prefix import Prefix
-from kvsim.simulator.allocators.recompute import NoCache
 from kvsim.simulator.allocators.reserve import RESERVATIONS, Reservation, Reserve
 from kvsim.simulator.allocators.virtual import Virtual, tokens_per_page
 from kvsim.simulator.batch import decode_batch

@@ -36,6 +36,7 @@ def test_it_serves_the_apps_entry_on_this_machine_only(command):
 
 def test_nothing_is_sent_anywhere(command):
     assert settings(command)["browser.gatherUsageStats"] == "false"
+    assert settings(command)["server.showEmailPrompt"] == "false"
 
 
 def test_it_says_the_same_as_the_repositorys_settings(command):

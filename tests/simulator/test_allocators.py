@@ -12,9 +12,9 @@ from kvsim.errors import InputError, InvariantError
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.allocators.base import Allocator, Slots
 from kvsim.simulator.allocators.grow import Grow, caching_allocator_slots
+from kvsim.simulator.allocators.no_cache import NoCache
 from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.prefix import Prefix
-from kvsim.simulator.allocators.recompute import NoCache
 from kvsim.simulator.allocators.reserve import Reserve, reserve_max, reserve_oracle, reserve_pow2
 from kvsim.simulator.allocators.virtual import PAGE_BYTES, Virtual, tokens_per_page
 from tests.support.parts import admitted, decoding, finished, request

@@ -11,9 +11,9 @@ import numpy as np
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.allocators.grow import Grow
+from kvsim.simulator.allocators.no_cache import NoCache
 from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.prefix import Prefix
-from kvsim.simulator.allocators.recompute import NoCache
 from kvsim.simulator.allocators.reserve import Reserve, reserve_max, reserve_oracle, reserve_pow2
 from kvsim.simulator.allocators.virtual import Virtual
 from kvsim.simulator.arrival_queue import ArrivalQueue
