@@ -9,7 +9,7 @@ percentage error; "left out" is the error on a model under coefficients fitted w
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy as np
 from kernel_fits import fit_decode_attention, fit_gemm, fit_prefill_attention
 from reference_data import parsed, parser
 
-from kvsim.calibrate.fit import Datasheet, Fit, fit_steps, leave_one_model_out, percent_errors
+from kvsim.calibrate.fit import Datasheet, Fit, fit_steps, percent_errors
 from kvsim.calibrate.public.cards import CARDS, Card, card_rows, fit_card, fit_served
 from kvsim.calibrate.public.hosts import HostFit, HostRules, fit_expert_layer
 from kvsim.calibrate.public.serving import read_served
@@ -49,6 +49,18 @@ HOST_RULES = {
 }
 EXPERT_SHARES = (1.0, 0.67, 0.5, 0.4, 0.33)
 _SERVED = ("H100-SXM5-80GB", "H200-SXM-141GB")
+
+
+def leave_one_model_out(
+    rows: StepRows, fit: Callable[[StepRows], StepCoefficients]
+) -> dict[str, float]:
+    """Error of each model, percent, under coefficients fitted on all the others."""
+    errors = {}
+    for name in rows.models():
+        held_out = rows.model == name
+        coefficients = fit(rows.where(~held_out))
+        errors[name] = float(np.mean(np.abs(percent_errors(rows.where(held_out), coefficients))))
+    return errors
 
 
 def main() -> None:

@@ -28,7 +28,6 @@ __all__ = [
     "fit_link",
     "fit_steps",
     "least_squares",
-    "leave_one_model_out",
     "load_optimize",
     "percent_errors",
     "predict",
@@ -302,18 +301,6 @@ def _affine(times: Mapping[int, float]) -> tuple[float, float]:
 
     start, rate = least_squares(residuals, free)
     return round_significant(start * 1e-6), round_significant(rate * 1e9)
-
-
-def leave_one_model_out(
-    rows: StepRows, fit: Callable[[StepRows], StepCoefficients]
-) -> dict[str, float]:
-    """Error of each model, percent, under coefficients fitted on all the others."""
-    errors = {}
-    for name in rows.models():
-        held_out = rows.model == name
-        coefficients = fit(rows.where(~held_out))
-        errors[name] = float(np.mean(np.abs(percent_errors(rows.where(held_out), coefficients))))
-    return errors
 
 
 def _graded(coefficients: StepCoefficients, rows: StepRows, *, fp8: bool) -> Fit:

@@ -8,13 +8,13 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from steptime_accuracy import leave_one_model_out
 
 from kvsim.calibrate.fit import (
     Datasheet,
     fit_fp8,
     fit_link,
     fit_steps,
-    leave_one_model_out,
     predict,
 )
 from kvsim.calibrate.public.hosts import Campaign, HostRules, fit_expert_layer, fit_hosts, host_cost
