@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvsim.engines.base import Capacity, Deployment, Engine, GroupLayout, MemoryBudget
+from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
 from kvsim.errors import UnknownNameError
 
 __all__ = [
@@ -10,8 +10,8 @@ __all__ = [
     "Capacity",
     "Deployment",
     "Engine",
-    "GroupLayout",
     "MemoryBudget",
+    "ResolvedDeployment",
     "engine_names",
     "get_engine",
 ]

@@ -2,10 +2,11 @@
 
 ::
 
-    Deployment ──resolve──▶ Deployment with every option filled by the engine's defaults
+    Deployment ──resolve──▶ ResolvedDeployment   no option left open
         │
-        ├── budget(deployment)              ─▶ MemoryBudget   of the tightest rank
-        └── capacity(deployment, kv_bytes)  ─▶ Capacity       blocks, tokens, concurrency
+        ├── tightest_stage(deployment)      ─▶ the pipeline stage whose rank decides
+        ├── budget(deployment)              ─▶ MemoryBudget   of that rank
+        └── capacity(deployment, kv_bytes)  ─▶ Capacity       its pools, and what a log prints
 
 `budget` predicts what the engine leaves for KV; `capacity` is exact arithmetic on that
 number, so that a log's own KV bytes can be checked apart from the prediction.
@@ -13,15 +14,19 @@ number, so that a log's own KV bytes can be checked apart from the prediction.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
-from kvsim.specs.engine_options import EngineOptions
+from kvsim.memory.pools import Group, KVPools
+from kvsim.memory.weights import stage_layers
+from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
+from kvsim.specs.precision import KVFormat, kv_format, weight_format
 
-__all__ = ["Capacity", "Deployment", "Engine", "GroupLayout", "MemoryBudget"]
+__all__ = ["Capacity", "Deployment", "Engine", "MemoryBudget", "ResolvedDeployment"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,34 @@ class Deployment:
     model: ModelSpec
     accelerator: AcceleratorProfile
     options: EngineOptions = field(default_factory=EngineOptions)
+
+    @property
+    def dtype(self) -> str:
+        """Format of activations, and of weights that are not quantised."""
+        asked = self.options.dtype
+        return self.model.dtype if asked in (None, "auto") else weight_format(str(asked)).name
+
+    @property
+    def weight_dtype(self) -> str | None:
+        """Format that weights are cast to at load; None where no byte changes (bf16 to fp16)."""
+        formats = (weight_format(name) for name in (self.dtype, self.model.dtype))
+        return self.dtype if len({each.bits_per_weight for each in formats}) > 1 else None
+
+    @property
+    def kv_format(self) -> KVFormat:
+        """Format of K (and of V, unless it has its own): "auto" is the compute dtype.
+
+        Never the weights' format. An engine may choose otherwise as it resolves the options.
+        """
+        asked = self.options.kv_cache_dtype
+        return kv_format(self.dtype if asked in (None, "auto") else str(asked))
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedDeployment(Deployment):
+    """A deployment as the engine runs it: every option has its value."""
+
+    options: ResolvedOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,37 +101,6 @@ class MemoryBudget:
         return max(0, self.total_bytes - claimed)
 
 
-class GroupLayout(NamedTuple):
-    """One KV-cache group: layers that share a block table.
-
-    Parameters
-    ----------
-    name : str
-        Layer group(s) it holds.
-    layers : int
-        Layer slots that it allocates, padding included.
-    padding_layers : int
-        Slots of those that hold no layer.
-    block_size : int
-        Tokens (or states) per block.
-    page_bytes : int
-        Bytes of one layer's page.
-    blocks_per_sequence : int
-        Blocks that one sequence of ``max_model_len`` needs at admission.
-    most_blocks : int or None
-        Blocks at which a running sequence stops taking more (a window, a chunk, a state);
-        None grows with the context.
-    """
-
-    name: str
-    layers: int
-    padding_layers: int
-    block_size: int
-    page_bytes: int
-    blocks_per_sequence: int
-    most_blocks: int | None = None
-
-
 class Capacity(NamedTuple):
     """What a number of KV bytes holds, in one engine's accounting, on one rank.
 
@@ -111,12 +113,6 @@ class Capacity(NamedTuple):
     bytes_per_token : int
         All layers, one rank, every growing cache at full length: what one more token of a
         short context adds.
-    block_size : int
-        Tokens per block of the engine's main group.
-    bytes_per_block : int
-        Bytes that one block id stands for.
-    num_blocks : int
-        Blocks that the engine allocates.
     max_model_len : int
         Length that the concurrency is stated at.
     max_concurrency : float
@@ -126,32 +122,52 @@ class Capacity(NamedTuple):
     admission_tokens, steady_tokens, all_full_tokens : int
         Tokens at ``max_model_len`` per sequence by the three regimes: the engine's start-up
         check, real steady residency, and no window saving at all.
-    groups : tuple of GroupLayout
-        The engine's groups, in its order.
-    withheld_blocks : int
-        Blocks that no request is ever given (vLLM's null block).
+    pools : KVPools
+        What is handed out, and what a sequence holds of it.
     """
 
     kv_cache_bytes: int
     kv_cache_dtype: str
     bytes_per_token: int
-    block_size: int
-    bytes_per_block: int
-    num_blocks: int
     max_model_len: int
     max_concurrency: float
     logged_tokens: int
     admission_tokens: int
     steady_tokens: int
     all_full_tokens: int
-    groups: tuple[GroupLayout, ...] = ()
-    withheld_blocks: int = 0
+    pools: KVPools
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per block of the engine's main group."""
+        return self.pools.main.block_size
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Bytes that one block of the main pool stands for."""
+        return self.pools.main.block_bytes
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the main pool, as the engine counts them."""
+        return self.pools.main.num_blocks
+
+    @property
+    def withheld_blocks(self) -> int:
+        """Blocks of the main pool that no request is ever given (vLLM's null block)."""
+        return self.pools.main.withheld_blocks
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of all pools, in the engine's order."""
+        return tuple(group for pool in self.pools for group in pool.groups)
 
     @property
     def holds_one(self) -> bool:
         """Whether the blocks that are given out hold one sequence of ``max_model_len``."""
-        given = self.num_blocks - self.withheld_blocks
-        return given > 0 and self.max_concurrency * given >= self.num_blocks * (1 - 1e-12)
+        main = self.pools.main
+        given = main.given_blocks
+        return given > 0 and self.max_concurrency * given >= main.num_blocks * (1 - 1e-12)
 
 
 class Engine(ABC):
@@ -168,9 +184,10 @@ class Engine(ABC):
 
     def __init__(self, version: str = "") -> None:
         self.version = version or self.newest_version
+        self._decided: tuple[ResolvedDeployment, int] | None = None
 
     @abstractmethod
-    def resolve(self, deployment: Deployment) -> Deployment:
+    def resolve(self, deployment: Deployment) -> ResolvedDeployment:
         """Fill every missing option with this version's default for this card.
 
         Raises
@@ -180,28 +197,43 @@ class Engine(ABC):
             no rank layout allows.
         """
 
-    @abstractmethod
-    def budget(self, deployment: Deployment) -> MemoryBudget:
-        """Predict where the tightest rank's memory goes, for a resolved deployment."""
+    def tightest_stage(self, deployment: ResolvedDeployment) -> int:
+        """Pipeline stage whose rank holds the fewest sequences: it decides for all ranks."""
+        stages = range(deployment.options.pipeline_parallel_size)
+        if len(stages) == 1:
+            return 0
+        if self._decided is None or self._decided[0] is not deployment:
+            held = {stage: self._sequences_of(deployment, stage) for stage in stages}
+            self._decided = deployment, min(stages, key=held.__getitem__)
+        return self._decided[1]
+
+    def _sequences_of(self, deployment: ResolvedDeployment, stage: int) -> float:
+        need = self.stage_need_bytes(deployment, stage)
+        left = self.stage_budget(deployment, stage).kv_cache_bytes
+        return left / need if need else math.inf
+
+    def stage_layers(self, deployment: ResolvedDeployment, stage: int) -> range:
+        """Layers of one pipeline stage."""
+        return stage_layers(deployment.model, deployment.options.pipeline_parallel_size, stage)
 
     @abstractmethod
-    def capacity(self, deployment: Deployment, kv_bytes: int) -> Capacity:
-        """Lay blocks over `kv_bytes` of one rank, for a resolved deployment."""
+    def stage_need_bytes(self, deployment: ResolvedDeployment, stage: int) -> int:
+        """Bytes that a sequence of ``max_model_len`` takes of one stage's rank, or a share of it.
 
-    @abstractmethod
-    def sequence_bytes(self, deployment: Deployment, context: int) -> int:
-        """Bytes of one rank that a running sequence of `context` tokens occupies, in blocks.
-
-        Steady residency: windows are honoured, block rounding is included.
+        Only its proportion between stages matters.
         """
 
-    def sequences(self, deployment: Deployment, kv_bytes: int, context: int) -> int | None:
-        """Sequences of `context` tokens that pools cut out of `kv_bytes` hold at once.
+    @abstractmethod
+    def stage_budget(self, deployment: ResolvedDeployment, stage: int) -> MemoryBudget:
+        """Predict where the memory of one stage's rank goes."""
 
-        None where one pool serves every layer, so that bytes alone decide. Where there are
-        several, the one that runs out first does, however much the others have left.
-        """
-        return None
+    def budget(self, deployment: ResolvedDeployment) -> MemoryBudget:
+        """Predict where the tightest rank's memory goes."""
+        return self.stage_budget(deployment, self.tightest_stage(deployment))
+
+    @abstractmethod
+    def capacity(self, deployment: ResolvedDeployment, kv_bytes: int) -> Capacity:
+        """Lay pools over `kv_bytes` of the tightest rank."""
 
     @abstractmethod
     def command(self, deployment: Deployment) -> str:

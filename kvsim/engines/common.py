@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,32 +11,29 @@ from typing import Any, ClassVar
 
 import yaml
 
-from kvsim.engines.base import Deployment, Engine, MemoryBudget
+from kvsim.engines.base import Deployment, Engine, ResolvedDeployment
 from kvsim.errors import InputError, UnsupportedError
-from kvsim.memory.footprint import layer_caches
-from kvsim.memory.weights import Shard, rank_weight_bytes, stage_layers
+from kvsim.memory.footprint import bytes_per_token, layer_caches
+from kvsim.memory.weights import Shard, rank_weight_bytes
 from kvsim.specs.attention import CrossAttention
-from kvsim.specs.engine_options import EngineOptions
+from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
 from kvsim.specs.model import ModelSpec, MoeMlp
-from kvsim.specs.precision import KVFormat, kv_format
+from kvsim.specs.precision import KVFormat
 from kvsim.units import GIB, ceil_div
 
 __all__ = [
     "ReleasedEngine",
     "check_kv_format",
     "check_options",
-    "context_length",
     "fill",
     "gib_bytes",
-    "heaviest_stage",
-    "mean_token_bytes",
+    "layout_ratio",
     "mlp_activation_bytes",
     "parse_release",
     "read_data",
     "refuse_kinds",
-    "resolve_kv_format",
+    "resolve",
     "stage_weight_bytes",
-    "tightest_stage",
     "tokens_at",
 ]
 
@@ -116,11 +113,36 @@ def fill(deployment: Deployment, **defaults: Any) -> Deployment:
     return replace(deployment, options=options.model_copy(update=missing))
 
 
-def resolve_kv_format(deployment: Deployment) -> KVFormat:
-    """Find the KV format; None and "auto" mean the compute dtype, never the weights' format."""
-    options = deployment.options
-    asked = None if options.kv_cache_dtype == "auto" else options.kv_cache_dtype
-    return kv_format(asked or options.dtype or deployment.model.dtype)
+# What an engine without the option behaves like.
+_LACKING = {
+    "gpu_memory_utilization": 1.0,
+    "block_size": 1,
+    "enable_prefix_caching": False,
+    "swa_full_tokens_ratio": 1.0,
+    "flash_attention": False,
+    "kv_unified": False,
+    "async_scheduling": False,
+    "flashinfer_sampler": False,
+}
+
+
+def resolve(deployment: Deployment, *, kv: KVFormat, **defaults: Any) -> ResolvedDeployment:
+    """Close every option: by the defaults given, else as the engine behaves without it.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        As a person stated it.
+    kv : KVFormat
+        Format that the engine stores K and V in.
+    **defaults
+        Values of the options that were left open.
+    """
+    formats = {"kv_cache_dtype": kv.name, "dtype": deployment.dtype}
+    open_ = {**_LACKING, "kv_cache_dtype_v": kv.name, **defaults}
+    asked = {name: value for name, value in deployment.options if value is not None}
+    options = ResolvedOptions(**{**open_, **asked, **formats})
+    return ResolvedDeployment(deployment.model, deployment.accelerator, options)
 
 
 def check_kv_format(engine: str, flag: str, fmt: KVFormat, known: Collection[str]) -> None:
@@ -143,25 +165,9 @@ def refuse_kinds(engine: str, model: ModelSpec, *kinds: str) -> None:
             )
 
 
-def heaviest_stage(
-    deployment: Deployment, stage_bytes: Callable[[Collection[int]], int]
-) -> Collection[int]:
-    """Layers of the pipeline stage that keeps the most: the smallest rank decides for all."""
-    pp = deployment.options.pipeline_parallel_size
-    stages = [stage_layers(deployment.model, pp, stage) for stage in range(pp)]
-    return max(stages, key=stage_bytes)
-
-
-def tightest_stage(
-    deployment: Deployment, stage_budget: Callable[[Deployment, int], MemoryBudget]
-) -> MemoryBudget:
-    """Budget of the pipeline stage that leaves the least for KV."""
-    stages = range(deployment.options.pipeline_parallel_size)
-    budgets = (stage_budget(deployment, stage) for stage in stages)
-    return min(budgets, key=lambda budget: budget.kv_cache_bytes)
-
-
-def stage_weight_bytes(deployment: Deployment, stage: int, attention_tp: int | None = None) -> int:
+def stage_weight_bytes(
+    deployment: ResolvedDeployment, stage: int, attention_tp: int | None = None
+) -> int:
     """Bytes of the weights that a rank of one stage holds; experts are dealt over `tp` ranks.
 
     `attention_tp` is the number of ranks that share one copy of the attention, where it is
@@ -177,13 +183,27 @@ def stage_weight_bytes(deployment: Deployment, stage: int, attention_tp: int | N
         attention_tp=attention_tp,
     )
     return rank_weight_bytes(
-        deployment.model, shard, dtype=options.dtype, quantization=options.quantization
+        deployment.model,
+        shard,
+        dtype=deployment.weight_dtype,
+        quantization=options.quantization,
     )
 
 
-def context_length(deployment: Deployment) -> int:
-    """Longest sequence the deployment admits: ``max_model_len`` or the model's own limit."""
-    return deployment.options.max_model_len or deployment.model.max_position_embeddings
+def layout_ratio(
+    deployment: ResolvedDeployment, token_bytes: float, layers: Collection[int] | None = None
+) -> float:
+    """Bytes per token that the engine keeps over those of the model's own layout, on one rank.
+
+    1 for a model whose layers keep nothing by the token.
+    """
+    own = bytes_per_token(
+        deployment.model,
+        deployment.kv_format,
+        tp=deployment.options.tensor_parallel_size,
+        layers=layers,
+    )
+    return token_bytes / own if own else 1.0
 
 
 def mlp_activation_bytes(model: ModelSpec, tokens: int, tp: int) -> int:
@@ -214,15 +234,6 @@ def tokens_at(kv_bytes: int, sequence_bytes: int, length: int) -> int:
     2500
     """
     return max(0, kv_bytes) * length // sequence_bytes
-
-
-def mean_token_bytes(kv_bytes: int, tokens: int, token_bytes: int) -> int:
-    """Bytes that one token of a contiguous cache stands for, all layers.
-
-    Window layers keep fewer tokens than full ones, so that this is less than `token_bytes`, a
-    token of a short context: never more than an equal share of the bytes given.
-    """
-    return min(token_bytes, max(0, kv_bytes) // tokens) if tokens > 0 else token_bytes
 
 
 def parse_release(engine: str, version: str, oldest: str, newest: str) -> tuple[int, ...]:

@@ -15,27 +15,27 @@ the recurrent states of a full batch. Rules of the PyTorch executor's ``_util.py
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from kvsim.engines.base import Capacity, Deployment, GroupLayout, MemoryBudget
+from kvsim.engines.base import Capacity, Deployment, MemoryBudget, ResolvedDeployment
 from kvsim.engines.common import (
     ReleasedEngine,
     check_kv_format,
     check_options,
-    context_length,
-    fill,
     gib_bytes,
-    heaviest_stage,
+    layout_ratio,
     mlp_activation_bytes,
     refuse_kinds,
-    resolve_kv_format,
+    resolve,
     stage_weight_bytes,
-    tightest_stage,
     tokens_at,
 )
 from kvsim.errors import InputError
 from kvsim.memory.footprint import fixed_bytes, layer_caches
-from kvsim.specs.attention import ChunkedAttention, SlidingAttention
+from kvsim.memory.growth import Growth
+from kvsim.memory.pools import Group, KVPools, Pool
+from kvsim.specs.attention import Attention, ChunkedAttention, SlidingAttention
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import ceil_div
 
@@ -70,6 +70,38 @@ _HINTS = {
 }
 
 
+class _Windows(NamedTuple):
+    """What the layers of one rank keep.
+
+    Parameters
+    ----------
+    token_bytes : dict of int to int
+        Bytes per token by window, the longest first: one pool each. The window of a layer
+        that keeps everything is the longest sequence.
+    layers : dict of int to int
+        Layers of each pool.
+    state_bytes, state_layers : int
+        Recurrent state of one request, and the layers that have one.
+    """
+
+    token_bytes: dict[int, int]
+    layers: dict[int, int]
+    state_bytes: int
+    state_layers: int
+
+    @property
+    def need_bytes(self) -> int:
+        """Bytes of the tokens of one sequence of the longest length."""
+        return sum(window * each for window, each in self.token_bytes.items())
+
+    def blocks_bytes(self, length: int, block: int) -> int:
+        """Bytes of one sequence of `length` tokens in whole blocks of every pool."""
+        return sum(
+            ceil_div(min(window, length), block) * block * each
+            for window, each in self.token_bytes.items()
+        )
+
+
 class TensorRTLLM(ReleasedEngine):
     """TensorRT-LLM 0.5 to 1.4, rules of the PyTorch executor."""
 
@@ -77,7 +109,7 @@ class TensorRTLLM(ReleasedEngine):
     oldest_release, newest_version = "0.5", "1.4"
     data_name = "tensorrt_llm_overheads"
 
-    def resolve(self, deployment: Deployment) -> Deployment:
+    def resolve(self, deployment: Deployment) -> ResolvedDeployment:
         """Fill this release's defaults.
 
         Raises
@@ -87,45 +119,41 @@ class TensorRTLLM(ReleasedEngine):
         UnsupportedError
             For encoder-decoder models, whose pools it does not estimate.
         """
-        options, model = deployment.options, deployment.model
-        check_options(self.name, options, _FLAGS, _HINTS)
+        model = deployment.model
+        check_options(self.name, deployment.options, _FLAGS, _HINTS)
         refuse_kinds(self.name, model, "compressed_latent", "cross")
-        fmt = resolve_kv_format(deployment)
+        fmt = deployment.kv_format
         check_kv_format(self.name, "kv_cache_config.dtype", fmt, _KV_FORMATS)
         block = self.data["tokens_per_block"]["now" if self.since("blocks_of_32") else "before"]
-        resolved = fill(
+        resolved = resolve(
             deployment,
+            kv=fmt,
             max_model_len=model.max_position_embeddings,
             max_num_seqs=self.data["max_batch_size"],
             max_num_batched_tokens=self.data["max_num_tokens"],
             block_size=block,
             gpu_memory_utilization=self.data["free_gpu_memory_fraction"],
             enable_prefix_caching=True,
-            kv_cache_dtype=fmt.name,
         )
-        _check_block(resolved.options.block_size or block)
-        self._stage(resolved)
+        _check_block(resolved.options.block_size)
+        self._windows(resolved, 0)
         return resolved
 
-    def budget(self, deployment: Deployment) -> MemoryBudget:
-        """``kv = fraction * (total - weights - context - peak)`` of the tightest rank.
+    def stage_budget(self, deployment: ResolvedDeployment, stage: int) -> MemoryBudget:
+        """``kv = fraction * (total - weights - context - peak)`` of one rank.
 
         The budget is what those terms and the KV cache add up to; the remaining fraction of
         the free memory lies outside it.
         """
-        return tightest_stage(deployment, self._stage_budget)
-
-    def _stage_budget(self, deployment: Deployment, stage: int) -> MemoryBudget:
         options, total = deployment.options, deployment.accelerator.memory_bytes
         weights = stage_weight_bytes(deployment, stage, _attention_tp(options))
         activation = mlp_activation_bytes(
-            deployment.model, options.max_num_batched_tokens or 0, options.tensor_parallel_size
+            deployment.model, options.max_num_batched_tokens, options.tensor_parallel_size
         )
         context = self.data["non_torch_gib"]
         non_torch = gib_bytes(context)
         used = weights + activation + non_torch
-        fraction = options.gpu_memory_utilization or self.data["free_gpu_memory_fraction"]
-        kv_bytes = int((total - used) * fraction)
+        kv_bytes = int((total - used) * options.gpu_memory_utilization)
         return MemoryBudget(
             total_bytes=total,
             budget_bytes=used + kv_bytes,
@@ -141,97 +169,68 @@ class TensorRTLLM(ReleasedEngine):
             ),
         )
 
-    def _stage(self, deployment: Deployment) -> Collection[int]:
-        return heaviest_stage(
-            deployment, lambda layers: sum(self._pools(deployment, layers).values())
-        )
+    def stage_need_bytes(self, deployment: ResolvedDeployment, stage: int) -> int:
+        """Bytes of a sequence of ``max_model_len`` on that stage, its states included."""
+        windows = self._windows(deployment, stage)
+        return windows.need_bytes + windows.state_bytes
 
-    def _pools(self, deployment: Deployment, layers: Collection[int]) -> dict[int, int]:
-        """Bytes per token by window, the longest first: one pool each.
+    def _windows(self, deployment: ResolvedDeployment, stage: int) -> _Windows:
+        """Sort the layers of one stage into pools."""
+        options, model = deployment.options, deployment.model
+        tp, length = _attention_tp(options), options.max_model_len
+        apart = self.since("windows") and not options.disable_hybrid_kv_cache_manager
+        mine = self.stage_layers(deployment, stage)
+        token_bytes: dict[int, int] = {}
+        layers: dict[int, int] = {}
+        states = 0
+        for count, attention in layer_caches(model, mine):
+            each = attention.state_bytes(deployment.kv_format, tp)
+            if not each:
+                states += count
+                continue
+            window = min(_window(attention) or length, length) if apart else length
+            token_bytes[window] = token_bytes.get(window, 0) + count * each
+            layers[window] = layers.get(window, 0) + count
+        longest_first = dict(sorted(token_bytes.items(), reverse=True))
+        return _Windows(longest_first, layers, fixed_bytes(model, tp=tp, layers=mine), states)
 
-        The window of a layer that keeps everything is the longest sequence.
-        """
-        fmt, tp = resolve_kv_format(deployment), _attention_tp(deployment.options)
-        windows = self.since("windows") and not deployment.options.disable_hybrid_kv_cache_manager
-        length = context_length(deployment)
-        pools: dict[int, int] = {}
-        for count, attention in layer_caches(deployment.model, layers):
-            token_bytes = count * attention.state_bytes(fmt, tp)
-            window = length
-            if windows and isinstance(attention, SlidingAttention):
-                window = min(attention.window, length)
-            elif windows and isinstance(attention, ChunkedAttention):
-                window = min(attention.chunk, length)
-            if token_bytes:
-                pools[window] = pools.get(window, 0) + token_bytes
-        return dict(sorted(pools.items(), reverse=True))
-
-    def capacity(self, deployment: Deployment, kv_bytes: int) -> Capacity:
+    def capacity(self, deployment: ResolvedDeployment, kv_bytes: int) -> Capacity:
         """Lay blocks over `kv_bytes`: one pool per window, each of the bytes its window needs.
 
         A pool's share is ``window * bytes per token``, over the sum of all; so each pool holds
         the same number of sequences of ``max_model_len``, and admission is steady residency.
+        Recurrent states of a full batch are set aside before tokens are counted.
         """
-        options, length = deployment.options, context_length(deployment)
-        layers = self._stage(deployment)
-        pools, block = self._pools(deployment, layers), options.block_size or 1
-        intercept = self.intercept_bytes(deployment, layers)
-        spare = max(0, kv_bytes - intercept)
-        need = sum(window * token_bytes for window, token_bytes in pools.items())
+        options, length = deployment.options, deployment.options.max_model_len
+        stage = self.tightest_stage(deployment)
+        windows, block = self._windows(deployment, stage), options.block_size
+        spare = max(0, kv_bytes - options.max_num_seqs * windows.state_bytes)
+        need = windows.need_bytes
         if not need:
             raise InputError(f"no layer of {deployment.model.name} keeps tokens: nothing to size")
-        longest, per_token = next(iter(pools.items()))
+        longest = next(iter(windows.token_bytes))
         tokens = spare * longest // need
         if options.num_gpu_blocks_override:
             tokens = min(tokens, options.num_gpu_blocks_override * block)
         usable = spare if not options.num_gpu_blocks_override else tokens * need // longest
-        sequence = sum(ceil_div(w, block) * block * b for w, b in pools.items())
-        all_full = ceil_div(length, block) * block * sum(pools.values())
+        sequence, per_token = windows.blocks_bytes(length, block), sum(windows.token_bytes.values())
+        all_full = ceil_div(length, block) * block * per_token
+        layers = self.stage_layers(deployment, stage)
         return Capacity(
             kv_cache_bytes=kv_bytes,
-            kv_cache_dtype=resolve_kv_format(deployment).name,
-            bytes_per_token=sum(pools.values()),
-            block_size=block,
-            bytes_per_block=block * per_token,
-            num_blocks=tokens // block,
+            kv_cache_dtype=options.kv_cache_dtype,
+            bytes_per_token=per_token,
             max_model_len=length,
             max_concurrency=usable / sequence,
             logged_tokens=tokens // block * block if self.since("whole_blocks") else tokens,
             admission_tokens=tokens_at(usable, sequence, length),
             steady_tokens=tokens_at(usable, need, length),
             all_full_tokens=tokens_at(usable, all_full, length),
-            groups=_groups(deployment, pools, layers),
+            pools=KVPools(
+                tuple(_pools(windows, deployment, tokens)),
+                layout_ratio(deployment, per_token, layers),
+            ),
         )
-
-    def intercept_bytes(self, deployment: Deployment, layers: Collection[int]) -> int:
-        """Recurrent states of a full batch, set aside before tokens are counted."""
-        tp = _attention_tp(deployment.options)
-        states = deployment.options.max_num_seqs or 0
-        return states * fixed_bytes(deployment.model, tp=tp, layers=layers)
-
-    def sequence_bytes(self, deployment: Deployment, context: int) -> int:
-        """Whole blocks of every pool, and the recurrent state."""
-        layers, block = self._stage(deployment), deployment.options.block_size or 1
-        pools = self._pools(deployment, layers)
-        tokens = sum(ceil_div(min(context, w), block) * block * b for w, b in pools.items())
-        tp = _attention_tp(deployment.options)
-        return tokens + fixed_bytes(deployment.model, tp=tp, layers=layers)
-
-    def sequences(self, deployment: Deployment, kv_bytes: int, context: int) -> int:
-        """What the first pool to run out holds, and no more than have a recurrent state."""
-        layers, options = self._stage(deployment), deployment.options
-        pools, block = self._pools(deployment, layers), options.block_size or 1
-        states = self.intercept_bytes(deployment, layers)
-        need = sum(window * token_bytes for window, token_bytes in pools.items())
-        longest, spare = max(pools), max(0, kv_bytes - states)
-        tokens = spare * longest // need
-        if options.num_gpu_blocks_override:
-            tokens = min(tokens, options.num_gpu_blocks_override * block)
-        held = (
-            tokens * window // longest // (ceil_div(min(context, window), block) * block)
-            for window in pools
-        )
-        return min(*held, options.max_num_seqs or 0) if states else min(held)
 
     def command(self, deployment: Deployment) -> str:
         """A ``trtllm-serve`` line, with the options that only its YAML file has behind it."""
@@ -286,25 +285,36 @@ def _check_block(block: int) -> None:
         )
 
 
-def _groups(
-    deployment: Deployment, pools: dict[int, int], layers: Collection[int]
-) -> tuple[GroupLayout, ...]:
-    """One group per pool; a pool's layers are alike, so a page is an equal share."""
-    block, length = deployment.options.block_size or 1, context_length(deployment)
-    named = {window: "full" if window == length else f"window {window}" for window in pools}
-    counts = dict.fromkeys(pools, 0)
-    for count, attention in layer_caches(deployment.model, layers):
-        window = min(length, getattr(attention, "window", getattr(attention, "chunk", length)))
-        if attention.kind != "recurrent":
-            counts[window if window in pools else max(pools)] += count
-    return tuple(
-        GroupLayout(
-            name=named[window],
-            layers=counts[window],
+def _window(attention: Attention) -> int | None:
+    """Tokens that a layer looks back, where that is not all."""
+    if isinstance(attention, SlidingAttention):
+        return attention.window
+    return attention.chunk if isinstance(attention, ChunkedAttention) else None
+
+
+def _pools(windows: _Windows, deployment: ResolvedDeployment, tokens: int) -> Iterator[Pool]:
+    """Yield a pool per window, `tokens` being what the longest holds, and one for the states.
+
+    A pool's layers are alike, so a page is an equal share.
+    """
+    options = deployment.options
+    block, longest = options.block_size, next(iter(windows.token_bytes))
+    for window, token_bytes in windows.token_bytes.items():
+        keeps_all = window == options.max_model_len
+        name = "full" if keeps_all else f"window {window}"
+        most = ceil_div(window, block)
+        group = Group(
+            name=name,
+            layers=windows.layers[window],
             padding_layers=0,
             block_size=block,
-            page_bytes=block * token_bytes // max(1, counts[window]),
-            blocks_per_sequence=ceil_div(window, block),
+            page_bytes=block * token_bytes // windows.layers[window],
+            blocks_per_sequence=most,
+            growth=Growth.full(block) if keeps_all else Growth.capped(block, most),
         )
-        for window, token_bytes in pools.items()
-    )
+        blocks = tokens * window // longest // block
+        yield Pool(name, block, block * token_bytes, blocks, 0, (group,))
+    if windows.state_bytes:
+        page = windows.state_bytes // windows.state_layers
+        state = Group("states", windows.state_layers, 0, 1, page, 1, Growth.constant(1))
+        yield Pool("states", 1, windows.state_bytes, options.max_num_seqs, 0, (state,))

@@ -16,31 +16,31 @@ Versions: a release such as "4.57" or "5.0"; "5.0-static" for a StaticCache.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from typing import NamedTuple
 
-from kvsim.engines.base import Capacity, Deployment, GroupLayout, MemoryBudget
+from kvsim.engines.base import Capacity, Deployment, MemoryBudget, ResolvedDeployment
 from kvsim.engines.common import (
     ReleasedEngine,
     check_kv_format,
     check_options,
-    context_length,
-    fill,
     gib_bytes,
-    heaviest_stage,
-    mean_token_bytes,
+    layout_ratio,
     mlp_activation_bytes,
     refuse_kinds,
-    resolve_kv_format,
+    resolve,
     stage_weight_bytes,
-    tightest_stage,
     tokens_at,
 )
-from kvsim.memory.footprint import fixed_bytes, layer_caches
+from kvsim.memory.footprint import layer_caches
+from kvsim.memory.growth import Growth
+from kvsim.memory.pools import Group, KVPools, Pool
 from kvsim.specs.attention import (
     Attention,
-    CrossAttention,
+    ChunkedAttention,
     FullAttention,
     LatentAttention,
+    SlidingAttention,
     heads_per_rank,
 )
 from kvsim.specs.precision import KVFormat, kv_format
@@ -70,6 +70,52 @@ _HINTS = {
 }
 
 
+class _Tensors(NamedTuple):
+    """What the layers of one kind keep of a sequence.
+
+    Parameters
+    ----------
+    name : str
+        The kind.
+    layers : int
+        How many they are.
+    token_bytes : int
+        Bytes of one token, all of them; 0 where nothing grows.
+    widest_bytes : int
+        Bytes of one token in the wider of K and V of one layer.
+    window : int or None
+        Tokens that they keep; None keeps all.
+    constant_bytes : int
+        Bytes whatever the length: states, an encoder's output.
+    """
+
+    name: str
+    layers: int
+    token_bytes: int
+    widest_bytes: int
+    window: int | None
+    constant_bytes: int
+
+    def kept_tokens(self, context: int) -> int:
+        """Tokens kept of so many."""
+        return context if self.window is None else min(context, self.window)
+
+    def kept_bytes(self, context: int) -> int:
+        """Bytes kept between two steps."""
+        return self.kept_tokens(context) * self.token_bytes + self.constant_bytes
+
+    def growth(self, unit: int, reserved: int | None) -> Growth:
+        """The same in units of so many bytes; `reserved` tokens are taken at once, if any."""
+        if reserved is not None or not self.token_bytes:
+            return Growth.constant(self.kept_bytes(reserved or 0) // unit)
+        fixed = self.constant_bytes // unit
+        return Growth(1, self.window, fixed, self.token_bytes // unit)
+
+
+def _kept_bytes(tensors: list[_Tensors], context: int) -> int:
+    return sum(each.kept_bytes(context) for each in tensors)
+
+
 class Transformers(ReleasedEngine):
     """``generate()`` of transformers with a DynamicCache, or a StaticCache."""
 
@@ -85,7 +131,7 @@ class Transformers(ReleasedEngine):
     def _release_number(self) -> str:
         return self.version.removesuffix(_STATIC)
 
-    def resolve(self, deployment: Deployment) -> Deployment:
+    def resolve(self, deployment: Deployment) -> ResolvedDeployment:
         """Fill the defaults: one sequence, the model's length, one prefill for the prompt.
 
         Raises
@@ -99,31 +145,24 @@ class Transformers(ReleasedEngine):
         options, model = deployment.options, deployment.model
         check_options(self.name, options, _FLAGS, _HINTS)
         refuse_kinds(self.name, model, "compressed_latent")
-        fmt = resolve_kv_format(deployment)
+        fmt = deployment.kv_format
         check_kv_format(self.name, "dtype", fmt, _KV_FORMATS)
-        resolved = fill(
-            deployment,
-            max_model_len=model.max_position_embeddings,
-            max_num_batched_tokens=options.max_model_len or model.max_position_embeddings,
-            max_num_seqs=1,
-            gpu_memory_utilization=1.0,
-            kv_cache_dtype=fmt.name,
+        length = options.max_model_len or model.max_position_embeddings
+        resolved = resolve(
+            deployment, kv=fmt, max_model_len=length, max_num_batched_tokens=length, max_num_seqs=1
         )
-        self._stage(resolved)
+        self._tensors(resolved, 0)
         return resolved
 
-    def budget(self, deployment: Deployment) -> MemoryBudget:
+    def stage_budget(self, deployment: ResolvedDeployment, stage: int) -> MemoryBudget:
         """Everything but the weights, the CUDA context and the prompt's activations."""
-        return tightest_stage(deployment, self._stage_budget)
-
-    def _stage_budget(self, deployment: Deployment, stage: int) -> MemoryBudget:
         options, total = deployment.options, deployment.accelerator.memory_bytes
         weights = stage_weight_bytes(deployment, stage)
-        prompt = min(options.max_num_batched_tokens or 0, context_length(deployment))
+        prompt = min(options.max_num_batched_tokens, options.max_model_len)
         activation = mlp_activation_bytes(deployment.model, prompt, options.tensor_parallel_size)
         context = self.data["cuda_context_gib"]
         non_torch = gib_bytes(context)
-        budget = int(total * (options.gpu_memory_utilization or 1.0))
+        budget = int(total * options.gpu_memory_utilization)
         return MemoryBudget(
             total_bytes=total,
             budget_bytes=budget,
@@ -138,86 +177,89 @@ class Transformers(ReleasedEngine):
             ),
         )
 
-    def _stage(self, deployment: Deployment) -> Collection[int]:
-        length = context_length(deployment)
-        return heaviest_stage(
-            deployment, lambda layers: self._kept_bytes(deployment, layers, length)
-        )
+    def stage_need_bytes(self, deployment: ResolvedDeployment, stage: int) -> int:
+        """Bytes that a sequence of ``max_model_len`` keeps on that stage."""
+        return _kept_bytes(self._tensors(deployment, stage), deployment.options.max_model_len)
 
-    def _states(self, attention: Attention, context: int) -> int:
-        """Entries that a layer keeps; old releases let sliding layers grow without end."""
-        if self.since("window_layers") or isinstance(attention, CrossAttention):
-            return attention.states(context)
-        return 0 if attention.kind == "recurrent" else context
+    def _tensors(self, deployment: ResolvedDeployment, stage: int) -> list[_Tensors]:
+        """What each kind of layer of one stage keeps."""
+        options, model = deployment.options, deployment.model
+        mine = self.stage_layers(deployment, stage)
+        tp = options.tensor_parallel_size
+        return [
+            self._kept(count, attention, deployment.kv_format, tp)
+            for count, attention in layer_caches(model, mine)
+        ]
 
-    def _kept_bytes(
-        self, deployment: Deployment, layers: Collection[int], context: int, *, full: bool = False
-    ) -> int:
-        """Bytes between two steps of one sequence; `full` keeps all tokens of all layers."""
-        fmt, tp = resolve_kv_format(deployment), deployment.options.tensor_parallel_size
-        kept = fixed_bytes(deployment.model, tp=tp, layers=layers)
-        for count, attention in layer_caches(deployment.model, layers):
-            grows = full and attention.kind not in ("recurrent", "cross")
-            states = context if grows else self._states(attention, context)
-            kept += count * states * sum(_vector_bytes(attention, fmt, tp))
-        return kept
+    def _kept(self, count: int, attention: Attention, fmt: KVFormat, tp: int) -> _Tensors:
+        """What `count` layers keep; old releases let sliding layers grow without end."""
+        key, value = _vector_bytes(attention, fmt, tp)
+        name = attention.label
+        constant = count * attention.fixed_bytes(tp)
+        if attention.kind in ("recurrent", "cross"):
+            constant += count * attention.states(1) * (key + value)
+            return _Tensors(name, count, 0, 0, None, constant)
+        window = _window(attention) if self.since("window_layers") else None
+        name += "" if window is None else f", window {window}"
+        return _Tensors(name, count, count * (key + value), max(key, value), window, constant)
 
-    def _append_bytes(
-        self, deployment: Deployment, layers: Collection[int], context: int, *, full: bool = False
-    ) -> int:
-        """Bytes of the widest tensor of one layer, which exists twice while it grows."""
-        if self.is_static:
-            return 0
-        fmt, tp = resolve_kv_format(deployment), deployment.options.tensor_parallel_size
-        widest = 0
-        for _, attention in layer_caches(deployment.model, layers):
-            if attention.kind not in ("recurrent", "cross"):
-                states = context if full else self._states(attention, context)
-                widest = max(widest, states * max(_vector_bytes(attention, fmt, tp)))
-        return widest
-
-    def _peak_bytes(self, deployment: Deployment, context: int, *, full: bool = False) -> int:
-        layers = self._stage(deployment)
-        kept = self._kept_bytes(deployment, layers, context, full=full)
-        return kept + self._append_bytes(deployment, layers, context, full=full)
-
-    def capacity(self, deployment: Deployment, kv_bytes: int) -> Capacity:
+    def capacity(self, deployment: ResolvedDeployment, kv_bytes: int) -> Capacity:
         """Sequences of ``max_model_len`` whose peak `kv_bytes` of one rank hold.
 
         Admission counts the peak while a layer appends, steady what is kept between steps.
         transformers prints no size; ``logged_tokens`` is the admission figure.
         """
-        length, layers = context_length(deployment), self._stage(deployment)
-        peak = self._peak_bytes(deployment, length)
-        everything = self._peak_bytes(deployment, length, full=True)
-        fmt, tp = resolve_kv_format(deployment), deployment.options.tensor_parallel_size
-        per_token = sum(
-            count * sum(_vector_bytes(attention, fmt, tp))
-            for count, attention in layer_caches(deployment.model, layers)
-            if not isinstance(attention, CrossAttention)
-        )
+        length, stage = deployment.options.max_model_len, self.tightest_stage(deployment)
+        tensors = self._tensors(deployment, stage)
+        full = [each._replace(window=None) for each in tensors]
+        kept = _kept_bytes(tensors, length)
+        peak = kept + self._append_bytes(tensors, length)
+        everything = _kept_bytes(full, length) + self._append_bytes(full, length)
+        per_token = sum(each.token_bytes for each in tensors)
         tokens = tokens_at(kv_bytes, peak, length)
-        kept = self._kept_bytes(deployment, layers, length)
+        layers = self.stage_layers(deployment, stage)
         return Capacity(
             kv_cache_bytes=kv_bytes,
-            kv_cache_dtype=fmt.name,
+            kv_cache_dtype=deployment.options.kv_cache_dtype,
             bytes_per_token=per_token,
-            block_size=1,
-            bytes_per_block=mean_token_bytes(kv_bytes, tokens, per_token),
-            num_blocks=tokens,
             max_model_len=length,
             max_concurrency=max(0, kv_bytes) / peak,
             logged_tokens=tokens,
             admission_tokens=tokens,
             steady_tokens=tokens_at(kv_bytes, kept, length),
             all_full_tokens=tokens_at(kv_bytes, everything, length),
-            groups=(GroupLayout("all layers", len(layers), 0, 1, per_token, length),),
+            pools=KVPools(
+                (self._heap(tensors, kv_bytes, length),),
+                layout_ratio(deployment, per_token, layers),
+            ),
         )
 
-    def sequence_bytes(self, deployment: Deployment, context: int) -> int:
-        """What a sequence keeps; a StaticCache takes its whole length from the start."""
-        held = context_length(deployment) if self.is_static else context
-        return self._kept_bytes(deployment, self._stage(deployment), held)
+    def _append_bytes(self, tensors: list[_Tensors], context: int) -> int:
+        """Bytes of the widest tensor of one layer, which exists twice while it grows."""
+        if self.is_static:
+            return 0
+        return max(each.kept_tokens(context) * each.widest_bytes for each in tensors)
+
+    def _heap(self, tensors: list[_Tensors], kv_bytes: int, length: int) -> Pool:
+        """All of the memory, in the largest unit that every tensor is a whole number of.
+
+        A StaticCache takes its whole length from the start.
+        """
+        sizes = [size for each in tensors for size in (each.token_bytes, each.constant_bytes)]
+        unit = math.gcd(*sizes)
+        groups = tuple(
+            Group(
+                name=each.name,
+                layers=each.layers,
+                padding_layers=0,
+                block_size=1,
+                page_bytes=(each.token_bytes or each.constant_bytes) // each.layers,
+                blocks_per_sequence=each.kept_bytes(length) // unit,
+                growth=each.growth(unit, length if self.is_static else None),
+            )
+            for each in tensors
+        )
+        return Pool("heap", 1, unit, max(0, kv_bytes) // unit, 0, groups)
 
     def command(self, deployment: Deployment) -> str:
         """The two calls, on one line of Python."""
@@ -226,7 +268,7 @@ class Transformers(ReleasedEngine):
         load.append("tp_plan='auto'" if options.tensor_parallel_size > 1 else "device_map='auto'")
         if options.quantization:
             load.append(f"quantization_config={options.quantization!r}")
-        length = context_length(deployment)
+        length = self.resolve(deployment).options.max_model_len
         generate = ["**inputs", f"max_length={length}"]
         generate += ["cache_implementation='static'"] if self.is_static else []
         if options.max_num_batched_tokens:
@@ -235,6 +277,13 @@ class Transformers(ReleasedEngine):
             f"AutoModelForCausalLM.from_pretrained({', '.join(load)})"
             f".generate({', '.join(generate)})"
         )
+
+
+def _window(attention: Attention) -> int | None:
+    """Tokens that a layer looks back, where that is not all."""
+    if isinstance(attention, SlidingAttention):
+        return attention.window
+    return attention.chunk if isinstance(attention, ChunkedAttention) else None
 
 
 def _torch_word(dtype: str | None) -> str:

@@ -2,17 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import inf
+from math import inf, lcm
+from typing import NamedTuple
 
 from kvsim.units import ceil_div
 
-__all__ = ["BlockCurve"]
+__all__ = ["BlockCurve", "Growth"]
+
+
+class Growth(NamedTuple):
+    """Blocks that one group of layers holds of a sequence, whatever draws them.
+
+    ::
+
+        blocks   fixed + width * min(ceil(tokens / block_size), most_blocks)
+
+        Growth.full(16)           every token keeps its place
+        Growth.capped(16, 65)     a window or a chunk: as many blocks and no more
+        Growth.constant(2)        a recurrent state, an encoder's output: whatever the length
+
+    Parameters
+    ----------
+    block_size : int
+        Tokens of the sequence that open a block.
+    most_blocks : int or None
+        Blocks at which the group stops growing; None never does.
+    fixed_blocks : int
+        Blocks held whatever the length.
+    width : int
+        Blocks that open at once.
+    """
+
+    block_size: int
+    most_blocks: int | None
+    fixed_blocks: int
+    width: int
+
+    @classmethod
+    def full(cls, block_size: int, *, width: int = 1) -> Growth:
+        """Grow with the sequence to its end."""
+        return cls(block_size, None, 0, width)
+
+    @classmethod
+    def capped(cls, block_size: int, most_blocks: int, *, width: int = 1) -> Growth:
+        """Grow up to a cap."""
+        return cls(block_size, most_blocks, 0, width)
+
+    @classmethod
+    def constant(cls, blocks: int) -> Growth:
+        """Do not grow at all."""
+        return cls(1, 0, blocks, 1)
+
+    def blocks_at(self, tokens: int) -> int:
+        """Blocks that a sequence of `tokens` cached tokens holds."""
+        blocks = ceil_div(tokens, self.block_size)
+        if self.most_blocks is not None:
+            blocks = min(blocks, self.most_blocks)
+        return self.fixed_blocks + self.width * blocks
 
 
 @dataclass(frozen=True, slots=True)
 class BlockCurve:
-    """Blocks that one sequence holds, as a function of its cached tokens.
+    """Blocks that one sequence draws from one pool, as a function of its cached tokens.
 
     Parameters
     ----------
@@ -24,6 +77,8 @@ class BlockCurve:
         For every windowed group, the blocks at which it stops growing, ascending.
     fixed : int
         Blocks that a sequence holds whatever its length (recurrent state groups).
+    beside : tuple of BlockCurve
+        Groups of larger blocks, a curve for each block size; what they hold adds up.
 
     Examples
     --------
@@ -37,35 +92,100 @@ class BlockCurve:
     growing: int = 1
     caps: tuple[int, ...] = ()
     fixed: int = 0
+    beside: tuple[BlockCurve, ...] = ()
+
+    @classmethod
+    def of(cls, growths: tuple[Growth, ...]) -> BlockCurve:
+        """Add up the groups of one pool.
+
+        Examples
+        --------
+        >>> BlockCurve.of((Growth.full(16), Growth.capped(16, 65), Growth.constant(2)))
+        BlockCurve(block_size=16, growing=1, caps=(65,), fixed=2, beside=())
+        """
+        sizes = sorted({each.block_size for each in growths if each.most_blocks != 0} or {1})
+        alike = [[each for each in growths if each.block_size == size] for size in sizes]
+        fixed = sum(each.fixed_blocks for each in growths)
+        smallest, *larger = (
+            (size, *_grown(groups)) for size, groups in zip(sizes, alike, strict=True)
+        )
+        return cls(*smallest, fixed, tuple(cls(*each) for each in larger))
+
+    @property
+    def parts(self) -> Iterator[BlockCurve]:
+        """The curves of one block size each, the smallest first."""
+        yield self
+        yield from self.beside
+
+    @property
+    def slots_per_block(self) -> int:
+        """Slots that a block counts as: a token fills a whole number of them in every group."""
+        if not self.beside:
+            return self.block_size
+        return lcm(*(part.block_size for part in self.parts))
 
     def blocks_at(self, tokens: int) -> int:
         """Blocks that `tokens` cached tokens occupy."""
         blocks = -(-tokens // self.block_size)
-        if not self.caps:
-            return self.growing * blocks + self.fixed
-        return self.growing * blocks + sum(min(blocks, cap) for cap in self.caps) + self.fixed
+        held = self.growing * blocks + self.fixed
+        if self.caps:
+            held += sum(min(blocks, cap) for cap in self.caps)
+        for part in self.beside:
+            held += part.blocks_at(tokens)
+        return held
 
     def groups_open_at(self, tokens: int) -> int:
-        """Groups that take a block when token number `tokens` opens one."""
+        """Groups of the smallest blocks that take one when token number `tokens` opens one."""
         if not self.caps:
             return self.growing
         return self.growing + sum(tokens < cap * self.block_size for cap in self.caps)
 
+    def slots_at(self, tokens: int) -> int:
+        """Slots of those blocks that `tokens` cached tokens fill; a window keeps its last.
+
+        A fixed block is filled whole.
+        """
+        whole = self.slots_per_block
+        filled = whole * self.fixed
+        for part in self.parts:
+            kept = part.growing * tokens
+            kept += sum(min(tokens, cap * part.block_size) for cap in part.caps)
+            filled += kept * (whole // part.block_size)
+        return filled
+
+    def slot_slope_at(self, tokens: int) -> int:
+        """Slots that the token after the first `tokens` fills."""
+        whole = self.slots_per_block
+        return sum(p.groups_open_at(tokens) * (whole // p.block_size) for p in self.parts)
+
     @property
     def breakpoints(self) -> tuple[int, ...]:
         """Token counts at which a group stops growing."""
-        return tuple(sorted({cap * self.block_size for cap in self.caps}))
+        return tuple(sorted({cap * part.block_size for part in self.parts for cap in part.caps}))
+
+    def shared_blocks_at(self, tokens: int) -> int:
+        """Full blocks of `tokens` tokens that hold the same for whoever begins with them."""
+        return sum(part.growing * (tokens // part.block_size) for part in self.parts)
 
     def longest(self, blocks: int) -> float:
         """Return the most tokens that `blocks` blocks hold.
 
         It is 0 when not even one fits, and infinite when every group has stopped growing.
         """
-        widest = max(self.caps, default=1) * self.block_size
-        if not self.growing and self.blocks_at(widest) <= blocks:
+        widest = max(self.breakpoints, default=1)
+        grows = any(part.growing for part in self.parts)
+        if not grows and self.blocks_at(widest) <= blocks:
             return inf
-        low, high = 0, max(0, blocks - self.fixed) * self.block_size
+        size = max(part.block_size for part in self.parts)
+        low, high = 0, max(0, blocks - self.fixed) * size
         while low < high:
             middle = ceil_div(low + high, 2)
             low, high = (middle, high) if self.blocks_at(middle) <= blocks else (low, middle - 1)
         return low
+
+
+def _grown(groups: list[Growth]) -> tuple[int, tuple[int, ...]]:
+    """Blocks that always open, and where each of the others stops: groups of one block size."""
+    growing = sum(each.width for each in groups if each.most_blocks is None)
+    caps = (each.most_blocks for each in groups for _ in range(each.width) if each.most_blocks)
+    return growing, tuple(sorted(caps))

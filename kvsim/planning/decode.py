@@ -39,7 +39,7 @@ def step_read_bytes(sizing: Sizing, batch: int, kv_read_bytes: float) -> float:
         sizing.deployment.model,
         batch,
         tp=sizing.tp,
-        dtype=options.dtype if options.dtype != "auto" else None,
+        dtype=sizing.deployment.weight_dtype,
         quantization=options.quantization,
     )
     return weights + kv_read_bytes
@@ -51,11 +51,12 @@ def decode(sizing: Sizing, context: int) -> Decode:
     The ridge point is the datasheet's: FLOP/s in the weights' compute dtype over bytes/s.
     A step with fewer FLOPs per byte is bound by bandwidth, whatever its efficiency.
     """
-    curve = KVReadCurve.from_model(sizing.deployment.model, sizing.kv_format, sizing.tp)
+    own = KVReadCurve.from_model(sizing.deployment.model, sizing.kv_format, sizing.tp)
+    curve = own.scaled(sizing.pools.layout_ratio)
     steps = StepTimeModel.from_deployment(sizing.deployment, engine=sizing.engine.name)
     largest = max(1, sizing.running(context))
     batches = [
-        _batch(sizing, steps, batch, batch * curve.bytes_at(context) * sizing.layout_ratio, context)
+        _batch(sizing, steps, batch, batch * curve.bytes_at(context), context)
         for batch in batch_sizes(largest)
     ]
     intensity, ridge = batches[-1].arithmetic_intensity, ridge_point(sizing)

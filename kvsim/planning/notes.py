@@ -60,8 +60,6 @@ def _longer_than_servable(sizing: Sizing) -> Iterator[str]:
 
 def _scheduler_limits_first(sizing: Sizing) -> Iterator[str]:
     limit, longest = sizing.deployment.options.max_num_seqs, sizing.capacity.max_model_len
-    if limit is None:
-        return
     short = min(1024, longest)
     length = longest if sizing.requests(longest) > limit else short
     if sizing.requests(length) > limit:
@@ -111,7 +109,7 @@ def _kv_wider_than_weights(sizing: Sizing) -> Iterator[str]:
 
 
 def _other_layout(sizing: Sizing) -> Iterator[str]:
-    ratio, dcp = sizing.layout_ratio, sizing.deployment.options.decode_context_parallel_size
+    ratio, dcp = sizing.pools.layout_ratio, sizing.deployment.options.decode_context_parallel_size
     if ratio != 1 and dcp == 1:
         yield (
             f"{sizing.engine.name} keeps {sizing.capacity.bytes_per_token:,} bytes per token,"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from kvsim.engines.base import GroupLayout, MemoryBudget
+from kvsim.engines.base import MemoryBudget
 from kvsim.errors import InputError
 
 __all__ = [
@@ -26,11 +26,13 @@ __all__ = [
     "DecodeBatch",
     "EngineFacts",
     "Fragmentation",
+    "GroupFacts",
     "KVCache",
     "KVKind",
     "ModelFacts",
     "Parallelism",
     "Plan",
+    "PoolFacts",
     "Reservation",
     "RetentionChoice",
     "Suggestion",
@@ -89,6 +91,38 @@ class KVCache(NamedTuple):
     capacity_tokens: int
     max_model_len: int
     max_concurrency: float
+
+
+class PoolFacts(NamedTuple):
+    """Memory that the engine hands out by itself, in blocks of one size, on one rank.
+
+    `withheld_blocks` of its blocks no request is ever given (vLLM's null block).
+    """
+
+    name: str
+    block_size: int
+    block_bytes: int
+    num_blocks: int
+    withheld_blocks: int
+
+
+class GroupFacts(NamedTuple):
+    """Layers that share a block table, and the pool that they draw from.
+
+    `blocks_per_sequence` is what the start-up check charges a sequence of ``max_model_len``.
+    A running one takes a block every `block_size` tokens, at most `most_blocks` (None: it
+    grows to its end), beside `fixed_blocks` whatever its length.
+    """
+
+    pool: str
+    name: str
+    layers: int
+    padding_layers: int
+    block_size: int
+    page_bytes: int
+    blocks_per_sequence: int
+    most_blocks: int | None
+    fixed_blocks: int
 
 
 class CapacityTokens(NamedTuple):
@@ -219,7 +253,8 @@ class Plan:
     kv_cache: KVCache
     capacity_tokens: CapacityTokens
     kv_kinds: tuple[KVKind, ...]
-    groups: tuple[GroupLayout, ...]
+    pools: tuple[PoolFacts, ...]
+    groups: tuple[GroupFacts, ...]
     concurrency: tuple[Concurrency, ...]
     contiguous_vs_paged: Reservation
     fragmentation: Fragmentation

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import ENGINE_NAMES, get_engine
-from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget
+from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
 from kvsim.errors import InputError, KVSimError, UnsupportedError, nearest
 from kvsim.memory.tensors import parameter_count
 from kvsim.planning.decode import decode
@@ -30,10 +30,12 @@ from kvsim.planning.plan_types import (
     AcceleratorFacts,
     CapacityTokens,
     EngineFacts,
+    GroupFacts,
     KVCache,
     ModelFacts,
     Parallelism,
     Plan,
+    PoolFacts,
     Suggestion,
     part_of,
 )
@@ -241,7 +243,8 @@ def _plan(
         kv_kinds=kv_kinds(
             deployment.model, sizing.kv_format, context, tp=sizing.tp, layers=sizing.layers
         ),
-        groups=capacity.groups,
+        pools=tuple(part_of(PoolFacts, pool) for pool in capacity.pools),
+        groups=_groups(capacity),
         concurrency=concurrency(sizing, context_lengths(context, capacity.max_model_len)),
         contiguous_vs_paged=contiguous_vs_paged(sizing, context),
         fragmentation=fragments,
@@ -257,13 +260,13 @@ def _plan(
     )
 
 
-def _model_facts(deployment: Deployment) -> ModelFacts:
+def _model_facts(deployment: ResolvedDeployment) -> ModelFacts:
     model, options = deployment.model, deployment.options
     return part_of(
         ModelFacts,
         model,
         parameters=parameter_count(model),
-        dtype=model.dtype if options.dtype in (None, "auto") else str(options.dtype),
+        dtype=options.dtype,
         quantization=options.quantization or model.quantization,
     )
 
@@ -281,6 +284,21 @@ def _kv_cache(capacity: Capacity) -> KVCache:
     return part_of(KVCache, capacity, dtype=dtype, capacity_tokens=logged)
 
 
+def _groups(capacity: Capacity) -> tuple[GroupFacts, ...]:
+    """Every pool's groups, and how they grow."""
+    return tuple(
+        part_of(
+            GroupFacts,
+            group,
+            pool=pool.name,
+            most_blocks=group.growth.most_blocks,
+            fixed_blocks=group.growth.fixed_blocks,
+        )
+        for pool in capacity.pools
+        for group in pool.groups
+    )
+
+
 def _capacity_tokens(capacity: Capacity) -> CapacityTokens:
     return CapacityTokens(
         admission=capacity.admission_tokens,
@@ -289,7 +307,7 @@ def _capacity_tokens(capacity: Capacity) -> CapacityTokens:
     )
 
 
-def _provenance(deployment: Deployment, budget: MemoryBudget) -> dict[str, str]:
+def _provenance(deployment: ResolvedDeployment, budget: MemoryBudget) -> dict[str, str]:
     """Where each number comes from: sources of the model, the card and the engine's terms."""
     model, card = deployment.model, deployment.accelerator
     exact = model.weight_bytes_on_disk is not None

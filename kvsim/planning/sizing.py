@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget
+from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
 from kvsim.memory import footprint
-from kvsim.memory.weights import stage_layers
+from kvsim.memory.pools import KVPools
 from kvsim.planning.plan_types import Concurrency, Fragmentation, Reservation
-from kvsim.specs.precision import KVFormat, kv_format
+from kvsim.specs.precision import KVFormat
 from kvsim.units import ceil_div
 
 __all__ = [
@@ -38,7 +38,7 @@ class Sizing:
 
     engine: Engine
     asked: Deployment
-    deployment: Deployment
+    deployment: ResolvedDeployment
     budget: MemoryBudget
     capacity: Capacity
 
@@ -57,7 +57,7 @@ class Sizing:
     @property
     def kv_format(self) -> KVFormat:
         """Format that the engine stores K and V in."""
-        return kv_format(self.capacity.kv_cache_dtype)
+        return self.deployment.kv_format
 
     @property
     def tp(self) -> int:
@@ -66,65 +66,51 @@ class Sizing:
 
     @cached_property
     def layers(self) -> range | None:
-        """Layers of the pipeline stage that keeps the most bytes per token; None without stages."""
+        """Layers of the pipeline stage whose rank decides; None without stages."""
         stages = self.deployment.options.pipeline_parallel_size
         if stages == 1:
             return None
-        model = self.deployment.model
-        cuts = [stage_layers(model, stages, stage) for stage in range(stages)]
-        fmt, tp = self.kv_format, self.tp
-        return max(cuts, key=lambda cut: footprint.bytes_per_token(model, fmt, tp=tp, layers=cut))
+        return self.engine.stage_layers(
+            self.deployment, self.engine.tightest_stage(self.deployment)
+        )
+
+    @property
+    def pools(self) -> KVPools:
+        """What the engine hands out, and what a sequence holds of it."""
+        return self.capacity.pools
 
     @property
     def pool_bytes(self) -> int:
         """Bytes that sequences share: the KV bytes, or the blocks that the user decreed."""
         if self.deployment.options.num_gpu_blocks_override is not None:
-            return self.capacity.num_blocks * self.capacity.bytes_per_block
+            return self.pools.total_bytes
         return max(0, self.budget.kv_cache_bytes)
-
-    @cached_property
-    def layout_ratio(self) -> float:
-        """The engine's bytes per token over the model's own: 1 unless it stores another form.
-
-        transformers keeps an MLA cache expanded into heads (71 times DeepSeek-V3's latent);
-        decode context parallelism deals the tokens of a sequence over ranks.
-        """
-        own = footprint.bytes_per_token(
-            self.deployment.model, self.kv_format, tp=self.tp, layers=self.layers
-        )
-        return self.capacity.bytes_per_token / own if own else 1.0
 
     def kept_bytes(self, context: int) -> int:
         """Bytes of one sequence's own K, V and states, no block rounding, one rank."""
         own = footprint.sequence_bytes(
             self.deployment.model, self.kv_format, context, tp=self.tp, layers=self.layers
         )
-        return round(own * self.layout_ratio)
+        return round(own * self.pools.layout_ratio)
 
     def all_full_bytes(self, context: int) -> int:
         """Bytes of one sequence if no window saved anything, one rank."""
         own = footprint.all_full_bytes(
             self.deployment.model, self.kv_format, context, tp=self.tp, layers=self.layers
         )
-        return round(own * self.layout_ratio)
+        return round(own * self.pools.layout_ratio)
 
     def occupied_bytes(self, context: int) -> int:
         """Bytes of the blocks that one running sequence holds, one rank."""
-        return self.engine.sequence_bytes(self.deployment, context)
+        return self.pools.sequence_bytes(context)
 
     def requests(self, context: int) -> int:
         """Sequences of `context` tokens whose blocks fit at once, in every pool there is."""
-        kv_bytes = max(0, self.budget.kv_cache_bytes)
-        held = self.engine.sequences(self.deployment, kv_bytes, context)
-        if held is not None:
-            return held
-        return self.pool_bytes // max(1, self.occupied_bytes(context))
+        return self.pools.requests(context)
 
     def running(self, context: int) -> int:
         """Sequences that run at once: what fits, or ``max_num_seqs`` where that is less."""
-        limit = self.deployment.options.max_num_seqs
-        requests = self.requests(context)
-        return requests if limit is None else min(requests, limit)
+        return min(self.requests(context), self.deployment.options.max_num_seqs)
 
 
 def size(engine: Engine, deployment: Deployment) -> Sizing:

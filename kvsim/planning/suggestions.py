@@ -88,7 +88,8 @@ def _together(sizing: Sizing, families: list[list[_Change]]) -> tuple[Suggestion
 def _decree(sizing: Sizing) -> dict[str, Any]:
     """The largest pool that fits, in the words in which another one was asked for."""
     if sizing.deployment.options.num_gpu_blocks_override is not None:
-        blocks = sizing.room_bytes // sizing.capacity.bytes_per_block
+        pools = sizing.pools
+        blocks = pools.main.num_blocks * sizing.room_bytes // max(1, pools.total_bytes)
         return {"num_gpu_blocks_override": max(1, blocks)}
     return {"kv_cache_memory_bytes": max(1, sizing.room_bytes)}
 
@@ -109,7 +110,7 @@ def _all_families(sizing: Sizing) -> Iterator[Iterator[_Change]]:
     if sizing.budget.cuda_graph_in_budget and not options.enforce_eager:
         yield iter([_Change("run without CUDA graphs", {"enforce_eager": True})])
     used = options.gpu_memory_utilization
-    if used is not None and options.kv_cache_memory_bytes is None:
+    if options.kv_cache_memory_bytes is None:
         higher = [share for share in UTILIZATIONS if share > used]
         yield (
             _Change(f"use {share:.0%} of the memory", {"gpu_memory_utilization": share})

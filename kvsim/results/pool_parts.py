@@ -46,10 +46,10 @@ def pool_parts(steps: Columns, pool_slots: float) -> dict[str, Ends]:
         what is held.
     """
     held = steps["held_slots"], steps["held_slots"] + steps["grown_slots"]
-    written = steps["steps"] * steps["sequences"] + steps["prefill_tokens"]
+    written = steps["filling_slots"]
     tokens = (
-        np.minimum(steps["tokens"], held[0]),
-        np.minimum(steps["tokens"] + written, held[1]),
+        np.minimum(steps["filled_slots"], held[0]),
+        np.minimum(steps["filled_slots"] + written, held[1]),
     )
     reserved = steps["reserved_slots"], np.maximum(0, steps["reserved_slots"] - written)
     internal = (

@@ -199,7 +199,7 @@ class SimulationResult:
         scope = TotalsScope(
             costs=self.setup.step_time,
             pool_slots=self.setup.pool_slots,
-            max_num_seqs=(options.max_num_seqs or np.inf) - self._samples + 1,
+            max_num_seqs=options.max_num_seqs - self._samples + 1,
             max_num_batched_tokens=budget or np.inf,
             from_seconds=self.warm_seconds,
             to_seconds=self.recording.end_seconds,
@@ -340,7 +340,7 @@ def swap_break_even_tokens(setup: Setup) -> int | None:
         return cost(StepLoad(tokens + 1, 2, prefill_pairs=pairs)).seconds - still
 
     move = 2 * setup.token_bytes / setup.scenario.scheduler.host_link_bytes_per_s
-    most = setup.deployment.options.max_model_len or model.max_position_embeddings
+    most = setup.deployment.options.max_model_len
     return break_even_tokens(recompute_seconds, move, most)
 
 

@@ -8,11 +8,12 @@ from functools import lru_cache, partial
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import BlockCurve
 from kvsim.registry import Registry
+from kvsim.simulator.allocators.apart import PagedApart
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.allocators.grow import Grow, caching_allocator_slots
 from kvsim.simulator.allocators.no_cache import NoCache
 from kvsim.simulator.allocators.paged import Paged
-from kvsim.simulator.allocators.prefix import Prefix
+from kvsim.simulator.allocators.prefix import Prefix, refuse_hybrid
 from kvsim.simulator.allocators.reserve import RESERVATIONS, Reservation, Reserve
 from kvsim.simulator.allocators.virtual import Virtual, tokens_per_page
 from kvsim.simulator.batch import decode_batch
@@ -37,11 +38,25 @@ def _grow(setup: Setup) -> Allocator:
     return Grow(setup.pool_slots, lru_cache(maxsize=None)(rounding), placement=placement)
 
 
+def _paged(setup: Setup) -> Allocator:
+    pools = setup.pools
+    if len(pools.pools) == 1:
+        return Paged(setup.num_blocks, setup.curve)
+    weighed = zip(pools, pools.slot_weights, strict=True)
+    return PagedApart([(pool.given_blocks, pool.curve, weight) for pool, weight in weighed])
+
+
+def _prefix(setup: Setup) -> Allocator:
+    if len(setup.pools.pools) > 1:
+        refuse_hybrid()
+    return Prefix(setup.num_blocks, setup.curve, setup.scenario.memory.eviction)
+
+
 def _reserve(setup: Setup, reservation: Reservation) -> Allocator:
-    memory, options = setup.scenario.memory, setup.deployment.options
+    memory = setup.scenario.memory
     return Reserve(
         setup.pool_slots,
-        options.max_model_len or setup.deployment.model.max_position_embeddings,
+        setup.deployment.options.max_model_len,
         reservation,
         placement=memory.placement,
         compaction=memory.compaction,
@@ -54,10 +69,8 @@ ALLOCATORS: Registry[Callable[[Setup], Allocator]] = Registry(
         "none": lambda setup: NoCache(setup.pool_slots),
         **{name: partial(_reserve, reservation=rule) for name, rule in RESERVATIONS.items()},
         "grow": _grow,
-        "paged": lambda setup: Paged(setup.num_blocks, setup.curve),
-        "prefix": lambda setup: Prefix(
-            setup.num_blocks, setup.curve, setup.scenario.memory.eviction
-        ),
+        "paged": _paged,
+        "prefix": _prefix,
         "virtual": _virtual,
     },
 )
@@ -68,16 +81,17 @@ def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
     scenario, options = setup.scenario, setup.deployment.options
     with blaming(scenario, "memory.allocator"):
         allocator = ALLOCATORS.find(scenario.memory.allocator)(setup)
-    reads = KVReadCurve.from_model(setup.deployment.model, setup.kv, setup.tp)
+    own = KVReadCurve.from_model(setup.deployment.model, setup.kv, setup.tp)
+    reads = own.scaled(setup.pools.layout_ratio)
     limits = SchedulerLimits(
-        max_num_seqs=options.max_num_seqs or 256,
-        max_num_batched_tokens=options.max_num_batched_tokens or 2048,
-        max_model_len=options.max_model_len or setup.deployment.model.max_position_embeddings,
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+        max_model_len=options.max_model_len,
         long_prefill_token_threshold=scenario.scheduler.long_prefill_token_threshold,
         admission=scenario.scheduler.admission,
         preemption=scenario.scheduler.preemption,
     )
-    return setup.scheduler(limits, allocator, decode_batch(allocator.curve, reads), recorder)
+    return setup.scheduler(limits, allocator, decode_batch(allocator.growths, reads), recorder)
 
 
 def make_clock(setup: Setup) -> StepClock:

@@ -15,6 +15,8 @@ for ever after. What the next k steps need follows from three small structures::
 
     finish heap             the step at which each sequence produces its last token
     bend heap               the step at which a sequence's window fills (`HybridBatch` only)
+
+An engine that keeps several pools, or blocks of several sizes, has such counters for each.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class DecodeBatch:
     tokens : int
         Cached tokens of all of them.
     opens : int
-        Blocks that a whole cycle of `block_size` steps takes.
+        Blocks that a whole cycle of `block_size` steps takes, at most.
     kv_bytes, kv_slope : int
         Bytes that the next step reads, and what each further step reads more.
     members : dict of Request to None
@@ -88,8 +90,13 @@ class DecodeBatch:
         self.tokens += computed * samples
         self.kv_bytes += (self._first_bytes + self._slope * computed) * samples
         self.kv_slope += self._slope * samples
-        self.opens += self._growing * samples
-        self._phase[-base % self._block_size] += self._growing * samples
+        self._open(base, samples)
+
+    def _open(self, base: int, samples: int) -> None:
+        """Count the blocks that a sequence opens; negative samples take them out again."""
+        opens = self._growing * samples
+        self.opens += opens
+        self._phase[-base % self._block_size] += opens
 
     def leave(self, request: Request) -> None:
         """Take a request out: its last token was produced, or it is preempted."""
@@ -101,12 +108,22 @@ class DecodeBatch:
         self.tokens -= computed * samples
         self.kv_bytes -= (self._first_bytes + self._slope * computed) * samples
         self.kv_slope -= self._slope * samples
-        self.opens -= self._growing * samples
-        self._phase[-base % self._block_size] -= self._growing * samples
+        self._open(base, -samples)
 
     def cached_tokens(self, request: Request) -> int:
         """Cached tokens per sequence, of one of the members."""
         return request.base + self.step
+
+    # ---- slots ----------------------------------------------------------------------------
+
+    @property
+    def filled_slots(self) -> int:
+        """Slots of their blocks that the sequences have filled: one a token."""
+        return self.tokens
+
+    def filling_slots(self, steps: int) -> int:
+        """Slots that the next `steps` steps fill, before any window moves on."""
+        return steps * self.sequences
 
     # ---- time -----------------------------------------------------------------------------
 
@@ -176,19 +193,48 @@ class DecodeBatch:
         InvariantError
             When a counter has drifted.
         """
-        contexts = [(r.base + self.step, r.samples) for r in self.members]
-        opens, reads = self.blocks.groups_open_at, self.reads
-        laws = {
+        for name, (counted, summed) in self._laws().items():
+            if counted != summed:
+                raise InvariantError(f"batch.{name} is {counted}, its members sum to {summed}")
+
+    def _contexts(self) -> list[tuple[int, int]]:
+        """Cached tokens and samples of every member."""
+        return [(r.base + self.step, r.samples) for r in self.members]
+
+    def _laws(self) -> dict[str, tuple[int, int]]:
+        """What is counted, and what it must be."""
+        contexts, reads = self._contexts(), self.reads
+        opens = sum(n * self.blocks.groups_open_at(c) for c, n in contexts)
+        return {
             "sequences": (self.sequences, sum(n for _, n in contexts)),
             "tokens": (self.tokens, sum(c * n for c, n in contexts)),
-            "opens": (self.opens, sum(n * opens(c) for c, n in contexts)),
+            "opens": (self.opens, opens),
             "phases": (sum(self._phase), self.opens),
             "kv_bytes": (self.kv_bytes, sum(n * reads.bytes_at(c + 1) for c, n in contexts)),
             "kv_slope": (self.kv_slope, sum(n * reads.slope_at(c + 1) for c, n in contexts)),
         }
-        for name, (counted, summed) in laws.items():
-            if counted != summed:
-                raise InvariantError(f"batch.{name} is {counted}, its members sum to {summed}")
+
+
+class _Phases:
+    """How many blocks of one size each coming step opens, in one pool."""
+
+    def __init__(self, curve: BlockCurve) -> None:
+        self.curve = curve
+        self.size = curve.block_size
+        self.opens = 0
+        self.phase = [0] * self.size
+
+    def add(self, base: int, computed: int, samples: int) -> None:
+        """Count the groups that are still open to a sequence of `computed` cached tokens."""
+        opens = samples * self.curve.groups_open_at(computed)
+        self.opens += opens
+        self.phase[-base % self.size] += opens
+
+    def blocks_for(self, step: int, steps: int) -> int:
+        """Blocks that `steps` steps from `step` on take: whole cycles, then a part of one."""
+        first = step % self.size
+        cycles, last = divmod(first + steps, self.size)
+        return cycles * self.opens - sum(self.phase[:first]) + sum(self.phase[:last])
 
 
 class HybridBatch(DecodeBatch):
@@ -196,12 +242,26 @@ class HybridBatch(DecodeBatch):
 
     A sequence's share of what each step adds changes at a few lengths, its bends. The next
     bend of every sequence lies on a heap, and a run of steps never crosses one.
+
+    Parameters
+    ----------
+    pools : tuple of (BlockCurve, int)
+        For every pool, the blocks of a sequence, and what a slot of it weighs where pools
+        are added up.
+    reads : KVReadCurve
+        As in `DecodeBatch`.
     """
 
-    def __init__(self, blocks: BlockCurve, reads: KVReadCurve) -> None:
-        super().__init__(blocks, reads)
+    def __init__(self, pools: tuple[tuple[BlockCurve, int], ...], reads: KVReadCurve) -> None:
+        super().__init__(pools[0][0], reads)
+        self.pools = pools
+        self._phases = [[_Phases(part) for part in curve.parts] for curve, _ in pools]
+        self._fill_slope = self._filled = 0
         self._bends: list[tuple[int, int, Request]] = []
-        self._bend_points = sorted({*blocks.breakpoints, *reads.breakpoints})
+        breakpoints = (point for curve, _ in pools for point in curve.breakpoints)
+        self._bend_points = sorted({*breakpoints, *reads.breakpoints})
+
+    # ---- membership -----------------------------------------------------------------------
 
     def join(self, request: Request) -> None:
         """Let a request go on decoding, and note its next bend."""
@@ -217,8 +277,29 @@ class HybridBatch(DecodeBatch):
         self._depart(request, request.computed_tokens, -request.samples)
         request.bend_step = None
 
+    def _open(self, base: int, samples: int) -> None:
+        """Nothing yet: which groups are open depends on the length; see `_add_slopes`."""
+
+    # ---- slots ----------------------------------------------------------------------------
+
+    @property
+    def filled_slots(self) -> int:
+        """Slots that hold something: tokens of every group, at most a window of them, states."""
+        return self._filled
+
+    def filling_slots(self, steps: int) -> int:
+        """Slots that the next `steps` steps fill."""
+        return steps * self._fill_slope
+
+    def slots_of(self, tokens: int) -> int:
+        """Slots that one sequence of `tokens` cached tokens fills, all pools added."""
+        return sum(weight * curve.slots_at(tokens) for curve, weight in self.pools)
+
+    # ---- time -----------------------------------------------------------------------------
+
     def advance(self, steps: int) -> list[Request]:
         """Take `steps` decode steps, and bend whatever has come to its bend."""
+        self._filled += steps * self._fill_slope
         done = super().advance(steps)
         while self._bends and self._bends[0][0] <= self.step:
             at, _, request = heappop(self._bends)
@@ -231,17 +312,44 @@ class HybridBatch(DecodeBatch):
         steps = super().steps_to_change()
         return min(steps, self._bends[0][0] - self.step) if self._bends else steps
 
+    # ---- blocks ---------------------------------------------------------------------------
+
+    @property
+    def opening(self) -> int:
+        """New blocks of the first pool that the very next step takes."""
+        return self.blocks_for(1)
+
+    def blocks_for(self, steps: int, pool: int = 0) -> int:
+        """New blocks of one pool that the next `steps` steps take."""
+        return sum(phases.blocks_for(self.step, steps) for phases in self._phases[pool])
+
+    def steps_within(self, free_blocks: int, limit: int, pool: int = 0) -> int:
+        """Return the most steps, up to `limit`, that `free_blocks` new blocks of a pool allow."""
+        if self.blocks_for(limit, pool) <= free_blocks:
+            return limit
+        fits, fails = 0, limit
+        while fails - fits > 1:
+            middle = (fits + fails) // 2
+            enough = self.blocks_for(middle, pool) <= free_blocks
+            fits, fails = (middle, fails) if enough else (fits, middle)
+        return fits
+
+    # ---- bends ----------------------------------------------------------------------------
+
     def _depart(self, request: Request, computed: int, samples: int) -> None:
         """Add (or, negative, remove) how far a request has bent away from its first line."""
         straight = self._first_bytes + self._slope * computed
         self.kv_bytes += samples * (self.reads.bytes_at(computed + 1) - straight)
+        self._filled += samples * self.slots_of(computed)
         self._add_slopes(request, computed, samples)
 
     def _add_slopes(self, request: Request, computed: int, samples: int) -> None:
-        """Add (or, negative, remove) what its bends have changed in a request's slopes."""
-        opens = samples * (self.blocks.groups_open_at(computed) - self._growing)
-        self.opens += opens
-        self._phase[-request.base % self._block_size] += opens
+        """Add (or, negative, remove) what a request of this length adds with each step."""
+        for (curve, weight), sizes in zip(self.pools, self._phases, strict=True):
+            self._fill_slope += samples * weight * curve.slot_slope_at(computed)
+            for phases in sizes:
+                phases.add(request.base, computed, samples)
+        self.opens = sum(phases.opens for phases in self._phases[0])
         self.kv_slope += samples * (self.reads.slope_at(computed + 1) - self._slope)
 
     def _push_bend(self, request: Request) -> None:
@@ -267,8 +375,35 @@ class HybridBatch(DecodeBatch):
         self._add_slopes(request, computed, request.samples)
         self._push_bend(request)
 
+    def _laws(self) -> dict[str, tuple[int, int]]:
+        """What is counted, and what it must be, in every pool."""
+        contexts = self._contexts()
+        laws = super()._laws()
+        del laws["opens"], laws["phases"]
+        laws["slots"] = self._filled, sum(n * self.slots_of(c) for c, n in contexts)
+        for number, sizes in enumerate(self._phases):
+            for phases in sizes:
+                opens = sum(n * phases.curve.groups_open_at(c) for c, n in contexts)
+                laws[f"opens of pool {number}, blocks of {phases.size}"] = phases.opens, opens
+                laws[f"phases of pool {number}, {phases.size}"] = sum(phases.phase), opens
+        return laws
 
-def decode_batch(blocks: BlockCurve, reads: KVReadCurve) -> DecodeBatch:
-    """Make the batch that a model needs: plain, or with bends."""
-    bends = blocks.breakpoints or reads.breakpoints
-    return HybridBatch(blocks, reads) if bends else DecodeBatch(blocks, reads)
+
+def decode_batch(
+    blocks: BlockCurve | tuple[tuple[BlockCurve, int], ...], reads: KVReadCurve
+) -> DecodeBatch:
+    """Make the batch that a model needs: plain, or with bends and several pools.
+
+    Parameters
+    ----------
+    blocks : BlockCurve or tuple of (BlockCurve, int)
+        Blocks of a sequence in the one pool, or in each of several with its slots' weight.
+    reads : KVReadCurve
+        Bytes that a step reads for a sequence.
+    """
+    pools = ((blocks, 1),) if isinstance(blocks, BlockCurve) else blocks
+    first, weight = pools[0]
+    is_plain = len(pools) == 1 and weight == 1 and first == BlockCurve(first.block_size)
+    if is_plain and not reads.breakpoints:
+        return DecodeBatch(first, reads)
+    return HybridBatch(pools, reads)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
-from kvsim.engines import Capacity, Deployment, Engine, get_engine
+from kvsim.engines import Deployment, ResolvedDeployment, get_engine
 from kvsim.errors import InputError
 from kvsim.memory.footprint import bytes_per_token
 from kvsim.memory.growth import BlockCurve
+from kvsim.memory.pools import KVPools
+from kvsim.planning.sizing import Sizing, size
+from kvsim.planning.verdict import verdict
 from kvsim.simulator.blame import blaming
 from kvsim.simulator.scenario import Scenario
 from kvsim.simulator.schedulers import SCHEDULERS, Scheduler
+from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
-from kvsim.specs.precision import KVFormat, kv_format
+from kvsim.specs.precision import KVFormat
 from kvsim.steptime.model import ConstantStepTime, StepTimeModel
 from kvsim.workload.lengths import IndependentLengths
 
@@ -30,24 +35,41 @@ class Setup:
     ----------
     scenario : Scenario
         The question.
-    deployment : Deployment
-        Model, card and flags, all defaults filled in.
-    kv : KVFormat
-        Format of K and V.
-    curve : BlockCurve
-        Blocks of one sequence.
-    num_blocks : int
-        Blocks of the pool.
+    sizing : Sizing
+        The plan's answer: the deployment with all defaults filled in, and its pools.
+    pools : KVPools
+        What the memory policy hands out: the engine's own pools, or the same bytes as one.
     step_time : StepTimeModel or ConstantStepTime
         What a step costs.
+    warnings : tuple of str
+        Where the scenario overrides the plan.
     """
 
     scenario: Scenario
-    deployment: Deployment
-    kv: KVFormat
-    curve: BlockCurve
-    num_blocks: int
+    sizing: Sizing
+    pools: KVPools
     step_time: StepTimeModel | ConstantStepTime
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def deployment(self) -> ResolvedDeployment:
+        """Model, card and flags, all defaults filled in."""
+        return self.sizing.deployment
+
+    @property
+    def kv(self) -> KVFormat:
+        """Format of K and V."""
+        return self.deployment.kv_format
+
+    @property
+    def curve(self) -> BlockCurve:
+        """Blocks that a sequence draws from the first pool."""
+        return self.pools.main.curve
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the first pool that requests can be given."""
+        return self.pools.main.given_blocks
 
     @property
     def scheduler(self) -> type[Scheduler]:
@@ -62,12 +84,13 @@ class Setup:
     @property
     def token_bytes(self) -> int:
         """KV bytes of one more token of a short context, one rank, all layers."""
-        return bytes_per_token(self.deployment.model, self.kv, tp=self.tp)
+        own = bytes_per_token(self.deployment.model, self.kv, tp=self.tp)
+        return round(own * self.pools.layout_ratio)
 
     @property
     def pool_slots(self) -> int:
-        """Token slots of the pool."""
-        return self.num_blocks * self.curve.block_size
+        """Slots of all pools: tokens, where there is one and every layer keeps all of them."""
+        return self.pools.slots
 
 
 def prepare(
@@ -88,8 +111,8 @@ def prepare(
     Raises
     ------
     InputError, UnsupportedError
-        For names that no catalogue knows, flags that contradict, or a model that leaves no
-        room for any KV cache.
+        For names that no catalogue knows, flags that contradict, or a deployment that the
+        plan says does not fit.
     """
     with blaming(scenario, "engine.name"):
         engine = get_engine(scenario.engine.name, scenario.engine.version)
@@ -98,17 +121,31 @@ def prepare(
     with blaming(scenario, "accelerator"):
         accelerator = accelerator or find_accelerator(scenario.accelerator)
     with blaming(scenario, "engine"):
-        deployment = engine.resolve(Deployment(model, accelerator, scenario.engine.options))
-        kv = kv_format(_kv_name(deployment))
-    _refuse_overlong(scenario, deployment)
-    curve, num_blocks = _pool(scenario, engine, deployment)
-    return Setup(scenario, deployment, kv, curve, num_blocks, _step_time(scenario, deployment))
+        sizing = size(engine, Deployment(model, accelerator, _options(scenario)))
+    _refuse_overlong(scenario, sizing.deployment)
+    _refuse_unfit(scenario, sizing)
+    return Setup(
+        scenario,
+        sizing,
+        _pools(scenario, sizing),
+        _step_time(scenario, sizing.deployment),
+        tuple(_warnings(scenario, sizing)),
+    )
 
 
-def _refuse_overlong(scenario: Scenario, deployment: Deployment) -> None:
+def _options(scenario: Scenario) -> EngineOptions:
+    stated = {
+        "num_gpu_blocks_override": scenario.memory.num_blocks,
+        "block_size": scenario.memory.block_size,
+    }
+    changes = {name: value for name, value in stated.items() if value is not None}
+    return scenario.engine.options.model_copy(update=changes)
+
+
+def _refuse_overlong(scenario: Scenario, deployment: ResolvedDeployment) -> None:
     """Refuse lengths of which the shortest is too long; single long requests are counted."""
     lengths, most = scenario.workload.lengths, deployment.options.max_model_len
-    if not isinstance(lengths, IndependentLengths) or most is None:
+    if not isinstance(lengths, IndependentLengths):
         return
     prompt = lengths.prompt.least_tokens + getattr(scenario.workload.prefix, "tokens", 0)
     output = lengths.output.least_tokens
@@ -121,41 +158,54 @@ def _refuse_overlong(scenario: Scenario, deployment: Deployment) -> None:
         )
 
 
-def _kv_name(deployment: Deployment) -> str:
-    """Name of the KV format: "auto" is the compute dtype."""
-    name = deployment.options.kv_cache_dtype or "auto"
-    return name if name != "auto" else deployment.options.dtype or deployment.model.dtype
+def _refuse_unfit(scenario: Scenario, sizing: Sizing) -> None:
+    """Refuse what the plan says does not fit, in its words.
+
+    A pool of a stated size may be larger than the card has room for: that is a question of
+    what if, and a warning.
+    """
+    decreed = sizing.deployment.options.num_gpu_blocks_override is not None
+    if sizing.fits or (decreed and sizing.capacity.holds_one and sizing.room_bytes):
+        return
+    raise InputError(
+        f"{_names(sizing)}: {verdict(sizing)}",
+        where=scenario.where("engine.num_gpu_blocks_override" if decreed else "accelerator"),
+        fix="`kvsim plan` says what would make it fit",
+    )
 
 
-def _pool(scenario: Scenario, engine: Engine, deployment: Deployment) -> tuple[BlockCurve, int]:
-    """Blocks of one sequence, and of the pool: the scenario's, else the plan's."""
-    memory = scenario.memory
-    budget = engine.budget(deployment) if memory.num_blocks is None else None
-    capacity = engine.capacity(deployment, budget.kv_cache_bytes if budget else 0)
-    curve = _block_curve(capacity)
-    if memory.block_size is not None:
-        curve = replace(curve, block_size=memory.block_size)
-    if memory.num_blocks is not None:
-        return curve, memory.num_blocks
-    num_blocks = capacity.num_blocks * capacity.block_size // curve.block_size
-    if num_blocks <= 0:
-        raise InputError(
-            f"{deployment.model.name} leaves no room for KV cache on {deployment.accelerator.name}",
-            fix="see `kvsim plan` for what would make it fit, or set memory.num_blocks",
+def _warnings(scenario: Scenario, sizing: Sizing) -> Iterator[str]:
+    """Say where the scenario's pool is not the plan's."""
+    options = sizing.deployment.options
+    if options.num_gpu_blocks_override is None:
+        return
+    free = sizing.asked.options.model_copy(update={"num_gpu_blocks_override": None})
+    planned = size(sizing.engine, replace(sizing.asked, options=free))
+    stated, own = sizing.capacity.num_blocks, max(0, planned.capacity.num_blocks)
+    if stated != own:
+        yield (
+            f"the pool has {stated:,} blocks because the scenario says so; the plan for"
+            f" {_names(sizing)} gives {own:,}"
         )
-    return curve, num_blocks
 
 
-def _block_curve(capacity: Capacity) -> BlockCurve:
-    """Blocks of one sequence, from the engine's groups."""
-    if not capacity.groups:
-        return BlockCurve(capacity.block_size)
-    caps = [group.most_blocks for group in capacity.groups if group.most_blocks is not None]
-    growing = len(capacity.groups) - len(caps)
-    return BlockCurve(capacity.block_size, growing, tuple(sorted(caps)))
+def _names(sizing: Sizing) -> str:
+    return f"{sizing.deployment.model.name} on {sizing.deployment.accelerator.name}"
 
 
-def _step_time(scenario: Scenario, deployment: Deployment) -> StepTimeModel | ConstantStepTime:
+def _pools(scenario: Scenario, sizing: Sizing) -> KVPools:
+    """The engine's pools, where the policy hands out the engine's blocks."""
+    if scenario.memory.allocator in ("paged", "prefix"):
+        return sizing.pools
+    token_bytes = sizing.pools.layout_ratio * bytes_per_token(
+        sizing.deployment.model, sizing.kv_format, tp=sizing.tp, layers=sizing.layers
+    )
+    return sizing.pools.contiguous(token_bytes)
+
+
+def _step_time(
+    scenario: Scenario, deployment: ResolvedDeployment
+) -> StepTimeModel | ConstantStepTime:
     if scenario.step_time.kind == "profile":
         return StepTimeModel.from_deployment(deployment, engine=scenario.engine.name)
     if scenario.step_time.seconds is None:

@@ -26,16 +26,17 @@ STEP_COLUMNS = (
     "prefill_tokens",  # prompt tokens computed (in runs of one step)
     "kv_read_bytes",  # bytes that the first step's decode attention reads
     "waiting",  # requests in the queue
-    "tokens",  # cached tokens at the start, decoding and prefilling
-    "held_slots",  # token slots held at the start
-    "grown_slots",  # token slots that the run allocated
+    "filled_slots",  # slots that hold something at the start: cached tokens, in a plain pool
+    "filling_slots",  # slots that the run fills
+    "held_slots",  # slots held at the start
+    "grown_slots",  # slots that the run allocated
     "reserved_slots",  # held slots that will be written later, at the start
     "external_slots",  # free slots that the head of the queue cannot use
     "cached_slots",  # slots of finished prefixes kept for reuse
 )
 STEP_ROW = Struct(f"2d{len(STEP_COLUMNS) - 2}q")  # times, then counts
 # The same row when nobody waits, nobody prefills, and no slot is set apart: pad bytes are zeros.
-DECODE_ROW = Struct("2d2q8xq8x3q24x")
+DECODE_ROW = Struct("2d2q8xq8x4q24x")
 _ROW_DTYPE = np.dtype([(name, "f8" if at < 2 else "i8") for at, name in enumerate(STEP_COLUMNS)])
 _PAGE_ROWS = 1 << 15
 _NEVER = float("nan")

@@ -156,7 +156,7 @@ class Replica:
         """
         scheduler, arrivals, clock = self.scheduler, self.arrivals, self.clock
         batch, allocator, write = scheduler.batch, scheduler.allocator, self.recorder.write_steps
-        total, size = allocator.total_blocks, allocator.curve.block_size
+        total, size = allocator.total_blocks, allocator.slots_per_block
         start = now = self.now
         while batch.sequences and arrivals.next_seconds > now:
             limit = allocator.decode_steps(batch, batch.steps_to_change())
@@ -166,9 +166,10 @@ class Replica:
             if now + seconds > until:
                 break
             held = (total - allocator.free_blocks) * size
-            sequences, tokens, read = batch.sequences, batch.tokens, batch.kv_bytes
+            sequences, read = batch.sequences, batch.kv_bytes
+            filled, filling = batch.filled_slots, batch.filling_slots(steps)
             grown = allocator.allocate_steps(batch, steps) * size
-            write(_decode_row(now, seconds, steps, sequences, read, tokens, held, grown))
+            write(_decode_row(now, seconds, steps, sequences, read, filled, filling, held, grown))
             now = self.now = now + seconds
             done = scheduler.decoded(steps, now)
             if done and arrivals.is_closed_loop:
@@ -190,26 +191,28 @@ class Replica:
         """Allocate the run's blocks and record it; return its seconds, copies included."""
         scheduler = self.scheduler
         batch, allocator, waiting = scheduler.batch, scheduler.allocator, scheduler.waiting
-        tokens = scheduler.cached_tokens_in_all()
-        size = allocator.curve.block_size
-        held = (allocator.total_blocks - allocator.free_blocks) * size
+        filled, held = scheduler.filled_slots(), allocator.held_slots
         reserved = external = cached = 0
         if not self._is_plain:
-            held -= allocator.rounded_slots
             head = waiting.head() if waiting else None
-            reserved, external, cached = allocator.slots(tokens, head)
-        decoding = read = grown = prompts = 0
+            reserved, external, cached = allocator.slots(scheduler.cached_tokens_in_all(), head)
+        decoding = read = prompts = filling = 0
+        before, rounded = held, allocator.rounded_slots
         if plan.decodes and batch.sequences:
             decoding, read = batch.sequences, batch.kv_bytes
-            grown = allocator.allocate_steps(batch, steps) * size
+            filling = batch.filling_slots(steps)
+            allocator.allocate_steps(batch, steps)
+        grown = allocator.held_slots - before
         if allocator.copied_tokens:
             seconds += allocator.copied_tokens * self.clock.copy_seconds_per_token
             allocator.copied_tokens = 0
-        for _, count in plan.prefills:
+        for request, count in plan.prefills:
             prompts += count
+            done = request.computed_tokens
+            filling += allocator.slots_at(done + count) - allocator.slots_at(done)
         row = _row(
             now, seconds, steps, decoding, prompts, read, len(waiting),
-            tokens, held, grown, reserved, external, cached,
+            filled, filling, held - rounded, grown, reserved, external, cached,
         )  # fmt: skip
         self.recorder.write_steps(row)
         return seconds

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from kvsim.specs.checked import Checked, NonNegativeInt, PositiveFloat, PositiveInt, Within
 
-__all__ = ["EngineOptions"]
+__all__ = ["EngineOptions", "ResolvedOptions"]
 
 Share = Annotated[float, Within(above=0, most=1)]
 Degree = Annotated[int, Within(above=0, most=65_536)]  # more devices than any cluster has
@@ -50,3 +50,28 @@ class EngineOptions(Checked):
     activation_bytes: NonNegativeInt | None = None
     non_torch_bytes: NonNegativeInt | None = None
     cuda_graph_bytes: NonNegativeInt | None = None
+
+
+class ResolvedOptions(EngineOptions):
+    """The flags as an engine runs with them: every default filled in, "auto" resolved.
+
+    What stays None was not asked for and changes nothing: a pool's size, bytes of a term of
+    the budget that replace a prediction, a weight format other than the checkpoint's. An
+    option that the engine lacks has the value that it behaves like: one token per block where
+    there are no blocks.
+    """
+
+    dtype: str
+    kv_cache_dtype: str
+    kv_cache_dtype_v: str
+    gpu_memory_utilization: Share
+    max_model_len: PositiveInt
+    max_num_seqs: PositiveInt
+    max_num_batched_tokens: PositiveInt
+    block_size: PositiveInt
+    enable_prefix_caching: bool
+    swa_full_tokens_ratio: PositiveFloat
+    flash_attention: bool
+    kv_unified: bool
+    async_scheduling: bool
+    flashinfer_sampler: bool

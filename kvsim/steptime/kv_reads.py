@@ -128,6 +128,14 @@ class KVReadCurve(NamedTuple):
         )
         return cls(breakpoints, origins, tuple(map(read, origins)), slopes)
 
+    def scaled(self, ratio: float) -> KVReadCurve:
+        """Return the curve of an engine that keeps `ratio` times the model's own bytes."""
+        if ratio == 1:
+            return self
+        origins = (round(each * ratio) for each in self.bytes_at_origins)
+        slopes = (round(each * ratio) for each in self.slopes)
+        return self._replace(bytes_at_origins=tuple(origins), slopes=tuple(slopes))
+
     def bytes_at(self, context: int) -> int:
         """Bytes that a decode step reads when the sequence holds `context` tokens."""
         if context < 1:

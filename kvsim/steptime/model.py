@@ -26,7 +26,7 @@ from kvsim.engines.base import Deployment
 from kvsim.memory.weights import decode_read_bytes
 from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
 from kvsim.specs.model import ModelSpec
-from kvsim.specs.precision import KVFormat, WeightFormat, kv_format, weight_format
+from kvsim.specs.precision import KVFormat, WeightFormat, weight_format
 from kvsim.steptime.defaults import class_coefficients
 from kvsim.steptime.kv_reads import KVReadCurve, prefill_pairs
 from kvsim.steptime.rank_work import RankWork
@@ -195,7 +195,7 @@ class StepTimeModel:
         chosen = _with_host_cost(chosen, engine)
         model = _stored_as(deployment)
         weights = weight_format(model.quantization or model.dtype)
-        kv_rate = _kv_rate(chosen, _kv_format(deployment)) * options.decode_context_parallel_size
+        kv_rate = _kv_rate(chosen, deployment.kv_format)
         work = RankWork.from_model(model, options.tensor_parallel_size)
         return cls(
             coefficients=chosen,
@@ -298,22 +298,14 @@ def _stored_as(deployment: Deployment) -> ModelSpec:
     """Return the model with the deployment's dtype and weight format in place of its own."""
     model, options = deployment.model, deployment.options
     changes: dict[str, Any] = {}
-    if options.dtype not in (None, "auto", model.dtype):
-        changes["dtype"] = weight_format(str(options.dtype)).name
+    if deployment.dtype != model.dtype:
+        changes["dtype"] = deployment.dtype
     if options.quantization not in (None, model.quantization):
         changes["quantization"] = weight_format(str(options.quantization)).name
         changes["quantized_families"] = None
     if not changes:
         return model
     return model.model_copy(update={**changes, "weight_bytes_on_disk": None})
-
-
-def _kv_format(deployment: Deployment) -> KVFormat:
-    """KV format of the flags; "auto" and nothing are the model's dtype."""
-    name = deployment.options.kv_cache_dtype
-    if name in (None, "auto"):
-        name = deployment.options.dtype or deployment.model.dtype
-    return kv_format(name if name != "auto" else deployment.model.dtype)
 
 
 def _weight_rate(coefficients: StepCoefficients, weights: WeightFormat) -> float:

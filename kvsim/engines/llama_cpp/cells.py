@@ -16,12 +16,15 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from kvsim.engines.common import read_data
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
+from kvsim.memory.growth import Growth
+from kvsim.memory.pools import Group, Pool
 from kvsim.specs.attention import (
     Attention,
     ChunkedAttention,
@@ -311,3 +314,33 @@ class CellLayout:
 
         units = bisect_right(range(most + 1), spare, key=allocated) - 1
         return max(0, units) * self.pad
+
+    def pools(self, kv_bytes: int, length: int) -> Iterator[Pool]:
+        """Yield each plane's cells, and the recurrent states, as pools of their own.
+
+        Unified, a block is a cell, and there are as many as the largest ``-c`` gives. With a
+        stream per slot a block is a slot's whole run of cells, however short what is in it;
+        there are as many as `kv_bytes` hold with `length` tokens each.
+        """
+        state = state_bytes(self.model, self.layers)
+        slots = max(0, kv_bytes) // self.slot_bytes(length)
+        stream_cells = self.largest_context(kv_bytes, length)
+        for plane in self.planes():
+            block = 1 if self.unified else self.slot_cells(plane, length)
+            most = plane.window
+            growth = Growth.full(1) if most is None else Growth.capped(1, most)
+            group = Group(
+                name=plane.name,
+                layers=plane.layers,
+                padding_layers=0,
+                block_size=block,
+                page_bytes=block * plane.cell_bytes // plane.layers,
+                blocks_per_sequence=self.slot_cells(plane, length) // block,
+                growth=growth if self.unified else Growth.constant(1),
+            )
+            count = self.cells(plane, stream_cells) if self.unified else slots
+            yield Pool(plane.name, block, block * plane.cell_bytes, count, 0, (group,))
+        if state:
+            layers = sum(n for n, a in layer_caches(self.model, self.layers) if a.fixed_bytes())
+            states = Group("states", layers, 0, 1, state // layers, 1, Growth.constant(1))
+            yield Pool("states", 1, state, self.slots if self.unified else slots, 0, (states,))

@@ -10,24 +10,24 @@ Versions: "master", a build such as "b5200", or "ik" for the ik_llama.cpp fork w
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from kvsim.engines.base import Capacity, Deployment, Engine, GroupLayout, MemoryBudget
+from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
 from kvsim.engines.common import (
     check_options,
-    context_length,
-    fill,
     gib_bytes,
-    mean_token_bytes,
+    layout_ratio,
     read_data,
     refuse_kinds,
+    resolve,
     stage_weight_bytes,
-    tightest_stage,
     tokens_at,
 )
 from kvsim.engines.llama_cpp.cells import CellLayout, read_build, split_layers
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
+from kvsim.memory.pools import KVPools
 from kvsim.specs.attention import FullAttention
 from kvsim.specs.precision import KVFormat, kv_format
 from kvsim.units import MIB
@@ -73,7 +73,7 @@ class LlamaCpp(Engine):
         self.build = read_build(self.version)
         self.data: dict[str, Any] = read_data("llama_cpp_overheads")
 
-    def resolve(self, deployment: Deployment) -> Deployment:
+    def resolve(self, deployment: Deployment) -> ResolvedDeployment:
         """Fill this build's defaults; the cache is f16 whatever the model's dtype.
 
         ``max_model_len`` is one sequence's room: ``-c`` when unified, else ``-c`` over ``-np``.
@@ -92,20 +92,21 @@ class LlamaCpp(Engine):
         longest = model.max_position_embeddings
         if not self.build.has("context_of_model"):
             longest = min(longest, self.data["default_context_tokens"])
-        resolved = fill(
-            deployment,
+        key, value = _formats(deployment)
+        named = options.model_copy(update={"kv_cache_dtype_v": value.name})
+        resolved = resolve(
+            replace(deployment, options=named),
+            kv=key,
             max_model_len=longest,
             max_num_seqs=self.data["auto_slots"] if auto_slots else 1,
             max_num_batched_tokens=self.data["default_ubatch_tokens"],
             flash_attention=self.build.has("flash_auto") or self.build.is_fork,
             kv_unified=auto_slots or not self.build.has("streams"),
-            kv_cache_dtype="auto",
-            kv_cache_dtype_v="auto",
         )
         self._check(resolved)
         return resolved
 
-    def _check(self, deployment: Deployment) -> None:
+    def _check(self, deployment: ResolvedDeployment) -> None:
         """Raise InputError for formats and flags that no llama.cpp of this build accepts."""
         options = deployment.options
         formats = _formats(deployment)
@@ -120,9 +121,9 @@ class LlamaCpp(Engine):
             )
         split_layers(deployment.model.num_layers, options.pipeline_parallel_size, 0)
 
-    def _check_values(self, deployment: Deployment, fmt: KVFormat) -> None:
+    def _check_values(self, deployment: ResolvedDeployment, fmt: KVFormat) -> None:
         """Raise InputError for a quantised V cache that would have to lie transposed."""
-        flash_attention = bool(deployment.options.flash_attention)
+        flash_attention = deployment.options.flash_attention
         latent_only = self.build.latent(flash_attention) == "latent"
         kinds = {attention.kind for _, attention in layer_caches(deployment.model)}
         keeps_values = bool(kinds - {"recurrent", "latent"} if latent_only else kinds)
@@ -133,28 +134,35 @@ class LlamaCpp(Engine):
                 fix="turn flash attention on (-fa on) or keep V in f16",
             )
 
-    def _layout(self, deployment: Deployment, layers: range) -> CellLayout:
+    def _layout(self, deployment: ResolvedDeployment, layers: range) -> CellLayout:
         options = deployment.options
         return CellLayout(
             model=deployment.model,
             layers=layers,
             build=self.build,
             formats=_formats(deployment),
-            slots=options.max_num_seqs or 1,
-            ubatch=options.max_num_batched_tokens or 0,
-            unified=bool(options.kv_unified),
-            flash_attention=bool(options.flash_attention),
+            slots=options.max_num_seqs,
+            ubatch=options.max_num_batched_tokens,
+            unified=options.kv_unified,
+            flash_attention=options.flash_attention,
             swa_full=options.swa_full,
         )
 
-    def _heaviest(self, deployment: Deployment) -> CellLayout:
-        """The device with the most KV bytes per token: it limits ``-c`` on equal cards."""
-        model, devices = deployment.model, deployment.options.pipeline_parallel_size
-        stages = (split_layers(model.num_layers, devices, device) for device in range(devices))
-        layouts = (self._layout(deployment, layers) for layers in stages)
-        return max(layouts, key=lambda layout: layout.all_full_bytes(1))
+    def stage_layers(self, deployment: ResolvedDeployment, stage: int) -> range:
+        """Layers of one device under ``--split-mode layer``."""
+        devices = deployment.options.pipeline_parallel_size
+        return split_layers(deployment.model.num_layers, devices, stage)
 
-    def kv_mib(self, deployment: Deployment, *, device: int | None = None) -> tuple[float, float]:
+    def _device_layout(self, deployment: ResolvedDeployment, device: int) -> CellLayout:
+        return self._layout(deployment, self.stage_layers(deployment, device))
+
+    def stage_need_bytes(self, deployment: ResolvedDeployment, stage: int) -> int:
+        """Bytes of one slot of ``max_model_len`` on that device: it limits ``-c``."""
+        return self._device_layout(deployment, stage).slot_bytes(deployment.options.max_model_len)
+
+    def kv_mib(
+        self, deployment: ResolvedDeployment, *, device: int | None = None
+    ) -> tuple[float, float]:
         """MiB of K and of V that a resolved deployment allocates, as the log prints them.
 
         Parameters
@@ -169,19 +177,17 @@ class LlamaCpp(Engine):
         tuple of float
             K and V, MiB. For MLA, K is the latent ("c^KV") and V its transposed copy.
         """
-        layers = range(deployment.model.num_layers)
-        if device is not None:
-            devices = deployment.options.pipeline_parallel_size
-            layers = split_layers(deployment.model.num_layers, devices, device)
-        layout = self._layout(deployment, layers)
-        cells = [
-            (plane, layout.cells(plane, context_length(deployment))) for plane in layout.planes()
-        ]
+        if device is None:
+            layout = self._layout(deployment, range(deployment.model.num_layers))
+        else:
+            layout = self._device_layout(deployment, device)
+        length = deployment.options.max_model_len
+        cells = [(plane, layout.cells(plane, length)) for plane in layout.planes()]
         key = sum(plane.key_bytes * count for plane, count in cells)
         value = sum(plane.value_bytes * count for plane, count in cells)
         return key / MIB, value / MIB
 
-    def compute_buffer_bytes(self, deployment: Deployment) -> int:
+    def compute_buffer_bytes(self, deployment: ResolvedDeployment) -> int:
         """Scratch of one micro-batch: logits, or attention scores without flash attention.
 
         Notes
@@ -196,16 +202,13 @@ class LlamaCpp(Engine):
             caches = [attention for _, attention in layer_caches(model)]
             heads = max((getattr(attention, "heads", 0) for attention in caches), default=0)
             masks = 1 + any(attention.kind in ("sliding", "chunked") for attention in caches)
-            width = max(width, (heads + masks) * context_length(deployment))
-        return 4 * (options.max_num_batched_tokens or 0) * (width + model.hidden_size)
+            width = max(width, (heads + masks) * options.max_model_len)
+        return 4 * options.max_num_batched_tokens * (width + model.hidden_size)
 
-    def budget(self, deployment: Deployment) -> MemoryBudget:
-        """What the fullest card has left for KV; ``-c`` decides how much of it is taken."""
-        return tightest_stage(deployment, self._device_budget)
-
-    def _device_budget(self, deployment: Deployment, device: int) -> MemoryBudget:
+    def stage_budget(self, deployment: ResolvedDeployment, stage: int) -> MemoryBudget:
+        """What one card has left for KV; ``-c`` decides how much of it is taken."""
         total = deployment.accelerator.memory_bytes
-        weights = stage_weight_bytes(deployment, device)
+        weights = stage_weight_bytes(deployment, stage)
         activation = self.compute_buffer_bytes(deployment)
         context = self.data["cuda_context_gib"]
         non_torch = gib_bytes(context)
@@ -223,56 +226,40 @@ class LlamaCpp(Engine):
             ),
         )
 
-    def capacity(self, deployment: Deployment, kv_bytes: int) -> Capacity:
+    def capacity(self, deployment: ResolvedDeployment, kv_bytes: int) -> Capacity:
         """The largest ``-c`` that `kv_bytes` of one device hold at this ``-np``.
 
         ``max_concurrency`` counts slots of ``max_model_len`` tokens, fractions shown: what
         ``-np`` could be with that room for each.
         """
-        length, layout = context_length(deployment), self._heaviest(deployment)
-        planes = layout.planes()
-        cells = layout.streams * layout.largest_context(kv_bytes, length)
-        per_token = sum(plane.cell_bytes for plane in planes)
+        length = deployment.options.max_model_len
+        layout = self._device_layout(deployment, self.tightest_stage(deployment))
+        stream_cells = layout.largest_context(kv_bytes, length)
+        per_token = sum(plane.cell_bytes for plane in layout.planes())
+        cells = layout.streams * stream_cells
         return Capacity(
             kv_cache_bytes=kv_bytes,
-            kv_cache_dtype=layout.formats[0].name,
+            kv_cache_dtype=deployment.options.kv_cache_dtype,
             bytes_per_token=per_token,
-            block_size=1,
-            bytes_per_block=mean_token_bytes(kv_bytes, cells, per_token),
-            num_blocks=cells,
             max_model_len=length,
             max_concurrency=max(0, kv_bytes) / layout.slot_bytes(length),
             logged_tokens=cells,
             admission_tokens=tokens_at(kv_bytes, layout.slot_bytes(length), length),
             steady_tokens=tokens_at(kv_bytes, layout.kept_bytes(length), length),
             all_full_tokens=tokens_at(kv_bytes, layout.all_full_bytes(length), length),
-            groups=tuple(
-                GroupLayout(
-                    name=plane.name,
-                    layers=plane.layers,
-                    padding_layers=0,
-                    block_size=1,
-                    page_bytes=plane.cell_bytes // plane.layers,
-                    blocks_per_sequence=layout.slot_cells(plane, length),
-                )
-                for plane in planes
+            pools=KVPools(
+                tuple(layout.pools(kv_bytes, length)),
+                layout_ratio(deployment, per_token, layout.layers),
             ),
         )
-
-    def sequence_bytes(self, deployment: Deployment, context: int) -> int:
-        """Cells in use when unified; a slot's whole reservation, however short, when not."""
-        layout = self._heaviest(deployment)
-        if layout.unified:
-            return layout.kept_bytes(context)
-        return layout.slot_bytes(context_length(deployment))
 
     def command(self, deployment: Deployment) -> str:
         """A ``llama-server`` line; ``-c`` counts all slots where each has its own stream."""
         resolved = self.resolve(deployment)
         options, asked = resolved.options, deployment.options
-        slots = 1 if options.kv_unified else options.max_num_seqs or 1
+        slots = 1 if options.kv_unified else options.max_num_seqs
         words = [f"llama-server -m {deployment.model.name}.gguf -ngl 999"]
-        words.append(f"-c {context_length(resolved) * slots}")
+        words.append(f"-c {options.max_model_len * slots}")
         words += [f"-np {asked.max_num_seqs}"] if asked.max_num_seqs else []
         words += [f"-ub {asked.max_num_batched_tokens}"] if asked.max_num_batched_tokens else []
         words += ["--split-mode layer"] if asked.pipeline_parallel_size > 1 else []

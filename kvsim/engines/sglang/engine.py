@@ -18,24 +18,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvsim.engines.base import Capacity, Deployment, MemoryBudget
+from kvsim.engines.base import Capacity, Deployment, MemoryBudget, ResolvedDeployment
 from kvsim.engines.common import (
     ReleasedEngine,
     check_kv_format,
     check_options,
-    context_length,
-    fill,
     gib_bytes,
-    heaviest_stage,
+    layout_ratio,
     refuse_kinds,
-    resolve_kv_format,
+    resolve,
     stage_weight_bytes,
-    tightest_stage,
 )
-from kvsim.engines.sglang.pools import PoolLayout, PoolRules, Pools, pool_layout, split_pools
+from kvsim.engines.sglang.pools import (
+    PoolLayout,
+    PoolRules,
+    PoolSizes,
+    pool_layout,
+    split_pools,
+)
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
-from kvsim.specs.engine_options import EngineOptions
+from kvsim.memory.pools import KVPools
+from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
 from kvsim.specs.precision import KVFormat, kv_format
 from kvsim.units import GIB, MIB, ceil_div
 
@@ -79,7 +83,7 @@ class SGLang(ReleasedEngine):
     oldest_release, newest_version = "0.4", "0.5.23"
     data_name = "sglang_overheads"
 
-    def resolve(self, deployment: Deployment) -> Deployment:
+    def resolve(self, deployment: Deployment) -> ResolvedDeployment:
         """Fill SGLang's defaults for this card.
 
         ``max_num_seqs`` becomes the floor of SGLang's clamp; `running_limit` gives the
@@ -92,24 +96,26 @@ class SGLang(ReleasedEngine):
         sparse = any(getattr(a, "indexer_dim", None) for _, a in layer_caches(model))
         fmt = self._kv_format(deployment, sparse)
         check_kv_format(self.name, "--kv-cache-dtype", fmt, _KV_FORMATS)
-        named = options.model_copy(update={"kv_cache_dtype": fmt.name})
-        partly = fill(
-            Deployment(model, deployment.accelerator, named),
+        chunk = options.max_num_batched_tokens or self._device_class(deployment)["chunked_prefill"]
+        resolved = resolve(
+            deployment,
+            kv=fmt,
             max_model_len=model.max_position_embeddings,
-            max_num_batched_tokens=self._device_class(deployment)["chunked_prefill"],
+            max_num_batched_tokens=chunk,
             max_num_seqs=self.data["running_requests"]["least"],
             block_size=_SPARSE_PAGE if sparse else 1,
             enable_prefix_caching=True,
             swa_full_tokens_ratio=self.data["swa_full_tokens_ratio"],
+            gpu_memory_utilization=options.gpu_memory_utilization
+            or self._default_fraction(deployment, chunk),
         )
-        resolved = fill(partly, gpu_memory_utilization=self._default_fraction(partly))
-        self._layout(resolved)
+        self._layout(resolved, 0)
         return resolved
 
     def _kv_format(self, deployment: Deployment, sparse: bool) -> KVFormat:
         """Sparse MLA keeps fp8 in 656-byte entries, and prefers fp8 on Blackwell."""
         blackwell = deployment.accelerator.name.startswith(("B200", "B300", "GB"))
-        fmt = resolve_kv_format(deployment)
+        fmt = deployment.kv_format
         if sparse and blackwell and deployment.options.kv_cache_dtype in (None, "auto"):
             fmt = kv_format("fp8_e4m3")
         return kv_format("fp8_ds_mla") if sparse and fmt.name == "fp8_e4m3" else fmt
@@ -120,14 +126,14 @@ class SGLang(ReleasedEngine):
         rows: list[dict[str, Any]] = self.data["device_classes"][key]
         return next(row for row in rows if memory_gib < row["below_gib"])
 
-    def _default_fraction(self, deployment: Deployment) -> float:
+    def _default_fraction(self, deployment: Deployment, chunk_tokens: int) -> float:
         """``mem_fraction_static`` where the user sets none."""
         if not self.since("reserve_formula"):
             tp = deployment.options.tensor_parallel_size
             steps = self.data["fraction_by_tp"]["values"]
             return float(next(fraction for least, fraction in steps if tp >= least))
         total_mib = deployment.accelerator.memory_bytes / MIB
-        fraction = round((total_mib - self._reserve_mib(deployment)) / total_mib, 3)
+        fraction = round((total_mib - self._reserve_mib(deployment, chunk_tokens)) / total_mib, 3)
         if fraction <= 0:
             raise InputError(
                 f"SGLang would reserve all of {deployment.accelerator.name} for activations",
@@ -136,13 +142,13 @@ class SGLang(ReleasedEngine):
             )
         return fraction
 
-    def _reserve_mib(self, deployment: Deployment) -> float:
+    def _reserve_mib(self, deployment: Deployment, chunk_tokens: int) -> float:
         """Memory kept for activations and graphs: constant + chunk + ranks + graphs."""
         terms, options = self.data["reserve_mib"], deployment.options
         ranks = options.tensor_parallel_size * options.pipeline_parallel_size
         reserve = (
             terms["constant"]
-            + terms["per_chunk_token"] * max(options.max_num_batched_tokens or 0, 2048)
+            + terms["per_chunk_token"] * max(chunk_tokens, 2048)
             + terms["per_8_ranks"] * ranks / 8
             + self._graph_mib(deployment)
         )
@@ -166,21 +172,18 @@ class SGLang(ReleasedEngine):
             graphs += terms["prefill_graphs_mla"] if latent else plain
         return float(graphs)
 
-    def budget(self, deployment: Deployment) -> MemoryBudget:
-        """``rest = free_after_weights - free_before_weights * (1 - fraction)``, tightest rank.
+    def stage_budget(self, deployment: ResolvedDeployment, stage: int) -> MemoryBudget:
+        """``rest = free_after_weights - free_before_weights * (1 - fraction)`` of one rank.
 
         The budget includes the CUDA context, so that the terms add up to the total; what
         activations and graphs use lies outside it, in the remaining fraction.
         """
-        return tightest_stage(deployment, self._stage_budget)
-
-    def _stage_budget(self, deployment: Deployment, stage: int) -> MemoryBudget:
         options, total = deployment.options, deployment.accelerator.memory_bytes
         context, overhead = self.data["cuda_context_gib"], self.data["load_overhead_gib"]
         context_bytes, overhead_bytes = gib_bytes(context), gib_bytes(overhead)
         weights = stage_weight_bytes(deployment, stage, _attention_tp(options))
-        fraction = options.gpu_memory_utilization or self._default_fraction(deployment)
-        budget = context_bytes + int((total - context_bytes) * fraction)
+        usable = int((total - context_bytes) * options.gpu_memory_utilization)
+        budget = context_bytes + usable
         return MemoryBudget(
             total_bytes=total,
             budget_bytes=budget,
@@ -196,95 +199,83 @@ class SGLang(ReleasedEngine):
             ),
         )
 
-    def _layout(self, deployment: Deployment) -> PoolLayout:
-        """What a token and a request take of each pool, on the heaviest pipeline stage."""
+    def stage_need_bytes(self, deployment: ResolvedDeployment, stage: int) -> int:
+        """Bytes of a sequence of ``max_model_len`` on that stage."""
+        local = ceil_div(deployment.options.max_model_len, _context_ranks(deployment))
+        return self._layout(deployment, stage).bytes_at(local)
+
+    def _layout(self, deployment: ResolvedDeployment, stage: int) -> PoolLayout:
+        """What a token and a request take of each pool, on one pipeline stage."""
         options = deployment.options
-        heads_tp = max(1, _attention_tp(options) // options.decode_context_parallel_size)
+        return pool_layout(
+            deployment.model,
+            deployment.kv_format,
+            max(1, _attention_tp(options) // options.decode_context_parallel_size),
+            layers=self.stage_layers(deployment, stage),
+            count_indexer=self.since("indexer_counted"),
+            hybrid=not options.disable_hybrid_kv_cache_manager,
+        )
 
-        def of_stage(layers: Any) -> PoolLayout:
-            return pool_layout(
-                deployment.model,
-                resolve_kv_format(deployment),
-                heads_tp,
-                layers=layers,
-                count_indexer=self.since("indexer_counted"),
-                hybrid=not options.disable_hybrid_kv_cache_manager,
-            )
-
-        return of_stage(heaviest_stage(deployment, lambda layers: of_stage(layers).bytes_at(4096)))
-
-    def pools(self, deployment: Deployment, kv_bytes: int) -> Pools:
-        """Tokens and states that `kv_bytes` of one rank are cut into."""
-        options, page = deployment.options, deployment.options.block_size or 1
-        radix = options.enable_prefix_caching is not False
+    def sizes(self, deployment: ResolvedDeployment, kv_bytes: int) -> PoolSizes:
+        """Tokens and states that `kv_bytes` of the tightest rank are cut into."""
+        options, page = deployment.options, deployment.options.block_size
         rules = PoolRules(
             page=page,
-            window_ratio=options.swa_full_tokens_ratio or self.data["swa_full_tokens_ratio"],
+            window_ratio=options.swa_full_tokens_ratio,
             state_ratio=self.data["mamba_full_memory_ratio"],
-            most_states=None if radix else options.max_num_seqs,
+            most_states=None if options.enable_prefix_caching else options.max_num_seqs,
             most_tokens=(options.num_gpu_blocks_override or 0) * page or None,
         )
-        return split_pools(self._layout(deployment), rules, max(0, kv_bytes))
+        layout = self._layout(deployment, self.tightest_stage(deployment))
+        return split_pools(layout, rules, max(0, kv_bytes))
 
-    def running_limit(self, deployment: Deployment, kv_bytes: int) -> int:
+    def running_limit(self, deployment: ResolvedDeployment, kv_bytes: int) -> int:
         """``max_running_requests`` as SGLang derives it, or the user's if that is less."""
         rule, options = self.data["running_requests"], deployment.options
-        pools = self.pools(deployment, kv_bytes)
-        wanted = int(pools.full_tokens / context_length(deployment) * rule["per_context"])
-        limit: int = min(max(wanted, rule["least"]), rule["most"], pools.full_tokens // 2)
-        if pools.states is not None:
-            limit = min(limit, pools.states // self._states_per_request(options))
-        explicit = options.max_num_seqs not in (None, rule["least"])
-        return min(limit, options.max_num_seqs or limit) if explicit else limit
+        sizes = self.sizes(deployment, kv_bytes)
+        wanted = int(sizes.full_tokens / options.max_model_len * rule["per_context"])
+        limit: int = min(max(wanted, rule["least"]), rule["most"], sizes.full_tokens // 2)
+        if sizes.states is not None:
+            limit = min(limit, sizes.states // self._states_per_request(options))
+        explicit = options.max_num_seqs != rule["least"]
+        return min(limit, options.max_num_seqs) if explicit else limit
 
-    def _states_per_request(self, options: EngineOptions) -> int:
+    def _states_per_request(self, options: ResolvedOptions) -> int:
         """The radix cache keeps states of shared prefixes beside the running one."""
-        cached = options.enable_prefix_caching is not False
-        return int(self.data["mamba_slots_per_request"]) if cached else 1
+        return int(self.data["mamba_slots_per_request"]) if options.enable_prefix_caching else 1
 
-    def capacity(self, deployment: Deployment, kv_bytes: int) -> Capacity:
+    def capacity(self, deployment: ResolvedDeployment, kv_bytes: int) -> Capacity:
         """Cut `kv_bytes` of one rank into SGLang's pools.
 
         ``logged_tokens`` is ``max_total_num_tokens``: the full-attention pool's. Admission
         asks both pools (a window and a page per request) and the state slots, three per request
         beside the radix cache.
         """
-        options, length = deployment.options, context_length(deployment)
-        layout, pools = self._layout(deployment), self.pools(deployment, kv_bytes)
-        page, dcp = options.block_size or 1, options.decode_context_parallel_size
+        options, length = deployment.options, deployment.options.max_model_len
+        stage = self.tightest_stage(deployment)
+        layout, sizes = self._layout(deployment, stage), self.sizes(deployment, kv_bytes)
+        page, dcp = options.block_size, _context_ranks(deployment)
         per_request, local = self._states_per_request(options), ceil_div(length, dcp)
-        admission = pools.sequences(local, layout.window_tokens(local, page), per_request)
-        steady = pools.sequences(local, layout.window_tokens(local), 1)
-        all_full = pools.sequences(local, local, per_request)
+        admission = sizes.sequences(local, layout.window_tokens(local, page), per_request)
+        steady = sizes.sequences(local, layout.window_tokens(local), 1)
+        all_full = sizes.sequences(local, local, per_request)
+        token_bytes = layout.full_bytes + layout.window_bytes
+        layers = self.stage_layers(deployment, stage)
         return Capacity(
             kv_cache_bytes=kv_bytes,
-            kv_cache_dtype=resolve_kv_format(deployment).name,
-            bytes_per_token=layout.full_bytes + layout.window_bytes,
-            block_size=page,
-            bytes_per_block=page * layout.full_bytes,
-            num_blocks=pools.full_tokens // page,
+            kv_cache_dtype=options.kv_cache_dtype,
+            bytes_per_token=token_bytes,
             max_model_len=length,
             max_concurrency=admission,
-            logged_tokens=pools.full_tokens * dcp,
+            logged_tokens=sizes.full_tokens * dcp,
             admission_tokens=int(admission * length),
             steady_tokens=int(steady * length),
             all_full_tokens=int(all_full * length),
-            groups=layout.groups(length, page),
+            pools=KVPools(
+                tuple(layout.pools(sizes, local, page, dcp)),
+                layout_ratio(deployment, token_bytes / dcp, layers),
+            ),
         )
-
-    def sequence_bytes(self, deployment: Deployment, context: int) -> int:
-        """Whole pages of full and window layers, and the recurrent state."""
-        options = deployment.options
-        local = ceil_div(context, options.decode_context_parallel_size)
-        return self._layout(deployment).bytes_at(local, options.block_size or 1)
-
-    def sequences(self, deployment: Deployment, kv_bytes: int, context: int) -> int:
-        """What the first of the pools to run out holds; see `Pools`."""
-        options, pools = deployment.options, self.pools(deployment, kv_bytes)
-        page = options.block_size or 1
-        local = ceil_div(context, options.decode_context_parallel_size)
-        kept = self._layout(deployment).window_tokens(local)
-        return int(pools.sequences(ceil_div(local, page) * page, ceil_div(kept, page) * page, 1))
 
     def command(self, deployment: Deployment) -> str:
         """A ``sglang.launch_server`` line with what the user set."""
@@ -307,6 +298,11 @@ class SGLang(ReleasedEngine):
             else:
                 words.append(f"{flag} {value}")
         return " ".join(words)
+
+
+def _context_ranks(deployment: ResolvedDeployment) -> int:
+    """Ranks that the tokens of a sequence are dealt over."""
+    return deployment.options.decode_context_parallel_size
 
 
 def _attention_tp(options: EngineOptions) -> int:

@@ -9,18 +9,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from kvsim.engines.base import GroupLayout
 from kvsim.errors import UnsupportedError
 from kvsim.memory.footprint import fixed_bytes, layer_caches
+from kvsim.memory.growth import Growth
+from kvsim.memory.pools import Group, Pool
 from kvsim.specs.attention import Attention, ChunkedAttention, LatentAttention, SlidingAttention
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
 from kvsim.units import ceil_div
 
-__all__ = ["PoolLayout", "PoolRules", "Pools", "pool_layout", "split_pools"]
+__all__ = ["PoolLayout", "PoolRules", "PoolSizes", "pool_layout", "split_pools"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class PoolLayout:
         Recurrent state of one request.
     window : int
         Longest window of the window pool, tokens.
-    full_layers, window_layers : int
+    full_layers, window_layers, state_layers : int
         Layers of each pool on the rank.
     """
 
@@ -45,39 +46,66 @@ class PoolLayout:
     window: int
     full_layers: int
     window_layers: int
+    state_layers: int
 
     def window_tokens(self, context: int, slack: int = 0) -> int:
         """Tokens that a request of `context` tokens holds in the window pool."""
         return min(context, self.window + slack)
 
-    def bytes_at(self, context: int, page: int = 1) -> int:
-        """Bytes of a request of `context` tokens, in whole pages, its state included."""
-        full = ceil_div(context, page) * page
-        kept = ceil_div(self.window_tokens(context), page) * page
-        return full * self.full_bytes + kept * self.window_bytes + self.state_bytes
+    def bytes_at(self, context: int) -> int:
+        """Bytes of a request of `context` tokens, its state included."""
+        kept = self.window_tokens(context)
+        return context * self.full_bytes + kept * self.window_bytes + self.state_bytes
 
-    def groups(self, context: int, page: int) -> tuple[GroupLayout, ...]:
-        """Return the pools as groups, the full one first."""
-        pools = (
-            ("full", self.full_layers, self.full_bytes, context),
-            ("window", self.window_layers, self.window_bytes, self.window_tokens(context, page)),
+    def pools(self, sizes: PoolSizes, length: int, page: int, ranks: int) -> Iterator[Pool]:
+        """Yield the pools, the full one first.
+
+        Parameters
+        ----------
+        sizes : PoolSizes
+            What they hold.
+        length : int
+            Tokens of the longest request on one rank.
+        page : int
+            ``--page-size``.
+        ranks : int
+            Ranks that the tokens of a request are dealt over.
+        """
+        full = Group(
+            name="full",
+            layers=self.full_layers,
+            padding_layers=0,
+            block_size=page,
+            page_bytes=page * self.full_bytes // self.full_layers,
+            blocks_per_sequence=ceil_div(length, page),
+            growth=Growth.full(page * ranks),
         )
-        return tuple(
-            GroupLayout(
-                name=name,
-                layers=layers,
-                padding_layers=0,
-                block_size=page,
-                page_bytes=page * token_bytes // layers,
-                blocks_per_sequence=ceil_div(tokens, page),
+        yield Pool("full", page, page * self.full_bytes, sizes.full_tokens // page, 0, (full,))
+        if sizes.window_tokens is not None:
+            window = full._replace(
+                name="window",
+                layers=self.window_layers,
+                page_bytes=page * self.window_bytes // self.window_layers,
+                blocks_per_sequence=ceil_div(self.window_tokens(length, page), page),
+                growth=Growth.capped(page * ranks, ceil_div(self.window, page)),
             )
-            for name, layers, token_bytes, tokens in pools
-            if layers
-        )
+            blocks = sizes.window_tokens // page
+            yield Pool("window", page, page * self.window_bytes, blocks, 0, (window,))
+        if sizes.states is not None:
+            state = Group(
+                "states",
+                self.state_layers,
+                0,
+                1,
+                self.state_bytes // self.state_layers,
+                1,
+                Growth.constant(1),
+            )
+            yield Pool("states", 1, self.state_bytes, sizes.states, 0, (state,))
 
 
 @dataclass(frozen=True, slots=True)
-class Pools:
+class PoolSizes:
     """How the bytes of one rank are cut.
 
     Parameters
@@ -130,9 +158,10 @@ def pool_layout(
     """
     own_pool = hybrid and _is_mixed(model)
     totals = {False: [0, 0], True: [0, 0]}
-    window = 0
+    window = states = 0
     for count, attention in layer_caches(model, layers):
         if attention.kind == "recurrent":
+            states += count
             continue
         limit = _window(attention) if own_pool else None
         counted = count * _token_bytes(attention, fmt, tp, count_indexer)
@@ -141,7 +170,7 @@ def pool_layout(
         window = max(window, limit or 0)
     state = fixed_bytes(model, tp=tp, layers=layers)
     (full_layers, full), (window_layers, windowed) = totals[False], totals[True]
-    return PoolLayout(full, windowed, state, window, full_layers, window_layers)
+    return PoolLayout(full, windowed, state, window, full_layers, window_layers, states)
 
 
 def _window(attention: Attention) -> int | None:
@@ -187,7 +216,7 @@ class PoolRules:
     most_tokens: int | None = None
 
 
-def split_pools(layout: PoolLayout, rules: PoolRules, kv_bytes: int) -> Pools:
+def split_pools(layout: PoolLayout, rules: PoolRules, kv_bytes: int) -> PoolSizes:
     """Cut `kv_bytes` of one rank into states, full tokens and window tokens.
 
     Raises
@@ -214,5 +243,5 @@ def split_pools(layout: PoolLayout, rules: PoolRules, kv_bytes: int) -> Pools:
     full = min(full, rules.most_tokens) if rules.most_tokens else full
     full = full // rules.page * rules.page
     if not layout.window_bytes:
-        return Pools(full, None, states)
-    return Pools(full, int(full * rules.window_ratio) // rules.page * rules.page, states)
+        return PoolSizes(full, None, states)
+    return PoolSizes(full, int(full * rules.window_ratio) // rules.page * rules.page, states)

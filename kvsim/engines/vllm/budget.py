@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from kvsim.engines.base import Deployment, MemoryBudget
-from kvsim.engines.vllm.layout import layout_of
+from kvsim.engines.base import MemoryBudget, ResolvedDeployment
 from kvsim.engines.vllm.loading import loaded_weight_bytes
 from kvsim.engines.vllm.overheads import (
     activation_bytes,
@@ -18,10 +17,9 @@ from kvsim.engines.vllm.overheads import (
     sampler_of,
 )
 from kvsim.engines.vllm.rules import Rules
-from kvsim.memory.weights import Shard, stage_layers
-from kvsim.specs.precision import weight_format
+from kvsim.memory.weights import Shard
 
-__all__ = ["stage_budget", "tightest_stage"]
+__all__ = ["stage_budget"]
 
 
 class _Term(NamedTuple):
@@ -32,29 +30,14 @@ class _Term(NamedTuple):
     source: str
 
 
-def tightest_stage(deployment: Deployment, rules: Rules) -> int:
-    """Return the pipeline stage whose rank has the fewest blocks; the engine uses its count."""
-    stages = range(deployment.options.pipeline_parallel_size)
-    if len(stages) == 1:
-        return 0
-    layout, model = layout_of(deployment, rules), deployment.model
-
-    def blocks(stage: int) -> float:
-        width = layout.bytes_per_block(stage_layers(model, len(stages), stage))
-        left = stage_budget(deployment, rules, stage).kv_cache_bytes
-        return left / width if width else math.inf
-
-    return min(stages, key=blocks)
-
-
-def stage_budget(deployment: Deployment, rules: Rules, stage: int) -> MemoryBudget:
+def stage_budget(deployment: ResolvedDeployment, rules: Rules, stage: int) -> MemoryBudget:
     """Predict one rank's memory, for a resolved deployment.
 
     ``requested = ceil(total * utilisation)``, and what is not taken is KV cache;
     ``--kv-cache-memory-bytes`` sets it instead.
     """
     options, total = deployment.options, deployment.accelerator.memory_bytes
-    requested = math.ceil(total * (options.gpu_memory_utilization or 1))
+    requested = math.ceil(total * options.gpu_memory_utilization)
     weights = _weights(deployment, rules, stage)
     activation = _activation(deployment, rules, stage)
     non_torch = _non_torch(deployment, rules)
@@ -76,21 +59,20 @@ def stage_budget(deployment: Deployment, rules: Rules, stage: int) -> MemoryBudg
     )
 
 
-def _weights(deployment: Deployment, rules: Rules, stage: int) -> _Term:
+def _weights(deployment: ResolvedDeployment, rules: Rules, stage: int) -> _Term:
     options, model = deployment.options, deployment.model
     tp, dp = options.tensor_parallel_size, options.data_parallel_size
     ep = tp * dp if options.enable_expert_parallel else 1
     shard = Shard(tp=tp, pp=options.pipeline_parallel_size, stage=stage, ep=ep)
-    # A cast of the same width (bf16 to fp16 on a T4) leaves a checkpoint's known size alone.
-    widths = (weight_format(name).bits_per_weight for name in (str(options.dtype), model.dtype))
-    dtype = options.dtype if len(set(widths)) > 1 else None
-    size = loaded_weight_bytes(model, shard, dtype=dtype, quantization=options.quantization)
+    size = loaded_weight_bytes(
+        model, shard, dtype=deployment.weight_dtype, quantization=options.quantization
+    )
     adapters = lora_bytes(deployment) if rules.value("lora_in_weights") else 0
     source = "computed: tensors by family and format, as loaded"
     return _Term("weights", size + adapters, source + (" + LoRA buffers" if adapters else ""))
 
 
-def _activation(deployment: Deployment, rules: Rules, stage: int) -> _Term:
+def _activation(deployment: ResolvedDeployment, rules: Rules, stage: int) -> _Term:
     given = deployment.options.activation_bytes
     if given is not None:
         return _Term("activation", given, "given")
@@ -102,7 +84,7 @@ def _activation(deployment: Deployment, rules: Rules, stage: int) -> _Term:
     )
 
 
-def _non_torch(deployment: Deployment, rules: Rules) -> _Term:
+def _non_torch(deployment: ResolvedDeployment, rules: Rules) -> _Term:
     given = deployment.options.non_torch_bytes
     if given is not None:
         return _Term("non_torch", given, "given")
@@ -110,7 +92,7 @@ def _non_torch(deployment: Deployment, rules: Rules) -> _Term:
     return _Term("non_torch", size, f"fitted: {coefficient_source('non_torch')}")
 
 
-def _graphs(deployment: Deployment, rules: Rules) -> _Term:
+def _graphs(deployment: ResolvedDeployment, rules: Rules) -> _Term:
     given = deployment.options.cuda_graph_bytes
     if given is not None:
         return _Term("cuda_graph", given, "given")
@@ -118,7 +100,9 @@ def _graphs(deployment: Deployment, rules: Rules) -> _Term:
     return _Term("cuda_graph", size, f"fitted: {coefficient_source('cuda_graph')}")
 
 
-def _provenance(deployment: Deployment, terms: tuple[_Term, ...]) -> tuple[tuple[str, str], ...]:
+def _provenance(
+    deployment: ResolvedDeployment, terms: tuple[_Term, ...]
+) -> tuple[tuple[str, str], ...]:
     memory = deployment.accelerator.memory
     is_given = deployment.options.kv_cache_memory_bytes is not None
     how = "given: --kv-cache-memory-bytes" if is_given else "computed: budget less the terms above"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
-from kvsim.engines.base import Deployment
-from kvsim.engines.common import check_options, fill
+from kvsim.engines.base import Deployment, ResolvedDeployment
+from kvsim.engines.common import check_options, resolve
 from kvsim.engines.vllm.rules import Rules, architecture, card_class
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
@@ -16,9 +16,9 @@ from kvsim.specs.attention import (
     heads_per_rank,
 )
 from kvsim.specs.checked import defaults
-from kvsim.specs.engine_options import EngineOptions
+from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
 from kvsim.specs.model import ModelSpec
-from kvsim.specs.precision import kv_format, weight_format
+from kvsim.specs.precision import KVFormat, kv_format, weight_format
 
 __all__ = ["FLAGS", "has_recurrent_layers", "resolve_options"]
 
@@ -63,7 +63,7 @@ _DEFAULT_BLOCK = 16
 _BLACKWELL_LATENT_BLOCK = 128
 
 
-def resolve_options(deployment: Deployment, rules: Rules) -> Deployment:
+def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
     """Fill every option that is None; see `kvsim.engines.base.Engine.resolve`.
 
     Raises
@@ -78,26 +78,24 @@ def resolve_options(deployment: Deployment, rules: Rules) -> Deployment:
     _check_adapters(deployment)
     _check_block(deployment.options)
     _check_sharding(deployment)
-    dtype = _compute_dtype(deployment, rules)
     options = deployment.options
-    defaults: dict[str, Any] = {
-        "dtype": dtype,
-        "gpu_memory_utilization": rules.value("gpu_memory_utilization"),
-        "max_model_len": model.max_position_embeddings,
-        "block_size": _block_size(deployment, rules),
-        "async_scheduling": rules.value("async_scheduling"),
-        "enable_prefix_caching": _caches_prefixes(model, rules),
-        "flashinfer_sampler": False,
-    }
-    filled = fill(deployment, **defaults)
-    length = filled.options.max_model_len or model.max_position_embeddings
+    length = options.max_model_len or model.max_position_embeddings
     tokens = options.max_num_batched_tokens or _batched_tokens(deployment, rules, length)
-    seqs = min(rules.value("max_num_seqs")[card_class(card)], tokens)
-    filled = fill(filled, max_num_batched_tokens=tokens, max_num_seqs=seqs)
-    kv_dtype = _kv_dtype(model, filled.options)
-    resolved = filled.options.model_copy(update={"kv_cache_dtype": kv_dtype, "dtype": dtype})
-    _check_batch(resolved)
-    return Deployment(model, card, resolved)
+    compute = {"dtype": _compute_dtype(deployment, rules)}
+    named = replace(deployment, options=options.model_copy(update=compute))
+    resolved = resolve(
+        named,
+        kv=_kv_format(named),
+        gpu_memory_utilization=rules.value("gpu_memory_utilization"),
+        max_model_len=length,
+        max_num_batched_tokens=tokens,
+        max_num_seqs=min(rules.value("max_num_seqs")[card_class(card)], tokens),
+        block_size=_block_size(deployment, rules),
+        async_scheduling=rules.value("async_scheduling"),
+        enable_prefix_caching=_caches_prefixes(model, rules),
+    )
+    _check_batch(resolved.options)
+    return resolved
 
 
 def has_recurrent_layers(model: ModelSpec) -> bool:
@@ -133,15 +131,17 @@ def _compute_dtype(deployment: Deployment, rules: Rules) -> str:
     return dtype
 
 
-def _kv_dtype(model: ModelSpec, options: EngineOptions) -> str:
+def _kv_format(deployment: Deployment) -> KVFormat:
     """KV format: the compute dtype unless told, fp8 with its own layout on sparse MLA."""
+    model = deployment.model
     latent = [cache for _, cache in layer_caches(model) if isinstance(cache, LatentAttention)]
     is_sparse = any(cache.indexer_dim for cache in latent)
     is_compressed = any(isinstance(c, CompressedLatentAttention) for _, c in layer_caches(model))
-    name = options.kv_cache_dtype
+    name = deployment.options.kv_cache_dtype
     if name in (None, "auto"):
-        return "fp8_ds_mla" if is_sparse or is_compressed else str(options.dtype)
-    fmt = kv_format(str(name)).name
+        own_layout = is_sparse or is_compressed
+        return kv_format("fp8_ds_mla") if own_layout else deployment.kv_format
+    fmt = deployment.kv_format.name
     if fmt not in _KV_DTYPES:
         raise InputError(
             f"vLLM has no KV cache dtype {name!r}", fix=f"choose one of {', '.join(_KV_DTYPES)}"
@@ -151,7 +151,7 @@ def _kv_dtype(model: ModelSpec, options: EngineOptions) -> str:
             f"--kv-cache-dtype {fmt} is a layout of latent attention, and {model.name} has none",
             fix="choose fp8",
         )
-    return "fp8_ds_mla" if is_sparse and fmt == "fp8_e4m3" else fmt
+    return kv_format("fp8_ds_mla" if is_sparse and fmt == "fp8_e4m3" else fmt)
 
 
 def _block_size(deployment: Deployment, rules: Rules) -> int:
@@ -217,8 +217,8 @@ def _check_context_parallel(options: EngineOptions, kv_heads: int) -> None:
         )
 
 
-def _check_batch(options: EngineOptions) -> None:
-    seqs, tokens = options.max_num_seqs or 1, options.max_num_batched_tokens or 1
+def _check_batch(options: ResolvedOptions) -> None:
+    seqs, tokens = options.max_num_seqs, options.max_num_batched_tokens
     if seqs > tokens:
         raise InputError(
             f"--max-num-seqs {seqs} exceeds --max-num-batched-tokens {tokens}",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from kvsim.engines.base import Capacity, Deployment, GroupLayout
+from kvsim.engines.base import Capacity, ResolvedDeployment
+from kvsim.engines.common import layout_ratio
 from kvsim.engines.vllm.groups import (
     PageGroup,
     bytes_per_block,
@@ -17,7 +18,7 @@ from kvsim.engines.vllm.pages import PageSpec, Reserve, layer_pages
 from kvsim.engines.vllm.rules import Rules
 from kvsim.errors import UnsupportedError
 from kvsim.memory.footprint import bytes_per_token
-from kvsim.specs.precision import kv_format
+from kvsim.memory.pools import Group, KVPools, Pool
 
 __all__ = ["Layout", "capacity_of", "layout_of"]
 
@@ -50,10 +51,6 @@ class Layout(NamedTuple):
         """Blocks that admission charges a sequence of `length` tokens."""
         return sum(group.spec.admission_pages(length, self.reserve) for group in self.groups)
 
-    def steady_blocks(self, context: int) -> int:
-        """Blocks that a running sequence of `context` tokens occupies."""
-        return sum(group.spec.steady_pages(context, self.reserve) for group in self.groups)
-
     def concurrency(self, num_blocks: int, length: int) -> float:
         """Sequences of `length` tokens that `num_blocks` admit, as the engine prints it."""
         if self.counts_pages:
@@ -68,7 +65,7 @@ class Layout(NamedTuple):
         return min(sizes or [specs[0].block_size])
 
 
-def layout_of(deployment: Deployment, rules: Rules, *, all_full: bool = False) -> Layout:
+def layout_of(deployment: ResolvedDeployment, rules: Rules, *, all_full: bool = False) -> Layout:
     """Lay out a resolved deployment.
 
     Parameters
@@ -100,45 +97,58 @@ def layout_of(deployment: Deployment, rules: Rules, *, all_full: bool = False) -
 
 
 def capacity_of(
-    deployment: Deployment, rules: Rules, kv_bytes: int, layers: Collection[int] | None = None
+    deployment: ResolvedDeployment,
+    rules: Rules,
+    kv_bytes: int,
+    layers: Collection[int] | None = None,
 ) -> Capacity:
     """Lay blocks over `kv_bytes` of the rank that holds `layers` (None: all of them)."""
     options = deployment.options
-    length = options.max_model_len or deployment.model.max_position_embeddings
+    length = options.max_model_len
     layout = layout_of(deployment, rules)
     num_blocks = _num_blocks(deployment, layout, kv_bytes, layers)
     concurrency = layout.concurrency(num_blocks, length)
     full = layout_of(deployment, rules, all_full=True)
     full_blocks = _num_blocks(deployment, full, kv_bytes, layers)
+    pool = _pool(layout, num_blocks, length, layers)
+    token_bytes = _bytes_per_token(deployment, layers)
     return Capacity(
         kv_cache_bytes=kv_bytes,
-        kv_cache_dtype=str(options.kv_cache_dtype),
-        bytes_per_token=_bytes_per_token(deployment, layers),
-        block_size=_main_group(layout).spec.block_size,
-        bytes_per_block=layout.bytes_per_block(layers),
-        num_blocks=num_blocks,
+        kv_cache_dtype=options.kv_cache_dtype,
+        bytes_per_token=token_bytes,
         max_model_len=length,
         max_concurrency=concurrency,
         logged_tokens=_logged_tokens(layout, rules, num_blocks, length),
         admission_tokens=int(concurrency * length),
-        steady_tokens=num_blocks * length // layout.steady_blocks(length),
+        steady_tokens=num_blocks * length // pool.blocks_at(length),
         all_full_tokens=full_blocks * length // full.admission_blocks(length),
-        groups=tuple(_describe(group, layout, length) for group in layout.groups),
-        withheld_blocks=_NULL_BLOCKS if layout.counts_pages else 0,
+        pools=KVPools((pool,), layout_ratio(deployment, token_bytes, layers)),
     )
 
 
-def _reserve(deployment: Deployment, rules: Rules) -> Reserve:
+def _pool(layout: Layout, num_blocks: int, length: int, layers: Collection[int] | None) -> Pool:
+    """The one pool that all groups draw from; V0 had no null block."""
+    return Pool(
+        name="blocks",
+        block_size=_main_group(layout).spec.block_size,
+        block_bytes=layout.bytes_per_block(layers),
+        num_blocks=num_blocks,
+        withheld_blocks=_NULL_BLOCKS if layout.counts_pages else 0,
+        groups=tuple(_describe(group, layout, length) for group in layout.groups),
+    )
+
+
+def _reserve(deployment: ResolvedDeployment, rules: Rules) -> Reserve:
     options = deployment.options
     batches = 1
     if rules.value("in_flight_batches"):
         batches = options.pipeline_parallel_size + bool(options.async_scheduling)
-    tokens = batches * (options.max_num_batched_tokens or 0)
+    tokens = batches * options.max_num_batched_tokens
     return Reserve(tokens, options.decode_context_parallel_size)
 
 
 def _num_blocks(
-    deployment: Deployment, layout: Layout, kv_bytes: int, layers: Collection[int] | None
+    deployment: ResolvedDeployment, layout: Layout, kv_bytes: int, layers: Collection[int] | None
 ) -> int:
     override = deployment.options.num_gpu_blocks_override
     return override or max(0, kv_bytes) // layout.bytes_per_block(layers)
@@ -152,11 +162,11 @@ def _logged_tokens(layout: Layout, rules: Rules, num_blocks: int, length: int) -
     return a_group * layout.token_block * layout.reserve.context_ranks
 
 
-def _bytes_per_token(deployment: Deployment, layers: Collection[int] | None) -> int:
+def _bytes_per_token(deployment: ResolvedDeployment, layers: Collection[int] | None) -> int:
     options = deployment.options
     whole = bytes_per_token(
         deployment.model,
-        kv_format(str(options.kv_cache_dtype)),
+        deployment.kv_format,
         tp=options.tensor_parallel_size,
         layers=layers,
     )
@@ -169,14 +179,14 @@ def _main_group(layout: Layout) -> PageGroup:
     return next(full, layout.groups[0])
 
 
-def _describe(group: PageGroup, layout: Layout, length: int) -> GroupLayout:
+def _describe(group: PageGroup, layout: Layout, length: int) -> Group:
     spec: PageSpec = group.spec
-    return GroupLayout(
+    return Group(
         name=group.name,
         layers=len(group.members) + group.padding_layers,
         padding_layers=group.padding_layers,
         block_size=spec.block_size,
         page_bytes=spec.page_bytes,
         blocks_per_sequence=spec.admission_pages(length, layout.reserve),
-        most_blocks=None if spec.kind == "full" else spec.steady_pages(length, layout.reserve),
+        growth=spec.growth(layout.reserve),
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from kvsim.engines.base import Deployment
+from kvsim.engines.base import ResolvedDeployment
 from kvsim.engines.common import read_data
 from kvsim.engines.vllm.rules import Rules, architecture, entry_at
 from kvsim.memory.weights import stage_layers
@@ -68,11 +68,11 @@ class ProfiledStep(NamedTuple):
     multimodal: bool
 
 
-def profiled_step(deployment: Deployment, stage: int = 0) -> ProfiledStep:
+def profiled_step(deployment: ResolvedDeployment, stage: int = 0) -> ProfiledStep:
     """Size the dummy step of a resolved deployment on one pipeline stage."""
     options, model = deployment.options, deployment.model
-    tokens, seqs = options.max_num_batched_tokens or 1, options.max_num_seqs or 1
-    element = _DTYPE_BYTES[str(options.dtype)]
+    tokens, seqs = options.max_num_batched_tokens, options.max_num_seqs
+    element = _DTYPE_BYTES[options.dtype]
     pp, tp = options.pipeline_parallel_size, options.tensor_parallel_size
     mine = stage_layers(model, pp, stage)
     groups = [group for group in model.layer_groups if any(i in mine for i in group.layers)]
@@ -86,7 +86,7 @@ def profiled_step(deployment: Deployment, stage: int = 0) -> ProfiledStep:
     )
 
 
-def sampler_of(deployment: Deployment, rules: Rules) -> str:
+def sampler_of(deployment: ResolvedDeployment, rules: Rules) -> str:
     """Name how the profiled sampler restricts the vocabulary: "sorting" or "sortless"."""
     return "sortless" if deployment.options.flashinfer_sampler else str(rules.value("sampler"))
 
@@ -105,7 +105,7 @@ def activation_bytes(step: ProfiledStep, sampler: str) -> int:
     return int(max(at_sampler, at_forward) + encoder)
 
 
-def non_torch_bytes(deployment: Deployment, rules: Rules) -> int:
+def non_torch_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
     """Return what the step allocates outside torch: libraries, and NCCL's buffers when sharded."""
     fitted = entry_at(read_data(_DATA)["non_torch"], rules.release)
     table: dict[str, float] = fitted["gib"]
@@ -116,7 +116,7 @@ def non_torch_bytes(deployment: Deployment, rules: Rules) -> int:
     return int((single + fitted["sharded_gib"] * (ranks > 1)) * GIB)
 
 
-def cuda_graph_bytes(deployment: Deployment, rules: Rules) -> int:
+def cuda_graph_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
     """Memory of the captured graphs: a pool, and a share per captured batch size."""
     if deployment.options.enforce_eager:
         return 0
@@ -125,7 +125,7 @@ def cuda_graph_bytes(deployment: Deployment, rules: Rules) -> int:
     return int((fitted["pool_mib"] + fitted["size_mib"] * sizes) * MIB)
 
 
-def lora_bytes(deployment: Deployment) -> int:
+def lora_bytes(deployment: ResolvedDeployment) -> int:
     """Adapter buffers of one rank: A and B of every linear layer, one adapter slot."""
     options, model = deployment.options, deployment.model
     if not options.enable_lora:
@@ -135,7 +135,7 @@ def lora_bytes(deployment: Deployment) -> int:
     vocabulary = 2 * (model.vocab_size + hidden)
     # A is replicated and B split in column-parallel layers, the other way in row-parallel ones.
     share = (1 + 1 / options.tensor_parallel_size) / 2 / options.pipeline_parallel_size
-    element = _DTYPE_BYTES[str(options.dtype)]
+    element = _DTYPE_BYTES[options.dtype]
     return int(options.max_lora_rank * (widths + vocabulary) * share * element)
 
 
@@ -145,7 +145,7 @@ def coefficient_source(name: str) -> str:
     return str(data["sources"][name])
 
 
-def _unpacked_bytes(deployment: Deployment, element: int) -> int:
+def _unpacked_bytes(deployment: ResolvedDeployment, element: int) -> int:
     """Bytes of the largest MLP matrix, which bitsandbytes unpacks to multiply many rows by it."""
     options, model = deployment.options, deployment.model
     if (options.quantization or model.quantization) != "bitsandbytes":
@@ -195,13 +195,13 @@ def _linear_ends(group: LayerGroup, hidden: int) -> int:
     return ends
 
 
-def capture_sizes(deployment: Deployment, rules: Rules) -> int:
+def capture_sizes(deployment: ResolvedDeployment, rules: Rules) -> int:
     """Count the batch sizes that graphs are captured for.
 
     1, 2, 4, then steps of 8 to 256 and of 16 to 512; at most twice `max_num_seqs`. V0
     stopped at `max_num_seqs` and at 256.
     """
-    seqs = deployment.options.max_num_seqs or 1
+    seqs = deployment.options.max_num_seqs
     is_v0 = rules.is_v0(deployment.accelerator)
     largest = min(seqs, _V0_MAX_CAPTURE) if is_v0 else min(2 * seqs, _MAX_CAPTURE)
     small = sum(size <= largest for size in (1, 2, 4))

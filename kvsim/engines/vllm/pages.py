@@ -17,8 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from kvsim.engines.base import Deployment
+from kvsim.engines.base import ResolvedDeployment
 from kvsim.errors import InputError
+from kvsim.memory.growth import Growth
 from kvsim.specs.attention import (
     Attention,
     ChunkedAttention,
@@ -29,7 +30,7 @@ from kvsim.specs.attention import (
     RecurrentState,
     SlidingAttention,
 )
-from kvsim.specs.precision import KVFormat, kv_format
+from kvsim.specs.precision import KVFormat
 from kvsim.units import ceil_div
 
 __all__ = ["LayerPage", "PageSpec", "Reserve", "align_to_states", "layer_pages"]
@@ -86,14 +87,19 @@ class PageSpec(NamedTuple):
             case "fixed":
                 return ceil_div(self.span, self.block_size)
 
-    def steady_pages(self, context: int, reserve: Reserve) -> int:
+    def growth(self, reserve: Reserve) -> Growth:
         """Pages that a running sequence occupies: a window may straddle one more block."""
-        if self.kind == "window":
-            straddled = ceil_div(self.span - 1, self.block_size) + 1
-            return min(ceil_div(context, self.block_size), straddled)
-        if self.kind == "chunk":
-            return ceil_div(min(context, self.span), self.block_size)
-        return self.admission_pages(context, reserve)
+        match self.kind:
+            case "full":
+                return Growth.full(self.block_size * reserve.context_ranks)
+            case "window":
+                return Growth.capped(self.block_size, ceil_div(self.span - 1, self.block_size) + 1)
+            case "chunk":
+                return Growth.capped(self.block_size, ceil_div(self.span, self.block_size))
+            case "state":
+                return Growth.constant(self.span)
+            case "fixed":
+                return Growth.constant(ceil_div(self.span, self.block_size))
 
     def with_page(self, page_bytes: int) -> PageSpec:
         """Grow to a page: by more tokens per block where they fit evenly, else by padding."""
@@ -111,7 +117,7 @@ class LayerPage(NamedTuple):
     spec: PageSpec
 
 
-def layer_pages(deployment: Deployment) -> list[LayerPage]:
+def layer_pages(deployment: ResolvedDeployment) -> list[LayerPage]:
     """List the pages of all layers, in layer order, for a resolved deployment."""
     pages = [
         LayerPage(layer, group.name, spec)
@@ -123,7 +129,7 @@ def layer_pages(deployment: Deployment) -> list[LayerPage]:
     return align_to_states(sorted(pages, key=lambda page: page.layer), deployment)
 
 
-def align_to_states(pages: list[LayerPage], deployment: Deployment) -> list[LayerPage]:
+def align_to_states(pages: list[LayerPage], deployment: ResolvedDeployment) -> list[LayerPage]:
     """Raise attention blocks until their page holds a recurrent state; pad the state to it.
 
     Qwen3.5-27B: a state of 3,207,168 bytes over 4,096 bytes per token is 783 tokens, and in
@@ -136,7 +142,7 @@ def align_to_states(pages: list[LayerPage], deployment: Deployment) -> list[Laye
     widest = max(attention, key=lambda spec: spec.page_bytes / spec.block_size)
     token_bytes = widest.page_bytes // widest.block_size
     least = _KERNEL_BLOCK * ceil_div(state, _KERNEL_BLOCK * token_bytes)
-    block = max(least, deployment.options.block_size or least)
+    block = max(least, deployment.options.block_size)
     return [p._replace(spec=_aligned(p.spec, block, block * token_bytes)) for p in pages]
 
 
@@ -147,11 +153,10 @@ def _aligned(spec: PageSpec, block: int, page_bytes: int) -> PageSpec:
     return spec._replace(block_size=block, page_bytes=own_bytes)
 
 
-def _specs(cache: Attention, deployment: Deployment) -> Iterator[PageSpec]:
+def _specs(cache: Attention, deployment: ResolvedDeployment) -> Iterator[PageSpec]:
     """Yield the pages of one layer's cache: two where it keeps two kinds of entries."""
     options = deployment.options
-    fmt = kv_format(str(options.kv_cache_dtype))
-    block = options.block_size or _KERNEL_BLOCK
+    fmt, block = deployment.kv_format, options.block_size
     tp = options.tensor_parallel_size
     if isinstance(cache, RecurrentState):
         states = 2 if options.enable_prefix_caching else 1

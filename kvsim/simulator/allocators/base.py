@@ -89,6 +89,10 @@ class Allocator(ABC):
         The decoding sequences; set by the scheduler that owns both.
     copied_tokens : int
         Cached tokens that the device has copied since the replica last asked.
+    growths : tuple of (BlockCurve, int)
+        For every pool, the blocks of a sequence and the weight of a slot.
+    slots_per_block : int
+        What a block counts as where slots are recorded; the tokens of a block in a plain pool.
     rounded_slots : int
         Slots that a placement adds to the regions asked for (a buddy system's powers of
         two): used, but by nobody; the PagedAttention paper counts them as external.
@@ -106,12 +110,25 @@ class Allocator(ABC):
         self.copied_tokens = 0
         self._longest = curve.longest(total_blocks)
         self._size = curve.block_size
+        self.slots_per_block = curve.slots_per_block
+        self.growths: tuple[tuple[BlockCurve, int], ...] = ((curve, 1),)
         self._is_plain = curve == BlockCurve(curve.block_size)
 
     @property
     def block_size(self) -> int:
         """Tokens per block."""
         return self.curve.block_size
+
+    @property
+    def held_slots(self) -> int:
+        """Slots that live requests hold."""
+        return (self.total_blocks - self.free_blocks) * self.slots_per_block
+
+    def slots_at(self, tokens: int) -> int:
+        """Slots that the first `tokens` cached tokens of a sequence fill."""
+        if self._is_plain:
+            return tokens
+        return self.curve.slots_at(tokens) if tokens else 0
 
     @property
     def usage(self) -> float:
@@ -130,7 +147,7 @@ class Allocator(ABC):
         blocks = self.curve.blocks_at(tokens)
         if request.samples == 1 or tokens < request.prompt_tokens:
             return blocks
-        shared = self.curve.growing * (request.prompt_tokens // self.block_size)
+        shared = self.curve.shared_blocks_at(request.prompt_tokens)
         return shared + request.samples * (blocks - shared)
 
     def can_allocate(self, request: Request) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
 from kvsim.errors import InputError, InvariantError
 from kvsim.memory.growth import BlockCurve
@@ -23,9 +24,23 @@ from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.request import Request
 
-__all__ = ["Prefix"]
+__all__ = ["Prefix", "refuse_hybrid"]
 
 _PRIVATE_SPAN = 1 << 32  # blocks of one request's own, unshared identities
+
+
+def refuse_hybrid() -> NoReturn:
+    """Refuse models whose groups keep different parts of a prefix.
+
+    Raises
+    ------
+    InputError
+        Always.
+    """
+    raise InputError(
+        "prefix sharing is modelled for models with full attention in every layer",
+        fix="use the paged allocator for windowed and recurrent models",
+    )
 
 
 class Prefix(Paged):
@@ -55,10 +70,7 @@ class Prefix(Paged):
 
     def __init__(self, total_blocks: int, curve: BlockCurve, eviction: str = "lru") -> None:
         if curve != BlockCurve(curve.block_size):
-            raise InputError(
-                "prefix sharing is modelled for models with full attention in every layer",
-                fix="use the paged allocator for windowed and recurrent models",
-            )
+            refuse_hybrid()
         super().__init__(total_blocks, curve)
         self._refs: dict[int, int] = {}
         self._idle = EVICTION_POLICIES.find(eviction)()

@@ -313,6 +313,13 @@ class Scheduler(ABC):
             tokens += request.computed_tokens
         return tokens
 
+    def filled_slots(self) -> int:
+        """Slots that the cached tokens of all running requests fill, samples counted each."""
+        slots, allocator = self.batch.filled_slots, self.allocator
+        for request in self.prefilling:
+            slots += allocator.slots_at(request.computed_tokens)
+        return slots
+
     def cached_tokens(self, request: Request) -> int:
         """Cached tokens per sequence, of a running request."""
         if request in self.batch.members:

@@ -13,7 +13,6 @@ from kvsim.memory.footprint import sequence_bytes
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
-from kvsim.specs.precision import KVFormat, kv_format
 from kvsim.steptime.kv_reads import prefill_pairs
 from kvsim.steptime.model import StepLoad, StepTimeModel
 
@@ -88,16 +87,9 @@ def _hit_cost(
     deployment: Deployment, step_time: StepTimeModel, tokens: int, links: Mapping[str, float]
 ) -> HitCost:
     model, tp = deployment.model, deployment.options.tensor_parallel_size
-    rank_bytes = sequence_bytes(model, _kv_format(deployment), tokens, tp=tp)
+    rank_bytes = sequence_bytes(model, deployment.kv_format, tokens, tp=tp)
     pairs = prefill_pairs(model, 0, tokens)
     alone = step_time.seconds(StepLoad(tokens=1, sequences=1))
     both = step_time.seconds(StepLoad(tokens + 1, 2, prefill_pairs=pairs))
     fetched = {name: rank_bytes / rate for name, rate in links.items()}
     return HitCost(tokens, tp * rank_bytes, fetched, both - alone)
-
-
-def _kv_format(deployment: Deployment) -> KVFormat:
-    name = deployment.options.kv_cache_dtype or "auto"
-    dtype = deployment.options.dtype or "auto"
-    chosen = [each for each in (name, dtype) if each != "auto"]
-    return kv_format(chosen[0] if chosen else deployment.model.dtype)
