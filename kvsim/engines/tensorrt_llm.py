@@ -35,7 +35,6 @@ from kvsim.engines.common import (
 )
 from kvsim.errors import InputError
 from kvsim.memory.footprint import fixed_bytes, layer_caches
-from kvsim.specs.attention import ChunkedAttention, SlidingAttention
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import ceil_div
 
@@ -157,11 +156,7 @@ class TensorRTLLM(ReleasedEngine):
         pools: dict[int, int] = {}
         for count, attention in layer_caches(deployment.model, layers):
             token_bytes = count * attention.state_bytes(fmt, tp)
-            window = length
-            if windows and isinstance(attention, SlidingAttention):
-                window = min(attention.window, length)
-            elif windows and isinstance(attention, ChunkedAttention):
-                window = min(attention.chunk, length)
+            window = min(length, (windows and attention.recent_tokens) or length)
             if token_bytes:
                 pools[window] = pools.get(window, 0) + token_bytes
         return dict(sorted(pools.items(), reverse=True))
@@ -294,8 +289,8 @@ def _groups(
     named = {window: "full" if window == length else f"window {window}" for window in pools}
     counts = dict.fromkeys(pools, 0)
     for count, attention in layer_caches(deployment.model, layers):
-        window = min(length, getattr(attention, "window", getattr(attention, "chunk", length)))
-        if attention.kind != "recurrent":
+        window = min(length, attention.recent_tokens or length)
+        if attention.grows:
             counts[window if window in pools else max(pools)] += count
     return tuple(
         GroupLayout(

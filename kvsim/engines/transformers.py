@@ -36,13 +36,7 @@ from kvsim.engines.common import (
     tokens_at,
 )
 from kvsim.memory.footprint import fixed_bytes, layer_caches
-from kvsim.specs.attention import (
-    Attention,
-    CrossAttention,
-    FullAttention,
-    LatentAttention,
-    heads_per_rank,
-)
+from kvsim.specs.attention import Attention
 from kvsim.specs.precision import KVFormat, kv_format
 
 __all__ = ["Transformers"]
@@ -146,9 +140,9 @@ class Transformers(ReleasedEngine):
 
     def _states(self, attention: Attention, context: int) -> int:
         """Entries that a layer keeps; old releases let sliding layers grow without end."""
-        if self.since("window_layers") or isinstance(attention, CrossAttention):
+        if self.since("window_layers") or not attention.grows:
             return attention.states(context)
-        return 0 if attention.kind == "recurrent" else context
+        return context
 
     def _kept_bytes(
         self, deployment: Deployment, layers: Collection[int], context: int, *, full: bool = False
@@ -157,8 +151,7 @@ class Transformers(ReleasedEngine):
         fmt, tp = resolve_kv_format(deployment), deployment.options.tensor_parallel_size
         kept = fixed_bytes(deployment.model, tp=tp, layers=layers)
         for count, attention in layer_caches(deployment.model, layers):
-            grows = full and attention.kind not in ("recurrent", "cross")
-            states = context if grows else self._states(attention, context)
+            states = context if full and attention.grows else self._states(attention, context)
             kept += count * states * sum(_vector_bytes(attention, fmt, tp))
         return kept
 
@@ -171,7 +164,7 @@ class Transformers(ReleasedEngine):
         fmt, tp = resolve_kv_format(deployment), deployment.options.tensor_parallel_size
         widest = 0
         for _, attention in layer_caches(deployment.model, layers):
-            if attention.kind not in ("recurrent", "cross"):
+            if attention.grows:
                 states = context if full else self._states(attention, context)
                 widest = max(widest, states * max(_vector_bytes(attention, fmt, tp)))
         return widest
@@ -194,7 +187,7 @@ class Transformers(ReleasedEngine):
         per_token = sum(
             count * sum(_vector_bytes(attention, fmt, tp))
             for count, attention in layer_caches(deployment.model, layers)
-            if not isinstance(attention, CrossAttention)
+            if attention.grows
         )
         tokens = tokens_at(kv_bytes, peak, length)
         kept = self._kept_bytes(deployment, layers, length)
@@ -250,12 +243,6 @@ def _vector_bytes(attention: Attention, fmt: KVFormat, tp: int) -> tuple[int, in
 
     The model classes expand MLA before they cache it: a key and a value for every head.
     """
-    if isinstance(attention, LatentAttention):
-        heads = heads_per_rank(attention.heads, tp)
-        key_dim, value_dim = attention.nope_dim + attention.rope_dim, attention.value_dim
-    elif isinstance(attention, FullAttention):
-        heads = heads_per_rank(attention.kv_heads, tp)
-        key_dim, value_dim = attention.key_dim, attention.value_dim
-    else:
-        return 0, 0
-    return heads * fmt.vector_bytes(key_dim), heads * fmt.vector_bytes(value_dim)
+    stored = attention.expanded_vectors
+    heads = stored.rank_heads(tp)
+    return heads * fmt.vector_bytes(stored.key_dim), heads * fmt.vector_bytes(stored.value_dim)

@@ -1,42 +1,22 @@
-"""Attention kinds: the kinds differ only in what they keep and how they count its bytes.
-
-Every kind answers the same four questions, for one layer of one rank:
-
-=====================  =================================================================
-``state_bytes``        bytes of one cached state (a token's K and V, a latent, ...)
-``states``             states that a sequence of `context` tokens keeps in steady decode
-``fixed_bytes``        bytes that a sequence takes whatever its length
-``decode_flops``       attention arithmetic of one decode step for one sequence
-=====================  =================================================================
-
-::
-
-    tokens   0 1 2 3 4 5 6 7 8 9 10 11      window 4, chunk 4, context 11
-    full     # # # # # # # # # # #          states = context
-    sliding  . . . . . . . # # # #          states = min(context, window)
-    chunked  . . . . . . . . # # #          states = at most one chunk
-    latent   # # # # # # # # # # #          one small vector per token, not a pair per head
-    recurrent  (one matrix)                 states = 0, fixed_bytes > 0
-"""
+"""The questions that every kind of attention answers, and what follows from the answers."""
 
 from __future__ import annotations
 
-from typing import Literal
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 from kvsim.errors import InputError
-from kvsim.specs.checked import Checked, NonNegativeInt, PositiveInt
-from kvsim.specs.precision import KVFormat
-from kvsim.units import ceil_div
+from kvsim.specs.checked import Checked
+from kvsim.specs.precision import KVFormat, kv_format
 
 __all__ = [
     "Attention",
-    "ChunkedAttention",
-    "CompressedLatentAttention",
-    "CrossAttention",
-    "FullAttention",
-    "LatentAttention",
-    "RecurrentState",
-    "SlidingAttention",
+    "Entry",
+    "Formula",
+    "TokenCache",
+    "Vectors",
+    "Weights",
     "heads_per_rank",
 ]
 
@@ -63,251 +43,293 @@ def heads_per_rank(heads: int, tp: int) -> int:
     return max(1, heads // tp)
 
 
-class _Cache(Checked):
-    """Base of all kinds: keeps nothing, costs nothing."""
+# What holds the content that queries read; an indexer's key rides along with it.
+_CONTENT = ("kv", "latent", "shared")
+_RECENT = ("window", "chunk")
 
-    def state_bytes(self, fmt: KVFormat, tp: int = 1) -> int:
-        """Bytes of one cached state in one layer on one rank."""
-        return 0
+
+class Entry(NamedTuple):
+    """One sort of thing that a layer keeps of a sequence, on one rank.
+
+    Parameters
+    ----------
+    what : str
+        "kv", a key and a value of each head; "latent", one vector that all heads expand;
+        "shared", one vector that is key and value of all heads; "indexer", a key of the
+        sparse indexer; "state", a recurrent state.
+    entry_bytes : int
+        Bytes of one.
+    kept : str
+        Which there are: one for "every" token, for the tokens of a "window" (the last `span`)
+        or of a "chunk" (the current one, of `span` tokens), one for `span` tokens "folded"
+        into it, or a number, `span`, that is "fixed".
+    span : int
+        See `kept`; 0 for every token.
+    """
+
+    what: Literal["kv", "latent", "shared", "indexer", "state"]
+    entry_bytes: int
+    kept: Literal["every", "window", "chunk", "folded", "fixed"] = "every"
+    span: int = 0
+
+    @property
+    def grows(self) -> bool:
+        """Whether a token can add one."""
+        return self.kept != "fixed"
+
+    def count(self, context: int) -> int:
+        """How many a sequence of `context` tokens keeps, in steady decode.
+
+        A chunk counts at the peak of its sawtooth, which is what must fit.
+
+        Examples
+        --------
+        >>> Entry("kv", 1, "window", 4).count(11), Entry("kv", 1, "folded", 4).count(11)
+        (4, 2)
+        """
+        match self.kept:
+            case "every":
+                return context
+            case "folded":
+                return context // self.span
+            case "fixed":
+                return self.span
+        return min(context, self.span)
+
+
+class Vectors(NamedTuple):
+    """Keys and values of one token in one layer, all ranks; no heads where none are kept.
+
+    Parameters
+    ----------
+    heads, key_dim, value_dim : int
+        KV heads, and elements of a head's key and of its value.
+    value_in_key : bool
+        Whether the value's elements are among the key's, so that keeping the key is enough.
+    """
+
+    heads: int
+    key_dim: int
+    value_dim: int
+    value_in_key: bool = False
+
+    def rank_heads(self, tp: int) -> int:
+        """KV heads on one rank, replicated where there are fewer than ranks."""
+        return heads_per_rank(self.heads, tp) if self.heads else 0
+
+
+class Weights(NamedTuple):
+    """Parameters of one layer that are sharded alike.
+
+    Parameters
+    ----------
+    parameters : int
+        Elements, all ranks.
+    sharding : str
+        "tp" is split evenly; "kv" is split by KV heads, then replicated; "replicated" is
+        whole on every rank.
+    units : int
+        KV heads, for "kv".
+    family : str
+        The tensor family: "attention" or "recurrent".
+    """
+
+    parameters: int
+    sharding: Literal["tp", "kv", "replicated"]
+    units: int = 1
+    family: Literal["attention", "recurrent"] = "attention"
+
+
+class Formula(NamedTuple):
+    """Bytes of one layer on one rank in words: ``factors`` make ``total_bytes`` per ``unit``."""
+
+    factors: str
+    total_bytes: int
+    unit: str
+
+
+class Attention(Checked, ABC):
+    """Base of all kinds; see the package for the questions.
+
+    Parameters
+    ----------
+    kind : str
+        The word for the kind in a mapping.
+
+    Raises
+    ------
+    TypeError
+        As a class with a word of its own is made that leaves a question open.
+    """
+
+    kind: str
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "kind" not in cls.__dict__:
+            return
+        unanswered = [name for name in dir(cls) if _is_abstract(getattr(cls, name, None))]
+        if unanswered:
+            raise TypeError(f"{cls.__name__} leaves unanswered: {', '.join(unanswered)}")
+
+    # --- memory ---
+
+    @abstractmethod
+    def entries(self, fmt: KVFormat, tp: int = 1) -> tuple[Entry, ...]:
+        """What one layer keeps of a sequence on one rank."""
+
+    @abstractmethod
+    def fixed_bytes(self, tp: int = 1) -> int:
+        """Bytes of state that a sequence takes in one layer on one rank, whatever its length."""
+
+    @property
+    @abstractmethod
+    def state_elements(self) -> tuple[int, int]:
+        """Elements of a sequence's state, all ranks: its convolution's and its matrix's."""
+
+    @property
+    @abstractmethod
+    def vectors(self) -> Vectors:
+        """Keys and values as this kind keeps them."""
+
+    @property
+    def expanded_vectors(self) -> Vectors:
+        """Keys and values as a framework keeps them that knows no latents."""
+        return self.vectors
+
+    @cached_property
+    def _sorts(self) -> tuple[Entry, ...]:
+        """The entries where their bytes play no part."""
+        return self.entries(kv_format("bf16"))
+
+    def keeps(self, what: str) -> bool:
+        """Whether there are such entries ("kv", "latent", ...)."""
+        return any(entry.what == what for entry in self._sorts)
+
+    @cached_property
+    def grows(self) -> bool:
+        """Whether a token adds to it: not to a state, nor to what an encoder left."""
+        return any(entry.grows for entry in self._sorts)
+
+    @cached_property
+    def recent_tokens(self) -> int | None:
+        """The most recent tokens, of which alone it keeps something; None where of all."""
+        growing = [entry for entry in self._sorts if entry.grows]
+        if any(entry.kept not in _RECENT for entry in growing):
+            return None
+        return max((entry.span for entry in growing), default=None)
+
+    @cached_property
+    def fold_tokens(self) -> int:
+        """Tokens that are folded into one entry; 1 where none are."""
+        return max((entry.span for entry in self._sorts if entry.kept == "folded"), default=1)
 
     def states(self, context: int) -> int:
-        """States that a sequence of `context` tokens keeps in steady decode."""
-        return context
+        """Cached states that a sequence of `context` tokens keeps in steady decode."""
+        return sum(entry.count(context) for entry in self._sorts if entry.what in _CONTENT)
 
-    def fixed_bytes(self, tp: int = 1) -> int:
-        """Bytes that a sequence takes in one layer on one rank, whatever its length."""
-        return 0
+    def state_bytes(self, fmt: KVFormat, tp: int = 1) -> int:
+        """Bytes of one cached state in one layer on one rank: what a token adds."""
+        return sum(e.entry_bytes for e in self.entries(fmt, tp) if e.what != "state")
 
+    def held_bytes(self, fmt: KVFormat, context: int, tp: int = 1) -> int:
+        """Bytes that a sequence of `context` tokens keeps in one layer on one rank."""
+        return sum(entry.entry_bytes * entry.count(context) for entry in self.entries(fmt, tp))
+
+    def all_full_bytes(self, fmt: KVFormat, context: int, tp: int = 1) -> int:
+        """Bytes that a sequence would keep if it grew with every token."""
+        if not self.grows:
+            return self.held_bytes(fmt, context, tp)
+        return context * self.state_bytes(fmt, tp) + self.fixed_bytes(tp)
+
+    # --- time ---
+
+    @property
+    @abstractmethod
+    def query_heads(self) -> int:
+        """Query heads of one layer, all ranks."""
+
+    @abstractmethod
+    def read_bytes(self, fmt: KVFormat, context: int, tp: int = 1) -> int:
+        """Bytes that one decode step of one sequence moves in one layer on one rank."""
+
+    @property
+    @abstractmethod
+    def read_bend(self) -> int | None:
+        """Tokens of context after which a further one adds other bytes to `read_bytes`."""
+
+    @abstractmethod
+    def pairs(self, start: int, count: int) -> float:
+        """Query-key pairs of a prefill of `count` tokens after `start` that are cached."""
+
+    @property
+    @abstractmethod
+    def pair_flops(self) -> int:
+        """Prefill FLOPs of one query token against one visible token, all heads."""
+
+    @abstractmethod
     def decode_flops(self, context: int) -> int:
         """Attention FLOPs of one decode step of one sequence in one layer, all ranks."""
-        return 0
 
+    # --- weights ---
 
-class FullAttention(_Cache):
-    """Softmax attention over the whole context: MHA, GQA and MQA by their head counts.
+    @abstractmethod
+    def weights(self, hidden: int) -> tuple[Weights, ...]:
+        """Parameters of one layer with a residual stream of `hidden` elements."""
 
-    Parameters
-    ----------
-    heads, kv_heads : int
-        Query heads and KV heads; equal in MHA, ``kv_heads == 1`` in MQA.
-    key_dim, value_dim : int
-        Elements of K and of V per head; they may differ.
-    bias, output_bias : bool
-        Whether the QKV and the output projections carry a bias (weights only).
-    output_gate : bool
-        Whether the query projection is doubled to gate the output (Qwen3-Next).
-    """
+    @abstractmethod
+    def fused_tensors(self, hidden: int, tp: int) -> tuple[int, ...]:
+        """Elements of each large tensor on one rank, fused as a loader does.
 
-    kind: Literal["full"] = "full"
-    heads: PositiveInt
-    kv_heads: PositiveInt
-    key_dim: PositiveInt
-    value_dim: PositiveInt
-    bias: bool = False
-    output_bias: bool = False
-    output_gate: bool = False
+        Empty where that is not known: a loader's rounding is then left out.
+        """
+
+    @abstractmethod
+    def linear_ends(self, hidden: int) -> int:
+        """Inputs plus outputs of its linear maps: elements of an adapter of rank 1.
+
+        Zero where no adapter is known to apply.
+        """
 
     @property
+    @abstractmethod
+    def rotary_dim(self) -> int:
+        """Elements of one position's row in the cosine and sine tables."""
+
+    @property
+    @abstractmethod
+    def activation_width(self) -> int:
+        """Elements per token of what it computes: queries, keys, values and the output."""
+
+    # --- words ---
+
+    @property
+    @abstractmethod
     def label(self) -> str:
-        """The field's word for this head arrangement: MHA, GQA or MQA."""
-        if self.kv_heads == 1:
-            return "MQA"
-        return "MHA" if self.kv_heads == self.heads else "GQA"
-
-    def state_bytes(self, fmt: KVFormat, tp: int = 1) -> int:
-        """K and V of one token: ``kv_heads_per_rank * (key + value vectors)``."""
-        pair = fmt.vector_bytes(self.key_dim) + fmt.vector_bytes(self.value_dim)
-        return heads_per_rank(self.kv_heads, tp) * pair
-
-    def decode_flops(self, context: int) -> int:
-        """``2 * heads * (key_dim + value_dim)`` per state that is read."""
-        return 2 * self.heads * (self.key_dim + self.value_dim) * self.states(context)
-
-
-class SlidingAttention(FullAttention):
-    """Attention to the last `window` tokens only (Mistral v0.1, Gemma, gpt-oss)."""
-
-    kind: Literal["sliding"] = "sliding"  # type: ignore[assignment]
-    window: PositiveInt
-
-    def states(self, context: int) -> int:
-        """At most the window."""
-        return min(context, self.window)
-
-
-class ChunkedAttention(FullAttention):
-    """Attention inside fixed chunks (Llama 4): a sequence keeps at most one chunk."""
-
-    kind: Literal["chunked"] = "chunked"  # type: ignore[assignment]
-    chunk: PositiveInt
-
-    def states(self, context: int) -> int:
-        """At most one chunk: the peak of the sawtooth, which is what must fit."""
-        return min(context, self.chunk)
-
-
-class CrossAttention(FullAttention):
-    """A decoder's attention to an encoder: sized by the encoder's length, once.
-
-    Parameters
-    ----------
-    encoder_tokens : int
-        Longest encoder output (Whisper: 1,500 frames).
-    """
-
-    kind: Literal["cross"] = "cross"  # type: ignore[assignment]
-    encoder_tokens: PositiveInt
-
-    def states(self, context: int) -> int:
-        """The encoder's length, however long the decoder's context."""
-        return self.encoder_tokens
-
-
-class LatentAttention(_Cache):
-    """Multi-head latent attention (DeepSeek-V2): one compressed vector per token per layer.
-
-    The latent is shared by all heads, so tensor parallelism replicates it.
-
-    Parameters
-    ----------
-    kv_lora_rank, rope_dim : int
-        Elements of the latent and of the rotary key: 512 + 64 in every DeepSeek.
-    nope_dim, value_dim : int
-        A head's un-rotated key part and its value, after expansion (weights, flops).
-    q_lora_rank : int or None
-        Rank of the query's compression, if any.
-    indexer_dim, indexer_heads : int or None
-        Key size and heads of the sparse indexer (V3.2, GLM-5), cached in fp8 with one
-        fp32 scale per token: 128 + 4 = 132 bytes.
-    """
-
-    kind: Literal["latent"] = "latent"
-    heads: PositiveInt
-    kv_lora_rank: PositiveInt
-    rope_dim: PositiveInt
-    nope_dim: PositiveInt
-    value_dim: PositiveInt
-    q_lora_rank: PositiveInt | None = None
-    indexer_dim: PositiveInt | None = None
-    indexer_heads: PositiveInt | None = None
-    indexer_top_k: PositiveInt | None = None
+        """The field's word: MHA, GQA, MLA, mamba2, ..."""
 
     @property
-    def label(self) -> str:
-        """MLA, or MLA with its sparse indexer."""
-        return "MLA + indexer" if self.indexer_dim else "MLA"
+    def caption(self) -> str:
+        """The label with what limits it: "GQA, window 1,024"."""
+        return self.label
 
-    @property
-    def indexer_bytes(self) -> int:
-        """Bytes of one token's indexer key in one layer: fp8 elements and one fp32 scale."""
-        return self.indexer_dim + 4 if self.indexer_dim else 0
-
-    def state_bytes(self, fmt: KVFormat, tp: int = 1) -> int:
-        """The latent entry (and the indexer's key); the same on every TP rank."""
-        return fmt.latent_bytes(self.kv_lora_rank, self.rope_dim) + self.indexer_bytes
-
-    def decode_flops(self, context: int) -> int:
-        """Absorbed form: scores over rank + rope, values over rank, for every head."""
-        read = min(context, self.indexer_top_k) if self.indexer_top_k else context
-        return 2 * self.heads * (2 * self.kv_lora_rank + self.rope_dim) * read
+    @abstractmethod
+    def formula(self, fmt: KVFormat, tp: int = 1) -> Formula:
+        """Bytes of one layer on one rank, in words."""
 
 
-class CompressedLatentAttention(_Cache):
-    """DeepSeek-V4's attention: one state every `ratio` tokens, beside a window.
-
-    Parameters
-    ----------
-    heads, head_dim, rope_dim : int
-        Query heads; elements of one state, and how many of them are rotary.
-    window : int
-        Tokens kept uncompressed.
-    ratio : int
-        Tokens folded into one compressed state; 0 keeps the window only.
-    """
-
-    kind: Literal["compressed_latent"] = "compressed_latent"
-    heads: PositiveInt
-    head_dim: PositiveInt
-    rope_dim: PositiveInt
-    window: PositiveInt
-    ratio: NonNegativeInt
-    q_lora_rank: PositiveInt | None = None
-    output_lora_rank: PositiveInt | None = None
-    indexer_dim: PositiveInt | None = None
-
-    label: Literal["compressed MLA"] = "compressed MLA"
-
-    def state_bytes(self, fmt: KVFormat, tp: int = 1) -> int:
-        """One state: fp8 keeps the rotary part in bf16 and 8 bytes of scales (584 B)."""
-        if fmt.bits == 8:
-            return self.head_dim - self.rope_dim + 2 * self.rope_dim + 8
-        return fmt.vector_bytes(self.head_dim)
-
-    def states(self, context: int) -> int:
-        """The window plus one state every `ratio` tokens."""
-        return min(context, self.window) + (context // self.ratio if self.ratio else 0)
-
-    def decode_flops(self, context: int) -> int:
-        """Scores and values over one shared vector per state, for every head."""
-        return 4 * self.heads * self.head_dim * self.states(context)
+def _is_abstract(member: object) -> bool:
+    return bool(getattr(member, "__isabstractmethod__", False))
 
 
-class RecurrentState(_Cache):
-    """Linear attention and state-space layers: a fixed state instead of a growing cache.
-
-    Parameters
-    ----------
-    flavour : str
-        "mamba2", "mamba", "gated_delta_net" or "lightning".
-    conv_elements, recurrent_elements : int
-        Elements of the rolling convolution input and of the recurrent matrix, all heads.
-    conv_element_bytes, recurrent_element_bytes : int
-        Bytes per element (engines keep the recurrent matrix in fp32 unless told not to).
-    parameters : int
-        Weights of the layer's mixer.
-
-    Examples
-    --------
-    Qwen3.5-27B: (2 * 16 + 48) heads * 128 * 3 taps in bf16 and 48 * 128 * 128 in fp32.
-
-    >>> RecurrentState(flavour="gated_delta_net", conv_elements=30720,
-    ...     recurrent_elements=786432, parameters=0).fixed_bytes()
-    3207168
-    """
-
-    kind: Literal["recurrent"] = "recurrent"
-    flavour: Literal["mamba", "mamba2", "gated_delta_net", "lightning"]
-    conv_elements: NonNegativeInt
-    recurrent_elements: PositiveInt
-    conv_element_bytes: PositiveInt = 2
-    recurrent_element_bytes: PositiveInt = 4
-    parameters: NonNegativeInt
-
-    @property
-    def label(self) -> str:
-        """The flavour in words."""
-        return self.flavour.replace("_", " ")
-
-    def states(self, context: int) -> int:
-        """Nothing that grows."""
-        return 0
+class TokenCache(Attention):
+    """Base of the kinds that keep something of tokens, and no state beside."""
 
     def fixed_bytes(self, tp: int = 1) -> int:
-        """Convolution and recurrent state, split by heads over the ranks."""
-        conv = ceil_div(self.conv_elements, tp) * self.conv_element_bytes
-        return conv + ceil_div(self.recurrent_elements, tp) * self.recurrent_element_bytes
+        """None: all of it belongs to tokens."""
+        return 0
 
-    def decode_flops(self, context: int) -> int:
-        """Decay, update and read: about six operations per element."""
-        return 6 * self.recurrent_elements
-
-
-Attention = (
-    FullAttention
-    | SlidingAttention
-    | ChunkedAttention
-    | CrossAttention
-    | LatentAttention
-    | CompressedLatentAttention
-    | RecurrentState
-)
+    @property
+    def state_elements(self) -> tuple[int, int]:
+        """None."""
+        return (0, 0)
