@@ -34,7 +34,7 @@ The questions, for one layer; those that count bytes, for one rank of it:
 The rest follows in `Attention`: bytes held at a context, whether it grows, its window. A kind
 is one class below `Attention`, found by its `kind` word where a mapping is read. A class with
 such a word that leaves a question open is a TypeError as it is made. Nothing outside this
-folder and the readers asks which kind it has before it (tests/specs/test_attention_kinds.py).
+folder and the readers asks which kind it has before it (tests/specs/test_attention_unasked.py).
 """
 
 from __future__ import annotations
