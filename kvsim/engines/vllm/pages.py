@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from kvsim.engines.base import Deployment
-from kvsim.errors import InputError
+from kvsim.errors import InputError, UnsupportedError
 from kvsim.specs.attention import Attention, Entry
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.precision import kv_format
@@ -168,12 +168,20 @@ def _check_state(cache: Attention, tp: int) -> None:
 
 
 def _compressed_page(entry: Entry) -> PageSpec:
-    """Page DeepSeek-V4's window, its compressed states or its indexer's keys."""
+    """Page DeepSeek-V4's window, its compressed states or its indexer's keys.
+
+    Raises
+    ------
+    UnsupportedError
+        For entries that are kept in another way, whose pages are not known.
+    """
     if entry.kept == "window":
         window_bytes = _round_page(_COMPRESSED_WINDOW_BLOCK * entry.entry_bytes)
         return PageSpec("window", _COMPRESSED_WINDOW_BLOCK, window_bytes, entry.span)
-    entries = ceil_div(_COMPRESSED_BLOCK, max(1, entry.span))
-    return PageSpec("full", _COMPRESSED_BLOCK, _round_page(entries * entry.entry_bytes))
+    if entry.kept == "folded":
+        entries = ceil_div(_COMPRESSED_BLOCK, entry.span)
+        return PageSpec("full", _COMPRESSED_BLOCK, _round_page(entries * entry.entry_bytes))
+    raise UnsupportedError(f"how vLLM pages a shared vector for {entry.kept} tokens is not known")
 
 
 def _round_page(page_bytes: int) -> int:

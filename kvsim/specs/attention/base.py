@@ -43,6 +43,8 @@ def heads_per_rank(heads: int, tp: int) -> int:
     return max(1, heads // tp)
 
 
+What = Literal["kv", "latent", "shared", "indexer", "state"]
+
 # What holds the content that queries read; an indexer's key rides along with it.
 _CONTENT = ("kv", "latent", "shared")
 _RECENT = ("window", "chunk")
@@ -67,7 +69,7 @@ class Entry(NamedTuple):
         See `kept`; 0 for every token.
     """
 
-    what: Literal["kv", "latent", "shared", "indexer", "state"]
+    what: What
     entry_bytes: int
     kept: Literal["every", "window", "chunk", "folded", "fixed"] = "every"
     span: int = 0
@@ -202,7 +204,7 @@ class Attention(Checked, ABC):
         """The entries where their bytes play no part."""
         return self.entries(kv_format("bf16"))
 
-    def keeps(self, what: str) -> bool:
+    def keeps(self, what: What) -> bool:
         """Whether there are such entries ("kv", "latent", ...)."""
         return any(entry.what == what for entry in self._sorts)
 
