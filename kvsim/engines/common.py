@@ -15,7 +15,6 @@ from kvsim.engines.base import Deployment, Engine, ResolvedDeployment
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.memory.footprint import bytes_per_token, layer_caches
 from kvsim.memory.weights import Shard, rank_weight_bytes
-from kvsim.specs.attention import CrossAttention
 from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
 from kvsim.specs.model import ModelSpec, MoeMlp
 from kvsim.specs.precision import KVFormat
@@ -157,10 +156,8 @@ def refuse_kinds(engine: str, model: ModelSpec, *kinds: str) -> None:
     """Raise UnsupportedError when the model has a cache whose size here is not known."""
     for _, attention in layer_caches(model):
         if attention.kind in kinds:
-            crosses = isinstance(attention, CrossAttention)
-            label = "cross-attention" if crosses else attention.label
             raise UnsupportedError(
-                f"how {engine} sizes the {label} cache of {model.name} is not known"
+                f"how {engine} sizes the {attention.label} cache of {model.name} is not known"
                 " to kvsim; choose another engine"
             )
 

@@ -35,7 +35,6 @@ from kvsim.errors import InputError
 from kvsim.memory.footprint import fixed_bytes, layer_caches
 from kvsim.memory.growth import Growth
 from kvsim.memory.pools import Group, KVPools, Pool
-from kvsim.specs.attention import Attention, ChunkedAttention, SlidingAttention
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import ceil_div
 
@@ -188,7 +187,7 @@ class TensorRTLLM(ReleasedEngine):
             if not each:
                 states += count
                 continue
-            window = min(_window(attention) or length, length) if apart else length
+            window = min(length, (apart and attention.recent_tokens) or length)
             token_bytes[window] = token_bytes.get(window, 0) + count * each
             layers[window] = layers.get(window, 0) + count
         longest_first = dict(sorted(token_bytes.items(), reverse=True))
@@ -283,13 +282,6 @@ def _check_block(block: int) -> None:
             where="tokens_per_block",
             fix="choose 16, 32, 64 or 128",
         )
-
-
-def _window(attention: Attention) -> int | None:
-    """Tokens that a layer looks back, where that is not all."""
-    if isinstance(attention, SlidingAttention):
-        return attention.window
-    return attention.chunk if isinstance(attention, ChunkedAttention) else None
 
 
 def _pools(windows: _Windows, deployment: ResolvedDeployment, tokens: int) -> Iterator[Pool]:

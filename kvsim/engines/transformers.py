@@ -35,14 +35,7 @@ from kvsim.engines.common import (
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import Growth
 from kvsim.memory.pools import Group, KVPools, Pool
-from kvsim.specs.attention import (
-    Attention,
-    ChunkedAttention,
-    FullAttention,
-    LatentAttention,
-    SlidingAttention,
-    heads_per_rank,
-)
+from kvsim.specs.attention import Attention
 from kvsim.specs.precision import KVFormat, kv_format
 
 __all__ = ["Transformers"]
@@ -196,10 +189,10 @@ class Transformers(ReleasedEngine):
         key, value = _vector_bytes(attention, fmt, tp)
         name = attention.label
         constant = count * attention.fixed_bytes(tp)
-        if attention.kind in ("recurrent", "cross"):
+        if not attention.grows:
             constant += count * attention.states(1) * (key + value)
             return _Tensors(name, count, 0, 0, None, constant)
-        window = _window(attention) if self.since("window_layers") else None
+        window = attention.recent_tokens if self.since("window_layers") else None
         name += "" if window is None else f", window {window}"
         return _Tensors(name, count, count * (key + value), max(key, value), window, constant)
 
@@ -279,13 +272,6 @@ class Transformers(ReleasedEngine):
         )
 
 
-def _window(attention: Attention) -> int | None:
-    """Tokens that a layer looks back, where that is not all."""
-    if isinstance(attention, SlidingAttention):
-        return attention.window
-    return attention.chunk if isinstance(attention, ChunkedAttention) else None
-
-
 def _torch_word(dtype: str | None) -> str:
     """Name of a dtype in torch; "auto" takes the checkpoint's."""
     if dtype is None:
@@ -299,12 +285,6 @@ def _vector_bytes(attention: Attention, fmt: KVFormat, tp: int) -> tuple[int, in
 
     The model classes expand MLA before they cache it: a key and a value for every head.
     """
-    if isinstance(attention, LatentAttention):
-        heads = heads_per_rank(attention.heads, tp)
-        key_dim, value_dim = attention.nope_dim + attention.rope_dim, attention.value_dim
-    elif isinstance(attention, FullAttention):
-        heads = heads_per_rank(attention.kv_heads, tp)
-        key_dim, value_dim = attention.key_dim, attention.value_dim
-    else:
-        return 0, 0
-    return heads * fmt.vector_bytes(key_dim), heads * fmt.vector_bytes(value_dim)
+    stored = attention.expanded_vectors
+    heads = stored.rank_heads(tp)
+    return heads * fmt.vector_bytes(stored.key_dim), heads * fmt.vector_bytes(stored.value_dim)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from kvsim.specs.attention import Attention, CrossAttention
+from kvsim.specs.attention import Attention
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
 
@@ -57,7 +57,7 @@ def bytes_per_token(
     Llama-2-7B in fp16: 32 layers * 32 heads * (128 + 128) * 2 bytes = 524,288.
     """
     caches = layer_caches(model, layers)
-    return sum(count * cache.state_bytes(fmt, tp) for count, cache in caches if _grows(cache))
+    return sum(count * cache.state_bytes(fmt, tp) for count, cache in caches if cache.grows)
 
 
 def sequence_bytes(
@@ -70,7 +70,7 @@ def sequence_bytes(
 ) -> int:
     """Bytes that a sequence of `context` tokens keeps in steady decode (no block rounding)."""
     caches = layer_caches(model, layers)
-    return sum(count * _kept(cache, fmt, cache.states(context), tp) for count, cache in caches)
+    return sum(count * cache.held_bytes(fmt, context, tp) for count, cache in caches)
 
 
 def all_full_bytes(
@@ -83,20 +83,7 @@ def all_full_bytes(
 ) -> int:
     """Bytes that a sequence would keep if every growing layer kept every token."""
     caches = layer_caches(model, layers)
-    return sum(
-        count * _kept(cache, fmt, context if _grows(cache) else cache.states(context), tp)
-        for count, cache in caches
-    )
-
-
-def _grows(cache: Attention) -> bool:
-    """Whether a token adds to this cache; cross attention is sized once, by the encoder."""
-    return bool(cache.states(1)) and not isinstance(cache, CrossAttention)
-
-
-def _kept(cache: Attention, fmt: KVFormat, states: int, tp: int) -> int:
-    """Bytes of one layer that keeps so many states, its fixed part included."""
-    return states * cache.state_bytes(fmt, tp) + cache.fixed_bytes(tp)
+    return sum(count * cache.all_full_bytes(fmt, context, tp) for count, cache in caches)
 
 
 def fixed_bytes(model: ModelSpec, *, tp: int = 1, layers: Collection[int] | None = None) -> int:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
-from kvsim.specs.attention import Attention, CrossAttention, FullAttention, heads_per_rank
+from kvsim.specs.attention import Attention
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
 
@@ -88,9 +88,9 @@ class Retention:
         self, cache: Attention, fmt: KVFormat, context: int, *, layers: int = 1, tp: int = 1
     ) -> int:
         """Bytes that `layers` layers with this cache keep of one sequence, on one rank."""
+        if not cache.grows:
+            return layers * cache.held_bytes(fmt, context, tp)
         fixed = layers * cache.fixed_bytes(tp)
-        if isinstance(cache, CrossAttention):
-            return fixed + layers * cache.states(context) * cache.state_bytes(fmt, tp)
         states = cache.states(self.kept_tokens(context))
         return fixed + self.kept_layers(layers) * states * self.kept_state_bytes(cache, fmt, tp)
 
@@ -218,10 +218,8 @@ class SelectiveHeads(Retention):
     def kept_state_bytes(self, cache: Attention, fmt: KVFormat, tp: int = 1) -> int:
         """The cached heads' share of a token."""
         state_bytes = cache.state_bytes(fmt, tp)
-        if not isinstance(cache, FullAttention):
-            return state_bytes
-        heads = heads_per_rank(cache.kv_heads, tp)
-        return _share(heads, self.fraction) * (state_bytes // heads)
+        heads = cache.vectors.rank_heads(tp)
+        return _share(heads, self.fraction) * (state_bytes // heads) if heads else state_bytes
 
 
 @dataclass(frozen=True, slots=True)

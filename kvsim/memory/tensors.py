@@ -9,13 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from kvsim.specs.attention import (
-    Attention,
-    CompressedLatentAttention,
-    FullAttention,
-    LatentAttention,
-    RecurrentState,
-)
 from kvsim.specs.model import DenseMlp, LayerGroup, Mlp, ModelSpec, MoeMlp
 
 __all__ = [
@@ -47,10 +40,6 @@ Sharding = Literal["tp", "kv", "replicated", "experts"]
 _MATMULS = ("output_head", "attention", "mlp", "experts", "shared_experts", "router", "recurrent")
 # The linear layers that weight formats apply to; routers stay exact in every checkpoint.
 _QUANTISED = ("attention", "mlp", "experts", "shared_experts", "recurrent")
-# DeepSeek-V4's output projection is low-rank in eight groups of heads (`o_groups`).
-_V4_OUTPUT_GROUPS = 8
-# ... and its indexer has 64 heads (`index_n_heads`).
-_V4_INDEXER_HEADS = 64
 
 
 class TensorFamily(NamedTuple):
@@ -163,75 +152,12 @@ def _all_families(model: ModelSpec) -> Iterator[TensorFamily]:
 def _layer_families(group: LayerGroup, hidden: int) -> Iterator[TensorFamily]:
     """Yield the families of one layer; `_all_families` multiplies by the layers."""
     for cache in group.caches:
-        yield from _mixer(cache, hidden)
+        for part in cache.weights(hidden):
+            yield TensorFamily(part.family, (), part.parameters, part.sharding, part.units)
     if group.mlp is not None:
         yield from _feed_forward(group.mlp, hidden)
     blocks = len(group.caches) + (group.mlp is not None)
     yield TensorFamily("norms", (), blocks * hidden)
-
-
-def _mixer(cache: Attention, hidden: int) -> Iterator[TensorFamily]:
-    """Yield the weights of one attention or recurrent block."""
-    match cache:
-        case FullAttention():
-            yield from _full(cache, hidden)
-        case LatentAttention():
-            yield from _latent(cache, hidden)
-        case CompressedLatentAttention():
-            yield from _compressed(cache, hidden)
-        case RecurrentState():
-            yield TensorFamily("recurrent", (), cache.parameters, "tp")
-
-
-def _attention(parameters: int, sharding: Sharding, units: int = 1) -> TensorFamily:
-    return TensorFamily("attention", (), parameters, sharding, units=units)
-
-
-def _full(cache: FullAttention, hidden: int) -> Iterator[TensorFamily]:
-    """Q and O split by query heads, K and V by KV heads."""
-    query = cache.heads * cache.key_dim * (2 if cache.output_gate else 1)
-    key_value = cache.kv_heads * (cache.key_dim + cache.value_dim)
-    inputs = hidden + cache.bias
-    output = cache.heads * cache.value_dim * hidden + hidden * cache.output_bias
-    yield _attention(query * inputs + output, "tp")
-    yield _attention(key_value * inputs, "kv", cache.kv_heads)
-
-
-def _latent(cache: LatentAttention, hidden: int) -> Iterator[TensorFamily]:
-    """Down-projections and the indexer are whole on every rank, up-projections split."""
-    query = cache.heads * (cache.nope_dim + cache.rope_dim)
-    expand = cache.kv_lora_rank * cache.heads * (cache.nope_dim + cache.value_dim)
-    output = cache.heads * cache.value_dim * hidden
-    down = hidden * (cache.kv_lora_rank + cache.rope_dim + (cache.q_lora_rank or 0))
-    yield _attention(query * (cache.q_lora_rank or hidden) + expand + output, "tp")
-    yield _attention(down, "replicated")
-    if cache.indexer_dim and cache.indexer_heads:
-        yield _attention(_indexer(cache, hidden), "replicated")
-
-
-def _indexer(cache: LatentAttention, hidden: int) -> int:
-    """Query, key and head-weight projections of the sparse indexer."""
-    heads, dim = cache.indexer_heads or 0, cache.indexer_dim or 0
-    return (cache.q_lora_rank or hidden) * heads * dim + hidden * (dim + heads)
-
-
-def _compressed(cache: CompressedLatentAttention, hidden: int) -> Iterator[TensorFamily]:
-    """DeepSeek-V4: one shared K=V vector, a compressor, a low-rank grouped output."""
-    width = cache.heads * cache.head_dim
-    rank, grouped = cache.output_lora_rank, _V4_OUTPUT_GROUPS
-    output = rank * (width + grouped * hidden) if rank else width * hidden
-    yield _attention(width * (cache.q_lora_rank or hidden) + output, "tp")
-    down = hidden * (cache.head_dim + (cache.q_lora_rank or 0))
-    yield _attention(down + _compressor(cache, hidden), "replicated")
-
-
-def _compressor(cache: CompressedLatentAttention, hidden: int) -> int:
-    """Value and gate projections of the compressor, twice as wide where windows overlap."""
-    if not cache.ratio:
-        return 0
-    width = 2 * hidden * (2 if cache.indexer_dim else 1)
-    indexer = _V4_INDEXER_HEADS * (cache.indexer_dim or 0) * (cache.q_lora_rank or hidden)
-    return width * (cache.head_dim + (cache.indexer_dim or 0)) + indexer
 
 
 def _feed_forward(mlp: Mlp, hidden: int) -> Iterator[TensorFamily]:

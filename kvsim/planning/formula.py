@@ -7,36 +7,12 @@ from typing import NamedTuple
 
 from kvsim.memory import footprint
 from kvsim.planning.plan_types import KVKind
-from kvsim.specs.attention import (
-    Attention,
-    ChunkedAttention,
-    CompressedLatentAttention,
-    CrossAttention,
-    FullAttention,
-    LatentAttention,
-    RecurrentState,
-    SlidingAttention,
-    heads_per_rank,
-)
+from kvsim.specs.attention import Attention
 from kvsim.specs.model import LayerGroup, ModelSpec
 from kvsim.specs.precision import KVFormat
 from kvsim.units import format_bytes
 
-__all__ = ["Explanation", "explain", "formula", "kind_label", "kv_kinds"]
-
-
-def kind_label(cache: Attention) -> str:
-    """Name a cache kind in the field's words: "GQA, window 1,024"."""
-    if isinstance(cache, SlidingAttention):
-        return f"{cache.label}, window {cache.window:,}"
-    if isinstance(cache, ChunkedAttention):
-        return f"{cache.label}, chunk {cache.chunk:,}"
-    if isinstance(cache, CrossAttention):
-        return f"cross, {cache.encoder_tokens:,} encoder tokens"
-    if isinstance(cache, CompressedLatentAttention):
-        folded = f" + 1 state in {cache.ratio}" if cache.ratio else ""
-        return f"{cache.label}, window {cache.window:,}{folded}"
-    return cache.label
+__all__ = ["Explanation", "explain", "formula", "kv_kinds"]
 
 
 def formula(layers: int, cache: Attention, fmt: KVFormat, tp: int = 1) -> str:
@@ -44,50 +20,15 @@ def formula(layers: int, cache: Attention, fmt: KVFormat, tp: int = 1) -> str:
 
     Examples
     --------
+    >>> from kvsim.specs.attention import FullAttention
     >>> from kvsim.specs.precision import kv_format
     >>> mha = FullAttention(heads=32, kv_heads=32, key_dim=128, value_dim=128)
     >>> formula(32, mha, kv_format("fp16"))
     '32 layers x 32 KV heads x (128 + 128) x 2 bytes = 524,288 bytes per token'
     """
     many = f"{layers:,} layer{'s' if layers != 1 else ''}"
-    if isinstance(cache, RecurrentState):
-        fixed = cache.fixed_bytes(tp)
-        return f"{many} x {fixed:,} bytes of state = {layers * fixed:,} bytes per sequence"
-    total = layers * cache.state_bytes(fmt, tp)
-    unit = "per encoder token" if isinstance(cache, CrossAttention) else "per token"
-    if isinstance(cache, CompressedLatentAttention):
-        unit = "per state"
-    if isinstance(cache, SlidingAttention):
-        unit += f", {cache.window:,} tokens at most"
-    if isinstance(cache, ChunkedAttention):
-        unit += f", {cache.chunk:,} tokens at most"
-    return f"{many} x {_state(cache, fmt, tp)} = {total:,} bytes {unit}"
-
-
-def _state(cache: Attention, fmt: KVFormat, tp: int) -> str:
-    """One cached state of one layer: heads x elements x width, or its plain size."""
-    if isinstance(cache, FullAttention):
-        heads = heads_per_rank(cache.kv_heads, tp)
-        whose = "KV head" + ("s" if heads != 1 else "") + (" per rank" if tp > 1 else "")
-        return f"{heads:,} {whose} x {_pair(cache.key_dim, cache.value_dim, fmt)}"
-    if isinstance(cache, LatentAttention) and not cache.indexer_dim:
-        return _latent(cache, fmt)
-    if isinstance(cache, LatentAttention):
-        return f"({_latent(cache, fmt)} + {cache.indexer_bytes} for the indexer)"
-    return f"{cache.state_bytes(fmt, tp):,} bytes"
-
-
-def _pair(key_dim: int, value_dim: int, fmt: KVFormat) -> str:
-    if fmt.scale_group is None:
-        return f"({key_dim} + {value_dim}) x {fmt.bits / 8:g} bytes"
-    key, value = fmt.vector_bytes(key_dim), fmt.vector_bytes(value_dim)
-    return f"({key} + {value}) bytes with scales"
-
-
-def _latent(cache: LatentAttention, fmt: KVFormat) -> str:
-    if fmt.scale_group is None:
-        return f"({cache.kv_lora_rank} + {cache.rope_dim}) x {fmt.bits / 8:g} bytes"
-    return f"{fmt.latent_bytes(cache.kv_lora_rank, cache.rope_dim):,} bytes with scales"
+    one = cache.formula(fmt, tp)
+    return f"{many} x {one.factors} = {layers * one.total_bytes:,} bytes {one.unit}"
 
 
 def kv_kinds(
@@ -131,7 +72,7 @@ def _owned(one: ModelSpec, cache: Attention, fmt: KVFormat, context: int, tp: in
     group = one.layer_groups[0]
     return KVKind(
         group=group.name,
-        kind=kind_label(cache),
+        kind=cache.caption,
         layers=group.count,
         formula=formula(group.count, cache, fmt, tp),
         bytes_per_token=footprint.bytes_per_token(one, fmt, tp=tp),

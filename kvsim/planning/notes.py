@@ -9,7 +9,6 @@ from kvsim.catalog.accelerators import siblings
 from kvsim.memory.footprint import layer_caches
 from kvsim.planning.plan_types import Fragmentation
 from kvsim.planning.sizing import Sizing
-from kvsim.specs.attention import CompressedLatentAttention, FullAttention, LatentAttention
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.precision import weight_format
 
@@ -84,12 +83,12 @@ def _replicated_heads(sizing: Sizing) -> Iterator[str]:
     if tp == 1 or dcp > 1:
         return
     caches = [cache for _, cache in layer_caches(sizing.deployment.model)]
-    if any(isinstance(cache, LatentAttention | CompressedLatentAttention) for cache in caches):
+    if any(cache.keeps("latent") or cache.keeps("shared") for cache in caches):
         yield (
             f"tp={tp} keeps the whole latent cache on every rank: {tp} copies of the same bytes;"
             " data-parallel attention keeps one"
         )
-    fewest = [cache.kv_heads for cache in caches if isinstance(cache, FullAttention)]
+    fewest = [cache.vectors.heads for cache in caches if cache.keeps("kv")]
     if fewest and min(fewest) < tp:
         copies = tp // min(fewest)
         yield (

@@ -22,7 +22,7 @@ from kvsim.simulator.clock import RecomputeClock, StepClock
 from kvsim.simulator.prepare import Setup
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.schedulers import Scheduler, SchedulerLimits
-from kvsim.steptime.kv_reads import KVReadCurve, causal_pairs, prefill_pairs
+from kvsim.steptime.kv_reads import KVReadCurve, attended_layers, prefill_pairs
 
 __all__ = ["ALLOCATORS", "make_clock", "make_scheduler"]
 
@@ -113,9 +113,9 @@ def _tensor_token_bytes(setup: Setup) -> int:
 
 
 def _pairs(setup: Setup) -> Callable[[int, int], float]:
-    """Query-key pairs of a prefill chunk; remembered where windows make them costly."""
+    """Query-key pairs of a prefill chunk; remembered where a mean of layers makes them costly."""
     model = setup.deployment.model
-    kinds = {cache.kind for _, cache in layer_caches(model)}
-    if kinds == {"full"}:
-        return causal_pairs
+    attending = {cache for _, cache in attended_layers(model) if cache.pair_flops}
+    if len(attending) == 1:
+        return attending.pop().pairs
     return lru_cache(maxsize=1 << 16)(partial(prefill_pairs, model))

@@ -22,6 +22,7 @@ import math
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
+from inspect import isabstract
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -189,6 +190,8 @@ Kind = TypeVar("Kind", bound=Checked)
 def read(kind: type[Kind], content: Any, place: Place = ()) -> Kind:
     """Make a record from a mapping that somebody wrote; `place` is where it stands.
 
+    An abstract class is read as the one below it whose `kind` word the mapping gives.
+
     Raises
     ------
     FieldError
@@ -196,9 +199,27 @@ def read(kind: type[Kind], content: Any, place: Place = ()) -> Kind:
     """
     if not isinstance(content, Mapping):
         raise _wrong(place, content, "should be a mapping")
-    record = kind.__new__(kind)
+    concrete = _concrete(kind, content, place)
+    record = concrete.__new__(concrete)
     record._take(content, place)
     return record
+
+
+def _concrete(kind: type[Kind], content: Mapping[str, Any], place: Place) -> type[Kind]:
+    """The class that a mapping is read as."""
+    if not isabstract(kind):
+        return kind
+    here = (*place, "kind")
+    if "kind" not in content:
+        raise FieldError(f"the key {_dotted(here)!r} is missing", here)
+    kinds = {getattr(each, "kind", ""): each for each in _below(kind) if not isabstract(each)}
+    return kinds[_one_of(tuple(kinds))(content["kind"], here)]
+
+
+def _below(kind: type[Kind]) -> Iterator[type[Kind]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _below(each)
 
 
 def defaults(kind: type[Checked]) -> dict[str, Any]:

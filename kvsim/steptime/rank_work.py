@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from kvsim.memory.tensors import matmul_flops_per_token, tensor_families
-from kvsim.specs.attention import Attention, FullAttention, RecurrentState, heads_per_rank
 from kvsim.specs.model import ModelSpec
-from kvsim.steptime.kv_reads import attended_layers, pair_flops
+from kvsim.steptime.kv_reads import attended_layers
 
 __all__ = ["RankWork"]
 
@@ -55,20 +54,8 @@ class RankWork(NamedTuple):
             body_flops=matmul_flops_per_token(model) / tp - head,
             expert_flops=2.0 * sum(family.active_parameters for family in experts) / tp,
             head_flops=head,
-            pair_flops=sum(count * pair_flops(cache) for count, cache in attended) / tp,
-            query_heads=sum(count * _query_heads(cache) for count, cache in attended) / tp,
-            kv_heads=sum(count * _kv_heads(cache, tp) for count, cache in attended),
+            pair_flops=sum(count * cache.pair_flops for count, cache in attended) / tp,
+            query_heads=sum(count * cache.query_heads for count, cache in attended) / tp,
+            kv_heads=sum(count * cache.vectors.rank_heads(tp) for count, cache in attended),
             message_bytes=2.0 * model.hidden_size,
         )
-
-
-def _query_heads(cache: Attention) -> int:
-    """Query heads of one layer: none in a recurrent one."""
-    return 0 if isinstance(cache, RecurrentState) else cache.heads
-
-
-def _kv_heads(cache: Attention, tp: int) -> int:
-    """KV heads of one layer on one rank: a latent is one head on every rank."""
-    if isinstance(cache, RecurrentState):
-        return 0
-    return heads_per_rank(cache.kv_heads, tp) if isinstance(cache, FullAttention) else 1

@@ -14,7 +14,7 @@ from kvsim.specs.attention import (
     ChunkedAttention,
     CompressedLatentAttention,
     CrossAttention,
-    FullAttention,
+    HeadAttention,
     LatentAttention,
     RecurrentState,
     SlidingAttention,
@@ -63,7 +63,7 @@ def first_heads(model):
 def first_kv_heads(model):
     """KV heads of the first softmax layer; MLA's count is that of its queries."""
     caches = [cache for group in model.layer_groups for cache in group.caches]
-    softmax = [cache for cache in caches if isinstance(cache, FullAttention)]
+    softmax = [cache for cache in caches if isinstance(cache, HeadAttention)]
     return softmax[0].kv_heads if softmax else first_heads(model)
 
 

@@ -1,6 +1,7 @@
 """Checked records: what they take, what they refuse and how they say so."""
 
 import pickle
+from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
 import pytest
@@ -42,6 +43,32 @@ class Carbon(Checked):
     layers: PositiveInt = 3
 
 
+class Brake(Checked, ABC):
+    """One of several kinds, told apart by their words."""
+
+    kind: str
+
+    @abstractmethod
+    def grip(self):
+        """What makes it abstract."""
+
+
+class RimBrake(Brake):
+    """A kind."""
+
+    kind: Literal["rim"] = "rim"
+    pads: PositiveInt = 2
+
+    def grip(self):
+        return 1
+
+
+class DiscBrake(RimBrake):
+    """A kind below another."""
+
+    kind: Literal["disc"] = "disc"
+
+
 class Bicycle(Checked):
     """A whole with every kind of field."""
 
@@ -53,6 +80,7 @@ class Bicycle(Checked):
     slope: Annotated[float, Within(above=0, most=1)] | None = None
     drag: NonNegativeFloat = 0.0
     folds: bool = False
+    brakes: tuple[Brake, ...] = ()
 
 
 class Tandem(Bicycle):
@@ -84,6 +112,12 @@ def test_values_are_read_as_their_fields_say():
 
 def test_a_record_of_a_union_is_taken_as_it_is():
     assert BICYCLE.model_copy(update={"frame": Carbon(layers=5)}).frame.layers == 5
+
+
+def test_a_mapping_names_its_kind_below_an_abstract_class():
+    written = {**WRITTEN, "brakes": [{"kind": "rim", "pads": 4}, {"kind": "disc"}]}
+    assert read(Bicycle, written).brakes == (RimBrake(pads=4), DiscBrake())
+    assert Bicycle(**WRITTEN, brakes=[DiscBrake()]).brakes == (DiscBrake(),)
 
 
 def test_a_subclass_has_the_fields_of_its_base():
@@ -133,6 +167,17 @@ def test_a_default_mapping_is_not_shared():
         ({"drag": True}, ("drag",), "should be a finite number"),
         ({"folds": 1}, ("folds",), "folds = 1: should be true or false"),
         ({"name": 7}, ("name",), "name = 7: should be text"),
+        ({"brakes": [{}]}, ("brakes", 0, "kind"), "the key 'brakes.0.kind' is missing"),
+        (
+            {"brakes": [{"kind": "drum"}]},
+            ("brakes", 0, "kind"),
+            "brakes.0.kind = 'drum': should be 'rim' or 'disc'",
+        ),
+        (
+            {"brakes": [{"kind": "disc", "pads": 0}]},
+            ("brakes", 0, "pads"),
+            "brakes.0.pads = 0: should be greater than 0",
+        ),
         ({"name": None}, ("name",), "name = None: should be text"),
     ],
 )

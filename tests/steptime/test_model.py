@@ -24,7 +24,7 @@ from kvsim.steptime.defaults import (
     accelerator_class,
     class_coefficients,
 )
-from kvsim.steptime.kv_reads import KVReadCurve, pair_flops, prefill_pairs
+from kvsim.steptime.kv_reads import KVReadCurve, prefill_pairs
 from kvsim.steptime.model import ConstantStepTime, StepCost, StepLoad, StepTimeModel
 from kvsim.steptime.terms import collective_seconds, nearest_link, roofline_seconds, tile_factor
 from kvsim.workload.spec import parse_workload
@@ -142,7 +142,7 @@ def test_causal_pairs_are_counted_by_hand():
     assert prefill_pairs(decoder(window), 0, 5) == 1 + 2 + 3 + 3 + 3
     assert prefill_pairs(decoder(chunks), 0, 6) == 1 + 2 + 3 + 4 + 1 + 2
     assert prefill_pairs(decoder(full, window), 0, 5) == (15 + 12) / 2
-    assert pair_flops(full) == 4 * 64
+    assert full.pair_flops == 4 * 64
 
 
 def test_a_prefill_costs_the_same_in_chunks_as_at_once():

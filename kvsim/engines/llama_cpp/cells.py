@@ -25,14 +25,7 @@ from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import Growth
 from kvsim.memory.pools import Group, Pool
-from kvsim.specs.attention import (
-    Attention,
-    ChunkedAttention,
-    FullAttention,
-    LatentAttention,
-    RecurrentState,
-    SlidingAttention,
-)
+from kvsim.specs.attention import Attention
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
 from kvsim.units import ceil_div
@@ -133,9 +126,8 @@ def split_layers(num_layers: int, devices: int, device: int) -> range:
 def state_bytes(model: ModelSpec, layers: range) -> int:
     """Recurrent state of one sequence; llama.cpp keeps both of its parts in f32."""
     return sum(
-        count * _F32_BYTES * (attention.conv_elements + attention.recurrent_elements)
+        count * _F32_BYTES * sum(attention.state_elements)
         for count, attention in layer_caches(model, layers)
-        if isinstance(attention, RecurrentState)
     )
 
 
@@ -217,7 +209,7 @@ class CellLayout:
         """Return the cache objects: the layers that keep everything, then each window's."""
         totals: dict[int | None, tuple[int, int, int]] = {}
         for count, attention in layer_caches(self.model, self.layers):
-            if not isinstance(attention, RecurrentState):
+            if attention.grows:
                 key, value = self._vector_bytes(attention)
                 window = self._window(attention)
                 n, k, v = totals.get(window, (0, 0, 0))
@@ -230,36 +222,28 @@ class CellLayout:
 
         Without flash attention V lies transposed, every layer as wide as the widest.
         """
-        key, value = self._widths(attention)
+        key, value = self.widths(attention)
         if value and not self.flash_attention and self.build.has("window_cache"):
             everywhere = (a for _, a in layer_caches(self.model))
-            value = max(self._widths(a)[1] for a in everywhere)
+            value = max(self.widths(a)[1] for a in everywhere)
         return self.formats[0].vector_bytes(key), self.formats[1].vector_bytes(value)
 
-    def _widths(self, attention: Attention) -> tuple[int, int]:
+    def widths(self, attention: Attention) -> tuple[int, int]:
         """Elements of K and V: ``n_embd_k_gqa`` and ``n_embd_v_gqa`` of the logs."""
-        if isinstance(attention, FullAttention):
-            return attention.kv_heads * attention.key_dim, attention.kv_heads * attention.value_dim
-        if not isinstance(attention, LatentAttention):
-            return 0, 0
-        rank, rope = attention.kv_lora_rank, attention.rope_dim
         kept = self.build.latent(self.flash_attention)
-        if kept == "heads":
-            expanded = attention.nope_dim + rope
-            return attention.heads * expanded, attention.heads * attention.value_dim
-        return rank + rope, rank if kept == "latent and values" else 0
+        stored = attention.expanded_vectors if kept == "heads" else attention.vectors
+        value_dim = 0 if stored.value_in_key and kept == "latent" else stored.value_dim
+        return stored.heads * stored.key_dim, stored.heads * value_dim
 
     def _window(self, attention: Attention) -> int | None:
         """Tokens of a window layer; None where the build keeps all tokens of all layers.
 
         A model whose every layer has the same window is converted as a plain one.
         """
-        kinds = {a.kind for _, a in layer_caches(self.model)}
-        if self.swa_full or not self.build.has("window_cache") or len(kinds) == 1:
+        windows = {a.recent_tokens for _, a in layer_caches(self.model)}
+        if self.swa_full or not self.build.has("window_cache") or len(windows) == 1:
             return None
-        if isinstance(attention, SlidingAttention):
-            return attention.window
-        return attention.chunk if isinstance(attention, ChunkedAttention) else None
+        return attention.recent_tokens
 
     def cells(self, plane: Plane, context: int) -> int:
         """Cells of one plane, all streams, when each stream spans `context` tokens.

@@ -28,7 +28,6 @@ from kvsim.engines.llama_cpp.cells import CellLayout, read_build, split_layers
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.pools import KVPools
-from kvsim.specs.attention import FullAttention
 from kvsim.specs.precision import KVFormat, kv_format
 from kvsim.units import MIB
 
@@ -124,9 +123,8 @@ class LlamaCpp(Engine):
     def _check_values(self, deployment: ResolvedDeployment, fmt: KVFormat) -> None:
         """Raise InputError for a quantised V cache that would have to lie transposed."""
         flash_attention = deployment.options.flash_attention
-        latent_only = self.build.latent(flash_attention) == "latent"
-        kinds = {attention.kind for _, attention in layer_caches(deployment.model)}
-        keeps_values = bool(kinds - {"recurrent", "latent"} if latent_only else kinds)
+        layout = self._layout(deployment, range(deployment.model.num_layers))
+        keeps_values = any(layout.widths(a)[1] for _, a in layer_caches(deployment.model))
         if fmt.scale_group and keeps_values and not flash_attention:
             raise InputError(
                 f"a V cache in {fmt.name} needs flash attention",
@@ -200,8 +198,8 @@ class LlamaCpp(Engine):
         width = model.vocab_size + model.hidden_size
         if not options.flash_attention:
             caches = [attention for _, attention in layer_caches(model)]
-            heads = max((getattr(attention, "heads", 0) for attention in caches), default=0)
-            masks = 1 + any(attention.kind in ("sliding", "chunked") for attention in caches)
+            heads = max((attention.query_heads for attention in caches), default=0)
+            masks = 1 + any(attention.recent_tokens for attention in caches)
             width = max(width, (heads + masks) * options.max_model_len)
         return 4 * options.max_num_batched_tokens * (width + model.hidden_size)
 
@@ -288,9 +286,9 @@ def _check_cache_type(deployment: Deployment, fmt: KVFormat, side: str) -> None:
         words = ", ".join(_WORDS.get(name, name) for name in _CACHE_TYPES)
         raise InputError(f"llama.cpp has no {fmt.name} cache", where=where, fix=f"choose {words}")
     for _, attention in layer_caches(deployment.model):
-        if not isinstance(attention, FullAttention):
+        if not attention.keeps("kv"):
             continue
-        dim = attention.key_dim if side == "k" else attention.value_dim
+        dim = attention.vectors.key_dim if side == "k" else attention.vectors.value_dim
         if fmt.scale_group and dim % _QUANT_BLOCK:
             raise InputError(
                 f"{fmt.name} stores blocks of {_QUANT_BLOCK}, which do not divide the head"

@@ -93,7 +93,7 @@ class SGLang(ReleasedEngine):
         check_options(self.name, options, _FLAGS, _HINTS)
         refuse_kinds(self.name, model, "compressed_latent", "cross")
         _check_parallelism(options)
-        sparse = any(getattr(a, "indexer_dim", None) for _, a in layer_caches(model))
+        sparse = any(a.keeps("indexer") for _, a in layer_caches(model))
         fmt = self._kv_format(deployment, sparse)
         check_kv_format(self.name, "--kv-cache-dtype", fmt, _KV_FORMATS)
         chunk = options.max_num_batched_tokens or self._device_class(deployment)["chunked_prefill"]
@@ -167,7 +167,7 @@ class SGLang(ReleasedEngine):
             per_sequence = terms[f"dp_attention_per_sequence{over}"]
             graphs += per_sequence * batch * options.data_parallel_size
         if self.since("prefill_graphs"):
-            latent = any(a.kind == "latent" for _, a in layer_caches(deployment.model))
+            latent = any(a.keeps("latent") for _, a in layer_caches(deployment.model))
             plain = terms["prefill_graph"] * terms["prefill_graph_count"]
             graphs += terms["prefill_graphs_mla"] if latent else plain
         return float(graphs)

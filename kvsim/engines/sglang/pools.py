@@ -16,7 +16,7 @@ from kvsim.errors import UnsupportedError
 from kvsim.memory.footprint import fixed_bytes, layer_caches
 from kvsim.memory.growth import Growth
 from kvsim.memory.pools import Group, Pool
-from kvsim.specs.attention import Attention, ChunkedAttention, LatentAttention, SlidingAttention
+from kvsim.specs.attention import Attention
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
 from kvsim.units import ceil_div
@@ -160,10 +160,10 @@ def pool_layout(
     totals = {False: [0, 0], True: [0, 0]}
     window = states = 0
     for count, attention in layer_caches(model, layers):
-        if attention.kind == "recurrent":
-            states += count
+        if not attention.grows:
+            states += count * attention.keeps("state")
             continue
-        limit = _window(attention) if own_pool else None
+        limit = attention.recent_tokens if own_pool else None
         counted = count * _token_bytes(attention, fmt, tp, count_indexer)
         totals[limit is not None][0] += count
         totals[limit is not None][1] += counted
@@ -173,24 +173,17 @@ def pool_layout(
     return PoolLayout(full, windowed, state, window, full_layers, window_layers, states)
 
 
-def _window(attention: Attention) -> int | None:
-    if isinstance(attention, SlidingAttention):
-        return attention.window
-    return attention.chunk if isinstance(attention, ChunkedAttention) else None
-
-
 def _is_mixed(model: ModelSpec) -> bool:
     """Whether some layers keep everything and others a window."""
-    growing = [a for _, a in layer_caches(model) if a.kind != "recurrent"]
-    windowed = [a for a in growing if _window(a)]
+    growing = [a for _, a in layer_caches(model) if a.grows]
+    windowed = [a for a in growing if a.recent_tokens]
     return bool(windowed) and len(windowed) < len(growing)
 
 
 def _token_bytes(attention: Attention, fmt: KVFormat, tp: int, count_indexer: bool) -> int:
-    counted = attention.state_bytes(fmt, tp)
-    if isinstance(attention, LatentAttention) and not count_indexer:
-        counted -= attention.indexer_bytes
-    return counted
+    left_out = () if count_indexer else ("indexer",)
+    entries = attention.entries(fmt, tp)
+    return sum(entry.entry_bytes for entry in entries if entry.what not in left_out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,7 @@ from kvsim.engines.common import check_options, resolve
 from kvsim.engines.vllm.rules import Rules, architecture, card_class
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
-from kvsim.specs.attention import (
-    CompressedLatentAttention,
-    LatentAttention,
-    RecurrentState,
-    heads_per_rank,
-)
+from kvsim.specs.attention import heads_per_rank
 from kvsim.specs.checked import defaults
 from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
 from kvsim.specs.model import ModelSpec
@@ -100,7 +95,7 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
 
 def has_recurrent_layers(model: ModelSpec) -> bool:
     """Whether some layer keeps a state instead of a growing cache."""
-    return any(isinstance(cache, RecurrentState) for _, cache in layer_caches(model))
+    return any(cache.fixed_bytes() for _, cache in layer_caches(model))
 
 
 def _caches_prefixes(model: ModelSpec, rules: Rules) -> bool:
@@ -134,9 +129,9 @@ def _compute_dtype(deployment: Deployment, rules: Rules) -> str:
 def _kv_format(deployment: Deployment) -> KVFormat:
     """KV format: the compute dtype unless told, fp8 with its own layout on sparse MLA."""
     model = deployment.model
-    latent = [cache for _, cache in layer_caches(model) if isinstance(cache, LatentAttention)]
-    is_sparse = any(cache.indexer_dim for cache in latent)
-    is_compressed = any(isinstance(c, CompressedLatentAttention) for _, c in layer_caches(model))
+    latent = [cache for _, cache in layer_caches(model) if cache.keeps("latent")]
+    is_sparse = any(cache.keeps("indexer") for cache in latent)
+    is_compressed = any(cache.keeps("shared") for _, cache in layer_caches(model))
     name = deployment.options.kv_cache_dtype
     if name in (None, "auto"):
         own_layout = is_sparse or is_compressed
@@ -157,7 +152,7 @@ def _kv_format(deployment: Deployment) -> KVFormat:
 def _block_size(deployment: Deployment, rules: Rules) -> int:
     """16, or what the latent-attention kernels of the card ask for."""
     model = deployment.model
-    is_latent = any(isinstance(cache, LatentAttention) for _, cache in layer_caches(model))
+    is_latent = any(cache.keeps("latent") for _, cache in layer_caches(model))
     if not is_latent:
         return _DEFAULT_BLOCK
     size = int(rules.value("latent_block_size"))
@@ -194,14 +189,14 @@ def _check_sharding(deployment: Deployment) -> None:
             fix=f"choose at most {model.num_layers}",
         )
     for _, cache in layer_caches(model):
-        heads = getattr(cache, "heads", tp)
+        heads = cache.query_heads
         if heads % tp:
             raise InputError(
                 f"{heads} attention heads of {model.name} cannot be split over tp={tp}",
                 where="--tensor-parallel-size",
                 fix=f"choose one of {[n for n in range(1, heads + 1) if heads % n == 0]}",
             )
-        _check_context_parallel(options, getattr(cache, "kv_heads", 1))
+        _check_context_parallel(options, max(1, cache.vectors.heads))
 
 
 def _check_context_parallel(options: EngineOptions, kv_heads: int) -> None:

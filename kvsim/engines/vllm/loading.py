@@ -24,7 +24,6 @@ from kvsim.memory.weights import (
     stage_layers,
     weight_storage,
 )
-from kvsim.specs.attention import Attention, FullAttention, LatentAttention, heads_per_rank
 from kvsim.specs.model import LayerGroup, ModelSpec, MoeMlp
 from kvsim.specs.precision import WeightFormat
 from kvsim.units import MIB, ceil_div
@@ -85,15 +84,9 @@ def rotary_table_bytes(model: ModelSpec, fmt: WeightFormat) -> int:
     """
     elements = model.rotary_table_elements
     if elements is None:
-        widest = max((_rotary_dim(c) for g in model.layer_groups for c in g.caches), default=0)
+        widest = max((c.rotary_dim for g in model.layer_groups for c in g.caches), default=0)
         elements = 0 if model.position_embeddings else model.max_position_embeddings * widest
     return elements * int(fmt.bits_per_weight) // 8
-
-
-def _rotary_dim(cache: Attention) -> int:
-    if isinstance(cache, FullAttention):
-        return cache.key_dim
-    return cache.rope_dim if isinstance(cache, LatentAttention) else 0
 
 
 def _rest_bytes(tensor_bytes: int) -> int:
@@ -117,7 +110,7 @@ def _tensor_bytes(
 ) -> Iterator[int]:
     """Yield the size of each large tensor of one layer on one rank, fused as vLLM does."""
     for cache in group.caches:
-        for elements in _attention_tensors(cache, hidden, shard.tp):
+        for elements in cache.fused_tensors(hidden, shard.tp):
             yield _content_bytes("attention", elements, storage)
     if group.mlp is None:
         return
@@ -132,15 +125,6 @@ def _content_bytes(name: FamilyName, elements: int, storage: WeightStorage) -> i
     """Bytes of a tensor's elements; scales lie in tensors of their own."""
     fmt = storage.format_of(TensorFamily(name, None, elements))
     return elements * int(fmt.bits_per_weight) // 8
-
-
-def _attention_tensors(cache: Attention, hidden: int, tp: int) -> Iterator[int]:
-    """Yield the elements of QKV, fused, and of the output projection on one rank."""
-    if isinstance(cache, FullAttention):
-        key_value = heads_per_rank(cache.kv_heads, tp) * (cache.key_dim + cache.value_dim)
-        query = cache.heads * cache.key_dim * (2 if cache.output_gate else 1) // tp
-        yield hidden * (query + key_value)
-        yield hidden * cache.heads * cache.value_dim // tp
 
 
 def _rank_experts(group: LayerGroup, shard: Shard) -> tuple[int, int]:

@@ -18,13 +18,6 @@ from kvsim.engines.base import ResolvedDeployment
 from kvsim.engines.common import read_data
 from kvsim.engines.vllm.rules import Rules, architecture, entry_at
 from kvsim.memory.weights import stage_layers
-from kvsim.specs.attention import (
-    Attention,
-    CompressedLatentAttention,
-    FullAttention,
-    LatentAttention,
-    RecurrentState,
-)
 from kvsim.specs.model import LayerGroup, Mlp, MoeMlp
 from kvsim.units import GIB, MIB, ceil_div
 
@@ -167,29 +160,12 @@ def _mlp_width(mlp: Mlp | None) -> int:
 
 def _attention_width(group: LayerGroup) -> int:
     """Elements per token of queries, keys, values and the attention's output."""
-    return max((_cache_width(cache) for cache in group.caches), default=0)
-
-
-def _cache_width(cache: Attention) -> int:
-    if isinstance(cache, RecurrentState):
-        return cache.conv_elements
-    if isinstance(cache, CompressedLatentAttention):
-        return 2 * cache.heads * cache.head_dim
-    if isinstance(cache, LatentAttention):
-        key = cache.nope_dim + cache.rope_dim
-        return cache.heads * (2 * key + 2 * cache.value_dim)
-    queries = cache.heads * (cache.key_dim + cache.value_dim)
-    return queries + cache.kv_heads * (cache.key_dim + cache.value_dim)
+    return max((cache.activation_width for cache in group.caches), default=0)
 
 
 def _linear_ends(group: LayerGroup, hidden: int) -> int:
     """Inputs plus outputs of a layer's linear maps: what a rank-1 adapter has elements."""
-    ends = 0
-    for cache in group.caches:
-        if isinstance(cache, FullAttention):
-            outputs = (cache.heads * cache.key_dim, cache.kv_heads * cache.key_dim)
-            values = (cache.kv_heads * cache.value_dim, cache.heads * cache.value_dim)
-            ends += sum(hidden + width for width in (*outputs, *values))
+    ends = sum(cache.linear_ends(hidden) for cache in group.caches)
     if group.mlp is not None and not isinstance(group.mlp, MoeMlp):
         ends += (3 if group.mlp.gated else 2) * (hidden + group.mlp.intermediate_size)
     return ends

@@ -18,19 +18,10 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from kvsim.engines.base import ResolvedDeployment
-from kvsim.errors import InputError
+from kvsim.errors import InputError, UnsupportedError
 from kvsim.memory.growth import Growth
-from kvsim.specs.attention import (
-    Attention,
-    ChunkedAttention,
-    CompressedLatentAttention,
-    CrossAttention,
-    FullAttention,
-    LatentAttention,
-    RecurrentState,
-    SlidingAttention,
-)
-from kvsim.specs.precision import KVFormat
+from kvsim.specs.attention import Attention, Entry
+from kvsim.specs.engine_options import ResolvedOptions
 from kvsim.units import ceil_div
 
 __all__ = ["LayerPage", "PageSpec", "Reserve", "align_to_states", "layer_pages"]
@@ -40,7 +31,6 @@ __all__ = ["LayerPage", "PageSpec", "Reserve", "align_to_states", "layer_pages"]
 _COMPRESSED_BLOCK = 256
 _COMPRESSED_WINDOW_BLOCK = 64
 _COMPRESSED_PAGE_MULTIPLE = 576
-_INDEXER_SCALE_BYTES = 4
 # Attention kernels take blocks in multiples of 16 tokens.
 _KERNEL_BLOCK = 16
 
@@ -154,54 +144,49 @@ def _aligned(spec: PageSpec, block: int, page_bytes: int) -> PageSpec:
 
 
 def _specs(cache: Attention, deployment: ResolvedDeployment) -> Iterator[PageSpec]:
-    """Yield the pages of one layer's cache: two where it keeps two kinds of entries."""
+    """Yield the pages of one layer's cache: one for each sort of entries."""
     options = deployment.options
-    fmt, block = deployment.kv_format, options.block_size
     tp = options.tensor_parallel_size
-    if isinstance(cache, RecurrentState):
+    _check_state(cache, tp)
+    entries = cache.entries(deployment.kv_format, tp)
+    is_compressed = cache.keeps("shared")
+    for entry in entries:
+        yield _compressed_page(entry) if is_compressed else _page(entry, options)
+
+
+def _page(entry: Entry, options: ResolvedOptions) -> PageSpec:
+    block = options.block_size
+    if entry.what == "state":
         states = 2 if options.enable_prefix_caching else 1
-        yield PageSpec("state", block, _state_bytes(cache, tp), states)
-    elif isinstance(cache, CompressedLatentAttention):
-        yield from _compressed_specs(cache, fmt)
-    elif isinstance(cache, LatentAttention):
-        entry = fmt.latent_bytes(cache.kv_lora_rank, cache.rope_dim)
-        yield PageSpec("full", block, block * entry)
-        if cache.indexer_bytes:
-            yield PageSpec("full", block, block * cache.indexer_bytes)
-    else:
-        yield _attention_spec(cache, block, block * cache.state_bytes(fmt, tp))
+        return PageSpec("state", block, entry.entry_bytes, states)
+    if entry.kept == "every":
+        return PageSpec("full", block, block * entry.entry_bytes)
+    if entry.kept == "folded":
+        return PageSpec("full", block, ceil_div(block, entry.span) * entry.entry_bytes)
+    return PageSpec(entry.kept, block, block * entry.entry_bytes, entry.span)
 
 
-def _attention_spec(cache: FullAttention, block: int, page_bytes: int) -> PageSpec:
-    if isinstance(cache, SlidingAttention):
-        return PageSpec("window", block, page_bytes, cache.window)
-    if isinstance(cache, ChunkedAttention):
-        return PageSpec("chunk", block, page_bytes, cache.chunk)
-    if isinstance(cache, CrossAttention):
-        return PageSpec("fixed", block, page_bytes, cache.encoder_tokens)
-    return PageSpec("full", block, page_bytes)
+def _check_state(cache: Attention, tp: int) -> None:
+    elements = cache.state_elements[1]
+    if elements % tp:
+        raise InputError(f"a recurrent state of {elements} elements cannot be split over tp={tp}")
 
 
-def _state_bytes(cache: RecurrentState, tp: int) -> int:
-    if cache.recurrent_elements % tp:
-        raise InputError(
-            f"a recurrent state of {cache.recurrent_elements} elements cannot be split over tp={tp}"
-        )
-    return cache.fixed_bytes(tp)
+def _compressed_page(entry: Entry) -> PageSpec:
+    """Page DeepSeek-V4's window, its compressed states or its indexer's keys.
 
-
-def _compressed_specs(cache: CompressedLatentAttention, fmt: KVFormat) -> Iterator[PageSpec]:
-    """Yield DeepSeek-V4's window page, its compressed page and its indexer's."""
-    entry = cache.state_bytes(fmt)
-    window = _round_page(_COMPRESSED_WINDOW_BLOCK * entry)
-    yield PageSpec("window", _COMPRESSED_WINDOW_BLOCK, window, cache.window)
-    if not cache.ratio:
-        return
-    states = ceil_div(_COMPRESSED_BLOCK, cache.ratio)
-    yield PageSpec("full", _COMPRESSED_BLOCK, _round_page(states * entry))
-    if cache.indexer_dim:
-        key = cache.indexer_dim + _INDEXER_SCALE_BYTES
-        yield PageSpec("full", _COMPRESSED_BLOCK, _round_page(states * key))
+    Raises
+    ------
+    UnsupportedError
+        For entries that are kept in another way, whose pages are not known.
+    """
+    if entry.kept == "window":
+        window_bytes = _round_page(_COMPRESSED_WINDOW_BLOCK * entry.entry_bytes)
+        return PageSpec("window", _COMPRESSED_WINDOW_BLOCK, window_bytes, entry.span)
+    if entry.kept == "folded":
+        entries = ceil_div(_COMPRESSED_BLOCK, entry.span)
+        return PageSpec("full", _COMPRESSED_BLOCK, _round_page(entries * entry.entry_bytes))
+    raise UnsupportedError(f"how vLLM pages a shared vector for {entry.kept} tokens is not known")
 
 
 def _round_page(page_bytes: int) -> int:

@@ -10,6 +10,7 @@ from kvsim.specs.attention import (
     ChunkedAttention,
     CompressedLatentAttention,
     FullAttention,
+    HeadAttention,
     LatentAttention,
     SlidingAttention,
 )
@@ -21,7 +22,7 @@ __all__ = ["attention_of", "compressed_of", "latent_of"]
 _INDEXED_RATIO = 4
 
 
-def attention_of(fields: Fields, family: Family, kind: str) -> FullAttention:
+def attention_of(fields: Fields, family: Family, kind: str) -> HeadAttention:
     """Read the attention of a "full", "sliding" or "chunked" layer.
 
     Raises

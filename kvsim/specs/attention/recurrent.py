@@ -1,0 +1,122 @@
+"""Linear attention and state-space layers: a fixed state instead of a growing cache."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from kvsim.specs.attention.base import Attention, Entry, Formula, Vectors, Weights
+from kvsim.specs.checked import NonNegativeInt, PositiveInt
+from kvsim.specs.precision import KVFormat
+from kvsim.units import ceil_div
+
+__all__ = ["RecurrentState"]
+
+
+class RecurrentState(Attention):
+    """A state that each token changes and none makes longer.
+
+    Parameters
+    ----------
+    flavour : str
+        "mamba2", "mamba", "gated_delta_net" or "lightning".
+    conv_elements, recurrent_elements : int
+        Elements of the rolling convolution input and of the recurrent matrix, all heads.
+    conv_element_bytes, recurrent_element_bytes : int
+        Bytes per element (engines keep the recurrent matrix in fp32 unless told not to).
+    parameters : int
+        Weights of the layer's mixer.
+
+    Examples
+    --------
+    Qwen3.5-27B: (2 * 16 + 48) heads * 128 * 3 taps in bf16 and 48 * 128 * 128 in fp32.
+
+    >>> RecurrentState(flavour="gated_delta_net", conv_elements=30720,
+    ...     recurrent_elements=786432, parameters=0).fixed_bytes()
+    3207168
+    """
+
+    kind: Literal["recurrent"] = "recurrent"
+    flavour: Literal["mamba", "mamba2", "gated_delta_net", "lightning"]
+    conv_elements: NonNegativeInt
+    recurrent_elements: PositiveInt
+    conv_element_bytes: PositiveInt = 2
+    recurrent_element_bytes: PositiveInt = 4
+    parameters: NonNegativeInt
+
+    @property
+    def label(self) -> str:
+        """The flavour in words."""
+        return self.flavour.replace("_", " ")
+
+    def entries(self, fmt: KVFormat, tp: int = 1) -> tuple[Entry, ...]:
+        """One state, whatever the KV format."""
+        return (Entry("state", self.fixed_bytes(tp), "fixed", 1),)
+
+    def fixed_bytes(self, tp: int = 1) -> int:
+        """Convolution and recurrent state, split by heads over the ranks."""
+        conv = ceil_div(self.conv_elements, tp) * self.conv_element_bytes
+        return conv + ceil_div(self.recurrent_elements, tp) * self.recurrent_element_bytes
+
+    @property
+    def state_elements(self) -> tuple[int, int]:
+        """As given."""
+        return self.conv_elements, self.recurrent_elements
+
+    @property
+    def vectors(self) -> Vectors:
+        """None."""
+        return Vectors(0, 0, 0)
+
+    @property
+    def query_heads(self) -> int:
+        """None that attend."""
+        return 0
+
+    def read_bytes(self, fmt: KVFormat, context: int, tp: int = 1) -> int:
+        """The state, read and written."""
+        return 2 * self.fixed_bytes(tp)
+
+    @property
+    def read_bend(self) -> None:
+        """Nowhere: every step moves the same."""
+        return
+
+    def pairs(self, start: int, count: int) -> float:
+        """None: a token meets the state, not other tokens."""
+        return 0.0
+
+    @property
+    def pair_flops(self) -> int:
+        """None."""
+        return 0
+
+    def decode_flops(self, context: int) -> int:
+        """Decay, update and read: about six operations per element."""
+        return 6 * self.recurrent_elements
+
+    def weights(self, hidden: int) -> tuple[Weights, ...]:
+        """As given."""
+        return (Weights(self.parameters, "tp", family="recurrent"),)
+
+    def fused_tensors(self, hidden: int, tp: int) -> tuple[int, ...]:
+        """Not known."""
+        return ()
+
+    def linear_ends(self, hidden: int) -> int:
+        """None known."""
+        return 0
+
+    @property
+    def rotary_dim(self) -> int:
+        """No rotation."""
+        return 0
+
+    @property
+    def activation_width(self) -> int:
+        """The convolution's input."""
+        return self.conv_elements
+
+    def formula(self, fmt: KVFormat, tp: int = 1) -> Formula:
+        """The plain size of the state."""
+        fixed_bytes = self.fixed_bytes(tp)
+        return Formula(f"{fixed_bytes:,} bytes of state", fixed_bytes, "per sequence")
