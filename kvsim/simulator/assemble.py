@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import Any
 
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import BlockCurve
-from kvsim.registry import Registry
-from kvsim.simulator.allocators.base import Allocator
+from kvsim.simulator.allocators import ALLOCATORS, Allocator
 from kvsim.simulator.allocators.grow import Grow, caching_allocator_slots
 from kvsim.simulator.allocators.no_cache import NoCache
 from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.prefix import Prefix
-from kvsim.simulator.allocators.reserve import RESERVATIONS, Reservation, Reserve
+from kvsim.simulator.allocators.reserve import RESERVATIONS, Reserve
 from kvsim.simulator.allocators.virtual import Virtual, tokens_per_page
 from kvsim.simulator.batch import decode_batch
 from kvsim.simulator.blame import blaming
@@ -23,7 +23,7 @@ from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.schedulers import Scheduler, SchedulerLimits
 from kvsim.steptime.kv_reads import KVReadCurve, causal_pairs, prefill_pairs
 
-__all__ = ["ALLOCATORS", "make_clock", "make_scheduler"]
+__all__ = ["make_clock", "make_scheduler"]
 
 
 def _virtual(setup: Setup) -> Allocator:
@@ -37,37 +37,40 @@ def _grow(setup: Setup) -> Allocator:
     return Grow(setup.pool_slots, lru_cache(maxsize=None)(rounding), placement=placement)
 
 
-def _reserve(setup: Setup, reservation: Reservation) -> Allocator:
+def _reserve(setup: Setup) -> Allocator:
     memory, options = setup.scenario.memory, setup.deployment.options
     return Reserve(
         setup.pool_slots,
         options.max_model_len or setup.deployment.model.max_position_embeddings,
-        reservation,
+        RESERVATIONS.find(memory.allocator),
         placement=memory.placement,
         compaction=memory.compaction,
     )
 
 
-ALLOCATORS: Registry[Callable[[Setup], Allocator]] = Registry(
-    "allocator",
-    {
-        "none": lambda setup: NoCache(setup.pool_slots),
-        **{name: partial(_reserve, reservation=rule) for name, rule in RESERVATIONS.items()},
-        "grow": _grow,
-        "paged": lambda setup: Paged(setup.num_blocks, setup.curve),
-        "prefix": lambda setup: Prefix(
-            setup.num_blocks, setup.curve, setup.scenario.memory.eviction
-        ),
-        "virtual": _virtual,
-    },
-)
+_BUILT_IN: dict[type[Allocator], Callable[[Setup], Allocator]] = {
+    NoCache: lambda setup: NoCache(setup.pool_slots),
+    Reserve: _reserve,
+    Grow: _grow,
+    Paged: lambda setup: Paged(setup.num_blocks, setup.curve),
+    Prefix: lambda setup: Prefix(setup.num_blocks, setup.curve, setup.scenario.memory.eviction),
+    Virtual: _virtual,
+}
+
+
+def _make_allocator(setup: Setup) -> Allocator:
+    """Make the memory: the built-in ones here, all others by their own `from_setup`."""
+    policy: Any = ALLOCATORS.find(setup.scenario.memory.allocator)
+    make = _BUILT_IN.get(policy)
+    allocator: Allocator = make(setup) if make else policy.from_setup(setup)
+    return allocator
 
 
 def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
     """Make a replica's scheduler, with its memory and its batch."""
     scenario, options = setup.scenario, setup.deployment.options
     with blaming(scenario, "memory.allocator"):
-        allocator = ALLOCATORS.find(scenario.memory.allocator)(setup)
+        allocator = _make_allocator(setup)
     reads = KVReadCurve.from_model(setup.deployment.model, setup.kv, setup.tp)
     limits = SchedulerLimits(
         max_num_seqs=options.max_num_seqs or 256,
@@ -77,7 +80,9 @@ def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
         admission=scenario.scheduler.admission,
         preemption=scenario.scheduler.preemption,
     )
-    return setup.scheduler(limits, allocator, decode_batch(allocator.curve, reads), recorder)
+    batch = decode_batch(allocator.curve, reads)
+    with blaming(scenario, "scheduler.policy"):
+        return setup.scheduler(limits, allocator, batch, recorder)
 
 
 def make_clock(setup: Setup) -> StepClock:
