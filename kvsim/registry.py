@@ -9,15 +9,14 @@ looked for in that order::
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from functools import partialmethod
-from typing import TYPE_CHECKING, Any, TypeVar
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
 
 from kvsim.errors import InputError, UnknownNameError
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
 
 __all__ = ["Policies", "PolicyName", "Registry"]
 
@@ -187,8 +186,6 @@ class Policies(Registry[type[T]]):
     # ---- entry points -------------------------------------------------------------------
 
     def _entries(self) -> Iterable[EntryPoint]:
-        from importlib.metadata import entry_points  # slow, and most names are built in
-
         return entry_points(group=self.group)
 
     def _loaded(self, name: str) -> type[T]:
@@ -226,22 +223,21 @@ class Policies(Registry[type[T]]):
         home = f"{self.interface.__module__}.{self.interface.__qualname__}"
         if not isinstance(policy, type):
             return f"it is no class; derive one from {home}"
-        lacks = [word for word in self._asked() if not _answers(policy, word)]
+        abstract = set(getattr(policy, "__abstractmethods__", ()))
+        lacks = sorted({word for word in self._asked() if not hasattr(policy, word)} | abstract)
         if lacks:
             return f"it lacks {_and(lacks)}; derive it from {home}"
         if "name" in self._own_parameters(policy):
             return "a parameter 'name' would hide the policy's own; call it something else"
         return ""
 
-    def _asked(self) -> list[str]:
+    def _asked(self) -> set[str]:
         """What a policy must answer: all that is public in the interface, or abstract."""
         bases = self.interface.__mro__[:-1]
         public = {word for base in bases for word in vars(base) if not word.startswith("_")}
-        return sorted({*public, *getattr(self.interface, "__abstractmethods__", ()), self.made_by})
+        return {*public, *getattr(self.interface, "__abstractmethods__", ()), self.made_by}
 
     def _own_parameters(self, policy: type) -> dict[str, bool]:
-        import inspect  # slow, and most plans ask for no policy
-
         made_by = policy if self.made_by == "__init__" else getattr(policy, self.made_by, None)
         try:
             given = inspect.signature(made_by).parameters.values() if made_by else ()
@@ -256,15 +252,9 @@ class Policies(Registry[type[T]]):
 
     def _bound(self, policy: type[T], parameters: Mapping[str, Any]) -> type[T]:
         """Return the class with its parameters given: what makes it needs them no more."""
-        from inspect import getattr_static
-
-        made_by = partialmethod(getattr_static(policy, self.made_by), **parameters)
+        made_by = partialmethod(inspect.getattr_static(policy, self.made_by), **parameters)
         bound: type[T] = type(policy.__name__, (policy,), {self.made_by: made_by})
         return bound
-
-
-def _answers(policy: type, word: str) -> bool:
-    return hasattr(policy, word) and word not in getattr(policy, "__abstractmethods__", ())
 
 
 def _home(policy: type) -> str:
