@@ -64,7 +64,7 @@ class Registry(dict[str, T]):
 class PolicyName(str):
     """A policy's name, with the parameters that somebody gave it.
 
-    It reads as the name alone wherever a name will do.
+    It reads as the name, and equals the plain name when it has no parameters.
 
     Parameters
     ----------
@@ -76,8 +76,8 @@ class PolicyName(str):
     Examples
     --------
     >>> chosen = PolicyName("my-lru", {"k": 2})
-    >>> chosen == "my-lru", chosen == PolicyName("my-lru", {"k": 3}), chosen.parameters
-    (True, False, {'k': 2})
+    >>> f"{chosen}", chosen.parameters, chosen == "my-lru", PolicyName("lru") == "lru"
+    ('my-lru', {'k': 2}, False, True)
     """
 
     parameters: dict[str, Any]
@@ -89,9 +89,8 @@ class PolicyName(str):
         return made
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, str) or not str.__eq__(self, other):
-            return False
-        return not isinstance(other, PolicyName) or self.parameters == other.parameters
+        same = isinstance(other, str) and str.__eq__(self, other)
+        return same and self.parameters == getattr(other, "parameters", {})
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -152,7 +151,7 @@ class Policies(Registry[type[T]]):
 
     def parameters(self, name: str) -> dict[str, bool]:
         """Parameters of a policy's own, and whether each must be given; raises as `find`."""
-        return self._own_parameters(self._policy(name))
+        return self._own_parameters(self._policy(str(name)))
 
     def add(self, name: str, policy: type[T]) -> None:
         """Add a policy.
