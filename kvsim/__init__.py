@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from kvsim.search import highest_rate as highest_rate
     from kvsim.search import size_fleet as size_fleet
     from kvsim.simulator.camera import Camera as Camera
+    from kvsim.simulator.families import register as register
     from kvsim.simulator.scenario import SLO as SLO
     from kvsim.simulator.scenario import Scenario as Scenario
     from kvsim.simulator.scenario import allocator_names as allocator_names
@@ -122,6 +123,7 @@ _HOMES = {
     "read_bench_result": "kvsim.calibrate.served.bench",
     "read_prefixes": "kvsim.studies.cache",
     "read_validation": "kvsim.calibrate.records",
+    "register": "kvsim.simulator.families",
     "replicate": "kvsim.runs.replicate",
     "scenario_names": "kvsim.simulator.scenario",
     "scheduler_names": "kvsim.simulator.scenario",

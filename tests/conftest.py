@@ -28,6 +28,18 @@ def torch():
 
 
 @pytest.fixture
+def families():
+    """Return the families of policies; what a test registers is forgotten after it."""
+    from kvsim.simulator.families import FAMILIES
+
+    before = {name: dict(policies) for name, policies in FAMILIES.items()}
+    yield FAMILIES
+    for name, policies in FAMILIES.items():
+        policies.clear()
+        policies.update(before[name])
+
+
+@pytest.fixture
 def run_kvsim(capsys):
     """Return a function that runs kvsim in this process: (exit code, stdout, stderr)."""
     from kvsim.cli import main

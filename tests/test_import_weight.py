@@ -25,12 +25,20 @@ def loaded(*arguments):
     ("arguments", "unwanted"),
     [
         (["-c", "import kvsim"], HEAVY | {"numpy", "rich", "click", "yaml", "pydantic"}),
+        (["-c", "import kvsim; kvsim.register"], HEAVY | {"rich", "click"}),
         (["-m", "kvsim", "--help"], HEAVY | {"numpy", "rich", "yaml", "pydantic"}),
         (["-m", "kvsim", "plan", "--model", "llama2-7b", "--gpu", "a100"], LIGHT),
         (["-m", "kvsim", "explain", "llama2-7b"], LIGHT),
         (["-m", "kvsim", "gpus"], LIGHT),
     ],
-    ids=["import kvsim", "kvsim --help", "kvsim plan", "kvsim explain", "kvsim gpus"],
+    ids=[
+        "import kvsim",
+        "kvsim.register",
+        "kvsim --help",
+        "kvsim plan",
+        "kvsim explain",
+        "kvsim gpus",
+    ],
 )
 def test_what_is_not_needed_is_not_loaded(arguments, unwanted):
     assert sorted(loaded(*arguments) & unwanted) == []

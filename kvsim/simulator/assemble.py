@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import Any
 
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import BlockCurve
-from kvsim.registry import Registry
+from kvsim.simulator.allocators import ALLOCATORS, Allocator
 from kvsim.simulator.allocators.apart import PagedApart
-from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.allocators.grow import Grow, caching_allocator_slots
 from kvsim.simulator.allocators.no_cache import NoCache
 from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.prefix import Prefix, refuse_hybrid
-from kvsim.simulator.allocators.reserve import RESERVATIONS, Reservation, Reserve
+from kvsim.simulator.allocators.reserve import RESERVATIONS, Reserve
 from kvsim.simulator.allocators.virtual import Virtual, tokens_per_page
 from kvsim.simulator.batch import decode_batch
 from kvsim.simulator.blame import blaming
@@ -24,7 +24,7 @@ from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.schedulers import Scheduler, SchedulerLimits
 from kvsim.steptime.kv_reads import KVReadCurve, attended_layers, prefill_pairs
 
-__all__ = ["ALLOCATORS", "make_clock", "make_scheduler"]
+__all__ = ["make_clock", "make_scheduler"]
 
 
 def _virtual(setup: Setup) -> Allocator:
@@ -52,35 +52,40 @@ def _prefix(setup: Setup) -> Allocator:
     return Prefix(setup.num_blocks, setup.curve, setup.scenario.memory.eviction)
 
 
-def _reserve(setup: Setup, reservation: Reservation) -> Allocator:
+def _reserve(setup: Setup) -> Allocator:
     memory = setup.scenario.memory
     return Reserve(
         setup.pool_slots,
         setup.deployment.options.max_model_len,
-        reservation,
+        RESERVATIONS.find(memory.allocator),
         placement=memory.placement,
         compaction=memory.compaction,
     )
 
 
-ALLOCATORS: Registry[Callable[[Setup], Allocator]] = Registry(
-    "allocator",
-    {
-        "none": lambda setup: NoCache(setup.pool_slots),
-        **{name: partial(_reserve, reservation=rule) for name, rule in RESERVATIONS.items()},
-        "grow": _grow,
-        "paged": _paged,
-        "prefix": _prefix,
-        "virtual": _virtual,
-    },
-)
+_BUILT_IN: dict[type[Allocator], Callable[[Setup], Allocator]] = {
+    NoCache: lambda setup: NoCache(setup.pool_slots),
+    Reserve: _reserve,
+    Grow: _grow,
+    Paged: _paged,
+    Prefix: _prefix,
+    Virtual: _virtual,
+}
+
+
+def _make_allocator(setup: Setup) -> Allocator:
+    """Make the memory: the built-in ones here, all others by their own `from_setup`."""
+    policy: Any = ALLOCATORS.find(setup.scenario.memory.allocator)
+    make = _BUILT_IN.get(policy)
+    allocator: Allocator = make(setup) if make else policy.from_setup(setup)
+    return allocator
 
 
 def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
     """Make a replica's scheduler, with its memory and its batch."""
     scenario, options = setup.scenario, setup.deployment.options
     with blaming(scenario, "memory.allocator"):
-        allocator = ALLOCATORS.find(scenario.memory.allocator)(setup)
+        allocator = _make_allocator(setup)
     own = KVReadCurve.from_model(setup.deployment.model, setup.kv, setup.tp)
     reads = own.scaled(setup.pools.layout_ratio)
     limits = SchedulerLimits(
@@ -91,7 +96,9 @@ def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
         admission=scenario.scheduler.admission,
         preemption=scenario.scheduler.preemption,
     )
-    return setup.scheduler(limits, allocator, decode_batch(allocator.growths, reads), recorder)
+    batch = decode_batch(allocator.growths, reads)
+    with blaming(scenario, "scheduler.policy"):
+        return setup.scheduler(limits, allocator, batch, recorder)
 
 
 def make_clock(setup: Setup) -> StepClock:

@@ -16,9 +16,14 @@ __all__ = ["blaming"]
 
 # parameter of a living part: the scenario's key
 _KEYS = {
+    "admission": "scheduler.admission",
+    "allocator": "memory.allocator",
+    "eviction": "memory.eviction",
     "max_context_tokens": "workload.prefix.max_context_tokens",
     "page_bytes": "memory.page_bytes",
+    "placement": "memory.placement",
     "priorities": "workload.priorities",
+    "scheduler": "scheduler.policy",
     "think": "workload.arrivals.think",
     "trace": "workload.trace",
     "turns": "workload.prefix.turns",

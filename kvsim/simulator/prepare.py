@@ -14,6 +14,7 @@ from kvsim.memory.growth import BlockCurve
 from kvsim.memory.pools import KVPools
 from kvsim.planning.sizing import Sizing, size
 from kvsim.planning.verdict import verdict
+from kvsim.simulator.allocators import ALLOCATORS
 from kvsim.simulator.blame import blaming
 from kvsim.simulator.scenario import Scenario
 from kvsim.simulator.schedulers import SCHEDULERS, Scheduler
@@ -194,8 +195,8 @@ def _names(sizing: Sizing) -> str:
 
 
 def _pools(scenario: Scenario, sizing: Sizing) -> KVPools:
-    """The engine's pools, where the policy hands out the engine's blocks."""
-    if scenario.memory.allocator in ("paged", "prefix"):
+    """The engine's pools, or the same bytes for a policy that keeps a token's layers together."""
+    if not ALLOCATORS.find(scenario.memory.allocator).contiguous:
         return sizing.pools
     token_bytes = sizing.pools.layout_ratio * bytes_per_token(
         sizing.deployment.model, sizing.kv_format, tp=sizing.tp, layers=sizing.layers

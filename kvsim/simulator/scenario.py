@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -21,6 +22,9 @@ from pydantic import (
 )
 
 from kvsim.errors import InputError, UnknownNameError
+from kvsim.registry import PolicyName
+from kvsim.simulator.choices import chosen, written
+from kvsim.simulator.families import FAMILIES
 from kvsim.simulator.overrides import closest, concerning, set_key
 from kvsim.specs.checked import FieldError, read
 from kvsim.specs.engine_options import EngineOptions
@@ -45,9 +49,18 @@ __all__ = [
     "with_overrides",
 ]
 
-AllocatorName = Literal[
-    "none", "reserve-max", "reserve-pow2", "reserve-oracle", "grow", "paged", "prefix", "virtual"
-]
+
+def _from(family: str, key: str) -> PlainValidator:
+    """What a key reads: the name of a policy of a family, with its parameters."""
+    return PlainValidator(partial(chosen, FAMILIES.find(family), key))
+
+
+_WRITTEN = PlainSerializer(written)
+AllocatorName = Annotated[PolicyName, _from("allocators", "memory.allocator"), _WRITTEN]
+EvictionName = Annotated[PolicyName, _from("evictions", "memory.eviction"), _WRITTEN]
+PlacementName = Annotated[PolicyName, _from("placements", "memory.placement"), _WRITTEN]
+SchedulerName = Annotated[PolicyName, _from("schedulers", "scheduler.policy"), _WRITTEN]
+AdmissionName = Annotated[PolicyName, _from("admissions", "scheduler.admission"), _WRITTEN]
 
 
 class EngineSpec(EngineOptions):
@@ -69,30 +82,34 @@ def _engine(given: object) -> EngineSpec:
 class MemorySpec(Described):
     """How KV memory is handed out.
 
+    A policy is chosen by its name, or by a mapping with `name` and the policy's own
+    parameters: ``{name: my-lru, k: 2}`` (docs/extending.md).
+
     Parameters
     ----------
-    allocator : str
-        "none", "reserve-max", "reserve-pow2", "reserve-oracle", "grow", "paged", "prefix"
-        or "virtual".
+    allocator : PolicyName
+        "none", "reserve-max", "reserve-pow2", "reserve-oracle", "grow", "paged", "prefix",
+        "virtual", or one of yours.
     num_blocks : int or None
         Blocks of the pool; None takes what the plan for this model, card and engine says.
     block_size : int or None
         Tokens per block; None takes the engine's.
-    eviction : str
-        Order in which idle prefixes are forgotten: "lru", "fifo" or "lfu" (prefix).
-    placement : str
-        Where contiguous regions go: "first-fit", "best-fit" or "buddy" (reserve-*, grow).
+    eviction : PolicyName
+        Order in which idle prefixes are forgotten: "lru", "fifo", "lfu" (prefix), or yours.
+    placement : PolicyName
+        Where contiguous regions go: "first-fit", "best-fit", "buddy" (reserve-*, grow), or
+        yours.
     compaction : bool
         Whether regions may be slid together (reserve-*).
     page_bytes : int
         Physical page, bytes (virtual): 64 KiB to 2 MiB.
     """
 
-    allocator: AllocatorName = "paged"
+    allocator: AllocatorName = PolicyName("paged")
     num_blocks: Count | None = None
     block_size: Tokens | None = None
-    eviction: Literal["lru", "fifo", "lfu"] = "lru"
-    placement: Literal["first-fit", "best-fit", "buddy"] = "first-fit"
+    eviction: EvictionName = PolicyName("lru")
+    placement: PlacementName = PolicyName("first-fit")
     compaction: bool = False
     page_bytes: Annotated[Whole, Field(ge=64 * KIB, le=2 * MIB)] = 2 * MIB
 
@@ -102,10 +119,10 @@ class SchedulerSpec(Described):
 
     Parameters
     ----------
-    policy : str
-        "vllm-v1", "vllm-v0", "orca", "static" or "sarathi".
-    admission : str
-        "fcfs", "priority" or "shortest-first".
+    policy : PolicyName
+        "vllm-v1", "vllm-v0", "orca", "static", "sarathi", or one of yours.
+    admission : PolicyName
+        "fcfs", "priority", "shortest-first", or one of yours.
     preemption : str
         "recompute" or "swap".
     long_prefill_token_threshold : int
@@ -114,8 +131,8 @@ class SchedulerSpec(Described):
         Bandwidth of the host link that swapping uses, one direction, bytes/s.
     """
 
-    policy: Literal["vllm-v1", "vllm-v0", "orca", "static", "sarathi"] = "vllm-v1"
-    admission: Literal["fcfs", "priority", "shortest-first"] = "fcfs"
+    policy: SchedulerName = PolicyName("vllm-v1")
+    admission: AdmissionName = PolicyName("fcfs")
     preemption: Literal["recompute", "swap"] = "recompute"
     long_prefill_token_threshold: Annotated[Whole, Field(ge=0)] = 0
     host_link_bytes_per_s: Positive = 25e9
@@ -230,13 +247,13 @@ def _without_none(content: Any) -> Any:
 
 
 def allocator_names() -> list[str]:
-    """Names of the memory policies."""
-    return list(get_args(AllocatorName))
+    """Names of the memory policies: built in, registered, and offered by distributions."""
+    return FAMILIES["allocators"].names()
 
 
 def scheduler_names() -> list[str]:
-    """Names of the schedulers."""
-    return list(get_args(SchedulerSpec.model_fields["policy"].annotation))
+    """Names of the schedulers: built in, registered, and offered by distributions."""
+    return FAMILIES["schedulers"].names()
 
 
 def scenario_names() -> list[str]:

@@ -10,12 +10,8 @@ import pytest
 import yaml
 
 from kvsim import InputError, Scenario, load_scenario, scenario_names, simulate
-from kvsim.simulator.allocators.addresses import PLACEMENTS
-from kvsim.simulator.allocators.idle import EVICTION_POLICIES
-from kvsim.simulator.assemble import ALLOCATORS
-from kvsim.simulator.scenario import MemorySpec, SchedulerSpec, allocator_names, with_overrides
+from kvsim.simulator.scenario import allocator_names, with_overrides
 from kvsim.simulator.schedulers import SCHEDULERS
-from kvsim.simulator.schedulers.queues import ADMISSION_POLICIES
 from kvsim.specs.yaml_files import data_folder
 from kvsim.workload.arrivals import Arrivals
 from kvsim.workload.distributions import RealDistribution
@@ -283,18 +279,3 @@ def test_malformed_rows_of_a_trace_are_noted_with_their_lines(tmp_path):
     result = simulate(traced(tmp_path, text))
     assert result.summary["completed"] == 2
     assert any("line 3" in note for note in result.recording.notes)
-
-
-@pytest.mark.parametrize(
-    ("spec", "key", "registry"),
-    [
-        (MemorySpec, "allocator", ALLOCATORS),
-        (MemorySpec, "eviction", EVICTION_POLICIES),
-        (MemorySpec, "placement", PLACEMENTS),
-        (SchedulerSpec, "policy", SCHEDULERS),
-        (SchedulerSpec, "admission", ADMISSION_POLICIES),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_every_word_of_a_scenario_has_its_policy_and_every_policy_its_word(spec, key, registry):
-    assert set(get_args(spec.model_fields[key].annotation)) == set(registry)

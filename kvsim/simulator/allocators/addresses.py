@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
 
 from kvsim.errors import InvariantError
-from kvsim.registry import Registry
+from kvsim.registry import Policies
 
 __all__ = ["PLACEMENTS", "AddressSpace"]
 
@@ -215,6 +215,10 @@ class Buddy(AddressSpace):
         return min((s for s, blocks in self._halves.items() if blocks and s >= want), default=None)
 
 
-PLACEMENTS: Registry[type[AddressSpace]] = Registry(
-    "placement", {"first-fit": FirstFit, "best-fit": BestFit, "buddy": Buddy}
+PLACEMENTS: Policies[AddressSpace] = Policies(
+    "placement",
+    "kvsim.placements",
+    AddressSpace,
+    {"first-fit": FirstFit, "best-fit": BestFit, "buddy": Buddy},
+    arguments=1,
 )

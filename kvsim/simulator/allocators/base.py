@@ -99,6 +99,7 @@ class Allocator(ABC):
     """
 
     batch: DecodeBatch | None = None
+    contiguous = False  # whether all layers of a token lie together, in slots and not in blocks
     sets_slots_apart = False  # whether `slots` ever differs from plain use
     shares_prefixes = False  # whether an admission looks its prompt up
     rounded_slots = 0

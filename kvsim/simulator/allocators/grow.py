@@ -75,6 +75,8 @@ class Grow(Allocator):
         Most slots held at once, the copies in flight included.
     """
 
+    contiguous = True
+
     sets_slots_apart = True
 
     def __init__(

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 
-from kvsim.registry import Registry
+from kvsim.registry import Policies
 
 __all__ = ["EVICTION_POLICIES", "IdleBlocks"]
 
@@ -215,6 +215,6 @@ class LFU(_Ranked):
         del self._uses[block_id]
 
 
-EVICTION_POLICIES: Registry[type[IdleBlocks]] = Registry(
-    "eviction policy", {"lru": LRU, "fifo": FIFO, "lfu": LFU}
+EVICTION_POLICIES: Policies[IdleBlocks] = Policies(
+    "eviction policy", "kvsim.evictions", IdleBlocks, {"lru": LRU, "fifo": FIFO, "lfu": LFU}
 )

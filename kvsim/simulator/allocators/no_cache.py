@@ -15,6 +15,8 @@ __all__ = ["NoCache"]
 class NoCache(Allocator):
     """Holds nothing, so memory never limits anything; time does (see ``RecomputeClock``)."""
 
+    contiguous = True
+
     def __init__(self, slots: int) -> None:
         super().__init__(slots, BlockCurve(1))
 

@@ -78,6 +78,8 @@ class Reserve(Allocator):
         move are copied whole by the device (`copied_tokens`).
     """
 
+    contiguous = True
+
     sets_slots_apart = True
 
     def __init__(

@@ -22,6 +22,8 @@ class Virtual(Paged):
     vAttention, ASPLOS 2025 (arXiv 2405.04437): page sizes of 64 KiB to 2 MiB.
     """
 
+    contiguous = True
+
 
 def tokens_per_page(page_bytes: int, tensor_token_bytes: int) -> int:
     """Tokens that a page of one K (or V) tensor of one layer holds.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvsim.registry import Registry
+from kvsim.registry import Policies
 from kvsim.simulator.schedulers.base import Scheduler, SchedulerLimits, StepPlan
 from kvsim.simulator.schedulers.orca import Orca
 from kvsim.simulator.schedulers.sarathi import Sarathi
@@ -12,6 +12,10 @@ from kvsim.simulator.schedulers.vllm_v1 import VLLMv1
 
 __all__ = ["SCHEDULERS", "Scheduler", "SchedulerLimits", "StepPlan"]
 
-SCHEDULERS: Registry[type[Scheduler]] = Registry(
-    "scheduler", {cls.name: cls for cls in (VLLMv1, VLLMv0, Orca, Static, Sarathi)}
+SCHEDULERS: Policies[Scheduler] = Policies(
+    "scheduler",
+    "kvsim.schedulers",
+    Scheduler,
+    {"vllm-v1": VLLMv1, "vllm-v0": VLLMv0, "orca": Orca, "static": Static, "sarathi": Sarathi},
+    arguments=4,
 )

@@ -41,7 +41,7 @@ class SchedulerLimits:
     max_model_len : int
         Longest prompt plus output, tokens.
     admission : str
-        Order of the waiting queue: "fcfs", "priority" or "shortest-first".
+        Order of the waiting queue: "fcfs", "priority", "shortest-first", or one of yours.
     preemption : str
         What becomes of a victim's cache: "recompute" or "swap".
     """
@@ -92,12 +92,11 @@ class Scheduler(ABC):
 
     Attributes
     ----------
-    name, mimics : str
-        What scenarios call it, and which engine's release it follows.
+    mimics : str
+        Which engine's release it follows.
     """
 
-    name: ClassVar[str]
-    mimics: ClassVar[str]
+    mimics: ClassVar[str] = "no engine"
     bounds_step_tokens: ClassVar[bool] = True  # whether a full step keeps requests out
     prefills_stop_decodes: ClassVar[bool] = False  # whether steps that prefill decode nobody
     keeps_batch_closed: ClassVar[bool] = False  # whether requests wait for a batch to end

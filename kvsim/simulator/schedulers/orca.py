@@ -16,7 +16,6 @@ class Orca(Scheduler):
     that grows, the request admitted last gives way.
     """
 
-    name = "orca"
     mimics = "Orca (OSDI 2022), iteration-level scheduling with selective batching"
     bounds_step_tokens = False
 

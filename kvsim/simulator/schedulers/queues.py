@@ -6,12 +6,13 @@ queue it takes the place that its key gives it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Protocol
 
-from kvsim.registry import Registry
+from kvsim.registry import Policies
 from kvsim.simulator.request import Request
 
 __all__ = ["ADMISSION_POLICIES", "FirstComeQueue", "SortedQueue", "WaitingQueue"]
@@ -24,8 +25,10 @@ class WaitingQueue(Protocol):
     def arrivals_can_overtake(self) -> bool:
         """Whether a new arrival may become the head while others wait."""
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def __iter__(self) -> Iterator[Request]: ...
 
     def push(self, request: Request) -> None:
@@ -55,14 +58,13 @@ class FirstComeQueue(deque[Request]):
         return self[0]
 
 
-class SortedQueue:
+class SortedQueue(ABC):
     """A queue in the order of a key, then of arrival."""
 
     arrivals_can_overtake = True
 
-    def __init__(self, key: Callable[[Request], int]) -> None:
-        self._key = key
-        self._heap: list[tuple[int, int, Request]] = []
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Request]] = []
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -70,9 +72,13 @@ class SortedQueue:
     def __iter__(self) -> Iterator[Request]:
         return (request for _, _, request in sorted(self._heap))
 
+    @abstractmethod
+    def key(self, request: Request) -> float:
+        """What requests are sorted by, the smallest first; it never changes while one waits."""
+
     def push(self, request: Request) -> None:
         """Add a request where its key puts it."""
-        heappush(self._heap, (self._key(request), request.row, request))
+        heappush(self._heap, (self.key(request), request.row, request))
 
     push_back = push
 
@@ -85,11 +91,25 @@ class SortedQueue:
         return heappop(self._heap)[2]
 
 
-ADMISSION_POLICIES: Registry[Callable[[], WaitingQueue]] = Registry(
+class PriorityQueue(SortedQueue):
+    """The most important first: the smallest number, as in vLLM."""
+
+    def key(self, request: Request) -> float:
+        """Its priority."""
+        return request.priority
+
+
+class ShortestFirstQueue(SortedQueue):
+    """The shortest prompt first."""
+
+    def key(self, request: Request) -> float:
+        """Its prompt's tokens."""
+        return request.prompt_tokens
+
+
+ADMISSION_POLICIES: Policies[WaitingQueue] = Policies(
     "admission policy",
-    {
-        "fcfs": FirstComeQueue,
-        "priority": lambda: SortedQueue(lambda request: request.priority),
-        "shortest-first": lambda: SortedQueue(lambda request: request.prompt_tokens),
-    },
+    "kvsim.admissions",
+    WaitingQueue,
+    {"fcfs": FirstComeQueue, "priority": PriorityQueue, "shortest-first": ShortestFirstQueue},
 )

@@ -15,7 +15,6 @@ class Sarathi(VLLMv1):
     engine waives as in V0.
     """
 
-    name = "sarathi"
     mimics = "Sarathi-Serve (OSDI 2024), stall-free batching"
 
     def _spare_blocks(self) -> int:

@@ -17,7 +17,6 @@ class Static(Orca):
     more, but keeps its slot and its memory, and its answer, until the whole batch is done.
     """
 
-    name = "static"
     mimics = "FasterTransformer 5 (request-level batching)"
     keeps_batch_closed = True
 

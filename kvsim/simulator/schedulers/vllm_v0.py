@@ -20,7 +20,6 @@ class VLLMv0(Scheduler):
     so that whatever fits the pool is served in the end.
     """
 
-    name = "vllm-v0"
     mimics = "vLLM 0.6 (V0 scheduler, no chunked prefill)"
     prefills_stop_decodes = True
 

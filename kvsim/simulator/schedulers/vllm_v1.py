@@ -18,7 +18,6 @@ class VLLMv1(Scheduler):
     priorities, the least important) gives its own up and is computed again later.
     """
 
-    name = "vllm-v1"
     mimics = "vLLM 0.33 (V1 scheduler, chunked prefill, full-prompt admission)"
 
     def schedule(self, now: float) -> StepPlan | None:
