@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
@@ -101,7 +101,7 @@ def prepare(
         deployment = engine.resolve(Deployment(model, accelerator, scenario.engine.options))
         kv = kv_format(_kv_name(deployment))
     _refuse_overlong(scenario, deployment)
-    curve, num_blocks = _pool(scenario, engine, deployment)
+    curve, num_blocks = _pool(engine, deployment)
     return Setup(scenario, deployment, kv, curve, num_blocks, _step_time(scenario, deployment))
 
 
@@ -127,23 +127,18 @@ def _kv_name(deployment: Deployment) -> str:
     return name if name != "auto" else deployment.options.dtype or deployment.model.dtype
 
 
-def _pool(scenario: Scenario, engine: Engine, deployment: Deployment) -> tuple[BlockCurve, int]:
-    """Blocks of one sequence, and of the pool: the scenario's, else the plan's."""
-    memory = scenario.memory
-    budget = engine.budget(deployment) if memory.num_blocks is None else None
+def _pool(engine: Engine, deployment: Deployment) -> tuple[BlockCurve, int]:
+    """Blocks of one sequence, and of the pool: those stated, else the plan's."""
+    stated = deployment.options.num_gpu_blocks_override
+    budget = engine.budget(deployment) if stated is None else None
     capacity = engine.capacity(deployment, budget.kv_cache_bytes if budget else 0)
-    curve = _block_curve(capacity)
-    if memory.block_size is not None:
-        curve = replace(curve, block_size=memory.block_size)
-    if memory.num_blocks is not None:
-        return curve, memory.num_blocks
-    num_blocks = capacity.num_blocks * capacity.block_size // curve.block_size
+    num_blocks = capacity.num_blocks if stated is None else stated
     if num_blocks <= 0:
         raise InputError(
             f"{deployment.model.name} leaves no room for KV cache on {deployment.accelerator.name}",
-            fix="see `kvsim plan` for what would make it fit, or set memory.num_blocks",
+            fix="see `kvsim plan` for what would make it fit, or set num_gpu_blocks_override",
         )
-    return curve, num_blocks
+    return _block_curve(capacity), num_blocks
 
 
 def _block_curve(capacity: Capacity) -> BlockCurve:
