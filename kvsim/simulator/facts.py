@@ -178,7 +178,7 @@ def _keeping_facts(content: Mapping[str, Any], key: str, value: object) -> objec
     if key != "memory" or not isinstance(value, Mapping) or not isinstance(before, Mapping):
         return value
     kept = {name: before[name] for name in _SAME.values() if name in before}
-    caching = {"allocator": _PREFIX} if before.get("allocator") == _PREFIX else {}
+    caching = {"allocator": before["allocator"]} if _caches(before.get("allocator")) else {}
     return {**kept, **caching, **value}
 
 
@@ -204,8 +204,12 @@ def _agree(content: Mapping[str, Any], said: str, other: str) -> bool:
     """Whether the other spelling may stay: paged or reserve-max, where nothing is cached."""
     if _ALLOCATOR not in (said, other) or _at(content, other) is None:
         return False
-    caching, allocator = _at(content, _CACHING), _at(content, _ALLOCATOR)
-    return bool(caching == (allocator == _PREFIX) or not (caching or allocator == _PREFIX))
+    return bool(_at(content, _CACHING)) is _caches(_at(content, _ALLOCATOR))
+
+
+def _caches(allocator: object) -> bool:
+    """Whether the memory policy is the one that keeps prefixes."""
+    return bool(allocator == _PREFIX)
 
 
 def _at(content: Mapping[str, Any], key: str) -> Any:
@@ -228,7 +232,7 @@ def settled(engine: Engine, memory: Memory) -> tuple[Engine, Memory]:
     """
     said = {name: getattr(memory, name) for name in memory.model_fields_set}
     facts = {kept: said.pop(given, None) for kept, given in _SAME.items()}
-    if said.get("allocator") == _PREFIX:
+    if _caches(said.get("allocator")):
         facts["enable_prefix_caching"] = True
     _refuse_contradiction(engine, memory)
     if engine.enable_prefix_caching:
@@ -247,7 +251,7 @@ def _refuse_contradiction(engine: EngineOptions, memory: Described) -> None:
         one = getattr(engine, kept.partition(".")[2])
         name = given.partition(".")[2]
         other = getattr(memory, name) if name in memory.model_fields_set else None
-        meant = other == _PREFIX if given == _ALLOCATOR else other
+        meant = _caches(other) if given == _ALLOCATOR else other
         if one is not None and other is not None and one != meant:
             raise ContradictionError({kept: one, given: other})
 
@@ -295,9 +299,15 @@ def where_given(key: str, words: Mapping[str, str], file: Path | None) -> str:
     if file is None or not file.is_file():
         return key
     content = read_yaml(file)
-    spelled = next((one for one in _spellings(key) if _at(content, one) is not None), key)
+    spelled = next((one for one in _spellings(key) if _states(content, one, key)), key)
     line = line_of(file, spelled.split("."))
     return f"{file}, line {line}: {spelled}" if line else f"{file}: {spelled}"
+
+
+def _states(content: Mapping[str, Any], spelling: str, key: str) -> bool:
+    """Whether the file says something at a spelling, and thereby at the key: paged says no more."""
+    value = _at(content, spelling)
+    return value is not None and (spelling == key or spelling != _ALLOCATOR or _caches(value))
 
 
 def _spellings(key: str) -> list[str]:
