@@ -236,7 +236,7 @@ def settled(engine: Engine, memory: Memory) -> tuple[Engine, Memory]:
         facts["enable_prefix_caching"] = True
     _refuse_contradiction(engine, memory)
     if engine.enable_prefix_caching:
-        said["allocator"] = _PREFIX
+        said.setdefault("allocator", _PREFIX)
     changes = {
         name: value
         for name, value in facts.items()

@@ -327,6 +327,12 @@ def test_a_block_that_the_engine_lacks_is_placed_where_it_was_said(file):
         prepare(load_scenario(path))
 
 
+def test_a_flag_that_another_engine_lacks_is_placed_where_it_was_said(file):
+    path = file(memory={"block_size": 16})
+    with pytest.raises(InputError, match=r"line 22: memory.block_size: llama.cpp has no option"):
+        prepare(load_scenario(path, {"engine": "llama.cpp"}))
+
+
 # --- names of flags ------------------------------------------------------------------------
 
 
