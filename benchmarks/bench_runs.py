@@ -365,8 +365,13 @@ def scenario_of(run: BenchRun, trace: Path, num_blocks: int | None = None) -> Sc
             "name": run.name,
             "model": run.model,
             "accelerator": run.card,
-            "engine": {"name": "vllm", "version": run.version, **run.flags},
+            "engine": {
+                "name": "vllm",
+                "version": run.version,
+                "enable_prefix_caching": True,
+                "num_gpu_blocks_override": num_blocks,
+                **run.flags,
+            },
             "workload": {"trace": {"file": str(trace.resolve()), "format": "kvsim"}},
-            "memory": {"allocator": "prefix", "num_blocks": num_blocks},
         }
     )

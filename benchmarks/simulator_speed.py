@@ -57,14 +57,14 @@ CASES = (
     Case("overload, 200/s", {}, 200),
     Case(
         "pressed, prefix cache on",
-        {"memory.num_blocks": 1200, "memory.allocator": "prefix"},
+        {"num_gpu_blocks_override": 1200, "enable_prefix_caching": True},
         20,
         blocks=1200,
         prefix_caching=True,
     ),
     Case(
         "long outputs, 4/s",
-        {"workload.lengths.output.tokens": 1280, "memory.num_blocks": 37_000},
+        {"workload.lengths.output.tokens": 1280, "num_gpu_blocks_override": 37_000},
         4,
         output_tokens=1280,
         blocks=37_000,

@@ -33,14 +33,14 @@ PLACES = {
     "rate": "workload.arrivals.rate",
     "requests": "workload.requests",
     "allocator": "memory.allocator",
-    "block": "memory.block_size",
+    "block": "engine.block_size",
     "scheduler": "scheduler.policy",
     "seqs": "engine.max_num_seqs",
     "ttft": "slo.ttft_ms",
     "tpot": "slo.tpot_ms",
     "e2el": "slo.e2el_ms",
 }
-_BLOCKS = "memory.num_blocks"
+_BLOCKS = "engine.num_gpu_blocks_override"
 
 FIELDS: tuple[Field, ...] = (
     catalogue.model_field(empty=OWN),

@@ -23,7 +23,7 @@ BASE = ["rate", "requests", "seqs", "seed", "ttft", "tpot", "e2el", "plan"]
 # key of the page: dotted key that it varies
 VARIED = {
     "allocators": "memory.allocator",
-    "blocks": "memory.block_size",
+    "blocks": "engine.block_size",
     "schedulers": "scheduler.policy",
     "dtypes": "engine.kv_cache_dtype",
     "cards": "accelerator",
@@ -48,7 +48,7 @@ FIELDS: tuple[Field, ...] = (
     Several(
         key="blocks",
         label="Block sizes (tokens)",
-        options=lambda: [str(2**power) for power in range(10)],
+        options=lambda: [str(2**power) for power in (0, *range(3, 10))],  # vLLM's
     ),
     Several(key="schedulers", label="Schedulers", options=kvsim.scheduler_names),
     catalogue.kv_dtypes_field(key="dtypes"),
@@ -155,7 +155,7 @@ def _typed(key: str, names: tuple[str, ...]) -> list[Any]:
 
 
 def _say_if_fixed(name: str) -> None:
-    blocks = kvsim.load_scenario(name).memory.num_blocks
+    blocks = kvsim.load_scenario(name).engine.num_gpu_blocks_override
     if blocks is not None:
         st.caption(
             f":material/info: {plain(name)} states its pool, {blocks:,} blocks, whatever the"

@@ -31,8 +31,6 @@ def command(
     scenario: str,
     trace: str | None,
     settings: tuple[str, ...],
-    seed: int | None,
-    replications: int | None,
     vary: tuple[str, ...],
     report: str | None,
     output_format: str,
@@ -44,7 +42,8 @@ def command(
 
     \b
     kvsim compare pagedattention-orca --vary memory.allocator=reserve-max,reserve-oracle,paged
-    kvsim compare peer-w --vary engine.max_num_seqs=64,256 --replications 5
+    kvsim compare azure-conversation --vary engine=vllm,sglang,tensorrt-llm
+    kvsim compare peer-w --vary max_num_seqs=64,256 --replications 5
     """  # noqa: D301 - \b keeps click from wrapping the examples
     from kvsim.cli.simulation_report import comparison_sections
     from kvsim.runs.compare import compare
@@ -53,7 +52,7 @@ def command(
     values = varied(vary)
     check_writable(None, report)
     with progress(question) as watch:
-        found = compare(question, values, seed=seed, replications=replications, watch=watch)
+        found = compare(question, values, watch=watch)
     emit(comparison_sections(found), found.to_dict(), output_format)
     tell_notes(question.name, found.variants[0].runs)
     if report is not None:

@@ -29,6 +29,7 @@ from kvsim.cli.options import (
 from kvsim.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
+    from kvsim.simulator.overrides import Layer
     from kvsim.simulator.replica import Watch
     from kvsim.simulator.scenario import Scenario
 
@@ -53,10 +54,6 @@ def _scenarios() -> list[str]:
 
 SCENARIO = CatalogueName("scenario", _scenarios, files=True)
 
-_PLACES = {"model": "model", "gpu": "accelerator", "engine": "engine.name"}
-# A pool that the scenario states would silently win over the engine's flag of the same meaning.
-_ALSO = {"block_size": "memory.block_size", "num_gpu_blocks_override": "memory.num_blocks"}
-
 _OPTIONS = (
     click.argument("scenario", type=SCENARIO),
     click.option("--model", type=MODEL, help="Name, path or hf:org/name."),
@@ -65,7 +62,9 @@ _OPTIONS = (
     click.option("--engine-version", help="Release; default: the newest known."),
     engine_options,
     click.option("--trace", type=click.Path(), help="Replay this file in place of the workload."),
-    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any dotted key."),
+    click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any dotted key or flag."
+    ),
     click.option("--seed", type=click.IntRange(min=0), help="Seed of every random stream."),
     click.option("--replications", type=COUNT, help="Independent runs; 2 or more give intervals."),
     click.option("--report", type=click.Path(dir_okay=False), help="Also write an HTML page."),
@@ -87,33 +86,29 @@ def chosen_scenario(
     InputError
         For an unknown scenario or key, or an impossible value.
     """
-    from kvsim.simulator.scenario import load_scenario
+    from kvsim.simulator.scenario import load_layers
 
-    overrides: dict[str, object] = {}
-    spelled: dict[str, str] = {}
-    for key, value, words in _wishes(scenario, trace, settings, flags):
-        overrides[key], spelled[key] = value, words
-    return load_scenario(scenario, overrides, spelled=spelled)
+    replayed = {} if trace is None else _replayed(scenario, trace)
+    flagged = {name: (value, _flag_words(name, value)) for name, value in given(flags).items()}
+    return load_layers(scenario, [replayed, flagged, dict(map(_set, settings))])
 
 
-def _wishes(
-    scenario: str, trace: str | None, settings: tuple[str, ...], flags: Mapping[str, Any]
-) -> Iterator[tuple[str, object, str]]:
-    """Yield each key that the command line sets, its value, and the words that set it."""
-    if trace is not None:
-        yield "workload", {"trace": _trace(scenario, trace)}, f"--trace {trace}"
-    for name, value in given(flags).items():
-        words = f"--{name.replace('_', '-')} {value}"
-        yield _PLACES.get(name, f"engine.{name.removeprefix('engine_')}"), value, words
-        if name in _ALSO:
-            yield _ALSO[name], value, words
-    caching = flags.get("enable_prefix_caching")
-    if caching is not None:
-        words = "--enable-prefix-caching" if caching else "--no-enable-prefix-caching"
-        yield "memory.allocator", "prefix" if caching else "paged", words
-    for setting in settings:
-        key, value = _setting(setting, "--set")
-        yield key, _parsed(value, f"--set {setting}"), f"--set {setting}"
+def _replayed(scenario: str, trace: str) -> Layer:
+    return {"workload": ({"trace": _trace(scenario, trace)}, f"--trace {trace}")}
+
+
+def _flag_words(name: str, value: object) -> str:
+    """The flag as it was typed, or might have been."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
+
+
+def _set(setting: str) -> tuple[str, tuple[object, str]]:
+    key, value = _setting(setting, "--set")
+    words = f"--set {setting}"
+    return key, (_parsed(value, words), words)
 
 
 def parsed_values(setting: str) -> tuple[str, list[Any]]:

@@ -31,8 +31,6 @@ def command(
     scenario: str,
     trace: str | None,
     settings: tuple[str, ...],
-    seed: int | None,
-    replications: int | None,
     report: str | None,
     output: str | None,
     output_format: str,
@@ -55,7 +53,7 @@ def command(
     check_writable(output, report)
     camera = None if report is None else Camera()
     with progress(question) as watch:
-        runs = replicate(question, seed=seed, replications=replications, watch=watch, camera=camera)
+        runs = replicate(question, watch=watch, camera=camera)
     emit(run_sections(runs), run_record(runs), output_format)
     tell_notes(question.name, runs)
     if runs.interrupted:

@@ -18,6 +18,7 @@ from kvsim.errors import InputError, UnsupportedError
 from kvsim.results.result import grows_with_the_run, swap_break_even_tokens
 from kvsim.results.statistics import Interval
 from kvsim.runs.replicate import Replications, mean_interval, numbers, replicate
+from kvsim.simulator.facts import refuse_twice
 from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import Scenario, with_overrides
 
@@ -31,7 +32,7 @@ class Variant:
     Parameters
     ----------
     overrides : dict of str to object
-        What sets it apart, by dotted key.
+        What sets it apart, by key as it was given.
     runs : Replications
         What came of it.
     """
@@ -125,7 +126,7 @@ def compare(
     scenario : Scenario
         The question.
     vary : mapping of str to sequence
-        Values by dotted key: ``{"memory.allocator": ["reserve-max", "paged"]}``. Several
+        Values by dotted key or name of a flag: ``{"engine": ["vllm", "sglang"]}``. Several
         keys give all their combinations; the first is the baseline.
     seed, replications, watch
         See `replicate`.
@@ -133,13 +134,15 @@ def compare(
     Raises
     ------
     InputError
-        For an unknown key, an impossible value, a value given twice, or no value at all;
+        For an unknown key, an impossible value, a key or value given twice, or no value at all;
         the message names the value, or the combination that cannot be run.
     """
+    stated = {"run.seed": seed, "run.replications": replications}
+    scenario = with_overrides(scenario, {k: v for k, v in stated.items() if v is not None})
     variants: list[Variant] = []
     for overrides, changed in _variants(scenario, vary):
         try:
-            runs = replicate(changed, seed=seed, replications=replications, watch=watch)
+            runs = replicate(changed, watch=watch)
         except (InputError, UnsupportedError) as error:
             said = str(error)
             if not said.startswith("vary "):
@@ -176,7 +179,9 @@ def _checked(vary: Mapping[str, Sequence[Any]]) -> list[list[Any]]:
         raise InputError(
             "nothing to vary", fix="give a key with values: memory.allocator=paged,grow"
         )
-    return [_values(key, values) for key, values in vary.items()]
+    values = {key: _values(key, given) for key, given in vary.items()}
+    refuse_twice(values)
+    return list(values.values())
 
 
 def _values(key: str, given: Sequence[Any]) -> list[Any]:

@@ -6,11 +6,13 @@ which key a scenario gives them, and in which line or override, is known here al
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kvsim.errors import InputError
-from kvsim.simulator.scenario import Scenario
+from kvsim.simulator.scenario import EngineSpec, Scenario
+from kvsim.specs.checked import defaults
 
 __all__ = ["blaming"]
 
@@ -42,10 +44,17 @@ def blaming(scenario: Scenario, key: str = "") -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        found = _key_of(error.where, scenario) if error.where else key
+        found = _key_of(error.where, scenario) if error.where else _flag_in(error.what, key)
         if not found:
             raise
         raise InputError(error.what, where=scenario.where(found), fix=error.fix) from None
+
+
+def _flag_in(what: str, key: str) -> str:
+    """The engine's key of the first flag that it complains of, where it names no place."""
+    flag = re.search(r"--([a-z][a-z-]+)", what) if key == "engine" else None
+    name = flag[1].replace("-", "_") if flag else ""
+    return f"engine.{name}" if name in defaults(EngineSpec) else key
 
 
 def _key_of(parameter: str, scenario: Scenario) -> str:

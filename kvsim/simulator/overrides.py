@@ -2,19 +2,29 @@
 
 ::
 
-    file < overrides, in the order given        the last word wins
+    file < layer < layer, each in the order given        the last word wins
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from typing import Any
 
 from kvsim.errors import InputError
 from kvsim.specs.checked import Place
 
-__all__ = ["closest", "concerning", "set_key"]
+__all__ = ["Layer", "closest", "concerning", "layer_of", "set_key"]
+
+Layer = Mapping[str, tuple[object, str]]  # key, as given: its value, and the words that set it
+
+
+def layer_of(overrides: Mapping[str, object], spelled: Mapping[str, str]) -> Layer:
+    """Join overrides and the words that somebody set them with."""
+    return {
+        key: (value, spelled.get(key, f"override {key}={value}"))
+        for key, value in overrides.items()
+    }
 
 
 def set_key(content: dict[str, Any], key: str, value: object, where: str) -> None:

@@ -18,7 +18,6 @@ from kvsim.simulator.allocators import ALLOCATORS
 from kvsim.simulator.blame import blaming
 from kvsim.simulator.scenario import Scenario
 from kvsim.simulator.schedulers import SCHEDULERS, Scheduler
-from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
@@ -122,7 +121,7 @@ def prepare(
     with blaming(scenario, "accelerator"):
         accelerator = accelerator or find_accelerator(scenario.accelerator)
     with blaming(scenario, "engine"):
-        sizing = size(engine, Deployment(model, accelerator, _options(scenario)))
+        sizing = size(engine, Deployment(model, accelerator, scenario.engine.options))
     _refuse_overlong(scenario, sizing.deployment)
     _refuse_unfit(scenario, sizing)
     return Setup(
@@ -132,15 +131,6 @@ def prepare(
         _step_time(scenario, sizing.deployment),
         tuple(_warnings(scenario, sizing)),
     )
-
-
-def _options(scenario: Scenario) -> EngineOptions:
-    stated = {
-        "num_gpu_blocks_override": scenario.memory.num_blocks,
-        "block_size": scenario.memory.block_size,
-    }
-    changes = {name: value for name, value in stated.items() if value is not None}
-    return scenario.engine.options.model_copy(update=changes)
 
 
 def _refuse_overlong(scenario: Scenario, deployment: ResolvedDeployment) -> None:

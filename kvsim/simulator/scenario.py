@@ -6,11 +6,11 @@ its dotted path (``workload.arrivals.rate=20``), on the command line and in Pyth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -19,16 +19,24 @@ from pydantic import (
     PlainValidator,
     PrivateAttr,
     ValidationError,
+    model_validator,
 )
 
 from kvsim.errors import InputError, UnknownNameError
 from kvsim.registry import PolicyName
 from kvsim.simulator.choices import chosen, written
+from kvsim.simulator.facts import (
+    ContradictionError,
+    overlay,
+    replaced,
+    settled,
+    where_given,
+)
 from kvsim.simulator.families import FAMILIES
-from kvsim.simulator.overrides import closest, concerning, set_key
+from kvsim.simulator.overrides import Layer, closest, layer_of
 from kvsim.specs.checked import FieldError, read
 from kvsim.specs.engine_options import EngineOptions
-from kvsim.specs.yaml_files import data_folder, line_of, located, read_yaml
+from kvsim.specs.yaml_files import data_folder, located, read_yaml
 from kvsim.units import KIB, MIB
 from kvsim.workload.described import Count, Described, Positive, Real, Tokens, Whole
 from kvsim.workload.spec import WorkloadSpec
@@ -43,6 +51,7 @@ __all__ = [
     "SchedulerSpec",
     "StepTimeSpec",
     "allocator_names",
+    "load_layers",
     "load_scenario",
     "scenario_names",
     "scheduler_names",
@@ -89,11 +98,10 @@ class MemorySpec(Described):
     ----------
     allocator : PolicyName
         "none", "reserve-max", "reserve-pow2", "reserve-oracle", "grow", "paged", "prefix",
-        "virtual", or one of yours.
-    num_blocks : int or None
-        Blocks of the pool; None takes what the plan for this model, card and engine says.
-    block_size : int or None
-        Tokens per block; None takes the engine's.
+        "virtual", or one of yours; "prefix" is ``engine.enable_prefix_caching: true``.
+    num_blocks, block_size : int or None
+        Other spellings of ``engine.num_gpu_blocks_override`` and ``engine.block_size``, where
+        a scenario keeps them: here they are None in every `Scenario`.
     eviction : PolicyName
         Order in which idle prefixes are forgotten: "lru", "fifo", "lfu" (prefix), or yours.
     placement : PolicyName
@@ -106,8 +114,8 @@ class MemorySpec(Described):
     """
 
     allocator: AllocatorName = PolicyName("paged")
-    num_blocks: Count | None = None
-    block_size: Tokens | None = None
+    num_blocks: Count | None = Field(default=None, exclude=True)
+    block_size: Tokens | None = Field(default=None, exclude=True)
     eviction: EvictionName = PolicyName("lru")
     placement: PlacementName = PolicyName("first-fit")
     compaction: bool = False
@@ -193,7 +201,7 @@ class Scenario(Described):
     model, accelerator : str
         Catalogue names or paths.
     engine : EngineSpec
-        Engine and flags.
+        Engine and flags, pool and block size among them (`kvsim.simulator.facts`).
     workload : WorkloadSpec
         Who asks what, when.
     memory, scheduler, step_time, slo, run
@@ -217,17 +225,31 @@ class Scenario(Described):
     _file: Path | None = PrivateAttr(default=None)
     _spelled: dict[str, str] = PrivateAttr(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _keep_one_key_per_fact(self) -> Self:
+        sections = zip(("engine", "memory"), settled(self.engine, self.memory), strict=True)
+        for name, section in sections:
+            if section != getattr(self, name):
+                self.model_fields_set.add(name)
+            self.__dict__[name] = section  # frozen to everybody else
+        return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values; a new `engine` or `memory` has the last word.
+
+        Raises
+        ------
+        InputError
+            When the two state one fact with two values.
+        """
+        update = dict(update or {})
+        if {"engine", "memory"} & update.keys():
+            update["engine"], update["memory"] = replaced(self.engine, self.memory, update)
+        return super().model_copy(update=update, deep=deep)
+
     def where(self, key: str) -> str:
         """Say where a dotted key was given: in which override, or which line of the file."""
-        place = tuple(key.split("."))
-        override = concerning(place, self._spelled)
-        if override is not None:
-            words = self._spelled[override]
-            return words if override == key else f"{words}: {key}"
-        if self._file is None or not self._file.is_file():
-            return key
-        line = line_of(self._file, place)
-        return f"{self._file}, line {line}: {key}" if line else f"{self._file}: {key}"
+        return where_given(key, self._spelled, self._file)
 
     def to_yaml(self) -> str:
         """Write what was given as a YAML file that `load_scenario` reads.
@@ -237,6 +259,9 @@ class Scenario(Described):
         """
         given = _without_none(self.model_dump(mode="json", exclude_unset=True, exclude={"folder"}))
         return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+
+
+_SECTIONS = sorted(Scenario.model_fields.keys() - {"folder"})  # that is where the file lies
 
 
 def _without_none(content: Any) -> Any:
@@ -274,7 +299,7 @@ def load_scenario(
     path : str or Path
         A YAML file, or a name such as "peer-w".
     overrides : mapping, optional
-        Dotted keys to values: ``{"workload.arrivals.rate": 20}``.
+        Dotted keys, or names of flags, to values: ``{"workload.arrivals.rate": 20}``.
     spelled : mapping, optional
         How somebody wrote each override, to say which one is wrong; "override key=value" by
         default.
@@ -285,10 +310,21 @@ def load_scenario(
         For a file that is missing or malformed, an unknown key or an impossible value; the
         message names file, line and key, or the override.
     """
+    return load_layers(path, [layer_of(overrides or {}, spelled or {})])
+
+
+def load_layers(path: str | Path, layers: Sequence[Layer]) -> Scenario:
+    """Read a scenario, and lay overrides over it: the last layer has the last word.
+
+    Raises
+    ------
+    InputError
+        As `load_scenario`.
+    """
     file = _find(Path(path))
     content = read_yaml(file)
     content.setdefault("name", file.stem)
-    scenario = _overridden(content, overrides or {}, spelled or {}, file)
+    scenario = _overridden(content, layers, file)
     scenario._file = file
     return scenario.model_copy(update={"folder": file.resolve().parent})
 
@@ -299,7 +335,7 @@ def with_overrides(
     *,
     spelled: Mapping[str, str] | None = None,
 ) -> Scenario:
-    """Return the scenario with dotted keys set to other values; `spelled` as in `load_scenario`.
+    """Return the scenario with other values; keys and `spelled` as in `load_scenario`.
 
     Raises
     ------
@@ -313,25 +349,22 @@ def with_overrides(
     20.0
     """
     content = scenario.model_dump(exclude_unset=True, exclude={"folder"})
-    changed = _overridden(content, overrides, spelled or {}, scenario._file)
+    changed = _overridden(content, [layer_of(overrides, spelled or {})], scenario._file)
     changed._file = scenario._file
     changed._spelled = scenario._spelled | changed._spelled
     return changed.model_copy(update={"folder": scenario.folder})
 
 
-def _overridden(
-    content: dict[str, Any],
-    overrides: Mapping[str, object],
-    spelled: Mapping[str, str],
-    file: Path | None,
-) -> Scenario:
+def _overridden(content: dict[str, Any], layers: Sequence[Layer], file: Path | None) -> Scenario:
     """Build a scenario; blame an override for what is wrong, unless the file said it before."""
-    words = {key: spelled.get(key, f"override {key}={value}") for key, value in overrides.items()}
-    changed = deepcopy(content)
-    for key, value in overrides.items():
-        set_key(changed, key, value, words[key])
+    changed, words = deepcopy(content), dict[str, str]()
+    for layer in layers:
+        words |= overlay(changed, layer, _SECTIONS)
     try:
         scenario = _validated(changed)
+    except ContradictionError as wrong:
+        places = [where_given(key, words, file).removesuffix(f": {key}") for key in wrong.given]
+        raise ContradictionError(wrong.given, places) from None
     except FieldError as wrong:
         blamed = None if _is_in(content, wrong) else closest(wrong.place, words)
         if blamed is not None:
@@ -344,8 +377,8 @@ def _overridden(
 
 def _validated(content: dict[str, Any]) -> Scenario:
     """Build a scenario; what is wrong comes with its place."""
-    if "folder" in content:  # known from where the file lies, not from what it says
-        raise unknown_key(("folder",), sorted(Scenario.model_fields.keys() - {"folder"}))
+    if "folder" in content:
+        raise unknown_key(("folder",), _SECTIONS)
     try:
         return Scenario.model_validate(content)
     except ValidationError as error:
@@ -358,6 +391,8 @@ def _is_in(content: dict[str, Any], wrong: FieldError) -> bool:
         _validated(content)
     except FieldError as before:
         return before.what == wrong.what
+    except ContradictionError:  # it comes after what is wrong with a field
+        return False
     return False
 
 

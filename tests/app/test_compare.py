@@ -66,7 +66,7 @@ def test_every_combination_is_run_and_the_command_says_so():
     ]
     assert commands(app)[-1] == (
         "kvsim compare pagedattention-orca --set workload.requests=120 --vary"
-        " memory.allocator=paged --vary memory.block_size=8,32 --vary"
+        " memory.allocator=paged --vary engine.block_size=8,32 --vary"
         " scheduler.policy=orca,vllm-v1 --replications 2"
     )
 
@@ -87,14 +87,14 @@ def test_cards_change_the_pool_only_if_the_plan_sizes_it():
     assert any("states its pool" in text.value for text in fixed.caption)
     sized = compared(allocators="", cards="a100-40gb,a100", plan=1)
     assert not any("states its pool" in text.value for text in sized.caption)
-    assert "memory.num_blocks=null" in commands(sized)[-1]
+    assert "engine.num_gpu_blocks_override=null" in commands(sized)[-1]
     held = tables(sized)[0].set_index("quantity").loc["pool held"]
     small, large = held.iloc[1:]
     assert large < small
 
 
 def test_too_many_combinations_are_refused():
-    app = compared(blocks="1,2,4", schedulers="orca,static")
+    app = compared(blocks="1,8,16", schedulers="orca,static")
     assert "24 combinations, and at most 8" in errors(app)[0]
     assert charts(app) == []
     assert commands(app)

@@ -52,7 +52,7 @@ def test_every_input_of_a_link_changes_the_question_and_the_command():
         "workload.arrivals.rate": 5,
         "memory.allocator": "reserve-pow2",
         "scheduler.policy": "orca",
-        "memory.block_size": 32,
+        "engine.block_size": 32,
         "engine.max_num_seqs": 16,
         "slo.ttft_ms": 900,
         "run.seed": 7,

@@ -72,7 +72,7 @@ class TestReading:
         assert (scenario.engine.name, scenario.engine.version) == ("vllm", "0.19.0")
         assert (scenario.engine.max_num_seqs, scenario.engine.max_num_batched_tokens) == (8, 512)
         assert scenario.engine.max_model_len is None
-        assert scenario.memory.num_blocks is None  # left to the engine's rules
+        assert scenario.engine.num_gpu_blocks_override is None  # left to the engine's rules
 
     def test_a_flag_nobody_mapped_is_refused(self, tmp_path):
         meta = write_bench(tmp_path, flags=FLAGS | {"enable_chunked_prefill": False})

@@ -111,10 +111,13 @@ def scenario(*, num_blocks=64, requests=12, policy="vllm-v1", **parts):
         "model": "small",
         "accelerator": "test device",
         "engine": {
+            "name": "sglang",  # which takes blocks of any size
             "dtype": "fp32",
             "max_num_seqs": 8,
             "max_num_batched_tokens": 32,
             "max_model_len": 96,
+            "num_gpu_blocks_override": num_blocks,
+            "block_size": 4,
         },
         "workload": {
             "arrivals": {"kind": "at_once"},
@@ -124,7 +127,6 @@ def scenario(*, num_blocks=64, requests=12, policy="vllm-v1", **parts):
             },
             "requests": requests,
         },
-        "memory": {"num_blocks": num_blocks, "block_size": 4},
         "scheduler": {"policy": policy},
     }
     return Scenario.model_validate(content | parts)
@@ -254,10 +256,11 @@ def test_small_gathers_change_no_token(monkeypatch):
 def test_the_workspace_is_the_largest_moment_of_a_step():
     # Llama-2-7B in fp16, 2,048 tokens per step: 4 streams of 4,096 and 4 widths of 11,008
     question = scenario(
-        engine={"dtype": "fp16", "max_num_batched_tokens": 2048, "max_model_len": 4096}
+        engine={"dtype": "fp16", "max_num_batched_tokens": 2048, "max_model_len": 4096},
+        memory={"num_blocks": 64, "block_size": 16},
     )
     setup = prepare(question, model=find_model("llama2-7b"), accelerator=find_accelerator("h200"))
-    assert setup.pool_slots == 64 * 4  # 16,384 bytes per token in a layer: 4 MiB
+    assert setup.pool_slots == 64 * 16  # 16,384 bytes per token in a layer: 16 MiB
     assert workspace_bytes(setup, 2) == 2048 * 4 * (4096 + 11_008) * 2
     large = prepare(
         question.model_copy(update={"memory": MemorySpec(num_blocks=8192, block_size=16)}),
@@ -408,7 +411,7 @@ def test_the_record_is_json_and_its_page_holds_both_charts(validation):
 @pytest.mark.parametrize(
     ("parts", "problem"),
     [
-        ({"memory": {"num_blocks": 64, "block_size": 4, "allocator": "prefix"}}, "'prefix'"),
+        ({"memory": {"allocator": "prefix"}}, "'prefix'"),
         ({"scheduler": {"preemption": "swap"}}, "swapping"),
         ({"run": {"max_seconds": 1.0}}, "a time limit"),
         ({"engine": {"dtype": "fp32", "kv_cache_dtype": "fp8", "max_model_len": 96}}, "fp8"),

@@ -255,7 +255,7 @@ def test_the_report_needs_nothing_from_outside(filmed):
     head, _, body = page.partition("<body>")
     assert "src=" not in body
     assert "kvsim simulate &lt;x&gt;" in body
-    assert "num_blocks: 2500" in body
+    assert "num_gpu_blocks_override: 2500" in body
     assert head.count("<script>") == 1
 
 

@@ -18,7 +18,13 @@ from kvsim.simulator.recorder import STEP_COLUMNS
 TINY = {
     "model": "opt-125m",
     "accelerator": "a100",
-    "engine": {"max_num_seqs": 8, "max_model_len": 64},
+    "engine": {
+        "name": "sglang",  # which takes blocks of any size
+        "max_num_seqs": 8,
+        "max_model_len": 64,
+        "num_gpu_blocks_override": 10,
+        "block_size": 4,
+    },
     "workload": {
         "arrivals": {"kind": "constant", "rate": 1},
         "lengths": {
@@ -27,7 +33,6 @@ TINY = {
         },
         "requests": 1,
     },
-    "memory": {"allocator": "paged", "num_blocks": 10, "block_size": 4},
     "step_time": {"kind": "constant", "seconds": 1.0},
 }
 

@@ -82,6 +82,8 @@ def study_scenario(generation: Generation, kind: type[BatchCache], model: ModelS
         max_num_seqs=generation.batch,
         max_num_batched_tokens=generation.batch * longest,
         max_model_len=longest,
+        num_gpu_blocks_override=_ROOM * generation.batch * ceil_div(longest, BLOCK_TOKENS),
+        block_size=BLOCK_TOKENS,
     )
     lengths = {"prompt": generation.prompt_tokens, "output": generation.tokens}
     workload = parse_workload(
@@ -91,13 +93,12 @@ def study_scenario(generation: Generation, kind: type[BatchCache], model: ModelS
             "requests": generation.batch,
         }
     )
-    blocks = _ROOM * generation.batch * ceil_div(longest, BLOCK_TOKENS)
     return Scenario(
         name="study",
         model=model.name,
         accelerator=kind.name,
         engine=EngineSpec(**options.model_dump()),
         workload=workload,
-        memory=MemorySpec(allocator=kind.allocator, num_blocks=blocks, block_size=BLOCK_TOKENS),
+        memory=MemorySpec(allocator=kind.allocator),
         scheduler=SchedulerSpec(policy="orca"),
     )

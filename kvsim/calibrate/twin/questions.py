@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kvsim.simulator.prepare import Setup
-from kvsim.simulator.scenario import EngineSpec, MemorySpec, Scenario
+from kvsim.simulator.scenario import EngineSpec, Scenario
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.model import ModelSpec
 from kvsim.steptime.kv_reads import prefill_pairs
@@ -62,6 +62,8 @@ class Question:
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
             max_model_len=self.longest,
+            num_gpu_blocks_override=self.num_blocks,
+            block_size=16,
         )
         return Scenario(
             name="twin",
@@ -71,7 +73,6 @@ class Question:
             workload=parse_workload(
                 {"arrivals": arrivals, "lengths": lengths, "requests": self._count(rate)}
             ),
-            memory=MemorySpec(num_blocks=self.num_blocks, block_size=16),
         )
 
     def _count(self, rate: float | None) -> int:
