@@ -100,6 +100,17 @@ def test_the_window_s_pool_runs_out_first() -> None:
     pools.check((one, batch.cached_tokens(one)) for one in both)
 
 
+@pytest.mark.parametrize("scarce", range(3))
+def test_any_pool_may_be_the_first_to_run_out(scarce: int) -> None:
+    """Two blocks of one pool: 4 tokens more after a prompt of 4, and no fifth."""
+    pools = PagedApart([(2 if number == scarce else 100, FULL, 1) for number in range(3)])
+    one = request(0, 4, 30)
+    admitted(pools, one)
+    assert pools.decode_steps(decoding(pools, one), 29) == 4
+    assert not pools.can_allocate(one)
+    assert pools.can_allocate(request(1, 4, 5))
+
+
 def test_a_full_window_needs_nothing_more() -> None:
     """Beyond 8 tokens a sequence opens blocks of the first pool alone."""
     pools = memory(100, 2, 1)

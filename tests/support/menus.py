@@ -137,27 +137,22 @@ def hybrids(*sizes: int) -> st.SearchStrategy[BlockCurve]:
 
 
 @st.composite
-def scarce_blocks(draw: st.DrawFn, menu: Menu, curve: BlockCurve, longest: int) -> int:
-    """Blocks of a pool under pressure of its own."""
-    once = curve.blocks_at(longest)
-    return int(once * draw(st.sampled_from(menu.pressures))) + draw(st.sampled_from([0, 1, once]))
-
-
-@st.composite
 def pools_beside(
     draw: st.DrawFn, menu: Menu, longest: int
 ) -> tuple[tuple[int, BlockCurve, int], ...]:
-    """One or two pools more; each may be the first to run out."""
+    """One or two pools more, each under a pressure of its own: any may be the first to run out."""
     kinds = st.one_of(
-        st.builds(BlockCurve, st.just(4), st.just(0), st.sampled_from([(3,), (2, 5), (20,)])),
+        st.builds(BlockCurve, st.sampled_from([4, 1])),
+        st.builds(BlockCurve, st.just(4), st.just(0), st.sampled_from([(20,), (2, 5), (3,)])),
         st.builds(BlockCurve, st.just(1), st.just(0), st.just(()), st.integers(1, 2)),
         hybrids(3, 4, 16),
     )
-    chosen = draw(st.lists(kinds, min_size=1, max_size=2))
-    return tuple(
-        (draw(scarce_blocks(menu, curve, longest)), curve, draw(st.integers(1, 5)))
-        for curve in chosen
-    )
+    beside = []
+    for curve in draw(st.lists(kinds, min_size=1, max_size=2)):
+        pressure = draw(st.sampled_from(menu.pressures)) * draw(st.sampled_from([1, 2, 6]))
+        blocks = int(curve.blocks_at(longest) * pressure) + draw(st.integers(0, 2))
+        beside.append((blocks, curve, draw(st.integers(1, 5))))
+    return tuple(beside)
 
 
 @st.composite
@@ -170,9 +165,10 @@ def pools(draw: st.DrawFn, menu: Menu, allocator: str, longest: int) -> Pool:
     per_token = sum(part.growing / part.block_size for part in curve.parts) or 1 / curve.block_size
     stopping = sum(len(part.caps) for part in curve.parts) + curve.fixed
     is_apart = allocator == "apart"
+    roomy = draw(st.sampled_from([1, 3])) if is_apart else 1
     return Pool(
         allocator,
-        int(longest * per_token * pressure) + 3 * stopping + 1,
+        (int(longest * per_token * pressure) + 3 * stopping + 1) * roomy,
         curve,
         eviction=draw(st.sampled_from(["lru", "fifo", "lfu"])),
         placement=draw(st.sampled_from(["first-fit", "best-fit", "buddy"])),
