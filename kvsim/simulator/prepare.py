@@ -92,6 +92,12 @@ class Setup:
         """Slots of all pools: tokens, where there is one and every layer keeps all of them."""
         return self.pools.slots
 
+    @property
+    def pool_tokens(self) -> int:
+        """Tokens that the pools hold: slots, or what the engine logs where slots are no tokens."""
+        is_plain = len(self.pools.pools) == 1 and self.pools.main.is_plain
+        return self.pool_slots if is_plain else self.sizing.capacity.logged_tokens
+
 
 def prepare(
     scenario: Scenario,

@@ -196,7 +196,7 @@ class Replica:
         if not self._is_plain:
             head = waiting.head() if waiting else None
             reserved, external, cached = allocator.slots(scheduler.cached_tokens_in_all(), head)
-        decoding = read = prompts = filling = 0
+        decoding = read = prompts = filling = coming = 0
         before, rounded = held, allocator.rounded_slots
         if plan.decodes and batch.sequences:
             decoding, read = batch.sequences, batch.kv_bytes
@@ -209,10 +209,10 @@ class Replica:
         for request, count in plan.prefills:
             prompts += count
             done = request.computed_tokens
-            filling += allocator.slots_at(done + count) - allocator.slots_at(done)
+            coming += allocator.slots_at(done + count) - allocator.slots_at(done)
         row = _row(
             now, seconds, steps, decoding, prompts, read, len(waiting),
-            filled, filling, held - rounded, grown, reserved, external, cached,
+            filled, filling + coming, held - rounded, grown, reserved or coming, external, cached,
         )  # fmt: skip
         self.recorder.write_steps(row)
         return seconds

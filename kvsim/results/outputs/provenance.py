@@ -43,7 +43,7 @@ def provenance(result: SimulationResult) -> dict[str, Any]:
         "step_time": setup.step_time.provenance,
         "pool": {
             "num_blocks": setup.num_blocks,
-            "block_size": setup.curve.block_size,
+            "block_size": setup.pools.main.block_size,
             "bytes_per_token": setup.token_bytes,
             "kv_cache_dtype": setup.kv.name,
         },
