@@ -154,7 +154,8 @@ def _pool_line(pool: PoolFacts, *, named: bool) -> str:
     name = f"{pool.name}: " if named else ""
     tokens = f"{pool.block_size:,} token{'s' if pool.block_size > 1 else ''}"
     withheld = f", {pool.withheld_blocks} of them withheld" if pool.withheld_blocks else ""
-    return f"{name}{pool.num_blocks:,} blocks of {tokens}, {size_text(pool.block_bytes)} each{withheld}."
+    each = f"{size_text(pool.block_bytes)} each"
+    return f"{name}{pool.num_blocks:,} blocks of {tokens}, {each}{withheld}."
 
 
 def _groups(plan: Plan) -> Table:

@@ -172,17 +172,22 @@ def _refuse_unfit(scenario: Scenario, sizing: Sizing) -> None:
 
 
 def _warnings(scenario: Scenario, sizing: Sizing) -> Iterator[str]:
-    """Say where the scenario's pool is not the plan's."""
-    options = sizing.deployment.options
-    if options.num_gpu_blocks_override is None:
+    """Say where the pool that the scenario states is not the plan's, with both numbers."""
+    stated = sizing.deployment.options.num_gpu_blocks_override
+    if stated is None:
         return
     free = sizing.asked.options.model_copy(update={"num_gpu_blocks_override": None})
-    planned = size(sizing.engine, replace(sizing.asked, options=free))
-    stated, own = sizing.capacity.num_blocks, max(0, planned.capacity.num_blocks)
-    if stated != own:
+    planned = size(sizing.engine, replace(sizing.asked, options=free)).capacity.num_blocks
+    where = scenario.where("engine.num_gpu_blocks_override")
+    if sizing.capacity.num_blocks != stated:
         yield (
-            f"the pool has {stated:,} blocks because the scenario says so; the plan for"
-            f" {_names(sizing)} gives {own:,}"
+            f"{where} asks for {stated:,} blocks; {sizing.engine.name} takes that for the most, and"
+            f" {_names(sizing)} has room for {sizing.capacity.num_blocks:,}"
+        )
+    elif stated != planned:
+        yield (
+            f"{where} states a pool of {stated:,} blocks; the plan for {_names(sizing)} gives"
+            f" {max(0, planned):,}"
         )
 
 
