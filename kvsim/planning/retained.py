@@ -40,6 +40,7 @@ def retention_choices(
         tp=sizing.tp,
     )
     full_bytes = sizing.kept_bytes(context)
+    full_requests = sizing.pools.concurrency(context)
     return tuple(
         RetentionChoice(
             policy=row.policy,
@@ -47,7 +48,7 @@ def retention_choices(
             kept_tokens=row.kept_tokens,
             sequence_bytes=round(row.fraction * full_bytes),
             share=row.fraction,
-            requests=int(sizing.pool_bytes / max(1.0, row.fraction * full_bytes)),
+            requests=int(full_requests / row.fraction),
             price=row.price,
         )
         for row in rows

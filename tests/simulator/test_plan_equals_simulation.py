@@ -78,6 +78,20 @@ def test_the_allocator_itself_admits_as_many(engine):
         assert admitted == wanted, (model, engine)
 
 
+@pytest.mark.parametrize("engine", engine_names())
+@pytest.mark.parametrize("model", ["gpt-oss-20b", "gemma3-27b", "nemotron-h-8b", "llama2-7b"])
+def test_the_tables_of_one_plan_agree(model, engine):
+    answer = kvsim.plan(model, law.GPU, engine=engine, max_model_len=4096, context_len=4096)
+    longest = answer.concurrency[-1]
+
+    assert longest.context_len == 4096
+    assert answer.contiguous_vs_paged.paged_requests == longest.requests
+    assert answer.retention[0].policy == "full"
+    assert answer.retention[0].requests == longest.requests
+    used = longest.requests * longest.sequence_bytes
+    assert used <= sum(pool.num_blocks * pool.block_bytes for pool in answer.pools)
+
+
 # ---- memory that is held and not used ---------------------------------------------------------
 
 
