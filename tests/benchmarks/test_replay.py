@@ -246,7 +246,7 @@ def test_the_figure_holds_both_lines_of_every_pair():
 # ---- the real runs ---------------------------------------------------------------------------
 
 # Where a goal is missed, the bound that holds and why. By the rules the RTX 4090's pool comes
-# out 9.5 % too large (2,833 blocks; the run had 2,587 and the null block), so requests wait
+# out 9.5 % too large (2,832 blocks beside the null block; the run had 2,587), so requests wait
 # less than they did and a larger batch makes each step longer. With the run's own pool all is
 # within the goals: the error is in the non-KV memory of that start-up, not in time. Why, as far
 # as it is known, is in docs/accuracy.md.
