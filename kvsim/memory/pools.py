@@ -176,3 +176,8 @@ class KVPools:
         """The same with its fraction: how far the first pool to run out would reach."""
         needs = ((pool.given_blocks, pool.blocks_at(tokens)) for pool in self)
         return min((given / blocks for given, blocks in needs if blocks), default=0.0)
+
+    def scarcest(self, tokens: int) -> Pool:
+        """The pool that runs out first, with sequences of `tokens` tokens."""
+        drawn = [pool for pool in self if pool.blocks_at(tokens)] or [self.main]
+        return min(drawn, key=lambda pool: pool.given_blocks / max(1, pool.blocks_at(tokens)))

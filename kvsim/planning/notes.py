@@ -28,6 +28,7 @@ def _checks(sizing: Sizing) -> Iterator[str]:
         _longer_than_servable,
         _one_of_several,
         _scheduler_limits_first,
+        _scarcest_pool,
         _replicated_heads,
         _kv_wider_than_weights,
         _other_layout,
@@ -66,6 +67,19 @@ def _scheduler_limits_first(sizing: Sizing) -> Iterator[str]:
         yield (
             f"max_num_seqs = {limit:,} limits {which}before memory does:"
             f" {sizing.requests(length):,} requests of {length:,} tokens would fit"
+        )
+
+
+def _scarcest_pool(sizing: Sizing) -> Iterator[str]:
+    """Of pools kept apart, one may be empty while others stand full."""
+    longest, pools = sizing.capacity.max_model_len, sizing.pools
+    scarcest = pools.scarcest(longest)
+    held = pools.requests(longest)
+    main = pools.main.given_blocks // max(1, pools.main.blocks_at(longest))
+    if sizing.fits and main > held:
+        yield (
+            f"the {scarcest.name} pool runs out first: it holds {held:,} requests of"
+            f" {longest:,} tokens, the {pools.main.name} pool {main:,}"
         )
 
 

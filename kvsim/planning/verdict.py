@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvsim.planning.sizing import Sizing
-from kvsim.units import GIB
+from kvsim.units import GIB, format_bytes
 
 __all__ = ["binding_term", "verdict"]
 
@@ -65,6 +65,9 @@ def binding_term(sizing: Sizing) -> str:
 
 
 def _gib(size_bytes: float, digits: int = 2) -> str:
+    """GiB as the tables print them, and a smaller unit where that would be nothing."""
+    if 0 < abs(size_bytes) < GIB / 100:
+        return format_bytes(size_bytes)
     return f"{size_bytes / GIB:,.{digits}f} GiB"
 
 

@@ -21,7 +21,7 @@ TINY = {
     "engine": {
         "name": "sglang",  # which takes blocks of any size
         "max_num_seqs": 8,
-        "max_model_len": 64,
+        "max_model_len": 40,
         "num_gpu_blocks_override": 10,
         "block_size": 4,
     },
@@ -83,9 +83,8 @@ def test_its_memory_by_hand(run):
 
 def test_a_reservation_by_hand(run):
     """reserve-max holds 64 of 128 slots for 3 s; 2 of the last 6 tokens are still to come."""
-    waste = run({"memory.allocator": "reserve-max", "memory.num_blocks": 32}).summary["kv_cache"][
-        "waste"
-    ]
+    regions = {"memory.allocator": "reserve-max", "memory.num_blocks": 32}
+    waste = run(regions | {"engine.max_model_len": 64}).summary["kv_cache"]["waste"]
     assert waste["token_states"] == pytest.approx((2 * 1 + 5 * 2) / (4 * 128))
     assert waste["reserved"] == pytest.approx((4 * 1 + 1 * 2) / (4 * 128))
     assert waste["internal"] == pytest.approx(3 * (64 - 6) / (4 * 128))
@@ -127,7 +126,8 @@ def test_decoding_that_waits_for_prompts_shows_in_inter_token_latency(run):
 
 
 def test_rejected_requests_are_counted_and_nothing_else(run):
-    summary = run({"memory.num_blocks": 1, "workload.requests": 3}).summary
+    longer = {"kind": "lognormal", "mean": 400, "cv": 0.1}  # than max_model_len, 40
+    summary = run({"workload.lengths.prompt": longer, "workload.requests": 3}).summary
     assert (summary["completed"], summary["rejected"], summary["unfinished"]) == (0, 3, 0)
     assert summary["mean_ttft_ms"] is None
     assert summary["request_throughput"] == 0.0

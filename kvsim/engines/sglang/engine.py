@@ -241,7 +241,10 @@ class SGLang(ReleasedEngine):
         return min(limit, options.max_num_seqs) if explicit else limit
 
     def _states_per_request(self, options: ResolvedOptions) -> int:
-        """The radix cache keeps states of shared prefixes beside the running one."""
+        """State slots of a running request: beside the radix cache two more, to track prefixes in.
+
+        SGLang admits no more requests than ``max_mamba_cache_size`` over this ratio.
+        """
         return int(self.data["mamba_slots_per_request"]) if options.enable_prefix_caching else 1
 
     def capacity(self, deployment: ResolvedDeployment, kv_bytes: int) -> Capacity:
@@ -257,7 +260,7 @@ class SGLang(ReleasedEngine):
         page, dcp = options.block_size, _context_ranks(deployment)
         per_request, local = self._states_per_request(options), ceil_div(length, dcp)
         admission = sizes.sequences(local, layout.window_tokens(local, page), per_request)
-        steady = sizes.sequences(local, layout.window_tokens(local), 1)
+        steady = sizes.sequences(local, layout.window_tokens(local), per_request)
         all_full = sizes.sequences(local, local, per_request)
         token_bytes = layout.full_bytes + layout.window_bytes
         layers = self.stage_layers(deployment, stage)
@@ -272,7 +275,7 @@ class SGLang(ReleasedEngine):
             steady_tokens=int(steady * length),
             all_full_tokens=int(all_full * length),
             pools=KVPools(
-                tuple(layout.pools(sizes, local, page, dcp)),
+                tuple(layout.pools(sizes, local, page, ranks=dcp, states=per_request)),
                 layout_ratio(deployment, token_bytes / dcp, layers),
             ),
         )

@@ -57,7 +57,9 @@ class PoolLayout:
         kept = self.window_tokens(context)
         return context * self.full_bytes + kept * self.window_bytes + self.state_bytes
 
-    def pools(self, sizes: PoolSizes, length: int, page: int, ranks: int) -> Iterator[Pool]:
+    def pools(
+        self, sizes: PoolSizes, length: int, page: int, *, ranks: int, states: int
+    ) -> Iterator[Pool]:
         """Yield the pools, the full one first.
 
         Parameters
@@ -70,6 +72,8 @@ class PoolLayout:
             ``--page-size``.
         ranks : int
             Ranks that the tokens of a request are dealt over.
+        states : int
+            Slots of recurrent state that a running request takes.
         """
         full = Group(
             name="full",
@@ -93,13 +97,13 @@ class PoolLayout:
             yield Pool("window", page, page * self.window_bytes, blocks, 0, (window,))
         if sizes.states is not None:
             state = Group(
-                "states",
-                self.state_layers,
-                0,
-                1,
-                self.state_bytes // self.state_layers,
-                1,
-                Growth.constant(1),
+                name="states",
+                layers=self.state_layers,
+                padding_layers=0,
+                block_size=1,
+                page_bytes=self.state_bytes // self.state_layers,
+                blocks_per_sequence=states,
+                growth=Growth.constant(states),
             )
             yield Pool("states", 1, self.state_bytes, sizes.states, 0, (state,))
 
