@@ -236,15 +236,12 @@ class Transformers(ReleasedEngine):
     def _heap(self, tensors: list[_Tensors], kv_bytes: int, length: int) -> Pool:
         """All of the memory, in the largest unit that every tensor is a whole number of.
 
-        A sequence takes its peak: what it keeps, and the copy of one layer as it appends. A
-        StaticCache takes its whole length from the start.
+        The copies of a layer that appends have their share beside it, as at the longest length.
+        A StaticCache takes its whole length from the start.
         """
-        sizes = [
-            size
-            for each in tensors
-            for size in (each.token_bytes, each.widest_bytes, each.constant_bytes)
-        ]
-        unit = math.gcd(*sizes)
+        sizes = [size for each in tensors for size in (each.token_bytes, each.constant_bytes)]
+        unit, kept = math.gcd(*sizes), _kept_bytes(tensors, length)
+        usable = max(0, kv_bytes) * kept // (kept + self._append_bytes(tensors, length))
         groups = tuple(
             Group(
                 name=each.name,
@@ -255,17 +252,9 @@ class Transformers(ReleasedEngine):
                 blocks_per_sequence=each.kept_bytes(length) // unit,
                 growth=each.growth(unit, length if self.is_static else None),
             )
-            for each in [*tensors, *self._copies(tensors, length)]
+            for each in tensors
         )
-        return Pool("heap", 1, unit, max(0, kv_bytes) // unit, 0, groups)
-
-    def _copies(self, tensors: list[_Tensors], length: int) -> list[_Tensors]:
-        """The second tensor of one layer while it appends: the widest at this length."""
-        widest = max(tensors, key=lambda each: each.kept_tokens(length) * each.widest_bytes)
-        if self.is_static or not widest.widest_bytes:
-            return []
-        copied = widest.widest_bytes
-        return [widest._replace(name="copy", layers=1, token_bytes=copied, constant_bytes=0)]
+        return Pool("heap", 1, unit, usable // unit, 0, groups)
 
     def command(self, deployment: Deployment) -> str:
         """The two calls, on one line of Python."""

@@ -88,7 +88,7 @@ def test_flags_and_settings_reach_the_scenario(run):
     assert found["accelerator"]["name"].startswith("H200")
     assert found["engine"]["options"]["tensor_parallel_size"] == 2
     assert found["engine"]["options"]["max_num_seqs"] == 7
-    assert (found["pool"]["block_size"], found["pool"]["num_blocks"]) == (32, 500 - 1)
+    assert (found["pool"]["block_size"], found["pool"]["num_blocks"]) == (32, 500)
     assert found["scenario"]["scheduler"]["policy"] == "vllm-v0"
     assert found["scenario"]["engine"]["max_model_len"] == 4096
 

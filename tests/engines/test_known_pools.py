@@ -106,20 +106,21 @@ GEMMA_FULL, GEMMA_WINDOW = 10 * GEMMA_LAYER, 52 * GEMMA_LAYER
 
 
 def test_transformers_has_one_heap():
-    """Its unit is what 10 layers, 52 layers and one K are whole numbers of: the K, 4 KiB."""
+    """Its unit is what 10 and 52 layers are whole numbers of: two, 16 KiB.
+
+    8,192 tokens keep 67,584 units (5 x 8,192 + 26 x 1,024) and, while a full layer appends, its
+    K once more: a quarter of a unit for each, 2,048. So 33 of 34 bytes are the heap's.
+    """
     pools = pools_of("transformers", "gemma3-27b", 20 * GIB, gpu="h200", max_model_len=8192)
-    key = GEMMA_LAYER // 2
-    assert sizes(pools) == [("heap", 1, key, 20 * 2**18)]
+    units = 20 * 2**16 * 33 // 34
+    assert units == 1_272_169
+    assert sizes(pools) == [("heap", 1, 2 * GEMMA_LAYER, units)]
     groups = {group.layers: group for group in pools.main.groups}
-    assert groups[10].growth == Growth.full(1, width=20)
-    assert groups[52].growth == Growth.capped(1, 1024, width=104)
-    # While a full layer appends, its K is there twice.
-    assert groups[1].growth == Growth.full(1, width=1)
-    kept = 8192 * GEMMA_FULL + 1024 * GEMMA_WINDOW
-    assert pools.sequence_bytes(8192) == kept + 8192 * key
-    # 21 x 8,192 + 104 x 1,024 = 278,528 of 5,242,880 units; 125,000 of them below the window
-    assert pools.requests(8192) == 5_242_880 // 278_528 == 18
-    assert pools.requests(1000) == 5_242_880 // 125_000 == 41
+    assert groups[10].growth == Growth.full(1, width=5)
+    assert groups[52].growth == Growth.capped(1, 1024, width=26)
+    assert pools.sequence_bytes(8192) == 8192 * GEMMA_FULL + 1024 * GEMMA_WINDOW
+    assert pools.requests(8192) == units // 67_584 == 18
+    assert pools.requests(1000) == units // 31_000 == 41
 
 
 def test_tensorrt_llm_has_a_pool_for_every_window():

@@ -121,7 +121,8 @@ def test_provenance_says_everything_needed_to_ask_again(result):
     assert all(fact["source"] for fact in found["accelerator"]["sources"].values())
     assert found["step_time"].split(":")[0] in ("fitted", "assumed")
     assert found["pool"] == {
-        "num_blocks": 300 - 1,  # less the null block
+        "num_blocks": 300,
+        "withheld_blocks": 1,  # the null block
         "block_size": 16,
         "bytes_per_token": 131_072,  # 2 x 32 layers x 8 heads x 128 x 2 bytes
         "kv_cache_dtype": "bf16",
