@@ -93,7 +93,7 @@ def _one_of_several(sizing: Sizing) -> Iterator[str]:
 
 
 def _replicated_heads(sizing: Sizing) -> Iterator[str]:
-    tp, dcp = sizing.tp, sizing.deployment.options.decode_context_parallel_size
+    tp, dcp = sizing.rank.tp, sizing.rank.dcp
     if tp == 1 or dcp > 1:
         return
     caches = [cache for _, cache in layer_caches(sizing.deployment.model)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kvsim.memory.rank import Rank
 from kvsim.memory.retention import COMMON_POLICIES, Full, parse_retention, retention_table
 from kvsim.planning.plan_types import RetentionChoice
 from kvsim.planning.sizing import Sizing
@@ -37,7 +38,7 @@ def retention_choices(
         sizing.kv_format,
         context,
         policies or COMMON_POLICIES,
-        tp=sizing.tp,
+        Rank(tp=sizing.rank.tp),  # shares of the whole model, whatever its stages
     )
     full_bytes = sizing.kept_bytes(context)
     full_requests = sizing.pools.concurrency(context)

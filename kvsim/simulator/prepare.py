@@ -12,6 +12,7 @@ from kvsim.errors import InputError
 from kvsim.memory.footprint import bytes_per_token
 from kvsim.memory.growth import BlockCurve
 from kvsim.memory.pools import KVPools
+from kvsim.memory.rank import Rank
 from kvsim.planning.sizing import Sizing, size
 from kvsim.planning.verdict import verdict
 from kvsim.simulator.allocators import ALLOCATORS
@@ -77,14 +78,14 @@ class Setup:
         return SCHEDULERS.find(self.scenario.scheduler.policy)
 
     @property
-    def tp(self) -> int:
-        """Tensor-parallel degree."""
-        return self.deployment.options.tensor_parallel_size
+    def rank(self) -> Rank:
+        """Whose bytes a step reads: it passes through the layers of all stages."""
+        return Rank(tp=self.deployment.options.tensor_parallel_size)
 
     @property
     def token_bytes(self) -> int:
         """KV bytes of one more token of a short context, one rank, all layers."""
-        own = bytes_per_token(self.deployment.model, self.kv, tp=self.tp)
+        own = bytes_per_token(self.deployment.model, self.kv, self.rank)
         return round(own * self.pools.layout_ratio)
 
     @property
@@ -200,7 +201,7 @@ def _pools(scenario: Scenario, sizing: Sizing) -> KVPools:
     if not ALLOCATORS.find(scenario.memory.allocator).contiguous:
         return sizing.pools
     token_bytes = sizing.pools.layout_ratio * bytes_per_token(
-        sizing.deployment.model, sizing.kv_format, tp=sizing.tp, layers=sizing.layers
+        sizing.deployment.model, sizing.kv_format, sizing.rank
     )
     return sizing.pools.contiguous(token_bytes)
 
