@@ -245,10 +245,9 @@ def shared_block_ids(run: BenchRun, data: Path) -> BlockIds | None:
 
 
 def own_pool(run: BenchRun) -> tuple[int, str] | None:
-    """Blocks that the run's requests could hold, and where that is known from.
+    """The run's ``num_gpu_blocks``, and where it is known from.
 
-    vLLM withholds one block of its ``num_gpu_blocks``, the null block, and its usage is a share
-    of the others.
+    vLLM withholds one of them, the null block, and its usage is a share of the others.
 
     Returns
     -------
@@ -256,9 +255,9 @@ def own_pool(run: BenchRun) -> tuple[int, str] | None:
         "recorded" by the run itself, or "read" off its printed usage; None where neither is.
     """
     if run.recorded_blocks is not None:
-        return run.recorded_blocks - _NULL_BLOCKS, "recorded"
+        return run.recorded_blocks, "recorded"
     blocks = pool_blocks(run.series["kv_cache_pct"])
-    return None if blocks is None else (blocks, "read")
+    return None if blocks is None else (blocks + _NULL_BLOCKS, "read")
 
 
 def pool_blocks(percentages: Floats, most: int = 5_000) -> int | None:
@@ -349,7 +348,7 @@ def scenario_of(run: BenchRun, trace: Path, num_blocks: int | None = None) -> Sc
     trace : Path
         What `write_trace` wrote.
     num_blocks : int, optional
-        Blocks of the pool; by default those that the engine's accounting rules predict.
+        ``--num-gpu-blocks-override``; by default the engine's accounting rules predict them.
 
     Raises
     ------

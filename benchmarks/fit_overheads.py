@@ -27,7 +27,6 @@ from observed_rows import Observation, UnpredictableRowError, observations
 from reference_data import parsed, parser
 
 from kvsim.engines.base import Deployment
-from kvsim.engines.vllm.budget import stage_budget
 from kvsim.engines.vllm.engine import VLLM
 from kvsim.engines.vllm.overheads import (
     ProfiledStep,
@@ -109,7 +108,7 @@ def _sample(row: Observation) -> Sample:
         deployment=deployment,
         release=engine.rules.release,
         sampler=sampler_of(deployment, engine.rules),
-        step=profiled_step(deployment),
+        step=profiled_step(deployment, engine.rank(deployment)),
         activation_gib=row.number("activation_gib"),
         non_torch_gib=row.number("non_torch_gib"),
         graphs_gib=row.number("cudagraph_est_gib") or row.number("cudagraph_gib"),
@@ -192,7 +191,8 @@ def _unprinted_rocm(samples: list[Sample], belongs: Callable[[Sample], bool]) ->
     rests = []
     for sample in filter(belongs, samples):
         if architecture(sample.deployment.accelerator) == "rocm" and sample.kv_gib:
-            budget = stage_budget(sample.deployment, _engine(sample).rules, 0)
+            engine = _engine(sample)
+            budget = engine.rank_budget(sample.deployment, engine.rank(sample.deployment))
             taken = budget.weights_bytes + budget.activation_bytes
             rests.append((budget.budget_bytes - taken) / GIB - sample.kv_gib)
     return {"rocm": round(median(rests), 2)} if rests else {}

@@ -99,7 +99,7 @@ def oracle_run(case: Case) -> None:
     scenario = scenario_of(case, ORACLE_REQUESTS)
     setup = prepare(scenario)
     model, options = setup.deployment.model, setup.deployment.options
-    reads = KVReadCurve.from_model(model, setup.kv, setup.tp)
+    reads = KVReadCurve.from_model(model, setup.kv, setup.rank)
     memory = oracle.SharedBlocks if case.prefix_caching else oracle.Blocks
     oracle.ENGINES["vllm-v1"](
         memory(setup.num_blocks, setup.curve.block_size),

@@ -207,6 +207,9 @@ def show(found: SimulationComparison, line: str) -> None:
 
 
 def _cautions(found: SimulationComparison) -> None:
+    setups = (variant.runs.first.setup for variant in found.variants)
+    for warning in dict.fromkeys(warning for setup in setups for warning in setup.warnings):
+        st.warning(plain(warning))
     saturated = [variant.label for variant in found.variants if variant.runs.saturated]
     if saturated:
         st.warning(

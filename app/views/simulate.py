@@ -172,6 +172,8 @@ def _numbers(result: SimulationResult) -> None:
 
 def _cautions(result: SimulationResult) -> None:
     summary = result.summary
+    for warning in result.setup.warnings:
+        st.warning(plain(warning))
     if summary["saturated"]:
         st.warning(
             "Saturated: requests came faster than they could be served. Queue, TTFT and"

@@ -26,13 +26,14 @@ def command(
 ) -> None:
     """Show what every layer of MODEL keeps, as a formula with its numbers in."""
     from kvsim.catalog.models import find_model
+    from kvsim.memory.rank import Rank
     from kvsim.planning.formula import explain
     from kvsim.planning.plan_types import plain
     from kvsim.specs.precision import kv_format
 
     spec = find_model(model)
     fmt = kv_format(spec.dtype if kv_cache_dtype == "auto" else kv_cache_dtype)
-    answer = explain(spec, fmt, context=context_len, tp=tp)
+    answer = explain(spec, fmt, context=context_len, rank=Rank(tp=tp))
     emit(_sections(answer), plain(answer), output_format)
 
 

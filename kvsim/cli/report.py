@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from kvsim.cli.render import Bar, Part, Section, Table
 from kvsim.engines.base import MemoryBudget
-from kvsim.planning.plan_types import KVKind, Plan
+from kvsim.planning.plan_types import KVKind, Plan, PoolFacts
 from kvsim.planning.planner import EngineComparison
 from kvsim.units import GIB, format_bytes, format_seconds
 
@@ -137,29 +137,43 @@ def _capacity(plan: Plan) -> Section:
 
 
 def _blocks(plan: Plan) -> Section:
-    kv, waste = plan.kv_cache, plan.fragmentation
+    waste = plan.fragmentation
     lines: list[str | Table | Bar] = [
-        f"{kv.num_blocks:,} blocks of {kv.block_size:,} token{'s' if kv.block_size > 1 else ''},"
-        f" {size_text(kv.bytes_per_block)} each.",
+        *(_pool_line(pool, named=len(plan.pools) > 1) for pool in plan.pools),
         f"Internal fragmentation near {waste.context_len:,} tokens:"
         f" {size_text(waste.expected_bytes)} per sequence expected ({waste.expected_share:.1%}),"
         f" {size_text(waste.worst_bytes)} at worst ({waste.worst_share:.1%}).",
     ]
     if len(plan.groups) > 1:
-        rows = tuple(
-            (
-                group.name,
-                f"{group.layers:,}",
-                f"{group.padding_layers:,}",
-                f"{group.block_size:,}",
-                size_text(group.page_bytes),
-                f"{group.blocks_per_sequence:,}",
-            )
-            for group in plan.groups
-        )
-        headers = ("group", "slots", "padding", "block", "page", "blocks per sequence")
-        lines.append(Table(headers, rows))
+        lines.append(_groups(plan))
     return Section("Blocks", tuple(lines))
+
+
+def _pool_line(pool: PoolFacts, *, named: bool) -> str:
+    """One pool's blocks, and what of them nobody is given."""
+    name = f"{pool.name}: " if named else ""
+    tokens = f"{pool.block_size:,} token{'s' if pool.block_size > 1 else ''}"
+    withheld = f", {pool.withheld_blocks} of them withheld" if pool.withheld_blocks else ""
+    each = f"{size_text(pool.block_bytes)} each"
+    return f"{name}{pool.num_blocks:,} blocks of {tokens}, {each}{withheld}."
+
+
+def _groups(plan: Plan) -> Table:
+    """The groups of layers, and the blocks that a sequence takes of each."""
+    rows = tuple(
+        (
+            group.name,
+            f"{group.layers:,}",
+            f"{group.padding_layers:,}",
+            f"{group.block_size:,}",
+            size_text(group.page_bytes),
+            f"{group.blocks_per_sequence:,}",
+            "" if group.most_blocks is None else f"{group.most_blocks + group.fixed_blocks:,}",
+        )
+        for group in plan.groups
+    )
+    headers = ("group", "slots", "padding", "block", "page", "admission", "holds at most")
+    return Table(headers, rows)
 
 
 def _concurrency(plan: Plan) -> Section:

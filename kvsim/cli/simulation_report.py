@@ -10,6 +10,7 @@ from kvsim.results.result import SATURATED_MEANINGLESS, grows_with_the_run
 from kvsim.results.words import COMPARED, LATENCIES, PARTS
 
 if TYPE_CHECKING:
+    from kvsim.memory.pools import KVPools
     from kvsim.results.result import SimulationResult
     from kvsim.results.statistics import Interval
     from kvsim.runs.compare import SimulationComparison, Variant
@@ -28,7 +29,12 @@ def run_record(runs: Replications) -> dict[str, Any]:
     """Return the JSON answer: the first run's summary, intervals, and where it comes from."""
     from kvsim.results.outputs import provenance
 
-    return {**runs.summary, **interval_record(runs), "provenance": provenance(runs.first)}
+    return {
+        **runs.summary,
+        **interval_record(runs),
+        "warnings": list(runs.first.setup.warnings),
+        "provenance": provenance(runs.first),
+    }
 
 
 def interval_record(runs: Replications) -> dict[str, Any]:
@@ -54,10 +60,9 @@ def run_sections(runs: Replications) -> Iterator[Section]:
 def _headline(runs: Replications) -> str:
     setup, summary = runs.first.setup, _shown(runs)
     engine = setup.scenario.engine.name
-    size = setup.curve.block_size
     lines = [
         f"{setup.deployment.model.name} on {setup.deployment.accelerator.name}, {engine}",
-        f"pool: {setup.num_blocks:,} blocks of {size} ({setup.pool_slots:,} tokens),"
+        f"pool: {_pool_words(setup.pools)} ({setup.pool_tokens:,} tokens),"
         f" {setup.scenario.memory.allocator}",
         f"scheduler: {setup.scenario.scheduler.policy}, as {_mimicked(setup.scenario)}",
         f"{_count(summary['completed'])} requests in {summary['duration']:,.1f} s of simulated"
@@ -65,6 +70,14 @@ def _headline(runs: Replications) -> str:
         f"step times: {setup.step_time.provenance}",
     ]
     return "\n".join(lines)
+
+
+def _pool_words(pools: KVPools) -> str:
+    """Blocks of each pool; their names where there are several."""
+    words = [f"{pool.given_blocks:,} blocks of {pool.block_size:,}" for pool in pools]
+    if len(words) == 1:
+        return words[0]
+    return "; ".join(f"{pool.name} {said}" for pool, said in zip(pools, words, strict=True))
 
 
 def _runs(count: int, kind: str = "") -> str:
@@ -107,7 +120,7 @@ def _mimicked(scenario: Scenario) -> str:
 
 def _cautions(runs: Replications) -> list[str]:
     """Say what a reader of the numbers must know first."""
-    summary, said = runs.summary, []
+    summary, said = runs.summary, [f"- {warning}" for warning in runs.first.setup.warnings]
     if runs.saturated:
         said.append(
             "- saturated: requests came faster than they could be served, so TTFT, E2E and"
@@ -220,9 +233,11 @@ def comparison_sections(found: SimulationComparison) -> Iterator[Section]:
         yield Section(f"Difference from {first.label} ({how})", (changes,))
     if "scheduler.preemption" in first.overrides:
         yield Section("Swap or recompute", (_swap_lines(found),))
-    lone = [line for each in found.variants for line in _one_of_several(each.runs.first)]
-    if lone:
-        yield Section("Caution", ("\n".join(dict.fromkeys(lone)),))
+    firsts = [variant.runs.first for variant in found.variants]
+    said = [f"- {warning}" for first_run in firsts for warning in first_run.setup.warnings]
+    said += [line for first_run in firsts for line in _one_of_several(first_run)]
+    if said:
+        yield Section("Caution", ("\n".join(dict.fromkeys(said)),))
     yield _step_times(found)
 
 
@@ -238,8 +253,8 @@ def _values(found: SimulationComparison, keys: Sequence[str]) -> Table:
 
 def _pool_rows(found: SimulationComparison) -> list[tuple[str, ...]]:
     """Say how large the pools are, where they are not all alike."""
-    slots = [variant.runs.first.setup.pool_slots for variant in found.variants]
-    return [("pool, tokens", *(f"{count:,}" for count in slots))] if len(set(slots)) > 1 else []
+    held = [variant.runs.first.setup.pool_tokens for variant in found.variants]
+    return [("pool, tokens", *(f"{count:,}" for count in held))] if len(set(held)) > 1 else []
 
 
 def _step_times(found: SimulationComparison) -> Section:

@@ -4,7 +4,7 @@
 
     Deployment ──resolve──▶ ResolvedDeployment   no option left open
         │
-        ├── tightest_stage(deployment)      ─▶ the pipeline stage whose rank decides
+        ├── tightest_rank(deployment)       ─▶ Rank           the one that decides for all
         ├── budget(deployment)              ─▶ MemoryBudget   of that rank
         └── capacity(deployment, kv_bytes)  ─▶ Capacity       its pools, and what a log prints
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 from kvsim.memory.pools import Group, KVPools
-from kvsim.memory.weights import stage_layers
+from kvsim.memory.rank import Rank
 from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
@@ -184,7 +184,7 @@ class Engine(ABC):
 
     def __init__(self, version: str = "") -> None:
         self.version = version or self.newest_version
-        self._decided: tuple[ResolvedDeployment, int] | None = None
+        self._decided: tuple[ResolvedDeployment, Rank] | None = None
 
     @abstractmethod
     def resolve(self, deployment: Deployment) -> ResolvedDeployment:
@@ -197,39 +197,47 @@ class Engine(ABC):
             no rank layout allows.
         """
 
-    def tightest_stage(self, deployment: ResolvedDeployment) -> int:
-        """Pipeline stage whose rank holds the fewest sequences: it decides for all ranks."""
+    def rank(self, deployment: ResolvedDeployment, stage: int = 0) -> Rank:
+        """A rank of one pipeline stage: how this engine splits the model, and deals layers."""
+        options = deployment.options
+        return Rank(
+            tp=options.tensor_parallel_size,
+            pp=options.pipeline_parallel_size,
+            stage=stage,
+            ep=options.tensor_parallel_size if options.enable_expert_parallel else 1,
+            dcp=options.decode_context_parallel_size,
+        )
+
+    def tightest_rank(self, deployment: ResolvedDeployment) -> Rank:
+        """A rank of the stage that holds the fewest sequences: it decides for all ranks."""
         stages = range(deployment.options.pipeline_parallel_size)
         if len(stages) == 1:
-            return 0
+            return self.rank(deployment)
         if self._decided is None or self._decided[0] is not deployment:
-            held = {stage: self._sequences_of(deployment, stage) for stage in stages}
-            self._decided = deployment, min(stages, key=held.__getitem__)
+            ranks = [self.rank(deployment, stage) for stage in stages]
+            held = {rank: self._sequences_of(deployment, rank) for rank in ranks}
+            self._decided = deployment, min(ranks, key=held.__getitem__)
         return self._decided[1]
 
-    def _sequences_of(self, deployment: ResolvedDeployment, stage: int) -> float:
-        need = self.stage_need_bytes(deployment, stage)
-        left = self.stage_budget(deployment, stage).kv_cache_bytes
+    def _sequences_of(self, deployment: ResolvedDeployment, rank: Rank) -> float:
+        need = self.rank_need_bytes(deployment, rank)
+        left = self.rank_budget(deployment, rank).kv_cache_bytes
         return left / need if need else math.inf
 
-    def stage_layers(self, deployment: ResolvedDeployment, stage: int) -> range:
-        """Layers of one pipeline stage."""
-        return stage_layers(deployment.model, deployment.options.pipeline_parallel_size, stage)
-
     @abstractmethod
-    def stage_need_bytes(self, deployment: ResolvedDeployment, stage: int) -> int:
-        """Bytes that a sequence of ``max_model_len`` takes of one stage's rank, or a share of it.
+    def rank_need_bytes(self, deployment: ResolvedDeployment, rank: Rank) -> int:
+        """Bytes that a sequence of ``max_model_len`` takes of one rank, or a share of it.
 
         Only its proportion between stages matters.
         """
 
     @abstractmethod
-    def stage_budget(self, deployment: ResolvedDeployment, stage: int) -> MemoryBudget:
-        """Predict where the memory of one stage's rank goes."""
+    def rank_budget(self, deployment: ResolvedDeployment, rank: Rank) -> MemoryBudget:
+        """Predict where one rank's memory goes."""
 
     def budget(self, deployment: ResolvedDeployment) -> MemoryBudget:
         """Predict where the tightest rank's memory goes."""
-        return self.stage_budget(deployment, self.tightest_stage(deployment))
+        return self.rank_budget(deployment, self.tightest_rank(deployment))
 
     @abstractmethod
     def capacity(self, deployment: ResolvedDeployment, kv_bytes: int) -> Capacity:

@@ -1,4 +1,4 @@
-"""What several engines' accountings share: releases, option checks, formats, stages, regimes."""
+"""What several engines' accountings share: releases, option checks, formats, weights, regimes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import yaml
 from kvsim.engines.base import Deployment, Engine, ResolvedDeployment
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.memory.footprint import bytes_per_token, layer_caches
-from kvsim.memory.weights import Shard, rank_weight_bytes
+from kvsim.memory.rank import Rank
+from kvsim.memory.weights import rank_weight_bytes
 from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
 from kvsim.specs.model import ModelSpec, MoeMlp
 from kvsim.specs.precision import KVFormat
@@ -24,6 +25,7 @@ __all__ = [
     "ReleasedEngine",
     "check_kv_format",
     "check_options",
+    "deployed_weight_bytes",
     "fill",
     "gib_bytes",
     "layout_ratio",
@@ -32,7 +34,6 @@ __all__ = [
     "read_data",
     "refuse_kinds",
     "resolve",
-    "stage_weight_bytes",
     "tokens_at",
 ]
 
@@ -162,44 +163,22 @@ def refuse_kinds(engine: str, model: ModelSpec, *kinds: str) -> None:
             )
 
 
-def stage_weight_bytes(
-    deployment: ResolvedDeployment, stage: int, attention_tp: int | None = None
-) -> int:
-    """Bytes of the weights that a rank of one stage holds; experts are dealt over `tp` ranks.
-
-    `attention_tp` is the number of ranks that share one copy of the attention, where it is
-    not `tp`.
-    """
-    options = deployment.options
-    tp = options.tensor_parallel_size
-    shard = Shard(
-        tp=tp,
-        pp=options.pipeline_parallel_size,
-        stage=stage,
-        ep=tp if options.enable_expert_parallel else 1,
-        attention_tp=attention_tp,
-    )
+def deployed_weight_bytes(deployment: ResolvedDeployment, rank: Rank) -> int:
+    """Bytes of the weights that one rank holds, in the deployment's formats."""
     return rank_weight_bytes(
         deployment.model,
-        shard,
+        rank,
         dtype=deployment.weight_dtype,
-        quantization=options.quantization,
+        quantization=deployment.options.quantization,
     )
 
 
-def layout_ratio(
-    deployment: ResolvedDeployment, token_bytes: float, layers: Collection[int] | None = None
-) -> float:
+def layout_ratio(deployment: ResolvedDeployment, token_bytes: float, rank: Rank) -> float:
     """Bytes per token that the engine keeps over those of the model's own layout, on one rank.
 
     1 for a model whose layers keep nothing by the token.
     """
-    own = bytes_per_token(
-        deployment.model,
-        deployment.kv_format,
-        tp=deployment.options.tensor_parallel_size,
-        layers=layers,
-    )
+    own = bytes_per_token(deployment.model, deployment.kv_format, rank)
     return token_bytes / own if own else 1.0
 
 

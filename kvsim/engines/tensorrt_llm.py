@@ -16,6 +16,7 @@ the recurrent states of a full batch. Rules of the PyTorch executor's ``_util.py
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from kvsim.engines.base import Capacity, Deployment, MemoryBudget, ResolvedDeployment
@@ -23,18 +24,19 @@ from kvsim.engines.common import (
     ReleasedEngine,
     check_kv_format,
     check_options,
+    deployed_weight_bytes,
     gib_bytes,
     layout_ratio,
     mlp_activation_bytes,
     refuse_kinds,
     resolve,
-    stage_weight_bytes,
     tokens_at,
 )
 from kvsim.errors import InputError
-from kvsim.memory.footprint import fixed_bytes, layer_caches
+from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import Growth
 from kvsim.memory.pools import Group, KVPools, Pool
+from kvsim.memory.rank import Rank
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import ceil_div
 
@@ -135,20 +137,23 @@ class TensorRTLLM(ReleasedEngine):
             enable_prefix_caching=True,
         )
         _check_block(resolved.options.block_size)
-        self._windows(resolved, 0)
+        self._windows(resolved, self.rank(resolved))
         return resolved
 
-    def stage_budget(self, deployment: ResolvedDeployment, stage: int) -> MemoryBudget:
+    def rank(self, deployment: ResolvedDeployment, stage: int = 0) -> Rank:
+        """Attention-DP gives each rank the whole attention and its own requests."""
+        rank = super().rank(deployment, stage)
+        return replace(rank, attention_tp=1) if deployment.options.enable_dp_attention else rank
+
+    def rank_budget(self, deployment: ResolvedDeployment, rank: Rank) -> MemoryBudget:
         """``kv = fraction * (total - weights - context - peak)`` of one rank.
 
         The budget is what those terms and the KV cache add up to; the remaining fraction of
         the free memory lies outside it.
         """
         options, total = deployment.options, deployment.accelerator.memory_bytes
-        weights = stage_weight_bytes(deployment, stage, _attention_tp(options))
-        activation = mlp_activation_bytes(
-            deployment.model, options.max_num_batched_tokens, options.tensor_parallel_size
-        )
+        weights = deployed_weight_bytes(deployment, rank)
+        activation = mlp_activation_bytes(deployment.model, options.max_num_batched_tokens, rank.tp)
         context = self.data["non_torch_gib"]
         non_torch = gib_bytes(context)
         used = weights + activation + non_torch
@@ -168,21 +173,21 @@ class TensorRTLLM(ReleasedEngine):
             ),
         )
 
-    def stage_need_bytes(self, deployment: ResolvedDeployment, stage: int) -> int:
-        """Bytes of a sequence of ``max_model_len`` on that stage, its states included."""
-        windows = self._windows(deployment, stage)
+    def rank_need_bytes(self, deployment: ResolvedDeployment, rank: Rank) -> int:
+        """Bytes of a sequence of ``max_model_len`` on that rank, its states included."""
+        windows = self._windows(deployment, rank)
         return windows.need_bytes + windows.state_bytes
 
-    def _windows(self, deployment: ResolvedDeployment, stage: int) -> _Windows:
-        """Sort the layers of one stage into pools."""
-        options, model = deployment.options, deployment.model
-        tp, length = _attention_tp(options), options.max_model_len
+    def _windows(self, deployment: ResolvedDeployment, rank: Rank) -> _Windows:
+        """Sort the layers of one rank into pools."""
+        options, tp = deployment.options, rank.attention_ranks
+        length = options.max_model_len
         apart = self.since("windows") and not options.disable_hybrid_kv_cache_manager
-        mine = self.stage_layers(deployment, stage)
         token_bytes: dict[int, int] = {}
         layers: dict[int, int] = {}
-        states = 0
-        for count, attention in layer_caches(model, mine):
+        states = state_bytes = 0
+        for count, attention in layer_caches(deployment.model, rank):
+            state_bytes += count * attention.fixed_bytes(tp)
             each = attention.state_bytes(deployment.kv_format, tp)
             if not each:
                 states += count
@@ -191,7 +196,7 @@ class TensorRTLLM(ReleasedEngine):
             token_bytes[window] = token_bytes.get(window, 0) + count * each
             layers[window] = layers.get(window, 0) + count
         longest_first = dict(sorted(token_bytes.items(), reverse=True))
-        return _Windows(longest_first, layers, fixed_bytes(model, tp=tp, layers=mine), states)
+        return _Windows(longest_first, layers, state_bytes, states)
 
     def capacity(self, deployment: ResolvedDeployment, kv_bytes: int) -> Capacity:
         """Lay blocks over `kv_bytes`: one pool per window, each of the bytes its window needs.
@@ -201,8 +206,8 @@ class TensorRTLLM(ReleasedEngine):
         Recurrent states of a full batch are set aside before tokens are counted.
         """
         options, length = deployment.options, deployment.options.max_model_len
-        stage = self.tightest_stage(deployment)
-        windows, block = self._windows(deployment, stage), options.block_size
+        rank = self.tightest_rank(deployment)
+        windows, block = self._windows(deployment, rank), options.block_size
         spare = max(0, kv_bytes - options.max_num_seqs * windows.state_bytes)
         need = windows.need_bytes
         if not need:
@@ -214,7 +219,6 @@ class TensorRTLLM(ReleasedEngine):
         usable = spare if not options.num_gpu_blocks_override else tokens * need // longest
         sequence, per_token = windows.blocks_bytes(length, block), sum(windows.token_bytes.values())
         all_full = ceil_div(length, block) * block * per_token
-        layers = self.stage_layers(deployment, stage)
         return Capacity(
             kv_cache_bytes=kv_bytes,
             kv_cache_dtype=options.kv_cache_dtype,
@@ -227,7 +231,7 @@ class TensorRTLLM(ReleasedEngine):
             all_full_tokens=tokens_at(usable, all_full, length),
             pools=KVPools(
                 tuple(_pools(windows, deployment, tokens)),
-                layout_ratio(deployment, per_token, layers),
+                layout_ratio(deployment, per_token, rank),
             ),
         )
 
@@ -268,11 +272,6 @@ def _yaml_value(options: EngineOptions, name: str) -> str:
     if name in ("enforce_eager", "disable_hybrid_kv_cache_manager"):
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _attention_tp(options: EngineOptions) -> int:
-    """Attention-DP gives each rank the whole attention and its own requests."""
-    return 1 if options.enable_dp_attention else options.tensor_parallel_size
 
 
 def _check_block(block: int) -> None:

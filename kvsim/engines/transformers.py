@@ -24,17 +24,18 @@ from kvsim.engines.common import (
     ReleasedEngine,
     check_kv_format,
     check_options,
+    deployed_weight_bytes,
     gib_bytes,
     layout_ratio,
     mlp_activation_bytes,
     refuse_kinds,
     resolve,
-    stage_weight_bytes,
     tokens_at,
 )
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import Growth
 from kvsim.memory.pools import Group, KVPools, Pool
+from kvsim.memory.rank import Rank
 from kvsim.specs.attention import Attention
 from kvsim.specs.precision import KVFormat, kv_format
 
@@ -144,15 +145,15 @@ class Transformers(ReleasedEngine):
         resolved = resolve(
             deployment, kv=fmt, max_model_len=length, max_num_batched_tokens=length, max_num_seqs=1
         )
-        self._tensors(resolved, 0)
+        self._tensors(resolved, self.rank(resolved))
         return resolved
 
-    def stage_budget(self, deployment: ResolvedDeployment, stage: int) -> MemoryBudget:
+    def rank_budget(self, deployment: ResolvedDeployment, rank: Rank) -> MemoryBudget:
         """Everything but the weights, the CUDA context and the prompt's activations."""
         options, total = deployment.options, deployment.accelerator.memory_bytes
-        weights = stage_weight_bytes(deployment, stage)
+        weights = deployed_weight_bytes(deployment, rank)
         prompt = min(options.max_num_batched_tokens, options.max_model_len)
-        activation = mlp_activation_bytes(deployment.model, prompt, options.tensor_parallel_size)
+        activation = mlp_activation_bytes(deployment.model, prompt, rank.tp)
         context = self.data["cuda_context_gib"]
         non_torch = gib_bytes(context)
         budget = int(total * options.gpu_memory_utilization)
@@ -170,18 +171,15 @@ class Transformers(ReleasedEngine):
             ),
         )
 
-    def stage_need_bytes(self, deployment: ResolvedDeployment, stage: int) -> int:
-        """Bytes that a sequence of ``max_model_len`` keeps on that stage."""
-        return _kept_bytes(self._tensors(deployment, stage), deployment.options.max_model_len)
+    def rank_need_bytes(self, deployment: ResolvedDeployment, rank: Rank) -> int:
+        """Bytes that a sequence of ``max_model_len`` keeps on that rank."""
+        return _kept_bytes(self._tensors(deployment, rank), deployment.options.max_model_len)
 
-    def _tensors(self, deployment: ResolvedDeployment, stage: int) -> list[_Tensors]:
-        """What each kind of layer of one stage keeps."""
-        options, model = deployment.options, deployment.model
-        mine = self.stage_layers(deployment, stage)
-        tp = options.tensor_parallel_size
+    def _tensors(self, deployment: ResolvedDeployment, rank: Rank) -> list[_Tensors]:
+        """What each kind of layer of one rank keeps."""
         return [
-            self._kept(count, attention, deployment.kv_format, tp)
-            for count, attention in layer_caches(model, mine)
+            self._kept(count, attention, deployment.kv_format, rank.tp)
+            for count, attention in layer_caches(deployment.model, rank)
         ]
 
     def _kept(self, count: int, attention: Attention, fmt: KVFormat, tp: int) -> _Tensors:
@@ -202,15 +200,14 @@ class Transformers(ReleasedEngine):
         Admission counts the peak while a layer appends, steady what is kept between steps.
         transformers prints no size; ``logged_tokens`` is the admission figure.
         """
-        length, stage = deployment.options.max_model_len, self.tightest_stage(deployment)
-        tensors = self._tensors(deployment, stage)
+        length, rank = deployment.options.max_model_len, self.tightest_rank(deployment)
+        tensors = self._tensors(deployment, rank)
         full = [each._replace(window=None) for each in tensors]
         kept = _kept_bytes(tensors, length)
         peak = kept + self._append_bytes(tensors, length)
         everything = _kept_bytes(full, length) + self._append_bytes(full, length)
         per_token = sum(each.token_bytes for each in tensors)
         tokens = tokens_at(kv_bytes, peak, length)
-        layers = self.stage_layers(deployment, stage)
         return Capacity(
             kv_cache_bytes=kv_bytes,
             kv_cache_dtype=deployment.options.kv_cache_dtype,
@@ -223,7 +220,7 @@ class Transformers(ReleasedEngine):
             all_full_tokens=tokens_at(kv_bytes, everything, length),
             pools=KVPools(
                 (self._heap(tensors, kv_bytes, length),),
-                layout_ratio(deployment, per_token, layers),
+                layout_ratio(deployment, per_token, rank),
             ),
         )
 
@@ -236,10 +233,12 @@ class Transformers(ReleasedEngine):
     def _heap(self, tensors: list[_Tensors], kv_bytes: int, length: int) -> Pool:
         """All of the memory, in the largest unit that every tensor is a whole number of.
 
+        The copies of a layer that appends have their share beside it, as at the longest length.
         A StaticCache takes its whole length from the start.
         """
         sizes = [size for each in tensors for size in (each.token_bytes, each.constant_bytes)]
-        unit = math.gcd(*sizes)
+        unit, kept = math.gcd(*sizes), _kept_bytes(tensors, length)
+        usable = max(0, kv_bytes) * kept // (kept + self._append_bytes(tensors, length))
         groups = tuple(
             Group(
                 name=each.name,
@@ -252,7 +251,7 @@ class Transformers(ReleasedEngine):
             )
             for each in tensors
         )
-        return Pool("heap", 1, unit, max(0, kv_bytes) // unit, 0, groups)
+        return Pool("heap", 1, unit, usable // unit, 0, groups)
 
     def command(self, deployment: Deployment) -> str:
         """The two calls, on one line of Python."""

@@ -294,15 +294,14 @@ def simulation_report(
 
 def _blocks(runs: Replications, camera: Camera | None) -> Iterator[Table]:
     result, bins = runs.first, time_bins(runs.first)
+    cautions = list(result.setup.warnings)
     if runs.saturated:
-        yield Lines(
-            "caution",
-            "Caution",
-            [
-                "saturated: requests came faster than they could be served; queue, TTFT and E2E"
-                " grow for as long as the run goes on"
-            ],
+        cautions.append(
+            "saturated: requests came faster than they could be served; queue, TTFT and E2E"
+            " grow for as long as the run goes on"
         )
+    if cautions:
+        yield Lines("caution", "Caution", cautions)
     yield latency_table(runs)
     yield latency_chart(result)
     if camera is not None and camera.frames:

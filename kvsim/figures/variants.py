@@ -295,6 +295,10 @@ def comparison_report(found: SimulationComparison, *, command: str = "") -> str:
 
 
 def _blocks(found: SimulationComparison) -> Iterator[Table]:
+    setups = (variant.runs.first.setup for variant in found.variants)
+    warnings = list(dict.fromkeys(said for setup in setups for said in setup.warnings))
+    if warnings:
+        yield Lines("caution", "Caution", warnings)
     saturated = [variant.label for variant in found.variants if variant.runs.saturated]
     if saturated:
         yield Lines("caution", "Past saturation: its latencies grow with the run", saturated)

@@ -6,13 +6,16 @@ Three regimes, never mixed:
 ``all_full_bytes``   every growing layer keeps every token (no window saving)
 admission            what an engine's start-up check charges; see ``kvsim.engines``
 
-All sums are over the layers of one rank; tensor parallelism splits heads inside each layer.
+All sums are over the layers of one `Rank`, each with its heads split over ``rank.tp``. An engine
+may share attention otherwise (among ``rank.attention_ranks``, by tokens among ``rank.dcp``): its
+bytes over these are the `layout_ratio` of its pools.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
+from kvsim.memory.rank import Rank
 from kvsim.specs.attention import Attention
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
@@ -20,20 +23,16 @@ from kvsim.specs.precision import KVFormat
 __all__ = ["all_full_bytes", "bytes_per_token", "fixed_bytes", "layer_caches", "sequence_bytes"]
 
 
-def layer_caches(
-    model: ModelSpec, layers: Collection[int] | None = None
-) -> Iterator[tuple[int, Attention]]:
-    """Yield ``(layers that own it, cache)`` for every cache of the chosen layers (None: all)."""
+def layer_caches(model: ModelSpec, rank: Rank = Rank()) -> Iterator[tuple[int, Attention]]:
+    """Yield ``(layers that own it, cache)`` for every cache of the rank's layers."""
     for group in model.layer_groups:
-        count = group.count if layers is None else sum(i in layers for i in group.layers)
+        count = rank.count_of(model, group.layers)
         if count:
             for cache in group.owned_caches:
                 yield count, cache
 
 
-def bytes_per_token(
-    model: ModelSpec, fmt: KVFormat, *, tp: int = 1, layers: Collection[int] | None = None
-) -> int:
+def bytes_per_token(model: ModelSpec, fmt: KVFormat, rank: Rank = Rank()) -> int:
     """Bytes that one more token adds while every window is still open.
 
     Parameters
@@ -42,50 +41,34 @@ def bytes_per_token(
         The model.
     fmt : KVFormat
         Format of K and V.
-    tp : int
-        Tensor-parallel degree; the result is one rank's.
-    layers : collection of int, optional
-        Layers of one pipeline stage.
+    rank : Rank
+        Whose bytes they are.
 
     Returns
     -------
     int
-        Bytes per token, one rank. Cross attention adds nothing: it is sized once.
+        Bytes per token. Cross attention adds nothing: it is sized once.
 
     Examples
     --------
     Llama-2-7B in fp16: 32 layers * 32 heads * (128 + 128) * 2 bytes = 524,288.
     """
-    caches = layer_caches(model, layers)
-    return sum(count * cache.state_bytes(fmt, tp) for count, cache in caches if cache.grows)
+    caches = layer_caches(model, rank)
+    return sum(count * cache.state_bytes(fmt, rank.tp) for count, cache in caches if cache.grows)
 
 
-def sequence_bytes(
-    model: ModelSpec,
-    fmt: KVFormat,
-    context: int,
-    *,
-    tp: int = 1,
-    layers: Collection[int] | None = None,
-) -> int:
+def sequence_bytes(model: ModelSpec, fmt: KVFormat, context: int, rank: Rank = Rank()) -> int:
     """Bytes that a sequence of `context` tokens keeps in steady decode (no block rounding)."""
-    caches = layer_caches(model, layers)
-    return sum(count * cache.held_bytes(fmt, context, tp) for count, cache in caches)
+    caches = layer_caches(model, rank)
+    return sum(count * cache.held_bytes(fmt, context, rank.tp) for count, cache in caches)
 
 
-def all_full_bytes(
-    model: ModelSpec,
-    fmt: KVFormat,
-    context: int,
-    *,
-    tp: int = 1,
-    layers: Collection[int] | None = None,
-) -> int:
+def all_full_bytes(model: ModelSpec, fmt: KVFormat, context: int, rank: Rank = Rank()) -> int:
     """Bytes that a sequence would keep if every growing layer kept every token."""
-    caches = layer_caches(model, layers)
-    return sum(count * cache.all_full_bytes(fmt, context, tp) for count, cache in caches)
+    caches = layer_caches(model, rank)
+    return sum(count * cache.all_full_bytes(fmt, context, rank.tp) for count, cache in caches)
 
 
-def fixed_bytes(model: ModelSpec, *, tp: int = 1, layers: Collection[int] | None = None) -> int:
+def fixed_bytes(model: ModelSpec, rank: Rank = Rank()) -> int:
     """Bytes that a sequence takes whatever its length: recurrent and convolution states."""
-    return sum(count * cache.fixed_bytes(tp) for count, cache in layer_caches(model, layers))
+    return sum(count * cache.fixed_bytes(rank.tp) for count, cache in layer_caches(model, rank))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from math import inf, lcm
 from typing import NamedTuple
 
@@ -63,6 +65,36 @@ class Growth(NamedTuple):
         return self.fixed_blocks + self.width * blocks
 
 
+class _Capped(NamedTuple):
+    """Caps in ascending order with their running sums, so that hundreds cost as much as one.
+
+    Parameters
+    ----------
+    caps : tuple of int
+        Where each group stops.
+    sums : tuple of int
+        Sum of the first 0, 1, 2, ... of them.
+    """
+
+    caps: tuple[int, ...]
+    sums: tuple[int, ...]
+
+    @classmethod
+    def of(cls, caps: tuple[int, ...]) -> _Capped:
+        """Sort the caps and add them up."""
+        ordered = tuple(sorted(caps))
+        return cls(ordered, tuple(accumulate(ordered, initial=0)))
+
+    def above(self, blocks: int) -> int:
+        """Caps above so many blocks: groups that go on growing."""
+        return len(self.caps) - bisect_right(self.caps, blocks)
+
+    def total(self, blocks: int) -> int:
+        """Sum of the lesser of each cap and `blocks`."""
+        reached = bisect_right(self.caps, blocks)
+        return self.sums[reached] + (len(self.caps) - reached) * blocks
+
+
 @dataclass(frozen=True, slots=True)
 class BlockCurve:
     """Blocks that one sequence draws from one pool, as a function of its cached tokens.
@@ -93,6 +125,10 @@ class BlockCurve:
     caps: tuple[int, ...] = ()
     fixed: int = 0
     beside: tuple[BlockCurve, ...] = ()
+    _capped: _Capped = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_capped", _Capped.of(self.caps))
 
     @classmethod
     def of(cls, growths: tuple[Growth, ...]) -> BlockCurve:
@@ -129,7 +165,7 @@ class BlockCurve:
         blocks = -(-tokens // self.block_size)
         held = self.growing * blocks + self.fixed
         if self.caps:
-            held += sum(min(blocks, cap) for cap in self.caps)
+            held += self._capped.total(blocks)
         for part in self.beside:
             held += part.blocks_at(tokens)
         return held
@@ -138,7 +174,7 @@ class BlockCurve:
         """Groups of the smallest blocks that take one when token number `tokens` opens one."""
         if not self.caps:
             return self.growing
-        return self.growing + sum(tokens < cap * self.block_size for cap in self.caps)
+        return self.growing + self._capped.above(tokens // self.block_size)
 
     def slots_at(self, tokens: int) -> int:
         """Slots of those blocks that `tokens` cached tokens fill; a window keeps its last.
@@ -148,8 +184,9 @@ class BlockCurve:
         whole = self.slots_per_block
         filled = whole * self.fixed
         for part in self.parts:
-            kept = part.growing * tokens
-            kept += sum(min(tokens, cap * part.block_size) for cap in part.caps)
+            blocks, rest = divmod(tokens, part.block_size)
+            kept = part.growing * tokens + part.block_size * part._capped.total(blocks)
+            kept += rest * part._capped.above(blocks)
             filled += kept * (whole // part.block_size)
         return filled
 

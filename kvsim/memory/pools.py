@@ -169,8 +169,13 @@ class KVPools:
 
     def requests(self, tokens: int) -> int:
         """Sequences of `tokens` tokens that fit at once: the first pool to run out decides."""
-        needs = ((pool, pool.blocks_at(tokens)) for pool in self)
-        return min((pool.given_blocks // blocks for pool, blocks in needs if blocks), default=0)
+        needs = ((pool.given_blocks, pool.blocks_at(tokens)) for pool in self)
+        return min((given // blocks for given, blocks in needs if blocks), default=0)
+
+    def concurrency(self, tokens: int) -> float:
+        """The same with its fraction: how far the first pool to run out would reach."""
+        needs = ((pool.given_blocks, pool.blocks_at(tokens)) for pool in self)
+        return min((given / blocks for given, blocks in needs if blocks), default=0.0)
 
     def scarcest(self, tokens: int) -> Pool:
         """The pool that runs out first, with sequences of `tokens` tokens."""

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
+from kvsim.memory.rank import Rank
 from kvsim.specs.attention import Attention
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
@@ -298,15 +299,15 @@ def parse_retention(text: str) -> Retention:
 
 
 def retention_bytes(
-    model: ModelSpec, fmt: KVFormat, context: int, policy: Retention, *, tp: int = 1
+    model: ModelSpec, fmt: KVFormat, context: int, policy: Retention, rank: Rank = Rank()
 ) -> int:
     """Bytes that one sequence of `context` tokens keeps on one rank under `policy`.
 
     Under `Full` this is `kvsim.memory.footprint.sequence_bytes`.
     """
     return sum(
-        policy.kept_bytes(cache, fmt, context, layers=layers, tp=tp)
-        for layers, cache in layer_caches(model)
+        policy.kept_bytes(cache, fmt, context, layers=layers, tp=rank.tp)
+        for layers, cache in layer_caches(model, rank)
     )
 
 
@@ -315,14 +316,13 @@ def retention_table(
     fmt: KVFormat,
     context: int,
     policies: tuple[Retention, ...] = COMMON_POLICIES,
-    *,
-    tp: int = 1,
+    rank: Rank = Rank(),
 ) -> list[RetentionRow]:
-    """One row per policy: tokens and bytes that a sequence of `context` tokens keeps."""
-    full_bytes = retention_bytes(model, fmt, context, Full(), tp=tp)
+    """One row per policy: tokens and bytes that a sequence of `context` tokens keeps on a rank."""
+    full_bytes = retention_bytes(model, fmt, context, Full(), rank)
     rows = []
     for policy in policies:
-        kept_bytes = retention_bytes(model, fmt, context, policy, tp=tp)
+        kept_bytes = retention_bytes(model, fmt, context, policy, rank)
         fraction = kept_bytes / full_bytes if full_bytes else 1.0
         kept_tokens = policy.kept_tokens(context)
         rows.append(RetentionRow(policy.name, kept_tokens, kept_bytes, fraction, policy.price))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from kvsim.memory.rank import Rank
 from kvsim.specs.model import DenseMlp, LayerGroup, Mlp, ModelSpec, MoeMlp
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "active_parameter_count",
     "matmul_flops_per_token",
     "parameter_count",
+    "stage_share",
     "tensor_families",
 ]
 
@@ -125,15 +127,28 @@ def active_parameter_count(model: ModelSpec) -> int:
     return round(sum(family.active_parameters for family in tensor_families(model)))
 
 
-def matmul_flops_per_token(model: ModelSpec) -> float:
-    """FLOPs of all weight matrices for one token, output head included: two per parameter.
+def stage_share(model: ModelSpec, family: TensorFamily, rank: Rank) -> float:
+    """Share of a family that lies on the rank's stage (a tied head doubles the embedding)."""
+    if family.layers is not None:
+        return rank.count_of(model, family.layers) / len(family.layers)
+    if family.name == "embedding" and model.tie_embeddings:
+        return float(rank.is_first or rank.is_last)
+    return float(rank.is_last if family.name in ("output_head", "norms") else rank.is_first)
+
+
+def matmul_flops_per_token(model: ModelSpec, rank: Rank = Rank()) -> float:
+    """FLOPs of the weight matrices of the rank's stage for one token: two per parameter.
+
+    Those of all its ranks together, on the last stage with the output head.
 
     Attention over the cached context is not here; it grows with the context
     (`decode_flops` of each attention kind).
     """
     families = [family for family in tensor_families(model) if family.is_matmul]
-    tied_head = model.vocab_size * model.hidden_size if model.tie_embeddings else 0
-    return 2.0 * (sum(family.active_parameters for family in families) + tied_head)
+    has_tied_head = model.tie_embeddings and rank.is_last
+    tied_head = model.vocab_size * model.hidden_size if has_tied_head else 0
+    active = sum(f.active_parameters * stage_share(model, f, rank) for f in families)
+    return 2.0 * (active + tied_head)
 
 
 def _all_families(model: ModelSpec) -> Iterator[TensorFamily]:

@@ -16,63 +16,25 @@ Where a family lies in a pipeline::
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from kvsim.errors import InputError
-from kvsim.memory.tensors import TensorFamily, tensor_families
+from kvsim.memory.rank import Rank
+from kvsim.memory.tensors import TensorFamily, stage_share, tensor_families
 from kvsim.specs.attention import heads_per_rank
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import WeightFormat, weight_format
 from kvsim.units import ceil_div
 
 __all__ = [
-    "Shard",
     "WeightStorage",
     "decode_read_bytes",
     "rank_weight_bytes",
-    "stage_layers",
     "weight_bytes",
     "weight_storage",
 ]
 
 # Engines round the vocabulary up so that it splits evenly (vLLM's DEFAULT_VOCAB_PADDING_SIZE).
 _VOCAB_MULTIPLE = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One rank's place in a deployment.
-
-    Parameters
-    ----------
-    tp, pp : int
-        Tensor-parallel ranks; pipeline stages.
-    stage : int
-        This rank's stage, from 0.
-    ep : int
-        Expert-parallel ranks (vLLM: ``tp * dp``); 1 splits every expert over `tp` instead.
-    attention_tp : int or None
-        Ranks that share one copy of the attention's weights where data-parallel attention
-        makes them fewer than `tp`; None is `tp`.
-
-    Raises
-    ------
-    InputError
-        For a degree below 1 or a stage outside the pipeline.
-    """
-
-    tp: int = 1
-    pp: int = 1
-    stage: int = 0
-    ep: int = 1
-    attention_tp: int | None = None
-
-    def __post_init__(self) -> None:
-        if min(self.tp, self.pp, self.ep) < 1:
-            raise InputError(f"parallel degrees are at least 1: tp={self.tp} pp={self.pp}")
-        if not 0 <= self.stage < self.pp:
-            raise InputError(f"stage {self.stage} is not one of the {self.pp} stages")
 
 
 class WeightStorage(NamedTuple):
@@ -103,44 +65,6 @@ class WeightStorage(NamedTuple):
     def bytes_of(self, family: TensorFamily, parameters: float) -> float:
         """Bytes of so many of a family's parameters."""
         return parameters * self.format_of(family).bits_per_weight / 8 * self.scale
-
-
-def stage_layers(model: ModelSpec, pp: int, stage: int) -> range:
-    """Layers of one pipeline stage, as vLLM deals them out.
-
-    Every stage gets ``num_layers // pp``; the remainder goes one each to the stages before
-    the last, backwards, because the last one already holds the output head.
-
-    Parameters
-    ----------
-    model : ModelSpec
-        The model.
-    pp, stage : int
-        Stages, and which of them, from 0.
-
-    Returns
-    -------
-    range
-        Layer indices.
-
-    Raises
-    ------
-    InputError
-        When there are more stages than layers, or no such stage.
-
-    Examples
-    --------
-    Seven layers on four stages, six on four: 2 2 2 1 and 1 2 2 1.
-    """
-    if not 0 <= stage < pp <= model.num_layers:
-        raise InputError(
-            f"pp={pp}, stage {stage} does not divide the {model.num_layers} layers of {model.name}",
-            fix=f"choose pp from 1 to {model.num_layers}",
-        )
-    base, extra = divmod(model.num_layers, pp)
-    sizes = [base + (pp - 1 - extra <= index < pp - 1) for index in range(pp)]
-    start = sum(sizes[:stage])
-    return range(start, start + sizes[stage])
 
 
 def weight_storage(
@@ -203,7 +127,11 @@ def weight_bytes(
 
 
 def rank_weight_bytes(
-    model: ModelSpec, shard: Shard, *, dtype: str | None = None, quantization: str | None = None
+    model: ModelSpec,
+    rank: Rank = Rank(),
+    *,
+    dtype: str | None = None,
+    quantization: str | None = None,
 ) -> int:
     """Bytes of the weights that one rank holds.
 
@@ -214,8 +142,8 @@ def rank_weight_bytes(
     ----------
     model : ModelSpec
         The model.
-    shard : Shard
-        The rank's place.
+    rank : Rank
+        Whose weights they are.
     dtype, quantization : str, optional
         As in `weight_bytes`.
 
@@ -227,14 +155,14 @@ def rank_weight_bytes(
     Raises
     ------
     InputError
-        When KV heads cannot be split over ``shard.tp``, or layers over ``shard.pp``.
+        When KV heads cannot be split over ``rank.tp``, or layers over ``rank.pp``.
     """
     storage = weight_storage(model, dtype, quantization)
     held_bytes = sum(
-        storage.bytes_of(family, _rank_parameters(model, family, shard))
+        storage.bytes_of(family, _rank_parameters(model, family, rank))
         for family in tensor_families(model)
     )
-    return math.ceil(held_bytes + _spared_bytes(model, storage) / (shard.tp * shard.pp))
+    return math.ceil(held_bytes + _spared_bytes(model, storage) / (rank.tp * rank.pp))
 
 
 def _spared_bytes(model: ModelSpec, storage: WeightStorage) -> float:
@@ -248,8 +176,8 @@ def _spared_bytes(model: ModelSpec, storage: WeightStorage) -> float:
 def decode_read_bytes(
     model: ModelSpec,
     tokens: int,
+    rank: Rank = Rank(),
     *,
-    tp: int = 1,
     dtype: str | None = None,
     quantization: str | None = None,
 ) -> float:
@@ -265,8 +193,8 @@ def decode_read_bytes(
         The model.
     tokens : int
         Tokens in the step: its batch in decode, the chunk in prefill.
-    tp : int
-        Tensor-parallel ranks, all layers on each.
+    rank : Rank
+        Who reads; the output head is the last stage's.
     dtype, quantization : str, optional
         As in `weight_bytes`.
 
@@ -276,11 +204,11 @@ def decode_read_bytes(
         Bytes, an expectation where there are experts.
     """
     storage = weight_storage(model, dtype, quantization)
-    shard = Shard(tp=tp)
-    head = "embedding" if model.tie_embeddings else "output_head"
-    outside = {"embedding", "position", "other"} - {head}
+    outside = {"embedding", "position", "other"}
+    if model.tie_embeddings and rank.is_last:
+        outside.remove("embedding")
     return sum(
-        storage.bytes_of(family, _rank_parameters(model, family, shard))
+        storage.bytes_of(family, _rank_parameters(model, family, rank))
         * _touched_share(family, tokens)
         for family in tensor_families(model)
         if family.name not in outside
@@ -295,40 +223,27 @@ def _touched_share(family: TensorFamily, tokens: int) -> float:
     return float(1 - missed**tokens)
 
 
-def _rank_parameters(model: ModelSpec, family: TensorFamily, shard: Shard) -> float:
+def _rank_parameters(model: ModelSpec, family: TensorFamily, rank: Rank) -> float:
     """Parameters of a family on one rank."""
-    share = _stage_share(model, family, shard)
+    share = stage_share(model, family, rank)
     if not share:
         return 0.0
     parameters = family.parameters * share
     if family.name in ("embedding", "output_head"):
         parameters *= _padded(model.vocab_size) / model.vocab_size
-    return parameters * _rank_share(family, shard)
+    return parameters * _rank_share(family, rank)
 
 
-def _stage_share(model: ModelSpec, family: TensorFamily, shard: Shard) -> float:
-    """Share of a family that lies on the rank's stage (a tied head doubles the embedding)."""
-    first, last = shard.stage == 0, shard.stage == shard.pp - 1
-    if family.layers is not None:
-        mine = stage_layers(model, shard.pp, shard.stage)
-        return sum(layer in mine for layer in family.layers) / len(family.layers)
-    if family.name == "embedding" and model.tie_embeddings:
-        return float(first or last)
-    return float(last if family.name in ("output_head", "norms") else first)
-
-
-def _rank_share(family: TensorFamily, shard: Shard) -> float:
+def _rank_share(family: TensorFamily, rank: Rank) -> float:
     """Share of a stage's tensors that lies on one of its ranks."""
-    tp = shard.tp
-    if shard.attention_tp and family.name in ("attention", "recurrent"):
-        tp = shard.attention_tp
+    tp = rank.attention_ranks if family.name in ("attention", "recurrent") else rank.tp
     match family.sharding:
         case "replicated":
             return 1.0
         case "kv":
             return heads_per_rank(family.units, tp) / family.units
-        case "experts" if shard.ep > 1:
-            return ceil_div(family.units, shard.ep) / family.units
+        case "experts" if rank.ep > 1:
+            return ceil_div(family.units, rank.ep) / family.units
         case _:
             return 1 / tp
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvsim.memory.rank import Rank
 from kvsim.memory.tensors import matmul_flops_per_token
 from kvsim.memory.weights import decode_read_bytes
 from kvsim.planning.plan_types import Decode, DecodeBatch
@@ -29,7 +30,7 @@ def step_flops(sizing: Sizing, batch: int, context: int) -> float:
     """FLOPs of one decode step on one rank: ``batch * (GEMMs + attention) / tp``."""
     model = sizing.deployment.model
     attention = sum(count * cache.decode_flops(context) for count, cache in attended_layers(model))
-    return batch * (matmul_flops_per_token(model) + attention) / sizing.tp
+    return batch * (matmul_flops_per_token(model) + attention) / sizing.rank.tp
 
 
 def step_read_bytes(sizing: Sizing, batch: int, kv_read_bytes: float) -> float:
@@ -38,7 +39,7 @@ def step_read_bytes(sizing: Sizing, batch: int, kv_read_bytes: float) -> float:
     weights = decode_read_bytes(
         sizing.deployment.model,
         batch,
-        tp=sizing.tp,
+        _all_stages(sizing),
         dtype=sizing.deployment.weight_dtype,
         quantization=options.quantization,
     )
@@ -51,7 +52,7 @@ def decode(sizing: Sizing, context: int) -> Decode:
     The ridge point is the datasheet's: FLOP/s in the weights' compute dtype over bytes/s.
     A step with fewer FLOPs per byte is bound by bandwidth, whatever its efficiency.
     """
-    own = KVReadCurve.from_model(sizing.deployment.model, sizing.kv_format, sizing.tp)
+    own = KVReadCurve.from_model(sizing.deployment.model, sizing.kv_format, _all_stages(sizing))
     curve = own.scaled(sizing.pools.layout_ratio)
     steps = StepTimeModel.from_deployment(sizing.deployment, engine=sizing.engine.name)
     largest = max(1, sizing.running(context))
@@ -69,6 +70,11 @@ def decode(sizing: Sizing, context: int) -> Decode:
         batches=tuple(batches),
         source=steps.provenance,
     )
+
+
+def _all_stages(sizing: Sizing) -> Rank:
+    """A step passes through all stages: as if one rank of each were one."""
+    return Rank(tp=sizing.rank.tp)
 
 
 def ridge_point(sizing: Sizing) -> float:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import NamedTuple
 
 from kvsim.memory import footprint
+from kvsim.memory.rank import Rank
 from kvsim.planning.plan_types import KVKind
 from kvsim.specs.attention import Attention
 from kvsim.specs.model import LayerGroup, ModelSpec
@@ -35,19 +35,18 @@ def kv_kinds(
     model: ModelSpec,
     fmt: KVFormat,
     context: int,
-    *,
-    tp: int = 1,
-    layers: Collection[int] | None = None,
+    rank: Rank = Rank(),
 ) -> tuple[KVKind, ...]:
     """Describe what each layer group keeps of a sequence of `context` tokens, on one rank."""
     rows: list[KVKind] = []
+    alike = Rank(tp=rank.tp)
     for group in model.layer_groups:
-        count = group.count if layers is None else sum(i in layers for i in group.layers)
+        count = rank.count_of(model, group.layers)
         if count and group.shares_kv_with:
             rows.append(_shared(group, count))
         elif count:
             rows += [
-                _owned(_only(model, group, count, cache), cache, fmt, context, tp)
+                _owned(_only(model, group, count, cache), cache, fmt, context, alike)
                 for cache in group.caches
             ]
     return tuple(rows)
@@ -67,18 +66,18 @@ def _shared(group: LayerGroup, count: int) -> KVKind:
     )
 
 
-def _owned(one: ModelSpec, cache: Attention, fmt: KVFormat, context: int, tp: int) -> KVKind:
-    """Describe one cache of one group: all that the stand-in model `one` holds."""
+def _owned(one: ModelSpec, cache: Attention, fmt: KVFormat, context: int, rank: Rank) -> KVKind:
+    """Describe one cache of one group: all that `one`, a model of the rank's layers, holds."""
     group = one.layer_groups[0]
     return KVKind(
         group=group.name,
         kind=cache.caption,
         layers=group.count,
-        formula=formula(group.count, cache, fmt, tp),
-        bytes_per_token=footprint.bytes_per_token(one, fmt, tp=tp),
-        fixed_bytes=footprint.fixed_bytes(one, tp=tp),
-        context_bytes=footprint.sequence_bytes(one, fmt, context, tp=tp),
-        all_full_bytes=footprint.all_full_bytes(one, fmt, context, tp=tp),
+        formula=formula(group.count, cache, fmt, rank.tp),
+        bytes_per_token=footprint.bytes_per_token(one, fmt, rank),
+        fixed_bytes=footprint.fixed_bytes(one, rank),
+        context_bytes=footprint.sequence_bytes(one, fmt, context, rank),
+        all_full_bytes=footprint.all_full_bytes(one, fmt, context, rank),
     )
 
 
@@ -106,7 +105,7 @@ class Explanation(NamedTuple):
 
 
 def explain(
-    model: ModelSpec, fmt: KVFormat, *, context: int | None = None, tp: int = 1
+    model: ModelSpec, fmt: KVFormat, *, context: int | None = None, rank: Rank = Rank()
 ) -> Explanation:
     """Explain what one sequence of `context` tokens keeps on one rank.
 
@@ -118,24 +117,24 @@ def explain(
         Format of K and V.
     context : int, optional
         Tokens of the sequence; the model's longest context by default.
-    tp : int
-        Tensor-parallel degree.
+    rank : Rank
+        Whose part is explained.
 
     Raises
     ------
     InputError
-        When the heads cannot be split over `tp`.
+        When the heads cannot be split over ``rank.tp``.
     """
     context = context or model.max_position_embeddings
-    steady = footprint.sequence_bytes(model, fmt, context, tp=tp)
-    full = footprint.all_full_bytes(model, fmt, context, tp=tp)
+    steady = footprint.sequence_bytes(model, fmt, context, rank)
+    full = footprint.all_full_bytes(model, fmt, context, rank)
     return Explanation(
         model=model.name,
         kv_cache_dtype=fmt.name,
-        tp=tp,
+        tp=rank.tp,
         context_len=context,
-        kinds=kv_kinds(model, fmt, context, tp=tp),
-        bytes_per_token=footprint.bytes_per_token(model, fmt, tp=tp),
+        kinds=kv_kinds(model, fmt, context, rank),
+        bytes_per_token=footprint.bytes_per_token(model, fmt, rank),
         context_bytes=steady,
         all_full_bytes=full,
         takeaway=_takeaway(context, steady, full),

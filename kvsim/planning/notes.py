@@ -28,6 +28,7 @@ def _checks(sizing: Sizing) -> Iterator[str]:
         _longer_than_servable,
         _one_of_several,
         _scheduler_limits_first,
+        _scarcest_pool,
         _replicated_heads,
         _kv_wider_than_weights,
         _other_layout,
@@ -69,6 +70,19 @@ def _scheduler_limits_first(sizing: Sizing) -> Iterator[str]:
         )
 
 
+def _scarcest_pool(sizing: Sizing) -> Iterator[str]:
+    """Of pools kept apart, one may be empty while others stand full."""
+    longest, pools = sizing.capacity.max_model_len, sizing.pools
+    scarcest = pools.scarcest(longest)
+    held = pools.requests(longest)
+    main = pools.main.given_blocks // max(1, pools.main.blocks_at(longest))
+    if sizing.fits and main > held:
+        yield (
+            f"the {scarcest.name} pool runs out first: it holds {held:,} requests of"
+            f" {longest:,} tokens, the {pools.main.name} pool {main:,}"
+        )
+
+
 def _one_of_several(sizing: Sizing) -> Iterator[str]:
     """Say that a plan is that of one replica."""
     replicas = sizing.deployment.options.data_parallel_size
@@ -79,7 +93,7 @@ def _one_of_several(sizing: Sizing) -> Iterator[str]:
 
 
 def _replicated_heads(sizing: Sizing) -> Iterator[str]:
-    tp, dcp = sizing.tp, sizing.deployment.options.decode_context_parallel_size
+    tp, dcp = sizing.rank.tp, sizing.rank.dcp
     if tp == 1 or dcp > 1:
         return
     caches = [cache for _, cache in layer_caches(sizing.deployment.model)]

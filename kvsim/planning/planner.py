@@ -240,9 +240,7 @@ def _plan(
         memory=budget,
         kv_cache=_kv_cache(capacity),
         capacity_tokens=_capacity_tokens(capacity),
-        kv_kinds=kv_kinds(
-            deployment.model, sizing.kv_format, context, tp=sizing.tp, layers=sizing.layers
-        ),
+        kv_kinds=kv_kinds(deployment.model, sizing.kv_format, context, sizing.rank),
         pools=tuple(part_of(PoolFacts, pool) for pool in capacity.pools),
         groups=_groups(capacity),
         concurrency=concurrency(sizing, context_lengths(context, capacity.max_model_len)),

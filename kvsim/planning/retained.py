@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kvsim.memory.rank import Rank
 from kvsim.memory.retention import COMMON_POLICIES, Full, parse_retention, retention_table
 from kvsim.planning.plan_types import RetentionChoice
 from kvsim.planning.sizing import Sizing
@@ -37,9 +38,10 @@ def retention_choices(
         sizing.kv_format,
         context,
         policies or COMMON_POLICIES,
-        tp=sizing.tp,
+        Rank(tp=sizing.rank.tp),  # shares of the whole model, whatever its stages
     )
     full_bytes = sizing.kept_bytes(context)
+    full_requests = sizing.pools.concurrency(context)
     return tuple(
         RetentionChoice(
             policy=row.policy,
@@ -47,7 +49,7 @@ def retention_choices(
             kept_tokens=row.kept_tokens,
             sequence_bytes=round(row.fraction * full_bytes),
             share=row.fraction,
-            requests=int(sizing.pool_bytes / max(1.0, row.fraction * full_bytes)),
+            requests=int(full_requests / row.fraction),
             price=row.price,
         )
         for row in rows

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 
 from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
 from kvsim.memory import footprint
 from kvsim.memory.pools import KVPools
+from kvsim.memory.rank import Rank
 from kvsim.planning.plan_types import Concurrency, Fragmentation, Reservation
 from kvsim.specs.precision import KVFormat
 from kvsim.units import ceil_div
@@ -31,7 +31,7 @@ _MOST_LENGTHS = 4096
 
 @dataclass(frozen=True)
 class Sizing:
-    """A resolved deployment with its memory budget and its KV capacity.
+    """A resolved deployment with the rank that decides, its memory budget and its KV capacity.
 
     `asked` is the deployment before the engine filled its defaults in.
     """
@@ -39,6 +39,7 @@ class Sizing:
     engine: Engine
     asked: Deployment
     deployment: ResolvedDeployment
+    rank: Rank
     budget: MemoryBudget
     capacity: Capacity
 
@@ -60,21 +61,6 @@ class Sizing:
         return self.deployment.kv_format
 
     @property
-    def tp(self) -> int:
-        """Tensor-parallel degree."""
-        return self.deployment.options.tensor_parallel_size
-
-    @cached_property
-    def layers(self) -> range | None:
-        """Layers of the pipeline stage whose rank decides; None without stages."""
-        stages = self.deployment.options.pipeline_parallel_size
-        if stages == 1:
-            return None
-        return self.engine.stage_layers(
-            self.deployment, self.engine.tightest_stage(self.deployment)
-        )
-
-    @property
     def pools(self) -> KVPools:
         """What the engine hands out, and what a sequence holds of it."""
         return self.capacity.pools
@@ -88,16 +74,12 @@ class Sizing:
 
     def kept_bytes(self, context: int) -> int:
         """Bytes of one sequence's own K, V and states, no block rounding, one rank."""
-        own = footprint.sequence_bytes(
-            self.deployment.model, self.kv_format, context, tp=self.tp, layers=self.layers
-        )
+        own = footprint.sequence_bytes(self.deployment.model, self.kv_format, context, self.rank)
         return round(own * self.pools.layout_ratio)
 
     def all_full_bytes(self, context: int) -> int:
         """Bytes of one sequence if no window saved anything, one rank."""
-        own = footprint.all_full_bytes(
-            self.deployment.model, self.kv_format, context, tp=self.tp, layers=self.layers
-        )
+        own = footprint.all_full_bytes(self.deployment.model, self.kv_format, context, self.rank)
         return round(own * self.pools.layout_ratio)
 
     def occupied_bytes(self, context: int) -> int:
@@ -122,9 +104,10 @@ def size(engine: Engine, deployment: Deployment) -> Sizing:
         For flags that the engine refuses.
     """
     resolved = engine.resolve(deployment)
-    budget = engine.budget(resolved)
+    rank = engine.tightest_rank(resolved)
+    budget = engine.rank_budget(resolved, rank)
     capacity = engine.capacity(resolved, max(0, budget.kv_cache_bytes))
-    return Sizing(engine, deployment, resolved, budget, capacity)
+    return Sizing(engine, deployment, resolved, rank, budget, capacity)
 
 
 def context_lengths(context: int, max_model_len: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvsim.planning.sizing import Sizing
-from kvsim.units import GIB
+from kvsim.units import GIB, format_bytes
 
 __all__ = ["binding_term", "verdict"]
 
@@ -15,17 +15,27 @@ def verdict(sizing: Sizing) -> str:
     if sizing.fits:
         return f"FITS: {capacity.max_concurrency:,.2f} requests of {longest} at once"
     if sizing.pool_bytes > sizing.room_bytes:
+        asked, room = _unlike(sizing.pool_bytes, sizing.room_bytes)
         return (
-            f"DOES NOT FIT: the KV cache asked for is {_gib(sizing.pool_bytes)}, and the card has"
-            f" {_gib(sizing.room_bytes)} beside the weights and the engine's own memory"
+            f"DOES NOT FIT: the KV cache asked for is {asked}, and the card has"
+            f" {room} beside the weights and the engine's own memory"
         )
     if sizing.budget.kv_cache_bytes <= 0:
         return f"DOES NOT FIT: nothing is left for KV cache; {binding_term(sizing)}"
-    needed = _request_bytes(sizing)
+    withheld = sizing.capacity.withheld_blocks * sizing.capacity.bytes_per_block
+    needed, left = _unlike(_request_bytes(sizing), max(0, sizing.pool_bytes - withheld))
     return (
-        f"DOES NOT FIT: one request of {longest} needs {_gib(needed)} of KV cache and there is"
-        f" {_gib(sizing.pool_bytes)}; {binding_term(sizing)}"
+        f"DOES NOT FIT: one request of {longest} needs {needed} of KV cache and there is"
+        f" {left}{_withheld(sizing)}; {binding_term(sizing)}"
     )
+
+
+def _withheld(sizing: Sizing) -> str:
+    """What no request is given, where there would be enough with it."""
+    blocks, capacity = sizing.capacity.withheld_blocks, sizing.capacity
+    if not blocks or capacity.max_concurrency < 1:
+        return ""
+    return f" without the block of {capacity.num_blocks:,} that {sizing.engine.name} withholds"
 
 
 def _request_bytes(sizing: Sizing) -> float:
@@ -54,5 +64,17 @@ def binding_term(sizing: Sizing) -> str:
     return f"{name} {verb} {_gib(terms[name])} of the {_gib(budget.budget_bytes)} budget"
 
 
-def _gib(size_bytes: float) -> str:
-    return f"{size_bytes / GIB:,.2f} GiB"
+def _gib(size_bytes: float, digits: int = 2) -> str:
+    """GiB as the tables print them, and a smaller unit where that would be nothing."""
+    if 0 < abs(size_bytes) < GIB / 100:
+        return format_bytes(size_bytes)
+    return f"{size_bytes / GIB:,.{digits}f} GiB"
+
+
+def _unlike(one: float, other: float) -> tuple[str, str]:
+    """Two sizes with as many digits as it takes to tell them apart."""
+    for digits in range(2, 9):
+        written = _gib(one, digits), _gib(other, digits)
+        if written[0] != written[1]:
+            break
+    return written

@@ -51,7 +51,10 @@ def pool_parts(steps: Columns, pool_slots: float) -> dict[str, Ends]:
         np.minimum(steps["filled_slots"], held[0]),
         np.minimum(steps["filled_slots"] + written, held[1]),
     )
-    reserved = steps["reserved_slots"], np.maximum(0, steps["reserved_slots"] - written)
+    reserved = (
+        np.minimum(steps["reserved_slots"], held[0] - tokens[0]),
+        np.maximum(0, steps["reserved_slots"] - written),
+    )
     internal = (
         np.maximum(0, held[0] - tokens[0] - reserved[0]),
         np.maximum(0, held[1] - tokens[1] - reserved[1]),

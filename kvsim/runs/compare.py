@@ -92,6 +92,8 @@ class SimulationComparison:
         record: dict[str, Any] = {
             "overrides": variant.overrides,
             "pool_slots": variant.runs.first.setup.pool_slots,
+            "pool_tokens": variant.runs.first.setup.pool_tokens,
+            "warnings": list(variant.runs.first.setup.warnings),
             "summary": variant.runs.summary,
             "saturated": variant.runs.saturated,
             "interrupted": variant.runs.interrupted,

@@ -163,12 +163,19 @@ def _option(
         search = Search(prepare(with_overrides(scenario, overrides)), settings, watch)
         found = search.run()
     except KVSimError as error:
-        return replace(option, problem=str(error))
+        return replace(option, problem=_problem(error))
     option = replace(option, search=found, provenance=search.setup.step_time.provenance)
     if option.replicas is None:
         return replace(option, problem=_hopeless(found))
     result = search.serve(demand / option.replicas)
     return replace(option, **_under_load(demand / option.replicas, result, settings))
+
+
+def _problem(error: KVSimError) -> str:
+    """Say what is wrong, less the place: the card of this option, which its row names."""
+    if not isinstance(error, InputError):
+        return str(error)
+    return "; ".join(part for part in (error.what, error.fix) if part)
 
 
 def _hopeless(found: RateSearch) -> str:

@@ -86,7 +86,7 @@ def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
     scenario, options = setup.scenario, setup.deployment.options
     with blaming(scenario, "memory.allocator"):
         allocator = _make_allocator(setup)
-    own = KVReadCurve.from_model(setup.deployment.model, setup.kv, setup.tp)
+    own = KVReadCurve.from_model(setup.deployment.model, setup.kv, setup.rank)
     reads = own.scaled(setup.pools.layout_ratio)
     limits = SchedulerLimits(
         max_num_seqs=options.max_num_seqs,

@@ -21,6 +21,7 @@ An engine that keeps several pools, or blocks of several sizes, has such counter
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from heapq import heappop, heappush
 
 from kvsim.errors import InvariantError
@@ -90,13 +91,8 @@ class DecodeBatch:
         self.tokens += computed * samples
         self.kv_bytes += (self._first_bytes + self._slope * computed) * samples
         self.kv_slope += self._slope * samples
-        self._open(base, samples)
-
-    def _open(self, base: int, samples: int) -> None:
-        """Count the blocks that a sequence opens; negative samples take them out again."""
-        opens = self._growing * samples
-        self.opens += opens
-        self._phase[-base % self._block_size] += opens
+        self.opens += self._growing * samples
+        self._phase[-base % self._block_size] += self._growing * samples
 
     def leave(self, request: Request) -> None:
         """Take a request out: its last token was produced, or it is preempted."""
@@ -108,22 +104,12 @@ class DecodeBatch:
         self.tokens -= computed * samples
         self.kv_bytes -= (self._first_bytes + self._slope * computed) * samples
         self.kv_slope -= self._slope * samples
-        self._open(base, -samples)
+        self.opens -= self._growing * samples
+        self._phase[-base % self._block_size] -= self._growing * samples
 
     def cached_tokens(self, request: Request) -> int:
         """Cached tokens per sequence, of one of the members."""
         return request.base + self.step
-
-    # ---- slots ----------------------------------------------------------------------------
-
-    @property
-    def filled_slots(self) -> int:
-        """Slots of their blocks that the sequences have filled: one a token."""
-        return self.tokens
-
-    def filling_slots(self, steps: int) -> int:
-        """Slots that the next `steps` steps fill, before any window moves on."""
-        return steps * self.sequences
 
     # ---- time -----------------------------------------------------------------------------
 
@@ -216,25 +202,41 @@ class DecodeBatch:
 
 
 class _Phases:
-    """How many blocks of one size each coming step opens, in one pool."""
+    """How many blocks of one size each coming step opens, in one pool.
 
-    def __init__(self, curve: BlockCurve) -> None:
+    Parameters
+    ----------
+    curve : BlockCurve
+        Groups of blocks of this size.
+    slots : int
+        Slots that a token fills of one such block.
+    """
+
+    def __init__(self, curve: BlockCurve, slots: int) -> None:
         self.curve = curve
         self.size = curve.block_size
+        self.slots = slots
         self.opens = 0
         self.phase = [0] * self.size
 
-    def add(self, base: int, computed: int, samples: int) -> None:
+    def add(self, base: int, computed: int, samples: int) -> int:
         """Count the groups that are still open to a sequence of `computed` cached tokens."""
         opens = samples * self.curve.groups_open_at(computed)
         self.opens += opens
         self.phase[-base % self.size] += opens
+        return opens
 
     def blocks_for(self, step: int, steps: int) -> int:
         """Blocks that `steps` steps from `step` on take: whole cycles, then a part of one."""
-        first = step % self.size
-        cycles, last = divmod(first + steps, self.size)
-        return cycles * self.opens - sum(self.phase[:first]) + sum(self.phase[:last])
+        size, phase = self.size, self.phase
+        first = step % size
+        if steps == 1:
+            return phase[first]
+        last = first + steps
+        if last <= size:
+            return sum(phase[first:last])
+        cycles, last = divmod(last, size)
+        return cycles * self.opens - sum(phase[:first]) + sum(phase[:last])
 
 
 class HybridBatch(DecodeBatch):
@@ -250,13 +252,21 @@ class HybridBatch(DecodeBatch):
         are added up.
     reads : KVReadCurve
         As in `DecodeBatch`.
+
+    Attributes
+    ----------
+    filled_slots, fill_slope : int
+        Slots of their blocks that hold something (tokens of every group, at most a window of
+        them, states), and what each step fills more. Elsewhere a slot is a token.
     """
 
     def __init__(self, pools: tuple[tuple[BlockCurve, int], ...], reads: KVReadCurve) -> None:
         super().__init__(pools[0][0], reads)
+        self._growing = 0  # which groups are open depends on the length: `_add_slopes`
         self.pools = pools
-        self._phases = [[_Phases(part) for part in curve.parts] for curve, _ in pools]
-        self._fill_slope = self._filled = 0
+        self._phases = [list(_phases(curve, weight)) for curve, weight in pools]
+        self._sizes = [phases for sizes in self._phases for phases in sizes]
+        self.fill_slope = self.filled_slots = 0
         self._bends: list[tuple[int, int, Request]] = []
         breakpoints = (point for curve, _ in pools for point in curve.breakpoints)
         self._bend_points = sorted({*breakpoints, *reads.breakpoints})
@@ -277,19 +287,7 @@ class HybridBatch(DecodeBatch):
         self._depart(request, request.computed_tokens, -request.samples)
         request.bend_step = None
 
-    def _open(self, base: int, samples: int) -> None:
-        """Nothing yet: which groups are open depends on the length; see `_add_slopes`."""
-
     # ---- slots ----------------------------------------------------------------------------
-
-    @property
-    def filled_slots(self) -> int:
-        """Slots that hold something: tokens of every group, at most a window of them, states."""
-        return self._filled
-
-    def filling_slots(self, steps: int) -> int:
-        """Slots that the next `steps` steps fill."""
-        return steps * self._fill_slope
 
     def slots_of(self, tokens: int) -> int:
         """Slots that one sequence of `tokens` cached tokens fills, all pools added."""
@@ -299,7 +297,7 @@ class HybridBatch(DecodeBatch):
 
     def advance(self, steps: int) -> list[Request]:
         """Take `steps` decode steps, and bend whatever has come to its bend."""
-        self._filled += steps * self._fill_slope
+        self.filled_slots += steps * self.fill_slope
         done = super().advance(steps)
         while self._bends and self._bends[0][0] <= self.step:
             at, _, request = heappop(self._bends)
@@ -321,7 +319,10 @@ class HybridBatch(DecodeBatch):
 
     def blocks_for(self, steps: int, pool: int = 0) -> int:
         """New blocks of one pool that the next `steps` steps take."""
-        return sum(phases.blocks_for(self.step, steps) for phases in self._phases[pool])
+        sizes = self._phases[pool]
+        if len(sizes) == 1:
+            return sizes[0].blocks_for(self.step, steps)
+        return sum(phases.blocks_for(self.step, steps) for phases in sizes)
 
     def steps_within(self, free_blocks: int, limit: int, pool: int = 0) -> int:
         """Return the most steps, up to `limit`, that `free_blocks` new blocks of a pool allow."""
@@ -340,15 +341,13 @@ class HybridBatch(DecodeBatch):
         """Add (or, negative, remove) how far a request has bent away from its first line."""
         straight = self._first_bytes + self._slope * computed
         self.kv_bytes += samples * (self.reads.bytes_at(computed + 1) - straight)
-        self._filled += samples * self.slots_of(computed)
+        self.filled_slots += samples * self.slots_of(computed)
         self._add_slopes(request, computed, samples)
 
     def _add_slopes(self, request: Request, computed: int, samples: int) -> None:
         """Add (or, negative, remove) what a request of this length adds with each step."""
-        for (curve, weight), sizes in zip(self.pools, self._phases, strict=True):
-            self._fill_slope += samples * weight * curve.slot_slope_at(computed)
-            for phases in sizes:
-                phases.add(request.base, computed, samples)
+        for phases in self._sizes:
+            self.fill_slope += phases.slots * phases.add(request.base, computed, samples)
         self.opens = sum(phases.opens for phases in self._phases[0])
         self.kv_slope += samples * (self.reads.slope_at(computed + 1) - self._slope)
 
@@ -380,13 +379,20 @@ class HybridBatch(DecodeBatch):
         contexts = self._contexts()
         laws = super()._laws()
         del laws["opens"], laws["phases"]
-        laws["slots"] = self._filled, sum(n * self.slots_of(c) for c, n in contexts)
+        laws["slots"] = self.filled_slots, sum(n * self.slots_of(c) for c, n in contexts)
         for number, sizes in enumerate(self._phases):
             for phases in sizes:
                 opens = sum(n * phases.curve.groups_open_at(c) for c, n in contexts)
                 laws[f"opens of pool {number}, blocks of {phases.size}"] = phases.opens, opens
                 laws[f"phases of pool {number}, {phases.size}"] = sum(phases.phase), opens
         return laws
+
+
+def _phases(curve: BlockCurve, weight: int) -> Iterator[_Phases]:
+    """Counters of one pool, whose slots weigh so much where pools are added up."""
+    whole = curve.slots_per_block
+    for part in curve.parts:
+        yield _Phases(part, weight * (whole // part.block_size))
 
 
 def decode_batch(

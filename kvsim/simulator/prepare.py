@@ -12,6 +12,7 @@ from kvsim.errors import InputError
 from kvsim.memory.footprint import bytes_per_token
 from kvsim.memory.growth import BlockCurve
 from kvsim.memory.pools import KVPools
+from kvsim.memory.rank import Rank
 from kvsim.planning.sizing import Sizing, size
 from kvsim.planning.verdict import verdict
 from kvsim.simulator.allocators import ALLOCATORS
@@ -77,20 +78,26 @@ class Setup:
         return SCHEDULERS.find(self.scenario.scheduler.policy)
 
     @property
-    def tp(self) -> int:
-        """Tensor-parallel degree."""
-        return self.deployment.options.tensor_parallel_size
+    def rank(self) -> Rank:
+        """Whose bytes a step reads: it passes through the layers of all stages."""
+        return Rank(tp=self.deployment.options.tensor_parallel_size)
 
     @property
     def token_bytes(self) -> int:
         """KV bytes of one more token of a short context, one rank, all layers."""
-        own = bytes_per_token(self.deployment.model, self.kv, tp=self.tp)
+        own = bytes_per_token(self.deployment.model, self.kv, self.rank)
         return round(own * self.pools.layout_ratio)
 
     @property
     def pool_slots(self) -> int:
         """Slots of all pools: tokens, where there is one and every layer keeps all of them."""
         return self.pools.slots
+
+    @property
+    def pool_tokens(self) -> int:
+        """Tokens that the pools hold: slots, or what the engine logs where slots are no tokens."""
+        is_plain = len(self.pools.pools) == 1 and self.pools.main.is_plain
+        return self.pool_slots if is_plain else self.sizing.capacity.logged_tokens
 
 
 def prepare(
@@ -166,17 +173,22 @@ def _refuse_unfit(scenario: Scenario, sizing: Sizing) -> None:
 
 
 def _warnings(scenario: Scenario, sizing: Sizing) -> Iterator[str]:
-    """Say where the scenario's pool is not the plan's."""
-    options = sizing.deployment.options
-    if options.num_gpu_blocks_override is None:
+    """Say where the pool that the scenario states is not the plan's, with both numbers."""
+    stated = sizing.deployment.options.num_gpu_blocks_override
+    if stated is None:
         return
     free = sizing.asked.options.model_copy(update={"num_gpu_blocks_override": None})
-    planned = size(sizing.engine, replace(sizing.asked, options=free))
-    stated, own = sizing.capacity.num_blocks, max(0, planned.capacity.num_blocks)
-    if stated != own:
+    planned = size(sizing.engine, replace(sizing.asked, options=free)).capacity.num_blocks
+    where = scenario.where("engine.num_gpu_blocks_override")
+    if sizing.capacity.num_blocks != stated:
         yield (
-            f"the pool has {stated:,} blocks because the scenario says so; the plan for"
-            f" {_names(sizing)} gives {own:,}"
+            f"{where} asks for {stated:,} blocks; {sizing.engine.name} takes that for the most, and"
+            f" {_names(sizing)} has room for {sizing.capacity.num_blocks:,}"
+        )
+    elif stated != planned:
+        yield (
+            f"{where} states a pool of {stated:,} blocks; the plan for {_names(sizing)} gives"
+            f" {max(0, planned):,}"
         )
 
 
@@ -189,7 +201,7 @@ def _pools(scenario: Scenario, sizing: Sizing) -> KVPools:
     if not ALLOCATORS.find(scenario.memory.allocator).contiguous:
         return sizing.pools
     token_bytes = sizing.pools.layout_ratio * bytes_per_token(
-        sizing.deployment.model, sizing.kv_format, tp=sizing.tp, layers=sizing.layers
+        sizing.deployment.model, sizing.kv_format, sizing.rank
     )
     return sizing.pools.contiguous(token_bytes)
 

@@ -18,6 +18,7 @@ import simpy
 
 from kvsim.errors import InvariantError
 from kvsim.simulator.arrival_queue import ArrivalQueue
+from kvsim.simulator.batch import HybridBatch
 from kvsim.simulator.camera import Camera
 from kvsim.simulator.clock import StepClock
 from kvsim.simulator.recorder import DECODE_ROW, STEP_ROW, Recorder
@@ -72,6 +73,8 @@ class Replica:
         self.camera: Camera | None = None
         self._watch = watch
         self._is_plain = not scheduler.allocator.sets_slots_apart
+        batch = scheduler.batch
+        self._hybrid = batch if isinstance(batch, HybridBatch) else None
 
     def process(
         self, env: simpy.Environment, until: float = inf
@@ -157,6 +160,7 @@ class Replica:
         scheduler, arrivals, clock = self.scheduler, self.arrivals, self.clock
         batch, allocator, write = scheduler.batch, scheduler.allocator, self.recorder.write_steps
         total, size = allocator.total_blocks, allocator.slots_per_block
+        hybrid = self._hybrid
         start = now = self.now
         while batch.sequences and arrivals.next_seconds > now:
             limit = allocator.decode_steps(batch, batch.steps_to_change())
@@ -167,7 +171,9 @@ class Replica:
                 break
             held = (total - allocator.free_blocks) * size
             sequences, read = batch.sequences, batch.kv_bytes
-            filled, filling = batch.filled_slots, batch.filling_slots(steps)
+            filled, filling = batch.tokens, steps * sequences
+            if hybrid:
+                filled, filling = hybrid.filled_slots, steps * hybrid.fill_slope
             grown = allocator.allocate_steps(batch, steps) * size
             write(_decode_row(now, seconds, steps, sequences, read, filled, filling, held, grown))
             now = self.now = now + seconds
@@ -191,31 +197,40 @@ class Replica:
         """Allocate the run's blocks and record it; return its seconds, copies included."""
         scheduler = self.scheduler
         batch, allocator, waiting = scheduler.batch, scheduler.allocator, scheduler.waiting
-        filled, held = scheduler.filled_slots(), allocator.held_slots
+        filled, size = scheduler.cached_tokens_in_all(), allocator.slots_per_block
         reserved = external = cached = 0
-        if not self._is_plain:
+        if self._is_plain:
+            held = (allocator.total_blocks - allocator.free_blocks) * size
+        else:
+            held = allocator.held_slots - allocator.rounded_slots
             head = waiting.head() if waiting else None
-            reserved, external, cached = allocator.slots(scheduler.cached_tokens_in_all(), head)
-        decoding = read = prompts = filling = 0
-        before, rounded = held, allocator.rounded_slots
+            reserved, external, cached = allocator.slots(filled, head)
+        decoding = read = grown = prompts = 0
+        for _, count in plan.prefills:
+            prompts += count
+        coming = prompts  # held for this step's prompts, and not yet written
+        if self._hybrid:
+            filled, coming = scheduler.filled_slots(), self._coming_slots(plan)
+        filling = coming
         if plan.decodes and batch.sequences:
             decoding, read = batch.sequences, batch.kv_bytes
-            filling = batch.filling_slots(steps)
-            allocator.allocate_steps(batch, steps)
-        grown = allocator.held_slots - before
+            filling += steps * (self._hybrid.fill_slope if self._hybrid else decoding)
+            grown = allocator.allocate_steps(batch, steps) * size
         if allocator.copied_tokens:
             seconds += allocator.copied_tokens * self.clock.copy_seconds_per_token
             allocator.copied_tokens = 0
-        for request, count in plan.prefills:
-            prompts += count
-            done = request.computed_tokens
-            filling += allocator.slots_at(done + count) - allocator.slots_at(done)
         row = _row(
             now, seconds, steps, decoding, prompts, read, len(waiting),
-            filled, filling, held - rounded, grown, reserved, external, cached,
+            filled, filling, held, grown, reserved or coming, external, cached,
         )  # fmt: skip
         self.recorder.write_steps(row)
         return seconds
+
+    def _coming_slots(self, plan: StepPlan) -> int:
+        """Slots that a step's prompts fill, where a slot is no token."""
+        slots_at = self.scheduler.allocator.slots_at
+        chunks = ((request.computed_tokens, count) for request, count in plan.prefills)
+        return sum(slots_at(done + count) - slots_at(done) for done, count in chunks)
 
 
 def run_replica(replica: Replica, until: float = inf) -> None:

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from kvsim.memory.rank import Rank
 from kvsim.specs.attention import Attention
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
@@ -26,12 +27,10 @@ from kvsim.specs.precision import KVFormat
 __all__ = ["KVReadCurve", "attended_layers", "prefill_pairs"]
 
 
-def attended_layers(
-    model: ModelSpec, layers: Collection[int] | None = None
-) -> Iterator[tuple[int, Attention]]:
+def attended_layers(model: ModelSpec, rank: Rank = Rank()) -> Iterator[tuple[int, Attention]]:
     """Yield ``(layers that read it, cache)``: layers that share another's K and V read too."""
     for group in model.layer_groups:
-        count = group.count if layers is None else sum(i in layers for i in group.layers)
+        count = rank.count_of(model, group.layers)
         if count:
             for cache in group.caches:
                 yield count, cache
@@ -65,23 +64,17 @@ class KVReadCurve(NamedTuple):
     slopes: tuple[int, ...]
 
     @classmethod
-    def from_model(
-        cls,
-        model: ModelSpec,
-        fmt: KVFormat,
-        tp: int = 1,
-        layers: Collection[int] | None = None,
-    ) -> KVReadCurve:
-        """Build the curve of one rank's layers (None: all of them).
+    def from_model(cls, model: ModelSpec, fmt: KVFormat, rank: Rank = Rank()) -> KVReadCurve:
+        """Build the curve of one rank's layers.
 
         Examples
         --------
         Llama-2-7B in fp16 reads 524,288 bytes per token of context.
         """
-        caches = list(attended_layers(model, layers))
+        caches = list(attended_layers(model, rank))
 
         def read(context: int) -> int:
-            return sum(count * cache.read_bytes(fmt, context, tp) for count, cache in caches)
+            return sum(count * cache.read_bytes(fmt, context, rank.tp) for count, cache in caches)
 
         bends = {cache.read_bend for _, cache in caches}
         breakpoints = tuple(sorted(bend for bend in bends if bend is not None))

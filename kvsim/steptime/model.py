@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kvsim.engines.base import Deployment
+from kvsim.memory.rank import Rank
 from kvsim.memory.weights import decode_read_bytes
 from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
 from kvsim.specs.model import ModelSpec
@@ -196,7 +197,7 @@ class StepTimeModel:
         model = _stored_as(deployment)
         weights = weight_format(model.quantization or model.dtype)
         kv_rate = _kv_rate(chosen, deployment.kv_format)
-        work = RankWork.from_model(model, options.tensor_parallel_size)
+        work = RankWork.from_model(model, Rank(tp=options.tensor_parallel_size))
         return cls(
             coefficients=chosen,
             provenance=provenance,
@@ -240,7 +241,7 @@ class StepTimeModel:
         """Weight bytes that one rank reads for so many tokens (experts: those touched)."""
         shape = tokens if self.work.expert_layers else 1  # without experts all is read
         if shape not in self._read_bytes:
-            self._read_bytes[shape] = float(decode_read_bytes(self.model, shape, tp=self.tp))
+            self._read_bytes[shape] = decode_read_bytes(self.model, shape, Rank(tp=self.tp))
         return self._read_bytes[shape]
 
     def _kv_seconds(self, load: StepLoad, busy: int) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kvsim.memory.tensors import matmul_flops_per_token, tensor_families
+from kvsim.memory.rank import Rank
+from kvsim.memory.tensors import matmul_flops_per_token, stage_share, tensor_families
 from kvsim.specs.model import ModelSpec
 from kvsim.steptime.kv_reads import attended_layers
 
@@ -17,7 +18,7 @@ class RankWork(NamedTuple):
     Parameters
     ----------
     layers, expert_layers : int
-        Layers of the whole model, and those with routed experts: a token passes through all.
+        Layers that a token passes through, and those of them with routed experts.
     body_flops : float
         GEMM FLOPs of one token, all layers.
     expert_flops : float
@@ -43,16 +44,17 @@ class RankWork(NamedTuple):
     message_bytes: float
 
     @classmethod
-    def from_model(cls, model: ModelSpec, tp: int = 1) -> RankWork:
-        """Share a model's work over `tp` ranks."""
-        attended = list(attended_layers(model))
-        head = 2.0 * model.hidden_size * model.vocab_size / tp
+    def from_model(cls, model: ModelSpec, rank: Rank = Rank()) -> RankWork:
+        """Share the work of a rank's layers over the ranks of its stage."""
+        tp, attended = rank.tp, list(attended_layers(model, rank))
+        head = 2.0 * model.hidden_size * model.vocab_size * rank.is_last / tp
         experts = [family for family in tensor_families(model) if family.is_routed]
+        active = (f.active_parameters * stage_share(model, f, rank) for f in experts)
         return cls(
-            layers=model.num_layers,
-            expert_layers=sum(len(family.layers or ()) for family in experts),
-            body_flops=matmul_flops_per_token(model) / tp - head,
-            expert_flops=2.0 * sum(family.active_parameters for family in experts) / tp,
+            layers=len(rank.layers_of(model)),
+            expert_layers=sum(rank.count_of(model, family.layers or ()) for family in experts),
+            body_flops=matmul_flops_per_token(model, rank) / tp - head,
+            expert_flops=2.0 * sum(active) / tp,
             head_flops=head,
             pair_flops=sum(count * cache.pair_flops for count, cache in attended) / tp,
             query_heads=sum(count * cache.query_heads for count, cache in attended) / tp,

@@ -100,7 +100,7 @@ def test_every_input_changes_the_question():
 def test_a_card_that_cannot_is_told_in_the_table():
     app = sized(gpu="T4,H100-SXM5-80GB", tp="1")
     table = app.dataframe[0].value
-    assert "leaves no room" in table["why not"].tolist()[0]
+    assert "T4: DOES NOT FIT: nothing is left for KV cache" in table["why not"].tolist()[0]
     assert table["replicas"].isna().tolist() == [True, False]
     assert numbers(app)["Cheapest"].startswith("H100")
 

@@ -105,9 +105,10 @@ def test_hybrid_pools_share_the_bytes_by_the_ratio():
     engine = SGLang("0.5.8")
     deployment = resolved(engine, MIMO_V2_FLASH, tensor_parallel_size=4, block_size=64)
     full_cell, window_cell = 9 * 320 * 2, 39 * 2 * 320 * 2
-    pools = engine.pools(deployment, round(375360 * (full_cell + 0.8 * window_cell)))
-    assert (pools.full_tokens, pools.window_tokens) == (375360, 300288)
-    window_gib = (pools.window_tokens + 64) * window_cell / GIB
+    kv_bytes = round(375360 * (full_cell + 0.8 * window_cell))
+    sizes = engine.sizes(deployment, kv_bytes)
+    assert (sizes.full_tokens, sizes.window_tokens) == (375360, 300288)
+    window_gib = (sizes.window_tokens + 64) * window_cell / GIB
     assert (round(window_gib * 192 / 320, 2), round(window_gib * 128 / 320, 2)) == (8.38, 5.59)
 
 
@@ -144,8 +145,9 @@ def test_recurrent_states_take_their_own_pool():
     deployment = resolved(engine, QWEN_35_MOE, tensor_parallel_size=2)
     state = 45 * (12288 * 3 * 2 + 64 * 128 * 128 * 4) // 2
     least, most = ((4.15 + d) * 2 * GIB + 82 * state for d in (-0.005, 0.005))
-    assert [engine.pools(deployment, round(size)).states for size in (least, most)] == [82, 82]
-    tokens = [engine.pools(deployment, round(size)).full_tokens for size in (least, most)]
+    cuts = [engine.sizes(deployment, round(size)) for size in (least, most)]
+    assert [cut.states for cut in cuts] == [82, 82]
+    tokens = [cut.full_tokens for cut in cuts]
     assert tokens[0] <= 580364 <= tokens[1]
     assert round(83 * 45 * 64 * 128 * 128 * 4 / 2 / GIB, 2) == 7.29
     assert round(83 * 45 * 12288 * 3 * 2 / 2 / GIB, 2) == 0.13
@@ -275,18 +277,14 @@ OPTIONS = st.builds(
 
 @given(model=MIXED, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB))
 def test_pools_never_exceed_the_bytes(model, options, kv_bytes):
-    engine = SGLang()
+    engine, page = SGLang(), options["block_size"]
     deployment = resolved(engine, model, **options)
-    pools = engine.pools(deployment, kv_bytes)
-    groups = engine.capacity(deployment, kv_bytes).groups
-    page = options["block_size"]
-    tokens = (pools.full_tokens, pools.window_tokens or 0)
-    used = sum(
-        count * group.layers * group.page_bytes // page
-        for count, group in zip(tokens, groups, strict=False)
-    )
-    assert used <= kv_bytes
-    assert pools.full_tokens % page == 0
+    pools = engine.capacity(deployment, kv_bytes).pools
+    assert pools.total_bytes <= kv_bytes
+    assert pools.main.num_blocks == engine.sizes(deployment, kv_bytes).full_tokens // page
+    for pool in pools:
+        (group,) = pool.groups
+        assert pool.block_bytes == group.layers * group.page_bytes
 
 
 @given(model=MIXED, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB), more=st.integers(0, GIB))
@@ -311,11 +309,10 @@ def test_a_smaller_dtype_never_holds_less(model, options, kv_bytes):
 def test_a_sequence_holds_whole_pages_of_what_it_keeps(model, options, context):
     engine = SGLang()
     deployment = resolved(engine, model, **options)
-    held = engine.sequence_bytes(deployment, context)
-    assert held <= engine.sequence_bytes(deployment, context + 1)
-    page = options["block_size"]
-    per_token = engine.capacity(deployment, GIB).bytes_per_token
-    assert held <= (context + page) * per_token
+    capacity, page = engine.capacity(deployment, GIB), options["block_size"]
+    held = capacity.pools.sequence_bytes(context)
+    assert held <= capacity.pools.sequence_bytes(context + 1)
+    assert held <= (context + page) * capacity.bytes_per_token
 
 
 def test_every_consistent_row_is_exact(kvsim_data):

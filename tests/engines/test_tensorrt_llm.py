@@ -231,8 +231,9 @@ def test_regimes_are_ordered_and_grow_with_bytes(model, options, kv_bytes, more)
 def test_admitted_sequences_fit_in_whole_blocks(model, options, kv_bytes):
     engine = TensorRTLLM()
     deployment = resolved(engine, model, **options)
-    admitted = int(engine.capacity(deployment, kv_bytes).max_concurrency)
-    assert admitted * engine.sequence_bytes(deployment, options["max_model_len"]) <= kv_bytes
+    capacity = engine.capacity(deployment, kv_bytes)
+    admitted = int(capacity.max_concurrency)
+    assert admitted * capacity.pools.sequence_bytes(options["max_model_len"]) <= kv_bytes
 
 
 @given(model=MIXED, options=OPTIONS, kv_bytes=st.integers(0, 8 * GIB))

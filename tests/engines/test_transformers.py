@@ -37,6 +37,10 @@ resolved = partial(engine_parts.resolved, accelerator=CARD)
 LLAMA2_7B = model_of((32, full(32, 32, 128)))
 
 
+def held_bytes(engine, deployment, tokens):
+    return engine.capacity(deployment, GIB).pools.sequence_bytes(tokens)
+
+
 def test_a_batch_needs_one_tensor_more_than_it_keeps():
     # 524,288 bytes per token; while one layer's K is concatenated, another 32 * 128 * 2
     engine = Transformers()
@@ -44,7 +48,9 @@ def test_a_batch_needs_one_tensor_more_than_it_keeps():
     peak = 4096 * (524288 + 8192)
     assert engine.capacity(deployment, 3 * peak).max_concurrency == 3
     assert engine.capacity(deployment, 3 * peak).steady_tokens == 3 * peak // 524288
-    assert engine.sequence_bytes(deployment, 1000) == 1000 * 524288
+    assert held_bytes(engine, deployment, 1000) == 1000 * 524288
+    assert engine.capacity(deployment, 3 * peak).pools.requests(4096) == 3
+    assert engine.capacity(deployment, 3 * peak - 1).pools.requests(4096) == 2
 
 
 def test_the_wider_of_key_and_value_sets_the_peak():
@@ -59,7 +65,7 @@ def test_the_wider_of_key_and_value_sets_the_peak():
 def test_a_static_cache_takes_its_length_at_once_and_never_doubles():
     engine = Transformers("5.0-static")
     deployment = resolved(engine, LLAMA2_7B)
-    assert engine.sequence_bytes(deployment, 1) == 4096 * 524288
+    assert held_bytes(engine, deployment, 1) == 4096 * 524288
     assert engine.capacity(deployment, 5 * 4096 * 524288).max_concurrency == 5
 
 
@@ -75,7 +81,7 @@ def test_window_layers_stop_growing_only_in_newer_releases():
     held = {}
     for version in ("4.50", "5.0"):
         engine = Transformers(version)
-        held[version] = engine.sequence_bytes(resolved(engine, model), 4096)
+        held[version] = held_bytes(engine, resolved(engine, model), 4096)
     assert held["4.50"] == 8 * 4096 * 1024
     assert held["5.0"] == (2 * 4096 + 6 * 512) * 1024
 
@@ -86,7 +92,7 @@ def test_states_and_encoder_output_do_not_grow():
     engine = Transformers()
     deployment = resolved(engine, model_of((3, state), (2, cross), (1, full(2, 2, 32))))
     fixed = 3 * (10 * 2 + 90 * 4) + 2 * 1500 * 2 * 64 * 2
-    assert engine.sequence_bytes(deployment, 10) == fixed + 10 * 2 * 64 * 2
+    assert held_bytes(engine, deployment, 10) == fixed + 10 * 2 * 64 * 2
 
 
 def test_budget_is_all_that_the_rest_leaves():
@@ -152,7 +158,7 @@ def test_regimes_are_ordered_and_grow_with_bytes(model, version, length, kv_byte
     deployment = resolved(engine, model, max_model_len=length)
     small, _ = regimes_in_order(engine, deployment, kv_bytes, more)
     admitted = int(small.max_concurrency)
-    assert admitted * engine.sequence_bytes(deployment, length) <= kv_bytes
+    assert admitted * small.pools.sequence_bytes(length) <= kv_bytes
 
 
 @given(model=MIXED, kv_bytes=st.integers(0, 8 * GIB))

@@ -16,6 +16,7 @@ from kvsim.memory.footprint import (
     layer_caches,
     sequence_bytes,
 )
+from kvsim.memory.rank import Rank
 from kvsim.specs.attention import (
     ChunkedAttention,
     CompressedLatentAttention,
@@ -247,7 +248,7 @@ def test_a_wider_dtype_never_takes_less(model, context):
 @pytest.mark.parametrize("tp", [2, 4, 8, 16])
 def test_tensor_parallelism_never_loses_a_byte(model, fmt, context, tp):
     """Ranks hold at least the whole; more where heads or latents are replicated."""
-    whole, rank = (sequence_bytes(model, fmt, context, tp=n) for n in (1, tp))
+    whole, rank = (sequence_bytes(model, fmt, context, Rank(tp=n)) for n in (1, tp))
     assert whole <= tp * rank
     assert rank <= whole
 
@@ -255,10 +256,11 @@ def test_tensor_parallelism_never_loses_a_byte(model, fmt, context, tp):
 @given(model=models, fmt=gqa_formats, context=st.integers(1, 10**5), data=st.data())
 def test_pipeline_stages_add_up_to_the_model(model, fmt, context, data):
     cut = data.draw(st.integers(0, model.num_layers))
-    stages = [range(cut), range(cut, model.num_layers)]
-    parts = [sequence_bytes(model, fmt, context, layers=stage) for stage in stages]
+    dealt = [range(cut), range(cut, model.num_layers)]
+    stages = [Rank(pp=2, stage=n, layers=layers) for n, layers in enumerate(dealt)]
+    parts = [sequence_bytes(model, fmt, context, stage) for stage in stages]
     assert sum(parts) == sequence_bytes(model, fmt, context)
-    per_token = [bytes_per_token(model, fmt, layers=stage) for stage in stages]
+    per_token = [bytes_per_token(model, fmt, stage) for stage in stages]
     assert sum(per_token) == bytes_per_token(model, fmt)
 
 
@@ -272,13 +274,13 @@ def test_every_layer_is_counted_once(model):
     [(1, 8 * 512), (2, 4 * 512), (8, 512), (16, 512), (64, 512)],
 )
 def test_kv_heads_split_and_then_replicate(tp, rank_bytes):
-    assert bytes_per_token(model((1, gqa(64, 8))), FP16, tp=tp) == rank_bytes
+    assert bytes_per_token(model((1, gqa(64, 8))), FP16, Rank(tp=tp)) == rank_bytes
 
 
 def test_a_latent_is_replicated_on_every_rank():
     latent = model((61, LatentAttention(heads=128, **MLA)))
     for tp in (1, 8, 16):
-        assert bytes_per_token(latent, kv_format("bf16"), tp=tp) == 70_272
+        assert bytes_per_token(latent, kv_format("bf16"), Rank(tp=tp)) == 70_272
 
 
 @pytest.mark.parametrize(("heads", "tp"), [(8, 3), (12, 8), (71, 2), (10, 4)])

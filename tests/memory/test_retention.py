@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from kvsim.errors import InputError
 from kvsim.memory.footprint import sequence_bytes
+from kvsim.memory.rank import Rank
 from kvsim.memory.retention import (
     COMMON_POLICIES,
     Budget,
@@ -100,7 +101,7 @@ def test_a_latent_is_shared_by_all_heads_so_none_of_it_goes():
 
 def test_selective_heads_round_up_on_each_rank():
     # tp=4 leaves 2 of the 8 heads per rank; 0.3 of 2 is one head of 512 bytes per token per layer.
-    assert retention_bytes(LLAMA, BF16, 10, SelectiveHeads(0.3), tp=4) == 10 * 32 * 512
+    assert retention_bytes(LLAMA, BF16, 10, SelectiveHeads(0.3), Rank(tp=4)) == 10 * 32 * 512
 
 
 def test_a_decimal_fraction_is_taken_at_its_word():
@@ -114,12 +115,12 @@ def test_a_decimal_fraction_is_taken_at_its_word():
     tp=st.sampled_from([1, 2, 8, 16]),
 )
 def test_no_policy_keeps_more_than_full_and_full_is_the_footprint(context, policy, tp):
-    full_bytes = retention_bytes(LLAMA, BF16, context, Full(), tp=tp)
+    full_bytes = retention_bytes(LLAMA, BF16, context, Full(), Rank(tp=tp))
 
-    assert full_bytes == sequence_bytes(LLAMA, BF16, context, tp=tp)
-    assert retention_bytes(LLAMA, BF16, context, policy, tp=tp) <= full_bytes
-    longer = retention_bytes(LLAMA, BF16, context + 1, policy, tp=tp)
-    assert longer >= retention_bytes(LLAMA, BF16, context, policy, tp=tp)
+    assert full_bytes == sequence_bytes(LLAMA, BF16, context, Rank(tp=tp))
+    assert retention_bytes(LLAMA, BF16, context, policy, Rank(tp=tp)) <= full_bytes
+    longer = retention_bytes(LLAMA, BF16, context + 1, policy, Rank(tp=tp))
+    assert longer >= retention_bytes(LLAMA, BF16, context, policy, Rank(tp=tp))
 
 
 def test_the_table_has_one_row_a_policy_with_its_price():

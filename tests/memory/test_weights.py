@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kvsim.catalog.models import find_model
 from kvsim.errors import InputError, UnknownNameError
+from kvsim.memory.rank import Rank
 from kvsim.memory.tensors import (
     active_parameter_count,
     matmul_flops_per_token,
@@ -17,10 +18,8 @@ from kvsim.memory.tensors import (
     tensor_families,
 )
 from kvsim.memory.weights import (
-    Shard,
     decode_read_bytes,
     rank_weight_bytes,
-    stage_layers,
     weight_bytes,
 )
 from kvsim.specs.attention import (
@@ -183,7 +182,7 @@ class TestFormats:
         known = LLAMA31_8B.model_copy(update={"weight_bytes_on_disk": 16_060_522_497})
         assert weight_bytes(known) == 16_060_522_497
         assert weight_bytes(known, dtype="fp32") == weight_bytes(LLAMA31_8B, dtype="fp32")
-        half = rank_weight_bytes(known, Shard(tp=2)) / rank_weight_bytes(known, Shard())
+        half = rank_weight_bytes(known, Rank(tp=2)) / rank_weight_bytes(known, Rank())
         assert half == pytest.approx(0.5, rel=1e-4)
 
     def test_unknown_words_name_the_nearest(self):
@@ -192,49 +191,22 @@ class TestFormats:
 
 
 class TestStages:
-    # vLLM 0.19, get_pp_indices; its own test of uneven partitions has (3, 2), (4, 3), (5, 3).
-    @pytest.mark.parametrize(
-        ("layers", "pp", "bounds"),
-        [
-            (8, 1, [(0, 8)]),
-            (8, 2, [(0, 4), (4, 8)]),
-            (3, 2, [(0, 2), (2, 3)]),
-            (4, 3, [(0, 1), (1, 3), (3, 4)]),
-            (5, 3, [(0, 2), (2, 4), (4, 5)]),
-            (7, 4, [(0, 2), (2, 4), (4, 6), (6, 7)]),
-            (6, 4, [(0, 1), (1, 3), (3, 5), (5, 6)]),
-        ],
-    )
-    def test_the_last_stage_has_the_fewest_layers(self, layers, pp, bounds):
-        model = decoder(layers, 64, 64, None, attention(4, 4, 16))
-        stages = [stage_layers(model, pp, stage) for stage in range(pp)]
-        assert [(stage.start, stage.stop) for stage in stages] == bounds
-
-    def test_more_stages_than_layers_are_refused(self):
-        with pytest.raises(InputError, match="pp=33"):
-            stage_layers(LLAMA2_7B, 33, 0)
-
-    @pytest.mark.parametrize("bad", [{"tp": 0}, {"pp": 2, "stage": 2}, {"ep": -1}])
-    def test_impossible_shards_are_refused(self, bad):
-        with pytest.raises(InputError):
-            Shard(**bad)
-
     def test_a_tied_head_lies_on_both_ends(self):
-        first = rank_weight_bytes(GRANITE_8B, Shard(pp=4, stage=0))
-        middle = rank_weight_bytes(GRANITE_8B, Shard(pp=4, stage=1))
-        last = rank_weight_bytes(GRANITE_8B, Shard(pp=4, stage=3))
+        first = rank_weight_bytes(GRANITE_8B, Rank(pp=4, stage=0))
+        middle = rank_weight_bytes(GRANITE_8B, Rank(pp=4, stage=1))
+        last = rank_weight_bytes(GRANITE_8B, Rank(pp=4, stage=3))
         table = math.ceil(49_155 / 64) * 64 * 4096 * 2
         assert first - middle == table
         assert last - middle == table + 2 * 4096  # the final norm
 
     def test_expert_parallelism_deals_out_whole_experts(self):
-        alone = rank_weight_bytes(MIXTRAL_8X7B, Shard())
+        alone = rank_weight_bytes(MIXTRAL_8X7B, Rank())
         experts = 32 * 8 * 3 * 4096 * 14_336 * 2
-        assert alone - rank_weight_bytes(MIXTRAL_8X7B, Shard(ep=8)) == experts * 7 // 8
+        assert alone - rank_weight_bytes(MIXTRAL_8X7B, Rank(ep=8)) == experts * 7 // 8
 
     def test_heads_that_do_not_divide_are_refused(self):
         with pytest.raises(InputError, match="tp=3"):
-            rank_weight_bytes(LLAMA31_8B, Shard(tp=3))
+            rank_weight_bytes(LLAMA31_8B, Rank(tp=3))
 
 
 class TestDecodeReads:
@@ -321,13 +293,13 @@ class TestLaws:
     @given(models())
     def test_sharding_never_loses_a_byte(self, drawn):
         model, tp, pp = drawn
-        stages = [rank_weight_bytes(model, Shard(tp=tp, pp=pp, stage=s)) for s in range(pp)]
+        stages = [rank_weight_bytes(model, Rank(tp=tp, pp=pp, stage=s)) for s in range(pp)]
         assert tp * sum(stages) >= weight_bytes(model) - 1  # the whole is rounded, ranks are up
 
     @given(models())
     def test_a_pipeline_loses_and_adds_nothing_unless_the_head_is_tied(self, drawn):
         model, _, pp = drawn
-        stages = [rank_weight_bytes(model, Shard(pp=pp, stage=s)) for s in range(pp)]
+        stages = [rank_weight_bytes(model, Rank(pp=pp, stage=s)) for s in range(pp)]
         twice = model.tie_embeddings and pp > 1
         table = model.vocab_size * model.hidden_size * 2 * twice
         if model.quantization == "q4_k_m":
@@ -338,10 +310,9 @@ class TestLaws:
     def test_bytes_grow_with_the_bits_of_a_format(self, drawn):
         model, tp, _ = drawn
         plain = model.model_copy(update={"quantization": None})
-        sizes = [rank_weight_bytes(plain, Shard(tp=tp), dtype=d) for d in ("bf16", "fp32")]
+        sizes = [rank_weight_bytes(plain, Rank(tp=tp), dtype=d) for d in ("bf16", "fp32")]
         packed = [
-            rank_weight_bytes(plain, Shard(tp=tp), quantization=q)
-            for q in ("mxfp4", "nvfp4", "fp8")
+            rank_weight_bytes(plain, Rank(tp=tp), quantization=q) for q in ("mxfp4", "nvfp4", "fp8")
         ]
         assert packed == sorted(packed)
         assert packed[-1] <= sizes[0] < sizes[1]
@@ -349,10 +320,10 @@ class TestLaws:
     @given(models(), st.integers(1, 300), st.integers(0, 300))
     def test_more_tokens_never_read_less_nor_more_than_all(self, drawn, tokens, more):
         model, tp, _ = drawn
-        some = decode_read_bytes(model, tokens, tp=tp)
-        many = decode_read_bytes(model, tokens + more, tp=tp)
+        some = decode_read_bytes(model, tokens, Rank(tp=tp))
+        many = decode_read_bytes(model, tokens + more, Rank(tp=tp))
         assert some <= many * (1 + 1e-12)
-        assert many <= rank_weight_bytes(model, Shard(tp=tp)) * (1 + 1e-12)
+        assert many <= rank_weight_bytes(model, Rank(tp=tp)) * (1 + 1e-12)
 
     @given(models())
     def test_active_is_at_most_all(self, drawn):

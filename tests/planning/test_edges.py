@@ -117,3 +117,10 @@ def test_a_rank_for_adapters_that_are_off_is_refused():
 def test_an_absurd_number_of_replicas_is_refused():
     with pytest.raises(InputError, match="at most 65536"):
         plan("llama3.1-8b", "h100", data_parallel_size=10**12)
+
+
+def test_a_pool_of_kilobytes_is_not_printed_as_no_gib():
+    """OPT-125M keeps 36,864 bytes a token; of two blocks of 16 one is vLLM's null block."""
+    flags = {"max_model_len": 64, "block_size": 16}
+    answer = plan("opt-125m", "a100", num_gpu_blocks_override=2, **flags)
+    assert "needs 2.25 MiB of KV cache and there is 576 KiB" in answer.verdict

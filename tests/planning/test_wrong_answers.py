@@ -15,6 +15,7 @@ from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import Deployment, get_engine
 from kvsim.memory.footprint import bytes_per_token, fixed_bytes, sequence_bytes
+from kvsim.memory.rank import Rank
 from kvsim.memory.weights import weight_bytes
 from kvsim.planning.planner import plan
 from kvsim.specs.engine_options import EngineOptions
@@ -41,12 +42,12 @@ class Case:
 
 def token(model, *, tp=1):
     """KV bytes per token of one rank, all layers, bf16."""
-    return bytes_per_token(find_model(model), BF16, tp=tp)
+    return bytes_per_token(find_model(model), BF16, Rank(tp=tp))
 
 
 def gib(model, context, *, tp=1):
     """GiB of KV that a sequence keeps in steady decode, bf16."""
-    return sequence_bytes(find_model(model), BF16, context, tp=tp) / GIB
+    return sequence_bytes(find_model(model), BF16, context, Rank(tp=tp)) / GIB
 
 
 def growing_gib(model, context):

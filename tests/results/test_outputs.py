@@ -20,7 +20,12 @@ from kvsim.results.outputs.prometheus import token_buckets
 
 FILES = ["summary.json", "trace.json.gz", "metrics.prom"]
 TABLES = ["requests.parquet", "steps.parquet", "memory.parquet"]
-PRESSED = {"workload.requests": 200, "workload.arrivals.rate": 30, "memory.num_blocks": 300}
+PRESSED = {
+    "workload.requests": 200,
+    "workload.arrivals.rate": 30,
+    "memory.num_blocks": 300,
+    "engine.max_model_len": 4096,
+}
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +122,7 @@ def test_provenance_says_everything_needed_to_ask_again(result):
     assert found["step_time"].split(":")[0] in ("fitted", "assumed")
     assert found["pool"] == {
         "num_blocks": 300,
+        "withheld_blocks": 1,  # the null block
         "block_size": 16,
         "bytes_per_token": 131_072,  # 2 x 32 layers x 8 heads x 128 x 2 bytes
         "kv_cache_dtype": "bf16",

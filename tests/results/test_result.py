@@ -21,7 +21,7 @@ TINY = {
     "engine": {
         "name": "sglang",  # which takes blocks of any size
         "max_num_seqs": 8,
-        "max_model_len": 64,
+        "max_model_len": 40,
         "num_gpu_blocks_override": 10,
         "block_size": 4,
     },
@@ -77,15 +77,16 @@ def test_its_memory_by_hand(run):
     assert cache["usage_mean"] == pytest.approx(held_slot_seconds / 160)
     assert cache["usage_peak"] == 0.2
     assert cache["waste"]["token_states"] == pytest.approx(token_slot_seconds / 160)
-    assert cache["waste"]["internal"] == pytest.approx((16 - 12) / 160)
-    assert cache["waste"]["reserved"] == cache["waste"]["external"] == 0
+    # In the first second the prompt's slots are yet to be written; then half a block is over.
+    assert cache["waste"]["reserved"] == pytest.approx((4 + 0) / 2 * 1 / 160)
+    assert cache["waste"]["internal"] == pytest.approx((0 + 2) / 2 * 2 / 160)
+    assert cache["waste"]["external"] == 0
 
 
 def test_a_reservation_by_hand(run):
     """reserve-max holds 64 of 128 slots for 3 s; 2 of the last 6 tokens are still to come."""
-    waste = run({"memory.allocator": "reserve-max", "memory.num_blocks": 32}).summary["kv_cache"][
-        "waste"
-    ]
+    regions = {"memory.allocator": "reserve-max", "memory.num_blocks": 32}
+    waste = run(regions | {"engine.max_model_len": 64}).summary["kv_cache"]["waste"]
     assert waste["token_states"] == pytest.approx((2 * 1 + 5 * 2) / (4 * 128))
     assert waste["reserved"] == pytest.approx((4 * 1 + 1 * 2) / (4 * 128))
     assert waste["internal"] == pytest.approx(3 * (64 - 6) / (4 * 128))
@@ -127,7 +128,8 @@ def test_decoding_that_waits_for_prompts_shows_in_inter_token_latency(run):
 
 
 def test_rejected_requests_are_counted_and_nothing_else(run):
-    summary = run({"memory.num_blocks": 1, "workload.requests": 3}).summary
+    longer = {"kind": "lognormal", "mean": 400, "cv": 0.1}  # than max_model_len, 40
+    summary = run({"workload.lengths.prompt": longer, "workload.requests": 3}).summary
     assert (summary["completed"], summary["rejected"], summary["unfinished"]) == (0, 3, 0)
     assert summary["mean_ttft_ms"] is None
     assert summary["request_throughput"] == 0.0

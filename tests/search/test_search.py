@@ -230,7 +230,8 @@ def test_arrivals_without_one_rate_are_refused(name):
 
 
 def test_requests_that_are_all_rejected_are_told():
-    question = scenario(memory__num_blocks=10)
+    longer = {"kind": "lognormal", "mean": 20_000, "cv": 0.1}  # than max_model_len, 8,192
+    question = scenario(workload__lengths__prompt=longer)
     with pytest.raises(kvsim.InputError, match="every one was rejected"):
         kvsim.highest_rate(question, SLO(), SMALL)
 
@@ -286,7 +287,8 @@ def test_a_card_without_a_price_or_without_room_says_so(fleet):
     unpriced, small = fleet[3], fleet[4]
     assert kvsim.find_accelerator("m4-max").price is None
     assert unpriced.usd_per_hour is None
-    assert small.problem.startswith("llama3.1-8b leaves no room")
+    nothing = "llama3.1-8b on T4: DOES NOT FIT: nothing is left for KV cache; the weights take"
+    assert small.problem.startswith(nothing)
     assert (small.replicas, small.devices, small.usd_per_hour) == (None, None, None)
 
 

@@ -69,7 +69,7 @@ def answer(scenario):
 
 # fact: flag, key, another spelling of the key, value, the value of the other spelling
 FACTS = {
-    "pool": ("num_gpu_blocks_override", "engine.num_gpu_blocks_override", "memory.num_blocks", 90),
+    "pool": ("num_gpu_blocks_override", "engine.num_gpu_blocks_override", "memory.num_blocks", 300),
     "block": ("block_size", "engine.block_size", "memory.block_size", 32),
     "caching": ("enable_prefix_caching", "engine.enable_prefix_caching", "memory.allocator", True),
     "seqs": ("max_num_seqs", "engine.max_num_seqs", "max-num-seqs", 4),
@@ -114,10 +114,16 @@ def test_a_scenario_made_in_python_keeps_the_engines_key(spelling):
     made = {
         "engine": {
             "engine": EngineSpec(
-                num_gpu_blocks_override=90, block_size=32, enable_prefix_caching=True
+                max_model_len=2048,
+                num_gpu_blocks_override=90,
+                block_size=32,
+                enable_prefix_caching=True,
             )
         },
-        "memory": {"memory": MemorySpec(num_blocks=90, block_size=32, allocator="prefix")},
+        "memory": {
+            "engine": EngineSpec(max_model_len=2048),
+            "memory": MemorySpec(num_blocks=90, block_size=32, allocator="prefix"),
+        },
     }[spelling]
     scenario = Scenario(
         model="llama3.1-8b",
@@ -130,7 +136,7 @@ def test_a_scenario_made_in_python_keeps_the_engines_key(spelling):
     assert scenario.engine.enable_prefix_caching is True
     assert scenario.memory == MemorySpec(allocator="prefix")
     setup = prepare(scenario)
-    assert (setup.num_blocks, setup.curve.block_size) == (90, 32)
+    assert (setup.num_blocks, setup.curve.block_size) == (90 - 1, 32)  # less the null block
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,8 @@ def kvsim_says(folder, *words):
 
 PRESSED = (
     *("agent-loop", "--set", "workload.requests=60", "--set", "memory.allocator=prefix"),
-    *("--set", "memory.num_blocks=1500"),
+    *("--set", "memory.num_blocks=1500", "--set", "engine.max_model_len=20480"),
+    *("--set", "workload.prefix.max_context_tokens=20000"),
 )
 
 

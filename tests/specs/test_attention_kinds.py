@@ -16,9 +16,9 @@ from kvsim.engines.vllm.loading import loaded_weight_bytes
 from kvsim.engines.vllm.overheads import lora_bytes, profiled_step
 from kvsim.engines.vllm.pages import PageSpec, layer_pages
 from kvsim.memory.footprint import all_full_bytes, bytes_per_token, fixed_bytes, sequence_bytes
+from kvsim.memory.rank import Rank
 from kvsim.memory.retention import SelectiveHeads, Window, retention_bytes
 from kvsim.memory.tensors import tensor_families
-from kvsim.memory.weights import Shard
 from kvsim.planning.formula import explain
 from kvsim.specs import attention
 from kvsim.specs.attention import (
@@ -99,7 +99,7 @@ MODEL, TWIN = mixed(DILATED), mixed(FULL)
 def test_a_new_kind_has_a_footprint():
     assert bytes_per_token(MODEL, BF16) == 6 * PAIR_BYTES
     assert sequence_bytes(MODEL, BF16, 5000) == (2 * 5000 + 4 * 1000) * PAIR_BYTES
-    assert all_full_bytes(MODEL, BF16, 5000, tp=2) == 6 * 5000 * PAIR_BYTES // 2
+    assert all_full_bytes(MODEL, BF16, 5000, Rank(tp=2)) == 6 * 5000 * PAIR_BYTES // 2
     assert fixed_bytes(MODEL) == 0
 
 
@@ -118,7 +118,7 @@ def parameters(model):
 
 def test_a_new_kind_weighs_what_its_projections_weigh():
     assert parameters(MODEL) == parameters(TWIN)
-    assert loaded_weight_bytes(MODEL, Shard(tp=2)) == loaded_weight_bytes(TWIN, Shard(tp=2))
+    assert loaded_weight_bytes(MODEL, Rank(tp=2)) == loaded_weight_bytes(TWIN, Rank(tp=2))
 
 
 def test_a_new_kind_has_a_step_time():
@@ -126,7 +126,7 @@ def test_a_new_kind_has_a_step_time():
     assert curve.breakpoints == (1000,)
     assert curve.bytes_at(1000) == pytest.approx((2 * 1000 + 4 * 500) * PAIR_BYTES, rel=1e-4)
     assert curve.bytes_at(5000) == (2 * 5000 + 4 * 500) * PAIR_BYTES
-    assert RankWork.from_model(MODEL, 2) == RankWork.from_model(TWIN, 2)
+    assert RankWork.from_model(MODEL, Rank(tp=2)) == RankWork.from_model(TWIN, Rank(tp=2))
     assert DILATED.decode_flops(5000) == 2 * 8 * (64 + 64) * 500
 
 
@@ -150,17 +150,18 @@ def deployment(name, **options):
 
 
 def test_vllm_pages_a_new_kind():
-    _, resolved = deployment("vllm", enable_lora=True)
+    engine, resolved = deployment("vllm", enable_lora=True)
     pages = {page.layer: page.spec for page in layer_pages(resolved)}
     assert pages[0] == PageSpec("full", 16, 16 * PAIR_BYTES)
     assert pages[5] == PageSpec("window", 16, 16 * PAIR_BYTES, 1000)
     twin = Deployment(TWIN, card(), resolved.options)
     assert lora_bytes(resolved) == lora_bytes(twin) > 0
-    assert profiled_step(resolved) == profiled_step(twin)
+    rank = engine.rank(resolved)
+    assert profiled_step(resolved, rank) == profiled_step(twin, rank)
 
 
 def test_sglang_has_a_window_pool_for_a_new_kind():
-    layout = pool_layout(MODEL, BF16, 1, layers=range(6))
+    layout = pool_layout(MODEL, BF16, Rank())
     assert (layout.full_bytes, layout.window_bytes) == (2 * PAIR_BYTES, 4 * PAIR_BYTES)
     assert (layout.window, layout.full_layers, layout.window_layers) == (1000, 2, 4)
 
@@ -173,7 +174,7 @@ def test_tensorrt_llm_has_a_window_pool_for_a_new_kind():
 
 def test_llama_cpp_has_a_window_plane_for_a_new_kind():
     rules = {"slots": 1, "ubatch": 512, "unified": True, "flash_attention": True}
-    layout = CellLayout(MODEL, range(6), Build(), (BF16, BF16), swa_full=False, **rules)
+    layout = CellLayout(MODEL, Rank(), Build(), (BF16, BF16), swa_full=False, **rules)
     vector_bytes = PAIR_BYTES // 2
     assert layout.planes() == (
         Plane(2, 2 * vector_bytes, 2 * vector_bytes),

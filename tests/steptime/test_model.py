@@ -11,6 +11,7 @@ from kvsim import plan
 from kvsim.catalog.accelerators import accelerator_names, find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines.base import Deployment
+from kvsim.memory.rank import Rank
 from kvsim.simulator.prepare import prepare
 from kvsim.simulator.scenario import EngineSpec, Scenario
 from kvsim.specs.attention import ChunkedAttention, FullAttention, SlidingAttention
@@ -94,7 +95,7 @@ def test_the_scaling_books_decode_step_takes_17_ms():
         quantization="int8",
         kv_cache_dtype="int8",
     )
-    reads = KVReadCurve.from_model(model, kv_format("int8"), tp=8)
+    reads = KVReadCurve.from_model(model, kv_format("int8"), Rank(tp=8))
     kv_bytes = 32 * reads.bytes_at(8192)
     assert kv_bytes * 8 == 42_949_672_960  # 32 * 8192 * 163,840: the book rounds to 41.9e9
 
@@ -129,7 +130,7 @@ def test_mla_reads_one_latent_on_every_rank():
     model = find_model("deepseek-v2")
 
     for tp in (1, 8):
-        assert KVReadCurve.from_model(model, BF16, tp=tp).bytes_at(10) == 10 * 576 * 2 * 60
+        assert KVReadCurve.from_model(model, BF16, Rank(tp=tp)).bytes_at(10) == 10 * 576 * 2 * 60
 
 
 def test_causal_pairs_are_counted_by_hand():

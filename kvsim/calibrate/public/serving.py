@@ -10,6 +10,7 @@ from kvsim.calibrate.rows import number, read_csv
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines.base import Deployment
+from kvsim.memory.rank import Rank
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import StepCoefficients
 from kvsim.specs.precision import kv_format
@@ -163,5 +164,5 @@ class Kernels:
             deployment = Deployment(find_model(run.model), card, options)
             steps = StepTimeModel.from_deployment(deployment, self._rates[run.card])
             fmt = kv_format(run.kv_cache_dtype)
-            self._built[key] = steps, KVReadCurve.from_model(deployment.model, fmt, run.tp)
+            self._built[key] = steps, KVReadCurve.from_model(deployment.model, fmt, Rank(tp=run.tp))
         return self._built[key]

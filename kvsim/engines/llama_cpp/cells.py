@@ -25,6 +25,7 @@ from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import Growth
 from kvsim.memory.pools import Group, Pool
+from kvsim.memory.rank import Rank
 from kvsim.specs.attention import Attention
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
@@ -123,11 +124,11 @@ def split_layers(num_layers: int, devices: int, device: int) -> range:
     return range(start, min(stop, num_layers))
 
 
-def state_bytes(model: ModelSpec, layers: range) -> int:
+def state_bytes(model: ModelSpec, rank: Rank) -> int:
     """Recurrent state of one sequence; llama.cpp keeps both of its parts in f32."""
     return sum(
         count * _F32_BYTES * sum(attention.state_elements)
-        for count, attention in layer_caches(model, layers)
+        for count, attention in layer_caches(model, rank)
     )
 
 
@@ -169,8 +170,8 @@ class CellLayout:
     ----------
     model : ModelSpec
         The model.
-    layers : range
-        Its layers on this device.
+    rank : Rank
+        The device, with its layers.
     build : Build
         Rules of the version.
     formats : tuple of KVFormat
@@ -182,7 +183,7 @@ class CellLayout:
     """
 
     model: ModelSpec
-    layers: range
+    rank: Rank
     build: Build
     formats: tuple[KVFormat, KVFormat]
     slots: int
@@ -208,7 +209,7 @@ class CellLayout:
     def planes(self) -> tuple[Plane, ...]:
         """Return the cache objects: the layers that keep everything, then each window's."""
         totals: dict[int | None, tuple[int, int, int]] = {}
-        for count, attention in layer_caches(self.model, self.layers):
+        for count, attention in layer_caches(self.model, self.rank):
             if attention.grows:
                 key, value = self._vector_bytes(attention)
                 window = self._window(attention)
@@ -266,17 +267,17 @@ class CellLayout:
     def slot_bytes(self, context: int) -> int:
         """Bytes that one more slot of `context` tokens adds, its recurrent state included."""
         cells = sum(p.cell_bytes * self.slot_cells(p, context) for p in self.planes())
-        return cells + state_bytes(self.model, self.layers)
+        return cells + state_bytes(self.model, self.rank)
 
     def kept_bytes(self, context: int) -> int:
         """Bytes of the cells that a sequence of `context` tokens really uses."""
         cells = sum(p.cell_bytes * min(context, p.window or context) for p in self.planes())
-        return cells + state_bytes(self.model, self.layers)
+        return cells + state_bytes(self.model, self.rank)
 
     def all_full_bytes(self, context: int) -> int:
         """Bytes of one slot under ``--swa-full``."""
         cells = self.padded(context) * sum(p.cell_bytes for p in self.planes())
-        return cells + state_bytes(self.model, self.layers)
+        return cells + state_bytes(self.model, self.rank)
 
     def largest_context(self, kv_bytes: int, longest: int) -> int:
         """Longest stream, in tokens, whose planes `kv_bytes` can hold; 0 if none.
@@ -288,7 +289,7 @@ class CellLayout:
         longest : int
             Bound where no plane grows with the context.
         """
-        spare = kv_bytes - self.slots * state_bytes(self.model, self.layers)
+        spare = kv_bytes - self.slots * state_bytes(self.model, self.rank)
         planes = self.planes()
         growing = self.streams * self.pad * sum(p.cell_bytes for p in planes if not p.window)
         most = max(0, spare) // growing if growing else ceil_div(longest, self.pad)
@@ -306,7 +307,7 @@ class CellLayout:
         stream per slot a block is a slot's whole run of cells, however short what is in it;
         there are as many as `kv_bytes` hold with `length` tokens each.
         """
-        state = state_bytes(self.model, self.layers)
+        state = state_bytes(self.model, self.rank)
         slots = max(0, kv_bytes) // self.slot_bytes(length)
         stream_cells = self.largest_context(kv_bytes, length)
         for plane in self.planes():
@@ -325,6 +326,6 @@ class CellLayout:
             count = self.cells(plane, stream_cells) if self.unified else slots
             yield Pool(plane.name, block, block * plane.cell_bytes, count, 0, (group,))
         if state:
-            layers = sum(n for n, a in layer_caches(self.model, self.layers) if a.fixed_bytes())
+            layers = sum(n for n, a in layer_caches(self.model, self.rank) if a.fixed_bytes())
             states = Group("states", layers, 0, 1, state // layers, 1, Growth.constant(1))
             yield Pool("states", 1, state, self.slots if self.unified else slots, 0, (states,))

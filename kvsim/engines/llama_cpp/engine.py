@@ -16,18 +16,19 @@ from typing import Any
 from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
 from kvsim.engines.common import (
     check_options,
+    deployed_weight_bytes,
     gib_bytes,
     layout_ratio,
     read_data,
     refuse_kinds,
     resolve,
-    stage_weight_bytes,
     tokens_at,
 )
 from kvsim.engines.llama_cpp.cells import CellLayout, read_build, split_layers
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.pools import KVPools
+from kvsim.memory.rank import Rank
 from kvsim.specs.precision import KVFormat, kv_format
 from kvsim.units import MIB
 
@@ -118,12 +119,12 @@ class LlamaCpp(Engine):
                 where="--no-kv-unified",
                 fix="leave it unified, or choose a newer build",
             )
-        split_layers(deployment.model.num_layers, options.pipeline_parallel_size, 0)
+        self.rank(deployment)
 
     def _check_values(self, deployment: ResolvedDeployment, fmt: KVFormat) -> None:
         """Raise InputError for a quantised V cache that would have to lie transposed."""
         flash_attention = deployment.options.flash_attention
-        layout = self._layout(deployment, range(deployment.model.num_layers))
+        layout = self._layout(deployment, Rank())
         keeps_values = any(layout.widths(a)[1] for _, a in layer_caches(deployment.model))
         if fmt.scale_group and keeps_values and not flash_attention:
             raise InputError(
@@ -132,11 +133,11 @@ class LlamaCpp(Engine):
                 fix="turn flash attention on (-fa on) or keep V in f16",
             )
 
-    def _layout(self, deployment: ResolvedDeployment, layers: range) -> CellLayout:
+    def _layout(self, deployment: ResolvedDeployment, rank: Rank) -> CellLayout:
         options = deployment.options
         return CellLayout(
             model=deployment.model,
-            layers=layers,
+            rank=rank,
             build=self.build,
             formats=_formats(deployment),
             slots=options.max_num_seqs,
@@ -146,17 +147,15 @@ class LlamaCpp(Engine):
             swa_full=options.swa_full,
         )
 
-    def stage_layers(self, deployment: ResolvedDeployment, stage: int) -> range:
-        """Layers of one device under ``--split-mode layer``."""
+    def rank(self, deployment: ResolvedDeployment, stage: int = 0) -> Rank:
+        """One device, with its layers under ``--split-mode layer``."""
         devices = deployment.options.pipeline_parallel_size
-        return split_layers(deployment.model.num_layers, devices, stage)
+        layers = split_layers(deployment.model.num_layers, devices, stage)
+        return replace(super().rank(deployment, stage), layers=layers)
 
-    def _device_layout(self, deployment: ResolvedDeployment, device: int) -> CellLayout:
-        return self._layout(deployment, self.stage_layers(deployment, device))
-
-    def stage_need_bytes(self, deployment: ResolvedDeployment, stage: int) -> int:
+    def rank_need_bytes(self, deployment: ResolvedDeployment, rank: Rank) -> int:
         """Bytes of one slot of ``max_model_len`` on that device: it limits ``-c``."""
-        return self._device_layout(deployment, stage).slot_bytes(deployment.options.max_model_len)
+        return self._layout(deployment, rank).slot_bytes(deployment.options.max_model_len)
 
     def kv_mib(
         self, deployment: ResolvedDeployment, *, device: int | None = None
@@ -175,10 +174,8 @@ class LlamaCpp(Engine):
         tuple of float
             K and V, MiB. For MLA, K is the latent ("c^KV") and V its transposed copy.
         """
-        if device is None:
-            layout = self._layout(deployment, range(deployment.model.num_layers))
-        else:
-            layout = self._device_layout(deployment, device)
+        rank = Rank() if device is None else self.rank(deployment, device)
+        layout = self._layout(deployment, rank)
         length = deployment.options.max_model_len
         cells = [(plane, layout.cells(plane, length)) for plane in layout.planes()]
         key = sum(plane.key_bytes * count for plane, count in cells)
@@ -203,10 +200,10 @@ class LlamaCpp(Engine):
             width = max(width, (heads + masks) * options.max_model_len)
         return 4 * options.max_num_batched_tokens * (width + model.hidden_size)
 
-    def stage_budget(self, deployment: ResolvedDeployment, stage: int) -> MemoryBudget:
+    def rank_budget(self, deployment: ResolvedDeployment, rank: Rank) -> MemoryBudget:
         """What one card has left for KV; ``-c`` decides how much of it is taken."""
         total = deployment.accelerator.memory_bytes
-        weights = stage_weight_bytes(deployment, stage)
+        weights = deployed_weight_bytes(deployment, rank)
         activation = self.compute_buffer_bytes(deployment)
         context = self.data["cuda_context_gib"]
         non_torch = gib_bytes(context)
@@ -231,7 +228,7 @@ class LlamaCpp(Engine):
         ``-np`` could be with that room for each.
         """
         length = deployment.options.max_model_len
-        layout = self._device_layout(deployment, self.tightest_stage(deployment))
+        layout = self._layout(deployment, self.tightest_rank(deployment))
         stream_cells = layout.largest_context(kv_bytes, length)
         per_token = sum(plane.cell_bytes for plane in layout.planes())
         cells = layout.streams * stream_cells
@@ -247,7 +244,7 @@ class LlamaCpp(Engine):
             all_full_tokens=tokens_at(kv_bytes, layout.all_full_bytes(length), length),
             pools=KVPools(
                 tuple(layout.pools(kv_bytes, length)),
-                layout_ratio(deployment, per_token, layout.layers),
+                layout_ratio(deployment, per_token, layout.rank),
             ),
         )
 

@@ -16,6 +16,7 @@ and ``pool_configurator.py``, and of ``model_runner.profile_max_num_token`` befo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from kvsim.engines.base import Capacity, Deployment, MemoryBudget, ResolvedDeployment
@@ -23,11 +24,11 @@ from kvsim.engines.common import (
     ReleasedEngine,
     check_kv_format,
     check_options,
+    deployed_weight_bytes,
     gib_bytes,
     layout_ratio,
     refuse_kinds,
     resolve,
-    stage_weight_bytes,
 )
 from kvsim.engines.sglang.pools import (
     PoolLayout,
@@ -39,6 +40,7 @@ from kvsim.engines.sglang.pools import (
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.pools import KVPools
+from kvsim.memory.rank import Rank
 from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
 from kvsim.specs.precision import KVFormat, kv_format
 from kvsim.units import GIB, MIB, ceil_div
@@ -109,7 +111,7 @@ class SGLang(ReleasedEngine):
             gpu_memory_utilization=options.gpu_memory_utilization
             or self._default_fraction(deployment, chunk),
         )
-        self._layout(resolved, 0)
+        self._layout(resolved, self.rank(resolved))
         return resolved
 
     def _kv_format(self, deployment: Deployment, sparse: bool) -> KVFormat:
@@ -172,7 +174,12 @@ class SGLang(ReleasedEngine):
             graphs += terms["prefill_graphs_mla"] if latent else plain
         return float(graphs)
 
-    def stage_budget(self, deployment: ResolvedDeployment, stage: int) -> MemoryBudget:
+    def rank(self, deployment: ResolvedDeployment, stage: int = 0) -> Rank:
+        """Attention is split over all ranks, or over those of one data-parallel group."""
+        rank = super().rank(deployment, stage)
+        return replace(rank, attention_tp=_attention_tp(deployment.options))
+
+    def rank_budget(self, deployment: ResolvedDeployment, rank: Rank) -> MemoryBudget:
         """``rest = free_after_weights - free_before_weights * (1 - fraction)`` of one rank.
 
         The budget includes the CUDA context, so that the terms add up to the total; what
@@ -181,7 +188,7 @@ class SGLang(ReleasedEngine):
         options, total = deployment.options, deployment.accelerator.memory_bytes
         context, overhead = self.data["cuda_context_gib"], self.data["load_overhead_gib"]
         context_bytes, overhead_bytes = gib_bytes(context), gib_bytes(overhead)
-        weights = stage_weight_bytes(deployment, stage, _attention_tp(options))
+        weights = deployed_weight_bytes(deployment, rank)
         usable = int((total - context_bytes) * options.gpu_memory_utilization)
         budget = context_bytes + usable
         return MemoryBudget(
@@ -199,21 +206,19 @@ class SGLang(ReleasedEngine):
             ),
         )
 
-    def stage_need_bytes(self, deployment: ResolvedDeployment, stage: int) -> int:
-        """Bytes of a sequence of ``max_model_len`` on that stage."""
-        local = ceil_div(deployment.options.max_model_len, _context_ranks(deployment))
-        return self._layout(deployment, stage).bytes_at(local)
+    def rank_need_bytes(self, deployment: ResolvedDeployment, rank: Rank) -> int:
+        """Bytes of a sequence of ``max_model_len`` on that rank."""
+        local = ceil_div(deployment.options.max_model_len, rank.dcp)
+        return self._layout(deployment, rank).bytes_at(local)
 
-    def _layout(self, deployment: ResolvedDeployment, stage: int) -> PoolLayout:
-        """What a token and a request take of each pool, on one pipeline stage."""
-        options = deployment.options
+    def _layout(self, deployment: ResolvedDeployment, rank: Rank) -> PoolLayout:
+        """What a token and a request take of each pool, on one rank."""
         return pool_layout(
             deployment.model,
             deployment.kv_format,
-            max(1, _attention_tp(options) // options.decode_context_parallel_size),
-            layers=self.stage_layers(deployment, stage),
+            rank,
             count_indexer=self.since("indexer_counted"),
-            hybrid=not options.disable_hybrid_kv_cache_manager,
+            hybrid=not deployment.options.disable_hybrid_kv_cache_manager,
         )
 
     def sizes(self, deployment: ResolvedDeployment, kv_bytes: int) -> PoolSizes:
@@ -226,7 +231,7 @@ class SGLang(ReleasedEngine):
             most_states=None if options.enable_prefix_caching else options.max_num_seqs,
             most_tokens=(options.num_gpu_blocks_override or 0) * page or None,
         )
-        layout = self._layout(deployment, self.tightest_stage(deployment))
+        layout = self._layout(deployment, self.tightest_rank(deployment))
         return split_pools(layout, rules, max(0, kv_bytes))
 
     def running_limit(self, deployment: ResolvedDeployment, kv_bytes: int) -> int:
@@ -241,7 +246,10 @@ class SGLang(ReleasedEngine):
         return min(limit, options.max_num_seqs) if explicit else limit
 
     def _states_per_request(self, options: ResolvedOptions) -> int:
-        """The radix cache keeps states of shared prefixes beside the running one."""
+        """State slots of a running request: beside the radix cache two more, to track prefixes in.
+
+        SGLang admits no more requests than ``max_mamba_cache_size`` over this ratio.
+        """
         return int(self.data["mamba_slots_per_request"]) if options.enable_prefix_caching else 1
 
     def capacity(self, deployment: ResolvedDeployment, kv_bytes: int) -> Capacity:
@@ -252,15 +260,14 @@ class SGLang(ReleasedEngine):
         beside the radix cache.
         """
         options, length = deployment.options, deployment.options.max_model_len
-        stage = self.tightest_stage(deployment)
-        layout, sizes = self._layout(deployment, stage), self.sizes(deployment, kv_bytes)
-        page, dcp = options.block_size, _context_ranks(deployment)
+        rank = self.tightest_rank(deployment)
+        layout, sizes = self._layout(deployment, rank), self.sizes(deployment, kv_bytes)
+        page, dcp = options.block_size, rank.dcp
         per_request, local = self._states_per_request(options), ceil_div(length, dcp)
         admission = sizes.sequences(local, layout.window_tokens(local, page), per_request)
-        steady = sizes.sequences(local, layout.window_tokens(local), 1)
+        steady = sizes.sequences(local, layout.window_tokens(local), per_request)
         all_full = sizes.sequences(local, local, per_request)
         token_bytes = layout.full_bytes + layout.window_bytes
-        layers = self.stage_layers(deployment, stage)
         return Capacity(
             kv_cache_bytes=kv_bytes,
             kv_cache_dtype=options.kv_cache_dtype,
@@ -272,8 +279,8 @@ class SGLang(ReleasedEngine):
             steady_tokens=int(steady * length),
             all_full_tokens=int(all_full * length),
             pools=KVPools(
-                tuple(layout.pools(sizes, local, page, dcp)),
-                layout_ratio(deployment, token_bytes / dcp, layers),
+                tuple(layout.pools(sizes, local, page, ranks=dcp, states=per_request)),
+                layout_ratio(deployment, token_bytes / dcp, rank),
             ),
         )
 
@@ -298,11 +305,6 @@ class SGLang(ReleasedEngine):
             else:
                 words.append(f"{flag} {value}")
         return " ".join(words)
-
-
-def _context_ranks(deployment: ResolvedDeployment) -> int:
-    """Ranks that the tokens of a sequence are dealt over."""
-    return deployment.options.decode_context_parallel_size
 
 
 def _attention_tp(options: EngineOptions) -> int:

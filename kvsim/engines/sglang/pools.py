@@ -9,13 +9,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kvsim.errors import UnsupportedError
-from kvsim.memory.footprint import fixed_bytes, layer_caches
+from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import Growth
 from kvsim.memory.pools import Group, Pool
+from kvsim.memory.rank import Rank
 from kvsim.specs.attention import Attention
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
@@ -57,7 +58,9 @@ class PoolLayout:
         kept = self.window_tokens(context)
         return context * self.full_bytes + kept * self.window_bytes + self.state_bytes
 
-    def pools(self, sizes: PoolSizes, length: int, page: int, ranks: int) -> Iterator[Pool]:
+    def pools(
+        self, sizes: PoolSizes, length: int, page: int, *, ranks: int, states: int
+    ) -> Iterator[Pool]:
         """Yield the pools, the full one first.
 
         Parameters
@@ -70,6 +73,8 @@ class PoolLayout:
             ``--page-size``.
         ranks : int
             Ranks that the tokens of a request are dealt over.
+        states : int
+            Slots of recurrent state that a running request takes.
         """
         full = Group(
             name="full",
@@ -93,13 +98,13 @@ class PoolLayout:
             yield Pool("window", page, page * self.window_bytes, blocks, 0, (window,))
         if sizes.states is not None:
             state = Group(
-                "states",
-                self.state_layers,
-                0,
-                1,
-                self.state_bytes // self.state_layers,
-                1,
-                Growth.constant(1),
+                name="states",
+                layers=self.state_layers,
+                padding_layers=0,
+                block_size=1,
+                page_bytes=self.state_bytes // self.state_layers,
+                blocks_per_sequence=states,
+                growth=Growth.constant(states),
             )
             yield Pool("states", 1, self.state_bytes, sizes.states, 0, (state,))
 
@@ -135,31 +140,32 @@ class PoolSizes:
 def pool_layout(
     model: ModelSpec,
     fmt: KVFormat,
-    tp: int,
+    rank: Rank,
     *,
-    layers: Collection[int],
     count_indexer: bool = True,
     hybrid: bool = True,
 ) -> PoolLayout:
-    """Add up what one token and one request take of each pool, over the layers of one rank.
+    """Add up what one token and one request take of each pool, on one rank.
+
+    Ranks that deal tokens out among them (``rank.dcp``) hold the same heads.
 
     Parameters
     ----------
     model, fmt : ModelSpec, KVFormat
         What is cached, and how.
-    tp : int
-        Ranks that share one copy of the attention.
-    layers : collection of int
-        Layers of the pipeline stage.
+    rank : Rank
+        Which layers, and how many ranks share their attention.
     count_indexer : bool
         Whether this release counts the sparse indexer's keys.
     hybrid : bool
         Whether window layers have a pool of their own, which they only do beside full ones.
     """
     own_pool = hybrid and _is_mixed(model)
+    tp = max(1, rank.attention_ranks // rank.dcp)
     totals = {False: [0, 0], True: [0, 0]}
-    window = states = 0
-    for count, attention in layer_caches(model, layers):
+    window = states = state_bytes = 0
+    for count, attention in layer_caches(model, rank):
+        state_bytes += count * attention.fixed_bytes(tp)
         if not attention.grows:
             states += count * attention.keeps("state")
             continue
@@ -168,9 +174,8 @@ def pool_layout(
         totals[limit is not None][0] += count
         totals[limit is not None][1] += counted
         window = max(window, limit or 0)
-    state = fixed_bytes(model, tp=tp, layers=layers)
     (full_layers, full), (window_layers, windowed) = totals[False], totals[True]
-    return PoolLayout(full, windowed, state, window, full_layers, window_layers, states)
+    return PoolLayout(full, windowed, state_bytes, window, full_layers, window_layers, states)
 
 
 def _is_mixed(model: ModelSpec) -> bool:

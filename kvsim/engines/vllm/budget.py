@@ -17,9 +17,9 @@ from kvsim.engines.vllm.overheads import (
     sampler_of,
 )
 from kvsim.engines.vllm.rules import Rules
-from kvsim.memory.weights import Shard
+from kvsim.memory.rank import Rank
 
-__all__ = ["stage_budget"]
+__all__ = ["rank_budget"]
 
 
 class _Term(NamedTuple):
@@ -30,7 +30,7 @@ class _Term(NamedTuple):
     source: str
 
 
-def stage_budget(deployment: ResolvedDeployment, rules: Rules, stage: int) -> MemoryBudget:
+def rank_budget(deployment: ResolvedDeployment, rules: Rules, rank: Rank) -> MemoryBudget:
     """Predict one rank's memory, for a resolved deployment.
 
     ``requested = ceil(total * utilisation)``, and what is not taken is KV cache;
@@ -38,8 +38,8 @@ def stage_budget(deployment: ResolvedDeployment, rules: Rules, stage: int) -> Me
     """
     options, total = deployment.options, deployment.accelerator.memory_bytes
     requested = math.ceil(total * options.gpu_memory_utilization)
-    weights = _weights(deployment, rules, stage)
-    activation = _activation(deployment, rules, stage)
+    weights = _weights(deployment, rules, rank)
+    activation = _activation(deployment, rules, rank)
     non_torch = _non_torch(deployment, rules)
     graphs = _graphs(deployment, rules)
     terms = (weights, activation, non_torch, graphs)
@@ -59,24 +59,23 @@ def stage_budget(deployment: ResolvedDeployment, rules: Rules, stage: int) -> Me
     )
 
 
-def _weights(deployment: ResolvedDeployment, rules: Rules, stage: int) -> _Term:
-    options, model = deployment.options, deployment.model
-    tp, dp = options.tensor_parallel_size, options.data_parallel_size
-    ep = tp * dp if options.enable_expert_parallel else 1
-    shard = Shard(tp=tp, pp=options.pipeline_parallel_size, stage=stage, ep=ep)
+def _weights(deployment: ResolvedDeployment, rules: Rules, rank: Rank) -> _Term:
     size = loaded_weight_bytes(
-        model, shard, dtype=deployment.weight_dtype, quantization=options.quantization
+        deployment.model,
+        rank,
+        dtype=deployment.weight_dtype,
+        quantization=deployment.options.quantization,
     )
     adapters = lora_bytes(deployment) if rules.value("lora_in_weights") else 0
     source = "computed: tensors by family and format, as loaded"
     return _Term("weights", size + adapters, source + (" + LoRA buffers" if adapters else ""))
 
 
-def _activation(deployment: ResolvedDeployment, rules: Rules, stage: int) -> _Term:
+def _activation(deployment: ResolvedDeployment, rules: Rules, rank: Rank) -> _Term:
     given = deployment.options.activation_bytes
     if given is not None:
         return _Term("activation", given, "given")
-    step = profiled_step(deployment, stage)
+    step = profiled_step(deployment, rank)
     sampler = sampler_of(deployment, rules)
     size = activation_bytes(step, sampler)
     return _Term(

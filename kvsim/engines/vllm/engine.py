@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
-from kvsim.engines.vllm.budget import stage_budget
+from kvsim.engines.vllm.budget import rank_budget
 from kvsim.engines.vllm.defaults import resolve_options
 from kvsim.engines.vllm.launch import serve_command
 from kvsim.engines.vllm.layout import capacity_of, layout_of
 from kvsim.engines.vllm.rules import NEWEST, Rules
+from kvsim.memory.rank import Rank
 
 __all__ = ["VLLM"]
 
@@ -37,20 +40,25 @@ class VLLM(Engine):
         """Fill every missing option; see `kvsim.engines.base.Engine.resolve`."""
         return resolve_options(deployment, self.rules)
 
-    def stage_budget(self, deployment: ResolvedDeployment, stage: int) -> MemoryBudget:
-        """Predict one rank's memory."""
-        return stage_budget(deployment, self.rules, stage)
+    def rank(self, deployment: ResolvedDeployment, stage: int = 0) -> Rank:
+        """Experts are dealt over the ranks of all replicas."""
+        rank = super().rank(deployment, stage)
+        if not deployment.options.enable_expert_parallel:
+            return rank
+        return replace(rank, ep=rank.tp * deployment.options.data_parallel_size)
 
-    def stage_need_bytes(self, deployment: ResolvedDeployment, stage: int) -> int:
+    def rank_budget(self, deployment: ResolvedDeployment, rank: Rank) -> MemoryBudget:
+        """Predict one rank's memory."""
+        return rank_budget(deployment, self.rules, rank)
+
+    def rank_need_bytes(self, deployment: ResolvedDeployment, rank: Rank) -> int:
         """Bytes of a block there: sequences take the same blocks on every stage."""
-        return layout_of(deployment, self.rules).bytes_per_block(
-            self.stage_layers(deployment, stage)
-        )
+        layers = rank.layers_of(deployment.model)
+        return layout_of(deployment, self.rules).bytes_per_block(layers)
 
     def capacity(self, deployment: ResolvedDeployment, kv_bytes: int) -> Capacity:
         """Lay blocks over `kv_bytes` of the rank that `budget` describes."""
-        layers = self.stage_layers(deployment, self.tightest_stage(deployment))
-        return capacity_of(deployment, self.rules, kv_bytes, layers)
+        return capacity_of(deployment, self.rules, kv_bytes, self.tightest_rank(deployment))
 
     def command(self, deployment: Deployment) -> str:
         """Return the ``vllm serve`` line of the unresolved deployment."""

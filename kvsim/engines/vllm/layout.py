@@ -19,6 +19,7 @@ from kvsim.engines.vllm.rules import Rules
 from kvsim.errors import UnsupportedError
 from kvsim.memory.footprint import bytes_per_token
 from kvsim.memory.pools import Group, KVPools, Pool
+from kvsim.memory.rank import Rank
 
 __all__ = ["Layout", "capacity_of", "layout_of"]
 
@@ -100,18 +101,19 @@ def capacity_of(
     deployment: ResolvedDeployment,
     rules: Rules,
     kv_bytes: int,
-    layers: Collection[int] | None = None,
+    rank: Rank,
 ) -> Capacity:
-    """Lay blocks over `kv_bytes` of the rank that holds `layers` (None: all of them)."""
+    """Lay blocks over `kv_bytes` of one rank."""
     options = deployment.options
     length = options.max_model_len
+    layers = rank.layers_of(deployment.model)
     layout = layout_of(deployment, rules)
     num_blocks = _num_blocks(deployment, layout, kv_bytes, layers)
     concurrency = layout.concurrency(num_blocks, length)
     full = layout_of(deployment, rules, all_full=True)
     full_blocks = _num_blocks(deployment, full, kv_bytes, layers)
     pool = _pool(layout, num_blocks, length, layers)
-    token_bytes = _bytes_per_token(deployment, layers)
+    token_bytes = _bytes_per_token(deployment, rank)
     return Capacity(
         kv_cache_bytes=kv_bytes,
         kv_cache_dtype=options.kv_cache_dtype,
@@ -122,11 +124,11 @@ def capacity_of(
         admission_tokens=int(concurrency * length),
         steady_tokens=num_blocks * length // pool.blocks_at(length),
         all_full_tokens=full_blocks * length // full.admission_blocks(length),
-        pools=KVPools((pool,), layout_ratio(deployment, token_bytes, layers)),
+        pools=KVPools((pool,), layout_ratio(deployment, token_bytes, rank)),
     )
 
 
-def _pool(layout: Layout, num_blocks: int, length: int, layers: Collection[int] | None) -> Pool:
+def _pool(layout: Layout, num_blocks: int, length: int, layers: Collection[int]) -> Pool:
     """The one pool that all groups draw from; V0 had no null block."""
     return Pool(
         name="blocks",
@@ -148,7 +150,7 @@ def _reserve(deployment: ResolvedDeployment, rules: Rules) -> Reserve:
 
 
 def _num_blocks(
-    deployment: ResolvedDeployment, layout: Layout, kv_bytes: int, layers: Collection[int] | None
+    deployment: ResolvedDeployment, layout: Layout, kv_bytes: int, layers: Collection[int]
 ) -> int:
     override = deployment.options.num_gpu_blocks_override
     return override or max(0, kv_bytes) // layout.bytes_per_block(layers)
@@ -162,15 +164,8 @@ def _logged_tokens(layout: Layout, rules: Rules, num_blocks: int, length: int) -
     return a_group * layout.token_block * layout.reserve.context_ranks
 
 
-def _bytes_per_token(deployment: ResolvedDeployment, layers: Collection[int] | None) -> int:
-    options = deployment.options
-    whole = bytes_per_token(
-        deployment.model,
-        deployment.kv_format,
-        tp=options.tensor_parallel_size,
-        layers=layers,
-    )
-    return whole // options.decode_context_parallel_size
+def _bytes_per_token(deployment: ResolvedDeployment, rank: Rank) -> int:
+    return bytes_per_token(deployment.model, deployment.kv_format, rank) // rank.dcp
 
 
 def _main_group(layout: Layout) -> PageGroup:

@@ -2,7 +2,7 @@
 
 vLLM's line ``Model loading took X GiB`` counts, on one rank::
 
-    rank_weight_bytes                    the shard itself
+    rank_weight_bytes                    the tensors themselves
     + cosine and sine tables             one row per position, in the model's dtype
     + padding of microscaled experts     kernels want 128 columns and 256 rows
     + what the allocator cannot give out a large block is cut from whole 2 MiB pages, and
@@ -16,14 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kvsim.memory.rank import Rank
 from kvsim.memory.tensors import FamilyName, TensorFamily
-from kvsim.memory.weights import (
-    Shard,
-    WeightStorage,
-    rank_weight_bytes,
-    stage_layers,
-    weight_storage,
-)
+from kvsim.memory.weights import WeightStorage, rank_weight_bytes, weight_storage
 from kvsim.specs.model import LayerGroup, ModelSpec, MoeMlp
 from kvsim.specs.precision import WeightFormat
 from kvsim.units import MIB, ceil_div
@@ -40,7 +35,11 @@ _EXPERT_ROWS = 256
 
 
 def loaded_weight_bytes(
-    model: ModelSpec, shard: Shard, *, dtype: str | None = None, quantization: str | None = None
+    model: ModelSpec,
+    rank: Rank = Rank(),
+    *,
+    dtype: str | None = None,
+    quantization: str | None = None,
 ) -> int:
     """Bytes that one rank holds once the model is loaded, as vLLM prints them.
 
@@ -48,8 +47,8 @@ def loaded_weight_bytes(
     ----------
     model : ModelSpec
         The model.
-    shard : Shard
-        The rank's place.
+    rank : Rank
+        Whose weights they are.
     dtype, quantization : str, optional
         As in `kvsim.memory.weights.weight_bytes`.
 
@@ -61,17 +60,16 @@ def loaded_weight_bytes(
     Raises
     ------
     InputError
-        When KV heads cannot be split over ``shard.tp``, or layers over ``shard.pp``.
+        When KV heads cannot be split over ``rank.tp``, or layers over ``rank.pp``.
     """
     storage = weight_storage(model, dtype, quantization)
-    mine = stage_layers(model, shard.pp, shard.stage)
     extra_bytes = 0
     for group in model.layer_groups:
-        layers = sum(layer in mine for layer in group.layers)
-        tensors = list(_tensor_bytes(group, model.hidden_size, shard, storage))
-        padding_bytes = _padding_bytes(group, model.hidden_size, shard, storage)
+        layers = rank.count_of(model, group.layers)
+        tensors = list(_tensor_bytes(group, model.hidden_size, rank, storage))
+        padding_bytes = _padding_bytes(group, model.hidden_size, rank, storage)
         extra_bytes += layers * (padding_bytes + sum(map(_rest_bytes, tensors)))
-    held_bytes = rank_weight_bytes(model, shard, dtype=dtype, quantization=quantization)
+    held_bytes = rank_weight_bytes(model, rank, dtype=dtype, quantization=quantization)
     return held_bytes + rotary_table_bytes(model, storage.plain) + extra_bytes
 
 
@@ -106,16 +104,16 @@ def _rest_bytes(tensor_bytes: int) -> int:
 
 
 def _tensor_bytes(
-    group: LayerGroup, hidden: int, shard: Shard, storage: WeightStorage
+    group: LayerGroup, hidden: int, rank: Rank, storage: WeightStorage
 ) -> Iterator[int]:
     """Yield the size of each large tensor of one layer on one rank, fused as vLLM does."""
     for cache in group.caches:
-        for elements in cache.fused_tensors(hidden, shard.tp):
+        for elements in cache.fused_tensors(hidden, rank.tp):
             yield _content_bytes("attention", elements, storage)
     if group.mlp is None:
         return
     name: FamilyName = "experts" if isinstance(group.mlp, MoeMlp) else "mlp"
-    experts, width = _rank_experts(group, shard)
+    experts, width = _rank_experts(group, rank)
     ups = 2 if group.mlp.gated else 1
     yield _content_bytes(name, experts * ups * width * hidden, storage)
     yield _content_bytes(name, experts * width * hidden, storage)
@@ -127,23 +125,23 @@ def _content_bytes(name: FamilyName, elements: int, storage: WeightStorage) -> i
     return elements * int(fmt.bits_per_weight) // 8
 
 
-def _rank_experts(group: LayerGroup, shard: Shard) -> tuple[int, int]:
+def _rank_experts(group: LayerGroup, rank: Rank) -> tuple[int, int]:
     """Experts on one rank and the width of each: whole under EP, else cut over TP."""
     if not isinstance(group.mlp, MoeMlp):
-        return 1, (group.mlp.intermediate_size // shard.tp if group.mlp else 0)
-    if shard.ep > 1:
-        return ceil_div(group.mlp.experts, shard.ep), group.mlp.intermediate_size
-    return group.mlp.experts, group.mlp.intermediate_size // shard.tp
+        return 1, (group.mlp.intermediate_size // rank.tp if group.mlp else 0)
+    if rank.ep > 1:
+        return ceil_div(group.mlp.experts, rank.ep), group.mlp.intermediate_size
+    return group.mlp.experts, group.mlp.intermediate_size // rank.tp
 
 
-def _padding_bytes(group: LayerGroup, hidden: int, shard: Shard, storage: WeightStorage) -> int:
+def _padding_bytes(group: LayerGroup, hidden: int, rank: Rank, storage: WeightStorage) -> int:
     """Bytes that one layer's mxfp4 experts grow by when rounded up to whole tiles."""
     if not isinstance(group.mlp, MoeMlp):
         return 0
     fmt = storage.format_of(TensorFamily("experts", None, 0))
     if fmt.name != "mxfp4":
         return 0
-    experts, width = _rank_experts(group, shard)
+    experts, width = _rank_experts(group, rank)
     tiled = _round_up(width, _EXPERT_COLUMNS) * _round_up(hidden, _EXPERT_ROWS)
     matrices = 3 if group.mlp.gated else 2
     return int(experts * matrices * (tiled - width * hidden) * fmt.bits_per_weight / 8)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from kvsim.engines.base import ResolvedDeployment
 from kvsim.engines.common import read_data
 from kvsim.engines.vllm.rules import Rules, architecture, entry_at
-from kvsim.memory.weights import stage_layers
+from kvsim.memory.rank import Rank
 from kvsim.specs.model import LayerGroup, Mlp, MoeMlp
 from kvsim.units import GIB, MIB, ceil_div
 
@@ -61,20 +61,18 @@ class ProfiledStep(NamedTuple):
     multimodal: bool
 
 
-def profiled_step(deployment: ResolvedDeployment, stage: int = 0) -> ProfiledStep:
-    """Size the dummy step of a resolved deployment on one pipeline stage."""
+def profiled_step(deployment: ResolvedDeployment, rank: Rank) -> ProfiledStep:
+    """Size the dummy step of a resolved deployment on one rank."""
     options, model = deployment.options, deployment.model
     tokens, seqs = options.max_num_batched_tokens, options.max_num_seqs
     element = _DTYPE_BYTES[options.dtype]
-    pp, tp = options.pipeline_parallel_size, options.tensor_parallel_size
-    mine = stage_layers(model, pp, stage)
-    groups = [group for group in model.layer_groups if any(i in mine for i in group.layers)]
+    groups = [group for group in model.layer_groups if rank.count_of(model, group.layers)]
     width: int = max(max(_mlp_width(g.mlp), _attention_width(g)) for g in groups)
-    is_last = stage == pp - 1
     return ProfiledStep(
-        logits_bytes=min(seqs, tokens) * model.vocab_size * _LOGIT_BYTES * is_last,
+        logits_bytes=min(seqs, tokens) * model.vocab_size * _LOGIT_BYTES * rank.is_last,
         stream_bytes=tokens * model.hidden_size * element,
-        width_bytes=tokens * ceil_div(width, tp) * element + _unpacked_bytes(deployment, element),
+        width_bytes=tokens * ceil_div(width, rank.tp) * element
+        + _unpacked_bytes(deployment, element),
         multimodal=model.other_parameters > 0,
     )
 

@@ -69,10 +69,10 @@ def _gauges(result: SimulationResult, labels: Labels) -> Iterator[str]:
     yield from _single("num_requests_waiting", "gauge", waiting, labels)
     yield from _single("kv_cache_usage_perc", "gauge", _usage(result) if running else 0.0, labels)
     config = {
-        "block_size": str(setup.curve.block_size),
+        "block_size": str(setup.pools.main.block_size),
         "cache_dtype": setup.kv.name,
         "enable_prefix_caching": str(setup.scenario.memory.allocator == "prefix"),
-        "num_gpu_blocks": str(setup.num_blocks),
+        "num_gpu_blocks": str(setup.pools.main.num_blocks),
     }
     yield from _single("cache_config_info", "gauge", 1.0, {**labels, **config})
 

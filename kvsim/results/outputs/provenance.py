@@ -42,8 +42,9 @@ def provenance(result: SimulationResult) -> dict[str, Any]:
         "accelerator": _sources(deployment.accelerator),
         "step_time": setup.step_time.provenance,
         "pool": {
-            "num_blocks": setup.num_blocks,
-            "block_size": setup.curve.block_size,
+            "num_blocks": setup.pools.main.num_blocks,
+            "withheld_blocks": setup.pools.main.withheld_blocks,
+            "block_size": setup.pools.main.block_size,
             "bytes_per_token": setup.token_bytes,
             "kv_cache_dtype": setup.kv.name,
         },

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from kvsim.errors import InvariantError
 from kvsim.simulator.allocators.base import Allocator
-from kvsim.simulator.batch import DecodeBatch
+from kvsim.simulator.batch import DecodeBatch, HybridBatch
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.request import Request
 from kvsim.simulator.schedulers.queues import ADMISSION_POLICIES, WaitingQueue
@@ -314,10 +314,9 @@ class Scheduler(ABC):
 
     def filled_slots(self) -> int:
         """Slots that the cached tokens of all running requests fill, samples counted each."""
-        slots, allocator = self.batch.filled_slots, self.allocator
-        for request in self.prefilling:
-            slots += allocator.slots_at(request.computed_tokens)
-        return slots
+        batch, slots_at = self.batch, self.allocator.slots_at
+        decoding = batch.filled_slots if isinstance(batch, HybridBatch) else batch.tokens
+        return decoding + sum(slots_at(request.computed_tokens) for request in self.prefilling)
 
     def cached_tokens(self, request: Request) -> int:
         """Cached tokens per sequence, of a running request."""

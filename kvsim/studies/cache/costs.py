@@ -10,6 +10,7 @@ from kvsim.catalog.models import find_model
 from kvsim.engines import Deployment, get_engine
 from kvsim.errors import InputError
 from kvsim.memory.footprint import sequence_bytes
+from kvsim.memory.rank import Rank
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
@@ -87,7 +88,7 @@ def _hit_cost(
     deployment: Deployment, step_time: StepTimeModel, tokens: int, links: Mapping[str, float]
 ) -> HitCost:
     model, tp = deployment.model, deployment.options.tensor_parallel_size
-    rank_bytes = sequence_bytes(model, deployment.kv_format, tokens, tp=tp)
+    rank_bytes = sequence_bytes(model, deployment.kv_format, tokens, Rank(tp=tp))
     pairs = prefill_pairs(model, 0, tokens)
     alone = step_time.seconds(StepLoad(tokens=1, sequences=1))
     both = step_time.seconds(StepLoad(tokens + 1, 2, prefill_pairs=pairs))

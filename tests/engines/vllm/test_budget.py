@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import Deployment, get_engine
-from kvsim.engines.vllm.budget import stage_budget
 from kvsim.engines.vllm.loading import loaded_weight_bytes
 from kvsim.engines.vllm.overheads import activation_bytes, profiled_step
 from kvsim.engines.vllm.rules import Rules, architecture, card_class
 from kvsim.errors import InputError, UnsupportedError
-from kvsim.memory.weights import Shard
+from kvsim.memory.rank import Rank
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import GIB
 
@@ -62,7 +61,7 @@ def test_the_peak_does_not_change_with_tensor_parallelism():
 
 def test_a_few_sequences_leave_the_forward_pass_as_the_peak():
     engine, deployment = resolved(max_num_seqs=8)
-    step = profiled_step(deployment)
+    step = profiled_step(deployment, engine.rank(deployment))
     assert activation_bytes(step, "sortless") == activation_bytes(step, "sorting")
     # 8,192 tokens * 3 * 14,336 * 2 bytes, and a few residual streams of 64 MiB
     assert 0.65 < engine.budget(deployment).activation_bytes / GIB < 1.1
@@ -136,7 +135,7 @@ def test_the_plan_that_does_not_fit_says_how_much_is_missing():
 
 def test_the_tightest_stage_is_the_one_with_the_fewest_blocks():
     engine, deployment = resolved("llama3.1-70b", "h100", pipeline_parallel_size=4)
-    stages = [stage_budget(deployment, engine.rules, stage) for stage in range(4)]
+    stages = [engine.rank_budget(deployment, engine.rank(deployment, stage)) for stage in range(4)]
     # Stages of 20 layers: the last has the head and the sampler, the first the embedding.
     assert engine.budget(deployment) == stages[3]
     assert stages[3].activation_bytes > stages[1].activation_bytes
@@ -152,7 +151,7 @@ def test_sharding_costs_nccls_buffers():
 def test_adapters_take_room_beside_the_weights():
     plain, adapted = budget_of(), budget_of(enable_lora=True, max_lora_rank=32)
     model = find_model(LLAMA)
-    assert plain.weights_bytes == loaded_weight_bytes(model, Shard())
+    assert plain.weights_bytes == loaded_weight_bytes(model, Rank())
     # 32 layers of (8,192 + 2 * 5,120 + 8,192 + 3 * 18,432) and the vocabulary, rank 32, fp16
     rank_elements = 32 * 81920 + 2 * (128256 + 4096)
     assert adapted.weights_bytes - plain.weights_bytes == 32 * 2 * rank_elements

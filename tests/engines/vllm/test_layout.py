@@ -138,7 +138,8 @@ def test_a_request_is_charged_for_the_tokens_in_flight(model, length, in_flight,
 def test_the_other_two_regimes_at_131072(model, steady, all_full):
     engine, deployment = resolved(model, max_model_len=131072)
     # Blocks and padding layers add to the pure 10.406 GiB: 4 % of a window's share.
-    assert engine.sequence_bytes(deployment, 131072) / GIB == pytest.approx(steady, abs=0.12)
+    held = engine.capacity(deployment, 40 * GIB).pools.sequence_bytes(131072)
+    assert held / GIB == pytest.approx(steady, abs=0.12)
     whole = layout_of(deployment, engine.rules, all_full=True)
     assert whole.admission_blocks(131072) * whole.bytes_per_block() / GIB == all_full
 
@@ -317,7 +318,7 @@ def test_recurrent_layers_cannot_join_one_group():
 def test_chunked_layers_keep_a_chunk_and_what_is_in_flight():
     spec = PageSpec("chunk", 16, 1024, span=8192)
     assert spec.admission_pages(131072, Reserve(8192)) == 1024
-    assert spec.steady_pages(131072, Reserve(8192)) == 512
+    assert spec.growth(Reserve(8192)).blocks_at(131072) == 512
     llama_4 = model_of(
         ([i for i in range(48) if i % 4 != 3], full(kind=ChunkedAttention, chunk=8192, query=40)),
         ([i for i in range(48) if i % 4 == 3], full(query=40)),
@@ -386,7 +387,8 @@ def test_groups_lose_no_layer_and_are_all_as_wide(full_layers, window_layers):
 def test_admission_never_charges_less_than_a_sequence_occupies(length, in_flight, span, kind):
     spec = PageSpec(kind, 16, 1024, span)
     reserve = Reserve(in_flight)
-    assert spec.steady_pages(length, reserve) <= spec.admission_pages(length, reserve)
+    held = spec.growth(reserve).blocks_at(length)
+    assert held <= spec.admission_pages(length, reserve)
     longer = spec.admission_pages(length + 16, reserve)
     assert spec.admission_pages(length, reserve) <= longer
 

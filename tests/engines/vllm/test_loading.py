@@ -6,7 +6,8 @@ import pytest
 
 from kvsim.catalog.models import find_model
 from kvsim.engines.vllm.loading import loaded_weight_bytes
-from kvsim.memory.weights import Shard, rank_weight_bytes
+from kvsim.memory.rank import Rank
+from kvsim.memory.weights import rank_weight_bytes
 from kvsim.units import GIB
 
 # kv_capacity_observed.csv, vLLM's "Model loading took" of one rank in GiB, by its row id.
@@ -55,13 +56,13 @@ class TestObservedWeights:
     @pytest.mark.parametrize("row", OBSERVED)
     def test_loaded_bytes_are_what_vllm_prints(self, row):
         name, tp, options, printed_gib = OBSERVED[row]
-        loaded = loaded_weight_bytes(find_model(name), Shard(tp=tp), **options) / GIB
+        loaded = loaded_weight_bytes(find_model(name), Rank(tp=tp), **options) / GIB
         assert loaded == pytest.approx(printed_gib, rel=0.0025)
 
     @pytest.mark.parametrize("row", OBSERVED_LOOSELY)
     def test_padded_experts(self, row):
         name, tp, options, printed_gib = OBSERVED_LOOSELY[row]
-        loaded = loaded_weight_bytes(find_model(name), Shard(tp=tp), **options) / GIB
+        loaded = loaded_weight_bytes(find_model(name), Rank(tp=tp), **options) / GIB
         assert loaded == pytest.approx(printed_gib, rel=0.015)
 
     def test_no_row_with_weights_is_dropped_silently(self, kvsim_data):
@@ -75,6 +76,6 @@ class TestObservedWeights:
 
     def test_loading_never_subtracts(self):
         for name, tp, options, _ in OBSERVED.values():
-            model, shard = find_model(name), Shard(tp=tp)
-            held = rank_weight_bytes(model, shard, **options)
-            assert loaded_weight_bytes(model, shard, **options) >= held
+            model, rank = find_model(name), Rank(tp=tp)
+            held = rank_weight_bytes(model, rank, **options)
+            assert loaded_weight_bytes(model, rank, **options) >= held

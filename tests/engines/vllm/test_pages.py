@@ -17,7 +17,7 @@ def test_a_window_is_charged_what_it_sees_before_the_newest_token(in_flight, pag
 def test_a_window_that_straddles_blocks_holds_one_more_of_them(context, pages):
     """16 tokens before the newest may start inside a block: two of 16 are touched."""
     spec = PageSpec("window", block_size=16, page_bytes=1, span=17)
-    assert spec.steady_pages(context, Reserve()) == pages
+    assert spec.growth(Reserve()).blocks_at(context) == pages
 
 
 @pytest.mark.parametrize(("windows", "sizes"), [(5, [5, 5]), (6, [4, 4, 4])])

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.errors import InputError, MissingExtraError, UnsupportedError
-from kvsim.memory.weights import Shard, rank_weight_bytes, weight_bytes
+from kvsim.memory.rank import Rank
+from kvsim.memory.weights import rank_weight_bytes, weight_bytes
 from kvsim.readers.gguf.file import spec_from_gguf
 from kvsim.specs.attention import FullAttention, LatentAttention, RecurrentState, SlidingAttention
 from tests.support.checkpoints import LFS_POINTER, one_line, size_or_line
@@ -244,7 +245,7 @@ class TestGguf:
 
     def test_a_rank_holds_its_share_of_the_real_bytes(self, tmp_path):
         spec = spec_from_gguf(write_gguf(tmp_path / "t.gguf", "llama", BASE))
-        both = 2 * rank_weight_bytes(spec, Shard(tp=2))
+        both = 2 * rank_weight_bytes(spec, Rank(tp=2))
         assert spec.weight_bytes_on_disk <= both < 1.1 * spec.weight_bytes_on_disk
 
 
