@@ -221,7 +221,7 @@ class Replica:
             allocator.copied_tokens = 0
         row = _row(
             now, seconds, steps, decoding, prompts, read, len(waiting),
-            filled, filling, held, grown, reserved or coming, external, cached,
+            filled, filling, held, grown, reserved or min(coming, held), external, cached,
         )  # fmt: skip
         self.recorder.write_steps(row)
         return seconds

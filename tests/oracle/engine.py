@@ -154,6 +154,7 @@ class Engine:
         """Describe the engine as the step begins."""
         copies = [(job, self.copies(job)) for job in self.running]
         written = sum(job.computed * count for job, count in copies)
+        coming = self.filling(step.prompts)
         read = sum(job.samples * self.costs.read_bytes(job.computed + 1) for job in decoding)
         return {
             "sequences": sum(job.samples for job in decoding),
@@ -161,20 +162,18 @@ class Engine:
             "read_bytes": read,
             "waiting": len(self.waiting),
             "filled": sum(self.memory.filled(job.computed) * count for job, count in copies),
-            "filling": self.filling(step, decoding),
-            "reserved": self.memory.reserved(written),
+            "filling": coming + self.filling([(job, 1) for job in decoding]),
+            "reserved": self.memory.reserved(written, coming),
             "external": self.memory.external(self.waiting[0] if self.waiting else None),
             "cached": self.memory.cached,
         }
 
-    def filling(self, step: Step, decoding: Sequence[Job]) -> int:
-        """Slots that the tokens of a step fill."""
-        written = [(job, 1, job.samples) for job in decoding]
-        written += [(job, count, 1) for job, count in step.prompts]
+    def filling(self, written: Sequence[tuple[Job, int]]) -> int:
+        """Slots that so many tokens more of these jobs fill."""
         filled = self.memory.filled
         return sum(
-            (filled(job.computed + count) - filled(job.computed)) * copies
-            for job, count, copies in written
+            (filled(job.computed + count) - filled(job.computed)) * self.copies(job)
+            for job, count in written
         )
 
     def copies(self, job: Job) -> int:

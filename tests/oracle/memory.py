@@ -52,9 +52,9 @@ class Memory(ABC):
         """Slots that the first `tokens` tokens of a sequence fill."""
         return tokens
 
-    def reserved(self, written: int) -> int:
-        """Held slots that will be written later."""
-        return 0
+    def reserved(self, written: int, coming: int) -> int:
+        """Held slots that will be written later: by this step's prompts, if by nobody else."""
+        return coming
 
     def external(self, head: Job | None) -> int:
         """Free slots that the head of the queue cannot use."""
@@ -69,6 +69,10 @@ class Nothing(Memory):
     """No cache."""
 
     held = 0
+
+    def reserved(self, written: int, coming: int) -> int:
+        """Nothing is held."""
+        return 0
 
     def ever_holds(self, job: Job) -> bool:
         """Nothing is held."""

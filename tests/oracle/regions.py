@@ -175,7 +175,7 @@ class Reserved(Memory):
         """Slots that were asked for; what a buddy system rounds up by is external."""
         return sum(self.length(job) for job in self.jobs)
 
-    def reserved(self, written: int) -> int:
+    def reserved(self, written: int, coming: int) -> int:
         """What the live jobs will have written at their ends, less what is written."""
         return sum(job.samples * job.final for job in self.jobs) - written
 

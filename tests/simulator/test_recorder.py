@@ -1,5 +1,7 @@
 """What a row of steps says, and that the two ways to write it down are one."""
 
+import pytest
+
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.recorder import DECODE_ROW, STEP_COLUMNS, STEP_ROW
 from kvsim.simulator.schedulers import SchedulerLimits
@@ -43,6 +45,9 @@ def test_what_an_ended_member_of_a_static_batch_filled_stays_filled():
     """The first ends with 5 tokens after a decode; the second takes two more alone."""
     told = slots_told("static", Pool("paged", 30), table([0, 0], [4, 4], [2, 4]))
     assert told == [(0, 8, 8), (8, 2, 8), (10, 2, 16)]
+    windowed = Pool("paged", 30, BlockCurve(4, 1, (2,)))  # and once more in a window of 8
+    told = slots_told("static", windowed, table([0, 0], [4, 4], [2, 4]))
+    assert told == [(0, 16, 16), (16, 4, 16), (20, 4, 32)]
 
 
 def test_a_window_stops_filling_slots_when_it_is_full():
@@ -67,3 +72,11 @@ def test_pools_kept_apart_are_added_by_their_weights():
     pool = Pool("apart", 30, weight=3, beside=((9, BlockCurve(4, 0, (1,)), 5),))
     told = slots_told("vllm-v1", pool, table([0], [10], [2]))
     assert told == [(0, 3 * 10 + 5 * 4, 3 * 12 + 5 * 4), (50, 3, 56)]
+
+
+@pytest.mark.parametrize(("allocator", "reserved"), [("paged", [9, 0]), ("none", [0] * 4)])
+def test_what_a_step_s_prompts_are_about_to_write_is_reserved(allocator, reserved):
+    """Prompts of 4 and 5, then decodes; without a cache nothing is held for anybody."""
+    case = Case("vllm-v1", Pool(allocator, 30), SchedulerLimits(8, 64, 100))
+    log = simulated(case, Given([table([0, 0], [4, 5], [4, 4])]))
+    assert list(log.step_columns()["reserved_slots"]) == reserved
