@@ -4,11 +4,17 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
-settings.register_profile("local", deadline=None)
+# Which parts of a counterexample do not matter is not worth the minutes that it takes to find out.
+PHASES = [phase for phase in Phase if phase is not Phase.explain]
+settings.register_profile("local", deadline=None, phases=PHASES)
 settings.register_profile(
-    "ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    "ci",
+    deadline=None,
+    phases=PHASES,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 

@@ -4,19 +4,22 @@ It is what the run-advancing engine is checked against, so it shares none of its
 the description of the workload, and the step-time model, which is called once a step.
 """
 
+from .blocks import Apart, Blocks, Group
 from .engine import Costs, Engine, Limits, StepRow
 from .jobs import Arrivals, Job
-from .memory import Blocks, Memory, Nothing
+from .memory import Memory, Nothing
 from .policies import ENGINES
 from .regions import Growing, Reserved, Space
 from .shared import SharedBlocks
 
 __all__ = [
     "ENGINES",
+    "Apart",
     "Arrivals",
     "Blocks",
     "Costs",
     "Engine",
+    "Group",
     "Growing",
     "Job",
     "Limits",

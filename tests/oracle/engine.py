@@ -52,7 +52,8 @@ class StepRow:
     prefill_tokens: int
     read_bytes: int
     waiting: int
-    tokens: int
+    filled: int
+    filling: int
     held: int
     grown: int
     reserved: int
@@ -151,18 +152,30 @@ class Engine:
 
     def row_before(self, step: Step, decoding: Sequence[Job]) -> dict[str, int]:
         """Describe the engine as the step begins."""
-        written = sum(job.computed * self.copies(job) for job in self.running)
+        copies = [(job, self.copies(job)) for job in self.running]
+        written = sum(job.computed * count for job, count in copies)
         read = sum(job.samples * self.costs.read_bytes(job.computed + 1) for job in decoding)
         return {
             "sequences": sum(job.samples for job in decoding),
             "prefill_tokens": sum(count for _, count in step.prompts),
             "read_bytes": read,
             "waiting": len(self.waiting),
-            "tokens": written,
+            "filled": sum(self.memory.filled(job.computed) * count for job, count in copies),
+            "filling": self.filling(step, decoding),
             "reserved": self.memory.reserved(written),
             "external": self.memory.external(self.waiting[0] if self.waiting else None),
             "cached": self.memory.cached,
         }
+
+    def filling(self, step: Step, decoding: Sequence[Job]) -> int:
+        """Slots that the tokens of a step fill."""
+        written = [(job, 1, job.samples) for job in decoding]
+        written += [(job, count, 1) for job, count in step.prompts]
+        filled = self.memory.filled
+        return sum(
+            (filled(job.computed + count) - filled(job.computed)) * copies
+            for job, count, copies in written
+        )
 
     def copies(self, job: Job) -> int:
         """Sequences that have written `computed` tokens: a prompt is written once."""
@@ -243,6 +256,10 @@ class Engine:
         self.admissions.append((job.row, self.now, cached))
         self.scheduled.setdefault(job.row, self.now)
         return job, min(chunk, job.target - cached)
+
+    def extend(self, job: Job, count: int) -> bool:
+        """Make room for a further chunk of a prompt."""
+        return self.memory.extend(job, job.computed + count, self.opening(), self.decoding)
 
     def resume(self, spare: int) -> bool:
         """Bring the head of the queue back from the host; it decodes in this step."""

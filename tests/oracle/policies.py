@@ -36,7 +36,7 @@ class VLLMv1(Engine):
             count = self.chunk(job.target - job.computed, prompts)
             if count <= 0:
                 break
-            while not self.memory.extend(job, job.computed + count, self.opening()):
+            while not self.extend(job, count):
                 gave_way = True
                 victim = self.victim(self.running)
                 self.preempt(victim)

@@ -144,7 +144,7 @@ class Reserved(Memory):
         self.jobs.append(job)
         return 0
 
-    def extend(self, job: Job, tokens: int, spare: int) -> bool:
+    def extend(self, job: Job, tokens: int, spare: int, decoding: Sequence[Job]) -> bool:
         """The room is there."""
         return True
 
@@ -236,7 +236,7 @@ class Growing(Memory):
         """The prompt's tensor, whole."""
         return 0 if self._make(job, job.target, decoding) else None
 
-    def extend(self, job: Job, tokens: int, spare: int) -> bool:
+    def extend(self, job: Job, tokens: int, spare: int, decoding: Sequence[Job]) -> bool:
         """The tensor is whole."""
         return True
 

@@ -138,7 +138,7 @@ class SharedBlocks(Memory):
         self._name(job, end)
         return cached
 
-    def extend(self, job: Job, tokens: int, spare: int) -> bool:
+    def extend(self, job: Job, tokens: int, spare: int, decoding: Sequence[Job]) -> bool:
         """Another chunk."""
         if self._need(job, tokens, self._own(job)) + spare > len(self.idle):
             return False

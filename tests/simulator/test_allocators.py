@@ -95,6 +95,14 @@ def test_samples_of_a_windowed_group_own_all_of_it() -> None:
     assert pool.blocks_of(request(0, 10, 9, samples=3), 10) == 2 + 3 * (1 + 2)
 
 
+def test_samples_share_full_blocks_of_every_size() -> None:
+    """A prompt of 20: five blocks of 4 and one of 16 shared, and a second of 16 for each."""
+    pool = Paged(40, BlockCurve(4, beside=(BlockCurve(16),)))
+    assert pool.blocks_of(request(0, 20, 9, samples=2), 20) == 5 + 1 + 2
+    assert pool.slots_per_block == 16
+    assert pool.slots_at(20) == 20 * 4 + 20
+
+
 def test_decoding_takes_blocks_as_they_open() -> None:
     """Lengths 4, 6 and 7 open a block in the steps 1, 3 and 2; five free blocks allow 5 steps."""
     pool = Paged(10, BlockCurve(4))

@@ -16,6 +16,7 @@ from kvsim.simulator.request import Request
 from kvsim.simulator.schedulers import StepPlan
 from kvsim.steptime.kv_reads import KVReadCurve
 from kvsim.steptime.model import StepLoad
+from tests.support.menus import curves
 from tests.support.parts import (
     PLAIN_READS,
     CurvedStepTime,
@@ -29,25 +30,34 @@ Member = tuple[int, int, int]  # cached tokens, tokens still to come, samples
 MEMBERS = st.lists(
     st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(1, 3)), min_size=1, max_size=12
 )
-CURVES = st.builds(
-    BlockCurve,
-    st.sampled_from([1, 3, 4, 16]),
-    st.integers(1, 2),
-    st.lists(st.integers(1, 5), max_size=3).map(lambda caps: tuple(sorted(caps))),
-    st.integers(0, 2),
-)
-READS = st.sampled_from([PLAIN_READS, windowed_reads(24, 400, 600), sawtooth_reads(16, 300, 700)])
+Pools = tuple[tuple[BlockCurve, int], ...]  # with the weight of a slot
+
+CURVES = curves(1, 3, 4, 16)  # of one block size, or of several
+POOLS = st.lists(st.tuples(CURVES, st.integers(1, 5)), min_size=1, max_size=3).map(tuple)
+READS_THAT_BEND = windowed_reads(24, 400, 600)
+READS = st.sampled_from([PLAIN_READS, READS_THAT_BEND, sawtooth_reads(16, 300, 700)])
 
 
-def joined(curve: BlockCurve, reads: KVReadCurve, members: list[Member], late: int) -> DecodeBatch:
+def joined(
+    blocks: BlockCurve | Pools, reads: KVReadCurve, members: list[Member], late: int
+) -> DecodeBatch:
     """A batch that has taken `late` steps before the members joined."""
-    batch = decode_batch(curve, reads)
+    batch = decode_batch(blocks, reads)
     batch.advance(late)
     for row, (cached, to_come, samples) in enumerate(members):
         request = Request(row, 0.0, cached, to_come + 1)
         request.computed_tokens, request.generated_tokens, request.samples = cached, 1, samples
         batch.join(request)
     return batch
+
+
+def slots_filled(pools: Pools, members: list[Member]) -> int:
+    """Slots that all sequences fill in all pools."""
+    return sum(
+        samples * weight * curve.slots_at(cached)
+        for curve, weight in pools
+        for cached, _, samples in members
+    )
 
 
 def blocks_opened(curve: BlockCurve, members: list[Member], steps: int) -> int:
@@ -81,6 +91,42 @@ def test_steps_that_free_blocks_allow(
     batch = joined(curve, PLAIN_READS, members, late)
     allowed = [n for n in range(limit + 1) if blocks_opened(curve, members, n) <= free]
     assert batch.steps_within(free, limit) == max(allowed)
+
+
+@given(members=MEMBERS, pools=POOLS, free=st.integers(0, 60))
+def test_steps_that_free_blocks_of_a_pool_allow(
+    members: list[Member], pools: Pools, free: int
+) -> None:
+    """The same for every pool of a hybrid, up to its next change."""
+    batch = joined(pools, READS_THAT_BEND, members, 0)
+    assert isinstance(batch, HybridBatch)
+    limit = batch.steps_to_change()
+    for number, (curve, _) in enumerate(pools):
+        allowed = [n for n in range(limit + 1) if blocks_opened(curve, members, n) <= free]
+        assert batch.steps_within(free, limit, number) == max(allowed)
+
+
+@given(members=MEMBERS, pools=POOLS, late=st.integers(0, 40))
+def test_every_pool_has_counters_of_its_own(members: list[Member], pools: Pools, late: int) -> None:
+    """Between changes blocks and slots are as foreseen, in each pool, to the last step."""
+    batch = joined(pools, READS_THAT_BEND, members, late)
+    assert isinstance(batch, HybridBatch)
+    taken = 0
+    while batch.sequences:
+        steps = batch.steps_to_change()
+        alive = [(c + taken, n, s) for c, n, s in members if n > taken]
+        filled = slots_filled(pools, alive)
+        assert batch.filled_slots == filled
+        for ahead in range(1, steps + 1):
+            for number, (curve, _) in enumerate(pools):
+                assert batch.blocks_for(ahead, number) == blocks_opened(curve, alive, ahead)
+            then = slots_filled(pools, [(c + ahead, n, s) for c, n, s in alive])
+            assert batch.filling_slots(ahead) == then - filled
+        assert batch.opening == batch.blocks_for(1) == batch.blocks_for(1, 0)
+        taken += steps
+        batch.advance(steps)
+        batch.check()
+    assert [batch.filled_slots, batch.filling_slots(9)] == [0, 0]
 
 
 @given(members=MEMBERS, curve=CURVES, reads=READS, late=st.integers(0, 40))
@@ -148,6 +194,9 @@ def test_only_models_with_bends_pay_for_them() -> None:
     assert type(decode_batch(BlockCurve(4), PLAIN_READS)) is DecodeBatch
     assert type(decode_batch(BlockCurve(4, caps=(2,)), PLAIN_READS)) is HybridBatch
     assert type(decode_batch(BlockCurve(4), windowed_reads(8, 1, 1))) is HybridBatch
+    assert type(decode_batch(BlockCurve(4, beside=(BlockCurve(8),)), PLAIN_READS)) is HybridBatch
+    assert type(decode_batch(((BlockCurve(4), 1),), PLAIN_READS)) is DecodeBatch
+    assert type(decode_batch(((BlockCurve(4), 1),) * 2, PLAIN_READS)) is HybridBatch
 
 
 @pytest.mark.parametrize("counter", ["sequences", "tokens", "opens", "kv_bytes", "kv_slope"])
@@ -158,6 +207,19 @@ def test_a_drifted_counter_is_noticed(counter: str) -> None:
     setattr(batch, counter, getattr(batch, counter) + 1)
     with pytest.raises(InvariantError, match=counter):
         batch.check()
+
+
+def test_a_drifted_counter_of_a_pool_is_noticed() -> None:
+    """What is filled, and what opens in a pool that is not the first."""
+    two = ((BlockCurve(4), 2), (BlockCurve(3, 0, (2,)), 1))
+    for counter in ("_filled", "opens"):
+        batch = joined(two, PLAIN_READS, [(5, 3, 1)], 0)
+        assert isinstance(batch, HybridBatch)
+        batch.check()
+        drifted = batch if counter == "_filled" else batch._phases[1][0]
+        setattr(drifted, counter, getattr(drifted, counter) + 1)
+        with pytest.raises(InvariantError, match="slots" if drifted is batch else "pool 1"):
+            batch.check()
 
 
 # ---- time -------------------------------------------------------------------------------

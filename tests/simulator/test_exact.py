@@ -19,6 +19,7 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from kvsim.memory.growth import BlockCurve
+from kvsim.memory.pools import KVPools
 from kvsim.simulator.arrival_queue import ArrivalQueue
 from kvsim.simulator.assemble import make_clock, make_scheduler
 from kvsim.simulator.prepare import prepare
@@ -31,13 +32,13 @@ from kvsim.workload.base import ClosedLoop, Workload
 from kvsim.workload.spec import build_workload
 from kvsim.workload.streams import Streams
 from tests import oracle
+from tests.support.memories import Pool, groups_that_grow
 from tests.support.menus import ANYTHING, SCARCITY, cases, limits, pools, talks
 from tests.support.needs import examples
 from tests.support.parts import (
     Case,
     Given,
     Log,
-    Pool,
     Talks,
     build,
     simulated,
@@ -55,6 +56,7 @@ ALLOCATORS = (
     "paged",
     "prefix",
     "virtual",
+    "apart",
 )
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -101,14 +103,19 @@ def compare_steps(log: Log, engine: oracle.Engine) -> None:
         for name in oracle.StepRow.__dataclass_fields__
     }
     starts, ends = first[:-1], first[1:]
-    sums = {name: np.concatenate([[0], np.cumsum(rows[name])]) for name in ("seconds", "grown")}
+    sums = {
+        name: np.concatenate([[0], np.cumsum(rows[name])])
+        for name in ("seconds", "grown", "filling")
+    }
     expected = {
         "start_seconds": rows["start"][starts],
         "seconds": sums["seconds"][ends] - sums["seconds"][starts],
         "sequences": rows["sequences"][starts],
         "prefill_tokens": rows["prefill_tokens"][starts],
         "waiting": rows["waiting"][starts],
-        "tokens": rows["tokens"][starts],
+        "kv_read_bytes": rows["read_bytes"][starts],
+        "filled_slots": rows["filled"][starts],
+        "filling_slots": sums["filling"][ends] - sums["filling"][starts],
         "held_slots": rows["held"][starts],
         "grown_slots": sums["grown"][ends] - sums["grown"][starts],
         "reserved_slots": rows["reserved"][starts],
@@ -136,7 +143,7 @@ def test_runs_agree_with_steps(scheduler: str, allocator: str, data: st.DataObje
     agree(case, workload, workload)
 
 
-@pytest.mark.parametrize("allocator", ["grow", "paged", "prefix", "virtual"])
+@pytest.mark.parametrize("allocator", ["grow", "paged", "prefix", "virtual", "apart"])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @settings(max_examples=examples(20))
 @given(data=st.data())
@@ -152,7 +159,7 @@ def test_runs_agree_with_steps_under_pressure(
 # ---- closed loops -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("allocator", ["paged", "prefix", "reserve-oracle"])
+@pytest.mark.parametrize("allocator", ["paged", "prefix", "reserve-oracle", "apart"])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @settings(max_examples=examples(15))
 @given(data=st.data())
@@ -208,26 +215,46 @@ def test_arrivals_on_the_very_end_of_a_step_agree(scheduler: str, data: st.DataO
 # ---- real models on real cards ----------------------------------------------------------
 
 
+def plain_memory(pools: KVPools) -> oracle.Memory:
+    """The oracle's memory for the groups of layers that an engine states."""
+    made = [
+        oracle.Blocks(pool.num_blocks - pool.withheld_blocks, groups_that_grow(pool), weight)
+        for pool, weight in zip(pools, pools.slot_weights, strict=True)
+    ]
+    return made[0] if len(made) == 1 else oracle.Apart(made)
+
+
 @pytest.mark.parametrize(
-    ("model", "flags"),
+    ("name", "model", "blocks", "flags"),
     [
-        ("llama3.1-8b", {}),
-        ("llama3.1-8b", {"pipeline_parallel_size": 2}),
-        ("llama3.1-8b", {"tensor_parallel_size": 2, "kv_cache_dtype": "fp8"}),
-        ("gemma3-1b", {}),
-        ("deepseek-v2-lite", {}),
+        ("vllm", "llama3.1-8b", 800, {}),
+        ("vllm", "llama3.1-8b", 800, {"pipeline_parallel_size": 2}),
+        ("vllm", "llama3.1-8b", 800, {"tensor_parallel_size": 2, "kv_cache_dtype": "fp8"}),
+        ("vllm", "gemma3-1b", 1900, {}),  # windows in the pool of the growing layers
+        ("sglang", "gemma3-1b", 500, {"block_size": 16}),  # windows in a pool of their own
+        ("tensorrt-llm", "gpt-oss-20b", 2000, {}),  # which runs out first
+        ("vllm", "nemotron-nano-9b-v2", 90, {}),  # states in the one pool
+        ("sglang", "nemotron-nano-9b-v2", 700, {"block_size": 16}),  # states in their own
+        ("vllm", "deepseek-v2-lite", 800, {}),
+        ("vllm", "deepseek-v4-flash", 150, {"tensor_parallel_size": 4}),  # blocks of 64 and 256
     ],
 )
-def test_a_scenario_agrees_with_its_steps(model: str, flags: dict[str, object]) -> None:
+def test_a_scenario_agrees_with_its_steps(
+    name: str, model: str, blocks: int, flags: dict[str, object]
+) -> None:
     """The parts that a scenario assembles, with measured coefficients, windows and latents."""
     keys: dict[str, object] = {f"engine.{flag}": value for flag, value in flags.items()}
+    keys["engine.name"] = name
     keys |= {
         "model": model,
         "workload.requests": 60,
         "workload.arrivals.rate": 30,
         "workload.lengths.prompt": {"kind": "lognormal", "mean": 700, "cv": 1.0},
         "workload.lengths.output": {"kind": "lognormal", "mean": 60, "cv": 1.0},
-        "memory.num_blocks": 800,
+        "engine.max_model_len": 4096,
+        "engine.num_gpu_blocks_override": blocks,
+        "memory.block_size": None,
+        "memory.num_blocks": None,
     }
     setup = prepare(load_scenario("peer-w", overrides=keys))
     log = Log()
@@ -238,10 +265,9 @@ def test_a_scenario_agrees_with_its_steps(model: str, flags: dict[str, object]) 
     arrivals = ArrivalQueue(workload, Streams(5), log)
     run_replica(Replica(scheduler, make_clock(setup), arrivals, log))
 
-    curve, bounds = setup.curve, scheduler.limits
-    spec, reads = setup.deployment.model, scheduler.batch.reads
+    bounds, spec, reads = scheduler.limits, setup.deployment.model, scheduler.batch.reads
     engine = oracle.ENGINES["vllm-v1"](
-        oracle.Blocks(800, curve.block_size, curve.growing, curve.caps, curve.fixed),
+        plain_memory(setup.pools),
         oracle.Limits(bounds.max_num_seqs, bounds.max_num_batched_tokens, bounds.max_model_len),
         oracle.Costs(setup.step_time, partial(prefill_pairs, spec), reads.bytes_at),
         oracle.Arrivals(Given(log.tables)),

@@ -1,6 +1,11 @@
-"""The two ways to write a row of steps down are one."""
+"""What a row of steps says, and that the two ways to write it down are one."""
 
+from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.recorder import DECODE_ROW, STEP_COLUMNS, STEP_ROW
+from kvsim.simulator.schedulers import SchedulerLimits
+from kvsim.steptime.model import ConstantStepTime
+from tests.support.memories import Pool
+from tests.support.parts import Case, Given, simulated, table
 
 
 def test_a_row_of_decodes_is_a_row_whose_other_columns_are_zero():
@@ -11,9 +16,54 @@ def test_a_row_of_decodes_is_a_row_whose_other_columns_are_zero():
         "steps": 7,
         "sequences": 3,
         "kv_read_bytes": 11,
-        "tokens": 500,
+        "filled_slots": 500,
+        "filling_slots": 21,
         "held_slots": 512,
         "grown_slots": 16,
     }
     whole = STEP_ROW.pack(*(said.get(name, 0) for name in STEP_COLUMNS))
     assert DECODE_ROW.pack(*said.values()) == whole
+
+
+def slots_told(scheduler, pool, requests):
+    """Per run of steps: slots filled when it begins, those that it fills, and slots held."""
+    case = Case(scheduler, pool, SchedulerLimits(8, 64, 100), step_time=ConstantStepTime(1.0))
+    columns = simulated(case, Given([requests])).step_columns()
+    names = ("filled_slots", "filling_slots", "held_slots")
+    return list(zip(*(columns[name].astype(int) for name in names), strict=True))
+
+
+def test_in_a_plain_pool_a_filled_slot_is_a_token():
+    """Prompts of 4 and 5 in blocks of 4, then 3 tokens each: held are 3, then 4 blocks."""
+    told = slots_told("vllm-v1", Pool("paged", 30), table([0, 0], [4, 5], [4, 4]))
+    assert told == [(0, 9, 12), (9, 6, 12)]
+
+
+def test_what_an_ended_member_of_a_static_batch_filled_stays_filled():
+    """The first ends with 5 tokens after a decode; the second takes two more alone."""
+    told = slots_told("static", Pool("paged", 30), table([0, 0], [4, 4], [2, 4]))
+    assert told == [(0, 8, 8), (8, 2, 8), (10, 2, 16)]
+
+
+def test_a_window_stops_filling_slots_when_it_is_full():
+    """A group that grows, one of two blocks of 4, a state of a block: 6 + 6 + 4 slots at first.
+
+    The window is full after two decodes; from then on a token fills a slot and not two.
+    """
+    pool = Pool("paged", 30, BlockCurve(4, 1, (2,), fixed=1))
+    told = slots_told("vllm-v1", pool, table([0], [6], [5]))
+    assert told == [(0, 16, 20), (16, 4, 20), (20, 2, 20)]
+
+
+def test_blocks_of_two_sizes_count_in_slots_of_their_own():
+    """A block is 8 slots: a token fills one of a block of 8, and two of a block of 4."""
+    pool = Pool("paged", 30, BlockCurve(4, 1, beside=(BlockCurve(8),)))
+    told = slots_told("vllm-v1", pool, table([0], [6], [4]))
+    assert told == [(0, 18, 24), (18, 9, 24)]
+
+
+def test_pools_kept_apart_are_added_by_their_weights():
+    """10 tokens at a weight of 3, and the window's 4 at a weight of 5; held 12 and 4."""
+    pool = Pool("apart", 30, weight=3, beside=((9, BlockCurve(4, 0, (1,)), 5),))
+    told = slots_told("vllm-v1", pool, table([0], [10], [2]))
+    assert told == [(0, 3 * 10 + 5 * 4, 3 * 12 + 5 * 4), (50, 3, 56)]

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from hypothesis import strategies as st
 
-from kvsim.memory.growth import BlockCurve
+from kvsim.memory.growth import BlockCurve, Growth
 from kvsim.simulator.schedulers import SchedulerLimits
 from kvsim.steptime.kv_reads import KVReadCurve
 from kvsim.workload.content import SegmentContent
+from tests.support.memories import Pool
 from tests.support.parts import (
     PLAIN_READS,
     Case,
     Given,
-    Pool,
     sawtooth_reads,
     table,
     windowed_reads,
@@ -117,24 +117,64 @@ def longest_of(workload: Given) -> int:
 
 
 @st.composite
+def growths(draw: st.DrawFn, sizes: tuple[int, ...]) -> Growth:
+    """A group of layers, or two alike, that grows, stops at a window, or does not grow at all."""
+    size, width = draw(st.sampled_from(sizes)), draw(st.integers(1, 2))
+    most = draw(st.sampled_from([None, 1, 2, 5]))
+    made = [Growth(size, most, 0, width), Growth.constant(width)]
+    return draw(st.sampled_from(made))
+
+
+def curves(*sizes: int) -> st.SearchStrategy[BlockCurve]:
+    """Up to four groups that draw from the same blocks, of any of these sizes."""
+    groups = st.lists(growths(sizes), min_size=1, max_size=4)
+    return groups.map(lambda some: BlockCurve.of(tuple(some)))
+
+
+def hybrids(*sizes: int) -> st.SearchStrategy[BlockCurve]:
+    """Groups of one block size, or of several."""
+    return st.sampled_from(sizes).flatmap(curves) | curves(*sizes)
+
+
+@st.composite
+def pools_beside(
+    draw: st.DrawFn, menu: Menu, longest: int
+) -> tuple[tuple[int, BlockCurve, int], ...]:
+    """One or two pools more, each under a pressure of its own: any may be the first to run out."""
+    kinds = st.one_of(
+        st.builds(BlockCurve, st.sampled_from([4, 1])),
+        st.builds(BlockCurve, st.just(4), st.just(0), st.sampled_from([(20,), (2, 5), (3,)])),
+        st.builds(BlockCurve, st.just(1), st.just(0), st.just(()), st.integers(1, 2)),
+        hybrids(3, 4, 16),
+    )
+    beside = []
+    for curve in draw(st.lists(kinds, min_size=1, max_size=2)):
+        pressure = draw(st.sampled_from(menu.pressures)) * draw(st.sampled_from([1, 2, 6]))
+        blocks = int(curve.blocks_at(longest) * pressure) + draw(st.integers(0, 2))
+        beside.append((blocks, curve, draw(st.integers(1, 5))))
+    return tuple(beside)
+
+
+@st.composite
 def pools(draw: st.DrawFn, menu: Menu, allocator: str, longest: int) -> Pool:
     """Pools from too small for the longest request to much too large for all of them."""
-    paging = allocator in ("paged", "virtual")
     curve = BlockCurve(draw(st.sampled_from([4, 1, 16])))
-    if paging and draw(st.booleans()):
-        caps = tuple(sorted(draw(st.lists(st.integers(1, 5), max_size=3))))
-        growing = draw(st.integers(0 if caps else 1, 2))
-        curve = BlockCurve(curve.block_size, growing, caps, fixed=draw(st.integers(0, 2)))
+    if allocator in ("paged", "virtual", "apart") and draw(st.booleans()):
+        curve = draw(hybrids(4, 1, 16, 6))
     pressure = draw(st.sampled_from(menu.pressures)) * (2 if allocator == "grow" else 1)
-    per_token = max(1, curve.growing) / curve.block_size
-    blocks = int(longest * per_token * pressure) + 3 * (len(curve.caps) + curve.fixed) + 1
+    per_token = sum(part.growing / part.block_size for part in curve.parts) or 1 / curve.block_size
+    stopping = sum(len(part.caps) for part in curve.parts) + curve.fixed
+    is_apart = allocator == "apart"
+    roomy = draw(st.sampled_from([1, 3])) if is_apart else 1
     return Pool(
         allocator,
-        blocks,
+        (int(longest * per_token * pressure) + 3 * stopping + 1) * roomy,
         curve,
         eviction=draw(st.sampled_from(["lru", "fifo", "lfu"])),
         placement=draw(st.sampled_from(["first-fit", "best-fit", "buddy"])),
         compaction=draw(st.booleans()),
+        weight=draw(st.integers(1, 5)) if is_apart else 1,
+        beside=draw(pools_beside(menu, longest)) if is_apart else (),
     )
 
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 
 import numpy as np
 
-from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.allocators.base import Allocator
-from kvsim.simulator.allocators.grow import Grow
-from kvsim.simulator.allocators.no_cache import NoCache
-from kvsim.simulator.allocators.paged import Paged
-from kvsim.simulator.allocators.prefix import Prefix
-from kvsim.simulator.allocators.reserve import Reserve, reserve_max, reserve_oracle, reserve_pow2
-from kvsim.simulator.allocators.virtual import Virtual
 from kvsim.simulator.arrival_queue import ArrivalQueue
 from kvsim.simulator.batch import DecodeBatch, decode_batch
 from kvsim.simulator.clock import RecomputeClock, StepClock
@@ -29,9 +22,9 @@ from kvsim.workload.base import ClosedLoop, NextRequest, RequestTable, Workload
 from kvsim.workload.content import PrefixContent, SegmentContent
 from kvsim.workload.streams import Streams
 from tests import oracle
+from tests.support.memories import Pool
 
 TOKEN_BYTES = 1000
-FOURS = BlockCurve(4)
 PLAIN_READS = KVReadCurve((), (1,), (TOKEN_BYTES,), (TOKEN_BYTES,))
 
 
@@ -181,85 +174,6 @@ def request(
     return made
 
 
-# ---- memory -----------------------------------------------------------------------------
-
-RESERVATIONS = {
-    "reserve-max": (reserve_max, lambda job, longest: longest),
-    "reserve-pow2": (
-        reserve_pow2,
-        lambda job, longest: min(job.prompt + next_power_of_2(job.output), longest),
-    ),
-    "reserve-oracle": (reserve_oracle, lambda job, longest: job.prompt + job.output),
-}
-
-
-def next_power_of_2(value: int) -> int:
-    """The least power of two that is not less."""
-    power = 1
-    while power < value:
-        power *= 2
-    return power
-
-
-def rounded_to_4(tokens: int) -> int:
-    """Slots of a tensor under an allocator that rounds to four."""
-    return (tokens + 3) // 4 * 4
-
-
-@dataclass(frozen=True)
-class Pool:
-    """A memory, made once for the simulator and once for the oracle."""
-
-    allocator: str
-    blocks: int
-    curve: BlockCurve = FOURS
-    eviction: str = "lru"
-    placement: str = "first-fit"
-    compaction: bool = False
-    max_model_len: int = 1000
-
-    def simulated(self) -> Allocator:
-        """The simulator's."""
-        slots = self.blocks * self.curve.block_size
-        if self.allocator in RESERVATIONS:
-            reservation = RESERVATIONS[self.allocator][0]
-            return Reserve(
-                slots,
-                self.max_model_len,
-                reservation,
-                placement=self.placement,
-                compaction=self.compaction,
-            )
-        makers: dict[str, Callable[[], Allocator]] = {
-            "none": lambda: NoCache(slots),
-            "grow": lambda: Grow(slots, rounded_to_4, placement=self.placement),
-            "paged": lambda: Paged(self.blocks, self.curve),
-            "virtual": lambda: Virtual(self.blocks, self.curve),
-            "prefix": lambda: Prefix(self.blocks, self.curve, self.eviction),
-        }
-        return makers[self.allocator]()
-
-    def plain(self) -> oracle.Memory:
-        """The oracle's."""
-        slots, curve = self.blocks * self.curve.block_size, self.curve
-        if self.allocator in RESERVATIONS:
-            length = RESERVATIONS[self.allocator][1]
-            return oracle.Reserved(
-                slots,
-                lambda job: job.samples * length(job, self.max_model_len),
-                self.placement,
-                compaction=self.compaction,
-            )
-        makers: dict[str, Callable[[], oracle.Memory]] = {
-            "none": oracle.Nothing,
-            "grow": lambda: oracle.Growing(slots, rounded_to_4, self.placement),
-            "prefix": lambda: oracle.SharedBlocks(self.blocks, curve.block_size, self.eviction),
-        }
-        if self.allocator in makers:
-            return makers[self.allocator]()
-        return oracle.Blocks(self.blocks, curve.block_size, curve.growing, curve.caps, curve.fixed)
-
-
 # ---- memory without a scheduler ----------------------------------------------------------
 
 
@@ -276,7 +190,7 @@ def admitted(memory: Allocator, *requests: Request) -> list[int | None]:
 
 def decoding(memory: Allocator, *requests: Request) -> DecodeBatch:
     """Let admitted requests decode."""
-    batch = memory.batch = decode_batch(memory.curve, PLAIN_READS)
+    batch = memory.batch = decode_batch(memory.growths, PLAIN_READS)
     for one in requests:
         one.generated_tokens = 1
         batch.join(one)
@@ -342,8 +256,7 @@ def watch_laws(scheduler: Scheduler, log: Log) -> None:
     def look() -> None:
         scheduler.check()
         allocator = scheduler.allocator
-        held = (allocator.total_blocks - allocator.free_blocks) * allocator.block_size
-        log.held_after.append(held - allocator.rounded_slots)
+        log.held_after.append(allocator.held_slots - allocator.rounded_slots)
 
     def checked_finish(plan: StepPlan, steps: int, now: float) -> list[Request]:
         done = finish(plan, steps, now)
@@ -362,7 +275,7 @@ def build(case: Case, workload: Workload | ClosedLoop, log: Log | None = None) -
     """Assemble a replica by hand."""
     log = log or Log()
     allocator = case.pool.simulated()
-    batch = decode_batch(allocator.curve, case.reads)
+    batch = decode_batch(allocator.growths, case.reads)
     scheduler = SCHEDULERS.find(case.scheduler)(case.limits, allocator, batch, log)
     log.watch_admissions(scheduler)
     clock = RecomputeClock if case.pool.allocator == "none" else StepClock

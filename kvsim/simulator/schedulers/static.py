@@ -49,6 +49,12 @@ class Static(Orca):
         ended = sum(request.computed_tokens * request.samples for request in self._ended)
         return super().cached_tokens_in_all() + ended
 
+    def filled_slots(self) -> int:
+        """What members that have ended have filled stays filled."""
+        slots_at = self.allocator.slots_at
+        ended = sum(slots_at(request.computed_tokens) * request.samples for request in self._ended)
+        return super().filled_slots() + ended
+
     def check(self) -> None:
         """As the base, with the members that wait for the batch to end counted in."""
         working = len(self.prefilling) + len(self.batch.members)
