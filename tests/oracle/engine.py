@@ -162,13 +162,13 @@ class Engine:
             "waiting": len(self.waiting),
             "filled": sum(self.memory.filled(job.computed) * count for job, count in copies),
             "filling": self.filling(step, decoding),
-            "reserved": self.memory.reserved(written),
+            "reserved": self.memory.reserved(written) or self.filling(step, []),
             "external": self.memory.external(self.waiting[0] if self.waiting else None),
             "cached": self.memory.cached,
         }
 
     def filling(self, step: Step, decoding: Sequence[Job]) -> int:
-        """Slots that the tokens of a step fill."""
+        """Slots that the tokens of a step, and of its prompts, fill."""
         written = [(job, 1, job.samples) for job in decoding]
         written += [(job, count, 1) for job, count in step.prompts]
         filled = self.memory.filled

@@ -121,12 +121,12 @@ def test_every_pool_has_counters_of_its_own(members: list[Member], pools: Pools,
             for number, (curve, _) in enumerate(pools):
                 assert batch.blocks_for(ahead, number) == blocks_opened(curve, alive, ahead)
             then = slots_filled(pools, [(c + ahead, n, s) for c, n, s in alive])
-            assert batch.filling_slots(ahead) == then - filled
+            assert ahead * batch.fill_slope == then - filled
         assert batch.opening == batch.blocks_for(1) == batch.blocks_for(1, 0)
         taken += steps
         batch.advance(steps)
         batch.check()
-    assert [batch.filled_slots, batch.filling_slots(9)] == [0, 0]
+    assert [batch.filled_slots, batch.fill_slope] == [0, 0]
 
 
 @given(members=MEMBERS, curve=CURVES, reads=READS, late=st.integers(0, 40))
@@ -212,11 +212,11 @@ def test_a_drifted_counter_is_noticed(counter: str) -> None:
 def test_a_drifted_counter_of_a_pool_is_noticed() -> None:
     """What is filled, and what opens in a pool that is not the first."""
     two = ((BlockCurve(4), 2), (BlockCurve(3, 0, (2,)), 1))
-    for counter in ("_filled", "opens"):
+    for counter in ("filled_slots", "opens"):
         batch = joined(two, PLAIN_READS, [(5, 3, 1)], 0)
         assert isinstance(batch, HybridBatch)
         batch.check()
-        drifted = batch if counter == "_filled" else batch._phases[1][0]
+        drifted = batch if counter == "filled_slots" else batch._phases[1][0]
         setattr(drifted, counter, getattr(drifted, counter) + 1)
         with pytest.raises(InvariantError, match="slots" if drifted is batch else "pool 1"):
             batch.check()
