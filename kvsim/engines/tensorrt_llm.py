@@ -241,11 +241,12 @@ class TensorRTLLM(ReleasedEngine):
         words = [f"trtllm-serve {model.hf_id or model.name}"]
         sections: dict[str, list[str]] = {}
         given = options.model_dump(exclude_defaults=True)
+        block = self.resolve(deployment).options.block_size
         for name, flag in _FLAGS.items():
             if name not in given:
                 continue
             section, _, key = flag.rpartition(".")
-            value = _yaml_value(options, name)
+            value = _yaml_value(options, name, block)
             if flag.startswith("--"):
                 words.append(f"{flag} {value}")
             else:
@@ -262,11 +263,11 @@ def _yaml_line(sections: dict[str, list[str]]) -> str:
     return ", ".join(top + nested)
 
 
-def _yaml_value(options: EngineOptions, name: str) -> str:
+def _yaml_value(options: EngineOptions, name: str, block: int) -> str:
     """What an option's flag or key is set to."""
     value = getattr(options, name)
     if name == "num_gpu_blocks_override":
-        return str(value * (options.block_size or 32))
+        return str(value * block)
     if name == "enable_expert_parallel":
         return str(options.tensor_parallel_size)
     if name in ("enforce_eager", "disable_hybrid_kv_cache_manager"):

@@ -9,13 +9,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import PlainSerializer, PlainValidator
 
 from kvsim.errors import InputError, UnknownNameError, nearest
 from kvsim.registry import Policies, PolicyName
+from kvsim.simulator.families import FAMILIES
 from kvsim.specs.checked import FieldError, Place
 
-__all__ = ["chosen", "written"]
+__all__ = [
+    "AdmissionName",
+    "AllocatorName",
+    "EvictionName",
+    "PlacementName",
+    "SchedulerName",
+    "chosen",
+    "written",
+]
 
 
 def chosen(policies: Policies[Any], key: str, given: object) -> PolicyName:
@@ -84,3 +96,16 @@ def _refuse_parameters(own: Mapping[str, bool], place: Place, choice: PolicyName
             place,
             fix=f"write {{name: {choice}, {lacking[0]}: ...}}",
         )
+
+
+def _from(family: str, key: str) -> PlainValidator:
+    """What a key reads: the name of a policy of a family, with its parameters."""
+    return PlainValidator(partial(chosen, FAMILIES.find(family), key))
+
+
+_WRITTEN = PlainSerializer(written)
+AllocatorName = Annotated[PolicyName, _from("allocators", "memory.allocator"), _WRITTEN]
+EvictionName = Annotated[PolicyName, _from("evictions", "memory.eviction"), _WRITTEN]
+PlacementName = Annotated[PolicyName, _from("placements", "memory.placement"), _WRITTEN]
+SchedulerName = Annotated[PolicyName, _from("schedulers", "scheduler.policy"), _WRITTEN]
+AdmissionName = Annotated[PolicyName, _from("admissions", "scheduler.admission"), _WRITTEN]

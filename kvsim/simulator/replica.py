@@ -18,9 +18,9 @@ import simpy
 
 from kvsim.errors import InvariantError
 from kvsim.simulator.arrival_queue import ArrivalQueue
-from kvsim.simulator.batch import HybridBatch
 from kvsim.simulator.camera import Camera
 from kvsim.simulator.clock import StepClock
+from kvsim.simulator.hybrid_batch import HybridBatch
 from kvsim.simulator.recorder import DECODE_ROW, STEP_ROW, Recorder
 from kvsim.simulator.schedulers.base import Scheduler, StepPlan
 
@@ -200,9 +200,10 @@ class Replica:
         filled, size = scheduler.cached_tokens_in_all(), allocator.slots_per_block
         reserved = external = cached = 0
         if self._is_plain:
-            held = (allocator.total_blocks - allocator.free_blocks) * size
+            held = before = (allocator.total_blocks - allocator.free_blocks) * size
         else:
-            held = allocator.held_slots - allocator.rounded_slots
+            before = allocator.held_slots
+            held = before - allocator.rounded_slots
             head = waiting.head() if waiting else None
             reserved, external, cached = allocator.slots(filled, head)
         decoding = read = grown = prompts = 0
@@ -216,6 +217,8 @@ class Replica:
             decoding, read = batch.sequences, batch.kv_bytes
             filling += steps * (self._hybrid.fill_slope if self._hybrid else decoding)
             grown = allocator.allocate_steps(batch, steps) * size
+            if not self._is_plain:
+                grown = allocator.held_slots - before
         if allocator.copied_tokens:
             seconds += allocator.copied_tokens * self.clock.copy_seconds_per_token
             allocator.copied_tokens = 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -24,7 +23,13 @@ from pydantic import (
 
 from kvsim.errors import InputError, UnknownNameError
 from kvsim.registry import PolicyName
-from kvsim.simulator.choices import chosen, written
+from kvsim.simulator.choices import (
+    AdmissionName,
+    AllocatorName,
+    EvictionName,
+    PlacementName,
+    SchedulerName,
+)
 from kvsim.simulator.facts import (
     ContradictionError,
     overlay,
@@ -57,19 +62,6 @@ __all__ = [
     "scheduler_names",
     "with_overrides",
 ]
-
-
-def _from(family: str, key: str) -> PlainValidator:
-    """What a key reads: the name of a policy of a family, with its parameters."""
-    return PlainValidator(partial(chosen, FAMILIES.find(family), key))
-
-
-_WRITTEN = PlainSerializer(written)
-AllocatorName = Annotated[PolicyName, _from("allocators", "memory.allocator"), _WRITTEN]
-EvictionName = Annotated[PolicyName, _from("evictions", "memory.eviction"), _WRITTEN]
-PlacementName = Annotated[PolicyName, _from("placements", "memory.placement"), _WRITTEN]
-SchedulerName = Annotated[PolicyName, _from("schedulers", "scheduler.policy"), _WRITTEN]
-AdmissionName = Annotated[PolicyName, _from("admissions", "scheduler.admission"), _WRITTEN]
 
 
 class EngineSpec(EngineOptions):

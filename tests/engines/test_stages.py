@@ -16,10 +16,13 @@ TWO = {"pipeline_parallel_size": 2, "max_model_len": 4096}
 def test_the_stage_that_holds_the_fewest_sequences_is_not_the_one_with_the_fewest_bytes(name):
     engine = get_engine(name)
     deployment = resolved(engine, UNEVEN, card(24), **TWO)
-    left = [engine.stage_budget(deployment, stage).kv_cache_bytes for stage in (0, 1)]
+    left = [
+        engine.rank_budget(deployment, engine.rank(deployment, stage)).kv_cache_bytes
+        for stage in (0, 1)
+    ]
     assert left[1] < left[0]
-    assert engine.tightest_stage(deployment) == 0
-    assert engine.budget(deployment) == engine.stage_budget(deployment, 0)
+    assert engine.tightest_rank(deployment).stage == 0
+    assert engine.budget(deployment) == engine.rank_budget(deployment, engine.rank(deployment, 0))
     # Heads of 128, K and V in 16 bits; llama.cpp counts the output as a layer of the last.
     heads = 4 * 32 + (4 if name == "llama.cpp" else 0)
     assert engine.capacity(deployment, GIB).bytes_per_token == heads * 256 * 2
@@ -29,7 +32,10 @@ def test_the_stage_that_holds_the_fewest_sequences_is_not_the_one_with_the_fewes
 def test_of_equal_needs_the_fewest_bytes_decide(name):
     engine = get_engine(name)
     deployment = resolved(engine, EVEN, card(24), **TWO)
-    left = [engine.stage_budget(deployment, stage).kv_cache_bytes for stage in (0, 1)]
+    left = [
+        engine.rank_budget(deployment, engine.rank(deployment, stage)).kv_cache_bytes
+        for stage in (0, 1)
+    ]
     assert left[1] < left[0]
-    assert engine.tightest_stage(deployment) == 1
+    assert engine.tightest_rank(deployment).stage == 1
     assert engine.budget(deployment).kv_cache_bytes == left[1]

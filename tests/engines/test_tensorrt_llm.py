@@ -210,6 +210,13 @@ def test_command_puts_flags_before_the_options_file():
     )
 
 
+@pytest.mark.parametrize(("version", "tokens"), [("1.2", 1000 * 32), ("0.5", 1000 * 64)])
+def test_the_launch_line_counts_tokens_in_the_release_s_blocks(version, tokens):
+    options = EngineOptions(num_gpu_blocks_override=1000)
+    line = get_engine("tensorrt-llm", version).command(Deployment(QWEN3_600M, card(80), options))
+    assert f"max_tokens: {tokens}" in line
+
+
 OPTIONS = st.builds(
     dict,
     max_model_len=st.integers(1, 60000),

@@ -7,7 +7,7 @@ import pytest
 from kvsim.errors import InvariantError
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.allocators.apart import PagedApart
-from kvsim.simulator.batch import HybridBatch
+from kvsim.simulator.hybrid_batch import HybridBatch
 from kvsim.simulator.schedulers import SCHEDULERS, SchedulerLimits
 from kvsim.steptime.model import ConstantStepTime
 from tests.support.memories import Pool
@@ -92,7 +92,7 @@ def test_the_window_s_pool_runs_out_first() -> None:
     assert free(pools) == [98, 1, 98]
     assert pools.decode_steps(batch, 4) == 1  # the second opens a block in its second step
     assert pools.can_decode(batch)
-    assert pools.allocate_steps(batch, 1) == 4 + 3 * 4  # slots, as they weigh
+    assert pools.allocate_steps(batch, 1) == 1
     batch.advance(1)
     assert free(pools) == [97, 0, 98]
     assert not pools.can_decode(batch)
@@ -120,7 +120,7 @@ def test_a_full_window_needs_nothing_more() -> None:
     assert isinstance(batch, HybridBatch)
     assert free(pools) == [98, 0, 0]
     assert pools.decode_steps(batch, 89) == 89
-    assert pools.allocate_steps(batch, 89) == 4 * 23  # slots: 97 tokens are 25 blocks
+    assert pools.allocate_steps(batch, 89) == 23  # 97 tokens are 25 blocks
     assert free(pools) == [75, 0, 0]
 
 

@@ -14,7 +14,8 @@ KINDS = [
     if isinstance(each, type) and issubclass(each, attention.Attention)
 ]
 CLASSES = {kind.__name__ for kind in KINDS}
-FIELDS = {name for kind in KINDS for name in kind.__annotations__} - {"kind"}
+# "parameters" is the word of a policy's own, too (kvsim/registry.py).
+FIELDS = {name for kind in KINDS for name in kind.__annotations__} - {"kind", "parameters"}
 WORDS = {kind.kind for kind in KINDS if "kind" in vars(kind)}
 # Where a word or a type may be compared, and why.
 ALLOWED = {

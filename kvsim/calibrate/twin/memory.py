@@ -38,8 +38,8 @@ def workspace_bytes(setup: Setup, element_bytes: int) -> int:
         Of weights and activations.
     """
     shape, options = Blueprint.of(setup.deployment.model), setup.deployment.options
-    tokens = options.max_num_batched_tokens or 1
-    sequences = min(options.max_num_seqs or 1, tokens)
+    tokens = options.max_num_batched_tokens
+    sequences = min(options.max_num_seqs, tokens)
     width = _STREAMS * shape.hidden + (4 if shape.gated else 2) * shape.intermediate
     forward = tokens * width * element_bytes
     head = sequences * shape.vocabulary * element_bytes

@@ -53,8 +53,8 @@ class _Trial:
         options = setup.deployment.options
         tokens = self.prompt_tokens + _OUTPUT_TOKENS
         blocks = self.requests * setup.curve.blocks_at(tokens)
-        fits = blocks <= setup.num_blocks and self.requests <= (options.max_num_seqs or 1)
-        return fits and tokens <= (options.max_model_len or tokens)
+        fits = blocks <= setup.num_blocks and self.requests <= options.max_num_seqs
+        return fits and tokens <= options.max_model_len
 
     def of(self, setup: Setup) -> Setup:
         """Return the setup with this batch for its workload."""

@@ -301,7 +301,7 @@ class SGLang(ReleasedEngine):
             elif name == "enable_expert_parallel":
                 words.append(f"{flag} {options.tensor_parallel_size}")
             elif name == "num_gpu_blocks_override":
-                words.append(f"{flag} {value * (options.block_size or 1)}")
+                words.append(f"{flag} {value * self.resolve(deployment).options.block_size}")
             else:
                 words.append(f"{flag} {value}")
         return " ".join(words)

@@ -15,7 +15,8 @@ from kvsim.errors import InvariantError
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.allocators.paged import Paged
-from kvsim.simulator.batch import DecodeBatch, HybridBatch
+from kvsim.simulator.batch import DecodeBatch
+from kvsim.simulator.hybrid_batch import HybridBatch
 from kvsim.simulator.request import Request
 
 __all__ = ["PagedApart"]
@@ -39,7 +40,6 @@ class PagedApart(Allocator):
     def __init__(self, pools: Sequence[tuple[int, BlockCurve, int]]) -> None:
         blocks, curve, _ = pools[0]
         super().__init__(blocks, curve)
-        self.slots_per_block = 1  # what `allocate_steps` returns is slots
         self.parts = [Paged(count, each) for count, each, _ in pools]
         self.weights = [weight for *_, weight in pools]
         self.growths = tuple((each, weight) for _, each, weight in pools)
@@ -112,12 +112,12 @@ class PagedApart(Allocator):
         return limit
 
     def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
-        """Allocate the blocks that open during the run; return the slots of all pools, weighed."""
-        before = self.held_slots
+        """Allocate the blocks that open during the run; return how many of the first pool."""
+        before = self.free_blocks
         for number, part in enumerate(self.parts):
             part.free_blocks -= _blocks_for(batch, steps, number)
         self._count()
-        return self.held_slots - before
+        return before - self.free_blocks
 
     def free(self, request: Request, *, preempted: bool = False) -> None:
         """Free its blocks in every pool."""
