@@ -84,7 +84,7 @@ def find_accelerator(name_or_path: str | Path) -> AcceleratorProfile:
     raise UnknownNameError("accelerator", text, _known_words(), fix=fix)
 
 
-def load_accelerator(path: Path) -> AcceleratorProfile:
+def load_accelerator(path: str | os.PathLike[str]) -> AcceleratorProfile:
     """Read one profile and check that its numbers are in the units they claim.
 
     Raises
@@ -92,6 +92,7 @@ def load_accelerator(path: Path) -> AcceleratorProfile:
     InputError
         When the file is not a valid profile, or a number is implausible in its unit.
     """
+    path = Path(path)
     profile = read_described(path, AcceleratorProfile)
     for key, rate in _rates(profile):
         if not _LEAST_RATE <= rate <= _GREATEST_RATE:

@@ -146,6 +146,10 @@ def _blocks(plan: Plan) -> Section:
     ]
     if len(plan.groups) > 1:
         lines.append(_groups(plan))
+        lines.append(
+            "Blocks of a request: what start-up charges for the longest (admission), and what a"
+            " running one holds at most; empty where it grows to its end."
+        )
     return Section("Blocks", tuple(lines))
 
 
@@ -155,7 +159,8 @@ def _pool_line(pool: PoolFacts, *, named: bool) -> str:
     tokens = f"{pool.block_size:,} token{'s' if pool.block_size > 1 else ''}"
     withheld = f", {pool.withheld_blocks} of them withheld" if pool.withheld_blocks else ""
     each = f"{size_text(pool.block_bytes)} each"
-    return f"{name}{pool.num_blocks:,} blocks of {tokens}, {each}{withheld}."
+    blocks = f"{pool.num_blocks:,} block{'' if pool.num_blocks == 1 else 's'}"
+    return f"{name}{blocks} of {tokens}, {each}{withheld}."
 
 
 def _groups(plan: Plan) -> Table:

@@ -10,11 +10,11 @@ from kvsim.results.result import SATURATED_MEANINGLESS, grows_with_the_run
 from kvsim.results.words import COMPARED, LATENCIES, PARTS
 
 if TYPE_CHECKING:
-    from kvsim.memory.pools import KVPools
     from kvsim.results.result import SimulationResult
     from kvsim.results.statistics import Interval
     from kvsim.runs.compare import SimulationComparison, Variant
     from kvsim.runs.replicate import Replications
+    from kvsim.simulator.prepare import Setup
     from kvsim.simulator.scenario import Scenario
 
 __all__ = ["comparison_sections", "interval_record", "run_record", "run_sections"]
@@ -62,8 +62,7 @@ def _headline(runs: Replications) -> str:
     engine = setup.scenario.engine.name
     lines = [
         f"{setup.deployment.model.name} on {setup.deployment.accelerator.name}, {engine}",
-        f"pool: {_pool_words(setup.pools)} ({setup.pool_tokens:,} tokens),"
-        f" {setup.scenario.memory.allocator}",
+        f"pool: {_pool_words(setup)}, {setup.scenario.memory.allocator}",
         f"scheduler: {setup.scenario.scheduler.policy}, as {_mimicked(setup.scenario)}",
         f"{_count(summary['completed'])} requests in {summary['duration']:,.1f} s of simulated"
         f" time, {_seeds(runs)}",
@@ -72,12 +71,16 @@ def _headline(runs: Replications) -> str:
     return "\n".join(lines)
 
 
-def _pool_words(pools: KVPools) -> str:
-    """Blocks of each pool; their names where there are several."""
+def _pool_words(setup: Setup) -> str:
+    """Blocks of each pool, with their names where there are several, and the tokens they hold."""
+    pools = list(setup.pools)
     words = [f"{pool.given_blocks:,} blocks of {pool.block_size:,}" for pool in pools]
-    if len(words) == 1:
-        return words[0]
-    return "; ".join(f"{pool.name} {said}" for pool, said in zip(pools, words, strict=True))
+    if len(words) > 1:
+        words = [f"{pool.name} {said}" for pool, said in zip(pools, words, strict=True)]
+    tokens = f"{setup.pool_tokens:,} tokens"
+    if setup.pool_tokens != setup.pool_slots:
+        tokens = f"{setup.scenario.engine.name} logs {tokens}"
+    return f"{'; '.join(words)} ({tokens})"
 
 
 def _runs(count: int, kind: str = "") -> str:

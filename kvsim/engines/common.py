@@ -32,7 +32,7 @@ __all__ = [
     "mlp_activation_bytes",
     "parse_release",
     "read_data",
-    "refuse_kinds",
+    "refuse_unknown",
     "resolve",
     "tokens_at",
 ]
@@ -153,10 +153,18 @@ def check_kv_format(engine: str, flag: str, fmt: KVFormat, known: Collection[str
         )
 
 
-def refuse_kinds(engine: str, model: ModelSpec, *kinds: str) -> None:
-    """Raise UnsupportedError when the model has a cache whose size here is not known."""
+# The sorts of entries whose sizes are known in every engine.
+SORTS = ("kv every", "kv window", "kv chunk", "latent every", "indexer every", "state fixed")
+
+
+def refuse_unknown(engine: str, model: ModelSpec, *others: str) -> None:
+    """Raise UnsupportedError when the model has a cache whose size here is not known.
+
+    Known are `SORTS` and `others`, and one sort of K and V in a layer.
+    """
     for _, attention in layer_caches(model):
-        if attention.kind in kinds:
+        vectors = [sort for sort in attention.sorts if not sort.startswith(("indexer", "state"))]
+        if len(vectors) > 1 or not {*attention.sorts} <= {*SORTS, *others}:
             raise UnsupportedError(
                 f"how {engine} sizes the {attention.label} cache of {model.name} is not known"
                 " to kvsim; choose another engine"

@@ -28,7 +28,7 @@ from kvsim.engines.common import (
     gib_bytes,
     layout_ratio,
     mlp_activation_bytes,
-    refuse_kinds,
+    refuse_unknown,
     resolve,
     tokens_at,
 )
@@ -122,7 +122,7 @@ class TensorRTLLM(ReleasedEngine):
         """
         model = deployment.model
         check_options(self.name, deployment.options, _FLAGS, _HINTS)
-        refuse_kinds(self.name, model, "compressed_latent", "cross")
+        refuse_unknown(self.name, model)
         fmt = deployment.kv_format
         check_kv_format(self.name, "kv_cache_config.dtype", fmt, _KV_FORMATS)
         block = self.data["tokens_per_block"]["now" if self.since("blocks_of_32") else "before"]

@@ -28,7 +28,7 @@ from kvsim.engines.common import (
     gib_bytes,
     layout_ratio,
     mlp_activation_bytes,
-    refuse_kinds,
+    refuse_unknown,
     resolve,
     tokens_at,
 )
@@ -138,7 +138,7 @@ class Transformers(ReleasedEngine):
         """
         options, model = deployment.options, deployment.model
         check_options(self.name, options, _FLAGS, _HINTS)
-        refuse_kinds(self.name, model, "compressed_latent")
+        refuse_unknown(self.name, model, "kv fixed")
         fmt = deployment.kv_format
         check_kv_format(self.name, "dtype", fmt, _KV_FORMATS)
         length = options.max_model_len or model.max_position_embeddings

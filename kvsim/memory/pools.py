@@ -12,11 +12,13 @@ A block is what an engine hands out whole; groups of one pool draw from the same
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from kvsim.memory.growth import BlockCurve, Growth
+from kvsim.units import ceil_div
 
 __all__ = ["Group", "KVPools", "Pool"]
 
@@ -133,18 +135,21 @@ class KVPools:
         """Bytes of the blocks that requests can be given."""
         return sum(pool.given_blocks * pool.block_bytes for pool in self)
 
-    def contiguous(self, token_bytes: float) -> KVPools:
-        """The same bytes for whoever keeps all layers of a token side by side: one plain pool.
+    def contiguous(self, token_bytes: float, fixed_bytes: float) -> KVPools:
+        """The same bytes for whoever keeps all layers of a token side by side: one pool.
 
         Parameters
         ----------
         token_bytes : float
             Bytes of a token in all layers, on one rank.
+        fixed_bytes : float
+            What a sequence takes beside, whatever its length: states, an encoder's output.
         """
         if len(self.pools) == 1 and self.main.is_plain:
             return self
         size = max(1, round(token_bytes))
-        group = Group("all layers", 1, 0, 1, size, 0, Growth.full(1))
+        fixed = ceil_div(round(fixed_bytes), size)
+        group = Group("all layers", 1, 0, 1, size, 0, Growth(1, None, fixed, 1))
         pool = Pool("all layers", 1, size, self.given_bytes // size, 0, (group,))
         return KVPools((pool,), self.layout_ratio)
 
@@ -176,6 +181,11 @@ class KVPools:
         """The same with its fraction: how far the first pool to run out would reach."""
         needs = ((pool.given_blocks, pool.blocks_at(tokens)) for pool in self)
         return min((given / blocks for given, blocks in needs if blocks), default=0.0)
+
+    def concurrency_beside(self, tokens: int) -> float:
+        """The same of the pools beside the main one: what no change to the main one moves."""
+        needs = ((pool.given_blocks, pool.blocks_at(tokens)) for pool in self.pools[1:])
+        return min((given / blocks for given, blocks in needs if blocks), default=math.inf)
 
     def scarcest(self, tokens: int) -> Pool:
         """The pool that runs out first, with sequences of `tokens` tokens."""

@@ -29,6 +29,7 @@ def _checks(sizing: Sizing) -> Iterator[str]:
         _one_of_several,
         _scheduler_limits_first,
         _scarcest_pool,
+        _slots_at_start,
         _replicated_heads,
         _kv_wider_than_weights,
         _other_layout,
@@ -80,6 +81,17 @@ def _scarcest_pool(sizing: Sizing) -> Iterator[str]:
         yield (
             f"the {scarcest.name} pool runs out first: it holds {held:,} requests of"
             f" {longest:,} tokens, the {pools.main.name} pool {main:,}"
+        )
+
+
+def _slots_at_start(sizing: Sizing) -> Iterator[str]:
+    """llama.cpp allocates every slot's own cells before the first request."""
+    options, length = sizing.deployment.options, sizing.capacity.max_model_len
+    held, apart = sizing.requests(length), not options.kv_unified
+    if sizing.engine.name == "llama.cpp" and apart and options.max_num_seqs > held:
+        yield (
+            f"-np {options.max_num_seqs:,} allocates as many slots of {length:,} tokens at start,"
+            f" and {held:,} fit: lower --max-num-seqs or --max-model-len"
         )
 
 
@@ -137,7 +149,7 @@ def _trained_length(sizing: Sizing) -> Iterator[str]:
 
 
 def _fragmentation(fragments: Fragmentation) -> Iterator[str]:
-    if fragments.expected_share > WASTEFUL_SHARE:
+    if fragments.expected_share > WASTEFUL_SHARE and fragments.block_size > 1:
         yield (
             f"{fragments.expected_share:.0%} of a {fragments.context_len:,}-token sequence's blocks"
             f" holds no token of it (blocks of {fragments.block_size:,} tokens)"

@@ -22,6 +22,7 @@ from kvsim.catalog.models import find_model
 from kvsim.engines import ENGINE_NAMES, get_engine
 from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
 from kvsim.errors import InputError, KVSimError, UnsupportedError, nearest
+from kvsim.memory.growth import Growth
 from kvsim.memory.tensors import parameter_count
 from kvsim.planning.decode import decode
 from kvsim.planning.formula import kv_kinds
@@ -282,6 +283,11 @@ def _kv_cache(capacity: Capacity) -> KVCache:
     return part_of(KVCache, capacity, dtype=dtype, capacity_tokens=logged)
 
 
+def _most_blocks(growth: Growth) -> int | None:
+    """Blocks at which a group stops growing, beside its fixed ones."""
+    return None if growth.most_blocks is None else growth.width * growth.most_blocks
+
+
 def _groups(capacity: Capacity) -> tuple[GroupFacts, ...]:
     """Every pool's groups, and how they grow."""
     return tuple(
@@ -289,7 +295,7 @@ def _groups(capacity: Capacity) -> tuple[GroupFacts, ...]:
             GroupFacts,
             group,
             pool=pool.name,
-            most_blocks=group.growth.most_blocks,
+            most_blocks=_most_blocks(group.growth),
             fixed_blocks=group.growth.fixed_blocks,
         )
         for pool in capacity.pools

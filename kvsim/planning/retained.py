@@ -42,6 +42,7 @@ def retention_choices(
     )
     full_bytes = sizing.kept_bytes(context)
     full_requests = sizing.pools.concurrency(context)
+    most_requests = sizing.pools.concurrency_beside(context)
     return tuple(
         RetentionChoice(
             policy=row.policy,
@@ -49,7 +50,7 @@ def retention_choices(
             kept_tokens=row.kept_tokens,
             sequence_bytes=round(row.fraction * full_bytes),
             share=row.fraction,
-            requests=int(full_requests / row.fraction),
+            requests=int(min(full_requests / row.fraction, most_requests)),
             price=row.price,
         )
         for row in rows

@@ -19,6 +19,8 @@ __all__ = ["suggest"]
 ENOUGH = 3
 UTILIZATIONS = tuple(percent / 100 for percent in range(91, 99))
 DEGREES = (2, 4, 8, 16)
+# Pools apart may set memory aside for every seat: states, llama.cpp's windows.
+SEATS = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 # What each engine calls narrower weights and a narrower cache; the others speak vLLM's words.
 WEIGHTS = {"llama.cpp": ("q8_0", "q4_k_m")}
 NARROW_CACHE = {"llama.cpp": {"kv_cache_dtype": "q8_0", "kv_cache_dtype_v": "q8_0"}}
@@ -88,8 +90,8 @@ def _together(sizing: Sizing, families: list[list[_Change]]) -> tuple[Suggestion
 def _decree(sizing: Sizing) -> dict[str, Any]:
     """The largest pool that fits, in the words in which another one was asked for."""
     if sizing.deployment.options.num_gpu_blocks_override is not None:
-        pools = sizing.pools
-        blocks = pools.main.num_blocks * sizing.room_bytes // max(1, pools.total_bytes)
+        planned = _replan(sizing, {"num_gpu_blocks_override": None})
+        blocks = planned.capacity.num_blocks if planned else 0
         return {"num_gpu_blocks_override": max(1, blocks)}
     return {"kv_cache_memory_bytes": max(1, sizing.room_bytes)}
 
@@ -116,6 +118,9 @@ def _all_families(sizing: Sizing) -> Iterator[Iterator[_Change]]:
             _Change(f"use {share:.0%} of the memory", {"gpu_memory_utilization": share})
             for share in higher
         )
+    if len(sizing.pools.pools) > 1:
+        seats = [count for count in SEATS if count < options.max_num_seqs]
+        yield (_Change(f"run at most {n:,} at once", {"max_num_seqs": n}) for n in seats)
     if sizing.kv_format.bits > 8:
         narrow = NARROW_CACHE.get(sizing.engine.name, {"kv_cache_dtype": "fp8"})
         yield iter([_Change(f"keep K and V in {narrow['kv_cache_dtype']}", dict(narrow))])

@@ -22,12 +22,30 @@ def verdict(sizing: Sizing) -> str:
         )
     if sizing.budget.kv_cache_bytes <= 0:
         return f"DOES NOT FIT: nothing is left for KV cache; {binding_term(sizing)}"
+    scarcest = sizing.pools.scarcest(capacity.max_model_len)
+    blocks = scarcest.blocks_at(capacity.max_model_len)
+    if len(sizing.pools.pools) > 1 and scarcest.given_blocks < blocks:
+        return (
+            f"DOES NOT FIT: one request of {longest} needs {blocks:,} blocks of the {scarcest.name}"
+            f" pool and there are {scarcest.given_blocks:,}; {_taken(sizing)}"
+        )
     withheld = sizing.capacity.withheld_blocks * sizing.capacity.bytes_per_block
     needed, left = _unlike(_request_bytes(sizing), max(0, sizing.pool_bytes - withheld))
     return (
         f"DOES NOT FIT: one request of {longest} needs {needed} of KV cache and there is"
         f" {left}{_withheld(sizing)}; {binding_term(sizing)}"
     )
+
+
+def _taken(sizing: Sizing) -> str:
+    """What took the memory of several pools: states set aside for every seat, or the rest."""
+    budget, options = sizing.budget, sizing.deployment.options
+    states = sum(
+        pool.num_blocks * pool.block_bytes for pool in sizing.pools if pool.name == "states"
+    )
+    if states > budget.kv_cache_bytes // 2:
+        return f"the states of max_num_seqs = {options.max_num_seqs:,} take {_gib(states)}"
+    return binding_term(sizing)
 
 
 def _withheld(sizing: Sizing) -> str:

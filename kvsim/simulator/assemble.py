@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
+from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.allocators import ALLOCATORS, Allocator
@@ -14,7 +15,7 @@ from kvsim.simulator.allocators.grow import Grow, caching_allocator_slots
 from kvsim.simulator.allocators.no_cache import NoCache
 from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.prefix import Prefix, refuse_hybrid
-from kvsim.simulator.allocators.reserve import RESERVATIONS, Reserve
+from kvsim.simulator.allocators.reserve import RESERVATIONS, Reservation, Reserve
 from kvsim.simulator.allocators.virtual import Virtual, tokens_per_page
 from kvsim.simulator.blame import blaming
 from kvsim.simulator.clock import RecomputeClock, StepClock
@@ -23,19 +24,26 @@ from kvsim.simulator.prepare import Setup
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.schedulers import Scheduler, SchedulerLimits
 from kvsim.steptime.kv_reads import KVReadCurve, attended_layers, prefill_pairs
+from kvsim.units import ceil_div
 
 __all__ = ["make_clock", "make_scheduler"]
 
 
 def _virtual(setup: Setup) -> Allocator:
     tokens = tokens_per_page(setup.scenario.memory.page_bytes, _tensor_token_bytes(setup))
-    return Virtual(setup.pool_slots // tokens, BlockCurve(tokens))
+    pages = ceil_div(setup.curve.fixed, tokens)
+    return Virtual(setup.pool_slots // tokens, BlockCurve(tokens, fixed=pages))
 
 
 def _grow(setup: Setup) -> Allocator:
     rounding = partial(caching_allocator_slots, tensor_token_bytes=_tensor_token_bytes(setup))
-    placement = setup.scenario.memory.placement
-    return Grow(setup.pool_slots, lru_cache(maxsize=None)(rounding), placement=placement)
+    fixed, placement = setup.curve.fixed, setup.scenario.memory.placement
+
+    @cache
+    def slots_of(tokens: int) -> int:
+        return fixed + rounding(tokens)
+
+    return Grow(setup.pool_slots, slots_of, placement=placement)
 
 
 def _paged(setup: Setup) -> Allocator:
@@ -57,10 +65,15 @@ def _reserve(setup: Setup) -> Allocator:
     return Reserve(
         setup.pool_slots,
         setup.deployment.options.max_model_len,
-        RESERVATIONS.find(memory.allocator),
+        _beside(setup.curve.fixed, RESERVATIONS.find(memory.allocator)),
         placement=memory.placement,
         compaction=memory.compaction,
     )
+
+
+def _beside(fixed: int, reservation: Reservation) -> Reservation:
+    """Reserve for what a sequence takes whatever its length, too."""
+    return lambda request, most: fixed + reservation(request, most)
 
 
 _BUILT_IN: dict[type[Allocator], Callable[[Setup], Allocator]] = {
@@ -78,6 +91,14 @@ def _make_allocator(setup: Setup) -> Allocator:
     policy: Any = ALLOCATORS.find(setup.scenario.memory.allocator)
     make = _BUILT_IN.get(policy)
     allocator: Allocator = make(setup) if make else policy.from_setup(setup)
+    apart = [pool.name for pool in setup.pools]
+    if len(allocator.growths) != len(apart) and policy is not NoCache:
+        raise InputError(
+            f"{policy.__name__} hands out one pool, and {setup.sizing.engine.name} keeps"
+            f" {len(apart)} apart: {', '.join(apart)}",
+            where="allocator",
+            fix="derive it from PagedApart, or set contiguous = True to get all bytes as one pool",
+        )
     return allocator
 
 

@@ -29,6 +29,7 @@ from kvsim.workload.validation import unknown_key
 __all__ = [
     "ContradictionError",
     "key_of",
+    "named",
     "overlay",
     "refuse_twice",
     "replaced",
@@ -122,6 +123,28 @@ def refuse_twice(vary: Mapping[str, Any]) -> None:
 
 
 # --- layers -----------------------------------------------------------------------------------
+
+
+def named(content: dict[str, Any], sections: Collection[str]) -> dict[str, Any]:
+    """Return what a file says with the names of flags in place: ``gpu: a100``, ``tp: 2``.
+
+    Raises
+    ------
+    ContradictionError
+        When the section says otherwise.
+    """
+    kept = {key: value for key, value in content.items() if key in sections}
+    if isinstance(kept.get("engine"), str):  # engine: sglang
+        kept["engine"] = {"name": kept["engine"]}
+    for name, value in content.items():
+        key = key_of(str(name), value)
+        if name in kept:
+            continue
+        before = _at(kept, key) if "." in key else kept.get(key)
+        if before not in (None, value) and key != name:
+            raise ContradictionError({key: before, name: value})
+        set_key(kept, key, value, str(name))
+    return kept
 
 
 def overlay(content: dict[str, Any], layer: Layer, sections: Collection[str]) -> dict[str, str]:

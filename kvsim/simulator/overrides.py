@@ -22,7 +22,7 @@ Layer = Mapping[str, tuple[object, str]]  # key, as given: its value, and the wo
 def layer_of(overrides: Mapping[str, object], spelled: Mapping[str, str]) -> Layer:
     """Join overrides and the words that somebody set them with."""
     return {
-        key: (value, spelled.get(key, f"override {key}={value}"))
+        key: (value, spelled.get(key, f"override {key}={value!s:.80}"))
         for key, value in overrides.items()
     }
 

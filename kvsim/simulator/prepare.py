@@ -9,7 +9,7 @@ from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import Deployment, ResolvedDeployment, get_engine
 from kvsim.errors import InputError
-from kvsim.memory.footprint import bytes_per_token
+from kvsim.memory.footprint import all_full_bytes, bytes_per_token
 from kvsim.memory.growth import BlockCurve
 from kvsim.memory.pools import KVPools
 from kvsim.memory.rank import Rank
@@ -165,9 +165,10 @@ def _refuse_unfit(scenario: Scenario, sizing: Sizing) -> None:
     decreed = sizing.deployment.options.num_gpu_blocks_override is not None
     if sizing.fits or (decreed and sizing.capacity.holds_one and sizing.room_bytes):
         return
+    key = "engine.num_gpu_blocks_override" if decreed and sizing.room_bytes else "model"
     raise InputError(
         f"{_names(sizing)}: {verdict(sizing)}",
-        where=scenario.where("engine.num_gpu_blocks_override" if decreed else "accelerator"),
+        where=scenario.where(key),
         fix="`kvsim plan` says what would make it fit",
     )
 
@@ -200,10 +201,11 @@ def _pools(scenario: Scenario, sizing: Sizing) -> KVPools:
     """The engine's pools, or the same bytes for a policy that keeps a token's layers together."""
     if not ALLOCATORS.find(scenario.memory.allocator).contiguous:
         return sizing.pools
-    token_bytes = sizing.pools.layout_ratio * bytes_per_token(
-        sizing.deployment.model, sizing.kv_format, sizing.rank
+    model, fmt, ratio = sizing.deployment.model, sizing.kv_format, sizing.pools.layout_ratio
+    token_bytes = bytes_per_token(model, fmt, sizing.rank)
+    return sizing.pools.contiguous(
+        ratio * token_bytes, ratio * all_full_bytes(model, fmt, 0, sizing.rank)
     )
-    return sizing.pools.contiguous(token_bytes)
 
 
 def _step_time(

@@ -23,15 +23,10 @@ from pydantic import (
 
 from kvsim.errors import InputError, UnknownNameError
 from kvsim.registry import PolicyName
-from kvsim.simulator.choices import (
-    AdmissionName,
-    AllocatorName,
-    EvictionName,
-    PlacementName,
-    SchedulerName,
-)
+from kvsim.simulator import choices
 from kvsim.simulator.facts import (
     ContradictionError,
+    named,
     overlay,
     replaced,
     settled,
@@ -77,7 +72,10 @@ class EngineSpec(EngineOptions):
 
 
 def _engine(given: object) -> EngineSpec:
-    return given if isinstance(given, EngineSpec) else read(EngineSpec, given, ("engine",))
+    if isinstance(given, EngineSpec):
+        return given
+    named = {"name": given} if isinstance(given, str) else given  # engine: sglang
+    return read(EngineSpec, named, ("engine",))
 
 
 class MemorySpec(Described):
@@ -105,11 +103,11 @@ class MemorySpec(Described):
         Physical page, bytes (virtual): 64 KiB to 2 MiB.
     """
 
-    allocator: AllocatorName = PolicyName("paged")
+    allocator: choices.AllocatorName = PolicyName("paged")
     num_blocks: Count | None = Field(default=None, exclude=True)
     block_size: Tokens | None = Field(default=None, exclude=True)
-    eviction: EvictionName = PolicyName("lru")
-    placement: PlacementName = PolicyName("first-fit")
+    eviction: choices.EvictionName = PolicyName("lru")
+    placement: choices.PlacementName = PolicyName("first-fit")
     compaction: bool = False
     page_bytes: Annotated[Whole, Field(ge=64 * KIB, le=2 * MIB)] = 2 * MIB
 
@@ -131,8 +129,8 @@ class SchedulerSpec(Described):
         Bandwidth of the host link that swapping uses, one direction, bytes/s.
     """
 
-    policy: SchedulerName = PolicyName("vllm-v1")
-    admission: AdmissionName = PolicyName("fcfs")
+    policy: choices.SchedulerName = PolicyName("vllm-v1")
+    admission: choices.AdmissionName = PolicyName("fcfs")
     preemption: Literal["recompute", "swap"] = "recompute"
     long_prefill_token_threshold: Annotated[Whole, Field(ge=0)] = 0
     host_link_bytes_per_s: Positive = 25e9
@@ -314,7 +312,8 @@ def load_layers(path: str | Path, layers: Sequence[Layer]) -> Scenario:
         As `load_scenario`.
     """
     file = _find(Path(path))
-    content = read_yaml(file)
+    with located(file):
+        content = named(read_yaml(file), _SECTIONS)
     content.setdefault("name", file.stem)
     scenario = _overridden(content, layers, file)
     scenario._file = file

@@ -69,7 +69,7 @@ def test_a_slot_weighs_its_bytes_where_there_are_several_pools() -> None:
 
 def test_who_keeps_a_token_together_has_the_same_bytes_in_one_pool() -> None:
     """Of 400 bytes a token: 1,144,000 / 400."""
-    alike = APART.contiguous(400.2)
+    alike = APART.contiguous(400.2, 0)
     assert len(alike.pools) == 1
     assert alike.main.is_plain
     assert (alike.main.block_bytes, alike.main.given_blocks) == (400, 1_144_000 // 400)
@@ -78,7 +78,7 @@ def test_who_keeps_a_token_together_has_the_same_bytes_in_one_pool() -> None:
 def test_one_plain_pool_is_left_as_it_is() -> None:
     """Its blocks are the engine's; only who draws from them changes."""
     plain = KVPools((FULL,), 1.0)
-    assert plain.contiguous(100) is plain
+    assert plain.contiguous(100, 0) is plain
 
 
 @given(
@@ -91,7 +91,7 @@ def test_contiguous_conserves_bytes(token_bytes: float, ratio: float, blocks: li
     kinds = (Growth.full(4), Growth.capped(4, 2), Growth.constant(2))
     made = [pool("any", n, 64, kind) for n, kind in zip(blocks, kinds, strict=False)]
     pools = KVPools(tuple(made), ratio)
-    alike = pools.contiguous(token_bytes)
+    alike = pools.contiguous(token_bytes, 0)
     lost = pools.given_bytes - alike.given_bytes
     assert 0 <= lost < alike.main.block_bytes
     assert alike.layout_ratio == ratio

@@ -124,3 +124,30 @@ def test_a_pool_of_kilobytes_is_not_printed_as_no_gib():
     flags = {"max_model_len": 64, "block_size": 16}
     answer = plan("opt-125m", "a100", num_gpu_blocks_override=2, **flags)
     assert "needs 2.25 MiB of KV cache and there is 576 KiB" in answer.verdict
+
+
+def test_states_that_take_the_memory_are_named_and_fewer_seats_offered():
+    """TensorRT-LLM sets a state aside for each of its 2,048 seats."""
+    answer = plan("nemotron-nano-9b-v2", "h200", engine="tensorrt-llm", max_model_len=2048)
+    assert not answer.fits
+    assert "blocks of the full pool and there are 0; the states of max_num_seqs = 2,048" in (
+        answer.verdict
+    )
+    seats = next(each for each in answer.suggestions if "--max-num-seqs" in each.flag)
+    fewer = plan(
+        "nemotron-nano-9b-v2",
+        "h200",
+        engine="tensorrt-llm",
+        max_model_len=2048,
+        max_num_seqs=int(seats.flag.split()[-1]),
+    )
+    assert fewer.fits
+
+
+def test_slots_that_llama_cpp_could_not_allocate_are_a_warning():
+    flags = {"engine": "llama.cpp", "max_model_len": 8192}
+    answer = plan("gemma3-12b", "h100", max_num_seqs=128, **flags)
+    held = answer.concurrency[-1].requests
+    assert any("-np 128 allocates" in said and f"{held} fit" in said for said in answer.warnings)
+    fewer = plan("gemma3-12b", "h100", max_num_seqs=held, **flags)
+    assert not any("allocates as many slots" in said for said in fewer.warnings)

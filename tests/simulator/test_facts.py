@@ -388,3 +388,36 @@ def test_a_seed_beside_varied_seeds_gives_way():
     scenario = load_scenario("peer-w", {"workload.requests": 20})
     found = compare(scenario, {"seed": [1, 2]}, seed=5)
     assert [variant.runs.first.recording.seed for variant in found.variants] == [1, 2]
+
+
+# ---- flags' names in a file ---------------------------------------------------------------
+
+
+SHORT = """
+question: flags
+model: llama3.1-8b
+{lines}
+workload:
+  arrivals: {{kind: poisson, rate: 2}}
+  lengths: {{prompt: {{kind: fixed, tokens: 100}}, output: {{kind: fixed, tokens: 10}}}}
+  requests: 5
+"""
+
+
+def short_file(folder, *lines):
+    path = folder / "short.yaml"
+    path.write_text(SHORT.format(lines="\n".join(lines)))
+    return path
+
+
+def test_a_file_may_call_keys_by_their_flags(tmp_path):
+    said = load_scenario(short_file(tmp_path, "gpu: h100", "engine: sglang", "max_model_len: 4096"))
+    assert (said.accelerator, said.engine.name, said.engine.max_model_len) == (
+        "h100", "sglang", 4096
+    )  # fmt: skip
+
+
+def test_a_flag_in_a_file_that_its_section_contradicts_is_refused(tmp_path):
+    path = short_file(tmp_path, "gpu: h100", "accelerator: a100")
+    with pytest.raises(InputError, match="gpu = 'h100' contradicts accelerator = 'a100'"):
+        load_scenario(path)

@@ -9,6 +9,7 @@ import kvsim
 from kvsim.catalog.models import model_names
 from kvsim.engines import engine_names
 from kvsim.errors import InputError, KVSimError
+from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.assemble import make_clock, make_scheduler
 from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.recorder import Recorder
@@ -225,3 +226,29 @@ def test_weights_that_do_not_fit_are_refused_however_large_the_pool_is_said_to_b
     with pytest.raises(InputError, match="DOES NOT FIT") as refused:
         prepare(question)
     assert "0.00 GiB beside the weights" in str(refused.value)
+
+
+@pytest.mark.parametrize("model", ["nemotron-h-8b", "whisper-large-v3", "gemma3-27b", "llama2-7b"])
+def test_contiguous_regions_pay_for_states_and_what_the_encoder_left(model):
+    """Reserve the longest sequence: as many as the plan's contiguous row says, but for rounding."""
+    flags = law.options_of(model, "vllm", 1)
+    answer = kvsim.plan(model, law.GPU, **flags)
+    planned = min(answer.contiguous_vs_paged.contiguous_requests, law.SEATS)
+    question = law.scenario(model, "vllm", flags, planned + 5)
+    held = law.peak_residents(kvsim.with_overrides(question, {"memory.allocator": "reserve-max"}))
+    assert held == pytest.approx(planned, abs=1, rel=0.01)
+
+
+def test_an_allocator_that_knows_one_pool_is_refused_where_there_are_several(families):
+    class Own(Paged):
+        @classmethod
+        def from_setup(cls, setup):
+            return cls(setup.num_blocks, setup.curve)
+
+    kvsim.register("allocators", "own", Own)
+    flags = law.options_of("gpt-oss-20b", "sglang", 1)
+    question = law.scenario("gpt-oss-20b", "sglang", flags, 3)
+    own = kvsim.with_overrides(question, {"memory.allocator": "own"})
+    with pytest.raises(InputError, match="2 apart: full, window"):
+        kvsim.simulate(own)
+    assert kvsim.simulate(kvsim.with_overrides(own, {"engine.name": "vllm"})).summary["completed"]

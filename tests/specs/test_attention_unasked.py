@@ -19,7 +19,6 @@ FIELDS = {name for kind in KINDS for name in kind.__annotations__} - {"kind", "p
 WORDS = {kind.kind for kind in KINDS if "kind" in vars(kind)}
 # Where a word or a type may be compared, and why.
 ALLOWED = {
-    "kvsim/engines/common.py": 1,  # an engine refuses kinds by their words: `refuse_kinds`
     "kvsim/calibrate/twin/blueprint.py": 1,  # the twin is one kind in torch, and refuses others
 }
 

@@ -20,7 +20,7 @@ from kvsim.engines.common import (
     gib_bytes,
     layout_ratio,
     read_data,
-    refuse_kinds,
+    refuse_unknown,
     resolve,
     tokens_at,
 )
@@ -87,7 +87,7 @@ class LlamaCpp(Engine):
         """
         options, model = deployment.options, deployment.model
         check_options(self.name, options, _FLAGS, _HINTS)
-        refuse_kinds(self.name, model, "compressed_latent", "cross")
+        refuse_unknown(self.name, model)
         auto_slots = self.build.has("auto_slots") and options.max_num_seqs is None
         longest = model.max_position_embeddings
         if not self.build.has("context_of_model"):

@@ -27,7 +27,7 @@ from kvsim.engines.common import (
     deployed_weight_bytes,
     gib_bytes,
     layout_ratio,
-    refuse_kinds,
+    refuse_unknown,
     resolve,
 )
 from kvsim.engines.sglang.pools import (
@@ -93,7 +93,7 @@ class SGLang(ReleasedEngine):
         """
         options, model = deployment.options, deployment.model
         check_options(self.name, options, _FLAGS, _HINTS)
-        refuse_kinds(self.name, model, "compressed_latent", "cross")
+        refuse_unknown(self.name, model)
         _check_parallelism(options)
         sparse = any(a.keeps("indexer") for _, a in layer_caches(model))
         fmt = self._kv_format(deployment, sparse)

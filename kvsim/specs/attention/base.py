@@ -204,6 +204,11 @@ class Attention(Checked, ABC):
         """The entries where their bytes play no part."""
         return self.entries(kv_format("bf16"))
 
+    @cached_property
+    def sorts(self) -> tuple[str, ...]:
+        """Its sorts of entries in words: "kv window", "latent every", "state fixed"."""
+        return tuple(f"{entry.what} {entry.kept}" for entry in self._sorts)
+
     def keeps(self, what: What) -> bool:
         """Whether there are such entries ("kv", "latent", ...)."""
         return any(entry.what == what for entry in self._sorts)
