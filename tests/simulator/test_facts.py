@@ -388,3 +388,17 @@ def test_a_seed_beside_varied_seeds_gives_way():
     scenario = load_scenario("peer-w", {"workload.requests": 20})
     found = compare(scenario, {"seed": [1, 2]}, seed=5)
     assert [variant.runs.first.recording.seed for variant in found.variants] == [1, 2]
+
+
+@pytest.mark.parametrize("section", ["engine", "memory"])
+@pytest.mark.parametrize("given", [None, 5, "paged", []])
+def test_a_copy_with_a_section_that_is_none_is_refused(section, given):
+    with pytest.raises(InputError, match=f"{section} = .*: should be a mapping"):
+        load_scenario("peer-w").model_copy(update={section: given})
+
+
+@pytest.mark.parametrize("given", [{"num_blocks": -1}, {"blocks": 5}])
+def test_a_copy_with_a_wrong_value_says_which(given):
+    (key,) = given
+    with pytest.raises(InputError, match=key):
+        load_scenario("peer-w").model_copy(update={"memory": given})
