@@ -1,5 +1,7 @@
 """Plans at their edges: one block, one request, one pool that runs out first, absurd flags."""
 
+import re
+
 import pytest
 
 from kvsim import plan
@@ -124,3 +126,25 @@ def test_a_pool_of_kilobytes_is_not_printed_as_no_gib():
     flags = {"max_model_len": 64, "block_size": 16}
     answer = plan("opt-125m", "a100", num_gpu_blocks_override=2, **flags)
     assert "needs 2.25 MiB of KV cache and there is 576 KiB" in answer.verdict
+
+
+def needs_and_has(verdict: str) -> tuple[str, str, str]:
+    """The pool that a verdict names, what a request needs of it, and what there is."""
+    found = re.search(
+        r"needs (\S+ \S+) of KV cache in the pool '(.+?)' and there is (\S+ \S+?);", verdict
+    )
+    assert found, verdict
+    return found[2], found[1], found[3]
+
+
+def test_a_verdict_names_the_pool_that_is_too_small():
+    # 3 slots of state a request, and room for 2: what all pools have together would be enough.
+    states = plan(
+        "granite-4.0-h-small", "a10g", engine="sglang", quantization="awq", max_model_len=4096
+    )
+    assert needs_and_has(states.verdict) == ("states", "0.43 GiB", "0.28 GiB")
+
+    # The states of TensorRT-LLM's batch of 2,048 come first: no token has room.
+    full = plan("nemotron-h-8b", "h100", engine="tensorrt-llm", max_model_len=4096)
+    assert needs_and_has(full.verdict) == ("full", "0.06 GiB", "0.00 GiB")
+    assert "the pool 'states' takes 194.81 GiB" in full.verdict
