@@ -197,7 +197,7 @@ class Policies(Registry[type[T]]):
             raise InputError(f"{offered} is offered twice", fix="uninstall one of them")
         try:
             policy: type[T] = entries[0].load()
-        except Exception as error:  # whatever somebody's module raises as it is imported
+        except (Exception, SystemExit) as error:  # whatever a module raises as it is imported
             said = " ".join(str(error).split())
             raise InputError(
                 f"{offered} cannot be loaded: {type(error).__name__}: {said}",
@@ -213,7 +213,8 @@ class Policies(Registry[type[T]]):
         if name in self:
             return "" if _home(self[name]) == _home(policy) else _home(self[name])
         others = [entry for entry in self._entries() if entry.name == name]
-        return _and(_distribution(entry) for entry in others if entry.value != _home(policy))
+        mine = _package(_home(policy))
+        return _and(_distribution(entry) for entry in others if _package(entry.value) != mine)
 
     # ---- what a policy must be ----------------------------------------------------------
 
@@ -259,6 +260,11 @@ class Policies(Registry[type[T]]):
 def _home(policy: type) -> str:
     """Where a class is defined, as entry points write it."""
     return f"{policy.__module__}:{policy.__qualname__}"
+
+
+def _package(home: str) -> str:
+    """The outermost package: one may offer a class where it lies, or where it hands it on."""
+    return re.split(r"[.:\s]", home, maxsplit=1)[0]
 
 
 def _distribution(entry: EntryPoint) -> str:

@@ -199,6 +199,7 @@ def test_a_near_name_may_be_one_that_a_distribution_offers(trees, installed):
         ("import nonsense_that_is_not", "cannot be loaded: ModuleNotFoundError: No module named "),
         ("Oak = 3", "cannot be loaded: AttributeError: module 'grove' has no attribute 'Elm'"),
         ("def", "cannot be loaded: SyntaxError: invalid syntax"),
+        ("raise SystemExit('bye')", "cannot be loaded: SystemExit: bye; mend grove:Elm"),
         (
             "raise ValueError('two\\nlines')",
             "cannot be loaded: ValueError: two lines; mend grove:Elm",
@@ -235,3 +236,16 @@ def test_a_module_may_register_what_it_also_offers(trees, installed):
 
     trees.add("elm", Elm)
     assert trees.find("elm") is Elm
+
+
+def test_a_package_may_register_inside_what_it_hands_on(trees, installed, tmp_path, monkeypatch):
+    # The class lies in grove.elms, and the entry point names grove, which imports it from there.
+    installed("grove", {"elm": "Elm"}, "")
+    (tmp_path / "grove.py").unlink()
+    (tmp_path / "grove").mkdir()
+    (tmp_path / "grove" / "__init__.py").write_text("from grove.elms import Elm\n")
+    (tmp_path / "grove" / "elms.py").write_text(f"{ELM}TREES.add('elm', Elm)\n")
+    monkeypatch.delitem(sys.modules, "grove.elms", raising=False)
+    monkeypatch.setattr("builtins.TREES", trees, raising=False)
+
+    assert trees.find("elm").height == 9

@@ -215,14 +215,24 @@ class Engine(ABC):
             return self.rank(deployment)
         if self._decided is None or self._decided[0] is not deployment:
             ranks = [self.rank(deployment, stage) for stage in stages]
-            held = {rank: self._sequences_of(deployment, rank) for rank in ranks}
+            held = {rank: self._held_by(deployment, rank) for rank in ranks}
             self._decided = deployment, min(ranks, key=held.__getitem__)
         return self._decided[1]
 
-    def _sequences_of(self, deployment: ResolvedDeployment, rank: Rank) -> float:
+    def _held_by(self, deployment: ResolvedDeployment, rank: Rank) -> tuple[float, float]:
+        """Sequences of ``max_model_len`` that one rank holds; of equals the fewest bytes."""
         need = self.rank_need_bytes(deployment, rank)
         left = self.rank_budget(deployment, rank).kv_cache_bytes
-        return left / need if need else math.inf
+        share = left / need if need else math.inf
+        return (self._sequences_in(deployment, rank, left) if share > 0 else share), share
+
+    def _sequences_in(self, deployment: ResolvedDeployment, rank: Rank, kv_bytes: int) -> float:
+        """Sequences of ``max_model_len`` in `kv_bytes` of one rank.
+
+        An engine that cuts them into pools otherwise than a sequence needs them says so here.
+        """
+        need = self.rank_need_bytes(deployment, rank)
+        return kv_bytes / need if need else math.inf
 
     @abstractmethod
     def rank_need_bytes(self, deployment: ResolvedDeployment, rank: Rank) -> int:

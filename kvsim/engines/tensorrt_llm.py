@@ -37,7 +37,7 @@ from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import Growth
 from kvsim.memory.pools import Group, KVPools, Pool
 from kvsim.memory.rank import Rank
-from kvsim.specs.engine_options import EngineOptions
+from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
 from kvsim.units import ceil_div
 
 __all__ = ["TensorRTLLM"]
@@ -178,6 +178,13 @@ class TensorRTLLM(ReleasedEngine):
         windows = self._windows(deployment, rank)
         return windows.need_bytes + windows.state_bytes
 
+    def _sequences_in(self, deployment: ResolvedDeployment, rank: Rank, kv_bytes: int) -> float:
+        """What is left for tokens beside the states of a full batch."""
+        windows = self._windows(deployment, rank)
+        if not windows.need_bytes:
+            return super()._sequences_in(deployment, rank, kv_bytes)
+        return _spare_bytes(windows, deployment.options, kv_bytes) / windows.need_bytes
+
     def _windows(self, deployment: ResolvedDeployment, rank: Rank) -> _Windows:
         """Sort the layers of one rank into pools."""
         options, tp = deployment.options, rank.attention_ranks
@@ -208,7 +215,7 @@ class TensorRTLLM(ReleasedEngine):
         options, length = deployment.options, deployment.options.max_model_len
         rank = self.tightest_rank(deployment)
         windows, block = self._windows(deployment, rank), options.block_size
-        spare = max(0, kv_bytes - options.max_num_seqs * windows.state_bytes)
+        spare = _spare_bytes(windows, options, kv_bytes)
         need = windows.need_bytes
         if not need:
             raise InputError(f"no layer of {deployment.model.name} keeps tokens: nothing to size")
@@ -273,6 +280,11 @@ def _yaml_value(options: EngineOptions, name: str, block: int) -> str:
     if name in ("enforce_eager", "disable_hybrid_kv_cache_manager"):
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _spare_bytes(windows: _Windows, options: ResolvedOptions, kv_bytes: int) -> int:
+    """What the recurrent states of a full batch leave."""
+    return max(0, kv_bytes - options.max_num_seqs * windows.state_bytes)
 
 
 def _check_block(block: int) -> None:

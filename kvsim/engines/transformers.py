@@ -172,8 +172,9 @@ class Transformers(ReleasedEngine):
         )
 
     def rank_need_bytes(self, deployment: ResolvedDeployment, rank: Rank) -> int:
-        """Bytes that a sequence of ``max_model_len`` keeps on that rank."""
-        return _kept_bytes(self._tensors(deployment, rank), deployment.options.max_model_len)
+        """Bytes that a sequence of ``max_model_len`` takes of that rank while a layer appends."""
+        tensors, length = self._tensors(deployment, rank), deployment.options.max_model_len
+        return _kept_bytes(tensors, length) + self._append_bytes(tensors, length)
 
     def _tensors(self, deployment: ResolvedDeployment, rank: Rank) -> list[_Tensors]:
         """What each kind of layer of one rank keeps."""
@@ -228,7 +229,7 @@ class Transformers(ReleasedEngine):
         """Bytes of the widest tensor of one layer, which exists twice while it grows."""
         if self.is_static:
             return 0
-        return max(each.kept_tokens(context) * each.widest_bytes for each in tensors)
+        return max((each.kept_tokens(context) * each.widest_bytes for each in tensors), default=0)
 
     def _heap(self, tensors: list[_Tensors], kv_bytes: int, length: int) -> Pool:
         """All of the memory, in the largest unit that every tensor is a whole number of.

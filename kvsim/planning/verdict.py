@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from kvsim.memory.pools import Pool
 from kvsim.planning.sizing import Sizing
 from kvsim.units import GIB, format_bytes
 
 __all__ = ["binding_term", "verdict"]
+
+# Share of the pools' bytes from which one pool is what keeps the others small.
+_CROWDED = 0.9
 
 
 def verdict(sizing: Sizing) -> str:
@@ -22,13 +26,8 @@ def verdict(sizing: Sizing) -> str:
         )
     if sizing.budget.kv_cache_bytes <= 0:
         return f"DOES NOT FIT: nothing is left for KV cache; {binding_term(sizing)}"
-    scarcest = sizing.pools.scarcest(capacity.max_model_len)
-    blocks = scarcest.blocks_at(capacity.max_model_len)
-    if len(sizing.pools.pools) > 1 and scarcest.given_blocks < blocks:
-        return (
-            f"DOES NOT FIT: one request of {longest} needs {blocks:,} blocks of the {scarcest.name}"
-            f" pool and there are {scarcest.given_blocks:,}; {_taken(sizing)}"
-        )
+    if len(sizing.pools.pools) > 1:
+        return f"DOES NOT FIT: one request of {longest} needs {_short_pool(sizing)}"
     withheld = sizing.capacity.withheld_blocks * sizing.capacity.bytes_per_block
     needed, left = _unlike(_request_bytes(sizing), max(0, sizing.pool_bytes - withheld))
     return (
@@ -37,15 +36,23 @@ def verdict(sizing: Sizing) -> str:
     )
 
 
-def _taken(sizing: Sizing) -> str:
-    """What took the memory of several pools: states set aside for every seat, or the rest."""
-    budget, options = sizing.budget, sizing.deployment.options
-    states = sum(
-        pool.num_blocks * pool.block_bytes for pool in sizing.pools if pool.name == "states"
+def _short_pool(sizing: Sizing) -> str:
+    """What one request lacks in the pool that runs out first, and what took the memory."""
+    pools = sizing.pools
+    short = min(pools, key=lambda pool: pool.given_blocks / _charged_blocks(pool))
+    needed, left = _unlike(
+        _charged_blocks(short) * short.block_bytes, short.given_blocks * short.block_bytes
     )
-    if states > budget.kv_cache_bytes // 2:
-        return f"the states of max_num_seqs = {options.max_num_seqs:,} take {_gib(states)}"
-    return binding_term(sizing)
+    largest = max(pools, key=lambda pool: pool.num_blocks * pool.block_bytes)
+    taken = largest.num_blocks * largest.block_bytes
+    is_crowded = largest is not short and taken > _CROWDED * sizing.pool_bytes
+    why = f"the pool {largest.name!r} takes {_gib(taken)}" if is_crowded else binding_term(sizing)
+    return f"{needed} of KV cache in the pool {short.name!r} and there is {left}; {why}"
+
+
+def _charged_blocks(pool: Pool) -> int:
+    """Blocks that admission charges one request of ``max_model_len``."""
+    return max(1, sum(group.blocks_per_sequence for group in pool.groups))
 
 
 def _withheld(sizing: Sizing) -> str:

@@ -18,13 +18,15 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from kvsim.errors import InputError, nearest
 from kvsim.simulator.overrides import Layer, concerning, set_key
 from kvsim.specs.checked import defaults
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.yaml_files import line_of, read_yaml
 from kvsim.workload.described import Described
-from kvsim.workload.validation import unknown_key
+from kvsim.workload.validation import field_error, unknown_key
 
 __all__ = [
     "ContradictionError",
@@ -290,12 +292,28 @@ def replaced(engine: Engine, memory: Memory, update: Mapping[str, Any]) -> tuple
     """
     content = {"engine": engine.model_dump(), "memory": _said(memory)}
     layer: Layer = {
-        name: (_said(section) if isinstance(section, Described) else dict(section), name)
-        for name, section in update.items()
-        if name in content
+        name: (_section(name, section), name) for name, section in update.items() if name in content
     }
     overlay(content, layer, tuple(content))
-    return settled(type(engine)(**content["engine"]), type(memory)(**content["memory"]))
+    return settled(type(engine)(**content["engine"]), _made(type(memory), content["memory"]))
+
+
+def _section(name: str, given: object) -> dict[str, Any]:
+    """What a section says that somebody sets whole."""
+    if isinstance(given, Described):
+        return _said(given)
+    if isinstance(given, EngineOptions):
+        return given.model_dump()
+    if isinstance(given, Mapping):
+        return dict(given)
+    raise InputError(f"{name} = {given!r:.60}: should be a mapping")
+
+
+def _made(section: type[Memory], content: dict[str, Any]) -> Memory:
+    try:
+        return section.model_validate(content)
+    except ValidationError as error:
+        raise field_error(error, content, section) from None
 
 
 def _said(memory: Described) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Plans at their edges: one block, one request, one pool that runs out first, absurd flags."""
 
+import re
+
 import pytest
 
 from kvsim import plan
@@ -130,9 +132,8 @@ def test_states_that_take_the_memory_are_named_and_fewer_seats_offered():
     """TensorRT-LLM sets a state aside for each of its 2,048 seats."""
     answer = plan("nemotron-nano-9b-v2", "h200", engine="tensorrt-llm", max_model_len=2048)
     assert not answer.fits
-    assert "blocks of the full pool and there are 0; the states of max_num_seqs = 2,048" in (
-        answer.verdict
-    )
+    assert needs_and_has(answer.verdict)[0] == "full"
+    assert "the pool 'states' takes" in answer.verdict
     seats = next(each for each in answer.suggestions if "--max-num-seqs" in each.flag)
     fewer = plan(
         "nemotron-nano-9b-v2",
@@ -151,3 +152,25 @@ def test_slots_that_llama_cpp_could_not_allocate_are_a_warning():
     assert any("-np 128 allocates" in said and f"{held} fit" in said for said in answer.warnings)
     fewer = plan("gemma3-12b", "h100", max_num_seqs=held, **flags)
     assert not any("allocates as many slots" in said for said in fewer.warnings)
+
+
+def needs_and_has(verdict: str) -> tuple[str, str, str]:
+    """The pool that a verdict names, what a request needs of it, and what there is."""
+    found = re.search(
+        r"needs (\S+ \S+) of KV cache in the pool '(.+?)' and there is (\S+ \S+?);", verdict
+    )
+    assert found, verdict
+    return found[2], found[1], found[3]
+
+
+def test_a_verdict_names_the_pool_that_is_too_small():
+    # 3 slots of state a request, and room for 2: what all pools have together would be enough.
+    states = plan(
+        "granite-4.0-h-small", "a10g", engine="sglang", quantization="awq", max_model_len=4096
+    )
+    assert needs_and_has(states.verdict) == ("states", "0.43 GiB", "0.28 GiB")
+
+    # The states of TensorRT-LLM's batch of 2,048 come first: no token has room.
+    full = plan("nemotron-h-8b", "h100", engine="tensorrt-llm", max_model_len=4096)
+    assert needs_and_has(full.verdict) == ("full", "0.06 GiB", "0.00 GiB")
+    assert "the pool 'states' takes 194.81 GiB" in full.verdict

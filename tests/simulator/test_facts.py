@@ -421,3 +421,17 @@ def test_a_flag_in_a_file_that_its_section_contradicts_is_refused(tmp_path):
     path = short_file(tmp_path, "gpu: h100", "accelerator: a100")
     with pytest.raises(InputError, match="gpu = 'h100' contradicts accelerator = 'a100'"):
         load_scenario(path)
+
+
+@pytest.mark.parametrize("section", ["engine", "memory"])
+@pytest.mark.parametrize("given", [None, 5, "paged", []])
+def test_a_copy_with_a_section_that_is_none_is_refused(section, given):
+    with pytest.raises(InputError, match=f"{section} = .*: should be a mapping"):
+        load_scenario("peer-w").model_copy(update={section: given})
+
+
+@pytest.mark.parametrize("given", [{"num_blocks": -1}, {"blocks": 5}])
+def test_a_copy_with_a_wrong_value_says_which(given):
+    (key,) = given
+    with pytest.raises(InputError, match=key):
+        load_scenario("peer-w").model_copy(update={"memory": given})

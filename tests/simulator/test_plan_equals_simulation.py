@@ -252,3 +252,22 @@ def test_an_allocator_that_knows_one_pool_is_refused_where_there_are_several(fam
     with pytest.raises(InputError, match="2 apart: full, window"):
         kvsim.simulate(own)
     assert kvsim.simulate(kvsim.with_overrides(own, {"engine.name": "vllm"})).summary["completed"]
+
+
+def test_mla_expanded_into_heads_is_moved_and_reserved_as_it_lies():
+    # 27 layers of 16 heads, keys of 192 and values of 128 elements in 16 bits.
+    token = 27 * 16 * (192 + 128) * 2
+    flags = {"max_model_len": 4096}
+    setup = prepare(law.scenario("deepseek-v2-lite", "transformers", flags, 1))
+    assert setup.token_bytes == token
+
+    asked = kvsim.with_overrides(setup.scenario, {"memory.allocator": "reserve-max"})
+    assert prepare(asked).pool_slots == setup.pools.given_bytes // token
+
+
+def test_ranks_of_decode_context_parallelism_share_a_sequences_blocks():
+    # DeepSeek-V3.2 in vLLM: a block of 64 tokens on each of four ranks, 4,096 tokens in 16 of them.
+    flags = {"max_model_len": 4096, "tensor_parallel_size": 8, "decode_context_parallel_size": 4}
+    main = prepare(law.scenario("deepseek-v3.2", "vllm", flags, 1)).pools.main
+
+    assert (main.block_size, main.blocks_at(4096), main.blocks_at(4097)) == (64, 16, 17)

@@ -211,6 +211,16 @@ class SGLang(ReleasedEngine):
         local = ceil_div(deployment.options.max_model_len, rank.dcp)
         return self._layout(deployment, rank).bytes_at(local)
 
+    def _sequences_in(self, deployment: ResolvedDeployment, rank: Rank, kv_bytes: int) -> float:
+        """What the pool holds that runs out first: a rule cuts the bytes, not the need."""
+        layout = self._layout(deployment, rank)
+        if not (layout.full_bytes or layout.window_bytes):
+            return super()._sequences_in(deployment, rank, kv_bytes)
+        local = ceil_div(deployment.options.max_model_len, rank.dcp)
+        return self._sizes(deployment, layout, kv_bytes).sequences(
+            local, layout.window_tokens(local), self._states_per_request(deployment.options)
+        )
+
     def _layout(self, deployment: ResolvedDeployment, rank: Rank) -> PoolLayout:
         """What a token and a request take of each pool, on one rank."""
         return pool_layout(
@@ -223,6 +233,12 @@ class SGLang(ReleasedEngine):
 
     def sizes(self, deployment: ResolvedDeployment, kv_bytes: int) -> PoolSizes:
         """Tokens and states that `kv_bytes` of the tightest rank are cut into."""
+        layout = self._layout(deployment, self.tightest_rank(deployment))
+        return self._sizes(deployment, layout, kv_bytes)
+
+    def _sizes(
+        self, deployment: ResolvedDeployment, layout: PoolLayout, kv_bytes: int
+    ) -> PoolSizes:
         options, page = deployment.options, deployment.options.block_size
         rules = PoolRules(
             page=page,
@@ -231,7 +247,6 @@ class SGLang(ReleasedEngine):
             most_states=None if options.enable_prefix_caching else options.max_num_seqs,
             most_tokens=(options.num_gpu_blocks_override or 0) * page or None,
         )
-        layout = self._layout(deployment, self.tightest_rank(deployment))
         return split_pools(layout, rules, max(0, kv_bytes))
 
     def running_limit(self, deployment: ResolvedDeployment, kv_bytes: int) -> int:

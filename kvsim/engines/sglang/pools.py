@@ -81,7 +81,7 @@ class PoolLayout:
             layers=self.full_layers,
             padding_layers=0,
             block_size=page,
-            page_bytes=page * self.full_bytes // self.full_layers,
+            page_bytes=page * self.full_bytes // max(1, self.full_layers),
             blocks_per_sequence=ceil_div(length, page),
             growth=Growth.full(page * ranks),
         )
