@@ -20,6 +20,7 @@ __all__ = [
     "format_bytes",
     "format_seconds",
     "parse_bytes",
+    "parse_count",
     "parse_seconds",
 ]
 
@@ -44,6 +45,8 @@ _BYTE_UNITS = {
     "tib": 2**40,
 }
 _SECOND_UNITS = {"": 1.0, "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+_COUNT = re.compile(r"([0-9][0-9_]{0,18})([kKmMgG]?)")
+_COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": KIB, "M": MIB, "G": GIB}
 _QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -57,6 +60,25 @@ def _parse(text: str | float, units: Mapping[str, float], what: str) -> float:
     if not math.isfinite(value):
         raise InputError(f"{text!r} is not a finite {what}")
     return value
+
+
+def parse_count(text: str) -> int:
+    """Read a whole number; "32k" is 32,000 and "32K" 32,768, as in vLLM.
+
+    Raises
+    ------
+    InputError
+        For anything else.
+
+    Examples
+    --------
+    >>> parse_count("4096"), parse_count("32k"), parse_count("32K")
+    (4096, 32000, 32768)
+    """
+    match = _COUNT.fullmatch(text.strip())
+    if match is None:
+        raise InputError("should be a whole number, such as 4096 or 32k")
+    return int(match.group(1)) * _COUNT_UNITS[match.group(2)]
 
 
 def parse_bytes(text: str | float) -> int:

@@ -6,14 +6,13 @@ Names and meanings are vLLM's, so that a launch line can be pasted.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from kvsim.errors import InputError
-from kvsim.units import parse_bytes
+from kvsim.units import parse_bytes, parse_count
 
 __all__ = [
     "COUNT",
@@ -49,7 +48,6 @@ FORMATS = ("table", "json", "markdown", "csv")
 ABSURD = 10**15
 
 # vLLM's human-readable integers: a small letter is decimal, a capital one binary.
-_SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 class Count(IntType):
@@ -59,8 +57,10 @@ class Count(IntType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Read the number or fail with what is allowed."""
-        match = re.fullmatch(r"([0-9][0-9_]{0,18})([kKmMgG]?)", str(value).strip())
-        number = int(match.group(1)) * _SUFFIXES[match.group(2)] if match else 0
+        try:
+            number = parse_count(str(value))
+        except InputError:
+            number = 0
         if not 0 < number <= ABSURD:
             self.fail(f"{value!r} is not a whole number from 1 to 10**15.", param, ctx)
         return number

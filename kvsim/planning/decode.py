@@ -8,7 +8,7 @@ from kvsim.memory.weights import decode_read_bytes
 from kvsim.planning.plan_types import Decode, DecodeBatch
 from kvsim.planning.sizing import Sizing
 from kvsim.specs.precision import weight_format
-from kvsim.steptime.kv_reads import KVReadCurve, attended_layers
+from kvsim.steptime.kv_reads import attended_layers
 from kvsim.steptime.model import StepLoad, StepTimeModel
 
 __all__ = ["batch_sizes", "decode", "step_flops", "step_read_bytes"]
@@ -52,8 +52,7 @@ def decode(sizing: Sizing, context: int) -> Decode:
     The ridge point is the datasheet's: FLOP/s in the weights' compute dtype over bytes/s.
     A step with fewer FLOPs per byte is bound by bandwidth, whatever its efficiency.
     """
-    own = KVReadCurve.from_model(sizing.deployment.model, sizing.kv_format, _all_stages(sizing))
-    curve = own.scaled(sizing.pools.layout_ratio)
+    curve = sizing.read_curve
     steps = StepTimeModel.from_deployment(sizing.deployment, engine=sizing.engine.name)
     largest = max(1, sizing.running(context))
     batches = [

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
 from kvsim.memory import footprint
 from kvsim.memory.pools import KVPools
 from kvsim.memory.rank import Rank
 from kvsim.planning.plan_types import Concurrency, Fragmentation, Reservation
+from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
+from kvsim.steptime.kv_reads import KVReadCurve
 from kvsim.units import ceil_div
 
 __all__ = [
@@ -72,15 +75,40 @@ class Sizing:
             return self.pools.total_bytes
         return max(0, self.budget.kv_cache_bytes)
 
+    @property
+    def fixed_bytes(self) -> int:
+        """Bytes of one sequence whatever its length, one rank: states, an encoder's output."""
+        shared = Rank(
+            tp=self.rank.attention_ranks,
+            pp=self.rank.pp,
+            stage=self.rank.stage,
+            layers=self.rank.layers,
+        )
+        return footprint.all_full_bytes(self.deployment.model, self.kv_format, 0, shared)
+
     def kept_bytes(self, context: int) -> int:
         """Bytes of one sequence's own K, V and states, no block rounding, one rank."""
-        own = footprint.sequence_bytes(self.deployment.model, self.kv_format, context, self.rank)
-        return round(own * self.pools.layout_ratio)
+        return self._laid_out(footprint.sequence_bytes, context)
 
     def all_full_bytes(self, context: int) -> int:
         """Bytes of one sequence if no window saved anything, one rank."""
-        own = footprint.all_full_bytes(self.deployment.model, self.kv_format, context, self.rank)
-        return round(own * self.pools.layout_ratio)
+        return self._laid_out(footprint.all_full_bytes, context)
+
+    def _laid_out(self, own: Callable[[ModelSpec, KVFormat, int, Rank], int], context: int) -> int:
+        """The model's own bytes as the engine keeps them: its layout is one of tokens."""
+        model, fmt, rank = self.deployment.model, self.kv_format, self.rank
+        tokens = own(model, fmt, context, rank) - own(model, fmt, 0, rank)
+        return round(tokens * self.pools.layout_ratio) + self.fixed_bytes
+
+    @cached_property
+    def read_curve(self) -> KVReadCurve:
+        """Bytes that attention reads of a sequence in one step, all pipeline stages."""
+        return KVReadCurve.from_model(
+            self.deployment.model,
+            self.kv_format,
+            Rank(tp=self.rank.tp, attention_tp=self.rank.attention_tp),
+            layout_ratio=self.pools.layout_ratio,
+        )
 
     def occupied_bytes(self, context: int) -> int:
         """Bytes of the blocks that one running sequence holds, one rank."""

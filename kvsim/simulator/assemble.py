@@ -23,7 +23,7 @@ from kvsim.simulator.hybrid_batch import decode_batch
 from kvsim.simulator.prepare import Setup
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.schedulers import Scheduler, SchedulerLimits
-from kvsim.steptime.kv_reads import KVReadCurve, attended_layers, prefill_pairs
+from kvsim.steptime.kv_reads import attended_layers, prefill_pairs
 from kvsim.units import ceil_div
 
 __all__ = ["make_clock", "make_scheduler"]
@@ -107,8 +107,7 @@ def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
     scenario, options = setup.scenario, setup.deployment.options
     with blaming(scenario, "memory.allocator"):
         allocator = _make_allocator(setup)
-    own = KVReadCurve.from_model(setup.deployment.model, setup.kv, setup.rank)
-    reads = own.scaled(setup.pools.layout_ratio)
+    reads = setup.sizing.read_curve
     limits = SchedulerLimits(
         max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.max_num_batched_tokens,

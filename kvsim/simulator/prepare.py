@@ -9,7 +9,7 @@ from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import Deployment, ResolvedDeployment, get_engine
 from kvsim.errors import InputError
-from kvsim.memory.footprint import all_full_bytes, bytes_per_token
+from kvsim.memory.footprint import bytes_per_token
 from kvsim.memory.growth import BlockCurve
 from kvsim.memory.pools import KVPools
 from kvsim.memory.rank import Rank
@@ -203,9 +203,7 @@ def _pools(scenario: Scenario, sizing: Sizing) -> KVPools:
         return sizing.pools
     model, fmt, ratio = sizing.deployment.model, sizing.kv_format, sizing.pools.layout_ratio
     token_bytes = bytes_per_token(model, fmt, sizing.rank)
-    return sizing.pools.contiguous(
-        ratio * token_bytes, ratio * all_full_bytes(model, fmt, 0, sizing.rank)
-    )
+    return sizing.pools.contiguous(ratio * token_bytes, sizing.fixed_bytes)
 
 
 def _step_time(

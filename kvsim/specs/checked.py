@@ -329,7 +329,8 @@ def _record(kind: type[Checked]) -> Reader:
 
 def _text(value: Any, place: Place) -> str:
     if not isinstance(value, str):
-        raise _wrong(place, value, "should be text")
+        quoted = isinstance(value, int | float) and not isinstance(value, bool)
+        raise _wrong(place, value, f"should be text{': put it in quotes' if quoted else ''}")
     return value
 
 

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
-from kvsim.specs.checked import Checked, NonNegativeInt, PositiveFloat, PositiveInt, Within
+from kvsim.specs.checked import Checked, Parsed, PositiveFloat, PositiveInt, Within
+from kvsim.units import parse_bytes, parse_count
 
 __all__ = ["EngineOptions", "ResolvedOptions"]
 
+
+def _text(parse: Callable[[str], int]) -> Parsed:
+    """Read text as a flag's is read, "32k" or "20GiB"; numbers are what they are."""
+
+    def read(value: Any) -> Any:
+        return parse(value) if isinstance(value, str) else value
+
+    return Parsed(read)
+
+
+Count = Annotated[int, _text(parse_count), Within(above=0)]
+Block = Annotated[int, _text(parse_count), Within(above=0, most=1_048_576)]  # of tokens
+Size = Annotated[int, _text(parse_bytes), Within(above=0)]
+Term = Annotated[int, _text(parse_bytes), Within(least=0)]
 Share = Annotated[float, Within(above=0, most=1)]
 Degree = Annotated[int, Within(above=0, most=65_536)]  # more devices than any cluster has
 
@@ -28,15 +44,15 @@ class EngineOptions(Checked):
     quantization: str | None = None
     kv_cache_dtype: str | None = None
     gpu_memory_utilization: Share | None = None
-    max_model_len: PositiveInt | None = None
-    max_num_seqs: PositiveInt | None = None
-    max_num_batched_tokens: PositiveInt | None = None
-    block_size: PositiveInt | None = None
+    max_model_len: Count | None = None
+    max_num_seqs: Count | None = None
+    max_num_batched_tokens: Count | None = None
+    block_size: Block | None = None
     enforce_eager: bool = False
     enable_prefix_caching: bool | None = None
     disable_hybrid_kv_cache_manager: bool = False
-    kv_cache_memory_bytes: PositiveInt | None = None
-    num_gpu_blocks_override: PositiveInt | None = None
+    kv_cache_memory_bytes: Size | None = None
+    num_gpu_blocks_override: Count | None = None
     swa_full_tokens_ratio: PositiveFloat | None = None
     swa_full: bool = False
     kv_cache_dtype_v: str | None = None
@@ -47,9 +63,9 @@ class EngineOptions(Checked):
     max_lora_rank: PositiveInt = 16
     async_scheduling: bool | None = None
     flashinfer_sampler: bool | None = None
-    activation_bytes: NonNegativeInt | None = None
-    non_torch_bytes: NonNegativeInt | None = None
-    cuda_graph_bytes: NonNegativeInt | None = None
+    activation_bytes: Term | None = None
+    non_torch_bytes: Term | None = None
+    cuda_graph_bytes: Term | None = None
 
 
 class ResolvedOptions(EngineOptions):
@@ -65,10 +81,10 @@ class ResolvedOptions(EngineOptions):
     kv_cache_dtype: str
     kv_cache_dtype_v: str
     gpu_memory_utilization: Share
-    max_model_len: PositiveInt
-    max_num_seqs: PositiveInt
-    max_num_batched_tokens: PositiveInt
-    block_size: PositiveInt
+    max_model_len: Count
+    max_num_seqs: Count
+    max_num_batched_tokens: Count
+    block_size: Block
     enable_prefix_caching: bool
     swa_full_tokens_ratio: PositiveFloat
     flash_attention: bool

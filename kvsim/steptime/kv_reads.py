@@ -64,8 +64,18 @@ class KVReadCurve(NamedTuple):
     slopes: tuple[int, ...]
 
     @classmethod
-    def from_model(cls, model: ModelSpec, fmt: KVFormat, rank: Rank = Rank()) -> KVReadCurve:
+    def from_model(
+        cls, model: ModelSpec, fmt: KVFormat, rank: Rank = Rank(), *, layout_ratio: float = 1.0
+    ) -> KVReadCurve:
         """Build the curve of one rank's layers.
+
+        Parameters
+        ----------
+        model, fmt, rank : ModelSpec, KVFormat, Rank
+            What is read, and on which rank.
+        layout_ratio : float
+            The engine's bytes of a token over the model's own (`KVPools.layout_ratio`); states are
+            split over the ranks that share one copy of the attention, whatever tokens are.
 
         Examples
         --------
@@ -73,8 +83,13 @@ class KVReadCurve(NamedTuple):
         """
         caches = list(attended_layers(model, rank))
 
-        def read(context: int) -> int:
-            return sum(count * cache.read_bytes(fmt, context, rank.tp) for count, cache in caches)
+        def read(context: int) -> float:
+            return sum(
+                count * layout_ratio * cache.read_bytes(fmt, context, rank.tp)
+                if cache.grows
+                else count * cache.read_bytes(fmt, context, rank.attention_ranks)
+                for count, cache in caches
+            )
 
         bends = {cache.read_bend for _, cache in caches}
         breakpoints = tuple(sorted(bend for bend in bends if bend is not None))
@@ -86,15 +101,7 @@ class KVReadCurve(NamedTuple):
             round((read(end) - read(start)) / (end - start)) if end > start else 0
             for start, end in zip(origins, ends, strict=True)
         )
-        return cls(breakpoints, origins, tuple(map(read, origins)), slopes)
-
-    def scaled(self, ratio: float) -> KVReadCurve:
-        """Return the curve of an engine that keeps `ratio` times the model's own bytes."""
-        if ratio == 1:
-            return self
-        origins = (round(each * ratio) for each in self.bytes_at_origins)
-        slopes = (round(each * ratio) for each in self.slopes)
-        return self._replace(bytes_at_origins=tuple(origins), slopes=tuple(slopes))
+        return cls(breakpoints, origins, tuple(round(read(each)) for each in origins), slopes)
 
     def bytes_at(self, context: int) -> int:
         """Bytes that a decode step reads when the sequence holds `context` tokens."""

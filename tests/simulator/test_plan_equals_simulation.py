@@ -9,12 +9,14 @@ import kvsim
 from kvsim.catalog.models import model_names
 from kvsim.engines import engine_names
 from kvsim.errors import InputError, KVSimError
+from kvsim.memory.rank import Rank
 from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.assemble import make_clock, make_scheduler
 from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.request import Request
 from kvsim.simulator.scenario import Scenario
+from kvsim.steptime.kv_reads import KVReadCurve
 from tests.support.needs import examples
 
 # Every kind of cache and of pool is in it: the rest of the catalogue repeats them (--slow).
@@ -271,3 +273,20 @@ def test_ranks_of_decode_context_parallelism_share_a_sequences_blocks():
     main = prepare(law.scenario("deepseek-v3.2", "vllm", flags, 1)).pools.main
 
     assert (main.block_size, main.blocks_at(4096), main.blocks_at(4097)) == (64, 16, 17)
+
+
+def test_a_rank_with_a_whole_attention_reads_all_of_it():
+    # Each of eight data-parallel ranks of SGLang has the whole attention, its states among it.
+    flags = {
+        "max_model_len": 4096,
+        "tensor_parallel_size": 8,
+        "data_parallel_size": 8,
+        "enable_dp_attention": True,
+    }
+    setup = prepare(law.scenario("qwen3-next-80b-a3b", "sglang", flags, 1))
+    whole = KVReadCurve.from_model(setup.deployment.model, setup.kv, Rank())
+
+    assert setup.sizing.read_curve == whole
+    # 12 layers of two heads of 256; 36 states of fp32 matrices and 16-bit taps, read and written
+    state = 32 * 128 * 128 * 4 + (2 * 16 * 128 + 32 * 128) * 3 * 2
+    assert whole.bytes_at(1000) == 12 * 2 * (256 + 256) * 2 * 1000 + 36 * 2 * state == 179_109_888
