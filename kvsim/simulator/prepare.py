@@ -27,6 +27,8 @@ from kvsim.workload.lengths import IndependentLengths
 
 __all__ = ["Setup", "prepare"]
 
+_LARGEST_BLOCK = 2**20  # tokens; engines' largest are of about a thousand
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -130,6 +132,7 @@ def prepare(
     with blaming(scenario, "engine"):
         sizing = size(engine, Deployment(model, accelerator, scenario.engine.options))
     _refuse_overlong(scenario, sizing.deployment)
+    _refuse_huge_blocks(scenario, sizing.deployment)
     _refuse_unfit(scenario, sizing)
     return Setup(
         scenario,
@@ -153,6 +156,16 @@ def _refuse_overlong(scenario: Scenario, deployment: ResolvedDeployment) -> None
             f" than max_model_len {most:,}",
             where=scenario.where("workload.lengths.prompt"),
             fix="shorten them or raise engine.max_model_len",
+        )
+
+
+def _refuse_huge_blocks(scenario: Scenario, deployment: ResolvedDeployment) -> None:
+    """Refuse blocks of which a batch's counters, one per token of a block, would fill memory."""
+    if deployment.options.block_size > _LARGEST_BLOCK:
+        raise InputError(
+            f"blocks of {deployment.options.block_size:,} tokens are too large to simulate",
+            where=scenario.where("engine.block_size"),
+            fix=f"choose at most {_LARGEST_BLOCK:,}",
         )
 
 

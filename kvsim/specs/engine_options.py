@@ -21,7 +21,6 @@ def _text(parse: Callable[[str], int]) -> Parsed:
 
 
 Count = Annotated[int, _text(parse_count), Within(above=0)]
-Block = Annotated[int, _text(parse_count), Within(above=0, most=1_048_576)]  # of tokens
 Size = Annotated[int, _text(parse_bytes), Within(above=0)]
 Term = Annotated[int, _text(parse_bytes), Within(least=0)]
 Share = Annotated[float, Within(above=0, most=1)]
@@ -47,7 +46,7 @@ class EngineOptions(Checked):
     max_model_len: Count | None = None
     max_num_seqs: Count | None = None
     max_num_batched_tokens: Count | None = None
-    block_size: Block | None = None
+    block_size: Count | None = None
     enforce_eager: bool = False
     enable_prefix_caching: bool | None = None
     disable_hybrid_kv_cache_manager: bool = False
@@ -84,7 +83,7 @@ class ResolvedOptions(EngineOptions):
     max_model_len: Count
     max_num_seqs: Count
     max_num_batched_tokens: Count
-    block_size: Block
+    block_size: Count
     enable_prefix_caching: bool
     swa_full_tokens_ratio: PositiveFloat
     flash_attention: bool

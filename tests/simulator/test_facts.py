@@ -435,3 +435,14 @@ def test_a_copy_with_a_wrong_value_says_which(given):
     (key,) = given
     with pytest.raises(InputError, match=key):
         load_scenario("peer-w").model_copy(update={"memory": given})
+
+
+def test_blocks_too_large_to_count_are_refused():
+    huge = with_overrides(load_scenario("peer-w"), {"block_size": 16 * 10**11})
+    with pytest.raises(InputError, match="too large to simulate; choose at most 1,048,576"):
+        prepare(huge)
+
+
+def test_counts_are_read_as_flags_read_them():
+    said = load_scenario("peer-w", {"max_model_len": "8k", "kv_cache_memory_bytes": "20GiB"})
+    assert (said.engine.max_model_len, said.engine.kv_cache_memory_bytes) == (8000, 20 * 2**30)
