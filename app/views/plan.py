@@ -115,6 +115,8 @@ def _numbers(plan: Plan) -> None:
 def _behind(plan: Plan) -> None:
     """What the numbers rest on."""
     shown.table(figures.kinds_table(plan))
+    if len(plan.pools) > 1:
+        shown.table(figures.pools_table(plan))
     title = "Keeping less, and where the numbers come from"
     fold = st.expander(title, key="behind", on_change="rerun")
     if fold.open:

@@ -38,6 +38,7 @@ from kvsim.figures.plan import (
 from kvsim.figures.plan_tables import (
     comparison_table,
     kinds_table,
+    pools_table,
     provenance_table,
     retention_table,
     suggestions_table,
@@ -108,6 +109,7 @@ __all__ = [
     "pool_chart",
     "pool_film",
     "pool_map",
+    "pools_table",
     "probes_chart",
     "profile_table",
     "provenance_table",

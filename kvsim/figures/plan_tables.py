@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kvsim.figures.chart import Table
 from kvsim.figures.plan import plan_labels
-from kvsim.units import GIB, MIB
+from kvsim.units import GIB, KIB, MIB
 
 if TYPE_CHECKING:
     from kvsim.planning.planner import Plan
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "comparison_table",
     "kinds_table",
+    "pools_table",
     "provenance_table",
     "retention_table",
     "suggestions_table",
@@ -57,6 +58,22 @@ def kinds_table(plan: Plan) -> Table:
         for kind in plan.kv_kinds
     ]
     return Table("kinds", f"What a sequence keeps ({plan.kv_cache.dtype}, one rank)", rows)
+
+
+def pools_table(plan: Plan) -> Table:
+    """The pools that the engine keeps, each with what draws from it."""
+    rows = [
+        {
+            "pool": pool.name,
+            "blocks": pool.num_blocks,
+            "withheld": pool.withheld_blocks,
+            "tokens each": pool.block_size,
+            "KiB each": round(pool.block_bytes / KIB, 2),
+            "groups": sum(group.pool == pool.name for group in plan.groups),
+        }
+        for pool in plan.pools
+    ]
+    return Table("pools", "Blocks, pool by pool (one rank)", rows)
 
 
 def suggestions_table(plan: Plan) -> Table:

@@ -17,6 +17,7 @@ from kvsim.figures.plan import (
 from kvsim.figures.plan_tables import (
     comparison_table,
     kinds_table,
+    pools_table,
     provenance_table,
     retention_table,
     suggestions_table,
@@ -69,6 +70,7 @@ def _blocks(plans: Sequence[Plan]) -> Iterator[Table]:
     yield admission_chart(plans)
     yield batch_chart(first)
     yield kinds_table(first)
+    yield pools_table(first)
     yield retention_table(first)
     yield Lines("launch", "Launch", [plan.command for plan in plans])
     yield provenance_table(first)

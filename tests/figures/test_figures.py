@@ -280,3 +280,12 @@ def test_frames_play_to_the_end():
     play = chart.figure.layout.updatemenus[0].buttons[0].args[0]
     assert len(chart.figure.frames) == len(story.moments)
     assert list(play) == [str(at) for at in range(4, len(story.moments))]
+
+
+def test_pools_that_an_engine_keeps_apart_have_a_row_each():
+    answer = kvsim.plan("gpt-oss-20b", "h100", engine="sglang", max_model_len=8192)
+    rows = figures.pools_table(answer).rows
+    assert [row["pool"] for row in rows] == ["full", "window"]
+    # 12 layers of 8 heads of 64, K and V in 16 bits: 24 KiB a token in each
+    assert [row["KiB each"] for row in rows] == [24.0, 24.0]
+    assert [row["blocks"] for row in rows] == [pool.num_blocks for pool in answer.pools]
