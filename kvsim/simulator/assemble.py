@@ -17,9 +17,9 @@ from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.prefix import Prefix, refuse_hybrid
 from kvsim.simulator.allocators.reserve import RESERVATIONS, Reservation, Reserve
 from kvsim.simulator.allocators.virtual import Virtual, tokens_per_page
+from kvsim.simulator.batch import decode_batch
 from kvsim.simulator.blame import blaming
 from kvsim.simulator.clock import RecomputeClock, StepClock
-from kvsim.simulator.hybrid_batch import decode_batch
 from kvsim.simulator.prepare import Setup
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.schedulers import Scheduler, SchedulerLimits

@@ -18,9 +18,9 @@ import simpy
 
 from kvsim.errors import InvariantError
 from kvsim.simulator.arrival_queue import ArrivalQueue
+from kvsim.simulator.batch import HybridBatch
 from kvsim.simulator.camera import Camera
 from kvsim.simulator.clock import StepClock
-from kvsim.simulator.hybrid_batch import HybridBatch
 from kvsim.simulator.recorder import DECODE_ROW, STEP_ROW, Recorder
 from kvsim.simulator.schedulers.base import Scheduler, StepPlan
 

@@ -7,7 +7,7 @@ import pytest
 from kvsim.errors import InvariantError
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.allocators.apart import PagedApart
-from kvsim.simulator.hybrid_batch import HybridBatch
+from kvsim.simulator.batch import HybridBatch
 from kvsim.simulator.schedulers import SCHEDULERS, SchedulerLimits
 from kvsim.steptime.model import ConstantStepTime
 from tests.support.memories import Pool

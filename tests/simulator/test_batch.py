@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from kvsim.errors import InvariantError
 from kvsim.memory.growth import BlockCurve
-from kvsim.simulator.batch import DecodeBatch
+from kvsim.simulator.batch import DecodeBatch, HybridBatch, decode_batch
 from kvsim.simulator.clock import RecomputeClock, StepClock, steps_reaching
-from kvsim.simulator.hybrid_batch import HybridBatch, decode_batch
 from kvsim.simulator.request import Request
 from kvsim.simulator.schedulers import StepPlan
 from kvsim.steptime.kv_reads import KVReadCurve

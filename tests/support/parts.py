@@ -10,9 +10,8 @@ import numpy as np
 
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.arrival_queue import ArrivalQueue
-from kvsim.simulator.batch import DecodeBatch
+from kvsim.simulator.batch import DecodeBatch, decode_batch
 from kvsim.simulator.clock import RecomputeClock, StepClock
-from kvsim.simulator.hybrid_batch import decode_batch
 from kvsim.simulator.recorder import STEP_COLUMNS, STEP_ROW, Recorder
 from kvsim.simulator.replica import Replica, run_replica
 from kvsim.simulator.request import Request

@@ -15,8 +15,7 @@ from kvsim.errors import InvariantError
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.allocators.paged import Paged
-from kvsim.simulator.batch import DecodeBatch
-from kvsim.simulator.hybrid_batch import HybridBatch
+from kvsim.simulator.batch import DecodeBatch, HybridBatch
 from kvsim.simulator.request import Request
 
 __all__ = ["PagedApart"]

@@ -18,8 +18,7 @@ from typing import ClassVar
 
 from kvsim.errors import InvariantError
 from kvsim.simulator.allocators.base import Allocator
-from kvsim.simulator.batch import DecodeBatch
-from kvsim.simulator.hybrid_batch import HybridBatch
+from kvsim.simulator.batch import DecodeBatch, HybridBatch
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.request import Request
 from kvsim.simulator.schedulers.queues import ADMISSION_POLICIES, WaitingQueue

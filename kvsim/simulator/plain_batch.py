@@ -1,0 +1,198 @@
+"""The decoding sequences, advanced many steps at once.
+
+Between two changes (a completion, an admission, a block shortage, a window that fills)
+every decode step is known in advance, so nothing is counted per token and nothing per step.
+
+A global counter ``step`` takes the place of every sequence's own length: a sequence that
+joins with ``c`` cached tokens keeps ``base = c - step``, and its length is ``base + step``
+for ever after. What the next k steps need follows from three small structures::
+
+    phase[t % block_size]   how many sequences open a new block at step t
+                            (those whose base + t is a multiple of the block size)
+
+        step      t   t+1  t+2  t+3 | t+4 ...       block_size 4
+        phase     2    0    1    1  |  2            blocks for 6 steps = (2+0+1+1) + 2 + 0
+
+    finish heap             the step at which each sequence produces its last token
+    bend heap               the step at which a sequence's window fills (`HybridBatch` only)
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+from kvsim.errors import InvariantError
+from kvsim.memory.growth import BlockCurve
+from kvsim.simulator.request import Request
+from kvsim.steptime.kv_reads import KVReadCurve
+
+__all__ = ["DecodeBatch"]
+
+
+class DecodeBatch:
+    """Every sequence that produces one token per step, of a model without windows.
+
+    All its sequences open a block every `block_size` steps and read the same number of
+    bytes more with each token, so the sums follow from two counters.
+
+    Parameters
+    ----------
+    blocks : BlockCurve
+        Blocks that a sequence holds as a function of its cached tokens.
+    reads : KVReadCurve
+        Bytes that a step reads for a sequence as a function of its context.
+
+    Attributes
+    ----------
+    step : int
+        Decode steps taken so far.
+    sequences : int
+        Decoding sequences, parallel samples counted each.
+    tokens : int
+        Cached tokens of all of them.
+    opens : int
+        Blocks that a whole cycle of `block_size` steps takes, at most.
+    kv_bytes, kv_slope : int
+        Bytes that the next step reads, and what each further step reads more.
+    members : dict of Request to None
+        The requests, in the order in which they joined.
+    """
+
+    def __init__(self, blocks: BlockCurve, reads: KVReadCurve) -> None:
+        self.blocks = blocks
+        self.reads = reads
+        self.step = 0
+        self.sequences = 0
+        self.tokens = 0
+        self.opens = 0
+        self.kv_bytes = 0
+        self.kv_slope = 0
+        self.members: dict[Request, None] = {}
+        self._block_size = blocks.block_size
+        self._phase = [0] * self._block_size
+        self._finish: list[tuple[int, int, Request]] = []
+        self._growing = blocks.growing
+        self._slope = reads.slope_at(1)
+        self._first_bytes = reads.bytes_at(1)
+
+    # ---- membership -----------------------------------------------------------------------
+
+    def join(self, request: Request) -> None:
+        """Let a request that has just produced a token go on decoding."""
+        step, computed, samples = self.step, request.computed_tokens, request.samples
+        request.base = base = computed - step
+        request.finish_step = finish = step + request.output_tokens - request.generated_tokens
+        self.members[request] = None
+        heappush(self._finish, (finish, request.row, request))
+        self.sequences += samples
+        self.tokens += computed * samples
+        self.kv_bytes += (self._first_bytes + self._slope * computed) * samples
+        self.kv_slope += self._slope * samples
+        self.opens += self._growing * samples
+        self._phase[-base % self._block_size] += self._growing * samples
+
+    def leave(self, request: Request) -> None:
+        """Take a request out: its last token was produced, or it is preempted."""
+        base, samples = request.base, request.samples
+        request.computed_tokens = computed = base + self.step
+        request.finish_step = None
+        del self.members[request]
+        self.sequences -= samples
+        self.tokens -= computed * samples
+        self.kv_bytes -= (self._first_bytes + self._slope * computed) * samples
+        self.kv_slope -= self._slope * samples
+        self.opens -= self._growing * samples
+        self._phase[-base % self._block_size] -= self._growing * samples
+
+    def cached_tokens(self, request: Request) -> int:
+        """Cached tokens per sequence, of one of the members."""
+        return request.base + self.step
+
+    # ---- time -----------------------------------------------------------------------------
+
+    def advance(self, steps: int) -> list[Request]:
+        """Take `steps` decode steps; the caller has bounded them by every change.
+
+        Returns
+        -------
+        list of Request
+            Those whose last token has just been produced; they have left the batch.
+        """
+        self.step = step = self.step + steps
+        self.tokens += steps * self.sequences
+        self.kv_bytes += steps * self.kv_slope
+        heap = self._finish
+        done: list[Request] = []
+        while heap and heap[0][0] <= step:
+            finish, _, request = heappop(heap)
+            if request.finish_step == finish:
+                self.leave(request)
+                done.append(request)
+        return done
+
+    def steps_to_change(self) -> int:
+        """Steps until the next completion."""
+        heap = self._finish
+        while heap[0][2].finish_step != heap[0][0]:
+            heappop(heap)
+        return heap[0][0] - self.step
+
+    # ---- blocks ---------------------------------------------------------------------------
+
+    @property
+    def opening(self) -> int:
+        """New blocks that the very next step takes."""
+        return self._phase[self.step % self._block_size]
+
+    def blocks_for(self, steps: int) -> int:
+        """New blocks that the next `steps` steps take: whole cycles, then a part of one."""
+        size, phase = self._block_size, self._phase
+        first = self.step % size
+        if steps == 1:
+            return phase[first]
+        last = first + steps
+        if last <= size:
+            return sum(phase[first:last])
+        cycles, last = divmod(last, size)
+        return cycles * self.opens - sum(phase[:first]) + sum(phase[:last])
+
+    def steps_within(self, free_blocks: int, limit: int) -> int:
+        """Return the most steps, up to `limit`, that `free_blocks` new blocks allow."""
+        size, phase = self._block_size, self._phase
+        if self.blocks_for(limit) <= free_blocks:
+            return limit
+        cycles, left = divmod(free_blocks, self.opens)
+        steps = cycles * size
+        while left >= phase[(self.step + steps) % size]:
+            left -= phase[(self.step + steps) % size]
+            steps += 1
+        return steps
+
+    def check(self) -> None:
+        """State the laws: sums over the members equal the counters.
+
+        Raises
+        ------
+        InvariantError
+            When a counter has drifted.
+        """
+        for name, (counted, summed) in self._laws().items():
+            if counted != summed:
+                raise InvariantError(f"batch.{name} is {counted}, its members sum to {summed}")
+
+    def _contexts(self) -> list[tuple[int, int]]:
+        """Cached tokens and samples of every member."""
+        return [(r.base + self.step, r.samples) for r in self.members]
+
+    def _laws(self) -> dict[str, tuple[int, int]]:
+        """What is counted, and what it must be."""
+        contexts, reads = self._contexts(), self.reads
+        opens = sum(n * self.blocks.groups_open_at(c) for c, n in contexts)
+        return {
+            "sequences": (self.sequences, sum(n for _, n in contexts)),
+            "tokens": (self.tokens, sum(c * n for c, n in contexts)),
+            "opens": (self.opens, opens),
+            "phases": (sum(self._phase), self.opens),
+            "kv_bytes": (self.kv_bytes, sum(n * reads.bytes_at(c + 1) for c, n in contexts)),
+            "kv_slope": (self.kv_slope, sum(n * reads.slope_at(c + 1) for c, n in contexts)),
+        }
