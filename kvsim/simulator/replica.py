@@ -186,8 +186,6 @@ class Replica:
         """Steps of the run that starts now, and its seconds."""
         batch = self.scheduler.batch
         if plan.prefills or plan.moved_tokens or not plan.decodes:
-            if not (plan.prefills or plan.moved_tokens or plan.decodes):
-                raise InvariantError("the scheduler planned a step that computes nothing")
             return 1, self.clock.mixed_seconds(plan, batch)
         waiting, arrivals = self.scheduler.waiting, self.arrivals
         if waiting and not waiting.arrivals_can_overtake and not arrivals.is_closed_loop:
