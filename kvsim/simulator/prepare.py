@@ -193,7 +193,7 @@ def _warnings(scenario: Scenario, sizing: Sizing) -> Iterator[str]:
         return
     free = sizing.asked.options.model_copy(update={"num_gpu_blocks_override": None})
     planned = size(sizing.engine, replace(sizing.asked, options=free)).capacity.num_blocks
-    where = scenario.where("engine.num_gpu_blocks_override")
+    where = scenario.where("engine.num_gpu_blocks_override", short=True)
     if sizing.capacity.num_blocks != stated:
         yield (
             f"{where} asks for {stated:,} blocks; {sizing.engine.name} takes that for the most, and"

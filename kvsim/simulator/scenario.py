@@ -237,9 +237,10 @@ class Scenario(Described):
             update["engine"], update["memory"] = replaced(self.engine, self.memory, update)
         return super().model_copy(update=update, deep=deep)
 
-    def where(self, key: str) -> str:
-        """Say where a dotted key was given: in which override, or which line of the file."""
-        return where_given(key, self._spelled, self._file)
+    def where(self, key: str, *, short: bool = False) -> str:
+        """Say which override, or line of the file (`short`: without its folder), gave a key."""
+        said = where_given(key, self._spelled, self._file)
+        return said.replace(str(self._file), self._file.name) if short and self._file else said
 
     def to_yaml(self) -> str:
         """Write what was given as a YAML file that `load_scenario` reads.
