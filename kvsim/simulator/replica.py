@@ -75,6 +75,7 @@ class Replica:
         self._is_plain = not scheduler.allocator.sets_slots_apart
         batch = scheduler.batch
         self._hybrid = batch if isinstance(batch, HybridBatch) else None
+        self._slots_per_block = scheduler.allocator.slots_per_block
 
     def process(
         self, env: simpy.Environment, until: float = inf
@@ -159,7 +160,7 @@ class Replica:
         """
         scheduler, arrivals, clock = self.scheduler, self.arrivals, self.clock
         batch, allocator, write = scheduler.batch, scheduler.allocator, self.recorder.write_steps
-        total, size = allocator.total_blocks, allocator.slots_per_block
+        total, size = allocator.total_blocks, self._slots_per_block
         hybrid = self._hybrid
         start = now = self.now
         while batch.sequences and arrivals.next_seconds > now:
@@ -195,28 +196,29 @@ class Replica:
 
     def _begin(self, plan: StepPlan, steps: int, seconds: float, now: float) -> float:
         """Allocate the run's blocks and record it; return its seconds, copies included."""
-        scheduler = self.scheduler
+        scheduler, hybrid = self.scheduler, self._hybrid
         batch, allocator, waiting = scheduler.batch, scheduler.allocator, scheduler.waiting
-        filled, size = scheduler.cached_tokens_in_all(), allocator.slots_per_block
-        reserved = external = cached = 0
+        filled = scheduler.cached_tokens_in_all()
+        decoding = read = grown = prompts = reserved = external = cached = 0
         if self._is_plain:
-            held = before = (allocator.total_blocks - allocator.free_blocks) * size
+            before = 0
+            held = (allocator.total_blocks - allocator.free_blocks) * self._slots_per_block
         else:
             before = allocator.held_slots
             held = before - allocator.rounded_slots
             head = waiting.head() if waiting else None
             reserved, external, cached = allocator.slots(filled, head)
-        decoding = read = grown = prompts = 0
         for _, count in plan.prefills:
             prompts += count
-        coming = prompts  # held for this step's prompts, and not yet written
-        if self._hybrid:
-            filled, coming = scheduler.filled_slots(), self._coming_slots(plan)
-        filling = coming
+        filling = prompts  # held for this step's prompts, and not yet written
+        if hybrid:
+            filled, filling = scheduler.filled_slots(), self._coming_slots(plan)
+        if filling and not reserved:
+            reserved = filling if filling < held else held
         if plan.decodes and batch.sequences:
             decoding, read = batch.sequences, batch.kv_bytes
-            filling += steps * (self._hybrid.fill_slope if self._hybrid else decoding)
-            grown = allocator.allocate_steps(batch, steps) * size
+            filling += steps * (hybrid.fill_slope if hybrid else decoding)
+            grown = allocator.allocate_steps(batch, steps) * self._slots_per_block
             if not self._is_plain:
                 grown = allocator.held_slots - before
         if allocator.copied_tokens:
@@ -224,7 +226,7 @@ class Replica:
             allocator.copied_tokens = 0
         row = _row(
             now, seconds, steps, decoding, prompts, read, len(waiting),
-            filled, filling, held, grown, reserved or min(coming, held), external, cached,
+            filled, filling, held, grown, reserved, external, cached,
         )  # fmt: skip
         self.recorder.write_steps(row)
         return seconds
