@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 
 from kvsim.memory.growth import BlockCurve
-from kvsim.simulator.plain_batch import DecodeBatch
+from kvsim.simulator.plain_batch import DecodeBatch, blocks_between
 from kvsim.simulator.request import Request
 from kvsim.steptime.kv_reads import KVReadCurve
 
@@ -54,16 +54,8 @@ class _Phases:
         return opens
 
     def blocks_for(self, step: int, steps: int) -> int:
-        """Blocks that `steps` steps from `step` on take: whole cycles, then a part of one."""
-        size, phase = self.size, self.phase
-        first = step % size
-        if steps == 1:
-            return phase[first]
-        last = first + steps
-        if last <= size:
-            return sum(phase[first:last])
-        cycles, last = divmod(last, size)
-        return cycles * self.opens - sum(phase[:first]) + sum(phase[:last])
+        """Blocks that `steps` steps from `step` on take."""
+        return blocks_between(self.phase, self.opens, step, steps)
 
 
 class HybridBatch(DecodeBatch):

@@ -26,7 +26,26 @@ from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.request import Request
 from kvsim.steptime.kv_reads import KVReadCurve
 
-__all__ = ["DecodeBatch"]
+__all__ = ["DecodeBatch", "blocks_between"]
+
+
+def blocks_between(phase: list[int], opens: int, step: int, steps: int) -> int:
+    """Blocks that `steps` steps from `step` on take: whole cycles, then a part of one.
+
+    Parameters
+    ----------
+    phase : list of int
+        Blocks that open at each step of a cycle; `opens` is their sum.
+    """
+    size = len(phase)
+    first = step % size
+    if steps == 1:
+        return phase[first]
+    last = first + steps
+    if last <= size:
+        return sum(phase[first:last])
+    cycles, last = divmod(last, size)
+    return cycles * opens - sum(phase[:first]) + sum(phase[:last])
 
 
 class DecodeBatch:
@@ -146,15 +165,7 @@ class DecodeBatch:
 
     def blocks_for(self, steps: int) -> int:
         """New blocks that the next `steps` steps take: whole cycles, then a part of one."""
-        size, phase = self._block_size, self._phase
-        first = self.step % size
-        if steps == 1:
-            return phase[first]
-        last = first + steps
-        if last <= size:
-            return sum(phase[first:last])
-        cycles, last = divmod(last, size)
-        return cycles * self.opens - sum(phase[:first]) + sum(phase[:last])
+        return blocks_between(self._phase, self.opens, self.step, steps)
 
     def steps_within(self, free_blocks: int, limit: int) -> int:
         """Return the most steps, up to `limit`, that `free_blocks` new blocks allow."""

@@ -18,14 +18,17 @@ EVEN = model_of((4, full(32, 8, 128)), (4, full(512, 8, 128)))
 TWO = {"pipeline_parallel_size": 2, "max_model_len": 4096}
 
 
+def bytes_left(engine, deployment):
+    """KV bytes of either stage's rank."""
+    ranks = (engine.rank(deployment, stage) for stage in (0, 1))
+    return [engine.rank_budget(deployment, rank).kv_cache_bytes for rank in ranks]
+
+
 @pytest.mark.parametrize("name", ENGINE_NAMES)
 def test_the_stage_that_holds_the_fewest_sequences_is_not_the_one_with_the_fewest_bytes(name):
     engine = get_engine(name)
     deployment = resolved(engine, UNEVEN, card(24), **TWO)
-    left = [
-        engine.rank_budget(deployment, engine.rank(deployment, stage)).kv_cache_bytes
-        for stage in (0, 1)
-    ]
+    left = bytes_left(engine, deployment)
     assert left[1] < left[0]
     assert engine.tightest_rank(deployment).stage == 0
     assert engine.budget(deployment) == engine.rank_budget(deployment, engine.rank(deployment, 0))
@@ -38,10 +41,7 @@ def test_the_stage_that_holds_the_fewest_sequences_is_not_the_one_with_the_fewes
 def test_of_equal_needs_the_fewest_bytes_decide(name):
     engine = get_engine(name)
     deployment = resolved(engine, EVEN, card(24), **TWO)
-    left = [
-        engine.rank_budget(deployment, engine.rank(deployment, stage)).kv_cache_bytes
-        for stage in (0, 1)
-    ]
+    left = bytes_left(engine, deployment)
     assert left[1] < left[0]
     assert engine.tightest_rank(deployment).stage == 1
     assert engine.budget(deployment).kv_cache_bytes == left[1]

@@ -14,6 +14,7 @@ __all__ = [
     "Attention",
     "Entry",
     "Formula",
+    "LoadedUnknown",
     "TokenCache",
     "Vectors",
     "Weights",
@@ -340,3 +341,15 @@ class TokenCache(Attention):
     def state_elements(self) -> tuple[int, int]:
         """None."""
         return (0, 0)
+
+
+class LoadedUnknown(Attention):
+    """Base of the kinds whose large tensors and adapters, as a loader makes them, are not known."""
+
+    def fused_tensors(self, hidden: int, tp: int) -> tuple[int, ...]:
+        """Not known: a loader's rounding is left out."""
+        return ()
+
+    def linear_ends(self, hidden: int) -> int:
+        """None known: no adapter applies."""
+        return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from kvsim.specs.attention.base import Entry, Formula, TokenCache, Vectors, Weights
+from kvsim.specs.attention.base import Entry, Formula, LoadedUnknown, TokenCache, Vectors, Weights
 from kvsim.specs.attention.pairs import causal_pairs, windowed_pairs
 from kvsim.specs.checked import NonNegativeInt, PositiveInt
 from kvsim.specs.precision import KVFormat
@@ -19,7 +19,7 @@ _V4_OUTPUT_GROUPS = 8
 _V4_INDEXER_HEADS = 64
 
 
-class LatentAttention(TokenCache):
+class LatentAttention(LoadedUnknown, TokenCache):
     """Multi-head latent attention (DeepSeek-V2): one compressed vector per token per layer.
 
     The latent is shared by all heads, so tensor parallelism replicates it.
@@ -136,14 +136,6 @@ class LatentAttention(TokenCache):
         query = (self.q_lora_rank or hidden) * self.indexer_heads * self.indexer_dim
         return query + hidden * (self.indexer_dim + self.indexer_heads)
 
-    def fused_tensors(self, hidden: int, tp: int) -> tuple[int, ...]:
-        """Not known."""
-        return ()
-
-    def linear_ends(self, hidden: int) -> int:
-        """None known."""
-        return 0
-
     @property
     def rotary_dim(self) -> int:
         """The rotary key's."""
@@ -167,7 +159,7 @@ class LatentAttention(TokenCache):
         return f"{fmt.latent_bytes(self.kv_lora_rank, self.rope_dim):,} bytes with scales"
 
 
-class CompressedLatentAttention(TokenCache):
+class CompressedLatentAttention(LoadedUnknown, TokenCache):
     """DeepSeek-V4's attention: one state every `ratio` tokens, beside a window.
 
     Parameters
@@ -280,14 +272,6 @@ class CompressedLatentAttention(TokenCache):
         width = 2 * hidden * (2 if self.indexer_dim else 1)
         indexer = _V4_INDEXER_HEADS * (self.indexer_dim or 0) * (self.q_lora_rank or hidden)
         return width * (self.head_dim + (self.indexer_dim or 0)) + indexer
-
-    def fused_tensors(self, hidden: int, tp: int) -> tuple[int, ...]:
-        """Not known."""
-        return ()
-
-    def linear_ends(self, hidden: int) -> int:
-        """None known."""
-        return 0
 
     @property
     def rotary_dim(self) -> int:

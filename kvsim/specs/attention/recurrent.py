@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from kvsim.specs.attention.base import Attention, Entry, Formula, Vectors, Weights
+from kvsim.specs.attention.base import Entry, Formula, LoadedUnknown, Vectors, Weights
 from kvsim.specs.checked import NonNegativeInt, PositiveInt
 from kvsim.specs.precision import KVFormat
 from kvsim.units import ceil_div
@@ -12,7 +12,7 @@ from kvsim.units import ceil_div
 __all__ = ["RecurrentState"]
 
 
-class RecurrentState(Attention):
+class RecurrentState(LoadedUnknown):
     """A state that each token changes and none makes longer.
 
     Parameters
@@ -97,14 +97,6 @@ class RecurrentState(Attention):
     def weights(self, hidden: int) -> tuple[Weights, ...]:
         """As given."""
         return (Weights(self.parameters, "tp", family="recurrent"),)
-
-    def fused_tensors(self, hidden: int, tp: int) -> tuple[int, ...]:
-        """Not known."""
-        return ()
-
-    def linear_ends(self, hidden: int) -> int:
-        """None known."""
-        return 0
 
     @property
     def rotary_dim(self) -> int:
