@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +25,6 @@ __all__ = [
     "check_kv_format",
     "check_options",
     "deployed_weight_bytes",
-    "fill",
     "gib_bytes",
     "layout_ratio",
     "mlp_activation_bytes",
@@ -104,13 +102,6 @@ def check_options(
                 f"{engine} has no option like --{name.replace('_', '-')}",
                 fix=(hints or {}).get(name, known),
             )
-
-
-def fill(deployment: Deployment, **defaults: Any) -> Deployment:
-    """Return the deployment with every option that is None set to its default."""
-    options = deployment.options
-    missing = {name: value for name, value in defaults.items() if getattr(options, name) is None}
-    return replace(deployment, options=options.model_copy(update=missing))
 
 
 # What an engine without the option behaves like.

@@ -12,9 +12,9 @@ A block is what an engine hands out whole; groups of one pool draw from the same
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import NamedTuple
 
 from kvsim.memory.growth import BlockCurve, Growth
@@ -174,20 +174,22 @@ class KVPools:
 
     def requests(self, tokens: int) -> int:
         """Sequences of `tokens` tokens that fit at once: the first pool to run out decides."""
-        needs = ((pool.given_blocks, pool.blocks_at(tokens)) for pool in self)
-        return min((given // blocks for given, blocks in needs if blocks), default=0)
+        return min((pool.given_blocks // need for pool, need in self._drawn(tokens)), default=0)
 
     def concurrency(self, tokens: int) -> float:
         """The same with its fraction: how far the first pool to run out would reach."""
-        needs = ((pool.given_blocks, pool.blocks_at(tokens)) for pool in self)
-        return min((given / blocks for given, blocks in needs if blocks), default=0.0)
+        return min((pool.given_blocks / need for pool, need in self._drawn(tokens)), default=0.0)
 
     def concurrency_beside(self, tokens: int) -> float:
         """The same of the pools beside the main one: what no change to the main one moves."""
-        needs = ((pool.given_blocks, pool.blocks_at(tokens)) for pool in self.pools[1:])
-        return min((given / blocks for given, blocks in needs if blocks), default=math.inf)
+        return replace(self, pools=self.pools[1:]).concurrency(tokens) if self.pools[1:] else inf
 
     def scarcest(self, tokens: int) -> Pool:
         """The pool that runs out first, with sequences of `tokens` tokens."""
-        drawn = [pool for pool in self if pool.blocks_at(tokens)] or [self.main]
-        return min(drawn, key=lambda pool: pool.given_blocks / max(1, pool.blocks_at(tokens)))
+        drawn = self._drawn(tokens) or [(self.main, 1)]
+        return min(drawn, key=lambda each: each[0].given_blocks / each[1])[0]
+
+    def _drawn(self, tokens: int) -> list[tuple[Pool, int]]:
+        """Pools that a sequence of this length draws from, and the blocks that it takes there."""
+        needs = ((pool, pool.blocks_at(tokens)) for pool in self)
+        return [(pool, need) for pool, need in needs if need]

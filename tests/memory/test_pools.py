@@ -116,3 +116,15 @@ def test_a_pool_s_curve_is_that_of_its_groups() -> None:
     mixed = pool("mixed", 9, 16, Growth.capped(4, 3), Growth.full(16), Growth.constant(1))
     assert mixed.curve == BlockCurve(4, 0, (3,), 1, (BlockCurve(16),))
     assert mixed.blocks_at(20) == mixed.curve.blocks_at(20) == 3 + 2 + 1
+
+
+def test_pools_beside_the_main_one_bound_what_a_smaller_main_need_would_give() -> None:
+    group = Group("g", 1, 0, 1, 10, 0, Growth.full(1))
+    main = Pool("full", 1, 10, 1000, 0, (group,))
+    window = Pool("window", 1, 10, 30, 0, (group._replace(growth=Growth.capped(1, 8)),))
+    apart = KVPools((main, window), 1.0)
+    assert apart.requests(100) == 30 // 8 == 3
+    assert (apart.concurrency(100), apart.concurrency_beside(100)) == (30 / 8, 30 / 8)
+    assert apart.concurrency(500) == 2
+    assert apart.concurrency_beside(500) == 30 / 8
+    assert KVPools((main,), 1.0).concurrency_beside(100) == float("inf")
