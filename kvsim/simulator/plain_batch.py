@@ -105,10 +105,11 @@ class DecodeBatch:
         heappush(self._finish, (finish, request.row, request))
         self.sequences += samples
         self.tokens += computed * samples
-        self.kv_bytes += (self._first_bytes + self._slope * computed) * samples
-        self.kv_slope += self._slope * samples
-        self.opens += self._growing * samples
-        self._phase[-base % self._block_size] += self._growing * samples
+        slope, opens = self._slope, self._growing * samples
+        self.kv_bytes += (self._first_bytes + slope * computed) * samples
+        self.kv_slope += slope * samples
+        self.opens += opens
+        self._phase[-base % self._block_size] += opens
 
     def leave(self, request: Request) -> None:
         """Take a request out: its last token was produced, or it is preempted."""
@@ -118,10 +119,11 @@ class DecodeBatch:
         del self.members[request]
         self.sequences -= samples
         self.tokens -= computed * samples
-        self.kv_bytes -= (self._first_bytes + self._slope * computed) * samples
-        self.kv_slope -= self._slope * samples
-        self.opens -= self._growing * samples
-        self._phase[-base % self._block_size] -= self._growing * samples
+        slope, opens = self._slope, self._growing * samples
+        self.kv_bytes -= (self._first_bytes + slope * computed) * samples
+        self.kv_slope -= slope * samples
+        self.opens -= opens
+        self._phase[-base % self._block_size] -= opens
 
     def cached_tokens(self, request: Request) -> int:
         """Cached tokens per sequence, of one of the members."""

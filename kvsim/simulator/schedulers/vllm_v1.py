@@ -80,23 +80,26 @@ class VLLMv1(Scheduler):
     def _admit(self, prefills: list[tuple[Request, int]], now: float) -> None:
         """Admit from the head of the queue while slots, budget and blocks last."""
         waiting, longest, seats = self.waiting, self._longest_chunk, self.limits.max_num_seqs
-        budget = self._budget(prefills)
+        budget, spare, idle = self._budget(prefills), self._spare_blocks(), not self.running
         while waiting and budget > 0:
             request = waiting.head()
             if self.running_sequences + request.samples > seats:
                 break
             if request.swapped:
-                if not self._resume(request, self._spare_blocks()):
+                if not self._resume(request, spare):
                     break
                 budget -= request.samples
+                spare = self._spare_blocks()
                 continue
             chunk = request.prefill_tokens
             if chunk > budget or chunk > longest:
                 chunk = min(budget, longest)
-            cached = self.allocator.allocate(request, chunk, spare_blocks=self._spare_blocks())
+            cached = self.allocator.allocate(request, chunk, spare_blocks=spare)
             if cached is None:
                 break
             self._start(request, cached, now)
+            if idle:  # what an idle engine waives holds again
+                spare, idle = self._spare_blocks(), False
             tokens = min(chunk, request.prefill_tokens - cached) if cached else chunk
             self.prefilling[request] = None
             prefills.append((request, tokens))
