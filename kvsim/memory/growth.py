@@ -182,13 +182,18 @@ class BlockCurve:
         A fixed block is filled whole.
         """
         whole = self.slots_per_block
-        filled = whole * self.fixed
-        for part in self.parts:
-            blocks, rest = divmod(tokens, part.block_size)
-            kept = part.growing * tokens + part.block_size * part._capped.total(blocks)
-            kept += rest * part._capped.above(blocks)
-            filled += kept * (whole // part.block_size)
+        filled = whole * self.fixed + (whole // self.block_size) * self._kept_at(tokens)
+        for part in self.beside:
+            filled += (whole // part.block_size) * part._kept_at(tokens)
         return filled
+
+    def _kept_at(self, tokens: int) -> int:
+        """Tokens that the groups of this block size keep, each counted in every group."""
+        kept = self.growing * tokens
+        if self.caps:
+            blocks, rest = divmod(tokens, self.block_size)
+            kept += self.block_size * self._capped.total(blocks) + rest * self._capped.above(blocks)
+        return kept
 
     def slot_slope_at(self, tokens: int) -> int:
         """Slots that the token after the first `tokens` fills."""

@@ -167,7 +167,8 @@ class HybridBatch(DecodeBatch):
         """Add (or, negative, remove) what a request of this length adds with each step."""
         for phases in self._sizes:
             self.fill_slope += phases.slots * phases.add(request.base, computed, samples)
-        self.opens = sum(phases.opens for phases in self._phases[0])
+        first = self._phases[0]
+        self.opens = first[0].opens if len(first) == 1 else sum(each.opens for each in first)
         self.kv_slope += samples * (self.reads.slope_at(computed + 1) - self._slope)
 
     def _push_bend(self, request: Request) -> None:
