@@ -100,9 +100,11 @@ def oracle_run(case: Case) -> None:
     setup = prepare(scenario)
     model, options = setup.deployment.model, setup.deployment.options
     reads = KVReadCurve.from_model(model, setup.kv, setup.rank)
-    memory = oracle.SharedBlocks if case.prefix_caching else oracle.Blocks
+    blocks, block_size = setup.num_blocks, setup.curve.block_size
     oracle.ENGINES["vllm-v1"](
-        memory(setup.num_blocks, setup.curve.block_size),
+        oracle.SharedBlocks(blocks, block_size)
+        if case.prefix_caching
+        else oracle.Blocks(blocks, [oracle.Group(block_size)]),
         oracle.Limits(options.max_num_seqs, options.max_num_batched_tokens, options.max_model_len),
         oracle.Costs(setup.step_time, partial(prefill_pairs, model), reads.bytes_at),
         oracle.Arrivals(build_workload(scenario.workload, scenario.folder)),
