@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import chain, repeat
 from math import inf
@@ -13,21 +13,19 @@ from kvsim.simulator.request import Request
 from kvsim.workload.base import ClosedLoop, NextRequest, RequestTable, Workload
 from kvsim.workload.streams import Streams
 
-__all__ = ["ArrivalQueue"]
+__all__ = ["ArrivalQueue", "arrival_queue"]
 
 _MOST_REFUSALS = 10_000  # at one instant
 _SLICE_ROWS = 512  # of a table, turned into Python's numbers at once: they stay in the cache
 
 
 class ArrivalQueue:
-    """The next arrivals of a workload, open or closed loop.
+    """The arrivals of an open loop, table by table: whoever is served, others come.
 
     Parameters
     ----------
-    workload : Workload or ClosedLoop
-        Where requests come from.
-    streams : Streams
-        Its random streams.
+    tables : iterable of RequestTable
+        Where requests come from, in order of time; each is asked for when its turn comes.
     recorder : Recorder
         Told of every table of arrivals, so that rows have their place.
 
@@ -41,26 +39,15 @@ class ArrivalQueue:
         Whether completions bring about arrivals.
     """
 
-    def __init__(
-        self, workload: Workload | ClosedLoop, streams: Streams, recorder: Recorder
-    ) -> None:
+    is_closed_loop = False
+
+    def __init__(self, tables: Iterable[RequestTable], recorder: Recorder) -> None:
         self._recorder = recorder
-        self._closed = workload if isinstance(workload, ClosedLoop) else None
-        self.is_closed_loop = self._closed is not None
-        self._tables: Iterator[RequestTable] = iter(())
-        self._chunk: Iterator[Request] = iter(())
-        self._following: list[tuple[float, int, Request]] = []
         self._rows = 0
-        self._head: Request | None = None
-        self.next_seconds = inf
+        self._coming = chain.from_iterable(map(self._requests, tables))
+        self._head = next(self._coming, None)
+        self.next_seconds = self._head.arrival_seconds if self._head else inf
         self.popped = 0
-        self._refusals, self._refused_at = 0, -inf
-        if isinstance(workload, ClosedLoop):
-            for request in self._requests(workload.start(streams)):
-                self._queue(request)
-        else:
-            self._tables = workload.tables(streams)
-        self._advance()
 
     def pop(self) -> Request:
         """Hand out the next arrival.
@@ -74,23 +61,75 @@ class ArrivalQueue:
         if request is None:
             raise IndexError("no arrival is known")
         self.popped += 1
-        self._advance()
+        self._head = head = next(self._coming, None)
+        self.next_seconds = head.arrival_seconds if head else inf
         return request
 
     def finished(self, requests: list[Request], now: float) -> None:
-        """Tell a closed loop's workload that requests ended; others follow them."""
-        if self._closed is None:
-            return
-        for request in requests:
-            following = self._closed.following(request.row, now)
-            for nxt in (following, *self._closed.branches(request.row, now)):
-                if nxt is not None:
-                    self._follow(nxt)
-        if self._head is None:
-            self._advance()
+        """Hear that requests ended."""
 
     def refused(self, request: Request) -> None:
-        """Tell a closed loop's workload that a request was refused: its client goes on.
+        """Hear that a request was refused."""
+
+    def _requests(self, table: RequestTable) -> Iterator[Request]:
+        """Note a table with the recorder and make its requests, each when it is asked for."""
+        self._recorder.arrive(table)
+        start, self._rows = self._rows, self._rows + len(table)
+        requests = chain.from_iterable(
+            map(
+                Request,
+                range(start + at, self._rows),
+                table.arrival_seconds[at : at + _SLICE_ROWS].tolist(),
+                table.prompt_tokens[at : at + _SLICE_ROWS].tolist(),
+                table.output_tokens[at : at + _SLICE_ROWS].tolist(),
+            )
+            for at in range(0, len(table), _SLICE_ROWS)
+        )
+        if table.priority is None and table.samples is None and table.content is None:
+            return requests
+        return _with_options(requests, table)
+
+
+class ClosedLoopQueue(ArrivalQueue):
+    """The arrivals of a closed loop: each client asks again after its answer.
+
+    Parameters
+    ----------
+    workload : ClosedLoop
+        What the clients ask first, and next.
+    streams : Streams
+        Its random streams.
+    recorder : Recorder
+        As in `ArrivalQueue`.
+    """
+
+    is_closed_loop = True
+
+    def __init__(self, workload: ClosedLoop, streams: Streams, recorder: Recorder) -> None:
+        super().__init__((), recorder)
+        self._workload = workload
+        self._following: list[tuple[float, int, Request]] = []
+        self._refusals, self._refused_at = 0, -inf
+        for request in self._requests(workload.start(streams)):
+            self._queue(request)
+
+    def pop(self) -> Request:
+        """Hand out the earliest arrival that is known (IndexError: none is)."""
+        _, _, request = heappop(self._following)
+        self.popped += 1
+        self.next_seconds = self._following[0][0] if self._following else inf
+        return request
+
+    def finished(self, requests: list[Request], now: float) -> None:
+        """Tell the workload that requests ended; others follow them."""
+        for request in requests:
+            following = self._workload.following(request.row, now)
+            for nxt in (following, *self._workload.branches(request.row, now)):
+                if nxt is not None:
+                    self._follow(nxt)
+
+    def refused(self, request: Request) -> None:
+        """Tell the workload that a request was refused: its client goes on.
 
         The answer is an error, at once; so the client thinks and asks its next.
 
@@ -112,49 +151,33 @@ class ArrivalQueue:
     def _follow(self, nxt: NextRequest) -> None:
         """Queue an arrival that a completion brought about."""
         (request,) = self._requests(RequestTable.of_requests([nxt], None))
-        if self._closed is not None and self._closed.content is not None:
-            request.content, request.content_row = self._closed.content, request.row
+        if self._workload.content is not None:
+            request.content, request.content_row = self._workload.content, request.row
         self._queue(request)
-        if self._head is not None and request.arrival_seconds < self.next_seconds:
-            self._queue(self._head)
-            self._advance()
 
     def _queue(self, request: Request) -> None:
-        """Put an arrival of a closed loop in its place in time."""
+        """Put an arrival in its place in time."""
         heappush(self._following, (request.arrival_seconds, request.row, request))
+        self.next_seconds = self._following[0][0]
 
-    def _advance(self) -> None:
-        """Find the next arrival: the earliest of a closed loop, or a table's next row."""
-        head = heappop(self._following)[2] if self._following else next(self._chunk, None)
-        self._head = head = head or self._from_next_table()
-        self.next_seconds = head.arrival_seconds if head else inf
 
-    def _from_next_table(self) -> Request | None:
-        """Start the next table that has rows."""
-        for table in self._tables:
-            self._chunk = self._requests(table)
-            first = next(self._chunk, None)
-            if first is not None:
-                return first
-        return None
+def arrival_queue(
+    workload: Workload | ClosedLoop, streams: Streams, recorder: Recorder
+) -> ArrivalQueue:
+    """Make the queue that a workload needs: open or closed loop.
 
-    def _requests(self, table: RequestTable) -> Iterator[Request]:
-        """Note a table with the recorder and make its requests, each when it is asked for."""
-        self._recorder.arrive(table)
-        start, self._rows = self._rows, self._rows + len(table)
-        requests = chain.from_iterable(
-            map(
-                Request,
-                range(start + at, self._rows),
-                table.arrival_seconds[at : at + _SLICE_ROWS].tolist(),
-                table.prompt_tokens[at : at + _SLICE_ROWS].tolist(),
-                table.output_tokens[at : at + _SLICE_ROWS].tolist(),
-            )
-            for at in range(0, len(table), _SLICE_ROWS)
-        )
-        if table.priority is None and table.samples is None and table.content is None:
-            return requests
-        return _with_options(requests, table)
+    Parameters
+    ----------
+    workload : Workload or ClosedLoop
+        Where requests come from.
+    streams : Streams
+        Its random streams.
+    recorder : Recorder
+        Told of every table of arrivals.
+    """
+    if isinstance(workload, ClosedLoop):
+        return ClosedLoopQueue(workload, streams, recorder)
+    return ArrivalQueue(workload.tables(streams), recorder)
 
 
 def _with_options(requests: Iterator[Request], table: RequestTable) -> Iterator[Request]:

@@ -18,18 +18,23 @@ Every pool that an engine keeps apart, and every block size in it, has phase cou
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from heapq import heappop, heappush
+from typing import NamedTuple
 
 from kvsim.memory.growth import BlockCurve
-from kvsim.simulator.plain_batch import DecodeBatch, blocks_between
+from kvsim.simulator.phases import MixedPhases, Phases
+from kvsim.simulator.plain_batch import DecodeBatch
 from kvsim.simulator.request import Request
 from kvsim.steptime.kv_reads import KVReadCurve
 
 __all__ = ["DecodeBatch", "HybridBatch", "decode_batch"]
 
+_LENGTHS = 1 << 16  # whose shares are remembered
 
-class _Phases:
-    """How many blocks of one size each coming step opens, in one pool.
+
+class _Counter:
+    """Groups whose blocks are of one size and of one pool, and the steps that open them.
 
     Parameters
     ----------
@@ -37,25 +42,49 @@ class _Phases:
         Groups of blocks of this size.
     slots : int
         Slots that a token fills of one such block.
+    phases : Phases
+        Where the blocks that they open are counted.
+    pool : Phases
+        Those of the whole pool: the same, or a mixture.
     """
 
-    def __init__(self, curve: BlockCurve, slots: int) -> None:
+    def __init__(self, curve: BlockCurve, slots: int, phases: Phases, pool: Phases) -> None:
         self.curve = curve
-        self.size = curve.block_size
         self.slots = slots
-        self.opens = 0
-        self.phase = [0] * self.size
+        self.phases = phases
+        self.pool = pool
 
-    def add(self, base: int, computed: int, samples: int) -> int:
-        """Count the groups that are still open to a sequence of `computed` cached tokens."""
-        opens = samples * self.curve.groups_open_at(computed)
-        self.opens += opens
-        self.phase[-base % self.size] += opens
-        return opens
+    def add(self, base: int, opens: int) -> None:
+        """Count (or, negative, no longer) groups that are still open to a sequence."""
+        phases = self.phases
+        phases.opens += opens
+        phases.counts[-base % phases.size] += opens
+        if self.pool is not phases:
+            self.pool.opens += opens
 
-    def blocks_for(self, step: int, steps: int) -> int:
-        """Blocks that `steps` steps from `step` on take."""
-        return blocks_between(self.phase, self.opens, step, steps)
+    def open_to(self, contexts: list[tuple[int, int]]) -> int:
+        """What its phases must sum to, given every sequence's cached tokens and samples."""
+        return sum(n * self.curve.groups_open_at(tokens) for tokens, n in contexts)
+
+
+class _Share(NamedTuple):
+    """What one sequence of a certain length adds to the sums.
+
+    Parameters
+    ----------
+    slots, fill_slope : int
+        Slots that it fills, and that its next token fills.
+    opens : tuple of int
+        By counter, the groups that are still open to it.
+    bent_bytes, bent_slope : int
+        How far what it reads, and reads more with each token, is from the first line.
+    """
+
+    slots: int
+    fill_slope: int
+    opens: tuple[int, ...]
+    bent_bytes: int
+    bent_slope: int
 
 
 class HybridBatch(DecodeBatch):
@@ -83,9 +112,12 @@ class HybridBatch(DecodeBatch):
         super().__init__(pools[0][0], reads)
         self._growing = 0  # which groups are open depends on the length: `_add_slopes`
         self.pools = pools
-        self._phases = [list(_phases(curve, weight)) for curve, weight in pools]
-        self._sizes = [phases for sizes in self._phases for phases in sizes]
+        self._pools = [list(_counters(curve, weight)) for curve, weight in pools]
+        self._counters = [counter for counters in self._pools for counter in counters]
+        self.pool_phases = [counters[0].pool for counters in self._pools]
+        self.phases = self.pool_phases[0]
         self.fill_slope = self.filled_slots = 0
+        self._share = lru_cache(maxsize=_LENGTHS)(self._work_share_out)
         self._bends: list[tuple[int, int, Request]] = []
         breakpoints = (point for curve, _ in pools for point in curve.breakpoints)
         self._bend_points = sorted({*breakpoints, *reads.breakpoints})
@@ -110,7 +142,7 @@ class HybridBatch(DecodeBatch):
 
     def slots_of(self, tokens: int) -> int:
         """Slots that one sequence of `tokens` cached tokens fills, all pools added."""
-        return sum(weight * curve.slots_at(tokens) for curve, weight in self.pools)
+        return self._share(tokens).slots if tokens else 0
 
     # ---- time -----------------------------------------------------------------------------
 
@@ -129,47 +161,40 @@ class HybridBatch(DecodeBatch):
         steps = super().steps_to_change()
         return min(steps, self._bends[0][0] - self.step) if self._bends else steps
 
-    # ---- blocks ---------------------------------------------------------------------------
-
     @property
     def opening(self) -> int:
         """New blocks of the first pool that the very next step takes."""
-        return self.blocks_for(1)
-
-    def blocks_for(self, steps: int, pool: int = 0) -> int:
-        """New blocks of one pool that the next `steps` steps take."""
-        sizes = self._phases[pool]
-        if len(sizes) == 1:
-            return sizes[0].blocks_for(self.step, steps)
-        return sum(phases.blocks_for(self.step, steps) for phases in sizes)
-
-    def steps_within(self, free_blocks: int, limit: int, pool: int = 0) -> int:
-        """Return the most steps, up to `limit`, that `free_blocks` new blocks of a pool allow."""
-        if self.blocks_for(limit, pool) <= free_blocks:
-            return limit
-        fits, fails = 0, limit
-        while fails - fits > 1:
-            middle = (fits + fails) // 2
-            enough = self.blocks_for(middle, pool) <= free_blocks
-            fits, fails = (middle, fails) if enough else (fits, middle)
-        return fits
+        return self.phases.blocks_for(self.step, 1)
 
     # ---- bends ----------------------------------------------------------------------------
 
+    def _work_share_out(self, computed: int) -> _Share:
+        """What a sequence of so many cached tokens adds; remembered, as lengths come again."""
+        reads, counters = self.reads, self._counters
+        opens = tuple(counter.curve.groups_open_at(computed) for counter in counters)
+        straight = self._first_bytes + self._slope * computed
+        return _Share(
+            slots=sum(weight * curve.slots_at(computed) for curve, weight in self.pools),
+            fill_slope=sum(n * counter.slots for n, counter in zip(opens, counters, strict=True)),
+            opens=opens,
+            bent_bytes=reads.bytes_at(computed + 1) - straight,
+            bent_slope=reads.slope_at(computed + 1) - self._slope,
+        )
+
     def _depart(self, request: Request, computed: int, samples: int) -> None:
         """Add (or, negative, remove) how far a request has bent away from its first line."""
-        straight = self._first_bytes + self._slope * computed
-        self.kv_bytes += samples * (self.reads.bytes_at(computed + 1) - straight)
-        self.filled_slots += samples * self.slots_of(computed)
-        self._add_slopes(request, computed, samples)
+        share = self._share(computed)
+        self.kv_bytes += samples * share.bent_bytes
+        self.filled_slots += samples * share.slots
+        self._add_slopes(request, share, samples)
 
-    def _add_slopes(self, request: Request, computed: int, samples: int) -> None:
-        """Add (or, negative, remove) what a request of this length adds with each step."""
-        for phases in self._sizes:
-            self.fill_slope += phases.slots * phases.add(request.base, computed, samples)
-        first = self._phases[0]
-        self.opens = first[0].opens if len(first) == 1 else sum(each.opens for each in first)
-        self.kv_slope += samples * (self.reads.slope_at(computed + 1) - self._slope)
+    def _add_slopes(self, request: Request, share: _Share, samples: int) -> None:
+        """Add (or, negative, remove) what a request of some length adds with each step."""
+        base = request.base
+        for counter, opens in zip(self._counters, share.opens, strict=True):
+            counter.add(base, samples * opens)
+        self.fill_slope += samples * share.fill_slope
+        self.kv_slope += samples * share.bent_slope
 
     def _push_bend(self, request: Request) -> None:
         """Note the step at which the request's blocks or reads grow differently next."""
@@ -190,8 +215,8 @@ class HybridBatch(DecodeBatch):
         computed = self.step + request.base
         foreseen = self.reads.bytes_at(computed) + self.reads.slope_at(computed)
         self.kv_bytes += request.samples * (self.reads.bytes_at(computed + 1) - foreseen)
-        self._add_slopes(request, computed - 1, -request.samples)
-        self._add_slopes(request, computed, request.samples)
+        self._add_slopes(request, self._share(computed - 1), -request.samples)
+        self._add_slopes(request, self._share(computed), request.samples)
         self._push_bend(request)
 
     def _laws(self) -> dict[str, tuple[int, int]]:
@@ -200,19 +225,24 @@ class HybridBatch(DecodeBatch):
         laws = super()._laws()
         del laws["opens"], laws["phases"]
         laws["slots"] = self.filled_slots, sum(n * self.slots_of(c) for c, n in contexts)
-        for number, sizes in enumerate(self._phases):
-            for phases in sizes:
-                opens = sum(n * phases.curve.groups_open_at(c) for c, n in contexts)
-                laws[f"opens of pool {number}, blocks of {phases.size}"] = phases.opens, opens
-                laws[f"phases of pool {number}, {phases.size}"] = sum(phases.phase), opens
+        for number, counters in enumerate(self._pools):
+            for counter in counters:
+                opens = counter.open_to(contexts)
+                blocks = f"pool {number}, blocks of {counter.phases.size}"
+                laws[f"opens of {blocks}"] = counter.phases.opens, opens
+                laws[f"phases of {blocks}"] = sum(counter.phases.counts), opens
+            of_all = sum(counter.phases.opens for counter in counters)
+            laws[f"opens of pool {number}"] = counters[0].pool.opens, of_all
         return laws
 
 
-def _phases(curve: BlockCurve, weight: int) -> Iterator[_Phases]:
+def _counters(curve: BlockCurve, weight: int) -> Iterator[_Counter]:
     """Counters of one pool, whose slots weigh so much where pools are added up."""
     whole = curve.slots_per_block
-    for part in curve.parts:
-        yield _Phases(part, weight * (whole // part.block_size))
+    each = [Phases(part.block_size) for part in curve.parts]
+    pool = MixedPhases(each) if len(each) > 1 else each[0]
+    for part, phases in zip(curve.parts, each, strict=True):
+        yield _Counter(part, weight * (whole // part.block_size), phases, pool)
 
 
 def decode_batch(

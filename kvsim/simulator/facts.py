@@ -340,7 +340,10 @@ def where_given(key: str, words: Mapping[str, str], file: Path | None) -> str:
         return words[override] if override == key else f"{words[override]}: {key}"
     if file is None or not file.is_file():
         return key
-    content = read_yaml(file)
+    try:
+        content = read_yaml(file)
+    except InputError:  # somebody is editing it while its run ends
+        return f"{file}: {key}"
     spelled = next((one for one in _spellings(key) if _states(content, one, key)), key)
     line = line_of(file, spelled.split("."))
     return f"{file}, line {line}: {spelled}" if line else f"{file}: {spelled}"

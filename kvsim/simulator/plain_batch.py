@@ -7,14 +7,9 @@ A global counter ``step`` takes the place of every sequence's own length: a sequ
 joins with ``c`` cached tokens keeps ``base = c - step``, and its length is ``base + step``
 for ever after. What the next k steps need follows from three small structures::
 
-    phase[t % block_size]   how many sequences open a new block at step t
-                            (those whose base + t is a multiple of the block size)
-
-        step      t   t+1  t+2  t+3 | t+4 ...       block_size 4
-        phase     2    0    1    1  |  2            blocks for 6 steps = (2+0+1+1) + 2 + 0
-
-    finish heap             the step at which each sequence produces its last token
-    bend heap               the step at which a sequence's window fills (`HybridBatch` only)
+    phases          how many blocks open at each step of a cycle (`kvsim.simulator.phases`)
+    finish heap     the step at which each sequence produces its last token
+    bend heap       the step at which a sequence's window fills (`HybridBatch` only)
 """
 
 from __future__ import annotations
@@ -23,29 +18,11 @@ from heapq import heappop, heappush
 
 from kvsim.errors import InvariantError
 from kvsim.memory.growth import BlockCurve
+from kvsim.simulator.phases import Phases
 from kvsim.simulator.request import Request
 from kvsim.steptime.kv_reads import KVReadCurve
 
-__all__ = ["DecodeBatch", "blocks_between"]
-
-
-def blocks_between(phase: list[int], opens: int, step: int, steps: int) -> int:
-    """Blocks that `steps` steps from `step` on take: whole cycles, then a part of one.
-
-    Parameters
-    ----------
-    phase : list of int
-        Blocks that open at each step of a cycle; `opens` is their sum.
-    """
-    size = len(phase)
-    first = step % size
-    if steps == 1:
-        return phase[first]
-    last = first + steps
-    if last <= size:
-        return sum(phase[first:last])
-    cycles, last = divmod(last, size)
-    return cycles * opens - sum(phase[:first]) + sum(phase[:last])
+__all__ = ["DecodeBatch"]
 
 
 class DecodeBatch:
@@ -69,8 +46,8 @@ class DecodeBatch:
         Decoding sequences, parallel samples counted each.
     tokens : int
         Cached tokens of all of them.
-    opens : int
-        Blocks that a whole cycle of `block_size` steps takes, at most.
+    phases, pool_phases : Phases, list of Phases
+        Blocks of the first pool, and of every pool, that open at each step of a cycle.
     kv_bytes, kv_slope : int
         Bytes that the next step reads, and what each further step reads more.
     members : dict of Request to None
@@ -83,12 +60,11 @@ class DecodeBatch:
         self.step = 0
         self.sequences = 0
         self.tokens = 0
-        self.opens = 0
         self.kv_bytes = 0
         self.kv_slope = 0
         self.members: dict[Request, None] = {}
-        self._block_size = blocks.block_size
-        self._phase = [0] * self._block_size
+        self.phases = Phases(blocks.block_size)
+        self.pool_phases = [self.phases]
         self._finish: list[tuple[int, int, Request]] = []
         self._growing = blocks.growing
         self._slope = reads.slope_at(1)
@@ -108,8 +84,9 @@ class DecodeBatch:
         slope, opens = self._slope, self._growing * samples
         self.kv_bytes += (self._first_bytes + slope * computed) * samples
         self.kv_slope += slope * samples
-        self.opens += opens
-        self._phase[-base % self._block_size] += opens
+        phases = self.phases
+        phases.opens += opens
+        phases.counts[-base % phases.size] += opens
 
     def leave(self, request: Request) -> None:
         """Take a request out: its last token was produced, or it is preempted."""
@@ -122,12 +99,17 @@ class DecodeBatch:
         slope, opens = self._slope, self._growing * samples
         self.kv_bytes -= (self._first_bytes + slope * computed) * samples
         self.kv_slope -= slope * samples
-        self.opens -= opens
-        self._phase[-base % self._block_size] -= opens
+        phases = self.phases
+        phases.opens -= opens
+        phases.counts[-base % phases.size] -= opens
 
     def cached_tokens(self, request: Request) -> int:
         """Cached tokens per sequence, of one of the members."""
         return request.base + self.step
+
+    def slots_of(self, tokens: int) -> int:
+        """Slots that one sequence of `tokens` cached tokens fills."""
+        return tokens
 
     # ---- time -----------------------------------------------------------------------------
 
@@ -154,32 +136,18 @@ class DecodeBatch:
     def steps_to_change(self) -> int:
         """Steps until the next completion."""
         heap = self._finish
-        while heap[0][2].finish_step != heap[0][0]:
+        while True:
+            finish, _, request = heap[0]
+            if request.finish_step == finish:
+                return finish - self.step
             heappop(heap)
-        return heap[0][0] - self.step
 
     # ---- blocks ---------------------------------------------------------------------------
 
     @property
     def opening(self) -> int:
-        """New blocks that the very next step takes."""
-        return self._phase[self.step % self._block_size]
-
-    def blocks_for(self, steps: int) -> int:
-        """New blocks that the next `steps` steps take: whole cycles, then a part of one."""
-        return blocks_between(self._phase, self.opens, self.step, steps)
-
-    def steps_within(self, free_blocks: int, limit: int) -> int:
-        """Return the most steps, up to `limit`, that `free_blocks` new blocks allow."""
-        size, phase = self._block_size, self._phase
-        if self.blocks_for(limit) <= free_blocks:
-            return limit
-        cycles, left = divmod(free_blocks, self.opens)
-        steps = cycles * size
-        while left >= phase[(self.step + steps) % size]:
-            left -= phase[(self.step + steps) % size]
-            steps += 1
-        return steps
+        """New blocks of the first pool that the very next step takes."""
+        return self.phases.counts[self.step % self.phases.size]
 
     def check(self) -> None:
         """State the laws: sums over the members equal the counters.
@@ -204,8 +172,8 @@ class DecodeBatch:
         return {
             "sequences": (self.sequences, sum(n for _, n in contexts)),
             "tokens": (self.tokens, sum(c * n for c, n in contexts)),
-            "opens": (self.opens, opens),
-            "phases": (sum(self._phase), self.opens),
+            "opens": (self.phases.opens, opens),
+            "phases": (sum(self.phases.counts), opens),
             "kv_bytes": (self.kv_bytes, sum(n * reads.bytes_at(c + 1) for c, n in contexts)),
             "kv_slope": (self.kv_slope, sum(n * reads.slope_at(c + 1) for c, n in contexts)),
         }

@@ -44,15 +44,12 @@ class Setup:
         What the memory policy hands out: the engine's own pools, or the same bytes as one.
     step_time : StepTimeModel or ConstantStepTime
         What a step costs.
-    warnings : tuple of str
-        Where the scenario overrides the plan.
     """
 
     scenario: Scenario
     sizing: Sizing
     pools: KVPools
     step_time: StepTimeModel | ConstantStepTime
-    warnings: tuple[str, ...] = ()
 
     @property
     def deployment(self) -> ResolvedDeployment:
@@ -89,6 +86,11 @@ class Setup:
         """KV bytes of one more token of a short context, one rank, all layers."""
         own = bytes_per_token(self.deployment.model, self.kv, self.rank)
         return round(own * self.pools.layout_ratio)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Where the scenario overrides the plan: sized again for it, so only when asked."""
+        return tuple(_warnings(self.scenario, self.sizing))
 
     @property
     def pool_slots(self) -> int:
@@ -139,7 +141,6 @@ def prepare(
         sizing,
         _pools(scenario, sizing),
         _step_time(scenario, sizing.deployment),
-        tuple(_warnings(scenario, sizing)),
     )
 
 
@@ -193,13 +194,16 @@ def _warnings(scenario: Scenario, sizing: Sizing) -> Iterator[str]:
         return
     free = sizing.asked.options.model_copy(update={"num_gpu_blocks_override": None})
     planned = size(sizing.engine, replace(sizing.asked, options=free)).capacity.num_blocks
+    given = sizing.capacity.num_blocks
+    if given == stated == planned:
+        return
     where = scenario.where("engine.num_gpu_blocks_override", short=True)
-    if sizing.capacity.num_blocks != stated:
+    if given != stated:
         yield (
             f"{where} asks for {stated:,} blocks; {sizing.engine.name} takes that for the most, and"
-            f" {_names(sizing)} has room for {sizing.capacity.num_blocks:,}"
+            f" {_names(sizing)} has room for {given:,}"
         )
-    elif stated != planned:
+    else:
         yield (
             f"{where} states a pool of {stated:,} blocks; the plan for {_names(sizing)} gives"
             f" {max(0, planned):,}"

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from kvsim.simulator.request import Request
 from kvsim.workload.base import RequestTable
 
-__all__ = ["DECODE_ROW", "STEP_COLUMNS", "STEP_ROW", "Recorder"]
+__all__ = ["DECODE_ROW", "ROW_COLUMNS", "STEP_COLUMNS", "STEP_ROW", "Recorder"]
 
-STEP_COLUMNS = (
+ROW_COLUMNS = (
     "start_seconds",  # when the run of steps began
     "seconds",  # how long all of its steps took
     "steps",  # engine steps in the run
@@ -27,17 +27,17 @@ STEP_COLUMNS = (
     "kv_read_bytes",  # bytes that the first step's decode attention reads
     "waiting",  # requests in the queue
     "filled_slots",  # slots that hold something at the start: cached tokens, in a plain pool
-    "filling_slots",  # slots that the run fills
     "held_slots",  # slots held at the start
     "grown_slots",  # slots that the run allocated
     "reserved_slots",  # held slots that will be written later, at the start
     "external_slots",  # free slots that the head of the queue cannot use
     "cached_slots",  # slots of finished prefixes kept for reuse
 )
-STEP_ROW = Struct(f"2d{len(STEP_COLUMNS) - 2}q")  # times, then counts
+STEP_COLUMNS = (*ROW_COLUMNS, "filling_slots")  # slots that the run fills
+STEP_ROW = Struct(f"2d{len(ROW_COLUMNS) - 2}q")  # times, then counts
 # The same row when nobody waits, nobody prefills, and no slot is set apart: pad bytes are zeros.
-DECODE_ROW = Struct("2d2q8xq8x4q24x")
-_ROW_DTYPE = np.dtype([(name, "f8" if at < 2 else "i8") for at, name in enumerate(STEP_COLUMNS)])
+DECODE_ROW = Struct("2d2q8xq8x3q24x")
+_ROW_DTYPE = np.dtype([(name, "f8" if at < 2 else "i8") for at, name in enumerate(ROW_COLUMNS)])
 _PAGE_ROWS = 1 << 15
 _NEVER = float("nan")
 
@@ -65,7 +65,10 @@ class Recorder:
     queried_tokens, hit_tokens : int
         Prompt tokens looked up in the prefix cache, and those found.
     write_steps : callable
-        ``write_steps(STEP_ROW.pack(...))`` appends one row of `STEP_COLUMNS`.
+        ``write_steps(STEP_ROW.pack(...))`` appends one row of `ROW_COLUMNS`.
+    filling_slots : array of int
+        By step row, the slots that it fills; empty where a slot is a token, so that they
+        follow from the row.
     """
 
     def __init__(self) -> None:
@@ -83,6 +86,7 @@ class Recorder:
         self.hit_tokens = 0
         self._rows = BytesIO()
         self.write_steps: Callable[[bytes], object] = self._rows.write
+        self.filling_slots = array("q")
 
     def arrive(self, table: RequestTable) -> None:
         """Note a table of arrivals: their rows follow those noted before."""
@@ -113,16 +117,23 @@ class Recorder:
         return self._rows.tell() // STEP_ROW.size
 
     def step_pages(self) -> Iterator[dict[str, npt.NDArray[np.float64]]]:
-        """Yield the step rows a page at a time, one float array per column."""
-        rows = np.frombuffer(self._rows.getbuffer(), dtype=_ROW_DTYPE)
-        for start in range(0, len(rows), _PAGE_ROWS):
-            yield _columns(rows[start : start + _PAGE_ROWS])
+        """Yield the step rows a page at a time, one float array per column of `STEP_COLUMNS`."""
+        for start in range(0, self.step_rows, _PAGE_ROWS):
+            yield self._columns(slice(start, start + _PAGE_ROWS))
 
     def step_columns(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Return all step rows, one float array per column."""
-        return _columns(np.frombuffer(self._rows.getbuffer(), dtype=_ROW_DTYPE))
+        """Return all step rows, one float array per column of `STEP_COLUMNS`."""
+        return self._columns(slice(None))
 
-
-def _columns(rows: npt.NDArray[np.void]) -> dict[str, npt.NDArray[np.float64]]:
-    """Turn packed rows into a float array per column."""
-    return {name: rows[name].astype(np.float64) for name in STEP_COLUMNS}
+    def _columns(self, part: slice) -> dict[str, npt.NDArray[np.float64]]:
+        """Turn packed rows into a float array per column, with what follows from them."""
+        rows = np.frombuffer(self._rows.getbuffer(), dtype=_ROW_DTYPE)[part]
+        columns = {name: rows[name].astype(np.float64) for name in ROW_COLUMNS}
+        if self.filling_slots:
+            columns["filling_slots"] = np.array(self.filling_slots[part], dtype=np.float64)
+            return columns
+        prompts, reserved = columns["prefill_tokens"], columns["reserved_slots"]
+        columns["filling_slots"] = columns["steps"] * columns["sequences"] + prompts
+        # held for this step's prompts, and not yet written
+        np.copyto(reserved, np.minimum(prompts, columns["held_slots"]), where=reserved == 0)
+        return columns

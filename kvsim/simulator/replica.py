@@ -17,6 +17,7 @@ from math import inf
 import simpy
 
 from kvsim.errors import InvariantError
+from kvsim.simulator.allocators.base import Allocator, Slots
 from kvsim.simulator.arrival_queue import ArrivalQueue
 from kvsim.simulator.batch import HybridBatch
 from kvsim.simulator.camera import Camera
@@ -72,10 +73,14 @@ class Replica:
         self.now = 0.0
         self.camera: Camera | None = None
         self._watch = watch
+        self._is_closed_loop = arrivals.is_closed_loop
         self._is_plain = not scheduler.allocator.sets_slots_apart
         batch = scheduler.batch
         self._hybrid = batch if isinstance(batch, HybridBatch) else None
         self._slots_per_block = scheduler.allocator.slots_per_block
+        # most have no more to say than how many blocks are free
+        self._weighs_blocks = type(scheduler.allocator).held_slots is not Allocator.held_slots
+        self._is_usual = self._is_plain and not (self._weighs_blocks or self._hybrid)
 
     def process(
         self, env: simpy.Environment, until: float = inf
@@ -88,14 +93,19 @@ class Replica:
         """
         scheduler, arrivals = self.scheduler, self.arrivals
         now = self.now = env.now
-        closed_loop = arrivals.is_closed_loop
-        is_plain = self._is_plain and self.camera is None
+        closed_loop = self._is_closed_loop
+        # whoever waits for a batch to end has that to decide as well
+        is_plain = self._is_plain and not (self.camera or scheduler.keeps_batch_closed)
         looked_at = self.camera is not None or self._watch is not None
         horizon = min(until, env.peek())
         while now < until:
             if arrivals.next_seconds <= now:
                 self._add_arrivals(now)
-            elif is_plain and scheduler.only_decodes and self._decode_on(horizon):
+            elif (
+                is_plain
+                and not (scheduler.waiting or scheduler.prefilling or scheduler.moved_tokens)
+                and self._decode_on(horizon)
+            ):
                 now = self.now
                 continue
             plan = scheduler.schedule(now)
@@ -160,28 +170,30 @@ class Replica:
         """
         scheduler, arrivals, clock = self.scheduler, self.arrivals, self.clock
         batch, allocator, write = scheduler.batch, scheduler.allocator, self.recorder.write_steps
-        total, size = allocator.total_blocks, self._slots_per_block
-        hybrid = self._hybrid
-        start = now = self.now
-        while batch.sequences and arrivals.next_seconds > now:
+        total, size, hybrid = allocator.total_blocks, self._slots_per_block, self._hybrid
+        now, coming = self.now, arrivals.next_seconds
+        while batch.sequences and coming > now:
             limit = allocator.decode_steps(batch, batch.steps_to_change())
             if not limit:
                 break
-            steps, seconds = clock.decode_run(batch, limit, arrivals.next_seconds - now)
-            if now + seconds > until:
+            steps, seconds = clock.decode_run(batch, limit, coming - now)
+            end = now + seconds
+            if end > until:
                 break
             held = (total - allocator.free_blocks) * size
-            sequences, read = batch.sequences, batch.kv_bytes
-            filled, filling = batch.tokens, steps * sequences
-            if hybrid:
-                filled, filling = hybrid.filled_slots, steps * hybrid.fill_slope
             grown = allocator.allocate_steps(batch, steps) * size
-            write(_decode_row(now, seconds, steps, sequences, read, filled, filling, held, grown))
-            now = self.now = now + seconds
+            sequences, filled, read = batch.sequences, batch.tokens, batch.kv_bytes
+            if hybrid:
+                filled = hybrid.filled_slots
+                self.recorder.filling_slots.append(steps * hybrid.fill_slope)
+            write(_decode_row(now, seconds, steps, sequences, read, filled, held, grown))
+            now = end
             done = scheduler.decoded(steps, now)
-            if done and arrivals.is_closed_loop:
+            if done and self._is_closed_loop:
                 arrivals.finished(done, now)
-        return now > start
+                coming = arrivals.next_seconds
+        passed, self.now = now > self.now, now
+        return passed
 
     def _span(self, plan: StepPlan, now: float) -> tuple[int, float]:
         """Steps of the run that starts now, and its seconds."""
@@ -189,53 +201,59 @@ class Replica:
         if plan.prefills or plan.moved_tokens or not plan.decodes:
             return 1, self.clock.mixed_seconds(plan, batch)
         waiting, arrivals = self.scheduler.waiting, self.arrivals
-        if waiting and not waiting.arrivals_can_overtake and not arrivals.is_closed_loop:
+        if waiting and not waiting.arrivals_can_overtake and not self._is_closed_loop:
             return self.clock.decode_run(batch, plan.steps, inf)  # behind a blocked queue
         # in a closed loop whoever is refused there asks again, in the meantime
         return self.clock.decode_run(batch, plan.steps, arrivals.next_seconds - now)
 
     def _begin(self, plan: StepPlan, steps: int, seconds: float, now: float) -> float:
         """Allocate the run's blocks and record it; return its seconds, copies included."""
-        scheduler, hybrid = self.scheduler, self._hybrid
-        batch, allocator, waiting = scheduler.batch, scheduler.allocator, scheduler.waiting
-        filled = scheduler.cached_tokens_in_all()
+        scheduler = self.scheduler
+        batch, allocator = scheduler.batch, scheduler.allocator
         decoding = read = grown = prompts = reserved = external = cached = 0
-        if self._is_plain:
-            before = 0
-            held = (allocator.total_blocks - allocator.free_blocks) * self._slots_per_block
+        if self._is_usual:
+            filled = scheduler.cached_tokens_in_all()
+            before = held = (allocator.total_blocks - allocator.free_blocks) * self._slots_per_block
         else:
             before = allocator.held_slots
-            held = before - allocator.rounded_slots
-            head = waiting.head() if waiting else None
-            reserved, external, cached = allocator.slots(filled, head)
+            filled, held, (reserved, external, cached) = self._look(plan, steps)
         for _, count in plan.prefills:
             prompts += count
-        filling = prompts  # held for this step's prompts, and not yet written
-        if hybrid:
-            filled, filling = scheduler.filled_slots(), self._coming_slots(plan)
-        if filling and not reserved:
-            reserved = filling if filling < held else held
         if plan.decodes and batch.sequences:
             decoding, read = batch.sequences, batch.kv_bytes
-            filling += steps * (hybrid.fill_slope if hybrid else decoding)
             grown = allocator.allocate_steps(batch, steps) * self._slots_per_block
-            if not self._is_plain:
+            if self._weighs_blocks:
                 grown = allocator.held_slots - before
         if allocator.copied_tokens:
             seconds += allocator.copied_tokens * self.clock.copy_seconds_per_token
             allocator.copied_tokens = 0
         row = _row(
-            now, seconds, steps, decoding, prompts, read, len(waiting),
-            filled, filling, held, grown, reserved, external, cached,
+            now, seconds, steps, decoding, prompts, read, len(scheduler.waiting),
+            filled, held, grown, reserved, external, cached,
         )  # fmt: skip
         self.recorder.write_steps(row)
         return seconds
 
+    def _look(self, plan: StepPlan, steps: int) -> tuple[int, int, Slots]:
+        """Slots that are filled, held and set apart, where a filled slot is more than a token."""
+        scheduler, hybrid = self.scheduler, self._hybrid
+        allocator, waiting = scheduler.allocator, scheduler.waiting
+        filled = scheduler.filled_slots() if hybrid else scheduler.cached_tokens_in_all()
+        held = allocator.held_slots - allocator.rounded_slots
+        slots = allocator.slots(filled, waiting.head() if waiting else None)
+        if hybrid:
+            coming = self._coming_slots(plan)
+            decoded = steps * hybrid.fill_slope if plan.decodes else 0
+            self.recorder.filling_slots.append(coming + decoded)
+            if not slots.reserved:  # held for this step's prompts, and not yet written
+                slots = slots._replace(reserved=min(coming, held))
+        return filled, held, slots
+
     def _coming_slots(self, plan: StepPlan) -> int:
         """Slots that a step's prompts fill, where a slot is no token."""
-        slots_at = self.scheduler.allocator.slots_at
+        slots_of = self.scheduler.batch.slots_of
         chunks = ((request.computed_tokens, count) for request, count in plan.prefills)
-        return sum(slots_at(done + count) - slots_at(done) for done, count in chunks)
+        return sum(slots_of(done + count) - slots_of(done) for done, count in chunks)
 
 
 def run_replica(replica: Replica, until: float = inf) -> None:

@@ -56,6 +56,7 @@ class Request:
     # What is read once per request or less has its default here; an instance's own is read faster.
     priority = 0
     base = 0
+    finish_step: int | None = None
     bend_step: int | None = None
     blocks: object = None
     content: PrefixContent | None = None
@@ -73,7 +74,6 @@ class Request:
         self.generated_tokens = 0
         self.computed_tokens = 0
         self.preemptions = 0
-        self.finish_step: int | None = None
         self.swapped = False
 
     def __repr__(self) -> str:

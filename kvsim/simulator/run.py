@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 
-from kvsim.simulator.arrival_queue import ArrivalQueue
+from kvsim.simulator.arrival_queue import arrival_queue
 from kvsim.simulator.assemble import make_clock, make_scheduler
 from kvsim.simulator.blame import blaming
 from kvsim.simulator.camera import Camera
@@ -72,7 +72,7 @@ def record(
     scenario, recorder = setup.scenario, Recorder()
     with blaming(scenario):
         workload = build_workload(scenario.workload, scenario.folder)
-        arrivals = ArrivalQueue(workload, Streams(seed), recorder)
+        arrivals = arrival_queue(workload, Streams(seed), recorder)
     scheduler = make_scheduler(setup, recorder)
     replica = Replica(scheduler, make_clock(setup), arrivals, recorder, watch=watch)
     replica.camera = camera

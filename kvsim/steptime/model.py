@@ -164,6 +164,7 @@ class StepTimeModel:
     token_flops: float
     kv_seconds_per_byte: float
     _read_bytes: dict[int, float] = field(default_factory=dict, repr=False, compare=False)
+    _bare_costs: dict[StepLoad, StepCost] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def from_deployment(
@@ -213,7 +214,16 @@ class StepTimeModel:
         )
 
     def cost(self, load: StepLoad) -> StepCost:
-        """Every term of one step."""
+        """Every term of one step; remembered without attention, as a run asks for it twice."""
+        if load.kv_read_bytes or load.prefill_pairs:
+            return self._cost(load)
+        cost = self._bare_costs.get(load)
+        if cost is None:
+            cost = self._bare_costs[load] = self._cost(load)
+        return cost
+
+    def _cost(self, load: StepLoad) -> StepCost:
+        """Work every term out."""
         rates, work = self.coefficients, self.work
         # p stages share the arithmetic as soon as there are p sequences to keep them busy
         busy = min(self.pp, max(1, load.sequences))

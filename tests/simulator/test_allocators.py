@@ -100,7 +100,6 @@ def test_samples_share_full_blocks_of_every_size() -> None:
     pool = Paged(40, BlockCurve(4, beside=(BlockCurve(16),)))
     assert pool.blocks_of(request(0, 20, 9, samples=2), 20) == 5 + 1 + 2
     assert pool.slots_per_block == 16
-    assert pool.slots_at(20) == 20 * 4 + 20
 
 
 def test_decoding_takes_blocks_as_they_open() -> None:
@@ -110,7 +109,8 @@ def test_decoding_takes_blocks_as_they_open() -> None:
     assert admitted(pool, *three) == [0, 0, 0]
     assert pool.free_blocks == 5
     batch = decoding(pool, *three)
-    assert [batch.blocks_for(steps) for steps in (1, 2, 3, 4, 5, 6)] == [1, 2, 3, 3, 4, 5]
+    taken = [batch.phases.blocks_for(batch.step, steps) for steps in (1, 2, 3, 4, 5, 6)]
+    assert taken == [1, 2, 3, 3, 4, 5]
     assert pool.decode_steps(batch, 19) == 6
     assert pool.allocate_steps(batch, 6) == 5
     batch.advance(6)

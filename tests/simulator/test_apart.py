@@ -46,8 +46,6 @@ def test_a_request_has_blocks_in_every_pool_and_gives_all_of_them_back() -> None
     assert free(pools) == [6, 7, 8]
     assert pools.free_blocks == 6
     assert pools.held_slots == 12 + 3 * 8 + 50
-    assert pools.slots_at(12) == 12 + 3 * 8 + 50
-    assert pools.slots_at(0) == 0
     pools.check([(one, 12)])
     finished(pools, one)
     assert free(pools) == [9, 9, 9]

@@ -20,12 +20,14 @@ from hypothesis import strategies as st
 
 from kvsim.memory.growth import BlockCurve
 from kvsim.memory.pools import KVPools
-from kvsim.simulator.arrival_queue import ArrivalQueue
+from kvsim.simulator.arrival_queue import arrival_queue
 from kvsim.simulator.assemble import make_clock, make_scheduler
 from kvsim.simulator.prepare import prepare
 from kvsim.simulator.replica import Replica, run_replica
 from kvsim.simulator.scenario import load_scenario
-from kvsim.simulator.schedulers import SCHEDULERS, SchedulerLimits, vllm_v0
+from kvsim.simulator.schedulers import SCHEDULERS, SchedulerLimits
+from kvsim.simulator.schedulers.sarathi import Sarathi
+from kvsim.simulator.schedulers.vllm_v0 import VLLMv0
 from kvsim.steptime.kv_reads import prefill_pairs
 from kvsim.steptime.model import ConstantStepTime
 from kvsim.workload.base import ClosedLoop, Workload
@@ -63,7 +65,8 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 def agree(case: Case, workload: Workload | ClosedLoop, again: Workload | ClosedLoop) -> Log:
     """Run both engines and compare all that they wrote down."""
-    with mock.patch.object(vllm_v0, "WATERMARK", case.watermark):
+    kept = {"watermark": case.watermark}
+    with mock.patch.multiple(VLLMv0, **kept), mock.patch.multiple(Sarathi, **kept):
         log = simulated(case, workload)
     engine = stepped(case, again)
     compare_requests(log, engine)
@@ -262,7 +265,7 @@ def test_a_scenario_agrees_with_its_steps(
     log.watch_admissions(scheduler)
     watch_laws(scheduler, log)
     workload = build_workload(setup.scenario.workload, setup.scenario.folder)
-    arrivals = ArrivalQueue(workload, Streams(5), log)
+    arrivals = arrival_queue(workload, Streams(5), log)
     run_replica(Replica(scheduler, make_clock(setup), arrivals, log))
 
     bounds, spec, reads = scheduler.limits, setup.deployment.model, scheduler.batch.reads

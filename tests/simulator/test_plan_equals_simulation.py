@@ -221,6 +221,17 @@ def test_a_pool_that_is_not_the_plans_is_a_warning_with_both_numbers():
     assert f"{planned.kv_cache.num_blocks:,}" in warning
 
 
+def test_a_file_that_is_edited_while_it_runs_keeps_its_warnings(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(kvsim.load_scenario("peer-w").to_yaml(), "utf-8")
+    setup = prepare(kvsim.load_scenario(file))
+    (before,) = setup.warnings
+    assert before.startswith("mine.yaml, line ")
+    file.write_text("model: [half a li", "utf-8")
+    (after,) = setup.warnings
+    assert after.partition(" states ")[2] == before.partition(" states ")[2] != ""
+
+
 def test_weights_that_do_not_fit_are_refused_however_large_the_pool_is_said_to_be():
     question = kvsim.with_overrides(
         kvsim.load_scenario("peer-w"), {"model": "llama3.1-70b", "gpu": "l4"}

@@ -3,7 +3,7 @@
 import pytest
 
 from kvsim.memory.growth import BlockCurve
-from kvsim.simulator.recorder import DECODE_ROW, STEP_COLUMNS, STEP_ROW
+from kvsim.simulator.recorder import DECODE_ROW, ROW_COLUMNS, STEP_ROW
 from kvsim.simulator.schedulers import SchedulerLimits
 from kvsim.steptime.model import ConstantStepTime
 from tests.support.memories import Pool
@@ -19,11 +19,10 @@ def test_a_row_of_decodes_is_a_row_whose_other_columns_are_zero():
         "sequences": 3,
         "kv_read_bytes": 11,
         "filled_slots": 500,
-        "filling_slots": 21,
         "held_slots": 512,
         "grown_slots": 16,
     }
-    whole = STEP_ROW.pack(*(said.get(name, 0) for name in STEP_COLUMNS))
+    whole = STEP_ROW.pack(*(said.get(name, 0) for name in ROW_COLUMNS))
     assert DECODE_ROW.pack(*said.values()) == whole
 
 

@@ -15,7 +15,7 @@ from kvsim.workload.base import NextRequest, RequestTable
 from kvsim.workload.content import PrefixContent
 from kvsim.workload.streams import Streams
 from tests.simulator.test_exact import compare_requests, compare_steps
-from tests.support.parts import Case, Log, Pool, simulated, stepped
+from tests.support.parts import Case, Given, Log, Pool, simulated, stepped, table
 
 THINK_SECONDS = 0.75
 LIMITS = SchedulerLimits(4, 64, 100)
@@ -83,3 +83,13 @@ def test_clients_refused_for_ever_are_an_error_and_no_endless_loop() -> None:
     endless = Askers(repeat((200, 1)), think_seconds=0.0)
     with pytest.raises(InputError, match="refused at the same instant"):
         simulated(Case("vllm-v1", Pool("paged", 30), LIMITS), endless)
+
+
+def test_an_open_loop_goes_on_however_many_are_refused_at_once() -> None:
+    """Nobody asks again there, so a burst of hopeless requests is only counted."""
+    burst = 10_001
+    times, prompts = [0.0] * burst + [1.0], [LIMITS.max_model_len] * burst + [4]
+    workload = Given([table(times, prompts, [2] * (burst + 1))])
+    log = simulated(Case("vllm-v1", Pool("paged", 30), LIMITS), workload)
+    assert log.rejected_rows == list(range(burst))
+    assert log.finish_seconds[burst] > 1

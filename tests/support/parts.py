@@ -9,10 +9,10 @@ from math import sqrt
 import numpy as np
 
 from kvsim.simulator.allocators.base import Allocator
-from kvsim.simulator.arrival_queue import ArrivalQueue
+from kvsim.simulator.arrival_queue import arrival_queue
 from kvsim.simulator.batch import DecodeBatch, decode_batch
 from kvsim.simulator.clock import RecomputeClock, StepClock
-from kvsim.simulator.recorder import STEP_COLUMNS, STEP_ROW, Recorder
+from kvsim.simulator.recorder import ROW_COLUMNS, STEP_ROW, Recorder
 from kvsim.simulator.replica import Replica, run_replica
 from kvsim.simulator.request import Request
 from kvsim.simulator.schedulers import SCHEDULERS, Scheduler, SchedulerLimits, StepPlan
@@ -231,7 +231,7 @@ class Log(Recorder):
 
         def told(row: bytes) -> None:
             write(row)
-            self.run_begins(dict(zip(STEP_COLUMNS, STEP_ROW.unpack(row), strict=True)))
+            self.run_begins(dict(zip(ROW_COLUMNS, STEP_ROW.unpack(row), strict=True)))
 
         self.write_steps = told
 
@@ -285,7 +285,7 @@ def build(case: Case, workload: Workload | ClosedLoop, log: Log | None = None) -
         link_seconds_per_token=case.link_seconds_per_token,
         copy_seconds_per_token=case.copy_seconds_per_token,
     )
-    return Replica(scheduler, timed, ArrivalQueue(workload, Streams(0), log), log)
+    return Replica(scheduler, timed, arrival_queue(workload, Streams(0), log), log)
 
 
 def simulated(case: Case, workload: Workload | ClosedLoop, *, checked: bool = True) -> Log:

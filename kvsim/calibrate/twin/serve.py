@@ -15,7 +15,7 @@ from kvsim.calibrate.twin.paged import BlockPool
 from kvsim.errors import UnsupportedError
 from kvsim.memory.weights import weight_bytes
 from kvsim.results.result import SimulationResult
-from kvsim.simulator.arrival_queue import ArrivalQueue
+from kvsim.simulator.arrival_queue import arrival_queue
 from kvsim.simulator.assemble import make_scheduler
 from kvsim.simulator.blame import blaming
 from kvsim.simulator.prepare import Setup
@@ -115,7 +115,7 @@ class Twin:
         recorder, streams = Recorder(), Streams(seed)
         with blaming(setup.scenario):
             workload = build_workload(setup.scenario.workload, setup.scenario.folder)
-            arrivals = ArrivalQueue(workload, streams, recorder)
+            arrivals = arrival_queue(workload, streams, recorder)
         scheduler = make_scheduler(setup, recorder)
         pool = self.pool
         pool.clear()

@@ -15,7 +15,7 @@ from kvsim.errors import InvariantError
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.allocators.paged import Paged
-from kvsim.simulator.batch import DecodeBatch, HybridBatch
+from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.request import Request
 
 __all__ = ["PagedApart"]
@@ -55,13 +55,6 @@ class PagedApart(Allocator):
         """Share of the fullest pool that is held, 0 to 1: it runs out first."""
         return max(part.usage for part in self.parts)
 
-    def slots_at(self, tokens: int) -> int:
-        """Slots that a sequence fills, all pools added."""
-        return sum(
-            weight * part.slots_at(tokens)
-            for part, weight in zip(self.parts, self.weights, strict=True)
-        )
-
     def can_allocate(self, request: Request) -> bool:
         """Whether every pool, empty, could hold the request to its last token."""
         return all(part.can_allocate(request) for part in self.parts)
@@ -98,23 +91,27 @@ class PagedApart(Allocator):
         """Whether every pool has the blocks of `tokens` tokens beyond those of `held`."""
         for number, part in enumerate(self.parts):
             need = part.blocks_of(request, tokens) - (part.blocks_of(request, held) if held else 0)
-            spare = spare_blocks if number == 0 else _blocks_for(self.batch, 1, number)
+            spare = self._opening(number) if number else spare_blocks
             if need + spare > part.free_blocks:
                 return False
         return True
 
+    def _opening(self, pool: int) -> int:
+        """New blocks of a pool that the very next step takes; none before there is a batch."""
+        batch = self.batch
+        return batch.pool_phases[pool].blocks_for(batch.step, 1) if batch else 0
+
     def decode_steps(self, batch: DecodeBatch, limit: int) -> int:
         """As many steps as the first pool to run out allows."""
-        for number, part in enumerate(self.parts):
-            if limit and isinstance(batch, HybridBatch):
-                limit = batch.steps_within(part.free_blocks, limit, number)
+        for part, phases in zip(self.parts, batch.pool_phases, strict=True):
+            limit = phases.steps_within(batch.step, part.free_blocks, limit) if limit else 0
         return limit
 
     def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
         """Allocate the blocks that open during the run; return how many of the first pool."""
         before = self.free_blocks
-        for number, part in enumerate(self.parts):
-            part.free_blocks -= _blocks_for(batch, steps, number)
+        for part, phases in zip(self.parts, batch.pool_phases, strict=True):
+            part.free_blocks -= phases.blocks_for(batch.step, steps)
         self._count()
         return before - self.free_blocks
 
@@ -134,8 +131,3 @@ class PagedApart(Allocator):
             part.check(holders)
         if self.free_blocks != self.parts[0].free_blocks:
             raise InvariantError("the first pool's free blocks are miscounted")
-
-
-def _blocks_for(batch: DecodeBatch | None, steps: int, pool: int) -> int:
-    """New blocks of a pool that the next steps take; none before there is a batch."""
-    return batch.blocks_for(steps, pool) if isinstance(batch, HybridBatch) else 0

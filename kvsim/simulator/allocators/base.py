@@ -125,12 +125,6 @@ class Allocator(ABC):
         """Slots that live requests hold."""
         return (self.total_blocks - self.free_blocks) * self.slots_per_block
 
-    def slots_at(self, tokens: int) -> int:
-        """Slots that the first `tokens` cached tokens of a sequence fill."""
-        if self._is_plain:
-            return tokens
-        return self.curve.slots_at(tokens) if tokens else 0
-
     @property
     def usage(self) -> float:
         """Share of the pool that is held, 0 to 1."""

@@ -70,15 +70,15 @@ class LRU(IdleBlocks):
 
     def __init__(self) -> None:
         super().__init__()
+        self._front = 0  # anonymous blocks at the front of the queue, before all that is in:
         self._order: OrderedDict[int | tuple[str, int], int] = OrderedDict()
         self._runs = 0
-        self._anonymous = 0
 
     def __contains__(self, block_id: object) -> bool:
         return block_id in self._order
 
     def __len__(self) -> int:
-        return self._anonymous + self.cached
+        return self._front + sum(self._order.values())
 
     def add(self, block_id: int) -> None:
         """Put it at the end of the queue."""
@@ -87,10 +87,11 @@ class LRU(IdleBlocks):
 
     def add_anonymous(self, count: int) -> None:
         """Put a run at the end of the queue."""
-        if count:
+        if not self._order:
+            self._front += count
+        elif count:
             self._runs += 1
             self._order["run", self._runs] = count
-            self._anonymous += count
 
     def note_use(self, block_id: int) -> None:
         """The last reference decides."""
@@ -106,18 +107,16 @@ class LRU(IdleBlocks):
 
     def evict(self, count: int) -> None:
         """Evict from the front; of a run maybe a part."""
-        order = self._order
-        while count:
-            key, run = order.popitem(last=False)
+        if count <= self._front:
+            self._front -= count
+            return
+        left, self._front = count - self._front, 0
+        while left > 0:
+            key, run = self._order.popitem(last=False)
+            left -= run
             if isinstance(key, int):
                 self.cached -= 1
-            else:
-                self._anonymous -= min(run, count)
-            if run > count:
-                order[key] = run - count
-                order.move_to_end(key, last=False)
-                return
-            count -= run
+        self._front = -left  # what remains of the run that was begun
 
 
 class _Ranked(IdleBlocks):

@@ -40,17 +40,17 @@ class Paged(Allocator):
 
     def decode_steps(self, batch: DecodeBatch, limit: int) -> int:
         """As many steps as the free blocks allow."""
-        if (limit // self._size + 1) * batch.opens <= self.free_blocks:
+        if (limit // self._size + 1) * batch.phases.opens <= self.free_blocks:
             return limit  # by far the most common case: there is room for a cycle more
-        return batch.steps_within(self.free_blocks, limit)
+        return batch.phases.steps_within(batch.step, self.free_blocks, limit)
 
     def can_decode(self, batch: DecodeBatch) -> bool:
         """Whether the blocks that the next step opens are free."""
-        return batch.opens <= self.free_blocks or batch.opening <= self.free_blocks
+        return batch.phases.opens <= self.free_blocks or batch.opening <= self.free_blocks
 
     def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
         """Allocate the blocks that open during the run."""
-        need = batch.blocks_for(steps)
+        need = batch.phases.blocks_for(batch.step, steps)
         self.free_blocks -= need
         return need
 

@@ -107,7 +107,7 @@ class Prefix(Paged):
 
     def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
         """Allocate the blocks that open during the run."""
-        need = batch.blocks_for(steps)
+        need = batch.phases.blocks_for(batch.step, steps)
         self._allocate_new(need)
         return need
 

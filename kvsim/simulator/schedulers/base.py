@@ -94,9 +94,12 @@ class Scheduler(ABC):
     ----------
     mimics : str
         Which engine's release it follows.
+    watermark : float
+        Share of the pool that an admission leaves free beside others that run.
     """
 
     mimics: ClassVar[str] = "no engine"
+    watermark: ClassVar[float] = 0.0
     bounds_step_tokens: ClassVar[bool] = True  # whether a full step keeps requests out
     prefills_stop_decodes: ClassVar[bool] = False  # whether steps that prefill decode nobody
     keeps_batch_closed: ClassVar[bool] = False  # whether requests wait for a batch to end
@@ -109,6 +112,8 @@ class Scheduler(ABC):
         self.allocator = allocator
         self.batch = allocator.batch = batch
         self.recorder = recorder
+        self._watermark_blocks = int(self.watermark * allocator.total_blocks)
+        self._by_importance = limits.admission == "priority"
         self.waiting: WaitingQueue = ADMISSION_POLICIES.find(limits.admission)()
         self.running: dict[Request, None] = {}
         self.running_sequences = 0
@@ -144,16 +149,6 @@ class Scheduler(ABC):
     def schedule(self, now: float) -> StepPlan | None:
         """Decide the next step; None when nothing can run until an arrival."""
 
-    @property
-    def only_decodes(self) -> bool:
-        """Whether nobody waits and nobody prefills, so that there is nothing to decide."""
-        return (
-            not self.waiting
-            and not self.prefilling
-            and not self.moved_tokens
-            and self.batch.sequences > 0
-        )
-
     def decoded(self, steps: int, now: float) -> list[Request]:
         """Apply `steps` decode steps that have just ended; return the finished requests."""
         done = self.batch.advance(steps)
@@ -168,26 +163,22 @@ class Scheduler(ABC):
             done = self.batch.advance(steps)
         for request, tokens in plan.prefills:
             request.computed_tokens += tokens
-            if request.computed_tokens == request.prefill_tokens:
-                self._end_prefill(request, now, done)
+            if request.computed_tokens < request.prefill_tokens:
+                continue
+            del self.prefilling[request]  # its prompt is complete, and has given a token
+            if not request.generated_tokens:
+                self.recorder.first_token_seconds[request.row] = now
+            request.generated_tokens += 1
+            if request.generated_tokens == request.output_tokens:
+                done.append(request)
+            else:
+                self.batch.join(request)
         for request in done:
             self._complete(request, now)
         return done
 
-    def _end_prefill(self, request: Request, now: float, done: list[Request]) -> None:
-        """Move a request whose prompt is complete, and has given a token, to the batch."""
-        del self.prefilling[request]
-        if not request.generated_tokens:
-            self.recorder.first_token_seconds[request.row] = now
-        request.generated_tokens += 1
-        if request.generated_tokens == request.output_tokens:
-            done.append(request)
-        else:
-            self.batch.join(request)
-
     def _complete(self, request: Request, now: float) -> None:
         """Free everything that a finished request holds."""
-        request.generated_tokens = request.output_tokens
         del self.running[request]
         self.running_sequences -= request.samples
         self.allocator.free(request)
@@ -234,10 +225,6 @@ class Scheduler(ABC):
         self.batch.join(request)
         return True
 
-    def _spare_blocks(self) -> int:
-        """Blocks that an admission must leave: those that this step's decodes open."""
-        return self.batch.opening
-
     def _has_slot(self) -> bool:
         """Whether the head of the queue may take a place among the running sequences."""
         if not self.waiting:
@@ -262,7 +249,7 @@ class Scheduler(ABC):
 
     def _victim(self) -> Request:
         """Who gives way: the request admitted last; under priorities the least important."""
-        if self.limits.admission == "priority":
+        if self._by_importance:
             return max(self.running, key=importance)
         return next(reversed(self.running))
 
@@ -314,9 +301,9 @@ class Scheduler(ABC):
 
     def filled_slots(self) -> int:
         """Slots that the cached tokens of all running requests fill, samples counted each."""
-        batch, slots_at = self.batch, self.allocator.slots_at
+        batch = self.batch
         decoding = batch.filled_slots if isinstance(batch, HybridBatch) else batch.tokens
-        return decoding + sum(slots_at(request.computed_tokens) for request in self.prefilling)
+        return decoding + sum(batch.slots_of(each.computed_tokens) for each in self.prefilling)
 
     def cached_tokens(self, request: Request) -> int:
         """Cached tokens per sequence, of a running request."""

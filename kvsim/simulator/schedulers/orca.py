@@ -33,10 +33,10 @@ class Orca(Scheduler):
         while self._has_slot():
             request = self.waiting.head()
             if request.swapped:
-                if not self._resume(request, self._spare_blocks()):
+                if not self._resume(request, self.batch.opening):
                     break
                 continue
-            spare = self._spare_blocks()
+            spare = self.batch.opening
             cached = self.allocator.allocate(request, request.prefill_tokens, spare_blocks=spare)
             if cached is None:
                 break

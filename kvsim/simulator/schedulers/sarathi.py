@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvsim.simulator.schedulers.vllm_v0 import watermark_blocks
+from kvsim.simulator.schedulers.vllm_v0 import VLLMv0
 from kvsim.simulator.schedulers.vllm_v1 import VLLMv1
 
 __all__ = ["Sarathi"]
@@ -16,7 +16,4 @@ class Sarathi(VLLMv1):
     """
 
     mimics = "Sarathi-Serve (OSDI 2024), stall-free batching"
-
-    def _spare_blocks(self) -> int:
-        """The blocks that this step's decodes open, and the watermark."""
-        return self.batch.opening + watermark_blocks(self)
+    watermark = VLLMv0.watermark

@@ -29,11 +29,6 @@ class Static(Orca):
         plan = super().schedule(now)
         return StepPlan([], False) if plan is None and self._ended else plan
 
-    @property
-    def only_decodes(self) -> bool:
-        """Never: there is the end of the batch to decide."""
-        return False
-
     def finish(self, plan: StepPlan, steps: int, now: float) -> list[Request]:
         """Hold finished members back until nobody of the batch is left."""
         super().finish(plan, steps, now)
@@ -51,8 +46,8 @@ class Static(Orca):
 
     def filled_slots(self) -> int:
         """What members that have ended have filled stays filled."""
-        slots_at = self.allocator.slots_at
-        ended = sum(slots_at(request.computed_tokens) * request.samples for request in self._ended)
+        slots_of = self.batch.slots_of
+        ended = sum(slots_of(request.computed_tokens) * request.samples for request in self._ended)
         return super().filled_slots() + ended
 
     def check(self) -> None:
@@ -72,6 +67,6 @@ class Static(Orca):
 
     def _victim(self) -> Request:
         """The newest member that still decodes; under priorities the least important."""
-        if self.limits.admission == "priority":
+        if self._by_importance:
             return max(self.batch.members, key=importance)
         return next(reversed(self.batch.members))

@@ -5,9 +5,7 @@ from __future__ import annotations
 from kvsim.simulator.request import Request
 from kvsim.simulator.schedulers.base import Scheduler, StepPlan
 
-__all__ = ["WATERMARK", "VLLMv0", "watermark_blocks"]
-
-WATERMARK = 0.01  # share of the pool that an admission must leave free
+__all__ = ["VLLMv0"]
 
 
 class VLLMv0(Scheduler):
@@ -21,6 +19,7 @@ class VLLMv0(Scheduler):
     """
 
     mimics = "vLLM 0.6 (V0 scheduler, no chunked prefill)"
+    watermark = 0.01
     prefills_stop_decodes = True
 
     def servable(self, request: Request) -> bool:
@@ -46,15 +45,15 @@ class VLLMv0(Scheduler):
         budget = self.limits.max_num_batched_tokens
         while self._has_slot():
             request = self.waiting.head()
+            spare = self._watermark_blocks if self.running else 0  # this step decodes nobody
             if request.swapped:
-                spare = self.batch.opening + self._spare_blocks()
-                if prefills or not self._resume(request, spare):
+                if prefills or not self._resume(request, self.batch.opening + spare):
                     break
                 continue
             tokens = request.prefill_tokens
             if prefills and tokens > budget:
                 break
-            cached = self.allocator.allocate(request, tokens, spare_blocks=self._spare_blocks())
+            cached = self.allocator.allocate(request, tokens, spare_blocks=spare)
             if cached is None:
                 break
             self._start(request, cached, now)
@@ -62,12 +61,3 @@ class VLLMv0(Scheduler):
             prefills.append((request, tokens - cached))
             budget -= tokens - cached
         return prefills
-
-    def _spare_blocks(self) -> int:
-        """The watermark alone: nobody decodes in a step that computes prompts."""
-        return watermark_blocks(self)
-
-
-def watermark_blocks(scheduler: Scheduler) -> int:
-    """Blocks that an admission must leave free, beside others that run."""
-    return int(WATERMARK * scheduler.allocator.total_blocks) if scheduler.running else 0

@@ -68,7 +68,7 @@ class VLLMv1(Scheduler):
 
     def _begun(self) -> list[Request]:
         """Prompts already begun: in the order of admission, or of importance."""
-        if self.limits.admission == "priority":
+        if self._by_importance:
             return sorted(self.prefilling, key=importance)
         return list(self.prefilling)
 
@@ -80,16 +80,18 @@ class VLLMv1(Scheduler):
     def _admit(self, prefills: list[tuple[Request, int]], now: float) -> None:
         """Admit from the head of the queue while slots, budget and blocks last."""
         waiting, longest, seats = self.waiting, self._longest_chunk, self.limits.max_num_seqs
-        budget, spare, idle = self._budget(prefills), self._spare_blocks(), not self.running
+        budget, opening = self._budget(prefills), self.batch.opening
+        beside_others = opening + self._watermark_blocks
         while waiting and budget > 0:
             request = waiting.head()
             if self.running_sequences + request.samples > seats:
                 break
+            spare = beside_others if self.running else opening
             if request.swapped:
                 if not self._resume(request, spare):
                     break
                 budget -= request.samples
-                spare = self._spare_blocks()
+                beside_others = self.batch.opening + self._watermark_blocks
                 continue
             chunk = request.prefill_tokens
             if chunk > budget or chunk > longest:
@@ -98,8 +100,6 @@ class VLLMv1(Scheduler):
             if cached is None:
                 break
             self._start(request, cached, now)
-            if idle:  # what an idle engine waives holds again
-                spare, idle = self._spare_blocks(), False
             tokens = min(chunk, request.prefill_tokens - cached) if cached else chunk
             self.prefilling[request] = None
             prefills.append((request, tokens))
