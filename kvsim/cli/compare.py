@@ -54,7 +54,7 @@ def command(
     with progress(question) as watch:
         found = compare(question, values, watch=watch)
     emit(comparison_sections(found), found.to_dict(), output_format)
-    tell_notes(question.name, found.variants[0].runs)
+    tell_notes(question.name, *(variant.runs for variant in found.variants))
     if report is not None:
         from kvsim.figures import comparison_report
 

@@ -70,9 +70,11 @@ def command(
         raise click.exceptions.Exit(INTERRUPTED)
 
 
-def tell_notes(name: str, runs: Replications) -> None:
-    """Say on stderr what the reader of a trace left out or changed."""
-    for note in runs.first.recording.notes:
+def tell_notes(name: str, *variants: Replications) -> None:
+    """Say on stderr what the reader of a trace left out or changed, and which keys are idle."""
+    first = variants[0].first
+    idle = (said for runs in variants for said in runs.first.setup.idle_keys)
+    for note in (*first.recording.notes, *dict.fromkeys(idle)):
         click.echo(f"{name}: {note}", err=True)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from kvsim.cli.render import Bar, Part, Section, Table
@@ -10,7 +11,6 @@ from kvsim.results.result import SATURATED_MEANINGLESS, grows_with_the_run
 from kvsim.results.words import COMPARED, LATENCIES, PARTS
 
 if TYPE_CHECKING:
-    from kvsim.results.result import SimulationResult
     from kvsim.results.statistics import Interval
     from kvsim.runs.compare import SimulationComparison, Variant
     from kvsim.runs.replicate import Replications
@@ -32,7 +32,7 @@ def run_record(runs: Replications) -> dict[str, Any]:
     return {
         **runs.summary,
         **interval_record(runs),
-        "warnings": list(runs.first.setup.warnings),
+        "warnings": list(runs.cautions),
         "provenance": provenance(runs.first),
     }
 
@@ -122,37 +122,13 @@ def _mimicked(scenario: Scenario) -> str:
 
 
 def _cautions(runs: Replications) -> list[str]:
-    """Say what a reader of the numbers must know first."""
-    summary, said = runs.summary, [f"- {warning}" for warning in runs.first.setup.warnings]
-    if runs.saturated:
-        said.append(
-            "- saturated: requests came faster than they could be served, so TTFT, E2E and"
-            " queue grow for as long as the run goes on; no mean of them is printed"
-        )
-    if summary["rejected"]:
-        said.append(
-            f"- {summary['rejected']:,} requests rejected at arrival: longer than max_model_len"
-            " or than the whole pool holds"
-        )
-    said += _one_of_several(runs.first)
-    if not summary["completed"]:
-        said.append("- no request was completed")
-    if summary["interrupted"]:
-        said.append("- interrupted: these are the requests that were finished")
-    elif runs.interrupted:
-        said.append(f"- interrupted: intervals are over the {_runs(len(runs.whole), 'whole ')}")
-    return said
+    """What a reader must know first, as a list; idle keys are named on stderr."""
+    return _listed(runs.cautions, runs.first.setup.idle_keys)
 
 
-def _one_of_several(result: SimulationResult) -> list[str]:
-    """Say that one replica is simulated where the deployment has several."""
-    replicas = result.setup.deployment.options.data_parallel_size
-    if replicas == 1:
-        return []
-    return [
-        f"- data_parallel_size = {replicas}: one of {replicas} replicas is simulated, and it gets"
-        " every request; divide the rate to give it its share"
-    ]
+def _listed(cautions: Iterable[str], told: Iterable[str]) -> list[str]:
+    """Lines of a list, each once, less those that stand elsewhere."""
+    return [f"- {said}" for said in dict.fromkeys(cautions) if said not in set(told)]
 
 
 def _latency_section(runs: Replications) -> Section:
@@ -236,11 +212,18 @@ def comparison_sections(found: SimulationComparison) -> Iterator[Section]:
         yield Section(f"Difference from {first.label} ({how})", (changes,))
     if "scheduler.preemption" in first.overrides:
         yield Section("Swap or recompute", (_swap_lines(found),))
-    firsts = [variant.runs.first for variant in found.variants]
-    said = [f"- {warning}" for first_run in firsts for warning in first_run.setup.warnings]
-    said += [line for first_run in firsts for line in _one_of_several(first_run)]
+    setups = [variant.runs.first.setup for variant in found.variants]
+    said = _listed(
+        *(
+            chain.from_iterable(lines)
+            for lines in (
+                (setup.warnings for setup in setups),
+                (setup.idle_keys for setup in setups),
+            )
+        )
+    )
     if said:
-        yield Section("Caution", ("\n".join(dict.fromkeys(said)),))
+        yield Section("Caution", ("\n".join(said),))
     yield _step_times(found)
 
 

@@ -294,14 +294,8 @@ def simulation_report(
 
 def _blocks(runs: Replications, camera: Camera | None) -> Iterator[Table]:
     result, bins = runs.first, time_bins(runs.first)
-    cautions = list(result.setup.warnings)
-    if runs.saturated:
-        cautions.append(
-            "saturated: requests came faster than they could be served; queue, TTFT and E2E"
-            " grow for as long as the run goes on"
-        )
-    if cautions:
-        yield Lines("caution", "Caution", cautions)
+    if runs.cautions:
+        yield Lines("caution", "Caution", list(runs.cautions))
     yield latency_table(runs)
     yield latency_chart(result)
     if camera is not None and camera.frames:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kvsim.catalog.accelerators import siblings
 from kvsim.memory.footprint import layer_caches
+from kvsim.planning.idle_options import idle_options
 from kvsim.planning.plan_types import Fragmentation
 from kvsim.planning.sizing import Sizing
 from kvsim.specs.hardware import AcceleratorProfile
@@ -34,6 +35,7 @@ def _checks(sizing: Sizing) -> Iterator[str]:
         _kv_wider_than_weights,
         _other_layout,
         _trained_length,
+        _idle_flags,
     )
     for check in checks:
         yield from check(sizing)
@@ -102,6 +104,12 @@ def _one_of_several(sizing: Sizing) -> Iterator[str]:
         yield (
             f"data_parallel_size = {replicas}: all numbers are those of one of {replicas} replicas"
         )
+
+
+def _idle_flags(sizing: Sizing) -> Iterator[str]:
+    """Flags that were given and change no number of the plan."""
+    for name, why in idle_options(sizing):
+        yield f"{name} = {getattr(sizing.asked.options, name)} changes nothing: {why}"
 
 
 def _replicated_heads(sizing: Sizing) -> Iterator[str]:

@@ -60,6 +60,33 @@ class Replications:
         return any(summary["saturated"] for summary in self.summaries)
 
     @property
+    def cautions(self) -> tuple[str, ...]:
+        """What a reader of the numbers must know first."""
+        return (*self.first.setup.warnings, *self._cautions())
+
+    def _cautions(self) -> Iterator[str]:
+        """Say what the runs themselves showed."""
+        summary = self.summary
+        if self.saturated:
+            yield (
+                "saturated: requests came faster than they could be served, so TTFT, E2E and"
+                " queue grow for as long as the run goes on; no mean of them is printed"
+            )
+        if summary["rejected"]:
+            yield (
+                f"{summary['rejected']:,} requests rejected at arrival: longer than max_model_len"
+                " or than the whole pool holds"
+            )
+        if not summary["completed"]:
+            yield "no request was completed"
+        if summary["interrupted"]:
+            yield "interrupted: these are the requests that were finished"
+        elif self.interrupted:
+            count = len(self.whole)
+            whole = "1 whole run" if count == 1 else f"{count} whole runs"
+            yield f"interrupted: intervals are over the {whole}"
+
+    @property
     def intervals(self) -> dict[str, Interval]:
         """Mean and 95 % interval of every number of the summary, by dotted key.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
@@ -17,6 +17,7 @@ from kvsim.planning.sizing import Sizing, size
 from kvsim.planning.verdict import verdict
 from kvsim.simulator.allocators import ALLOCATORS
 from kvsim.simulator.blame import blaming
+from kvsim.simulator.cautions import idle_keys, overrides_of_the_plan
 from kvsim.simulator.scenario import Scenario
 from kvsim.simulator.schedulers import SCHEDULERS, Scheduler
 from kvsim.specs.hardware import AcceleratorProfile
@@ -87,10 +88,15 @@ class Setup:
         own = bytes_per_token(self.deployment.model, self.kv, self.rank)
         return round(own * self.pools.layout_ratio)
 
-    @property
+    @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """Where the scenario overrides the plan: sized again for it, so only when asked."""
-        return tuple(_warnings(self.scenario, self.sizing))
+        """What to know before the numbers: sized again for it, so only when asked."""
+        return (*overrides_of_the_plan(self.scenario, self.sizing), *self.idle_keys)
+
+    @cached_property
+    def idle_keys(self) -> tuple[str, ...]:
+        """Those of the warnings that name a key which changes nothing here."""
+        return tuple(idle_keys(self.scenario, self.sizing))
 
     @property
     def pool_slots(self) -> int:
@@ -185,29 +191,6 @@ def _refuse_unfit(scenario: Scenario, sizing: Sizing) -> None:
         where=scenario.where(key),
         fix="`kvsim plan` says what would make it fit",
     )
-
-
-def _warnings(scenario: Scenario, sizing: Sizing) -> Iterator[str]:
-    """Say where the pool that the scenario states is not the plan's, with both numbers."""
-    stated = sizing.deployment.options.num_gpu_blocks_override
-    if stated is None:
-        return
-    free = sizing.asked.options.model_copy(update={"num_gpu_blocks_override": None})
-    planned = size(sizing.engine, replace(sizing.asked, options=free)).capacity.num_blocks
-    given = sizing.capacity.num_blocks
-    if given == stated == planned:
-        return
-    where = scenario.where("engine.num_gpu_blocks_override", short=True)
-    if given != stated:
-        yield (
-            f"{where} asks for {stated:,} blocks; {sizing.engine.name} takes that for the most, and"
-            f" {_names(sizing)} has room for {given:,}"
-        )
-    else:
-        yield (
-            f"{where} states a pool of {stated:,} blocks; the plan for {_names(sizing)} gives"
-            f" {max(0, planned):,}"
-        )
 
 
 def _names(sizing: Sizing) -> str:

@@ -333,3 +333,39 @@ def test_help_of_a_simulation_loads_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
     )
     assert done.stdout.strip() == "[]"
+
+
+# --- what is idle, and what else to know ----------------------------------------------------
+
+
+def test_a_key_that_changes_nothing_is_named_on_stderr_in_every_format(run):
+    given = (*SHORT, "--kv-cache-memory-bytes", "100MiB", "--set", "memory.eviction=fifo")
+    said = [
+        "peer-w: --kv-cache-memory-bytes 104857600 changes nothing:"
+        " num_gpu_blocks_override decides in its place",
+        "peer-w: --set memory.eviction=fifo changes nothing:"
+        " the allocator paged evicts no prefixes",
+    ]
+    for output_format in ("table", "json"):
+        code, out, err = run("simulate", "peer-w", *given, "--format", output_format)
+        assert code == 0
+        assert err.splitlines() == said
+    warnings = json.loads(out)["warnings"]
+    assert [f"peer-w: {line}" for line in warnings[-2:]] == said
+
+
+def test_json_has_every_caution_of_the_table(run):
+    """Four replicas, a pool that is not the plan's, past saturation, and requests too long."""
+    keys = (
+        "workload.requests=3000",
+        "workload.arrivals.rate=200",
+        "workload.lengths.output={kind: uniform, low: 8, high: 9000}",
+    )
+    given = ("peer-w", "--dp", "4", *(word for key in keys for word in ("--set", key)))
+    _, table, _ = run("simulate", *given)
+    _, answer, _ = run("simulate", *given, "--format", "json")
+    cautions = table.partition("Caution\n")[2].partition("\n\n")[0]
+    shown = [" ".join(item.split()) for item in cautions.split("- ")[1:]]
+    told = [" ".join(item.split()) for item in json.loads(answer)["warnings"]]
+    assert len(shown) == 4
+    assert shown == told

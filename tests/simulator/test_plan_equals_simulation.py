@@ -224,11 +224,11 @@ def test_a_pool_that_is_not_the_plans_is_a_warning_with_both_numbers():
 def test_a_file_that_is_edited_while_it_runs_keeps_its_warnings(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(kvsim.load_scenario("peer-w").to_yaml(), "utf-8")
-    setup = prepare(kvsim.load_scenario(file))
+    setup, later = prepare(kvsim.load_scenario(file)), prepare(kvsim.load_scenario(file))
     (before,) = setup.warnings
     assert before.startswith("mine.yaml, line ")
     file.write_text("model: [half a li", "utf-8")
-    (after,) = setup.warnings
+    (after,) = later.warnings
     assert after.partition(" states ")[2] == before.partition(" states ")[2] != ""
 
 
