@@ -15,8 +15,11 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from kvsim.errors import InvariantError
+
 __all__ = ["POOL_PARTS", "pool_parts"]
 
+_SLOT = 1e-3  # counts of slots are whole, and sums of them exact to far less
 Floats = npt.NDArray[np.float64]
 Columns = Mapping[str, Floats]
 Ends = tuple[Floats, Floats]
@@ -41,9 +44,15 @@ def pool_parts(steps: Columns, pool_slots: float) -> dict[str, Ends]:
     Returns
     -------
     dict of str to pair of float arrays (rows,)
-        The parts of `POOL_PARTS`, in slots; what they leave of the pool is free. Shared blocks
+        The parts of `POOL_PARTS`, in slots, and "free", by what is neither held nor set apart:
+        together the pool, unless something was counted twice or not at all. Shared blocks
         are held once while several requests count their tokens, so token states end at
         what is held.
+
+    Raises
+    ------
+    InvariantError
+        When the parts are more or less than the pool, or more than the pool is held.
     """
     held = steps["held_slots"], steps["held_slots"] + steps["grown_slots"]
     written = steps["filling_slots"]
@@ -62,5 +71,22 @@ def pool_parts(steps: Columns, pool_slots: float) -> dict[str, Ends]:
     left = np.maximum(0, pool_slots - held[1])
     external = steps["external_slots"], np.minimum(steps["external_slots"], left)
     cached = steps["cached_slots"], np.minimum(steps["cached_slots"], left - external[1])
-    parts = (tokens, reserved, internal, external, cached)
-    return dict(zip(POOL_PARTS, parts, strict=True))
+    free = (
+        pool_slots - held[0] - external[0] - cached[0],
+        pool_slots - held[1] - external[1] - cached[1],
+    )
+    parts = (tokens, reserved, internal, external, cached, free)
+    for end in (0, 1):
+        _check_whole(np.sum([part[end] for part in parts], axis=0), free[end], pool_slots)
+    return dict(zip((*POOL_PARTS, "free"), parts, strict=True))
+
+
+def _check_whole(whole: Floats, free: Floats, pool_slots: float) -> None:
+    """State that parts, each counted by itself, are the pool, and that none is owed."""
+    wrong = (np.abs(whole - pool_slots) > _SLOT) | (free < -_SLOT)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InvariantError(
+            f"the parts of the pool are {whole[row]:,.0f} of {pool_slots:,.0f} slots, of which"
+            f" {free[row]:,.0f} are free"
+        )

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kvsim.results.pool_parts import POOL_PARTS, pool_parts
+from kvsim.errors import InvariantError
+from kvsim.results.pool_parts import pool_parts
 from kvsim.results.statistics import (
     PERCENTILES,
     Distribution,
@@ -40,6 +41,7 @@ __all__ = [
     "without_growing",
 ]
 
+_ROUNDING = 1e-9
 Floats = npt.NDArray[np.float64]
 
 SATURATED_MEANINGLESS = ("ttft", "e2el", "queue")
@@ -144,7 +146,6 @@ class SimulationResult:
         pool = self.setup.pool_slots
         split = pool_parts(columns, pool)
         frame = pd.DataFrame({name: start for name, (start, _) in split.items()})
-        frame["free"] = pool - frame.sum(axis=1)
         frame.insert(0, "start_seconds", columns["start_seconds"])
         frame.attrs |= {"name": "memory", "unit": "token slots"}
         return frame
@@ -221,11 +222,13 @@ class SimulationResult:
         """Usage of the pool (held over total, 0-1) and the split of its time average."""
         totals = self.totals
         whole = totals.span_seconds * self.setup.pool_slots or np.inf
-        split = {name: totals.slot_seconds[name] / whole for name in POOL_PARTS}
+        split = {name: seconds / whole for name, seconds in totals.slot_seconds.items()}
+        if totals.span_seconds and not _is_whole(split):
+            raise InvariantError(f"the parts of the pool over time are {split}: not all of it")
         return {
             "usage_mean": totals.held_slot_seconds / whole,
             "usage_peak": totals.peak_held_slots / self.setup.pool_slots,
-            "waste": split | {"free": max(0.0, 1 - sum(split.values()))},
+            "waste": {name: max(0.0, share) for name, share in split.items()},
         }
 
     # ---- the summary ----------------------------------------------------------------------
@@ -349,6 +352,11 @@ def _bench_keys(name: str, found: Distribution) -> dict[str, float | None]:
     keys = {"mean": found.mean, "median": found.p50, "std": found.std}
     keys |= {f"p{point}": getattr(found, f"p{point}") for point in PERCENTILES}
     return {f"{statistic}_{name}_ms": value for statistic, value in keys.items()}
+
+
+def _is_whole(split: Mapping[str, float]) -> bool:
+    """Whether shares, each counted by itself, are all of something."""
+    return abs(sum(split.values()) - 1) < _ROUNDING and min(split.values()) > -_ROUNDING
 
 
 def _rate(count: float, seconds: float) -> float:

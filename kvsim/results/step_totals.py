@@ -73,7 +73,7 @@ class StepTotals:
     span_seconds, busy_seconds : float
         All of it, and that in which steps ran.
     slot_seconds : dict of str to float
-        Slot-seconds of each part of `POOL_PARTS`.
+        Slot-seconds of each part of `POOL_PARTS`, and "free".
     held_slot_seconds, peak_held_slots : float
         Slots that live requests hold: integral and maximum.
     sequence_seconds : float
@@ -120,7 +120,7 @@ class _Adder:
 
     def __init__(self, scope: TotalsScope) -> None:
         self._scope = scope
-        self._slots = dict.fromkeys(POOL_PARTS, 0.0)
+        self._slots = dict.fromkeys((*POOL_PARTS, "free"), 0.0)
         self._bound = dict.fromkeys(_RESOURCES, 0.0)
         self._held = self._peak = self._sequences = self._starved = self._busy = 0.0
         self._gaps: list[tuple[Floats, Floats]] = []
@@ -142,9 +142,11 @@ class _Adder:
 
     def totals(self) -> StepTotals:
         """Return the totals."""
+        span = max(0.0, self._scope.to_seconds - self._scope.from_seconds)
+        self._slots["free"] += self._scope.pool_slots * (span - self._busy)  # while it was idle
         gaps = [np.concatenate(parts) for parts in zip(*self._gaps, strict=True)]
         return StepTotals(
-            span_seconds=max(0.0, self._scope.to_seconds - self._scope.from_seconds),
+            span_seconds=span,
             busy_seconds=self._busy,
             slot_seconds=self._slots,
             held_slot_seconds=self._held,
@@ -163,7 +165,9 @@ class _Adder:
         # An idle engine holds nothing but finished prefixes.
         before = np.concatenate([[self._last_end], ends[:-1]])
         idle = np.maximum(0, steps["start_seconds"] - np.maximum(before, self._scope.from_seconds))
-        self._slots["cached"] += float((steps["cached_slots"] * idle).sum())
+        kept = float((steps["cached_slots"] * idle).sum())
+        self._slots["cached"] += kept
+        self._slots["free"] -= kept
         held_end = steps["held_slots"] + steps["grown_slots"]
         self._held += float(((steps["held_slots"] + held_end) * counted).sum() / 2)
         self._peak = max(self._peak, float(held_end[counted > 0].max(initial=0.0)))

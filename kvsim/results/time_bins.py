@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kvsim.results.pool_parts import POOL_PARTS, pool_parts
+from kvsim.results.pool_parts import pool_parts
 from kvsim.results.result import SimulationResult
 
 __all__ = ["TimeBins", "preemption_seconds", "time_bins"]
@@ -78,8 +78,9 @@ def time_bins(
 
     pool = result.setup.pool_slots
     slots = {name: mean(*ends) for name, ends in pool_parts(steps, pool).items()}
-    slots["cached"] = slots["cached"] + np.diff(_idle_cached(steps, edges)) / width
-    slots["free"] = np.maximum(0, pool - sum(slots[name] for name in POOL_PARTS))
+    kept, ones = np.diff(_idle_cached(steps, edges)) / width, np.ones(len(steps["seconds"]))
+    slots["cached"] = slots["cached"] + kept
+    slots["free"] = slots["free"] + pool * (1 - mean(ones, ones)) - kept
     return TimeBins(
         edges=edges,
         slots=slots,

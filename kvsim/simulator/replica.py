@@ -90,6 +90,11 @@ class Replica:
         The replica runs ahead of the environment's clock for as long as no other process
         has an event before the end of its run: nobody could tell the difference. While it
         does not yield, nobody can add such an event either.
+
+        Raises
+        ------
+        InvariantError
+            When the laws of the scheduler, its batch and its memory do not hold at the end.
         """
         scheduler, arrivals = self.scheduler, self.arrivals
         now = self.now = env.now
@@ -126,6 +131,7 @@ class Replica:
                 arrivals.finished(done, now)
             if looked_at:
                 self._show(now)
+        scheduler.check()  # a block that was lost on the way is missing now
         yield env.timeout(max(0.0, now - env.now))
 
     def _add_arrivals(self, now: float) -> None:

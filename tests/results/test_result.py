@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from kvsim import load_scenario, simulate
+from kvsim.errors import InvariantError
 from kvsim.results.pool_parts import pool_parts
 from kvsim.results.result import swap_break_even_tokens
+from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.recorder import STEP_COLUMNS
 
 # One request of 4 + 3 tokens, blocks of 4, ten of them, every step one second:
@@ -310,6 +312,33 @@ def test_without_a_prefix_cache_nothing_is_looked_up(run):
     assert looked["prefix"]["queries"] == 5 * 4
 
 
+@pytest.mark.parametrize("column", ["held_slots", "cached_slots", "seconds"])
+def test_slots_that_are_counted_twice_are_noticed(monkeypatch, column):
+    """Rows that hold more than the pool, or last into the next: the parts are not the whole."""
+    result = simulate(load_scenario("peer-w", {"workload.requests": 20}))
+    pages = list(result.recording.recorder.step_pages())
+    pages[0][column] = pages[0][column] + result.setup.pool_slots
+    monkeypatch.setattr(result.recording.recorder, "step_pages", lambda: iter(pages))
+    with pytest.raises(InvariantError, match="the parts of the pool"):
+        result.kv_cache()
+
+
+@pytest.mark.parametrize("requests", [3, 200])
+def test_a_leak_ends_a_run_with_its_law(monkeypatch, requests):
+    """One block is never given back: no request needs it, so only the count at the end tells."""
+    free, lost = Paged.free, []
+
+    def leaky(self, request, **kwargs):
+        free(self, request, **kwargs)
+        if not lost:
+            self.free_blocks -= 1
+            lost.append(request.row)
+
+    monkeypatch.setattr(Paged, "free", leaky)
+    with pytest.raises(InvariantError, match="blocks held"):
+        simulate(load_scenario("peer-w", {"workload.requests": requests}))
+
+
 def test_what_a_run_takes_from_kept_prefixes_is_not_counted_twice():
     """::
 
@@ -325,7 +354,8 @@ def test_what_a_run_takes_from_kept_prefixes_is_not_counted_twice():
     }
     split = pool_parts(columns, 32)
     assert [part.tolist() for part in split["cached"]] == [[20.0], [8.0]]
-    assert [sum(part[at][0] for part in split.values()) for at in (0, 1)] == [28.0, 32.0]
+    assert [part.tolist() for part in split["free"]] == [[4.0], [0.0]]
+    assert [sum(part[at][0] for part in split.values()) for at in (0, 1)] == [32.0, 32.0]
 
 
 def test_a_pool_full_of_kept_prefixes_adds_up(run):
