@@ -93,7 +93,6 @@ def _run(argv: Sequence[str] | None) -> int:
             list(argv) if argv is not None else None,
             prog_name="kvsim",
             standalone_mode=False,
-            auto_envvar_prefix="KVSIM",
         )
     except (click.Abort, KeyboardInterrupt):
         _complain("interrupted")

@@ -165,12 +165,15 @@ def test_every_engine_option_has_a_flag():
     assert set(defaults(EngineOptions)) <= flags
 
 
-def test_options_come_from_the_environment_too(run, monkeypatch):
-    monkeypatch.setenv("KVSIM_PLAN_MODEL", "llama3.1-8b")
-    monkeypatch.setenv("KVSIM_PLAN_MAX_MODEL_LEN", "8192")
-    content = json.loads(run("plan", "--gpu", "h100", "--format", "json")[1])
-    assert content["model"]["name"] == "llama3.1-8b"
-    assert content["kv_cache"]["max_model_len"] == 8192
+@pytest.mark.parametrize("words", [PLAN, ("explain", "llama2-7b")])
+def test_no_option_comes_from_the_environment(run, monkeypatch, words):
+    """What is answered is what was typed: every flag of a command is set to nonsense here."""
+    before = run(*words)
+    command = cli.get_command(click.Context(cli), words[0])
+    for option in command.params:
+        monkeypatch.setenv(f"KVSIM_{words[0]}_{option.name}".upper(), "nonsense")
+    assert before[0] == 0
+    assert run(*words) == before
 
 
 # --- bad input: one line, exit 2 -------------------------------------------------------------
