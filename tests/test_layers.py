@@ -34,6 +34,7 @@ ROOMS = (
     room("errors", "words"),
     room("units", "words"),
     room("registry", "words"),
+    room("interrupts", "words"),
     room("specs", "described", "yaml"),
     room("readers", "described", "", "gguf huggingface_hub numpy"),
     room("catalog", "described", "yaml"),

@@ -14,6 +14,7 @@ import click
 
 from kvsim import __version__
 from kvsim.errors import KVSimError, nearest
+from kvsim.interrupts import stopping
 
 __all__ = ["COMMANDS", "main"]
 
@@ -80,11 +81,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code.
 
     The answer goes to stdout. What went wrong is one line on stderr: 2 for bad input,
-    70 for a bug in kvsim, 74 when stdout takes no more, 130 when interrupted.
+    70 for a bug in kvsim, 74 when stdout takes no more, 130 after Ctrl-C, 143 after SIGTERM.
     """
     # Looking for pydantic's plugins reads the metadata of every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    sys.exit(_run(argv))
+    with stopping(_finishing) as stop:
+        try:
+            code = _run(argv)
+        except KeyboardInterrupt:  # while something was being said
+            code = INTERRUPTED
+    sys.exit(stop.exit_code if stop.signal and code == INTERRUPTED else code)
+
+
+def _finishing() -> None:
+    """Say why a second signal does not end the program; past any buffer, as signals must."""
+    os.write(2, b"kvsim: still writing what was finished; Ctrl-\\ (SIGQUIT) gives it up\n")
 
 
 def _run(argv: Sequence[str] | None) -> int:
