@@ -35,6 +35,7 @@ ROOMS = (
     room("units", "words"),
     room("registry", "words"),
     room("interrupts", "words"),
+    room("csv_text", "words"),
     room("specs", "described", "yaml"),
     room("readers", "described", "", "gguf huggingface_hub numpy"),
     room("catalog", "described", "yaml"),

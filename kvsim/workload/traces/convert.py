@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 
+from kvsim.csv_text import csv_lines
 from kvsim.errors import InputError, UnknownNameError, UnsupportedError
 from kvsim.interrupts import held, released
 from kvsim.units import ceil_div
@@ -35,9 +36,8 @@ _MOONCAKE_BLOCK = 512
 
 
 def _vidur_lines(rows: Iterable[TraceRow], reading: Reading) -> Iterator[str]:
-    yield ",".join(VIDUR_COLUMNS)
-    for row in rows:
-        yield f"{row.arrival_seconds!r},{row.prompt_tokens},{row.output_tokens}"
+    sizes = ((row.arrival_seconds, row.prompt_tokens, row.output_tokens) for row in rows)
+    yield from csv_lines(chain([VIDUR_COLUMNS], sizes))
 
 
 def _mooncake_lines(rows: Iterable[TraceRow], reading: Reading) -> Iterator[str]:
