@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import click
 
 from kvsim import __version__
-from kvsim.errors import KVSimError, nearest
+from kvsim.errors import KVSimError, nearest, shortened
 from kvsim.interrupts import stopping
 
 __all__ = ["COMMANDS", "main"]
@@ -121,8 +121,11 @@ def _run(argv: Sequence[str] | None) -> int:
         _complain(str(error))
         return error.exit_code
     except OSError as error:
-        if error.filename is not None:
-            raise
+        if (
+            error.filename is not None
+        ):  # a path that was given: too long, in a loop, not ours to read
+            _complain(f"{error.filename}: {error.strerror}")
+            return KVSimError.exit_code
         _complain(f"the answer cannot be written: {error.strerror}")
         return UNWRITABLE
     return code if isinstance(code, int) else 0
@@ -131,4 +134,4 @@ def _run(argv: Sequence[str] | None) -> int:
 def _complain(message: str, ctx: click.Context | None = None) -> None:
     """Say what went wrong on one line of stderr, under the command's name."""
     name = ctx.command_path if ctx else "kvsim"
-    click.echo(f"{name}: {' '.join(message.split())}", err=True)
+    click.echo(f"{name}: {shortened(' '.join(message.split()))}", err=True)
