@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvsim.cli import say
 from kvsim.cli.options import format_option
 from kvsim.cli.render import emit
 
@@ -123,7 +124,7 @@ def _measure(
         with _progress(len(plan.cases)) as progress:
             content = measure(facts, plan, output, progress, resume=resume)
     except KeyboardInterrupt as stop:
-        click.echo(f"kvsim calibrate: {stop}", err=True)
+        say(f"kvsim calibrate: {stop}")
         raise
     emit(found_sections(content), content, output_format)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvsim.cli import INTERRUPTED
+from kvsim.cli import INTERRUPTED, say
 from kvsim.cli.options import format_option
 from kvsim.cli.render import emit
 from kvsim.cli.report_page import write_report
@@ -77,7 +77,7 @@ def _show(runs: Replications, output_format: str) -> None:
 def tell_notes(name: str, runs: Replications) -> None:
     """Say on stderr what the reader of a trace left out or changed."""
     for note in runs.first.recording.notes:
-        click.echo(f"{name}: {note}", err=True)
+        say(f"{name}: {note}")
 
 
 def explain_interrupt(runs: Replications, where: str = "") -> None:
@@ -88,7 +88,7 @@ def explain_interrupt(runs: Replications, where: str = "") -> None:
         cut = f"run {whole + 1} ended with {last['completed']:,} requests finished and"
         cut += f" {last['unfinished']:,} unfinished"
         said = f"{cut}; {said} before it" if whole else cut
-    click.echo(f"kvsim: interrupted{where}: {said}", err=True)
+    say(f"kvsim: interrupted{where}: {said}")
 
 
 def _keep(
@@ -110,4 +110,4 @@ def _write(runs: Replications, folder: str) -> None:
     from kvsim.results.outputs import write_outputs
 
     written = write_outputs(runs.first, folder, interval_record(runs))
-    click.echo(f"wrote {', '.join(path.name for path in written)} to {folder}", err=True)
+    say(f"wrote {', '.join(path.name for path in written)} to {folder}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvsim.cli import say
 from kvsim.cli.options import COUNT, MODEL, format_option
 from kvsim.cli.render import Section, Table, emit
 from kvsim.units import format_bytes
@@ -64,11 +65,11 @@ def cache(
         tokens=tuple(sorted(set(tokens))) or plan.tokens,
         batches=tuple(sorted(set(batch))) or plan.batches,
     )
-    study = study_caches(plan, say=lambda line: click.echo(line, err=True))
+    study = study_caches(plan, say=say)
     record = study.record()
     if output is not None:
         for line in write_record(output, "study", record, study_page):
-            click.echo(line, err=True)
+            say(line)
     emit(_sections(study), record, output_format)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvsim.cli import say
 from kvsim.cli.options import MODEL, format_option
 from kvsim.cli.render import Section, Table, emit
 
@@ -79,7 +80,7 @@ def _twin(output: Path | None, output_format: str, asked: dict[str, Any]) -> Non
     from kvsim.calibrate.twin.validate import ValidationRequest, validate
 
     asked["loads"] = tuple(asked["loads"])
-    found = validate(ValidationRequest(**asked), say=lambda line: click.echo(line, err=True))
+    found = validate(ValidationRequest(**asked), say=say)
     record = found.record()
     if output is not None:
         _write(output, "comparison", record)
@@ -216,4 +217,4 @@ def _write(folder: Path, stem: str, record: dict[str, Any], *, page: bool = True
     from kvsim.figures.measured import validation_page
 
     for line in write_record(folder, stem, record, validation_page if page else None):
-        click.echo(line, err=True)
+        say(line)
