@@ -36,6 +36,7 @@ ROOMS = (
     room("registry", "words"),
     room("interrupts", "words"),
     room("csv_text", "words"),
+    room("version", "words"),
     room("specs", "described", "yaml"),
     room("readers", "described", "", "gguf huggingface_hub numpy"),
     room("catalog", "described", "yaml"),

@@ -15,9 +15,9 @@ from typing import Any
 
 import click
 
-from kvsim import __version__
 from kvsim.errors import KVSimError, nearest, shortened
 from kvsim.interrupts import stopping
+from kvsim.version import __version__
 
 __all__ = ["COMMANDS", "INTERRUPTED", "main", "say"]
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import kvsim
 from kvsim import InputError, load_scenario, simulate
 from kvsim.errors import MissingExtraError
 from kvsim.results.outputs import prometheus_text, provenance, timeline, write_outputs
@@ -170,6 +172,14 @@ def test_two_processes_write_the_same_bytes(tmp_path):
 
 
 # --- provenance ----------------------------------------------------------------------------
+
+
+def test_a_source_tree_that_is_not_installed_knows_its_version(result, monkeypatch):
+    def nothing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", nothing)
+    assert provenance(result)["kvsim"] == kvsim.__version__
 
 
 def test_provenance_says_everything_needed_to_ask_again(result):
