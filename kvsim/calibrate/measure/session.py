@@ -19,6 +19,7 @@ sizes (``m`` ... ``sets``)       of the case; empty where it has none of that na
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -94,7 +95,7 @@ class Session:
         KeyboardInterrupt
             After a Ctrl-C, saying how many rows the CSV has.
         InputError
-            When the CSV cannot be written.
+            When the CSV cannot be written, or another session is writing it.
         UnsupportedError
             When the device fails at something that every device can do.
         """
@@ -102,8 +103,7 @@ class Session:
         known = {row.case for row in self.rows}
         text = csv_text([COLUMNS, *map(_cells, self.rows)])
         try:
-            write_whole(self.csv_path, text.encode())  # an earlier session's rows are never gone
-            with held(), self.csv_path.open("a", newline="", encoding="utf-8") as file:
+            with held(), self._file_of_its_own(text) as file:
                 for case in [case for case in plan.cases if case not in known]:
                     self.progress(len(self.rows), len(plan.cases), case.label)
                     with released():
@@ -119,6 +119,18 @@ class Session:
             ) from None
         self.progress(len(plan.cases), len(plan.cases), "fitting")
         return self.rows
+
+    @contextmanager
+    def _file_of_its_own(self, text: str) -> Iterator[TextIO]:
+        """Begin the CSV with `text`, and open it for more rows; no other session may.
+
+        What an earlier one left is there until `text` takes its place.
+        """
+        path = self.csv_path
+        with _alone_with(path):
+            write_whole(path, text.encode())
+            with _alone_with(path), path.open("a", newline="", encoding="utf-8") as file:
+                yield file
 
     def _known(self, plan: Plan) -> Iterator[Row]:
         """Yield the cases that an earlier session timed."""
@@ -170,6 +182,26 @@ class Session:
                 f" it are in {self.csv_path}"
             ) from None
         self.skipped.append(f"{case.label}: {reason}")
+
+
+@contextmanager
+def _alone_with(path: Path) -> Iterator[None]:
+    """Keep other processes from a file, where the system can."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                "another calibration is writing it", where=str(path), fix="name a profile with -o"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def _differing(before: Case, after: Case) -> list[str]:
