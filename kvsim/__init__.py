@@ -68,9 +68,8 @@ if TYPE_CHECKING:
     from kvsim.studies.cache import hit_ratio_curve as hit_ratio_curve
     from kvsim.studies.cache import read_prefixes as read_prefixes
     from kvsim.studies.cache import tier_gains as tier_gains
+    from kvsim.version import __version__ as __version__
     from kvsim.workload.traces.stats import trace_stats as trace_stats
-
-__version__ = "0.1.0"
 
 # public name: the module that defines it
 _HOMES = {
@@ -138,6 +137,8 @@ _HOMES = {
 
 __all__ = sorted(_HOMES, key=lambda name: (name.casefold(), name))
 
+_HOMES["__version__"] = "kvsim.version"  # there, and in no list
+
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its home, once."""
@@ -149,4 +150,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_HOMES})

@@ -23,14 +23,22 @@ __all__ = [
     "MissingExtraError",
     "UnknownNameError",
     "UnsupportedError",
+    "few",
     "nearest",
+    "shortened",
 ]
+
+LONGEST = 500  # characters of a message: what is read before the eye gives up
+_TAIL = 180  # of them from the end, where the fix is
 
 
 class KVSimError(Exception):
-    """Base of every error that kvsim raises on purpose."""
+    """Base of every error that kvsim raises on purpose; its message is a few hundred characters."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return shortened(super().__str__())
 
 
 class InputError(KVSimError):
@@ -53,7 +61,7 @@ class InputError(KVSimError):
     def __str__(self) -> str:
         where = f"{self.where}: " if self.where else ""
         fix = f"; {self.fix}" if self.fix else ""
-        return f"{where}{self.what}{fix}"
+        return shortened(f"{where}{self.what}{fix}")
 
 
 class UnknownNameError(InputError):
@@ -94,6 +102,41 @@ class InvariantError(KVSimError):
     """A conservation law is broken: this is a bug in kvsim, not in the input."""
 
     exit_code = 70
+
+
+def shortened(message: str) -> str:
+    """Leave out the middle of a message that is too long: a value that was echoed, as a rule.
+
+    Examples
+    --------
+    >>> len(shortened("unknown model '" + 5000 * "x" + "'; did you mean llama2-7b?"))
+    500
+    """
+    if len(message) <= LONGEST:
+        return message
+    gap = " ... "
+    return message[: LONGEST - _TAIL - len(gap)] + gap + message[-_TAIL:]
+
+
+def few(reasons: Iterable[str], room: int = 400) -> str:
+    """Join reasons while there is room for them, and count the rest.
+
+    Parameters
+    ----------
+    reasons : iterable of str
+        One at least; the first is always said.
+    room : int
+        Characters.
+
+    Examples
+    --------
+    >>> few(["vllm: no such option", "sglang: no such option", "llama.cpp: no"], room=30)
+    'vllm: no such option; and 2 more'
+    """
+    said, *rest = reasons
+    while rest and len(said) + len(rest[0]) <= room:
+        said = f"{said}; {rest.pop(0)}"
+    return f"{said}; and {len(rest)} more" if rest else said
 
 
 def nearest(name: str, known: Iterable[str], count: int = 4) -> list[str]:

@@ -11,6 +11,7 @@ from kvsim.errors import (
     MissingExtraError,
     UnknownNameError,
     UnsupportedError,
+    few,
     nearest,
 )
 
@@ -61,3 +62,18 @@ def test_nearest_only_returns_known_names(name):
     found = nearest(name, known)
     assert set(found) <= set(known)
     assert len(found) == len(set(found)) <= 4
+
+
+def test_a_long_message_keeps_both_ends():
+    error = InputError(f"unknown {'x' * 5000}", where="file.yaml, line 3", fix="choose paged")
+    assert len(str(error)) == 500
+    assert str(error).startswith("file.yaml, line 3: unknown xxx")
+    assert str(error).endswith("xxx; choose paged")
+    assert len(str(UnsupportedError("y" * 501))) == 500
+    assert str(UnsupportedError("y" * 500)) == "y" * 500
+
+
+def test_few_says_what_there_is_room_for():
+    assert few(["one"], room=1) == "one"
+    assert few(["one", "two", "three"], room=6) == "one; two; and 1 more"
+    assert few(["one", "two"], room=6) == "one; two"

@@ -227,12 +227,17 @@ def _pool_note(cells: Any) -> str:
 # --- keeping -------------------------------------------------------------------------------
 
 
+def _requests_csv(result: SimulationResult) -> str:
+    rows = result.requests.to_dict("records")
+    return figures.Table("requests", "One row per request", rows).to_csv()
+
+
 def _keep(answer: Answer, line: str) -> None:
     """Offer everything about the run as files."""
     result = answer.result
     shown.downloads(
         {
-            "Requests, CSV": ("requests.csv", lambda: result.requests.to_csv(index=False)),
+            "Requests, CSV": ("requests.csv", lambda: _requests_csv(result)),
             "Summary, JSON": ("summary.json", lambda: json.dumps(result.summary, indent=2)),
             "Report, HTML": (
                 "report.html",

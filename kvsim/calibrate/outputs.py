@@ -19,6 +19,8 @@ def write_record(
 ) -> list[str]:
     """Write ``STEM.json``, and ``STEM.html`` where there is a page and plotly to draw it.
 
+    An earlier record of that name is replaced, and its page never stays beside this record.
+
     Returns
     -------
     list of str
@@ -29,6 +31,8 @@ def write_record(
     InputError
         When the folder cannot be written to.
     """
+    from kvsim.results.outputs.folder import write_together
+
     files = {f"{stem}.json": json.dumps(record, indent=2) + "\n"}
     missing = []
     if page is not None:
@@ -37,23 +41,24 @@ def write_record(
         except MissingExtraError as error:
             missing = [f"no {stem}.html: {error}"]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        contents = [(name, text.encode()) for name, text in files.items()]
+        write_together(folder, contents, (f"{stem}.json", f"{stem}.html"))
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", where=str(folder)) from None
     return [f"written: {folder / name}" for name in files] + missing
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file.
+    """Write a file, whole or not at all.
 
     Raises
     ------
     InputError
-        When it cannot be written.
+        When it cannot be written; what was there is left alone.
     """
+    from kvsim.results.outputs.folder import write_whole
+
     try:
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text.encode())
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from None

@@ -65,6 +65,7 @@ class _Validation(Checked):
     clock: str
     drift_percent: float | None = None
     provenance: str
+    interrupted: bool = False
     runs: tuple[_Run, ...]
 
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import click
 
-from kvsim import __version__
-from kvsim.errors import KVSimError, nearest
+from kvsim.errors import KVSimError, nearest, shortened
+from kvsim.interrupts import stopping
+from kvsim.version import __version__
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "INTERRUPTED", "main", "say"]
 
 # name: (module that holds `command`, one line for --help)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -37,8 +41,30 @@ INTERRUPTED = 130
 UNWRITABLE = 74
 
 
+class _ReaderLeftError(Exception):
+    """Nobody reads stdout any more: of an ``OSError`` click would make exit code 1."""
+
+
+@contextmanager
+def _telling_readers_apart() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise _ReaderLeftError from None
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands' names and helps without importing them."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Read the command line; ``--help`` and ``--version`` print here."""
+        with _telling_readers_apart():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _telling_readers_apart():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name every command, in the table's order."""
@@ -80,11 +106,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code.
 
     The answer goes to stdout. What went wrong is one line on stderr: 2 for bad input,
-    70 for a bug in kvsim, 74 when stdout takes no more, 130 when interrupted.
+    70 for a bug in kvsim, 74 when stdout takes no more, 130 after Ctrl-C, 143 after SIGTERM.
+    Who stops reading stdout (``| head``) has what was wanted: 0, and nothing is said.
     """
+    _open_what_is_closed()
     # Looking for pydantic's plugins reads the metadata of every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    sys.exit(_run(argv))
+    with stopping(_finishing) as stop:
+        try:
+            code = _run(argv)
+        except KeyboardInterrupt:  # while something was being said
+            code = INTERRUPTED
+    sys.exit(stop.exit_code if stop.signal and code == INTERRUPTED else code)
+
+
+def _open_what_is_closed() -> None:
+    """Let a stream that was closed by the shell (``>&-``) take everything and keep nothing."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+
+
+def _finishing() -> None:
+    """Say why a second signal does not end the program; past any buffer, as signals must."""
+    os.write(2, b"kvsim: still writing what was finished; Ctrl-\\ (SIGQUIT) gives it up\n")
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -93,14 +138,13 @@ def _run(argv: Sequence[str] | None) -> int:
             list(argv) if argv is not None else None,
             prog_name="kvsim",
             standalone_mode=False,
-            auto_envvar_prefix="KVSIM",
         )
     except (click.Abort, KeyboardInterrupt):
         _complain("interrupted")
         return INTERRUPTED
     except click.UsageError as error:
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
-            error.show()
+            say(error.format_message())
             return error.exit_code
         _complain(error.format_message(), error.ctx)
         return error.exit_code
@@ -110,9 +154,14 @@ def _run(argv: Sequence[str] | None) -> int:
     except KVSimError as error:
         _complain(str(error))
         return error.exit_code
+    except _ReaderLeftError:
+        with suppress(OSError):  # what is still buffered goes nowhere when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
-        if error.filename is not None:
-            raise
+        if error.filename is not None:  # of a path that was given: too long, or a loop
+            _complain(f"{error.filename}: {error.strerror}")
+            return KVSimError.exit_code
         _complain(f"the answer cannot be written: {error.strerror}")
         return UNWRITABLE
     return code if isinstance(code, int) else 0
@@ -121,4 +170,10 @@ def _run(argv: Sequence[str] | None) -> int:
 def _complain(message: str, ctx: click.Context | None = None) -> None:
     """Say what went wrong on one line of stderr, under the command's name."""
     name = ctx.command_path if ctx else "kvsim"
-    click.echo(f"{name}: {' '.join(message.split())}", err=True)
+    say(f"{name}: {shortened(' '.join(message.split()))}")
+
+
+def say(line: str) -> None:
+    """Write a line to stderr, if that takes any: an answer does not depend on it."""
+    with suppress(OSError):
+        click.echo(line, err=True)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvsim.cli import say
 from kvsim.cli.options import format_option
 from kvsim.cli.render import emit
+from kvsim.interrupts import held
 
 if TYPE_CHECKING:
     from kvsim.calibrate.measure.session import Progress
@@ -119,13 +121,14 @@ def _measure(
     if output is not None:
         Outputs.beside(output)  # refuse a bad path before torch is loaded
     facts, plan = planned(device, quick=quick)
-    try:
-        with _progress(len(plan.cases)) as progress:
-            content = measure(facts, plan, output, progress, resume=resume)
-    except KeyboardInterrupt as stop:
-        click.echo(f"kvsim calibrate: {stop}", err=True)
-        raise
-    emit(found_sections(content), content, output_format)
+    with held():  # but for the timing itself: what is timed is fitted and written
+        try:
+            with _progress(len(plan.cases)) as progress:
+                content = measure(facts, plan, output, progress, resume=resume)
+        except KeyboardInterrupt as stop:
+            say(f"kvsim calibrate: {stop}")
+            raise
+        emit(found_sections(content), content, output_format)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,10 @@ from kvsim.cli.scenario_options import (
     varied,
 )
 from kvsim.cli.simulate import explain_interrupt, tell_notes
+from kvsim.interrupts import held
+
+if TYPE_CHECKING:
+    from kvsim.runs.compare import SimulationComparison
 
 __all__ = ["command"]
 
@@ -45,21 +49,36 @@ def command(
     kvsim compare azure-conversation --vary engine=vllm,sglang,tensorrt-llm
     kvsim compare peer-w --vary max_num_seqs=64,256 --replications 5
     """  # noqa: D301 - \b keeps click from wrapping the examples
-    from kvsim.cli.simulation_report import comparison_sections
     from kvsim.runs.compare import compare
 
     question = chosen_scenario(scenario, trace, settings, flags)
     values = varied(vary)
     check_writable(None, report)
-    with progress(question) as watch:
-        found = compare(question, values, watch=watch)
+    with held():
+        with progress(question) as watch:
+            found = compare(question, values, watch=watch)
+        try:  # files first: who reads stdout may leave early, as head does
+            _report(found, report)
+        finally:
+            _show(found, prod(map(len, values.values())), output_format)
+    if found.interrupted:
+        raise click.exceptions.Exit(INTERRUPTED)
+
+
+def _show(found: SimulationComparison, of: int, output_format: str) -> None:
+    """Print the answer, and say what is to be known about it."""
+    from kvsim.cli.simulation_report import comparison_sections
+
+    first, last = found.variants[0], found.variants[-1]
+    if found.interrupted:
+        explain_interrupt(last.runs, f" in variant {len(found.variants)} of {of} ({last.label})")
+    variants = (variant.runs for variant in found.variants)
+    tell_notes(first.runs.first.setup.scenario.name, *variants)
     emit(comparison_sections(found), found.to_dict(), output_format)
-    tell_notes(question.name, *(variant.runs for variant in found.variants))
-    if report is not None:
+
+
+def _report(found: SimulationComparison, file: str | None) -> None:
+    if file is not None:
         from kvsim.figures import comparison_report
 
-        write_report(report, lambda command: comparison_report(found, command=command))
-    if found.interrupted:
-        last, of = found.variants[-1], prod(map(len, values.values()))
-        explain_interrupt(last.runs, f" in variant {len(found.variants)} of {of} ({last.label})")
-        raise click.exceptions.Exit(INTERRUPTED)
+        write_report(file, lambda command: comparison_report(found, command=command))

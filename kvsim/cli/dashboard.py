@@ -38,7 +38,10 @@ def command(port: int, host: str, browser: bool) -> None:
     Nothing is fetched from outside, and nothing is sent there. Press Ctrl-C to stop.
     """
     with subprocess.Popen(server_command(port, host, browser=browser)) as server:
-        # who ends this command ends the server, which would go on alone
+        # who ends this command ends the server, which would go on alone; nothing is to be written,
+        # so a second Ctrl-C ends it like the first
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, lambda *_: server.terminate())
         try:
             code = server.wait()

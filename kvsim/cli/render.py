@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from kvsim.csv_text import csv_text
+
 __all__ = ["Bar", "Part", "Section", "Table", "emit", "flatten", "print_records"]
 
 BAR_WIDTH = 72
@@ -96,7 +98,7 @@ def emit(sections: Iterable[Section], content: Any, output_format: str) -> None:
 
         click.echo(json.dumps(content, indent=2))
     elif output_format == "csv":
-        click.echo(_csv([("key", "value"), *flatten(content)]), nl=False)
+        click.echo(csv_text([("key", "value"), *flatten(content)]), nl=False)
     elif output_format == "markdown":
         click.echo("\n\n".join(_markdown(section) for section in sections))
     else:
@@ -110,7 +112,7 @@ def print_records(
     if output_format == "csv":
         header = tuple(dict.fromkeys(name for row in records for name in row))
         rows = [tuple(_leaf(row.get(name)) for name in header) for row in records]
-        click.echo(_csv([header, *rows]), nl=False)
+        click.echo(csv_text([header, *rows]), nl=False)
     else:
         emit(sections, list(records), output_format)
 
@@ -136,15 +138,6 @@ def _leaf(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(_leaf(item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _csv(rows: Iterable[Sequence[str]]) -> str:
-    import csv
-    import io
-
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(rows)
-    return stream.getvalue()
 
 
 # --- Markdown ------------------------------------------------------------------------------

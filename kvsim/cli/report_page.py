@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from kvsim.cli import say
 from kvsim.errors import InputError
 
 __all__ = ["write_report"]
@@ -32,7 +33,7 @@ def write_report(file: str, page: Callable[[str], str]) -> None:
         write_whole(Path(file), content.encode())
     except OSError as error:
         raise InputError(f"cannot write {file}: {error.strerror}", where="--report") from None
-    click.echo(f"report: {file}", err=True)
+    say(f"report: {file}")
 
 
 def _command_line(context: click.Context) -> str:

@@ -234,7 +234,8 @@ def check_writable(output: str | None, report: str | None) -> None:
         try:
             if flag == "--output":
                 folder.mkdir(parents=True, exist_ok=True)
+            Path(name).exists()  # whether it can be a name at all
         except OSError as error:
-            raise InputError(f"cannot make {folder}: {error.strerror}", where=flag) from None
+            raise InputError(f"cannot make {name}: {error.strerror}", where=flag) from None
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise InputError(f"cannot write into {folder}", where=flag)

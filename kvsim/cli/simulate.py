@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvsim.cli import INTERRUPTED
+from kvsim.cli import INTERRUPTED, say
 from kvsim.cli.options import format_option
 from kvsim.cli.render import emit
 from kvsim.cli.report_page import write_report
@@ -16,9 +16,11 @@ from kvsim.cli.scenario_options import (
     progress,
     scenario_options,
 )
+from kvsim.interrupts import held
 
 if TYPE_CHECKING:
     from kvsim.runs.replicate import Replications
+    from kvsim.simulator.camera import Camera
 
 __all__ = ["command", "explain_interrupt", "tell_notes"]
 
@@ -45,29 +47,31 @@ def command(
     kvsim simulate peer-w --set workload.arrivals.rate=20 --replications 5
     kvsim simulate azure-conversation --trace AzureLLMInferenceTrace_conv.csv
     """  # noqa: D301 - \b keeps click from wrapping the examples
-    from kvsim.cli.simulation_report import run_record, run_sections
     from kvsim.runs.replicate import replicate
     from kvsim.simulator.camera import Camera
 
     question = chosen_scenario(scenario, trace, settings, flags)
     check_writable(output, report)
     camera = None if report is None else Camera()
-    with progress(question) as watch:
-        runs = replicate(question, watch=watch, camera=camera)
-    emit(run_sections(runs), run_record(runs), output_format)
-    tell_notes(question.name, runs)
-    if runs.interrupted:
-        explain_interrupt(runs)
-    if output is not None:
-        _write(runs, output)
-    if report is not None:
-        from kvsim.figures import simulation_report
-
-        write_report(
-            report, lambda command: simulation_report(runs, command=command, camera=camera)
-        )
+    with held():
+        with progress(question) as watch:
+            runs = replicate(question, watch=watch, camera=camera)
+        try:  # files first: who reads stdout may leave early, as head does
+            _keep(runs, output, report, camera)
+        finally:
+            _show(runs, output_format)
     if runs.interrupted:
         raise click.exceptions.Exit(INTERRUPTED)
+
+
+def _show(runs: Replications, output_format: str) -> None:
+    """Print the answer, and say what is to be known about it."""
+    from kvsim.cli.simulation_report import run_record, run_sections
+
+    if runs.interrupted:
+        explain_interrupt(runs)
+    tell_notes(runs.first.setup.scenario.name, runs)
+    emit(run_sections(runs), run_record(runs), output_format)
 
 
 def tell_notes(name: str, *variants: Replications) -> None:
@@ -75,7 +79,7 @@ def tell_notes(name: str, *variants: Replications) -> None:
     first = variants[0].first
     idle = (said for runs in variants for said in runs.first.setup.idle_keys)
     for note in (*first.recording.notes, *dict.fromkeys(idle)):
-        click.echo(f"{name}: {note}", err=True)
+        say(f"{name}: {note}")
 
 
 def explain_interrupt(runs: Replications, where: str = "") -> None:
@@ -86,7 +90,21 @@ def explain_interrupt(runs: Replications, where: str = "") -> None:
         cut = f"run {whole + 1} ended with {last['completed']:,} requests finished and"
         cut += f" {last['unfinished']:,} unfinished"
         said = f"{cut}; {said} before it" if whole else cut
-    click.echo(f"kvsim: interrupted{where}: {said}", err=True)
+    say(f"kvsim: interrupted{where}: {said}")
+
+
+def _keep(
+    runs: Replications, output: str | None, report: str | None, camera: Camera | None
+) -> None:
+    """Write the files that were asked for."""
+    if output is not None:
+        _write(runs, output)
+    if report is not None:
+        from kvsim.figures import simulation_report
+
+        write_report(
+            report, lambda command: simulation_report(runs, command=command, camera=camera)
+        )
 
 
 def _write(runs: Replications, folder: str) -> None:
@@ -94,4 +112,4 @@ def _write(runs: Replications, folder: str) -> None:
     from kvsim.results.outputs import write_outputs
 
     written = write_outputs(runs.first, folder, interval_record(runs))
-    click.echo(f"wrote {', '.join(path.name for path in written)} to {folder}", err=True)
+    say(f"wrote {', '.join(path.name for path in written)} to {folder}")

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvsim.cli import INTERRUPTED, say
 from kvsim.cli.options import COUNT, MODEL, format_option
 from kvsim.cli.render import Section, Table, emit
+from kvsim.interrupts import held
 from kvsim.units import format_bytes
 
 if TYPE_CHECKING:
@@ -64,12 +66,17 @@ def cache(
         tokens=tuple(sorted(set(tokens))) or plan.tokens,
         batches=tuple(sorted(set(batch))) or plan.batches,
     )
-    study = study_caches(plan, say=lambda line: click.echo(line, err=True))
-    record = study.record()
-    if output is not None:
-        for line in write_record(output, "study", record, study_page):
-            click.echo(line, err=True)
-    emit(_sections(study), record, output_format)
+    with held():
+        study = study_caches(plan, say=say)
+        record = study.record()
+        if output is not None:
+            for line in write_record(output, "study", record, study_page):
+                say(line)
+        emit(_sections(study), record, output_format)
+    if study.interrupted:
+        kept = sorted({row.batch for row in study.rows})
+        say(f"kvsim: interrupted: of batches, {', '.join(map(str, kept))} were timed whole")
+        raise click.exceptions.Exit(INTERRUPTED)
 
 
 def _sections(study: Study) -> list[Section]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvsim.cli import INTERRUPTED
+from kvsim.cli import INTERRUPTED, say
 from kvsim.cli.options import format_option
 from kvsim.cli.render import Section, Table, emit
 
@@ -87,11 +87,11 @@ def convert(source: str, target: str, to: str, trace_format: str | None) -> None
     try:
         report = convert_trace(source, target, to, trace_format)
     except ConvertInterrupted as cut:
-        click.echo(f"kvsim: interrupted: {cut}; {target} was not written", err=True)
+        say(f"kvsim: interrupted: {cut}; {target} was not written")
         raise click.exceptions.Exit(INTERRUPTED) from None
     click.echo(f"{target}: {report.rows:,} requests as {to}, read as {report.format}")
     for line in report.lines():
-        click.echo(f"  {line}", err=True)
+        say(f"  {line}")
 
 
 def _sections(found: TraceStats) -> list[Section]:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvsim.cli import INTERRUPTED, say
 from kvsim.cli.options import MODEL, format_option
 from kvsim.cli.render import Section, Table, emit
+from kvsim.interrupts import held
 
 if TYPE_CHECKING:
     from kvsim.calibrate.pairs import Pair
@@ -79,11 +81,15 @@ def _twin(output: Path | None, output_format: str, asked: dict[str, Any]) -> Non
     from kvsim.calibrate.twin.validate import ValidationRequest, validate
 
     asked["loads"] = tuple(asked["loads"])
-    found = validate(ValidationRequest(**asked), say=lambda line: click.echo(line, err=True))
-    record = found.record()
-    if output is not None:
-        _write(output, "comparison", record)
-    emit(_twin_sections(found), record, output_format)
+    with held():
+        found = validate(ValidationRequest(**asked), say=say)
+        record = found.record()
+        if output is not None:
+            _write(output, "comparison", record)
+        emit(_twin_sections(found), record, output_format)
+    if found.interrupted:
+        say(f"kvsim: interrupted: served whole: {', '.join(run.label for run in found.runs)}")
+        raise click.exceptions.Exit(INTERRUPTED)
 
 
 def _twin_sections(found: Validation) -> list[Section]:
@@ -216,4 +222,4 @@ def _write(folder: Path, stem: str, record: dict[str, Any], *, page: bool = True
     from kvsim.figures.measured import validation_page
 
     for line in write_record(folder, stem, record, validation_page if page else None):
-        click.echo(line, err=True)
+        say(line)

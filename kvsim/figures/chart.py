@@ -6,12 +6,12 @@ seen (for those who cannot see it), the rows behind it, and the forms to keep.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from kvsim.csv_text import csv_text
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Chart", "Row", "Table", "rounded"]
 
 Row = Mapping[str, Any]
-
-# A spreadsheet runs a cell that begins so.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -44,12 +41,9 @@ class Table:
 
     def to_csv(self) -> str:
         """Write the rows as CSV with a header; texts cannot become formulas."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        if self.rows:
-            writer.writerow(self.rows[0])
-            writer.writerows([_cell(value) for value in row.values()] for row in self.rows)
-        return stream.getvalue()
+        if not self.rows:
+            return ""
+        return csv_text([tuple(self.rows[0]), *(tuple(row.values()) for row in self.rows)])
 
     def to_json(self) -> str:
         """Write title and rows as JSON."""
@@ -87,9 +81,3 @@ def rounded(value: float | None, digits: int = 5) -> float | None:
     (1234.6, None)
     """
     return None if value is None else float(f"{value:.{digits}g}")
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
-        return f"'{value}"
-    return "" if value is None else value

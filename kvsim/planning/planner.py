@@ -21,7 +21,7 @@ from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import ENGINE_NAMES, get_engine
 from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
-from kvsim.errors import InputError, KVSimError, UnsupportedError, nearest
+from kvsim.errors import InputError, KVSimError, UnsupportedError, few, nearest
 from kvsim.memory.growth import Growth
 from kvsim.memory.tensors import parameter_count
 from kvsim.planning.decode import decode
@@ -156,7 +156,7 @@ def plan_engines(
     InputError
         When the model or the accelerator is unknown, or an option no engine could mean.
     UnsupportedError
-        When no engine can, with every reason.
+        When no engine can, with the first reasons.
     """
     deployment = _deployment(model, gpu, options)
     plans: list[Plan] = []
@@ -167,7 +167,7 @@ def plan_engines(
         except KVSimError as error:
             refused.append((name, str(error)))
     if not plans:
-        raise UnsupportedError("; ".join(f"{name}: {reason}" for name, reason in refused))
+        raise UnsupportedError(few(f"{name}: {reason}" for name, reason in refused))
     return EngineComparison(tuple(plans), tuple(refused))
 
 

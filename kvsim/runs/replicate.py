@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kvsim.errors import InputError
+from kvsim.interrupts import held, released
 from kvsim.results.result import SimulationResult, grows_with_the_run, without_growing
 from kvsim.results.statistics import Interval, confidence_interval
 from kvsim.runs.simulate import run_setup
@@ -132,17 +133,24 @@ def replicate(
     runs = scenario.run.replications if replications is None else replications
     if runs < 1:
         raise InputError(f"{runs} runs answer nothing", where="replications")
-    setup = prepare(scenario)
+    with released():
+        setup = prepare(scenario)
     start = scenario.run.seed if seed is None else seed
-    first = run_setup(setup, start, watch=watch, camera=camera)
-    summaries = [first.summary]
+    first: SimulationResult | None = None
+    summaries: list[dict[str, Any]] = []
+    stopped = False
     try:
-        while len(summaries) < runs and not summaries[-1]["interrupted"]:
-            result = run_setup(setup, start + len(summaries), watch=watch)
-            summaries.append(result.summary)
+        with held():  # but for the runs themselves: one that ended is judged whatever comes
+            while len(summaries) < runs and not (summaries and summaries[-1]["interrupted"]):
+                kept = camera if first is None else None
+                result = run_setup(setup, start + len(summaries), watch=watch, camera=kept)
+                summaries.append(result.summary)
+                first = first or result
     except KeyboardInterrupt:  # between two runs: those before it are whole
-        return Replications(first, tuple(summaries), stopped=True)
-    return Replications(first, tuple(summaries))
+        stopped = True
+    if first is None:
+        raise KeyboardInterrupt
+    return Replications(first, tuple(summaries), stopped)
 
 
 def numbers(summary: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:

@@ -9,7 +9,7 @@ from math import ceil
 from typing import Any
 
 from kvsim.catalog.accelerators import find_accelerator
-from kvsim.errors import InputError, KVSimError
+from kvsim.errors import InputError, KVSimError, shortened
 from kvsim.results.result import SimulationResult
 from kvsim.search.rate import (
     OVERLOAD_RATE,
@@ -175,7 +175,7 @@ def _problem(error: KVSimError) -> str:
     """Say what is wrong, less the place: the card of this option, which its row names."""
     if not isinstance(error, InputError):
         return str(error)
-    return "; ".join(part for part in (error.what, error.fix) if part)
+    return shortened("; ".join(part for part in (error.what, error.fix) if part))
 
 
 def _hopeless(found: RateSearch) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 
+from kvsim.interrupts import released
 from kvsim.simulator.arrival_queue import arrival_queue
 from kvsim.simulator.assemble import make_clock, make_scheduler
 from kvsim.simulator.blame import blaming
@@ -70,7 +71,7 @@ def record(
         For a workload that cannot be built, or that nobody can serve.
     """
     scenario, recorder = setup.scenario, Recorder()
-    with blaming(scenario):
+    with released(), blaming(scenario):
         workload = build_workload(scenario.workload, scenario.folder)
         arrivals = arrival_queue(workload, Streams(seed), recorder)
     scheduler = make_scheduler(setup, recorder)
@@ -79,7 +80,8 @@ def record(
     interrupted = False
     with collector_paused(), blaming(scenario):
         try:
-            run_replica(replica, scenario.run.max_seconds or inf)
+            with released():
+                run_replica(replica, scenario.run.max_seconds or inf)
         except KeyboardInterrupt:
             interrupted = True
     report = getattr(workload, "report", None)  # of a trace's reader

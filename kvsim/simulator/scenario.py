@@ -7,6 +7,7 @@ its dotted path (``workload.arrivals.rate=20``), on the command line and in Pyth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -390,9 +391,9 @@ def _is_in(content: dict[str, Any], wrong: FieldError) -> bool:
 
 def _find(path: Path) -> Path:
     """The file at `path`, or the shipped scenario of that name."""
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        return path
-    shipped = data_folder("scenarios") / f"{path}.yaml"
-    if path.name != str(path) or not shipped.is_file():
+    with suppress(OSError):  # too long to be a file's name
+        if path.suffix in (".yaml", ".yml") or path.is_file():
+            return path
+    if str(path) not in scenario_names():
         raise UnknownNameError("scenario", str(path), scenario_names(), fix="or give a YAML file")
-    return shipped
+    return data_folder("scenarios") / f"{path}.yaml"

@@ -292,6 +292,38 @@ def test_an_interrupt_while_resuming_loses_nothing(tmp_path):
     assert len(csv_rows(path)) == 50
 
 
+def test_a_session_that_cannot_begin_leaves_the_earlier_rows(tmp_path, monkeypatch):
+    plan, path = (
+        Plan(plan_cases(H200, quick=True).cases[:3], QUICK_PACE, "cuda"),
+        tmp_path / "r.csv",
+    )
+    Session(TroubledBench(lambda *_: None), path).run(plan)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(InputError, match="No space left"):
+        Session(TroubledBench(lambda *_: None), path, kept=kept_timings(path)).run(plan)
+    assert path.read_bytes() == before
+
+
+def test_two_sessions_do_not_write_into_one_file(tmp_path):
+    plan, path = (
+        Plan(plan_cases(H200, quick=True).cases[:3], QUICK_PACE, "cuda"),
+        tmp_path / "r.csv",
+    )
+
+    def another(_, calls):
+        with pytest.raises(InputError, match="another calibration is writing it"):
+            Session(TroubledBench(lambda *_: None), path).run(plan)
+
+    Session(TroubledBench(another), path).run(plan)
+    assert len(csv_rows(path)) == 3
+    Session(TroubledBench(lambda *_: None), path).run(plan)  # and then it may
+
+
 def test_rows_that_cannot_be_resumed_are_named(tmp_path):
     path = tmp_path / "rows.csv"
     assert kept_timings(path) == {}

@@ -220,3 +220,38 @@ def test_shrinking_keeps_the_kind_of_model():
     assert (small.layers, small.heads, small.hidden, small.head_dim) == (4, 4, 256, 64)
     assert small.learned_positions
     assert (small.gated, small.tied, small.longest) == (large.gated, large.tied, large.longest)
+
+
+# ---- a study that is cut ------------------------------------------------------------------
+
+
+def test_an_interrupt_keeps_the_batches_that_were_timed_whole(monkeypatch, tmp_path, run_kvsim):
+    from kvsim.calibrate.study import run
+
+    whole = run._time
+
+    def time_until_the_second_cache_of_the_second_batch(bench, kind, batch, say):
+        if (kind, batch) == (Grow, 2):
+            raise KeyboardInterrupt
+        return whole(bench, kind, batch, say)
+
+    monkeypatch.setattr(run, "_time", time_until_the_second_cache_of_the_second_batch)
+    words = ["--quick", "--tokens", "20", "--tokens", "60", "--batch", "1", "--batch", "2"]
+    code, out, err = run_kvsim("study", "cache", *words, "--output", tmp_path)
+    assert code == 130
+    assert "paged, batch 1, 60 tokens" in out
+    assert "interrupted: of batches, 1 were timed whole" in err
+    record = json.loads((tmp_path / "study.json").read_text())
+    assert record["interrupted"]
+    assert {row["batch"] for row in record["rows"]} == {1}
+
+
+def test_an_interrupt_before_the_first_batch_is_whole_leaves_nothing(monkeypatch):
+    from kvsim.calibrate.study import run
+
+    def at_once(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_time", at_once)
+    with pytest.raises(KeyboardInterrupt):
+        study_caches(PLAN)

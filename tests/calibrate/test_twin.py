@@ -519,3 +519,44 @@ def test_a_missing_device_is_one_line_on_the_command_line(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == ["kvsim: --device: unknown device 'toaster'; choose cpu or cuda"]
+
+
+# ---- a validation that is cut -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loads", [1, 3])
+def test_an_interrupt_keeps_the_loads_that_were_served(monkeypatch, loads):
+    from types import SimpleNamespace
+
+    from kvsim.calibrate.twin import serve, validate
+
+    class Twin:
+        def __init__(self, setup, device):
+            self.served = 0
+
+        def serve(self, setup, seed):
+            self.served += 1
+            if self.served == loads:
+                raise KeyboardInterrupt
+            return f"run {self.served}"
+
+    calibration = SimpleNamespace(profile=lambda: None, again=lambda: None)
+    monkeypatch.setattr(serve, "Twin", Twin)
+    monkeypatch.setattr(validate._Calibration, "of", lambda *_: calibration)
+    case = SimpleNamespace(
+        model=SimpleNamespace(name="tiny"),
+        scenario=lambda: None,
+        setup=lambda scenario: SimpleNamespace(num_blocks=9),
+        questions=lambda request, profile: [(f"load {n}", None) for n in (1, 2, 3)],
+    )
+
+    def served():
+        device = SimpleNamespace(name="cpu")
+        return validate._serve(case, device, ValidationRequest(), lambda line: None)
+
+    if loads == 1:
+        with pytest.raises(KeyboardInterrupt):
+            served()
+    else:
+        expected = [("load 1", None, "run 1"), ("load 2", None, "run 2")]
+        assert served() == (expected, calibration, True)

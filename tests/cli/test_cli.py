@@ -165,12 +165,15 @@ def test_every_engine_option_has_a_flag():
     assert set(defaults(EngineOptions)) <= flags
 
 
-def test_options_come_from_the_environment_too(run, monkeypatch):
-    monkeypatch.setenv("KVSIM_PLAN_MODEL", "llama3.1-8b")
-    monkeypatch.setenv("KVSIM_PLAN_MAX_MODEL_LEN", "8192")
-    content = json.loads(run("plan", "--gpu", "h100", "--format", "json")[1])
-    assert content["model"]["name"] == "llama3.1-8b"
-    assert content["kv_cache"]["max_model_len"] == 8192
+@pytest.mark.parametrize("words", [PLAN, ("explain", "llama2-7b")])
+def test_no_option_comes_from_the_environment(run, monkeypatch, words):
+    """What is answered is what was typed: every flag of a command is set to nonsense here."""
+    before = run(*words)
+    command = cli.get_command(click.Context(cli), words[0])
+    for option in command.params:
+        monkeypatch.setenv(f"KVSIM_{words[0]}_{option.name}".upper(), "nonsense")
+    assert before[0] == 0
+    assert run(*words) == before
 
 
 # --- bad input: one line, exit 2 -------------------------------------------------------------
@@ -217,6 +220,56 @@ def test_bad_input_is_one_line_and_exit_2(run, words, complaint):
     assert complaint in err
     assert err.count("\n") == 1
     assert err.startswith("kvsim")
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*PLAN, "--engine", "all", "--kv-cache-dtype-v", "q8_0", "--swa-full", "--enable-lora"),
+        (*PLAN, "--engine", "all", "--tp", "3", "--swa-full", "--enable-dp-attention"),
+        (*PLAN, "--engine", LONG),
+        (*PLAN, "--dtype", LONG),
+        (*PLAN, "--max-model-len", LONG),
+        (*PLAN, "--retention", LONG),
+        (*PLAN, f"--{LONG}"),
+        (*PLAN, LONG),
+        (LONG,),
+        ("explain", LONG),
+        ("gpus", LONG),
+        ("simulate", LONG),
+        ("simulate", "peer-w", "--set", f"{LONG}=1"),
+        ("simulate", "peer-w", "--set", f"memory.allocator={LONG}"),
+        ("simulate", "peer-w", "--set", f"scheduler={{a: [{LONG}]}}"),
+        ("simulate", "peer-w", "--trace", LONG),
+        ("simulate", "peer-w", "--output", LONG),
+        ("simulate", "peer-w", "--report", f"{LONG}.html"),
+        (*PLAN, "--report", f"{LONG}.html"),
+        ("simulate", "peer-w", "--output", "a" * 256),
+        ("simulate", "a" * 400),
+        ("simulate", "a/" * 400),
+        (*PLAN[:3], "--gpu", "a" * 400),
+        ("plan", "--model", "a" * 400, "--gpu", "a100"),
+        ("compare", "peer-w", "--vary", f"memory.allocator={','.join('abcdefghijkl')},{LONG}"),
+        ("trace", "stats", LONG),
+        ("trace", "convert", LONG, LONG, "--to", "vidur"),
+        ("trace", "convert", __file__, LONG, "--to", "vidur"),
+        ("validate", "--scenario", LONG),
+        ("validate", "--profile", LONG),
+        ("validate", "--engine-log", LONG, "--profile", "h100"),
+        ("validate", "--bench", LONG, "--scenario", "peer-w"),
+        ("calibrate", "-o", f"{LONG}.yaml", "--device", "cpu"),
+        ("calibrate", "fit", "--gpu", "a100", "--rows", LONG),
+        ("calibrate", "fit", "--gpu", "a100", "--tables", LONG),
+    ],
+)
+def test_a_refusal_is_one_line_of_a_few_hundred_characters(run, words):
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert 30 < len(err) < 600
 
 
 def test_a_bug_exits_70(run, monkeypatch):

@@ -6,16 +6,21 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from importlib import metadata
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
+import kvsim
 from kvsim import InputError, load_scenario, simulate
 from kvsim.errors import MissingExtraError
 from kvsim.results.outputs import prometheus_text, provenance, timeline, write_outputs
+from kvsim.results.outputs.folder import write_together, write_whole
 from kvsim.results.outputs.prometheus import token_buckets
 
 FILES = ["summary.json", "trace.json.gz", "metrics.prom"]
@@ -84,6 +89,66 @@ def test_a_failed_write_leaves_the_old_file_whole(result, tmp_path, monkeypatch)
     assert names_in(tmp_path) == sorted(FILES + TABLES)
 
 
+ONE, TWO = ([(name, letter) for name in ("a", "b", "c")] for letter in (b"1", b"2"))
+
+
+def contents_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_run_that_writes_amid_another_mixes_with_none(tmp_path):
+    def slow():
+        yield ONE[0]
+        write_together(tmp_path, TWO, "abc")
+        yield from ONE[1:]
+
+    write_together(tmp_path, slow(), "abc")
+    assert contents_of(tmp_path) == dict(ONE)
+
+
+def test_a_run_waits_while_another_moves_its_files(tmp_path, monkeypatch):
+    other = threading.Thread(target=write_together, args=(tmp_path, TWO, "abc"))
+    replace = Path.replace
+
+    def replace_then_start_the_other(path, target):
+        if other.ident is None:
+            other.start()
+            other.join(0.3)  # time enough to move its files into the midst, were it let
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace_then_start_the_other)
+    write_together(tmp_path, ONE, "abc")
+    other.join()
+    assert contents_of(tmp_path) == dict(TWO)
+
+
+def test_an_earlier_run_goes_whole_and_what_is_not_ours_stays(tmp_path):
+    (tmp_path / "notes.txt").write_bytes(b"mine")
+    write_together(tmp_path, TWO, "abc")
+    write_together(tmp_path, ONE[:1], "abc")
+    assert contents_of(tmp_path) == {"notes.txt": b"mine", "a": b"1"}
+
+
+def test_contents_that_cannot_be_made_leave_the_earlier_run(tmp_path):
+    write_together(tmp_path, TWO, "abc")
+    contents = (ONE[at] for at in (0, 1, 9))
+    with pytest.raises(IndexError):
+        write_together(tmp_path, contents, "abc")
+    assert contents_of(tmp_path) == dict(TWO)
+
+
+def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
+    (tmp_path / "link").symlink_to("real")
+    write_whole(tmp_path / "link", b"1")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"1"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(tmp_path / "pipe", b"2")
+    assert os.read(reader, 9) == b"2"
+    os.close(reader)
+
+
 def test_a_folder_that_is_a_file_is_refused_in_one_line(result, tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
@@ -107,6 +172,14 @@ def test_two_processes_write_the_same_bytes(tmp_path):
 
 
 # --- provenance ----------------------------------------------------------------------------
+
+
+def test_a_source_tree_that_is_not_installed_knows_its_version(result, monkeypatch):
+    def nothing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", nothing)
+    assert provenance(result)["kvsim"] == kvsim.__version__
 
 
 def test_provenance_says_everything_needed_to_ask_again(result):

@@ -279,3 +279,8 @@ def test_malformed_rows_of_a_trace_are_noted_with_their_lines(tmp_path):
     result = simulate(traced(tmp_path, text))
     assert result.summary["completed"] == 2
     assert any("line 3" in note for note in result.recording.notes)
+
+
+def test_a_name_too_long_for_any_file_is_an_unknown_scenario():
+    with pytest.raises(InputError, match="unknown scenario"):
+        load_scenario("a" * 400)

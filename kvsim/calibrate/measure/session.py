@@ -18,18 +18,21 @@ sizes (``m`` ... ``sets``)       of the case; empty where it has none of that na
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from kvsim.calibrate.measure.case import Case, Row, Timing
 from kvsim.calibrate.measure.grid import Plan
 from kvsim.calibrate.measure.timing import Bench, is_out_of_memory
 from kvsim.calibrate.measure.workspace import first_line
 from kvsim.calibrate.rows import number, read_csv
+from kvsim.csv_text import csv_cell, csv_text
 from kvsim.errors import InputError, KVSimError, UnsupportedError
+from kvsim.interrupts import held, released
+from kvsim.results.outputs.folder import write_whole
 
 __all__ = ["COLUMNS", "Session", "kept_timings"]
 
@@ -92,24 +95,21 @@ class Session:
         KeyboardInterrupt
             After a Ctrl-C, saying how many rows the CSV has.
         InputError
-            When the CSV cannot be written.
+            When the CSV cannot be written, or another session is writing it.
         UnsupportedError
             When the device fails at something that every device can do.
         """
+        self.rows += self._known(plan)
+        known = {row.case for row in self.rows}
+        text = csv_text([COLUMNS, *map(_cells, self.rows)])
         try:
-            with self.csv_path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-                writer.writeheader()
-                for known_row in self._known(plan):
-                    self._keep(known_row, writer)
-                file.flush()
-                known = {row.case for row in self.rows}
+            with held(), self._file_of_its_own(text) as file:
                 for case in [case for case in plan.cases if case not in known]:
                     self.progress(len(self.rows), len(plan.cases), case.label)
-                    row = self._time(case)
+                    with released():
+                        row = self._time(case)
                     if row is not None:
-                        self._keep(row, writer)
-                        file.flush()
+                        self._keep(row, file)
         except KeyboardInterrupt:
             kept = f"stopped: {len(self.rows)} rows are in {self.csv_path}"
             raise KeyboardInterrupt(kept) from None
@@ -120,16 +120,29 @@ class Session:
         self.progress(len(plan.cases), len(plan.cases), "fitting")
         return self.rows
 
+    @contextmanager
+    def _file_of_its_own(self, text: str) -> Iterator[TextIO]:
+        """Begin the CSV with `text`, and open it for more rows; no other session may.
+
+        What an earlier one left is there until `text` takes its place.
+        """
+        path = self.csv_path
+        with _alone_with(path):
+            write_whole(path, text.encode())
+            with _alone_with(path), path.open("a", newline="", encoding="utf-8") as file:
+                yield file
+
     def _known(self, plan: Plan) -> Iterator[Row]:
-        """Yield the cases that an earlier session timed: they go back to the CSV first."""
+        """Yield the cases that an earlier session timed."""
         for case in plan.cases:
             timing = self.kept.get(_key(_sizes_of(case)))
             if timing is not None:
                 yield Row(case, timing)
 
-    def _keep(self, row: Row, writer: csv.DictWriter[str]) -> None:
+    def _keep(self, row: Row, file: TextIO) -> None:
+        file.write(csv_text([_cells(row)]))
+        file.flush()
         self.rows.append(row)
-        writer.writerow(_line(row))
 
     def _time(self, case: Case) -> Row | None:
         """Time a case, or the largest smaller one that fits; None when it had to be skipped."""
@@ -171,6 +184,26 @@ class Session:
         self.skipped.append(f"{case.label}: {reason}")
 
 
+@contextmanager
+def _alone_with(path: Path) -> Iterator[None]:
+    """Keep other processes from a file, where the system can."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                "another calibration is writing it", where=str(path), fix="name a profile with -o"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
 def _differing(before: Case, after: Case) -> list[str]:
     old, new = before.sizes(), after.sizes()
     return [name for name in old if old[name] != new[name]]
@@ -204,15 +237,21 @@ def _timing(row: Mapping[str, str], where: str) -> Timing:
 
 
 def _key(line: Mapping[str, Any]) -> Key:
-    return tuple(str(line.get(name, "")) for name in ("kind", "dtype", *_SIZES))
+    return tuple(str(csv_cell(line.get(name))) for name in ("kind", "dtype", *_SIZES))
 
 
 def _sizes_of(case: Case) -> dict[str, Any]:
     return {"kind": case.kind, "dtype": case.dtype, **case.sizes()}
 
 
+def _cells(row: Row) -> list[Any]:
+    """One line of the CSV, in the order of its columns."""
+    line = _line(row)
+    return [line.get(name) for name in COLUMNS]
+
+
 def _line(row: Row) -> dict[str, Any]:
-    """One line of the CSV."""
+    """One line of the CSV, by column; a size that the case has not is left out."""
     case, timing = row.case, row.timing
     return {
         **_sizes_of(case),

@@ -87,6 +87,8 @@ class Study:
         simulated.
     claims : tuple of Claim
         What follows.
+    interrupted : bool
+        Whether batches are missing, because the study was cut.
     """
 
     model: str
@@ -102,6 +104,7 @@ class Study:
     rows: tuple[StudyRow, ...]
     exponents: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
+    interrupted: bool = False
 
     def record(self) -> dict[str, Any]:
         """The study as JSON."""

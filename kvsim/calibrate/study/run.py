@@ -30,6 +30,7 @@ from kvsim.calibrate.twin.clock import StepSample
 from kvsim.calibrate.twin.decoder import Decoder
 from kvsim.calibrate.twin.device import TORCH_DTYPES, Device
 from kvsim.calibrate.twin.warmup import fit_samples
+from kvsim.interrupts import released
 from kvsim.memory.weights import weight_bytes
 from kvsim.simulator.prepare import prepare
 from kvsim.specs.hardware import AcceleratorProfile
@@ -114,11 +115,11 @@ def run_study(plan: StudyPlan, model: ModelSpec, say: Say) -> Study:
     model = model.model_copy(update={"dtype": dtype})
     in_fp32 = model.model_copy(update={"dtype": "fp32", "weight_bytes_on_disk": None})
     device.refuse_if_too_large(round(weight_bytes(in_fp32)), f"{model.name} in fp32")
-    with device.answering(f"studying {model.name}"), device.steady():
+    with released(), device.answering(f"studying {model.name}"), device.steady():
         _check_equal(plan, model, device, say)
         decoder = Decoder(Blueprint.of(model), device.torch_device, TORCH_DTYPES[dtype])
         bench = _Bench(plan, model, decoder, device)
-        timed = [_time(bench, kind, n, say) for n in plan.batches for kind in CACHES]
+        timed, interrupted = _time_all(bench, say)
     say("fitting the step time, and simulating the same")
     profile = _fitted(bench, timed)
     rows = tuple(_row(bench, each, n, profile) for each in timed for n in plan.tokens)
@@ -136,6 +137,7 @@ def run_study(plan: StudyPlan, model: ModelSpec, say: Say) -> Study:
         rows=rows,
         exponents=exponents_of(rows, plan.prompt_tokens),
         claims=claims_of(rows, bench.token_bytes, BLOCK_TOKENS),
+        interrupted=interrupted,
     )
 
 
@@ -145,6 +147,19 @@ def _check_equal(plan: StudyPlan, model: ModelSpec, device: Device, say: Say) ->
     decoder = Decoder(Blueprint.of(model), device.torch_device, torch.float32)
     batch = min(2, max(plan.batches))
     equal_texts(decoder, prompts(decoder, batch, plan.prompt_tokens), plan.checked_tokens)
+
+
+def _time_all(bench: _Bench, say: Say) -> tuple[list[_Timed], bool]:
+    """Time all four caches batch by batch; an interrupt keeps the batches that have all four."""
+    timed: list[_Timed] = []
+    try:
+        for batch in bench.plan.batches:
+            timed += [_time(bench, kind, batch, say) for kind in CACHES]
+    except KeyboardInterrupt:
+        if not timed:
+            raise
+        return timed, True
+    return timed, False
 
 
 def _time(bench: _Bench, kind: type[BatchCache], batch: int, say: Say) -> _Timed:

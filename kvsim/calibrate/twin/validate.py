@@ -12,6 +12,7 @@ from kvsim.calibrate.twin.questions import Question, capacity_requests_per_s, qu
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.errors import MissingExtraError
+from kvsim.interrupts import released
 from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.scenario import Scenario, load_scenario
 from kvsim.specs.hardware import AcceleratorProfile
@@ -82,6 +83,8 @@ class Validation:
         predict. None where nothing was calibrated.
     runs : tuple of TwinComparison
         One per load.
+    interrupted : bool
+        Whether loads are missing, because it was cut.
     """
 
     device: str
@@ -92,6 +95,7 @@ class Validation:
     clock: str
     drift_percent: float | None
     runs: tuple[TwinComparison, ...]
+    interrupted: bool = False
 
     def record(self) -> dict[str, Any]:
         """The validation as JSON."""
@@ -103,6 +107,7 @@ class Validation:
             "clock": self.clock,
             "drift_percent": self.drift_percent,
             "provenance": self.provenance,
+            "interrupted": self.interrupted,
             "profile": self.profile.model_dump(mode="json"),
             "runs": [run.record() for run in self.runs],
         }
@@ -147,8 +152,8 @@ def validate(request: ValidationRequest, say: Say = lambda line: None) -> Valida
 
     device = Device.named(request.device)
     case = _case(request, device)
-    with device.answering(f"validating {case.model.name}"):
-        served, calibration = _serve(case, device, request, say)
+    with released(), device.answering(f"validating {case.model.name}"):
+        served, calibration, interrupted = _serve(case, device, request, say)
     profile = calibration.profile()
     runs = []
     for label, scenario, measured in served:
@@ -163,25 +168,31 @@ def validate(request: ValidationRequest, say: Say = lambda line: None) -> Valida
         clock=device.clock,
         drift_percent=calibration.drift_percent,
         runs=tuple(runs),
+        interrupted=interrupted,
     )
 
 
 def _serve(
     case: _Case, device: Device, request: ValidationRequest, say: Say
-) -> tuple[list[tuple[str, Scenario, TwinRun]], _Calibration]:
-    """Serve every question for real; return what was run, and what will predict it."""
+) -> tuple[list[tuple[str, Scenario, TwinRun]], _Calibration, bool]:
+    """Serve every question for real; return what was run, what will predict it, whether cut."""
     from kvsim.calibrate.twin.serve import Twin
 
     setup = case.setup(case.scenario())
     say(f"building {case.model.name} on {device.name}, {setup.num_blocks:,} blocks of KV cache")
     twin = Twin(setup, device)
     calibration = _Calibration.of(case, twin, request, say)
-    served = []
-    for label, scenario in case.questions(request, calibration.profile()):
-        say(f"serving {label}")
-        served.append((label, scenario, twin.serve(case.setup(scenario), request.seed)))
-        calibration.again()
-    return served, calibration
+    served: list[tuple[str, Scenario, TwinRun]] = []
+    try:
+        for label, scenario in case.questions(request, calibration.profile()):
+            say(f"serving {label}")
+            served.append((label, scenario, twin.serve(case.setup(scenario), request.seed)))
+            calibration.again()
+    except KeyboardInterrupt:  # the loads before it are whole
+        if not served:
+            raise
+        return served, calibration, True
+    return served, calibration, False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@
     DIR/steps.parquet      one row per run of engine steps
     DIR/memory.parquet     one row per run of engine steps: the pool's split
 
-Every file is whole or absent, and holds no wall-clock time: the same seed gives the same bytes.
+The files are of one run, also when two write into DIR at once: see `folder`. None holds wall-clock
+time: the same seed gives the same bytes.
 """
 
 from kvsim.results.outputs.folder import write_outputs

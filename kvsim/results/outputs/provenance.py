@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Any
 
 from kvsim.engines import get_engine
 from kvsim.results.result import SimulationResult
 from kvsim.simulator.scenario import Scenario
 from kvsim.specs.hardware import AcceleratorProfile
+from kvsim.version import __version__
 
 __all__ = ["provenance", "resolved_scenario"]
 
@@ -28,7 +28,7 @@ def provenance(result: SimulationResult) -> dict[str, Any]:
     engine = get_engine(scenario.engine.name, scenario.engine.version)
     options = deployment.options.model_dump(mode="json", exclude_none=True)
     return {
-        "kvsim": metadata.version("kvsim"),
+        "kvsim": __version__,
         "seed": result.recording.seed,
         "notes": list(result.recording.notes),
         "scenario": resolved_scenario(scenario),

@@ -14,12 +14,15 @@ mooncake   times to the millisecond, lengths,  identities of blocks finer than 5
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 
+from kvsim.csv_text import csv_lines
 from kvsim.errors import InputError, UnknownNameError, UnsupportedError
+from kvsim.interrupts import held, released
 from kvsim.units import ceil_div
 from kvsim.workload.content import HashedContent
 from kvsim.workload.traces import ReadReport, Trace, TraceRow, open_trace
@@ -33,9 +36,8 @@ _MOONCAKE_BLOCK = 512
 
 
 def _vidur_lines(rows: Iterable[TraceRow], reading: Reading) -> Iterator[str]:
-    yield ",".join(VIDUR_COLUMNS)
-    for row in rows:
-        yield f"{row.arrival_seconds!r},{row.prompt_tokens},{row.output_tokens}"
+    sizes = ((row.arrival_seconds, row.prompt_tokens, row.output_tokens) for row in rows)
+    yield from csv_lines(chain([VIDUR_COLUMNS], sizes))
 
 
 def _mooncake_lines(rows: Iterable[TraceRow], reading: Reading) -> Iterator[str]:
@@ -76,7 +78,7 @@ TARGETS: dict[str, Callable[[Iterable[TraceRow], Reading], Iterator[str]]] = {
 
 
 class ConvertInterrupted(KeyboardInterrupt):
-    """Ctrl-C in the middle of a file.
+    """Ctrl-C, or SIGTERM, in the middle of a file.
 
     Parameters
     ----------
@@ -102,8 +104,8 @@ def convert_trace(
         A trace with recorded arrivals, or WEKA conversations: their requests are written at
         the times recorded, all conversations starting at 0.
     target : Path or str
-        File to write. It appears only when it is complete; what an interrupt leaves behind is
-        called ``TARGET.partial``.
+        File to write. It appears only when it is complete. What an interrupt leaves behind is
+        called ``TARGET.*.partial``, with letters of its own for each conversion.
     to : str
         "kvsim", "vidur" or "mooncake".
     format_name : str, optional
@@ -179,19 +181,24 @@ def _write(target: Path, lines: Iterator[str], rows: _Counted) -> None:
             stream.writelines(f"{line}\n" for line in lines)
         return
     target = target.resolve()  # a link stays one
-    beside = target.with_name(f".{target.name}.partial")
-    with _writing(target):
+    with _writing(target), held():
+        handle, name = tempfile.mkstemp(".partial", f"{target.name}.", target.parent)
+        beside = Path(name)
         try:
-            with beside.open("w", newline="\n") as file:
-                file.writelines(f"{line}\n" for line in lines)
+            _write_lines(handle, lines)
+            beside.chmod(0o644)
             beside.replace(target)
-        except KeyboardInterrupt:
-            if not rows.passed:
-                raise
-            kept = beside.replace(target.with_name(f"{target.name}.partial"))
-            raise ConvertInterrupted(rows.passed, kept) from None
-        finally:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and rows.passed:
+                raise ConvertInterrupted(rows.passed, beside) from None
             beside.unlink(missing_ok=True)
+            raise
+
+
+def _write_lines(handle: int, lines: Iterator[str]) -> None:
+    """Write line by line; what an interrupt leaves are whole lines, all of them in the file."""
+    with open(handle, "w", newline="\n", encoding="utf-8") as file, released():
+        file.writelines(f"{line}\n" for line in lines)
 
 
 @contextmanager

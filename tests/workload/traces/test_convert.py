@@ -1,6 +1,9 @@
 """Conversion keeps what the target can say; the command line shows and converts."""
 
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -131,11 +134,11 @@ def test_ctrl_c_keeps_whole_lines_beside_the_old_file(interrupted, tmp_path, to)
     with pytest.raises(ConvertInterrupted) as cut:
         convert_trace(interrupted, target, to)
     assert cut.value.requests == 2
-    assert cut.value.partial == tmp_path / "out.partial"
+    assert re.fullmatch(r"out\.\w+\.partial", cut.value.partial.name)
     rows, _ = rows_of(cut.value.partial)
     assert [row[1:3] for row in rows] == [(1300, 500), (1024, 5)]
     assert target.read_text() == "old"
-    assert {path.name for path in tmp_path.iterdir()} == {"m.jsonl", "out", "out.partial"}
+    assert {path.name for path in tmp_path.iterdir()} == {"m.jsonl", "out", cut.value.partial.name}
 
 
 def test_ctrl_c_before_the_first_line_leaves_nothing(mooncake, tmp_path, monkeypatch):
@@ -153,7 +156,62 @@ def test_convert_command_says_what_an_interrupt_left(interrupted, tmp_path):
     target = str(tmp_path / "out")
     shown = CliRunner().invoke(command, ["convert", str(interrupted), target, "--to", "vidur"])
     assert shown.exit_code == 130
-    assert f"interrupted: 2 requests are in {target}.partial; {target} was not" in shown.stderr
+    (kept,) = tmp_path.glob("out.*.partial")
+    assert f"interrupted: 2 requests are in {kept}; {target} was not written" in shown.stderr
+
+
+def test_two_interrupted_conversions_to_one_target_are_both_kept(interrupted, tmp_path):
+    kept = set()
+    for to in ("vidur", "mooncake"):
+        with pytest.raises(ConvertInterrupted) as cut:
+            convert_trace(interrupted, tmp_path / "out", to)
+        kept.add(cut.value.partial)
+    assert kept == set(tmp_path.glob("out.*.partial"))
+    assert len(kept) == 2
+
+
+def test_a_conversion_amid_another_to_the_same_target_is_its_own(mooncake, tmp_path, monkeypatch):
+    from kvsim.workload.traces import convert
+
+    whole, target = convert._rows, tmp_path / "out"
+
+    def rows(trace, reading):
+        monkeypatch.setattr(convert, "_rows", whole)
+        first, *rest = whole(trace, reading)
+        yield first
+        convert_trace(mooncake, target, "mooncake")
+        assert target.read_text().startswith("{")
+        yield from rest
+
+    monkeypatch.setattr(convert, "_rows", rows)
+    convert_trace(mooncake, target, "vidur")
+    assert rows_of(target)[0][0][1] == 1300
+    assert {path.name for path in tmp_path.iterdir()} == {"m.jsonl", "out"}
+
+
+SIGNALLED = """
+import os, signal, sys
+from kvsim.cli import main
+from kvsim.workload.traces import convert
+
+whole = convert._rows
+def rows(trace, reading):
+    yield from whole(trace, reading)
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError("the signal was not raised where it came")
+convert._rows = rows
+
+main(["trace", "convert", *sys.argv[1:], "--to", "vidur"])
+"""
+
+
+def test_sigterm_keeps_what_is_written(mooncake, tmp_path):
+    command = [sys.executable, "-c", SIGNALLED, str(mooncake), str(tmp_path / "out")]
+    left = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert left.returncode == 143
+    (kept,) = tmp_path.glob("out.*.partial")
+    assert f"interrupted: 2 requests are in {kept}" in left.stderr
+    assert len(kept.read_text().splitlines()) == 3
 
 
 def test_a_link_stays_a_link_and_a_pipe_a_pipe(mooncake, tmp_path):
