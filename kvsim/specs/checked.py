@@ -18,8 +18,6 @@ so that nobody has to know which is which, both answer the same words (`model_co
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from inspect import isabstract
@@ -40,6 +38,7 @@ from typing import (
 )
 
 from kvsim.errors import InputError, KVSimError, nearest
+from kvsim.specs.numbers import finite, shown, whole
 
 __all__ = [
     "Checked",
@@ -340,28 +339,22 @@ def _flag(value: Any, place: Place) -> bool:
     return value
 
 
-def _int(value: Any, place: Place) -> int:
-    if not isinstance(value, bool):
+def _number_by(rule: Callable[[Any], Any]) -> Reader:
+    def number(value: Any, place: Place) -> Any:
         try:
-            return int(value) if isinstance(value, str) else operator.index(value)
-        except (TypeError, ValueError):
-            pass
-    raise _wrong(place, value, "should be a whole number")
+            return rule(value)
+        except ValueError as error:
+            raise _wrong(place, value, str(error)) from None
+
+    return number
 
 
-def _float(value: Any, place: Place) -> float:
-    # YAML takes 3.35e12, without a sign in the exponent, for text.
-    if isinstance(value, str) or (hasattr(value, "__float__") and not isinstance(value, bool)):
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    raise _wrong(place, value, "should be a finite number")
-
-
-_PLAIN: dict[Any, Reader] = {str: _text, bool: _flag, int: _int, float: _float}
+_PLAIN: dict[Any, Reader] = {
+    str: _text,
+    bool: _flag,
+    int: _number_by(whole),
+    float: _number_by(finite),
+}
 
 
 def _unknown(place: Place, known: Collection[str]) -> FieldError:
@@ -371,7 +364,7 @@ def _unknown(place: Place, known: Collection[str]) -> FieldError:
 
 
 def _wrong(place: Place, value: Any, problem: str) -> FieldError:
-    return FieldError(f"{_dotted(place)} = {value!r:.60}: {problem}", place)
+    return FieldError(f"{_dotted(place)} = {shown(value)}: {problem}", place)
 
 
 def _dotted(place: Place) -> str:

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kvsim.calibrate.measure.bandwidth import CopyCase, ReadCase
 from kvsim.calibrate.measure.case import Row
 from kvsim.calibrate.measure.coefficients import Calibration, fastest
@@ -19,6 +17,7 @@ from kvsim.calibrate.outputs import write_text
 from kvsim.calibrate.profile import coefficient_lines
 from kvsim.catalog.accelerators import load_accelerator
 from kvsim.specs.hardware import AcceleratorProfile, ByteQuantity, Interconnect, Quantity
+from kvsim.specs.yaml_files import dump_yaml
 from kvsim.units import GIB, format_bytes
 
 __all__ = [
@@ -216,7 +215,7 @@ def write_profile(path: Path, profile: AcceleratorProfile) -> None:
         When it cannot be written, or a number in it is not plausible.
     """
     described = profile.model_dump(mode="json", exclude={"coefficients"}, exclude_none=True)
-    text = yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=100)
+    text = dump_yaml(described, width=100)
     if profile.coefficients is not None:
         text += coefficient_lines(profile.coefficients)
     write_text(path, text)

@@ -122,6 +122,7 @@ def test_broken_files_give_one_line_that_names_them(tmp_path, content, says):
 def test_huge_file_is_refused_unread(tmp_path):
     file = tmp_path / "config.json"
     with file.open("wb") as stream:
+        stream.write(b" " * (2**24 + 1))
         stream.truncate(2**31)
     with pytest.raises(InputError, match="larger than 16,777,216 bytes"):
         spec_from_json_file(file)
