@@ -27,10 +27,20 @@ __all__ = [
 ]
 
 
+_LONGEST_NAME = 200  # characters of a wrong name that a message shows, and that are compared
+_LONGEST_LINE = 1500
+
+
 class KVSimError(Exception):
-    """Base of every error that kvsim raises on purpose."""
+    """Base of every error that kvsim raises on purpose; it prints in one line."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return _one_line(self._said())
+
+    def _said(self) -> str:
+        return super().__str__()
 
 
 class InputError(KVSimError):
@@ -50,7 +60,7 @@ class InputError(KVSimError):
         super().__init__(what, where, fix)
         self.what, self.where, self.fix = what, where, fix
 
-    def __str__(self) -> str:
+    def _said(self) -> str:
         where = f"{self.where}: " if self.where else ""
         fix = f"; {self.fix}" if self.fix else ""
         return f"{where}{self.what}{fix}"
@@ -76,7 +86,7 @@ class UnknownNameError(InputError):
         close = nearest(name, known)
         known = [*sorted(known)[:8], *(["..."] if len(known) > 8 else [])]
         said = f"did you mean {', '.join(close)}?" if close else f"known are {', '.join(known)}"
-        super().__init__(f"unknown {kind} {name!r}; {said}", fix=fix)
+        super().__init__(f"unknown {kind} {name!r:.{_LONGEST_NAME}}; {said}", fix=fix)
 
 
 class UnsupportedError(KVSimError):
@@ -96,6 +106,14 @@ class InvariantError(KVSimError):
     exit_code = 70
 
 
+def _one_line(text: str) -> str:
+    """Somebody's words may hold line ends, colours and megabytes: show them escaped and cut."""
+    text = text[: 2 * _LONGEST_LINE]
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    return text if len(text) <= _LONGEST_LINE else f"{text[: _LONGEST_LINE - 3]}..."
+
+
 def nearest(name: str, known: Iterable[str], count: int = 4) -> list[str]:
     """Return up to `count` of the `known` names that resemble `name`, best first.
 
@@ -109,7 +127,7 @@ def nearest(name: str, known: Iterable[str], count: int = 4) -> list[str]:
     import difflib  # only a mistake needs it
 
     lowered = {entry.lower(): entry for entry in known}
-    query = name.lower()
+    query = name[:_LONGEST_NAME].lower()
     inside = sorted((entry for entry in lowered if query and query in entry), key=len)
     alike = difflib.get_close_matches(query, list(lowered), n=count, cutoff=0.55)
     return [lowered[entry] for entry in dict.fromkeys([*inside, *alike])][:count]

@@ -83,10 +83,10 @@ def whole(value: Any) -> int:
         number = int(number)
     if isinstance(number, bool) or not hasattr(number, "__index__"):
         raise ValueError(WHOLE)
-    number = operator.index(number)
-    if abs(number) > LARGEST_WHOLE:
+    exact = operator.index(number)
+    if abs(exact) > LARGEST_WHOLE:
         raise ValueError(f"{WHOLE} of at most 63 bits")
-    return number
+    return exact
 
 
 def seconds(value: Any) -> float:

@@ -305,7 +305,7 @@ def test_rows_that_cannot_be_resumed_are_named(tmp_path):
     cells = lines[2].split(",")
     cells[COLUMNS.index("seconds")] = "fast"
     path.write_text("\n".join([*lines[:2], ",".join(cells), ""]))
-    with pytest.raises(InputError, match="line 3: seconds = 'fast' is not a number"):
+    with pytest.raises(InputError, match="line 3: seconds = 'fast': should be a finite number"):
         kept_timings(path)
 
 
