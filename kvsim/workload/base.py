@@ -94,6 +94,7 @@ class RequestTable:
             raise InputError(
                 f"a request arrives at {self.arrival_seconds.max():.3g} s;"
                 f" the clock goes to {LONGEST_SECONDS:.0e} s",
+                where="workload",
                 fix="raise the rate, or end the workload earlier",
             )
         if (np.diff(self.arrival_seconds) < 0).any():

@@ -69,5 +69,7 @@ def _seconds(value: object) -> object:
         raise ValueError(f"should be a duration: {error.fix}") from None
 
 
-Seconds = Annotated[NonNegative, Field(le=LONGEST_SECONDS), BeforeValidator(_seconds)]
-Duration = Annotated[Positive, Field(le=LONGEST_SECONDS), BeforeValidator(_seconds)]
+Seconds = Annotated[Real, Field(ge=0, le=LONGEST_SECONDS), BeforeValidator(_seconds)]
+Duration = Annotated[
+    Real, Field(gt=0, le=LONGEST_SECONDS), AfterValidator(_not_tiny), BeforeValidator(_seconds)
+]

@@ -112,6 +112,11 @@ def test_a_question_that_cannot_be_asked(run, words, said):
         ("run.seed=2024-02-31", "run.seed = '2024-02-31': should be a whole number"),
         ("workload.requests=1:30", "workload.requests = '1:30': should be a whole number"),
         ("workload.requests=1_000", "workload.requests = '1_000': should be a whole number"),
+        (
+            "workload.duration_seconds=1e300",
+            "workload.duration_seconds = 1e+300: should be at most 10000000000",
+        ),
+        ("run.max_seconds=11000000000", "run.max_seconds = 11000000000"),
         ("memory.compaction=yes", "memory.compaction = 'yes': should be true or false"),
         ("run.seed=&a 1", "the value is not YAML (anchors and aliases are not accepted)"),
     ],

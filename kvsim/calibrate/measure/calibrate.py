@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kvsim.calibrate.fit import load_optimize, poor_fit
+from kvsim.calibrate.fit import load_optimize
 from kvsim.calibrate.measure.coefficients import WAYS, Calibration, calibrate_rows
 from kvsim.calibrate.measure.device import DeviceFacts, find_device, shipped_profile
 from kvsim.calibrate.measure.grid import Plan, plan_cases
@@ -15,6 +15,7 @@ from kvsim.calibrate.measure.profile import (
     comparisons,
     measured_profile,
     noisy_rows,
+    poor_parts,
     slug,
     write_profile,
 )
@@ -166,9 +167,5 @@ def _notes(plan: Plan, session: Session, found: Calibration) -> dict[str, Any]:
         "shrunk": session.shrunk,
         "skipped": session.skipped,
         "outliers": noisy_rows(found),
-        "warnings": [
-            f"the fit of {name} {poor}"
-            for name, part in found.parts.items()
-            if (poor := poor_fit(part.error_percent))
-        ],
+        "warnings": poor_parts(found),
     }

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kvsim.calibrate.fit import poor_fit
 from kvsim.calibrate.measure.bandwidth import CopyCase, ReadCase
 from kvsim.calibrate.measure.case import Row
 from kvsim.calibrate.measure.coefficients import Calibration, fastest
@@ -25,6 +26,7 @@ __all__ = [
     "comparisons",
     "measured_profile",
     "noisy_rows",
+    "poor_parts",
     "slug",
     "write_profile",
 ]
@@ -120,6 +122,12 @@ def gemm_rates(rows: tuple[Row, ...]) -> dict[str, float]:
         dtype: fastest([row for row in rows if row.case.dtype == dtype], GemmCase, "flops")
         for dtype in dtypes
     }
+
+
+def poor_parts(found: Calibration) -> list[str]:
+    """Name the parts whose fit is not to be trusted."""
+    judged = ((name, poor_fit(part.error_percent)) for name, part in found.parts.items())
+    return [f"the fit of {name} {poor}" for name, poor in judged if poor]
 
 
 def noisy_rows(found: Calibration) -> list[str]:

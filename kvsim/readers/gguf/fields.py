@@ -100,8 +100,9 @@ def config_from_metadata(values: Mapping[str, object], where: str) -> Config:
 
 def _uniform(value: object) -> object:
     """A list of one value repeated is that value."""
-    alike = isinstance(value, list) and value and all(one == value[0] for one in value)
-    return value[0] if alike else value
+    if isinstance(value, list) and value and all(one == value[0] for one in value):
+        return value[0]
+    return value
 
 
 def _drop_drafts(config: Config, metadata: _Metadata) -> None:
