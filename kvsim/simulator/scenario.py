@@ -33,13 +33,13 @@ from kvsim.simulator.facts import (
 )
 from kvsim.simulator.families import FAMILIES
 from kvsim.simulator.overrides import Layer, closest, layer_of
-from kvsim.specs.checked import FieldError, read
+from kvsim.specs.checked import FieldError, read, unknown_key
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.yaml_files import data_folder, dump_yaml, located, read_yaml
 from kvsim.units import KIB, MIB
 from kvsim.workload.described import Count, Described, Duration, Flag, Positive, Real, Tokens, Whole
 from kvsim.workload.spec import WorkloadSpec
-from kvsim.workload.validation import field_error, unknown_key
+from kvsim.workload.validation import field_error
 
 __all__ = [
     "SLO",

@@ -51,7 +51,9 @@ __all__ = [
     "PositiveInt",
     "Within",
     "defaults",
+    "dotted",
     "read",
+    "unknown_key",
 ]
 
 Place = tuple[Any, ...]
@@ -124,11 +126,11 @@ class Checked:
         readers = _readers(type(self))
         for key in given:
             if key not in readers:
-                raise _unknown((*place, key), readers)
+                raise unknown_key((*place, key), readers)
         for name, reader in readers.items():
             here = (*place, name)
             if name not in given and not hasattr(type(self), name):
-                raise FieldError(f"the key {_dotted(here)!r} is missing", here)
+                raise FieldError(f"the key {dotted(here)!r} is missing", here)
             value = given[name] if name in given else getattr(type(self), name)
             self.__dict__[name] = reader(value, here)
 
@@ -210,7 +212,7 @@ def _concrete(kind: type[Kind], content: Mapping[str, Any], place: Place) -> typ
         return kind
     here = (*place, "kind")
     if "kind" not in content:
-        raise FieldError(f"the key {_dotted(here)!r} is missing", here)
+        raise FieldError(f"the key {dotted(here)!r} is missing", here)
     kinds = {getattr(each, "kind", ""): each for each in _below(kind) if not isabstract(each)}
     return kinds[_one_of(tuple(kinds))(content["kind"], here)]
 
@@ -357,16 +359,18 @@ _PLAIN: dict[Any, Reader] = {
 }
 
 
-def _unknown(place: Place, known: Collection[str]) -> FieldError:
+def unknown_key(place: Place, known: Collection[str]) -> FieldError:
+    """Refuse the key at `place`, naming the nearest of those that are known there."""
     close = nearest(str(place[-1]), known) or sorted(known)
     fix = f"nearest valid: {', '.join(close)}"
-    return FieldError(f"unknown key {_dotted(place)!r}", place, fix=fix)
+    return FieldError(f"unknown key {dotted(place)!r}", place, fix=fix)
 
 
 def _wrong(place: Place, value: Any, problem: str) -> FieldError:
-    return FieldError(f"{_dotted(place)} = {shown(value)}: {problem}", place)
+    return FieldError(f"{dotted(place)} = {shown(value)}: {problem}", place)
 
 
-def _dotted(place: Place) -> str:
+def dotted(place: Place) -> str:
+    """Write a place as people do: "workload.arrivals.rate"."""
     parts = map(str, place)
     return ".".join(part if part.isprintable() else repr(part) for part in parts)

@@ -111,12 +111,12 @@ def shown(value: Any, most: int = 60) -> str:
     Examples
     --------
     >>> shown("fast"), shown(10**5000), shown([1] * 99, 12)
-    ("'fast'", 'a number of thousands of digits', '[1, 1, 1,...')
+    ("'fast'", 'what is too long to print', '[1, 1, 1,...')
     """
     try:
         text = repr(value)
-    except ValueError:  # Python does not print integers of over 4,300 digits
-        return "a number of thousands of digits"
+    except (ValueError, RecursionError):  # an integer of over 4,300 digits, or a deep nest
+        return "what is too long to print"
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

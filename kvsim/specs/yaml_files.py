@@ -61,6 +61,7 @@ _CORE_SCHEMA = (
     ),
 )
 _TAG = "tag:yaml.org,2002:"
+_LINE_ENDS = frozenset("\x85\u2028\u2029\ufeff")
 _PATTERNS = {tag: re.compile(rf"(?:{pattern})\Z") for tag, pattern, _ in _CORE_SCHEMA}
 
 
@@ -147,6 +148,13 @@ class _Dumper(yaml.SafeDumper):
     """Quotes text that YAML 1.1 or 1.2 would take for something else: both read what it writes."""
 
 
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Escape what only YAML 1.1 takes for a line end: PyYAML would write, and lose, it plain."""
+    style = '"' if _LINE_ENDS.intersection(text) else None
+    return dumper.represent_scalar(f"{_TAG}str", text, style=style)
+
+
+_Dumper.add_representer(str, _quoted)
 for _tag, _, _firsts in _CORE_SCHEMA:
     _Dumper.add_implicit_resolver(_TAG + _tag, _PATTERNS[_tag], list(_firsts))
 

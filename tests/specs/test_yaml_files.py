@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kvsim.errors import InputError
@@ -122,6 +122,7 @@ plain = st.recursive(
 
 @settings(max_examples=examples(150))
 @given(content=plain)
+@example(content={"\x85": "\u2028", "a\ufeff": "b\u2029c"})
 def test_what_is_written_is_read_back_by_both_schemas(content):
     text = dump_yaml(content)
     assert repr(parse_yaml(text, "here")) == repr(content)

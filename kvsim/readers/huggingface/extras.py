@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from kvsim.readers.huggingface.fields import Fields, canonical, shown
+from kvsim.readers.huggingface.fields import Fields, canonical
+from kvsim.specs.numbers import shown
 
 __all__ = ["other_parameters", "rotary_table_elements"]
 
