@@ -36,6 +36,7 @@ LARGEST_WHOLE = 2**63 - 1  # what a column of numpy's holds
 LONGEST_SECONDS = 1e10
 # Longer text is no number that anybody measured, and Python takes quadratic time over it.
 LONGEST_NUMBER = 100
+_PLAIN_DIGITS = 18  # as many are always within `LARGEST_WHOLE`
 _EXACT = 2**53  # beyond, a double is whole because it has no room for a fraction
 _DIGITS = re.compile(r"[-+]?[0-9]+")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
@@ -78,7 +79,12 @@ def whole(value: Any) -> int:
     >>> whole(374), whole("374"), whole(374.0), whole("010")
     (374, 374, 374, 10)
     """
-    number: Any = _of_text(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        if len(value) <= _PLAIN_DIGITS and value.isascii() and value.isdecimal():
+            return int(value)  # millions of rows of a trace
+        number: Any = _of_text(value)
+    else:
+        number = value
     if isinstance(number, float) and number.is_integer() and abs(number) <= _EXACT:
         number = int(number)
     if isinstance(number, bool) or not hasattr(number, "__index__"):
