@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kvsim.errors import InputError
 from kvsim.specs.files import MAX_JSON_BYTES, read_text
+from kvsim.specs.numbers import shown
 
 __all__ = ["read_json_object"]
 
@@ -37,13 +38,28 @@ def read_json_object(
     return document
 
 
+class _RepeatedKeyError(Exception):
+    """An object has a key twice, of which Python would keep the last."""
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _RepeatedKeyError(name)
+        found[name] = value
+    return found
+
+
 def _parse(content: str, where: str) -> object:
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
         raise InputError(f"is not whole JSON: {error.msg} at {place}", where=where) from None
     except RecursionError:
         raise InputError("is nested too deeply", where=where) from None
+    except _RepeatedKeyError as error:
+        raise InputError(f"the key {shown(error.args[0])} is given twice", where=where) from None
     except ValueError as error:  # an integer of thousands of digits
         raise InputError(f"is not usable JSON: {error}", where=where) from None

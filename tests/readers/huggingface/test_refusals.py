@@ -107,6 +107,8 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b
         (b"[" * 200_000, "nested too deeply"),
         (b'{"hidden_size": ' + b"9" * 6000 + b"}", "not usable JSON"),
         (b"{}", "no num_hidden_layers"),
+        (b'{"hidden_size": 1, "hidden_size": 2}', "the key 'hidden_size' is given twice"),
+        (b'{"text_config": {"a": 1, "a": 1}}', "the key 'a' is given twice"),
         (b'{"hidden_size": NaN, "num_hidden_layers": Infinity}', "not a whole number"),
     ],
 )
