@@ -25,20 +25,26 @@ __all__ = [
     "UnsupportedError",
     "few",
     "nearest",
+    "printable",
     "shortened",
 ]
 
 LONGEST = 500  # characters of a message: what is read before the eye gives up
 _TAIL = 180  # of them from the end, where the fix is
 
+_LONGEST_NAME = 200  # characters of a wrong name that a message shows, and that are compared
+
 
 class KVSimError(Exception):
-    """Base of every error that kvsim raises on purpose; its message is a few hundred characters."""
+    """Base of every error that kvsim raises on purpose; it prints in one line, not a long one."""
 
     exit_code = 2
 
     def __str__(self) -> str:
-        return shortened(super().__str__())
+        return shortened(printable(self._said()))
+
+    def _said(self) -> str:
+        return super().__str__()
 
 
 class InputError(KVSimError):
@@ -58,10 +64,10 @@ class InputError(KVSimError):
         super().__init__(what, where, fix)
         self.what, self.where, self.fix = what, where, fix
 
-    def __str__(self) -> str:
+    def _said(self) -> str:
         where = f"{self.where}: " if self.where else ""
         fix = f"; {self.fix}" if self.fix else ""
-        return shortened(f"{where}{self.what}{fix}")
+        return f"{where}{self.what}{fix}"
 
 
 class UnknownNameError(InputError):
@@ -84,7 +90,7 @@ class UnknownNameError(InputError):
         close = nearest(name, known)
         known = [*sorted(known)[:8], *(["..."] if len(known) > 8 else [])]
         said = f"did you mean {', '.join(close)}?" if close else f"known are {', '.join(known)}"
-        super().__init__(f"unknown {kind} {name!r}; {said}", fix=fix)
+        super().__init__(f"unknown {kind} {name!r:.{_LONGEST_NAME}}; {said}", fix=fix)
 
 
 class UnsupportedError(KVSimError):
@@ -139,6 +145,19 @@ def few(reasons: Iterable[str], room: int = 400) -> str:
     return f"{said}; and {len(rest)} more" if rest else said
 
 
+def printable(text: str) -> str:
+    r"""Escape what somebody's words may hold: line ends, colours, what no terminal shows.
+
+    Examples
+    --------
+    >>> printable("two\nlines")
+    'two\\nlines'
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in shortened(text))
+
+
 def nearest(name: str, known: Iterable[str], count: int = 4) -> list[str]:
     """Return up to `count` of the `known` names that resemble `name`, best first.
 
@@ -152,7 +171,7 @@ def nearest(name: str, known: Iterable[str], count: int = 4) -> list[str]:
     import difflib  # only a mistake needs it
 
     lowered = {entry.lower(): entry for entry in known}
-    query = name.lower()
+    query = name[:_LONGEST_NAME].lower()
     inside = sorted((entry for entry in lowered if query and query in entry), key=len)
     alike = difflib.get_close_matches(query, list(lowered), n=count, cutoff=0.55)
     return [lowered[entry] for entry in dict.fromkeys([*inside, *alike])][:count]

@@ -45,14 +45,14 @@ ROOMS = (
     room("steptime", "derived"),
     room("planning", "closed answers"),
     room("workload", "living", "numpy pydantic"),
-    room("simulator", "living", "numpy pydantic simpy yaml"),
+    room("simulator", "living", "numpy pydantic simpy"),
     room("results", "recorded", "numpy", "pandas pyarrow"),
     room("runs", "answers", "numpy"),
     room("search", "answers", "numpy"),
     room("studies", "answers"),
     room("figures", "answers", "numpy", "plotly"),
-    room("calibrate", "shells", "numpy yaml", "scipy torch"),
-    room("cli", "shells", "click yaml", "rich"),
+    room("calibrate", "shells", "numpy", "scipy torch"),
+    room("cli", "shells", "click", "rich"),
     room("__main__", "shells"),
 )
 LAYERS = tuple(dict.fromkeys(each.layer for each in ROOMS))

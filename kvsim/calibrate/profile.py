@@ -9,8 +9,9 @@ from typing import Any
 
 from kvsim.calibrate.outputs import write_text
 from kvsim.errors import InputError
+from kvsim.specs.files import read_text
 from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
-from kvsim.specs.yaml_files import data_folder, read_text, read_yaml
+from kvsim.specs.yaml_files import data_folder, read_yaml
 
 __all__ = ["coefficient_lines", "profile_path", "write_coefficients"]
 

@@ -22,9 +22,7 @@ One row is one engine step on one rank. Columns of the CSV, in any order:
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -32,9 +30,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.calibrate.csv_files import read_csv
 from kvsim.errors import InputError
 
-__all__ = ["Floats", "StepRows", "number", "read_csv", "read_rows", "rows_from_records"]
+__all__ = ["Floats", "StepRows", "read_rows", "rows_from_records"]
 
 Floats = NDArray[np.float64]
 
@@ -86,48 +85,6 @@ def rows_from_records(records: Sequence[Mapping[str, Any]]) -> StepRows:
     return StepRows(**columns)
 
 
-def read_csv(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
-    """Read a CSV whose header must hold `columns`.
-
-    Raises
-    ------
-    InputError
-        When there is no such file, it is no text, or a column is missing.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            rows = [] if missing else list(reader)
-    except FileNotFoundError:
-        raise InputError("no such file", where=str(path)) from None
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise InputError(f"not a readable CSV ({error})", where=str(path)) from None
-    if missing:
-        raise InputError(f"no column {', '.join(missing)}", where=f"{path}, line 1")
-    if not rows:
-        raise InputError("no rows below the header", where=str(path))
-    return rows
-
-
-def number(row: Mapping[str, str], column: str, where: str) -> float:
-    """Read one finite number at or above zero.
-
-    Raises
-    ------
-    InputError
-        When the cell is empty, no number, negative or not finite.
-    """
-    text = row.get(column)
-    try:
-        value = float(text or "")
-    except ValueError:
-        raise InputError(f"{column} = {text!r} is not a number", where=where) from None
-    if not math.isfinite(value) or value < 0:
-        raise InputError(f"{column} = {text} must be finite and not negative", where=where)
-    return value
-
-
 def read_rows(path: Path) -> StepRows:
     """Read a user's own measured steps.
 
@@ -139,11 +96,10 @@ def read_rows(path: Path) -> StepRows:
     """
     names = [column.name for column in fields(StepRows)]
     records = []
-    for line, row in enumerate(read_csv(path, names), start=2):
-        where = f"{path}, line {line}"
-        record: dict[str, Any] = {name: number(row, name, where) for name in names[2:]}
+    for row in read_csv(path, names):
+        record: dict[str, Any] = {name: row.number(name) for name in names[2:]}
         record |= {"model": row["model"], "phase": row["phase"]}
-        _check_record(record, where)
+        _check_record(record, row.where)
         records.append(record)
     return rows_from_records(records)
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from kvsim.errors import InputError, UnknownNameError
+from kvsim.specs.files import read_text
 from kvsim.specs.hardware import AcceleratorProfile
-from kvsim.specs.yaml_files import data_folder, read_described, read_text, read_yaml
+from kvsim.specs.yaml_files import data_folder, read_described, read_yaml
 from kvsim.units import GIB
 
 __all__ = [

@@ -91,6 +91,7 @@ def _bar(share: float) -> str:
 def _remarks(found: _Content) -> Iterator[Section]:
     """Say what was shrunk, skipped and noisy, where something was."""
     titles = {
+        "warnings": "Warnings",
         "shrunk": "Shrunk: memory was short",
         "skipped": "Left out: this device or this torch lacks it",
         "outliers": "Outliers: look at these again",

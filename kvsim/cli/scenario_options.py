@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import yaml
 
 from kvsim.cli.options import (
     COUNT,
@@ -172,11 +171,13 @@ def _setting(setting: str, flag: str) -> tuple[str, str]:
 
 
 def _parsed(text: str, where: str) -> Any:
-    """Read a value as YAML does: 20 is a number, paged a word, null nothing."""
+    """Read a value as a scenario's file does: 20 is a number, paged a word, null nothing."""
+    from kvsim.specs.yaml_files import parse_yaml
+
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):  # a ValueError: the 31st of February
-        raise InputError("the value is not YAML", where=where) from None
+        return parse_yaml(text, where)
+    except InputError as error:
+        raise InputError(f"the value is not YAML ({error.what})", where=where) from None
 
 
 @contextmanager

@@ -7,20 +7,23 @@ import os
 from pathlib import Path
 
 from kvsim.errors import InputError
-from kvsim.specs.yaml_files import read_text
+from kvsim.specs.files import MAX_JSON_BYTES, read_text
+from kvsim.specs.numbers import shown
 
-__all__ = ["LARGEST_JSON_BYTES", "read_json_object"]
-
-LARGEST_JSON_BYTES = 16 * 2**20
+__all__ = ["read_json_object"]
 
 
-def read_json_object(path: str | os.PathLike[str]) -> dict[str, object]:
+def read_json_object(
+    path: str | os.PathLike[str], *, max_bytes: int = MAX_JSON_BYTES
+) -> dict[str, object]:
     """Read a file that holds one JSON object.
 
     Parameters
     ----------
     path : path
-        At most 16 MiB of UTF-8 JSON.
+        UTF-8 JSON.
+    max_bytes : int
+        Largest size accepted, in bytes.
 
     Raises
     ------
@@ -29,19 +32,34 @@ def read_json_object(path: str | os.PathLike[str]) -> dict[str, object]:
         reason, a git-LFS pointer, or holds something else than an object.
     """
     where = os.fspath(path)
-    document = _parse(read_text(Path(path), max_bytes=LARGEST_JSON_BYTES), where)
+    document = _parse(read_text(Path(path), max_bytes=max_bytes), where)
     if not isinstance(document, dict):
         raise InputError(f"holds a JSON {type(document).__name__}, not an object", where=where)
     return document
 
 
+class _RepeatedKeyError(Exception):
+    """An object has a key twice, of which Python would keep the last."""
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _RepeatedKeyError(name)
+        found[name] = value
+    return found
+
+
 def _parse(content: str, where: str) -> object:
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
         raise InputError(f"is not whole JSON: {error.msg} at {place}", where=where) from None
     except RecursionError:
-        raise InputError("is nested too deeply to be a model configuration", where=where) from None
+        raise InputError("is nested too deeply", where=where) from None
+    except _RepeatedKeyError as error:
+        raise InputError(f"the key {shown(error.args[0])} is given twice", where=where) from None
     except ValueError as error:  # an integer of thousands of digits
         raise InputError(f"is not usable JSON: {error}", where=where) from None

@@ -17,6 +17,8 @@ import os
 from pathlib import Path
 
 from kvsim.errors import InputError
+from kvsim.specs.files import read_start
+from kvsim.specs.numbers import shown
 from kvsim.units import format_bytes
 
 __all__ = ["LARGEST_HEADER_BYTES", "header_weight_bytes", "index_total_bytes"]
@@ -82,7 +84,7 @@ def index_total_bytes(path: str | os.PathLike[str]) -> int:
     # Some indices were written with a float, such as 2.6e10.
     if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < 2**63:
         raise InputError(
-            f"metadata.total_size is {size!r:.40}, not a size in bytes",
+            f"metadata.total_size is {shown(size, 40)}, not a size in bytes",
             where=where,
             fix="delete the index to count the shards' own headers",
         )
@@ -114,16 +116,10 @@ def _read_header(path: Path) -> bytes:
 
 def _read(path: Path, limit_bytes: int, *, more_follows: bool = False) -> bytes:
     """Read at most so many bytes; a longer file is an error unless more may follow."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(limit_bytes)
-            rest = b"" if more_follows else file.read(1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot be read: {reason}", where=str(path)) from None
-    if rest:
+    content = read_start(path, limit_bytes + 1)
+    if len(content) > limit_bytes and not more_follows:
         raise InputError(f"is larger than {format_bytes(limit_bytes)}", where=str(path))
-    return content
+    return content[:limit_bytes]
 
 
 def _parse(content: bytes, where: str) -> dict[str, object]:
@@ -142,5 +138,6 @@ def _span(name: str, entry: object, where: str) -> tuple[int, int]:
     """Return one tensor's (begin, end) in bytes."""
     match entry:
         case {"data_offsets": [int(begin), int(end)]} if 0 <= begin <= end < 2**63:
-            return begin, end
+            if not isinstance(begin, bool) and not isinstance(end, bool):
+                return begin, end
     raise InputError(f"tensor {name[:60]!r} has no usable data_offsets", where=where)

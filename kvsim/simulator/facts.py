@@ -22,11 +22,11 @@ from pydantic import ValidationError
 
 from kvsim.errors import InputError, nearest
 from kvsim.simulator.overrides import Layer, concerning, set_key
-from kvsim.specs.checked import defaults
+from kvsim.specs.checked import defaults, unknown_key
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.yaml_files import line_of, read_yaml
 from kvsim.workload.described import Described
-from kvsim.workload.validation import field_error, unknown_key
+from kvsim.workload.validation import field_error
 
 __all__ = [
     "ContradictionError",

@@ -12,7 +12,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     Field,
     PlainSerializer,
@@ -35,13 +34,13 @@ from kvsim.simulator.facts import (
 )
 from kvsim.simulator.families import FAMILIES
 from kvsim.simulator.overrides import Layer, closest, layer_of
-from kvsim.specs.checked import FieldError, read
+from kvsim.specs.checked import FieldError, read, unknown_key
 from kvsim.specs.engine_options import EngineOptions
-from kvsim.specs.yaml_files import data_folder, located, read_yaml
+from kvsim.specs.yaml_files import data_folder, dump_yaml, located, read_yaml
 from kvsim.units import KIB, MIB
-from kvsim.workload.described import Count, Described, Positive, Real, Tokens, Whole
+from kvsim.workload.described import Count, Described, Duration, Flag, Positive, Real, Tokens, Whole
 from kvsim.workload.spec import WorkloadSpec
-from kvsim.workload.validation import field_error, unknown_key
+from kvsim.workload.validation import field_error
 
 __all__ = [
     "SLO",
@@ -109,7 +108,7 @@ class MemorySpec(Described):
     block_size: Tokens | None = Field(default=None, exclude=True)
     eviction: choices.EvictionName = PolicyName("lru")
     placement: choices.PlacementName = PolicyName("first-fit")
-    compaction: bool = False
+    compaction: Flag = False
     page_bytes: Annotated[Whole, Field(ge=64 * KIB, le=2 * MIB)] = 2 * MIB
 
 
@@ -149,7 +148,7 @@ class StepTimeSpec(Described):
     """
 
     kind: Literal["profile", "constant"] = "profile"
-    seconds: Positive | None = None
+    seconds: Duration | None = None
 
 
 class SLO(Described):
@@ -179,7 +178,7 @@ class RunSpec(Described):
     seed: Annotated[Whole, Field(ge=0)] = 0
     replications: Count = 1
     warmup_fraction: Annotated[Real, Field(ge=0, lt=1)] = 0.0
-    max_seconds: Positive | None = None
+    max_seconds: Duration | None = None
 
 
 class Scenario(Described):
@@ -250,7 +249,7 @@ class Scenario(Described):
         words everywhere.
         """
         given = _without_none(self.model_dump(mode="json", exclude_unset=True, exclude={"folder"}))
-        return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+        return dump_yaml(given)
 
 
 _SECTIONS = sorted(Scenario.model_fields.keys() - {"folder"})  # that is where the file lies

@@ -18,8 +18,6 @@ so that nobody has to know which is which, both answer the same words (`model_co
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from inspect import isabstract
@@ -40,6 +38,7 @@ from typing import (
 )
 
 from kvsim.errors import InputError, KVSimError, nearest
+from kvsim.specs.numbers import finite, shown, whole
 
 __all__ = [
     "Checked",
@@ -52,7 +51,9 @@ __all__ = [
     "PositiveInt",
     "Within",
     "defaults",
+    "dotted",
     "read",
+    "unknown_key",
 ]
 
 Place = tuple[Any, ...]
@@ -125,11 +126,11 @@ class Checked:
         readers = _readers(type(self))
         for key in given:
             if key not in readers:
-                raise _unknown((*place, key), readers)
+                raise unknown_key((*place, key), readers)
         for name, reader in readers.items():
             here = (*place, name)
             if name not in given and not hasattr(type(self), name):
-                raise FieldError(f"the key {_dotted(here)!r} is missing", here)
+                raise FieldError(f"the key {dotted(here)!r} is missing", here)
             value = given[name] if name in given else getattr(type(self), name)
             self.__dict__[name] = reader(value, here)
 
@@ -211,7 +212,7 @@ def _concrete(kind: type[Kind], content: Mapping[str, Any], place: Place) -> typ
         return kind
     here = (*place, "kind")
     if "kind" not in content:
-        raise FieldError(f"the key {_dotted(here)!r} is missing", here)
+        raise FieldError(f"the key {dotted(here)!r} is missing", here)
     kinds = {getattr(each, "kind", ""): each for each in _below(kind) if not isabstract(each)}
     return kinds[_one_of(tuple(kinds))(content["kind"], here)]
 
@@ -340,40 +341,36 @@ def _flag(value: Any, place: Place) -> bool:
     return value
 
 
-def _int(value: Any, place: Place) -> int:
-    if not isinstance(value, bool):
+def _number_by(rule: Callable[[Any], Any]) -> Reader:
+    def number(value: Any, place: Place) -> Any:
         try:
-            return int(value) if isinstance(value, str) else operator.index(value)
-        except (TypeError, ValueError):
-            pass
-    raise _wrong(place, value, "should be a whole number")
+            return rule(value)
+        except ValueError as error:
+            raise _wrong(place, value, str(error)) from None
+
+    return number
 
 
-def _float(value: Any, place: Place) -> float:
-    # YAML takes 3.35e12, without a sign in the exponent, for text.
-    if isinstance(value, str) or (hasattr(value, "__float__") and not isinstance(value, bool)):
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    raise _wrong(place, value, "should be a finite number")
+_PLAIN: dict[Any, Reader] = {
+    str: _text,
+    bool: _flag,
+    int: _number_by(whole),
+    float: _number_by(finite),
+}
 
 
-_PLAIN: dict[Any, Reader] = {str: _text, bool: _flag, int: _int, float: _float}
-
-
-def _unknown(place: Place, known: Collection[str]) -> FieldError:
+def unknown_key(place: Place, known: Collection[str]) -> FieldError:
+    """Refuse the key at `place`, naming the nearest of those that are known there."""
     close = nearest(str(place[-1]), known) or sorted(known)
     fix = f"nearest valid: {', '.join(close)}"
-    return FieldError(f"unknown key {_dotted(place)!r}", place, fix=fix)
+    return FieldError(f"unknown key {dotted(place)!r}", place, fix=fix)
 
 
 def _wrong(place: Place, value: Any, problem: str) -> FieldError:
-    return FieldError(f"{_dotted(place)} = {value!r:.60}: {problem}", place)
+    return FieldError(f"{dotted(place)} = {shown(value)}: {problem}", place)
 
 
-def _dotted(place: Place) -> str:
+def dotted(place: Place) -> str:
+    """Write a place as people do: "workload.arrivals.rate"."""
     parts = map(str, place)
     return ".".join(part if part.isprintable() else repr(part) for part in parts)

@@ -7,10 +7,15 @@
           text, no pointer   duplicates, deep nests   names file, line, key, nearest key
 
 Every failure is one `InputError` of one line.
+
+Plain values mean what YAML 1.2's core schema says, https://yaml.org/spec/1.2.2/#103-core-schema:
+``1:30``, ``1_000``, ``yes`` and a date are text, ``010`` is ten and ``1e5`` a number. PyYAML by
+itself reads YAML 1.1, in which they are 90, 1000, true, a date, eight and text.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,19 +25,20 @@ import yaml
 
 from kvsim.errors import InputError
 from kvsim.specs.checked import Checked, FieldError, read
+from kvsim.specs.files import read_text
+from kvsim.specs.numbers import LONGEST_NUMBER
 
 __all__ = [
-    "MAX_YAML_BYTES",
     "data_folder",
+    "dump_yaml",
     "line_of",
+    "located",
+    "parse_yaml",
     "read_described",
-    "read_text",
     "read_yaml",
 ]
 
-MAX_YAML_BYTES = 2**20
 _MAX_DEPTH = 32
-_LFS_POINTER = "version https://git-lfs.github.com/spec/"
 
 Described = TypeVar("Described", bound=Checked)
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -42,30 +48,115 @@ class _ForeignTagError(yaml.constructor.ConstructorError):
     """A value has a tag that is none of plain YAML's."""
 
 
-class _StrictLoader(_SafeLoader):  # type: ignore[misc]
-    """YAML's safe subset, less two surprises: dates stay text, a key counts once."""
+# Tag, what is written so, and the characters that it may begin with.
+_CORE_SCHEMA = (
+    ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
+    ("bool", r"true|True|TRUE|false|False|FALSE", tuple("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", tuple("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        tuple("-+.0123456789"),
+    ),
+)
+_TAG = "tag:yaml.org,2002:"
+_LINE_ENDS = frozenset("\x85\u2028\u2029\ufeff")
+_PATTERNS = {tag: re.compile(rf"(?:{pattern})\Z") for tag, pattern, _ in _CORE_SCHEMA}
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML reads this class attribute
-        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":timestamp")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+
+def _core_resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    """What PyYAML asks of each plain scalar, by its first character."""
+    resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    for tag, _, firsts in _CORE_SCHEMA:
+        for first in firsts:
+            resolvers.setdefault(first, []).append((_TAG + tag, _PATTERNS[tag]))
+    return resolvers
+
+
+class _StrictLoader(_SafeLoader):  # type: ignore[misc]
+    """YAML 1.2's core schema, nothing else; a key counts once."""
+
+    yaml_implicit_resolvers = _core_resolvers()
+    yaml_constructors: dict[str | None, Any] = {}  # noqa: RUF012 - PyYAML reads this attribute
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is given twice", key.start_mark
+                    None, None, "a list or a mapping is no key", key.start_mark
                 )
-            seen.add(key.value)
-        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
+            read = self.construct_object(key)
+            if read in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r:.60} is given twice", key.start_mark
+                )
+            seen.add(read)
+        # past SafeConstructor, which would look for YAML 1.1's merge keys
+        mapping: dict[Hashable, Any] = yaml.constructor.BaseConstructor.construct_mapping(
+            self, node, deep=deep
+        )
         return mapping
 
     def construct_undefined(self, node: yaml.Node) -> None:
         raise _ForeignTagError(None, None, f"has the tag {node.tag!r:.60}", node.start_mark)
 
+    def core_scalar(self, node: yaml.Node) -> str:
+        """What a plain value, or one with its tag written out, says."""
+        tag = node.tag.removeprefix(_TAG)
+        text = str(self.construct_scalar(node))
+        if len(text) > LONGEST_NUMBER:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a number of {len(text):,} digits", node.start_mark
+            )
+        if not _PATTERNS[tag].match(text):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{text!r:.60} is no {tag}", node.start_mark
+            )
+        return text
+
+    def construct_int(self, node: yaml.Node) -> int:
+        text = self.core_scalar(node)
+        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+        return int(text[2:], base) if base != 10 else int(text)
+
+    def construct_float(self, node: yaml.Node) -> float:
+        return float(self.core_scalar(node).lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+    def construct_bool(self, node: yaml.Node) -> bool:
+        return self.core_scalar(node).lower() == "true"
+
+    def construct_null(self, node: yaml.Node) -> None:
+        self.core_scalar(node)
+
 
 _StrictLoader.add_constructor(None, _StrictLoader.construct_undefined)
+for _name, _construct in (
+    ("null", _StrictLoader.construct_null),
+    ("bool", _StrictLoader.construct_bool),
+    ("int", _StrictLoader.construct_int),
+    ("float", _StrictLoader.construct_float),
+    ("str", _StrictLoader.construct_yaml_str),
+    ("seq", _StrictLoader.construct_yaml_seq),
+    ("map", _StrictLoader.construct_yaml_map),
+):
+    _StrictLoader.add_constructor(_TAG + _name, _construct)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.1 or 1.2 would take for something else: both read what it writes."""
+
+
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Escape what only YAML 1.1 takes for a line end: PyYAML would write, and lose, it plain."""
+    style = '"' if _LINE_ENDS.intersection(text) else None
+    return dumper.represent_scalar(f"{_TAG}str", text, style=style)
+
+
+_Dumper.add_representer(str, _quoted)
+for _tag, _, _firsts in _CORE_SCHEMA:
+    _Dumper.add_implicit_resolver(_TAG + _tag, _PATTERNS[_tag], list(_firsts))
 
 
 def data_folder(name: str) -> Path:
@@ -85,45 +176,6 @@ def data_folder(name: str) -> Path:
     raise InputError(f"this installation of kvsim has no {name}/", fix="install it again")
 
 
-def read_text(path: Path, *, max_bytes: int = MAX_YAML_BYTES) -> str:
-    """Read a small text file.
-
-    Parameters
-    ----------
-    path : Path
-        File to read.
-    max_bytes : int
-        Largest size accepted, in bytes.
-
-    Raises
-    ------
-    InputError
-        When it is missing, a folder, unreadable, too large, binary, or a git-LFS pointer.
-    """
-    where = str(path)
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(max_bytes + 1)
-        text = content[:max_bytes].decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError("no such file", where=where) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read as text ({_reason(error)})", where=where) from None
-    if len(content) > max_bytes:
-        raise InputError(f"is larger than {max_bytes:,} bytes", where=where)
-    if "\0" in text:
-        raise InputError("is a binary file, not text", where=where)
-    if text.startswith(_LFS_POINTER):
-        raise InputError("is a git-LFS pointer", where=where, fix="run `git lfs pull` to fetch it")
-    return text
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"byte {error.start} is not UTF-8"
-    return getattr(error, "strerror", None) or str(error)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping with text keys.
 
@@ -133,37 +185,68 @@ def read_yaml(path: Path) -> dict[str, Any]:
         For what `read_text` refuses, and for broken YAML, anchors and aliases, tags other
         than plain YAML's, a key given twice, deep nesting, or something other than a mapping.
     """
-    text = read_text(path)
-    try:
-        _refuse_hostile(text, path)
-        content = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise _yaml_error(error, path) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"is not usable YAML ({error})", where=str(path)) from None
+    content = parse_yaml(read_text(path), str(path))
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         found = type(content).__name__ if content is not None else "nothing"
         raise InputError(f"holds {found}, not `key: value` lines", where=str(path))
     return content
 
 
-def _refuse_hostile(text: str, path: Path) -> None:
+def parse_yaml(text: str, where: str) -> Any:
+    """Read YAML of one value, whatever it is; `where` is what errors name.
+
+    Raises
+    ------
+    InputError
+        As `read_yaml`.
+
+    Examples
+    --------
+    >>> parse_yaml("[1:30, 010, yes, 1e3, 0x10, ~, true]", "here")
+    ['1:30', 10, 'yes', 1000.0, 16, None, True]
+    """
+    try:
+        _refuse_hostile(text, where)
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise _yaml_error(error, where) from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"is not usable YAML ({error})", where=where) from None
+
+
+def dump_yaml(content: Any, **style: Any) -> str:
+    """Write plain values as YAML that readers of 1.1 and of 1.2 understand alike.
+
+    Examples
+    --------
+    >>> print(dump_yaml({"model": "1e5", "note": "yes", "rate": 0.5}), end="")
+    model: '1e5'
+    note: 'yes'
+    rate: 0.5
+    """
+    text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **style)
+    return text
+
+
+def _refuse_hostile(text: str, where: str) -> None:
     """Walk the events, which costs no memory, before anything is built from them."""
     depth = 0
     for event in yaml.parse(text, Loader=_SafeLoader):
         line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise InputError("anchors and aliases are not accepted", where=f"{path}, line {line}")
+            raise InputError("anchors and aliases are not accepted", where=f"{where}, line {line}")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
-            raise InputError(f"nests deeper than {_MAX_DEPTH}", where=f"{path}, line {line}")
+            raise InputError(f"nests deeper than {_MAX_DEPTH}", where=f"{where}, line {line}")
 
 
-def _yaml_error(error: yaml.YAMLError, path: Path) -> InputError:
+def _yaml_error(error: yaml.YAMLError, where: str) -> InputError:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or " ".join(str(error).split())
-    where = f"{path}, line {mark.line + 1}" if mark else str(path)
+    where = f"{where}, line {mark.line + 1}" if mark else where
     if isinstance(error, _ForeignTagError):
         return InputError(problem, where=where, fix="remove it: only plain values are read")
     return InputError(f"is not valid YAML: {problem}", where=where)

@@ -24,6 +24,7 @@ from kvsim.workload.described import (
     Count,
     Described,
     Duration,
+    Flag,
     NonNegative,
     Positive,
     Real,
@@ -149,7 +150,7 @@ class Piecewise(Described):
 
     kind: Literal["piecewise"]
     phases: tuple[Phase, ...] = Field(min_length=1)
-    repeat: bool = False
+    repeat: Flag = False
     cv: ShapeCV = 1.0
 
     @model_validator(mode="after")

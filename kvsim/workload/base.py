@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.errors import InputError
+from kvsim.specs.numbers import LONGEST_SECONDS
 from kvsim.workload.content import PrefixContent
 from kvsim.workload.streams import Streams
 
@@ -89,6 +90,13 @@ class RequestTable:
             return
         if not np.isfinite(self.arrival_seconds).all():
             raise InputError("arrival_seconds holds a value that is not finite")
+        if self.arrival_seconds.max() > LONGEST_SECONDS:
+            raise InputError(
+                f"a request arrives at {self.arrival_seconds.max():.3g} s;"
+                f" the clock goes to {LONGEST_SECONDS:.0e} s",
+                where="workload",
+                fix="raise the rate, or end the workload earlier",
+            )
         if (np.diff(self.arrival_seconds) < 0).any():
             raise InputError("arrival_seconds goes back in time")
         if min(self.prompt_tokens.min(), self.output_tokens.min()) < 1:

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from kvsim.errors import InputError
+from kvsim.specs.numbers import LONGEST_SECONDS, finite, whole
 from kvsim.units import parse_seconds
 
 __all__ = [
     "Count",
     "Described",
     "Duration",
+    "Flag",
     "NonNegative",
     "Positive",
     "Real",
@@ -29,15 +31,16 @@ class Described(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def _no_truth(value: Any) -> Any:
-    """Refuse true and false, of which pydantic would make 1 and 0."""
-    if isinstance(value, bool):
-        raise ValueError("should be a number")
+def _plain_truth(value: Any) -> Any:
+    """Take true and false alone, where pydantic would take "yes" and 1 for true."""
+    if not isinstance(value, bool):
+        raise ValueError("should be true or false")
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_no_truth)]
-Real = Annotated[float, BeforeValidator(_no_truth), Field(allow_inf_nan=False)]
+Flag = Annotated[bool, BeforeValidator(_plain_truth)]
+Whole = Annotated[int, BeforeValidator(whole)]
+Real = Annotated[float, BeforeValidator(finite), Field(allow_inf_nan=False)]
 
 # Nothing that is simulated is smaller or larger; squares and products of these stay floats.
 _LEAST, _MOST = 1e-12, 1e15
@@ -59,12 +62,14 @@ ShapeCV = Annotated[Real, Field(ge=0.01, le=100)]
 
 
 def _seconds(value: object) -> object:
-    """Let "10min" through as 600; leave anything that is not text to pydantic."""
+    """Let "10min" through as 600; leave anything that is not text to the number's own check."""
     try:
         return parse_seconds(value) if isinstance(value, str) else value
     except InputError as error:
         raise ValueError(f"should be a duration: {error.fix}") from None
 
 
-Seconds = Annotated[NonNegative, BeforeValidator(_seconds)]
-Duration = Annotated[Positive, BeforeValidator(_seconds)]
+Seconds = Annotated[Real, Field(ge=0, le=LONGEST_SECONDS), BeforeValidator(_seconds)]
+Duration = Annotated[
+    Real, Field(gt=0, le=LONGEST_SECONDS), AfterValidator(_not_tiny), BeforeValidator(_seconds)
+]

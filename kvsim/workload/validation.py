@@ -6,15 +6,16 @@ Of scenarios only: what ``kvsim plan`` reads does without pydantic (`kvsim.specs
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from kvsim.errors import nearest
-from kvsim.specs.checked import FieldError, Place
+from kvsim.specs.checked import FieldError, Place, dotted, unknown_key
+from kvsim.specs.numbers import shown
 
-__all__ = ["field_error", "unknown_key"]
+__all__ = ["field_error"]
 
 Problem = Any  # pydantic_core.ErrorDetails, one of ValidationError.errors()
 
@@ -42,31 +43,20 @@ def field_error(error: ValidationError, content: Any, kind: type[BaseModel]) -> 
     if problem["type"] == "literal_error":
         return _wrong(place, problem["input"], problem["ctx"]["expected"])
     value = problem["input"]
-    shown = "" if isinstance(value, (dict, BaseModel)) else f" = {value!r:.60}"
-    return FieldError(f"{_dotted(place)}{shown}: {_message(problem)}", place)
-
-
-def unknown_key(place: Place, known: Collection[str]) -> FieldError:
-    """Refuse the key at `place`, naming the nearest of those that are known there."""
-    close = nearest(str(place[-1]), known) or sorted(known)
-    fix = f"nearest valid: {', '.join(close)}"
-    return FieldError(f"unknown key {_dotted(place)!r}", place, fix=fix)
+    said = "" if isinstance(value, (dict, BaseModel)) else f" = {shown(value)}"
+    return FieldError(f"{dotted(place)}{said}: {_message(problem)}", place)
 
 
 def _missing(place: Place) -> FieldError:
-    return FieldError(f"the key {_dotted(place)!r} is missing", place)
+    return FieldError(f"the key {dotted(place)!r} is missing", place)
 
 
 def _wrong(place: Place, word: object, expected: str) -> FieldError:
     """Refuse a word that is none of the expected ones, given as pydantic lists them."""
     close = nearest(str(word), re.findall(r"'([^']*)'", expected))
     fix = f"nearest valid: {', '.join(close)}" if close else ""
-    what = f"{_dotted(place)} = {word!r:.60}: should be one of {expected}"
+    what = f"{dotted(place)} = {shown(word)}: should be one of {expected}"
     return FieldError(what, place, fix=fix)
-
-
-def _dotted(place: Place) -> str:
-    return ".".join(map(str, place))
 
 
 def _message(problem: Problem) -> str:

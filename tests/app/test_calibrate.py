@@ -264,8 +264,8 @@ def test_a_benchmark_is_replayed_on_an_uploaded_card():
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"{", "no JSON"),
-        (b"[" * 100_000, "no JSON"),
+        (b"{", "is not whole JSON"),
+        (b"[" * 100_000, "nested too deeply"),
         (b"{}", "no result of vllm bench serve"),
         (json.dumps(BENCH | {"input_lens": [1]}), "1, 3 and 3 entries"),
         (json.dumps(BENCH | {"input_lens": 7}), "input_lens"),

@@ -4,6 +4,7 @@ Most of it needs no torch: a `Bench` that answers from planted rates stands in f
 """
 
 import csv
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -125,6 +126,29 @@ def test_measured_links_leave_the_catalogues_own_alone(tmp_path):
     assert profile.coefficients.collectives[2].bytes_per_s == pytest.approx(200e9, rel=0.01)
     assert profile.coefficients.collectives[8].model_dump() == shipped["collectives"][8]
     assert kvsim.find_accelerator("h200").coefficients.model_dump() == shipped
+
+
+class ErraticBench(PlantedBench):
+    """A device on which every other case takes four times as long."""
+
+    calls = 0
+
+    def time(self, case):
+        timing, self.calls = super().time(case), self.calls + 1
+        return replace(timing, seconds=timing.seconds * (4 if self.calls % 2 else 1))
+
+
+def test_a_fit_that_misses_its_own_rows_is_a_warning(tmp_path, capsys):
+    sound, _ = measured(tmp_path, PlantedBench())
+    assert sound["warnings"] == []
+    found, _ = measured(tmp_path, ErraticBench())
+    assert found["warnings"]
+    for line in found["warnings"]:
+        assert re.fullmatch(
+            r"the fit of .* misses its own rows by \d+ %, over 20 %: do not trust .*", line
+        )
+    emit(found_sections(found), found, "table")
+    assert f"- {found['warnings'][0]}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_every_number_stands_beside_the_datasheet(tmp_path, capsys):
@@ -337,7 +361,7 @@ def test_rows_that_cannot_be_resumed_are_named(tmp_path):
     cells = lines[2].split(",")
     cells[COLUMNS.index("seconds")] = "fast"
     path.write_text("\n".join([*lines[:2], ",".join(cells), ""]))
-    with pytest.raises(InputError, match="line 3: seconds = 'fast' is not a number"):
+    with pytest.raises(InputError, match="line 3: seconds = 'fast': should be a finite number"):
         kept_timings(path)
 
 

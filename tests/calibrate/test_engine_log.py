@@ -5,6 +5,7 @@ project's table of observed engines states for Llama-3.1-8B on an H100.
 """
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -109,12 +110,53 @@ def test_of_several_ranks_the_tightest_counts():
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("", "no memory line"), ("INFO: hello\n", "no memory line"), (None, "cannot be read")],
+    [("", "no memory line"), ("INFO: hello\n", "no memory line"), (None, "no such file")],
 )
 def test_a_file_that_is_no_log_is_refused(tmp_path, text, problem):
     path = tmp_path / "vllm.log" if text is None else written(tmp_path, text)
     with pytest.raises(InputError, match=problem):
         read_engine_log(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("Model loading took {} GiB", "'Model loading took 9999"),
+        ("GPU KV cache size: {} tokens", "'GPU KV cache size: 9999"),
+        ("Maximum concurrency for {} tokens per request: 3.0x", "'Maximum concurrency for 999"),
+        ("config: tensor_parallel_size={}, x", "'tensor_parallel_size=9999"),
+        ("Requested memory: {} (util", "'Requested memory: 9999"),
+    ],
+)
+def test_a_size_of_400_digits_is_named_with_its_line(tmp_path, line, said):
+    path = written(tmp_path, "hello\n" + line.format("9" * 400))
+    with pytest.raises(InputError) as refused:
+        read_engine_log(path)
+    assert str(refused.value).startswith(f"{path}, line 2: {said}")
+    assert "should be a" in str(refused.value)
+
+
+@pytest.mark.parametrize("size", ["1e13", "9999999999999", "."])
+def test_a_size_that_no_device_has_is_refused(tmp_path, size):
+    path = written(
+        tmp_path,
+        V0_5 + f"GPU KV cache size: {size.replace('1e13', '9' * 13)} tokens\n"
+        f"Maximum concurrency for 10 tokens per request: {size}x",
+    )
+    with pytest.raises(InputError, match=r"line [56]: .* should be"):
+        read_engine_log(path)
+
+
+def test_a_log_of_digits_takes_no_quadratic_time(tmp_path):
+    path = written(tmp_path, "9" * 300_000)
+    with pytest.raises(InputError, match="no memory line"):
+        read_engine_log(path)
+
+
+@pytest.mark.parametrize("reader", [read_engine_log, read_bench_result])
+def test_a_device_without_end_is_refused(reader):
+    with pytest.raises(InputError, match="/dev/zero: is a binary file, not text"):
+        reader(Path("/dev/zero"))
 
 
 # ---- comparing ----------------------------------------------------------------------------
@@ -247,11 +289,44 @@ def test_a_summary_alone_is_set_beside_the_scenarios_own_workload(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("{", "no JSON"), ("[1]", "no result of vllm bench"), ('{"a": 1}', "no result of vllm bench")],
+    [
+        ("{", "is not whole JSON: .* at line 1 column 2"),
+        ("[1]", "holds a JSON list, not an object"),
+        ('{"a": 1}', "no result of vllm bench"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"completed": ' + "9" * 5000 + "}", "not usable JSON"),
+    ],
 )
 def test_a_file_that_is_no_result_is_refused(tmp_path, text, problem):
     with pytest.raises(InputError, match=problem):
         read_bench_result(written(tmp_path, text, "bench.json"))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("NaN", "nan: should be a finite number"),
+        ("Infinity", "inf: should be a finite number"),
+        ("1e999", "inf: should be a finite number"),
+        ("-1", "-1: should be at least 0"),
+        ('"12"', "'12': should be a finite number"),
+        ("true", "True: should be a finite number"),
+        ("[1]", "[1]: should be a finite number"),
+    ],
+)
+@pytest.mark.parametrize("key", ["mean_ttft_ms", "p99_e2el_ms", "completed", "duration"])
+def test_a_metric_that_is_no_number_is_named(tmp_path, key, value, said):
+    path = written(tmp_path, f'{{"output_throughput": 3.5, "{key}": {value}}}', "bench.json")
+    with pytest.raises(InputError) as refused:
+        read_bench_result(path)
+    assert str(refused.value) == (
+        f"{path}: {key} = {said}; take the file as vllm bench serve wrote it"
+    )
+
+
+def test_a_metric_may_be_null_and_keys_that_are_not_compared_anything(tmp_path):
+    path = written(tmp_path, '{"completed": 3, "mean_itl_ms": null, "note": NaN}', "bench.json")
+    assert read_bench_result(path)["mean_itl_ms"] is None
 
 
 def test_the_command_sets_a_result_beside_a_scenario(tmp_path, capsys):

@@ -1,10 +1,11 @@
 """Fits: planted coefficients come back, tables give what the findings say, bad input is named."""
 
 import csv
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -318,6 +319,9 @@ def test_a_planted_cost_of_layers_with_experts_comes_back(layer_seconds):
 # --- the command and its errors ------------------------------------------------------------------
 
 
+HEADER = ",".join(field.name for field in fields(StepRows)).encode() + b"\n"
+
+
 def write_rows(path, rows, **changes):
     names = [column.name for column in fields(StepRows)]
     with path.open("w", newline="") as file:
@@ -345,12 +349,45 @@ def test_measured_steps_become_a_profile_that_works(tmp_path):
     assert fitted.source == "fitted to steps.csv"
 
 
+def fitted_from(tmp_path, rows, *more):
+    """What ``kvsim calibrate fit --rows`` prints for these rows."""
+    path = write_rows(tmp_path / "steps.csv", rows)
+    arguments = ["fit", "--gpu", "h100", "--rows", str(path), *more]
+    return CliRunner().invoke(command, arguments, catch_exceptions=False).output
+
+
+def test_a_poor_fit_says_so(tmp_path):
+    printed = fitted_from(tmp_path, timed(grid(), PLANTED, noise=0.4))
+    assert "# warning: the fit misses its own rows by" in printed
+    assert "over 20 %: do not trust what is simulated with it" in printed
+    assert yaml.safe_load(printed)["coefficients"]["error_percent"] > 20
+    assert "warning" not in fitted_from(tmp_path, timed(grid(), PLANTED, noise=0.05))
+
+
+@pytest.mark.parametrize("factor", [20.0, 0.2])
+def test_times_that_no_such_card_takes_are_refused_and_written_nowhere(tmp_path, factor):
+    rows = timed(grid(), PLANTED)
+    slow = replace(rows, seconds=rows.seconds * factor)
+    output = tmp_path / "mine.yaml"
+    with pytest.raises(InputError) as refused:
+        fitted_from(tmp_path, slow, "-o", str(output))
+    assert str(refused.value).startswith(
+        f"{tmp_path / 'steps.csv'}: no step times of this accelerator fit: the nearest are "
+    )
+    assert str(refused.value).endswith("that --gpu is what they were measured on")
+    assert not output.exists()
+
+
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("seconds", "", "line 4: seconds = '' is not a number"),
-        ("seconds", "-1", "line 4: seconds = -1 must be finite and not negative"),
-        ("seconds", "nan", "must be finite"),
+        ("seconds", "", "line 4: seconds = '': should be a finite number"),
+        ("seconds", "-1", "line 4: seconds = '-1': should be at least 0"),
+        ("seconds", "nan", "line 4: seconds = 'nan': should be a finite number"),
+        ("seconds", "9" * 5000, "line 4: seconds = '999"),
+        ("seconds", "1,2", "line 4: seconds = '1,2': should be a finite number"),
+        ("layers", "True", "line 4: layers = 'True': should be a finite number"),
+        ("model", "a\nb", "line 5: model = 'a\\nb' is not plain text"),
         ("seconds", "4000", "line 4: seconds = 4000 is not a step time; write seconds, not"),
         ("weight_bytes", "13.5", "bytes/s is not plausible; write bytes"),
         ("flops", "1e30", "FLOP/s is not plausible"),
@@ -374,9 +411,17 @@ def test_a_bad_cell_is_named_with_its_line(tmp_path, column, value, message):
     ("text", "message"),
     [
         (None, "no such file"),
-        (b"", "no column model"),
+        (b"", "line 1: no column model"),
         (b"model,phase\nx,decode\n", "no column layers, tokens"),
-        (b"\xff\xfe\x00\x01", "not a readable CSV"),
+        (b"\xff\xfe\x00\x01", "cannot be read as text"),
+        (HEADER, "no rows below the header"),
+        (HEADER.replace(b"layers", b"layer"), "no column layers; near it stands 'layer'"),
+        (HEADER.replace(b"flops", b"tp", 1), "no column flops"),
+        (HEADER.rstrip() + b",tp\n", "line 1: the column 'tp' is there twice"),
+        (HEADER + b"m,decode\n", "line 2: 2 cells under a header of 14"),
+        (HEADER + b"m,decode" + b",1" * 13, "line 2: 15 cells under a header of 14"),
+        (HEADER + b'"m,decode\n', r"line 2: not a readable CSV \(unexpected end of data\)"),
+        (b"\0" * 9, "is a binary file"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(tmp_path, text, message):
@@ -403,6 +448,18 @@ def test_a_command_that_cannot_work_says_why(tmp_path, monkeypatch, arguments, m
 
     with pytest.raises(KVSimError, match=message):
         CliRunner().invoke(command, ["fit", *arguments], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r", "\n\n"])
+def test_lines_may_end_as_on_any_system(tmp_path, ending):
+    path = write_rows(tmp_path / "steps.csv", timed(grid(), PLANTED))
+    lines = path.read_text().splitlines()
+    path.write_bytes(ending.join(lines).encode())
+    assert len(read_rows(path)) == len(grid())
+    path.write_bytes(ending.join([*lines[:9], lines[9].replace("decode", "dream")]).encode())
+    line = 10 if len(ending.replace("\r\n", "\n")) == 1 else 19
+    with pytest.raises(InputError, match=f"line {line}: phase = 'dream' is unknown"):
+        read_rows(path)
 
 
 def test_too_few_rows_are_refused(tmp_path):

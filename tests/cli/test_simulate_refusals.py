@@ -83,8 +83,8 @@ def test_a_question_that_cannot_be_asked(run, words, said):
         ("workload.arrivals.rate=1e300", "should be at most 1000000000000000"),
         ("workload.arrivals.rate=1e-300", "should be at least 1e-12"),
         ("workload.lengths.prompt={kind: gamma, mean: 9, cv: 1e9}", "should be at most"),
-        ("workload.arrivals.rate=true", "workload.arrivals.rate = True: should be a number"),
-        ("workload.requests=true", "workload.requests = True: should be a number"),
+        ("workload.arrivals.rate=true", "workload.arrivals.rate = True: should be a finite number"),
+        ("workload.requests=true", "workload.requests = True: should be a whole number"),
         ("workload.requests=1.5", "workload.requests = 1.5: should be a whole number"),
         ("workload.requests=0", "workload.requests = 0: should be at least 1"),
         ("workload.requests=", "workload: the workload never ends"),
@@ -109,7 +109,16 @@ def test_a_question_that_cannot_be_asked(run, words, said):
         ("run.warmup_fraction=1", "run.warmup_fraction = 1: should be less than 1"),
         ("step_time.kind=constant", "step_time: a constant step time needs its seconds"),
         ("run={", "the value is not YAML"),
-        ("name=2024-02-31", "the value is not YAML"),
+        ("run.seed=2024-02-31", "run.seed = '2024-02-31': should be a whole number"),
+        ("workload.requests=1:30", "workload.requests = '1:30': should be a whole number"),
+        ("workload.requests=1_000", "workload.requests = '1_000': should be a whole number"),
+        (
+            "workload.duration_seconds=1e300",
+            "workload.duration_seconds = 1e+300: should be at most 10000000000",
+        ),
+        ("run.max_seconds=11000000000", "run.max_seconds = 11000000000"),
+        ("memory.compaction=yes", "memory.compaction = 'yes': should be true or false"),
+        ("run.seed=&a 1", "the value is not YAML (anchors and aliases are not accepted)"),
     ],
 )
 def test_a_setting_that_cannot_be(run, setting, said):

@@ -229,3 +229,16 @@ def test_merging_cutting_and_rechunking_keep_every_row_in_order(batches, chunk, 
     times = [time for table in found for time in table.arrival_seconds.tolist()]
     assert times == everything[:most]
     assert all(len(table) == chunk for table in found[:-1])
+
+
+def test_arrivals_beyond_the_clock_are_refused():
+    rare = {
+        "arrivals": {"kind": "poisson", "rate": 1e-12},
+        "lengths": {
+            "prompt": {"kind": "fixed", "tokens": 9},
+            "output": {"kind": "fixed", "tokens": 9},
+        },
+        "requests": 3,
+    }
+    with pytest.raises(InputError, match=r"workload: a request arrives at .* the clock goes to 1e"):
+        list(build_workload(parse_workload(rare)).tables(Streams(0)))

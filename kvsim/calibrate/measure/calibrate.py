@@ -15,6 +15,7 @@ from kvsim.calibrate.measure.profile import (
     comparisons,
     measured_profile,
     noisy_rows,
+    poor_parts,
     slug,
     write_profile,
 )
@@ -166,4 +167,5 @@ def _notes(plan: Plan, session: Session, found: Calibration) -> dict[str, Any]:
         "shrunk": session.shrunk,
         "skipped": session.skipped,
         "outliers": noisy_rows(found),
+        "warnings": poor_parts(found),
     }

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from kvsim.calibrate.fit import poor_fit
 from kvsim.calibrate.measure.bandwidth import CopyCase, ReadCase
 from kvsim.calibrate.measure.case import Row
 from kvsim.calibrate.measure.coefficients import Calibration, fastest
@@ -19,6 +18,7 @@ from kvsim.calibrate.outputs import write_text
 from kvsim.calibrate.profile import coefficient_lines
 from kvsim.catalog.accelerators import load_accelerator
 from kvsim.specs.hardware import AcceleratorProfile, ByteQuantity, Interconnect, Quantity
+from kvsim.specs.yaml_files import dump_yaml
 from kvsim.units import GIB, format_bytes
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "comparisons",
     "measured_profile",
     "noisy_rows",
+    "poor_parts",
     "slug",
     "write_profile",
 ]
@@ -123,6 +124,12 @@ def gemm_rates(rows: tuple[Row, ...]) -> dict[str, float]:
     }
 
 
+def poor_parts(found: Calibration) -> list[str]:
+    """Name the parts whose fit is not to be trusted."""
+    judged = ((name, poor_fit(part.error_percent)) for name, part in found.parts.items())
+    return [f"the fit of {name} {poor}" for name, poor in judged if poor]
+
+
 def noisy_rows(found: Calibration) -> list[str]:
     """Name the rows that vary much or that the forms miss by much, a few of each."""
     spread = sorted(found.rows, key=lambda row: -row.timing.spread)
@@ -216,7 +223,7 @@ def write_profile(path: Path, profile: AcceleratorProfile) -> None:
         When it cannot be written, or a number in it is not plausible.
     """
     described = profile.model_dump(mode="json", exclude={"coefficients"}, exclude_none=True)
-    text = yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=100)
+    text = dump_yaml(described, width=100)
     if profile.coefficients is not None:
         text += coefficient_lines(profile.coefficients)
     write_text(path, text)

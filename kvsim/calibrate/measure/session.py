@@ -24,15 +24,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from kvsim.calibrate.csv_files import CsvRow, read_csv
 from kvsim.calibrate.measure.case import Case, Row, Timing
 from kvsim.calibrate.measure.grid import Plan
 from kvsim.calibrate.measure.timing import Bench, is_out_of_memory
 from kvsim.calibrate.measure.workspace import first_line
-from kvsim.calibrate.rows import number, read_csv
 from kvsim.csv_text import csv_cell, csv_text
 from kvsim.errors import InputError, KVSimError, UnsupportedError
 from kvsim.interrupts import held, released
 from kvsim.results.outputs.folder import write_whole
+from kvsim.specs.files import MAX_CSV_BYTES, read_text
 
 __all__ = ["COLUMNS", "Session", "kept_timings"]
 
@@ -219,21 +220,20 @@ def kept_timings(path: Path) -> dict[Key, Timing]:
     InputError
         When the file is no CSV of such a session, with the line that is wrong.
     """
-    if not path.exists() or path.read_bytes().count(b"\n") < _FEWEST_LINES:
+    lines = read_text(path, max_bytes=MAX_CSV_BYTES).count("\n") if path.exists() else 0
+    if lines < _FEWEST_LINES:
         return {}
-    rows = read_csv(path, COLUMNS)
-    whole = rows if rows[-1]["captured"] else rows[:-1]
-    return {_key(row): _timing(row, f"{path}, line {at}") for at, row in enumerate(whole, start=2)}
+    rows = read_csv(path, COLUMNS, last_may_be_cut=True)
+    whole = rows if rows and rows[-1]["captured"] else rows[:-1]
+    return {_key(row.cells): _timing(row) for row in whole}
 
 
-def _timing(row: Mapping[str, str], where: str) -> Timing:
-    seconds, low, high, samples, outliers = (
-        number(row, name, where)
-        for name in ("seconds", "q1_seconds", "q3_seconds", "samples", "outliers")
-    )
+def _timing(row: CsvRow) -> Timing:
+    seconds, low, high = map(row.number, ("seconds", "q1_seconds", "q3_seconds"))
     if not seconds > 0:
-        raise InputError("seconds = 0 is no timing", where=where, fix="delete the line")
-    return Timing(seconds, low, high, int(samples), int(outliers), row["captured"] == "1")
+        raise InputError("seconds = 0 is no timing", where=row.where, fix="delete the line")
+    samples, outliers = row.whole("samples"), row.whole("outliers")
+    return Timing(seconds, low, high, samples, outliers, row["captured"] == "1")
 
 
 def _key(line: Mapping[str, Any]) -> Key:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from kvsim.calibrate.fit import FITTED_ON, Fit
+from kvsim.calibrate.fit import FITTED_ON, MEANINGLESS_PERCENT, Fit, poor_fit
 from kvsim.calibrate.profile import coefficient_lines, profile_path, write_coefficients
 from kvsim.calibrate.public.cards import (
     CARDS,
@@ -33,7 +33,8 @@ def fit_command(*, gpu: str, tables: Path | None, rows: Path | None, output: Pat
     Raises
     ------
     InputError
-        Unless exactly one of `tables` and `rows` is given, or when they cannot be read.
+        Unless exactly one of `tables` and `rows` is given, when they cannot be read, or when
+        nothing that the accelerator could do takes the times that they state.
     UnsupportedError
         When no table covers the accelerator.
     """
@@ -44,11 +45,25 @@ def fit_command(*, gpu: str, tables: Path | None, rows: Path | None, output: Pat
         fit = fit_rows(read_rows(rows), profile, _known(profile, rows))
     else:
         raise InputError("give either --tables FOLDER or --rows FILE")
+    _refuse_meaningless(fit, tables or rows)
     block = coefficient_lines(fit.coefficients)
     if output is not None:
         write_coefficients(output, fit.coefficients, like=_lines_of(gpu, profile))
-    where = f"# written to {output}\n" if output else ""
-    return f"# {profile.name}: {fit.row_count} rows, {fit.error_percent:.1f} % off\n{where}{block}"
+    poor = poor_fit(fit.error_percent)
+    remarks = [f"# warning: the fit {poor}\n"] if poor else []
+    remarks += [f"# written to {output}\n"] if output else []
+    title = f"# {profile.name}: {fit.row_count} rows, {fit.error_percent:.1f} % off\n"
+    return f"{title}{''.join(remarks)}{block}"
+
+
+def _refuse_meaningless(fit: Fit, source: Path | None) -> None:
+    """Refuse a fit that says nothing of its own rows, before it becomes a profile."""
+    if not fit.error_percent <= MEANINGLESS_PERCENT:
+        raise InputError(
+            f"no step times of this accelerator fit: the nearest are {fit.error_percent:.0f} % off",
+            where=str(source),
+            fix="check the units of the rows, and that --gpu is what they were measured on",
+        )
 
 
 def fit_profile(tables: Path, profile: AcceleratorProfile) -> Fit:

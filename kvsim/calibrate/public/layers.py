@@ -17,8 +17,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvsim.calibrate.csv_files import read_csv
 from kvsim.calibrate.public.tables import interpolate
-from kvsim.calibrate.rows import StepRows, number, read_csv, rows_from_records
+from kvsim.calibrate.rows import StepRows, rows_from_records
 from kvsim.calibrate.shapes import DecoderShape
 from kvsim.errors import InputError
 
@@ -96,9 +97,9 @@ class LayerTables:
 
 def _read_ops(path: Path, size: str, ops: tuple[str, ...]) -> dict[str, dict[int, float]]:
     times: dict[str, dict[int, float]] = {}
-    for line, row in enumerate(read_csv(path, ("layer", size, "time_us")), start=2):
-        microseconds = number(row, "time_us", f"{path}, line {line}")
-        times.setdefault(row["layer"], {})[int(row[size])] = microseconds * 1e-6
+    for row in read_csv(path, ("layer", size, "time_us")):
+        microseconds = row.number("time_us")
+        times.setdefault(row["layer"], {})[row.whole(size)] = microseconds * 1e-6
     missing = [op for op in ops if op not in times]
     if missing:
         raise InputError(f"no rows for {', '.join(missing)}", where=str(path))
@@ -108,10 +109,9 @@ def _read_ops(path: Path, size: str, ops: tuple[str, ...]) -> dict[str, dict[int
 def _read_attention(path: Path) -> dict[tuple[int, int, int, int], float]:
     sizes = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
     times = {}
-    for line, row in enumerate(read_csv(path, (*sizes, "time_us")), start=2):
-        chunk, cached, decodes, context = (int(row[name]) for name in sizes)
-        microseconds = number(row, "time_us", f"{path}, line {line}")
-        times[chunk, cached, decodes, context] = microseconds * 1e-6
+    for row in read_csv(path, (*sizes, "time_us")):
+        chunk, cached, decodes, context = (row.whole(name) for name in sizes)
+        times[chunk, cached, decodes, context] = row.number("time_us") * 1e-6
     return times
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvsim.calibrate.rows import number, read_csv
+from kvsim.calibrate.csv_files import CsvRow, read_csv
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines.base import Deployment
@@ -68,17 +68,18 @@ def read_served(path: Path) -> list[ServedRun]:
         For a missing column or a cell that is no number.
     """
     columns = ("backend", "model_path", "system", "tp_size", "silicon_tpot_ms", "osl")
-    rows = enumerate(read_csv(path, columns), start=2)
-    return [_run(row, f"{path}, line {line}") for line, row in rows if _is_plain(row)]
+    return [_run(row) for row in read_csv(path, columns) if _is_plain(row)]
 
 
-def _is_plain(row: Mapping[str, str]) -> bool:
+def _is_plain(row: CsvRow) -> bool:
     """Whether attention and experts are spread over the same ranks."""
-    experts = int(float(row["moe_tp_size"] or 1)) * int(float(row["moe_ep_size"] or 1))
-    return experts <= int(row["tp_size"])
+    experts = 1
+    for column in ("moe_tp_size", "moe_ep_size"):
+        experts *= row.whole(column) if row[column] else 1
+    return experts <= row.whole("tp_size")
 
 
-def _run(row: Mapping[str, str], where: str) -> ServedRun:
+def _run(row: CsvRow) -> ServedRun:
     model = row["model_path"]
     quantised = bool(row["gemm_quant_mode"]) and "gpt-oss" not in model
     # ModelOpt's FP8 checkpoints ask for an fp8 cache, which vLLM's "auto" follows.
@@ -90,12 +91,12 @@ def _run(row: Mapping[str, str], where: str) -> ServedRun:
         card=row["system"],
         quantization="fp8" if quantised else None,
         kv_cache_dtype="fp8" if fp8_cache else "bf16",
-        tp=int(row["tp_size"]),
-        concurrency=int(float(row["concurrency"] or row["batch_size"])),
-        prompt_tokens=int(row["isl"]),
-        output_tokens=int(row["osl"]),
-        ttft_seconds=number(row, "silicon_ttft_ms", where) * 1e-3,
-        tpot_seconds=number(row, "silicon_tpot_ms", where) * 1e-3,
+        tp=row.whole("tp_size"),
+        concurrency=row.whole("concurrency" if row["concurrency"] else "batch_size"),
+        prompt_tokens=row.whole("isl"),
+        output_tokens=row.whole("osl"),
+        ttft_seconds=row.number("silicon_ttft_ms") * 1e-3,
+        tpot_seconds=row.number("silicon_tpot_ms") * 1e-3,
     )
 
 

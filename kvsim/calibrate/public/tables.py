@@ -20,7 +20,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvsim.calibrate.rows import StepRows, number, read_csv, rows_from_records
+from kvsim.calibrate.csv_files import CsvRow, read_csv
+from kvsim.calibrate.rows import StepRows, rows_from_records
 from kvsim.calibrate.shapes import PUBLIC_SHAPES, DecoderShape
 from kvsim.errors import InputError
 from kvsim.units import MIB
@@ -162,7 +163,7 @@ def _find(folder: Path, kind: str, card: str) -> Path:
 def _read_gemm(path: Path, precision: Precision) -> GemmTable:
     columns = ("gemm_dtype", "m", "n", "k", "latency_ms")
     times = {
-        (int(row["m"]), int(row["n"]), int(row["k"])): seconds
+        (row.whole("m"), row.whole("n"), row.whole("k")): seconds
         for row, seconds in _timed(path, columns)
         if row["gemm_dtype"] == precision.weights
     }
@@ -178,8 +179,8 @@ def _read_attention(path: Path, precision: Precision) -> dict[tuple[int, int, in
     times = {}
     for row, seconds in _timed(path, columns):
         if row["kv_cache_dtype"] == precision.kv:
-            batch, heads, kv_heads = (int(row[name]) for name in sizes)
-            times[batch, heads, kv_heads, int(row["isl"]) + int(row["step"])] = seconds
+            batch, heads, kv_heads = (row.whole(name) for name in sizes)
+            times[batch, heads, kv_heads, row.whole("isl") + row.whole("step")] = seconds
     if not times:
         raise InputError(f"no rows with kv_cache_dtype {precision.kv}", where=str(path))
     return times
@@ -190,16 +191,15 @@ def _read_all_reduce(path: Path) -> dict[int, dict[int, float]]:
     times: dict[int, dict[int, float]] = {}
     for row, seconds in _timed(path, columns):
         if row["kernel_source"].endswith("graph"):
-            bf16_bytes = 2 * int(row["message_elements"])
-            times.setdefault(int(row["num_gpus"]), {})[bf16_bytes] = seconds
+            bf16_bytes = 2 * row.whole("message_elements")
+            times.setdefault(row.whole("num_gpus"), {})[bf16_bytes] = seconds
     return times
 
 
-def _timed(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[dict[str, str], float]]:
+def _timed(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[CsvRow, float]]:
     """Yield each row with its ``latency_ms`` in seconds."""
-    for line, row in enumerate(read_csv(path, columns), start=2):
-        milliseconds = number(row, "latency_ms", f"{path}, line {line}")
-        yield row, milliseconds * 1e-3
+    for row in read_csv(path, columns):
+        yield row, row.number("latency_ms") * 1e-3
 
 
 # --- whole steps ---------------------------------------------------------------------------------

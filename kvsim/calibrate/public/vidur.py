@@ -6,10 +6,11 @@ tensor-parallel degree and tokens, with a resolution of 1 us.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from kvsim.calibrate.rows import StepRows, number, read_csv, rows_from_records
+from kvsim.calibrate.csv_files import CsvRow, read_csv
+from kvsim.calibrate.rows import StepRows, rows_from_records
+from kvsim.errors import InputError
 
 __all__ = ["read_layers"]
 
@@ -36,19 +37,19 @@ def read_layers(path: Path) -> StepRows:
         When the file or a column is missing, or a cell is no number.
     """
     rows = read_csv(path, ("model", "use_gated_mlp", *_SHAPE, *_OPS))
-    return rows_from_records(
-        [_record(row, f"{path}, line {line}") for line, row in enumerate(rows, start=2)]
-    )
+    return rows_from_records([_record(row) for row in rows])
 
 
-def _record(row: Mapping[str, str], where: str) -> dict[str, str | float]:
-    heads, kv_heads, hidden, inner, tp, tokens = (int(row[name]) for name in _SHAPE)
+def _record(row: CsvRow) -> dict[str, str | float]:
+    heads, kv_heads, hidden, inner, tp, tokens = (row.whole(name) for name in _SHAPE)
+    if min(heads, tp, tokens) < 1:
+        raise InputError("n_head, tp and num_tokens are at least 1", where=row.where)
     head_dim = hidden // heads
     matrices = 3 if row["use_gated_mlp"] == "True" else 2
     attention = (2 * heads + 2 * kv_heads) * head_dim * hidden
     parameters = (attention + matrices * hidden * inner) / tp
     # a blank is an op that the model does not have (phi-2's second norm)
-    milliseconds = sum(n * number(row, op, where) for op, n in _OPS.items() if row[op])
+    milliseconds = sum(n * row.number(op) for op, n in _OPS.items() if row[op])
     return {
         "model": row["model"],
         "phase": "prefill",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kvsim.calibrate.pairs import Pair, latency_keys, pairs_of
 from kvsim.errors import InputError
+from kvsim.readers.json_file import read_json_object
 from kvsim.runs.simulate import run_setup
 from kvsim.simulator.prepare import prepare
 from kvsim.simulator.scenario import Scenario
+from kvsim.specs.files import MAX_RESULT_BYTES
 from kvsim.specs.hardware import AcceleratorProfile
+from kvsim.specs.numbers import FINITE, finite, shown
 from kvsim.workload.spec import parse_workload
 
 __all__ = ["BenchComparison", "compare_bench", "read_bench_result"]
@@ -64,21 +66,36 @@ def read_bench_result(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        When it cannot be read, or is not such a result.
+        When it cannot be read, is not such a result, or a metric is no finite number of 0 or
+        more.
     """
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"no JSON ({error})", where=str(path)) from None
-    if not isinstance(result, dict) or not any(key in result for key in _KEYS):
+    result = read_json_object(path, max_bytes=MAX_RESULT_BYTES)
+    if not any(key in result for key in _KEYS):
         raise InputError(
             "no result of vllm bench serve",
             where=str(path),
             fix="run it with --save-result (--save-detailed to replay its requests)",
         )
-    return result
+    return {**result, **{key: _metric(path, key, result[key]) for key in _KEYS if key in result}}
+
+
+def _metric(path: Path, key: str, value: object) -> float | None:
+    """Read one number of the result; what was not measured is null."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str):
+            raise ValueError(FINITE)
+        number = finite(value)
+        if number < 0:
+            raise ValueError("should be at least 0")
+    except ValueError as error:
+        raise InputError(
+            f"{key} = {shown(value)}: {error}",
+            where=str(path),
+            fix="take the file as vllm bench serve wrote it",
+        ) from None
+    return number
 
 
 def compare_bench(

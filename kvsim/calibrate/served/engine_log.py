@@ -22,6 +22,8 @@ from typing import Any
 from kvsim.errors import InputError
 from kvsim.planning.planner import Plan, plan
 from kvsim.specs.engine_options import EngineOptions
+from kvsim.specs.files import MAX_LOG_BYTES, read_text
+from kvsim.specs.numbers import finite, shown, whole
 from kvsim.units import GIB, MIB, format_bytes
 
 __all__ = [
@@ -34,7 +36,8 @@ __all__ = [
 ]
 
 # What one line may call a term; the number is in GiB whatever the unit printed beside it.
-_GIB = r"([0-9]+\.?[0-9]*) ?Gi?B"
+# It starts where no digit stands before it: else a line of digits takes quadratic time.
+_GIB = r"(?<![0-9.])([0-9]+(?:\.[0-9]*)?) ?Gi?B"
 _TERMS: dict[str, tuple[str, ...]] = {
     "total_gib": (rf"total_gpu_memory[ (]+{_GIB}", rf"Free memory on device \([0-9.]+/{_GIB}"),
     "weights_gib": (
@@ -71,24 +74,25 @@ _CACHE = {
     "gpu_blocks": (r"# (?:GPU|cuda|CUDA) blocks: ([0-9,]+)",),
     "max_concurrency": (r"Maximum concurrency for [0-9,]+ tokens per request: ([0-9.]+)x",),
 }
+_LARGEST = 1e12  # tokens, blocks or GiB: beyond what any pool holds
 _MAX_LEN = r"Maximum concurrency for ([0-9,]+) tokens per request"
 _VERSION = r"(?:LLM engine \(v|API server version |vLLM version )([0-9]+\.[0-9]+[0-9a-z.]*)"
 
 # Flag, and how the log's configuration line words it.
 _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "tensor_parallel_size": (r"\btensor_parallel_size=([0-9]+)", int),
-    "pipeline_parallel_size": (r"\bpipeline_parallel_size=([0-9]+)", int),
-    "max_model_len": (r"\bmax_(?:seq|model)_len=([0-9]+)", int),
+    "tensor_parallel_size": (r"\btensor_parallel_size=([0-9]+)", whole),
+    "pipeline_parallel_size": (r"\bpipeline_parallel_size=([0-9]+)", whole),
+    "max_model_len": (r"\bmax_(?:seq|model)_len=([0-9]+)", whole),
     "enforce_eager": (r"\benforce_eager=(True|False)", lambda text: text == "True"),
     "kv_cache_dtype": (r"\bkv_cache_dtype='?([a-z0-9_]+)", str),
     "dtype": (r"\bdtype=torch\.([a-z0-9]+)", str),
     "gpu_memory_utilization": (
         r"gpu_memory_utilization(?:=|'?: | \(| +)([01]?\.[0-9]+)"
         r"|Requested memory: ([0-9.]+) \(util",
-        float,
+        finite,
     ),
-    "max_num_seqs": (r"\bmax_num_seqs(?:=|'?: )([0-9]+)", int),
-    "max_num_batched_tokens": (r"\bmax_num_batched_tokens(?:=|'?: )([0-9]+)", int),
+    "max_num_seqs": (r"\bmax_num_seqs(?:=|'?: )([0-9]+)", whole),
+    "max_num_batched_tokens": (r"\bmax_num_batched_tokens(?:=|'?: )([0-9]+)", whole),
 }
 
 
@@ -136,11 +140,11 @@ def read_engine_log(path: Path) -> EngineLog:
     InputError
         When the file cannot be read, or holds no line that vLLM prints at start-up.
     """
+    text = read_text(path, max_bytes=MAX_LOG_BYTES, undecodable="replace")
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from None
-    log = parse_engine_log(text)
+        log = parse_engine_log(text)
+    except InputError as error:
+        raise InputError(error.what, where=f"{path}, {error.where}", fix=error.fix) from None
     if not any(getattr(log, name) is not None for name in (*_TERMS, *_CACHE)):
         raise InputError(
             "no memory line of vLLM's start-up in it",
@@ -152,6 +156,11 @@ def read_engine_log(path: Path) -> EngineLog:
 
 def parse_engine_log(text: str) -> EngineLog:
     """Find the terms in the text of a log.
+
+    Raises
+    ------
+    InputError
+        When a term is a number that no device has; the line is named.
 
     Examples
     --------
@@ -178,8 +187,21 @@ def parse_engine_log(text: str) -> EngineLog:
 
 def _numbers(text: str, forms: Sequence[str]) -> list[float]:
     """Every number that one of the forms finds."""
-    found = [match for form in forms for match in re.findall(form, text)]
-    return [float(number.replace(",", "")) for number in found]
+    found = [match for form in forms for match in re.finditer(form, text)]
+    return [_number(match, finite) for match in found]
+
+
+def _number(match: re.Match[str], rule: Callable[[str], Any]) -> Any:
+    """Read the number that a form found, as the rule says, or name the line it stands in."""
+    words = next(group for group in match.groups() if group).replace(",", "")
+    try:
+        number = rule(words)
+        if number > _LARGEST:
+            raise ValueError(f"should be at most {_LARGEST:.0e}")
+    except ValueError as error:
+        line = match.string.count("\n", 0, match.start()) + 1
+        raise InputError(f"{shown(match.group())}: {error}", where=f"line {line}") from None
+    return number
 
 
 def _options(text: str) -> dict[str, Any]:
@@ -187,8 +209,12 @@ def _options(text: str) -> dict[str, Any]:
     options = {}
     for name, (form, read) in _OPTIONS.items():
         match = re.search(form, text)
-        if match:
-            options[name] = read(next(group for group in match.groups() if group))
+        if match is None:
+            continue
+        if read in (whole, finite):
+            options[name] = _number(match, read)
+        else:
+            options[name] = read(match.group(1))
     return options
 
 

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 
 from kvsim.errors import InputError, UnsupportedError, nearest
 from kvsim.readers.gguf.names import FIELDS, MODEL_TYPES
+from kvsim.specs.numbers import shown
 
 __all__ = ["config_from_metadata"]
 
 Config = dict[str, object]
+_MOST_LAYERS = 10_000
 
 
 class _Metadata:
@@ -25,17 +27,30 @@ class _Metadata:
     def integer(self, suffix: str) -> int:
         """Return a whole number that must be there."""
         value = self.get(suffix)
-        if not isinstance(value, int) or isinstance(value, bool):
+        if value is None:
             raise InputError(f"has no {self._architecture}.{suffix}", where=self.where)
-        return value
+        return self._whole(suffix, value)
 
     def layers(self, suffix: str) -> list[int]:
-        """Return one whole number for each layer, spreading a single one."""
+        """Return one whole number for each layer, spreading a single one.
+
+        A file says of each layer too whether it slides: true and false are 1 and 0 here.
+        """
         count = self.integer("block_count")
+        if not 1 <= count <= _MOST_LAYERS:
+            said = f"{self._architecture}.block_count is {count}, outside 1..{_MOST_LAYERS}"
+            raise InputError(said, where=self.where)
         value = self.get(suffix)
         if isinstance(value, list) and len(value) >= count:
-            return value[:count]
+            numbers = (int(one) if isinstance(one, bool) else one for one in value[:count])
+            return [self._whole(suffix, one) for one in numbers]
         return [self.integer(suffix)] * count
+
+    def _whole(self, suffix: str, value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            said = f"{self._architecture}.{suffix} is {shown(value)}, not a whole number"
+            raise InputError(said, where=self.where)
+        return value
 
 
 def config_from_metadata(values: Mapping[str, object], where: str) -> Config:
@@ -85,13 +100,17 @@ def config_from_metadata(values: Mapping[str, object], where: str) -> Config:
 
 def _uniform(value: object) -> object:
     """A list of one value repeated is that value."""
-    return value[0] if isinstance(value, list) and len(set(value)) == 1 else value
+    if isinstance(value, list) and value and all(one == value[0] for one in value):
+        return value[0]
+    return value
 
 
 def _drop_drafts(config: Config, metadata: _Metadata) -> None:
     """Blocks of multi-token prediction are counted by GGUF and are no layers of the model."""
-    drafts = metadata.get("nextn_predict_layers")
-    if isinstance(drafts, int) and drafts:
+    if metadata.get("nextn_predict_layers") is None:
+        return
+    drafts = metadata.integer("nextn_predict_layers")
+    if drafts:
         config["num_hidden_layers"] = metadata.integer("block_count") - drafts
 
 
@@ -132,7 +151,7 @@ def _deepseek2(config: Config, metadata: _Metadata) -> None:
     config["qk_rope_head_dim"] = rope
     config["qk_nope_head_dim"] = metadata.integer(f"attention.key_length{suffix}") - rope
     config["v_head_dim"] = metadata.integer(f"attention.value_length{suffix}")
-    config["num_key_value_heads"] = config["num_attention_heads"]
+    config["num_key_value_heads"] = metadata.integer("attention.head_count")
     config.pop("head_dim", None)
 
 
@@ -180,7 +199,7 @@ def _first_kv_heads(config: Config, metadata: _Metadata) -> None:
 
 def _gemma4(config: Config, metadata: _Metadata) -> None:
     """Full layers have heads of their own: fewer, and wider."""
-    config["global_head_dim"] = config["head_dim"]
+    config["global_head_dim"] = metadata.integer("attention.key_length")
     config["head_dim"] = metadata.integer("attention.key_length_swa")
     config["swa_v_head_dim"] = metadata.integer("attention.value_length_swa")
     slides = metadata.layers("attention.sliding_window_pattern")

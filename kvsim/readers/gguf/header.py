@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kvsim.errors import InputError, MissingExtraError
+from kvsim.specs.files import read_start
 
 __all__ = ["GgufHeader", "GgufTensor", "read_gguf_header"]
 
@@ -113,10 +114,8 @@ def read_gguf_header(path: Path) -> GgufHeader:
         When the file cannot be opened, is no GGUF, a git-LFS pointer, or cut off.
     """
     reader_class = _reader_class()
+    _check_magic(read_start(path, len(_LFS_POINTER)), path)
     try:
-        with path.open("rb") as file:
-            start = file.read(len(_LFS_POINTER))
-        _check_magic(start, path)
         reader = reader_class(path)
         return GgufHeader(_values(reader), _tensors(reader))
     except EOFError as error:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from kvsim.readers.huggingface.fields import Fields, canonical
+from kvsim.specs.numbers import shown
 
 __all__ = ["other_parameters", "rotary_table_elements"]
 
@@ -91,8 +92,12 @@ def rotary_table_elements(fields: Fields) -> int | None:
 def _linear_factor(fields: Fields) -> float:
     scaling = fields.get("rope_scaling")
     factor = scaling.get("factor") if isinstance(scaling, Mapping) else None
-    if isinstance(factor, bool) or not isinstance(factor, int | float):
+    if factor is None:
         return 1.0
-    if not 1 <= factor <= _LARGEST_FACTOR:
-        raise fields.error(f"rope_scaling has the factor {factor}, outside 1..{_LARGEST_FACTOR}")
+    if isinstance(factor, bool) or not (
+        isinstance(factor, int | float) and 1 <= factor <= _LARGEST_FACTOR
+    ):
+        raise fields.error(
+            f"rope_scaling has the factor {shown(factor)}, outside 1..{_LARGEST_FACTOR}"
+        )
     return float(factor)

@@ -6,12 +6,12 @@ the rest of the readers knows a single name for each fact.
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 
 from kvsim.errors import InputError
+from kvsim.specs.numbers import shown
 
-__all__ = ["Fields", "canonical", "shown"]
+__all__ = ["Fields", "canonical"]
 
 _SPELLINGS = {
     "hidden_size": ("n_embd", "d_model", "n_embed", "dim"),
@@ -62,20 +62,6 @@ def canonical(config: Mapping[str, object]) -> dict[str, object]:
             if value is not None and fields.get(modern) is None:
                 fields[modern] = value
     return fields
-
-
-def shown(value: object) -> str:
-    """Print a value of somebody else's file in a few characters.
-
-    Examples
-    --------
-    >>> shown("x" * 1000), shown(10**5000)
-    ("'xxxxxxxxxxxx...xxxxxxxxxxxxx'", 'a number of thousands of digits')
-    """
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python refuses to print integers beyond 4,300 digits
-        return "a number of thousands of digits"
 
 
 class Fields:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kvsim.errors import InputError, UnknownNameError, UnsupportedError
+from kvsim.specs.numbers import LONGEST_SECONDS
 from kvsim.units import ceil_div
 from kvsim.workload.base import Ints
 from kvsim.workload.traces.base import Head, Reading, TraceFormat, TraceRow
@@ -73,8 +74,8 @@ class Trace:
         Raises
         ------
         InputError
-            For a time that is not finite, negative or goes back, a prompt below 1 token, a
-            negative output (each with file, line and key), or when no request is left.
+            For a time that is not finite, negative, absurdly late or goes back, a prompt below 1
+            token, a negative output (each with file, line and key), or when no request is left.
         """
         checks = _Checks(self, reading)
         for row in self.format.rows(reading):
@@ -125,6 +126,9 @@ class _Checks:
             return
         if not (math.isfinite(at) and at >= 0):
             raise self._fail(row, self._arrival, f"an arrival at {at} s")
+        if at > LONGEST_SECONDS:
+            late = f"an arrival at {at:.3g} s; times go to {LONGEST_SECONDS:.0e} s"
+            raise self._fail(row, self._arrival, late)
         if self._recorded and at < self._last:
             raise self._fail(
                 row, self._arrival, f"the time goes back from {self._last} s to {at} s"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from kvsim.errors import InputError
+from kvsim.specs.numbers import finite, shown, whole
 from kvsim.workload.traces.report import ReadReport
 from kvsim.workload.traces.source import LineSource
 
@@ -35,7 +36,6 @@ __all__ = [
     "length",
     "plain_format",
     "seconds",
-    "whole",
     "whole_list",
 ]
 
@@ -149,50 +149,34 @@ class TraceFormat:
     columns: tuple[str, str, str] = ("arrival", "prompt", "output")
 
 
-def whole(value: Any) -> int:
-    """Read a whole number from JSON or text.
-
-    Examples
-    --------
-    >>> whole("374"), whole(374.0), whole("374.0")
-    (374, 374, 374)
-    """
-    if isinstance(value, bool):
-        raise ValueError(f"{value} is not a whole number")
-    try:
-        number = value if isinstance(value, int) else int(value)
-    except (ValueError, TypeError, OverflowError):
-        number = _from_float(value)
-    if number != value and isinstance(value, float):
-        raise ValueError(f"{value!r} is not a whole number")
-    if abs(number) >= 2**63:
-        raise ValueError("a whole number over 63 bits")
-    return number
-
-
-def _from_float(value: Any) -> int:
-    number = float(value) if isinstance(value, str) else math.nan
-    if not number.is_integer():
-        raise ValueError(f"{_shown(value)} is not a whole number")
-    return int(number)
-
-
 def length(value: Any, key: str) -> int:
-    """Read a number of tokens, 0 or more; `key` names it in the message."""
+    """Read a whole number, of tokens mostly; `key` names it in the message."""
     try:
         return whole(value)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{key} {_shown(value)} is not a whole number") from error
+    except ValueError as error:
+        raise ValueError(f"{key} {shown(value, 40)} is not a whole number") from error
 
 
 def seconds(value: Any, key: str) -> float:
     """Read a time as written; NaN and infinity pass, to be refused with their line."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{key} {_shown(value)} is not a number")
     try:
-        return float(value)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{key} {_shown(value)} is not a number") from error
+        return finite(value)
+    except ValueError as error:
+        number = _endless(value)
+        if number is None:
+            raise ValueError(f"{key} {shown(value, 40)} is not a number") from error
+        return number
+
+
+def _endless(value: Any) -> float | None:
+    """NaN, infinity, or what is too large for a double; None of what is no number at all."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return math.inf if isinstance(value, int) else None
+    return None if math.isfinite(number) else number
 
 
 def whole_list(value: Any, key: str) -> list[int]:
@@ -210,12 +194,9 @@ def block_ids(record: dict[str, Any], key: str) -> list[int] | None:
     return None if ids is None else whole_list(ids, key)
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
 def _split(line: str) -> list[str]:
+    if "\r" in line:
+        raise ValueError("a bare carriage return within the line")
     if '"' not in line:
         return line.split(",")
     try:
@@ -250,6 +231,9 @@ def csv_rows(
             f"no column {', '.join(missing)}; the header has {', '.join(names)[:200]}",
             where=f"{reading.path}:{number}",
         )
+    twice = [name for name in columns if names.count(name) > 1]
+    if twice:
+        raise InputError(f"the column {twice[0]} is there twice", where=f"{reading.path}:{number}")
     places = [names.index(name) for name in columns]
 
     def parse(line: int, text: str) -> TraceRow:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from kvsim.errors import InputError
+from kvsim.specs.files import LFS_POINTER, open_binary, reading
 
-__all__ = ["MAX_LINE_BYTES", "LineSource", "reading"]
+__all__ = ["MAX_LINE_BYTES", "LineSource", "unpacking"]
 
 MAX_LINE_BYTES = 64 * 2**20
 _HEAD_BYTES = 2**16
@@ -25,7 +26,6 @@ _HEAD_BYTES = 2**16
 _MAX_PACKING = 200
 _PACKING_ALLOWANCE = 64 * 2**20
 _GZIP = b"\x1f\x8b"
-_LFS = b"version https://git-lfs.github.com/spec/v1"
 _BINARY = {
     b"PAR1": "a Parquet file",
     b"PK\x03\x04": "a zip archive",
@@ -36,16 +36,12 @@ _BINARY = {
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what the system says about `path` into one clear line."""
+def unpacking(path: Path) -> Iterator[None]:
+    """Turn what a damaged archive brings about into one clear line."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise InputError("no such file", where=str(path)) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"the compressed file is damaged: {error}", where=str(path)) from error
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
 
 
 @dataclass(frozen=True)
@@ -56,18 +52,18 @@ class LineSource:
 
     @cached_property
     def _packed(self) -> bool:
-        with reading(self.path), self.path.open("rb") as file:
+        with open_binary(self.path) as file:
             return file.read(2) == _GZIP
 
     @contextmanager
     def _open(self) -> Iterator[BinaryIO]:
-        with reading(self.path):
-            if self._packed:
-                with gzip.open(self.path, "rb") as packed:
-                    yield cast(BinaryIO, packed)
+        packed = self._packed
+        with open_binary(self.path) as plain:
+            if packed:
+                with unpacking(self.path), gzip.GzipFile(fileobj=plain) as unpacked:
+                    yield cast(BinaryIO, unpacked)
             else:
-                with self.path.open("rb") as plain:
-                    yield plain
+                yield plain
 
     @cached_property
     def head(self) -> str:
@@ -76,7 +72,7 @@ class LineSource:
         Raises
         ------
         InputError
-            For an empty file, a git-LFS pointer, or binary content.
+            For an empty file, a git-LFS pointer, binary content, or line ends of another age.
         """
         with self._open() as file:
             start = file.read(_HEAD_BYTES)
@@ -87,7 +83,7 @@ class LineSource:
         where = str(self.path)
         if not start.strip():
             raise InputError("the file is empty", where=where)
-        if start.startswith(_LFS):
+        if start.startswith(LFS_POINTER):
             raise InputError(
                 "this is a git-LFS pointer, not the trace itself",
                 where=where,
@@ -100,6 +96,12 @@ class LineSource:
                 )
         if b"\0" in start:
             raise InputError("the file is binary, not text", where=where)
+        if b"\n" not in start and b"\r" in start.strip():
+            raise InputError(
+                "its lines end in a bare carriage return",
+                where=where,
+                fix="convert it: tr '\\r' '\\n' < FILE > NEW",
+            )
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """Yield (line number from 1, text without its line end).

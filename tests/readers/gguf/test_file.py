@@ -290,9 +290,10 @@ class TestGgufRefusals:
         one_line(error)
 
     def test_a_missing_file_and_a_folder(self, tmp_path):
-        for path in (tmp_path / "absent.gguf", tmp_path):
-            with pytest.raises(InputError, match="cannot be read"):
-                spec_from_gguf(path)
+        with pytest.raises(InputError, match=r"absent\.gguf: no such file"):
+            spec_from_gguf(tmp_path / "absent.gguf")
+        with pytest.raises(InputError, match="cannot be read"):
+            spec_from_gguf(tmp_path)
 
     def test_an_unknown_architecture_is_named_with_a_way_out(self, tmp_path):
         path = write_gguf(tmp_path / "t.gguf", "rwkv7", BASE)

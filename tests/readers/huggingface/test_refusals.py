@@ -107,6 +107,8 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b
         (b"[" * 200_000, "nested too deeply"),
         (b'{"hidden_size": ' + b"9" * 6000 + b"}", "not usable JSON"),
         (b"{}", "no num_hidden_layers"),
+        (b'{"hidden_size": 1, "hidden_size": 2}', "the key 'hidden_size' is given twice"),
+        (b'{"text_config": {"a": 1, "a": 1}}', "the key 'a' is given twice"),
         (b'{"hidden_size": NaN, "num_hidden_layers": Infinity}', "not a whole number"),
     ],
 )
@@ -122,6 +124,7 @@ def test_broken_files_give_one_line_that_names_them(tmp_path, content, says):
 def test_huge_file_is_refused_unread(tmp_path):
     file = tmp_path / "config.json"
     with file.open("wb") as stream:
+        stream.write(b" " * (2**24 + 1))
         stream.truncate(2**31)
     with pytest.raises(InputError, match="larger than 16,777,216 bytes"):
         spec_from_json_file(file)

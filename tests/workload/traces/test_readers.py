@@ -506,9 +506,14 @@ def test_servegen_sends_what_its_windows_counted(tmp_path):
 @pytest.mark.parametrize(
     ("windows", "dataset", "message"),
     [
-        ("0,x,1,Gamma,1,1", DATASET, "chunk-3-trace.csv:1: "),
+        (
+            "0,x,1,Gamma,1,1",
+            DATASET,
+            "chunk-3-trace.csv:1: start, rate and shape '0', 'x', '1': each should be a finite",
+        ),
+        ("1e300,1,1,Gamma,1,1", DATASET, "each should be at most 1e+10 s"),
         ("0,1,1,Zeta,1,1", DATASET, "chunk-3-trace.csv:1: pattern 'Zeta'"),
-        ("0,-1,1,Gamma,1,1", DATASET, "chunk-3-trace.csv:1: start 0 or rate -1"),
+        ("0,-1,1,Gamma,1,1", DATASET, "chunk-3-trace.csv:1: a rate of -1 is below 0"),
         ("0,0,0,,0,0", DATASET, "no chunk-N-trace.csv with a rate above 0"),
         ("5,1,1,Gamma,1,1\n0,1,1,Gamma,1,1", DATASET, "windows go back in time"),
         (WINDOWS, "{}", "no lengths for a client that sends"),
@@ -559,3 +564,66 @@ def test_a_line_end_inside_a_quoted_header_is_one_clear_error(tmp_path):
     path.write_bytes(b'a\r"')
     with pytest.raises(InputError, match=r"odd\.csv"):
         open_trace(path)
+
+
+# --- what no trace may hold, whatever its format ---
+
+
+@pytest.mark.parametrize("at", ["1e300", "1.0000001e10", "1e400", "9" * 400])
+def test_a_time_beyond_the_clock_is_refused_with_its_line(tmp_path, at):
+    path = tmp_path / "late.csv"
+    path.write_text(f"arrived_at,num_prefill_tokens,num_decode_tokens\n0,3,4\n{at},3,4\n")
+    with pytest.raises(InputError, match=r"late\.csv:3: arrived_at: an arrival at (1e\+|inf)"):
+        table_of(path)
+
+
+def test_a_clock_of_nanoseconds_may_be_read(tmp_path):
+    """Times since 1970 are within the bound: they are written down in earnest."""
+    path = tmp_path / "epoch.csv"
+    path.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n1700000000.5,3,4\n")
+    assert table_of(path).arrival_seconds.tolist() == [1700000000.5]
+
+
+def test_scaled_times_keep_to_the_clock_too(tmp_path):
+    path = tmp_path / "epoch.csv"
+    path.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n1700000000.5,3,4\n")
+    workload = build_workload(parse_workload({"trace": {"file": str(path), "time_scale": 100}}))
+    with pytest.raises(InputError, match=r"a request arrives at 1\.7e\+11 s; the clock goes to"):
+        list(workload.tables(Streams(0)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"arrived_at,num_prefill_tokens,num_decode_tokens\r0,3,4\r1,3,4\r",
+        b'arrived_at,"num_prefill_tokens",num_decode_tokens\r0,3,4',
+        b'{"timestamp": 0, "input_length": 4, "output_length": 5}\r{"timestamp": 1}',
+    ],
+)
+def test_bare_carriage_returns_are_named_with_what_helps(tmp_path, content):
+    path = tmp_path / "mac.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        table_of(path)
+    fix = "convert it: tr '\\r' '\\n' < FILE > NEW"
+    assert str(caught.value) == f"{path}: its lines end in a bare carriage return; {fix}"
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.csv"
+    path.write_text("arrived_at,num_prefill_tokens,num_decode_tokens,arrived_at\n0,3,4,9\n")
+    with pytest.raises(InputError, match=r"twice\.csv:1: the column arrived_at is there twice"):
+        table_of(path)
+
+
+@pytest.mark.parametrize("value", [True, "x", 1.5, None, -1])
+def test_a_result_of_one_file_is_refused_for_one_wrong_length(tmp_path, value):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"input_lens": [3, value], "output_lens": [4, 5]}))
+    with pytest.raises(InputError, match=r"result\.json: request 2: input_lens|:2: input_lens"):
+        read_lengths(path)
+
+
+def test_a_device_is_no_trace():
+    with pytest.raises(InputError, match="is a pipe or a device, not a file; save it to a file"):
+        open_trace("/dev/zero")

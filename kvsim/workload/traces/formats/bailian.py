@@ -21,7 +21,6 @@ from kvsim.workload.traces.base import (
     json_rows,
     length,
     seconds,
-    whole,
 )
 
 __all__ = ["BAILIAN"]
@@ -33,7 +32,7 @@ def _rows(reading: Reading) -> Iterator[TraceRow]:
     root_of: dict[int, int] = {}  # only chats that have a parent
 
     def to_row(line: int, record: dict[str, Any]) -> TraceRow:
-        chat, parent = whole(record["chat_id"]), whole(record["parent_chat_id"])
+        chat, parent = (length(record[key], key) for key in ("chat_id", "parent_chat_id"))
         root = chat if parent == -1 else root_of.get(parent, parent)
         if parent != -1:
             root_of[chat] = root

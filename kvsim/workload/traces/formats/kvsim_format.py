@@ -27,7 +27,6 @@ from kvsim.workload.traces.base import (
     json_rows,
     length,
     seconds,
-    whole,
 )
 
 __all__ = ["KVSIM", "SCHEMA", "kvsim_lines"]
@@ -47,7 +46,7 @@ def _rows(reading: Reading) -> Iterator[TraceRow]:
         arrival, prompt, output = (record[key] for key in _REQUIRED)
         if record.get("block_ids") is not None and reading.hash_block_size is None:
             raise ValueError("block_ids without a hash_block_size in the header")
-        if not 1 <= whole(record.get("samples", 1)) <= 1024:
+        if not 1 <= length(record.get("samples", 1), "samples") <= 1024:
             raise ValueError("samples is not between 1 and 1024")
         return TraceRow(
             line,
@@ -55,7 +54,10 @@ def _rows(reading: Reading) -> Iterator[TraceRow]:
             length(prompt, "prompt_tokens"),
             length(output, "output_tokens"),
             block_ids(record, "block_ids"),
-            *(None if record.get(key) is None else whole(record[key]) for key in _OPTIONAL[1:]),
+            *(
+                None if record.get(key) is None else length(record[key], key)
+                for key in _OPTIONAL[1:]
+            ),
         )
 
     return json_rows(reading, to_row, skip_lines=1)
@@ -67,7 +69,7 @@ def _header(reading: Reading) -> int | None:
     try:
         header = json_object(text)
         size = header.get("hash_block_size")
-        size = None if size is None else whole(size)
+        size = None if size is None else length(size, "hash_block_size")
     except ValueError as error:
         raise InputError(str(error), where=where) from error
     if header.get("schema") != SCHEMA:

@@ -15,16 +15,18 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from kvsim.errors import InputError, UnsupportedError
+from kvsim.specs.files import open_binary, reading
+from kvsim.specs.numbers import finite, seconds, shown
 from kvsim.workload.base import Floats, Ints
 from kvsim.workload.distributions import cumulated_shares, drawn_places
-from kvsim.workload.traces.base import Reading, TraceFormat, TraceRow, json_object, whole
-from kvsim.workload.traces.source import reading as guarded
+from kvsim.workload.traces.base import Reading, TraceFormat, TraceRow, json_object, length
+from kvsim.workload.traces.source import unpacking
 
 __all__ = ["SERVEGEN", "Client", "Histogram", "Window", "is_servegen", "load_clients"]
 
@@ -82,8 +84,10 @@ def is_servegen(path: Path) -> bool:
     """Whether `path` is a folder, or a tar archive, with ServeGen's files."""
     if path.is_dir():
         return any(_TRACE.fullmatch(entry.name) for entry in path.rglob("chunk-*-trace.csv"))
-    with guarded(path):
-        return path.is_file() and tarfile.is_tarfile(path)
+    if not path.is_file():
+        return False
+    with open_binary(path) as file, unpacking(path):
+        return tarfile.is_tarfile(file)
 
 
 def load_clients(path: Path) -> list[Client]:
@@ -95,7 +99,7 @@ def load_clients(path: Path) -> list[Client]:
         For a malformed row or histogram (with its file and line), a client without lengths,
         or nothing to read.
     """
-    with guarded(path):
+    with reading(path), unpacking(path):
         texts = dict(_members(path))
     clients = [
         _client(path, int(match[1]), texts)
@@ -120,16 +124,22 @@ def _members(path: Path) -> Iterator[tuple[str, str]]:
 
 def _folder(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
     for entry in sorted(path.rglob("chunk-*")):
-        yield entry.name, entry.stat().st_size, entry.read_bytes
+        yield entry.name, entry.stat().st_size, partial(_read_member, entry)
+
+
+def _read_member(path: Path) -> bytes:
+    """Read a file that may have grown since its size was asked."""
+    with open_binary(path) as file:
+        return file.read(_MAX_MEMBER_BYTES)
 
 
 def _archive(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
     try:
-        with tarfile.open(path) as archive:
+        with open_binary(path) as file, tarfile.open(fileobj=file) as archive:
             for member in archive:
                 if member.isfile():
-                    file = archive.extractfile(member)
-                    yield Path(member.name).name, member.size, file.read  # type: ignore[union-attr]
+                    inner = archive.extractfile(member)
+                    yield Path(member.name).name, member.size, inner.read  # type: ignore[union-attr]
     except tarfile.TarError as error:
         what = str(error).splitlines()[0]
         raise InputError(f"not a readable tar archive: {what}", where=str(path)) from error
@@ -158,10 +168,14 @@ def _window(text: str) -> Window:
     fields = text.split(",")
     if len(fields) != 6:
         raise ValueError(f"{len(fields)} fields, not 6")
-    start, rate, shape = float(fields[0]), float(fields[1]), float(fields[4])
+    try:
+        start, rate, shape = seconds(fields[0]), finite(fields[1]), finite(fields[4])
+    except ValueError as error:
+        said = ", ".join(shown(fields[at], 20) for at in (0, 1, 4))
+        raise ValueError(f"start, rate and shape {said}: each {error}") from error
     family = fields[3].strip()
-    if not (math.isfinite(start) and math.isfinite(rate) and min(start, rate) >= 0):
-        raise ValueError(f"start {fields[0]} or rate {fields[1]} is not a number of 0 or more")
+    if rate < 0:
+        raise ValueError(f"a rate of {rate:g} is below 0")
     if rate > 0 and not (family in ("Gamma", "Weibull") and 1e-6 <= shape <= 1e6):
         raise ValueError(f"pattern {family!r} with shape {fields[4]} is not Gamma or Weibull")
     return Window(start, rate, family, shape)
@@ -173,7 +187,7 @@ def _histograms(path: Path, name: str, text: str) -> tuple[tuple[float, Histogra
         for start, entry in json_object(text).items():
             pair = [_histogram(entry[key]) for key in ("input_tokens", "output_tokens")]
             if pair[0] is not None and pair[1] is not None:
-                found.append((float(start), pair[0], pair[1]))
+                found.append((seconds(start), pair[0], pair[1]))
     except _NOT_A_HISTOGRAM as error:
         raise InputError(f"not a histogram: {str(error)[:80]}", where=f"{path}/{name}") from error
     return tuple(sorted(found, key=lambda entry: entry[0]))
@@ -186,9 +200,9 @@ def _histogram(text: str) -> Histogram | None:
         raise ValueError("not a dict")
     if not pairs:
         return None
-    lengths = np.array([whole(key) for key in pairs], dtype=np.int64)
-    weights = np.array([float(share) for share in pairs.values()])
-    if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
+    lengths = np.array([length(key, "the length") for key in pairs], dtype=np.int64)
+    weights = np.array([finite(share) for share in pairs.values()])
+    if not (weights.min() >= 0 and 0 < weights.sum() < math.inf):
         raise ValueError("shares are not numbers of 0 or more with a sum above 0")
     if lengths.min() < 0 or lengths.max() > 2**31:
         raise ValueError("lengths are not between 0 and 2**31")

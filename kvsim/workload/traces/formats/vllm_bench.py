@@ -30,9 +30,8 @@ def _rows(reading: Reading) -> Iterator[TraceRow]:
         try:
             prompt, output = length(entry[0], "input_lens"), length(entry[1], "output_lens")
             start = None if entry[2] is None else seconds(entry[2], "start_times")
-        except ValueError as error:
-            reading.report.malform(number, str(error))
-            continue
+        except ValueError as error:  # one file, written at once: a part of it is not worth more
+            raise InputError(str(error), where=f"{reading.path}: request {number}") from error
         rows.append(TraceRow(number, start, prompt, output))
     return iter(_from_zero(rows))
 

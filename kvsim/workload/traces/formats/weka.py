@@ -13,12 +13,12 @@ Source: callanjfox/kv-cache-tester, Apache-2.0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from kvsim.errors import InputError
+from kvsim.specs.numbers import seconds, shown
 from kvsim.workload.content import IdRuns
 from kvsim.workload.traces.base import (
     Head,
@@ -27,8 +27,6 @@ from kvsim.workload.traces.base import (
     TraceRow,
     json_object,
     length,
-    seconds,
-    whole,
     whole_list,
 )
 
@@ -121,10 +119,10 @@ class _Unfolding:
 
 
 def _non_negative(value: Any, key: str) -> float:
-    number = seconds(value, key)
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"{key} {number} is not a time of 0 or more")
-    return number
+    try:
+        return seconds(value)
+    except ValueError as error:
+        raise ValueError(f"{key} {shown(value, 40)} is not a time: {error}") from error
 
 
 def _turn(entry: dict[str, Any], recorded: float, number: int) -> Turn:
@@ -141,7 +139,7 @@ def _turn(entry: dict[str, Any], recorded: float, number: int) -> Turn:
 
 
 def _conversation(record: dict[str, Any], number: int, line: int) -> Conversation:
-    block_size = whole(record["block_size"])
+    block_size = length(record["block_size"], "block_size")
     if not 1 <= block_size <= 2**20:
         raise ValueError(f"block_size {block_size} is not between 1 and 2**20")
     unfolding = _Unfolding(number)
