@@ -324,3 +324,18 @@ def test_an_unmeasured_card_takes_its_classs_shares_of_its_datasheet():
     assert given.attention_flops_per_s == pytest.approx(card.flops_per_s("bf16") * 0.60)
     assert (given.layer_seconds, given.head_seconds) == (41e-6, 16e-9)
     assert given.collectives == {n: Link(seconds=5e-6, bytes_per_s=100e9) for n in (2, 4, 8)}
+
+
+def test_an_unmeasured_card_without_a_fast_link_talks_over_pcie():
+    """step_time_findings, all-reduces of L40S over PCIe at 2, 4 and 8 cards."""
+    given = class_coefficients(card_with_link(64e9))
+
+    assert given.weight_bytes_per_s == pytest.approx(
+        find_accelerator("h100").bandwidth.value * 0.95
+    )
+    assert (given.layer_seconds, given.head_seconds) == (46e-6, 10e-9)
+    assert {n: (link.seconds, link.bytes_per_s) for n, link in given.collectives.items()} == {
+        2: (5.3e-6, 19e9),
+        4: (12.7e-6, 2.5e9),
+        8: (23e-6, 1.2e9),
+    }
