@@ -79,7 +79,7 @@ ROOMS = {
     ),
     "steptime": Room(("kvsim/steptime",), ("tests/steptime",)),
     "retention": Room(("kvsim/memory/retention.py",), ("tests/memory/test_footprint.py",)),
-    "statistics": Room(_RESULTS, ("tests/results",)),
+    "statistics": Room(_RESULTS, ("tests/results", "tests/simulator/test_camera.py")),
     "arrivals": Room(
         ("kvsim/workload/arrivals.py",),
         ("tests/workload/test_spec.py", "tests/workload/test_generated.py"),

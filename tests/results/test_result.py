@@ -298,6 +298,33 @@ def test_a_saturated_run_has_no_latency_that_grows_with_it(run):
     assert seen[0] == pytest.approx(1e3 * runs[0].latencies["ttft"].mean())
 
 
+@pytest.mark.parametrize(
+    ("slots", "samples", "limited"),
+    [
+        (2, 1, False),  # two of four run: the batch is full, not the memory
+        (4, 2, False),  # two of four run with two samples each
+        (5, 2, False),  # ... and the fifth slot is too few for a third
+        (8, 1, True),  # 12 blocks hold two requests of 5 blocks, and wait for a third
+    ],
+)
+def test_memory_keeps_nobody_out_of_a_full_batch(run, slots, samples, limited):
+    found = run(
+        {
+            "workload.arrivals": {"kind": "at_once"},
+            "workload.requests": 4,
+            "workload.samples": samples,
+            "workload.lengths.prompt.tokens": 8,
+            "workload.lengths.output.tokens": 12,
+            "engine.max_num_seqs": slots,
+            "engine.num_gpu_blocks_override": 12 if limited else 100,
+            "memory.allocator": "reserve-max" if limited else "paged",
+            "run.warmup_fraction": 0,
+        }
+    ).summary["memory_limited"]
+    # A step that prefills counts as one sequence more, however many prompts it takes.
+    assert (found > 0.05) is limited
+
+
 # --- memory that is kept -------------------------------------------------------------------
 
 
