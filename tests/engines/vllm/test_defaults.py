@@ -135,6 +135,13 @@ def test_contradictions_are_refused_just_beyond_the_edge(options, message):
         resolved(**options)
 
 
+def test_attention_heads_are_split_evenly_even_where_kv_heads_could_be_copied():
+    """Qwen3-14B has 40 query heads and 8 KV heads: 16 ranks could hold a copy of half a KV head
+    each, but not 2.5 query heads (vLLM's verify_with_parallel_config)."""
+    with pytest.raises(InputError, match="40 attention heads"):
+        resolved("qwen3-14b", tensor_parallel_size=16)
+
+
 @pytest.mark.parametrize(
     "options",
     [

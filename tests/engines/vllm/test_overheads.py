@@ -85,6 +85,26 @@ def test_the_widest_part_of_a_layer_counts(mlp, elements):
     assert profiled_step(deployment, Rank()).width_bytes == 256 * elements * 2
 
 
+def test_the_widest_layer_of_the_ranks_own_stage_counts():
+    """Sixteen narrow layers before sixteen wide ones, on two stages."""
+    model = find_model(LLAMA)
+    (group,) = model.layer_groups
+    groups = tuple(
+        group.model_copy(update={"name": name, "layers": layers, "mlp": DenseMlp(**mlp)})
+        for name, layers, mlp in (
+            ("narrow", tuple(range(16)), {"intermediate_size": 5000}),
+            ("wide", tuple(range(16, 32)), {"intermediate_size": 9000}),
+        )
+    )
+    two = model.model_copy(update={"layer_groups": groups})
+    _, deployment = resolved(two, max_num_batched_tokens=256, max_num_seqs=1)
+    widths = [
+        profiled_step(deployment, rank).width_bytes
+        for rank in (Rank(), Rank(pp=2, stage=0), Rank(pp=2, stage=1))
+    ]
+    assert widths == [256 * 3 * size * 2 for size in (9000, 5000, 9000)]
+
+
 def test_bitsandbytes_unpacks_the_largest_matrix():
     """A matrix of 4,096 x 14,336 in 2 bytes, halved by two ranks."""
     options = {"max_num_batched_tokens": 256, "max_num_seqs": 1, "tensor_parallel_size": 2}

@@ -12,11 +12,13 @@ from kvsim.engines.vllm.pages import (
     LayerPage,
     PageSpec,
     Reserve,
+    _compressed_page,
+    _page,
     align_to_states,
     layer_pages,
 )
-from kvsim.errors import InputError
-from kvsim.specs.attention import RecurrentState
+from kvsim.errors import InputError, UnsupportedError
+from kvsim.specs.attention import Entry, RecurrentState
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.model import LayerGroup
 
@@ -143,3 +145,23 @@ def test_a_state_that_ranks_cannot_split_is_refused():
     found = Deployment(model, find_accelerator("h100"), EngineOptions(tensor_parallel_size=5))
     with pytest.raises(InputError, match="786432 elements cannot be split over tp=5"):
         layer_pages(engine.resolve(found))
+
+
+@pytest.mark.parametrize(
+    ("entry", "spec"),
+    [
+        (Entry("kv", 100), PageSpec("full", 16, 1600)),
+        (Entry("kv", 100, "window", 33), PageSpec("window", 16, 1600, 33)),
+        (Entry("kv", 100, "chunk", 33), PageSpec("chunk", 16, 1600, 33)),
+        (Entry("indexer", 100, "folded", 3), PageSpec("full", 16, 600)),  # 16 / 3 is 6 keys
+        (Entry("state", 100, "fixed", 1), PageSpec("state", 16, 100, 2)),
+    ],
+)
+def test_an_entry_is_paged_by_how_long_it_is_kept(entry, spec):
+    options = deployed("llama3-8b", enable_prefix_caching=True).options
+    assert _page(entry, options) == spec
+
+
+def test_entries_of_a_shared_vector_that_are_kept_otherwise_are_refused():
+    with pytest.raises(UnsupportedError, match="a shared vector for every tokens is not known"):
+        _compressed_page(Entry("shared", 584))
