@@ -63,6 +63,24 @@ _SIMULATOR = tuple(
     f"kvsim/simulator/{name}.py"
     for name in ("arrival_queue", "batch", "clock", "phases", "plain_batch", "replica", "request")
 )
+_SIMULATOR_TESTS = tuple(
+    f"tests/simulator/test_{name}.py"
+    for name in (
+        "allocators",
+        "apart",
+        "addresses",
+        "schedulers",
+        "queues",
+        "swap",
+        "recomputed_tokens",
+        "recorder",
+        "camera",
+        "prefix",
+        "batch",
+        "exact",
+        "queueing",
+    )
+)
 _RESULTS = tuple(
     f"kvsim/results/{name}.py"
     for name in ("pool_cells", "pool_parts", "result", "statistics", "step_totals", "time_bins")
@@ -72,10 +90,10 @@ ROOMS = {
         ("kvsim/engines/vllm", "kvsim/engines/common.py", *_MEMORY),
         ("tests/engines/vllm", "tests/engines/test_known_pools.py", "tests/memory"),
     ),
-    "allocators": Room(("kvsim/simulator/allocators",), ("tests/simulator",)),
+    "allocators": Room(("kvsim/simulator/allocators",), _SIMULATOR_TESTS),
     "schedulers": Room(
         ("kvsim/simulator/schedulers", *_SIMULATOR),
-        ("tests/simulator",),
+        _SIMULATOR_TESTS,
     ),
     "steptime": Room(("kvsim/steptime",), ("tests/steptime",)),
     "retention": Room(("kvsim/memory/retention.py",), ("tests/memory/test_footprint.py",)),
@@ -85,13 +103,8 @@ ROOMS = {
         ("tests/workload/test_spec.py", "tests/workload/test_generated.py"),
     ),
 }
-# These start Python anew for every test, or try every engine and card: the others find the same.
-LEFT_OUT = (
-    "tests/planning/test_published_tables.py",
-    "tests/results/test_outputs.py",
-    "tests/simulator/test_determinism.py",
-    "tests/simulator/test_plan_equals_simulation.py",
-)
+# It starts Python anew for every test, and finds what the others find.
+LEFT_OUT = ("tests/results/test_outputs.py",)
 NOT_COPIED = (".git", "out", "__pycache__", ".hypothesis", ".mypy_cache", ".ruff_cache", "images")
 # What the tests import and what no fault is planted in; loaded once, before the children fork.
 PRELOADED = ("pytest", "hypothesis", "numpy", "pandas", "pydantic", "simpy", "yaml", "click")

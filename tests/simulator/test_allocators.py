@@ -279,6 +279,7 @@ def test_the_caching_allocator_rounds_as_pytorch_does() -> None:
 
 def test_a_virtual_page_holds_as_many_tokens_as_fit_in_one_tensor() -> None:
     """vAttention (arXiv 2405.04437), Llama-3-8B: 8 heads * 128 * 2 bytes = 2 KiB a token."""
+    assert PAGE_BYTES == (65_536, 131_072, 262_144, 2_097_152)
     assert [tokens_per_page(page, 2048) for page in PAGE_BYTES] == [32, 64, 128, 1024]
     with pytest.raises(InputError, match="65536"):
         tokens_per_page(4096, 2048)

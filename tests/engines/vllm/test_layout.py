@@ -352,6 +352,28 @@ def test_an_override_replaces_the_number_of_blocks():
     assert (capacity.num_blocks, capacity.logged_tokens) == (100, 1600)
 
 
+def test_the_tokens_of_the_three_regimes_by_hand():
+    """10,000 blocks of 16 for gpt-oss-20b at 8,192 tokens: a sequence has 512 full blocks.
+
+    Beside them it holds 8 + 1 of the window's 127 earlier tokens; admission charges
+    ceil((127 + 2,048) / 16) + 1 = 137; all full is 512 more.
+    """
+    engine, deployment = resolved(
+        GPT_OSS_20B,
+        "0.19.0",
+        num_gpu_blocks_override=10_000,
+        max_model_len=8192,
+        max_num_batched_tokens=2048,
+    )
+    capacity = engine.capacity(deployment, GIB)
+    assert capacity.steady_tokens == 10_000 * 8192 // (512 + 9)
+    assert capacity.admission_tokens == 10_000 * 8192 // (512 + 137)
+    assert capacity.all_full_tokens == 10_000 * 8192 // (512 + 512)
+    assert capacity.max_concurrency == 10_000 / (512 + 137)
+    assert capacity.logged_tokens == 10_000 // 2 * 16
+    assert [group.blocks_per_sequence for group in capacity.groups] == [137, 512]
+
+
 def test_v0_divided_tokens_by_the_length():
     # Llama-3.1-8B on a T4, 0.7.3: "# GPU blocks: 1224", "19.12x" (unslothai/notebooks)
     engine, deployment = resolved(
