@@ -235,3 +235,8 @@ def test_a_table_for_one_rank_and_the_policies_asked_for():
     (row,) = retention_table(LLAMA, BF16, 1000, (Budget(250),), Rank(tp=4))
     assert row[:4] == ("budget:250", 250, 250 * 32 * 1024, 0.25)
     assert row.price == "tokens with low scores are lost, other ones in each head"
+
+
+def test_one_rank_alone_keeps_its_share_of_all_heads():
+    """Half of 8 heads of 512 bytes."""
+    assert SelectiveHeads(0.5).kept_state_bytes(LLAMA3_8B, BF16) == 2048

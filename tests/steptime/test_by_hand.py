@@ -17,7 +17,7 @@ import pytest
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.engines.base import Deployment
 from kvsim.memory.rank import Rank
-from kvsim.specs.attention import FullAttention
+from kvsim.specs.attention import FullAttention, SlidingAttention
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import Interconnect, Link, StepCoefficients
 from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec, MoeMlp
@@ -288,6 +288,13 @@ def test_the_read_curve_of_full_attention_is_a_line_from_the_origin():
     assert reads == KVReadCurve((), (1,), (1024,), (1024,))
     assert [reads.bytes_at(context) for context in (-1, 0, 1, 7)] == [0, 0, 1024, 7 * 1024]
     assert [reads.slope_at(context) for context in (0, 1, 99)] == [1024] * 3
+
+
+def test_a_window_of_one_token_is_full_from_the_start():
+    """One layer, one KV head of 64 + 64 elements, 2 bytes: 256 bytes at any length."""
+    window = SlidingAttention(heads=1, kv_heads=1, key_dim=64, value_dim=64, window=1)
+    reads = KVReadCurve.from_model(tiny(layers=1, caches=(window,)), kv_format("bf16"))
+    assert [reads.bytes_at(context) for context in (1, 2, 1000)] == [256, 256, 256]
 
 
 def test_a_layout_ratio_stretches_what_is_read():
