@@ -35,76 +35,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mutants import Mutant, changes_code, mutants
+from mutation_rooms import LEFT_OUT, ROOMS, ROOT, modules, stages
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-class Room(NamedTuple):
-    """Modules whose faults are drawn together, and the tests that should notice them.
-
-    Parameters
-    ----------
-    modules : tuple of str
-        Files, or folders with all that is below.
-    tests : tuple of str
-        Files or folders, the likeliest and quickest first; the tests named after a module are
-        run before these.
-    """
-
-    modules: tuple[str, ...]
-    tests: tuple[str, ...]
-
-
-_MEMORY = tuple(
-    f"kvsim/memory/{name}.py"
-    for name in ("footprint", "growth", "pools", "rank", "tensors", "weights")
-)
-_SIMULATOR = tuple(
-    f"kvsim/simulator/{name}.py"
-    for name in ("arrival_queue", "batch", "clock", "phases", "plain_batch", "replica", "request")
-)
-_SIMULATOR_TESTS = tuple(
-    f"tests/simulator/test_{name}.py"
-    for name in (
-        "allocators",
-        "apart",
-        "addresses",
-        "schedulers",
-        "queues",
-        "swap",
-        "recomputed_tokens",
-        "recorder",
-        "camera",
-        "prefix",
-        "batch",
-        "exact",
-        "queueing",
-    )
-)
-_RESULTS = tuple(
-    f"kvsim/results/{name}.py"
-    for name in ("pool_cells", "pool_parts", "result", "statistics", "step_totals", "time_bins")
-)
-ROOMS = {
-    "pools": Room(
-        ("kvsim/engines/vllm", "kvsim/engines/common.py", *_MEMORY),
-        ("tests/engines/vllm", "tests/engines/test_known_pools.py", "tests/memory"),
-    ),
-    "allocators": Room(("kvsim/simulator/allocators",), _SIMULATOR_TESTS),
-    "schedulers": Room(
-        ("kvsim/simulator/schedulers", *_SIMULATOR),
-        _SIMULATOR_TESTS,
-    ),
-    "steptime": Room(("kvsim/steptime",), ("tests/steptime",)),
-    "retention": Room(("kvsim/memory/retention.py",), ("tests/memory/test_footprint.py",)),
-    "statistics": Room(_RESULTS, ("tests/results", "tests/simulator/test_camera.py")),
-    "arrivals": Room(
-        ("kvsim/workload/arrivals.py",),
-        ("tests/workload/test_spec.py", "tests/workload/test_generated.py"),
-    ),
-}
-# It starts Python anew for every test, and finds what the others find.
-LEFT_OUT = ("tests/results/test_outputs.py",)
 NOT_COPIED = (".git", "out", "__pycache__", ".hypothesis", ".mypy_cache", ".ruff_cache", "images")
 # What the tests import and what no fault is planted in; loaded once, before the children fork.
 PRELOADED = ("pytest", "hypothesis", "numpy", "pandas", "pydantic", "simpy", "yaml", "click")
@@ -205,7 +137,13 @@ class Runner:
     def _measure(self, tree: Path, stage: tuple[str, ...]) -> None:
         """Run tests without a fault, for the time that they may take with one."""
         log, start = self.scratch / "log", time.monotonic()
-        if os.waitpid(_fork_tests(tree, stage, log), 0)[1]:
+        pid = _fork_tests(tree, stage, log)
+        try:
+            status = os.waitpid(pid, 0)[1]
+        except BaseException:
+            _end(pid)
+            raise
+        if status:
             sys.exit(f"{log.read_text()}\nwithout any fault, this fails: pytest {' '.join(stage)}")
         seconds = time.monotonic() - start
         # Children slow each other down, and this one ran alone.
@@ -285,23 +223,10 @@ def _run_tests(tree: Path, tests: tuple[str, ...], log: Path | None) -> int:
     return code
 
 
-def stages(room: Room, module: str, root: Path = ROOT) -> list[tuple[str, ...]]:
-    """Tests of a module in the order in which they are run: those of its name, then its room's."""
-    folder = Path("tests", *Path(module).parts[1:-1])
-    name = Path(module).stem
-    named = [
-        folder / f"test_{name}.py",
-        folder.parent / f"test_{name}.py",
-        folder.with_name(f"test_{folder.name}.py"),
-    ]
-    own = tuple(str(path) for path in named if (root / path).exists())
-    return [own, room.tests] if own else [room.tests]
-
-
 def draw(names: Iterable[str], count: int, seed: int) -> list[Trial]:
     """Draw mutants over the rooms, each as likely as the next; none that compiles alike."""
-    sources = {path: (ROOT / path).read_text() for name in names for path in _modules(ROOMS[name])}
-    rooms = {path: name for name in names for path in _modules(ROOMS[name])}
+    sources = {path: (ROOT / path).read_text() for name in names for path in modules(ROOMS[name])}
+    rooms = {path: name for name in names for path in modules(ROOMS[name])}
     every = [mutant for path, source in sources.items() for mutant in mutants(path, source)]
     random.Random(seed).shuffle(every)
     changing = (
@@ -313,11 +238,6 @@ def draw(names: Iterable[str], count: int, seed: int) -> list[Trial]:
         Trial(rooms[mutant.path], mutant, stages(ROOMS[rooms[mutant.path]], mutant.path))
         for mutant in islice(changing, count)
     ]
-
-
-def _modules(room: Room) -> list[str]:
-    found = (path for name in room.modules for path in (ROOT / name, *(ROOT / name).rglob("*.py")))
-    return sorted(str(path.relative_to(ROOT)) for path in found if path.is_file())
 
 
 def score(outcomes: list[Outcome]) -> float:
@@ -391,6 +311,7 @@ def main() -> int:
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--at-least", type=float, default=0, help="percent below which to fail")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends the children, too
     for name in PRELOADED:
         importlib.import_module(name)
     outcomes, ended = run(draw(asked.rooms, asked.mutants, asked.seed), asked.jobs)

@@ -1,12 +1,14 @@
 """The mutation score's script: what it plants, and whether it knows a noticed fault."""
 
 import ast
+import json
 import textwrap
 
 import mutation
 import pytest
-from mutants import OPERATORS, changes_code, mutants
-from mutation import ROOMS, Room, Runner, Trial, as_text, draw, score, stages
+from mutants import OPERATORS, Mutant, changes_code, mutants
+from mutation import Outcome, Runner, Trial, as_text, draw, score
+from mutation_rooms import LEFT_OUT, ROOMS, ROOT, Room, stages
 
 TOY = """\
     def price(pieces, rate, extra=2):
@@ -168,6 +170,56 @@ def test_tests_that_fail_without_a_fault_say_so(toy, tmp_path):
         next(Runner(toy, tmp_path / "scratch").outcomes(trials))
 
 
+def outcome(verdict, room="steptime"):
+    return Outcome(room, Mutant("toy.py", "term", 3, 0, 1, "b"), "a + b", "b", verdict)
+
+
+def test_what_is_known_survives_an_interrupt(monkeypatch):
+    def interrupted(self, trials):
+        yield outcome("killed")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Runner, "outcomes", interrupted)
+    assert mutation.run([], 1) == ([outcome("killed")], False)
+
+
+@pytest.mark.parametrize(
+    ("at_least", "ended", "code"), [("66", True, 0), ("67", True, 1), ("66", False, 130)]
+)
+def test_the_exit_code_says_whether_the_score_is_high_enough(
+    monkeypatch, capsys, at_least, ended, code
+):
+    """Two of three are noticed."""
+    found = [outcome("killed"), outcome("timed out", "arrivals"), outcome("survived")]
+    monkeypatch.setattr(mutation, "draw", lambda *asked: [])
+    monkeypatch.setattr(mutation, "run", lambda trials, jobs: (found, ended))
+    monkeypatch.setattr(mutation.signal, "signal", lambda *asked: None)
+    monkeypatch.setattr("sys.argv", ["mutation.py", "--at-least", at_least, "--format", "json"])
+    assert mutation.main() == code
+    told = json.loads(capsys.readouterr().out)
+    assert told["score_percent"] == pytest.approx({"steptime": 50, "arrivals": 100, "all": 200 / 3})
+    assert [each["verdict"] for each in told["mutants"]] == ["killed", "timed out", "survived"]
+    assert told["mutants"][2] | {"verdict": ""} == {
+        "room": "steptime",
+        "path": "toy.py",
+        "line": 3,
+        "operator": "term",
+        "before": "a + b",
+        "after": "b",
+        "verdict": "",
+    }
+
+
+def test_the_table_has_a_line_for_each_room_that_was_drawn():
+    found = [outcome("killed"), outcome("timed out", "arrivals"), outcome("survived")]
+    assert [line.split() for line in as_text(found).splitlines()[2:]] == [
+        ["room", "mutants", "killed", "timed", "out", "score"],
+        ["steptime", "2", "1", "0", "50.0%"],
+        ["arrivals", "1", "0", "1", "100.0%"],
+        ["all", "3", "1", "1", "66.7%"],
+    ]
+
+
 # --- the draw ---------------------------------------------------------------------------------
 
 
@@ -193,5 +245,5 @@ def test_the_tests_named_after_a_module_run_first():
 
 def test_every_room_has_modules_and_tests():
     for room in ROOMS.values():
-        for path in (*room.modules, *room.tests, *mutation.LEFT_OUT):
-            assert (mutation.ROOT / path).exists(), path
+        for path in (*room.modules, *room.tests, *LEFT_OUT):
+            assert (ROOT / path).exists(), path

@@ -295,6 +295,7 @@ def test_a_window_of_one_token_is_full_from_the_start():
     window = SlidingAttention(heads=1, kv_heads=1, key_dim=64, value_dim=64, window=1)
     reads = KVReadCurve.from_model(tiny(layers=1, caches=(window,)), kv_format("bf16"))
     assert [reads.bytes_at(context) for context in (1, 2, 1000)] == [256, 256, 256]
+    assert [reads.slope_at(context) for context in (1, 2, 1000)] == [0, 0, 0]
 
 
 def test_a_layout_ratio_stretches_what_is_read():

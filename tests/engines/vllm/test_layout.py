@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.engines import Deployment, get_engine
-from kvsim.engines.vllm.groups import pack_groups
-from kvsim.engines.vllm.layout import layout_of
+from kvsim.engines.vllm.groups import PageGroup, pack_groups
+from kvsim.engines.vllm.layout import Layout, layout_of
 from kvsim.engines.vllm.pages import LayerPage, PageSpec, Reserve
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.specs.attention import (
@@ -372,6 +372,20 @@ def test_the_tokens_of_the_three_regimes_by_hand():
     assert capacity.max_concurrency == 10_000 / (512 + 137)
     assert capacity.logged_tokens == 10_000 // 2 * 16
     assert [group.blocks_per_sequence for group in capacity.groups] == [137, 512]
+
+
+def test_tokens_are_counted_by_the_smallest_block_that_holds_tokens():
+    def layout(*specs):
+        pages = (LayerPage(0, spec.kind, spec) for spec in specs)
+        return Layout(tuple(PageGroup((page,)) for page in pages), Reserve())
+
+    state, wide, narrow = (
+        PageSpec("state", 8, 64, 1),
+        PageSpec("full", 32, 64),
+        PageSpec("window", 16, 64, 100),
+    )
+    assert layout(state, wide, narrow).token_block == 16
+    assert layout(state).token_block == 8
 
 
 def test_v0_divided_tokens_by_the_length():
