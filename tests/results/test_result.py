@@ -325,6 +325,15 @@ def test_memory_keeps_nobody_out_of_a_full_batch(run, slots, samples, limited):
     assert (found > 0.05) is limited
 
 
+def test_every_table_says_what_it_is_and_in_which_unit(run):
+    result = run()
+    assert [table.attrs for table in (result.requests, result.steps, result.memory)] == [
+        {"name": "requests", "unit": "seconds and tokens"},
+        {"name": "steps", "unit": "seconds, tokens, bytes and slots"},
+        {"name": "memory", "unit": "token slots"},
+    ]
+
+
 # --- memory that is kept -------------------------------------------------------------------
 
 

@@ -374,6 +374,12 @@ def test_the_tokens_of_the_three_regimes_by_hand():
     assert [group.blocks_per_sequence for group in capacity.groups] == [137, 512]
 
 
+def test_kv_heads_that_ranks_can_neither_share_out_nor_copy_are_refused_at_once():
+    """48 query heads over 6 ranks are 8 each; 8 KV heads are no multiple of 6, nor 6 of 8."""
+    with pytest.raises(InputError, match="8 KV heads"):
+        resolved(model_of((range(4), full(heads=8, query=48))), tensor_parallel_size=6)
+
+
 def test_tokens_are_counted_by_the_smallest_block_that_holds_tokens():
     def layout(*specs):
         pages = (LayerPage(0, spec.kind, spec) for spec in specs)

@@ -1,11 +1,13 @@
 """What is neither weights nor KV: each estimate's formula on sizes that are counted by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import Deployment, get_engine
-from kvsim.engines.common import mlp_activation_bytes
+from kvsim.engines.common import layout_ratio, mlp_activation_bytes
 from kvsim.engines.vllm.overheads import (
     ProfiledStep,
     activation_bytes,
@@ -216,3 +218,13 @@ def test_the_first_principles_estimate_of_a_forward_pass():
     moe = MoeMlp(experts=8, experts_per_token=2, intermediate_size=300, shared_intermediate_size=50)
     assert mlp_activation_bytes(llama(moe), 10, 1) == 2 * 10 * (2 * 650 + 4 * 4096)
     assert mlp_activation_bytes(llama(None), 10, 1) == 2 * 10 * 4 * 4096
+
+
+def test_a_layouts_bytes_over_the_models_own():
+    """Llama 3.1 8B keeps 131,072 bytes a token; a model that keeps nothing has no ratio."""
+    _, deployment = resolved()
+    assert layout_ratio(deployment, 196_608, Rank()) == 1.5
+    (group,) = deployment.model.layer_groups
+    bare = group.model_copy(update={"caches": ()})
+    model = deployment.model.model_copy(update={"layer_groups": (bare,)})
+    assert layout_ratio(replace(deployment, model=model), 1, Rank()) == 1.0
