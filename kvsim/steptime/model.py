@@ -54,8 +54,6 @@ __all__ = [
     "prefill_pairs",
 ]
 
-_NARROW_ACTIVATIONS = ("fp8", "fp4", "int8")
-
 
 class StepLoad(NamedTuple):
     """What one step has to do.
@@ -329,7 +327,7 @@ def _weight_rate(coefficients: StepCoefficients, weights: WeightFormat) -> float
 
 def _layer_seconds(rates: StepCoefficients, weights: WeightFormat, work: RankWork) -> float:
     """Mean fixed cost of a layer: 8-bit GEMMs quantise activations first, experts are chosen."""
-    extra = rates.fp8_layer_seconds if weights.compute in _NARROW_ACTIVATIONS else 0.0
+    extra = rates.fp8_layer_seconds if weights.compute in ("fp8", "fp4", "int8") else 0.0
     return (
         rates.layer_seconds + extra + rates.expert_layer_seconds * work.expert_layers / work.layers
     )
@@ -344,13 +342,10 @@ def _kv_rate(coefficients: StepCoefficients, fmt: KVFormat) -> float:
 def _arithmetic_rate(
     coefficients: StepCoefficients, weights: WeightFormat, device: AcceleratorProfile
 ) -> float:
-    """FLOP/s of GEMMs with these weights: the bf16 rate, faster with narrow activations.
-
-    Weights alone in 4 bits (AWQ, GPTQ) are widened and multiplied in 16.
-    """
-    if weights.compute in _NARROW_ACTIVATIONS and weights.compute in device.flops:
-        return coefficients.flops_per_s * coefficients.fp8_flops_speedup
-    return coefficients.flops_per_s
+    """FLOP/s of GEMMs with these weights: the bf16 rate, scaled by the datasheet's ratio."""
+    if weights.compute not in device.flops or weights.bits_per_weight >= 16:
+        return coefficients.flops_per_s
+    return coefficients.flops_per_s * coefficients.fp8_flops_speedup
 
 
 @dataclass(frozen=True, slots=True)

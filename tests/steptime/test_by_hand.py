@@ -237,8 +237,6 @@ def test_narrow_weights_compute_at_the_wide_rate_where_the_card_has_no_narrow_on
     """A100's datasheet has no fp8."""
     changes = {"fp8_flops_speedup": 1.25, "fp8_layer_seconds": 1e-5}
     assert steps(card="a100", rates=changes, quantization="fp8").flops_per_s == 1e10
-    awq = steps(rates=changes, quantization="awq")  # whose activations stay in 16 bits
-    assert (awq.flops_per_s, awq.layer_seconds) == (1e10, 5e-5)
 
 
 def test_a_checkpoints_size_on_disk_does_not_hold_in_another_format():
