@@ -111,6 +111,10 @@ def test_goodput_counts_requests_that_meet_every_objective(run):
     assert run(slots).summary["request_goodput"] is None
 
 
+def test_two_tokens_are_one_step_apart(run):
+    assert run({"workload.lengths.output.tokens": 2}).summary["mean_tpot_ms"] == 1000.0
+
+
 def test_one_token_has_no_time_per_output_token(run):
     summary = run({"workload.lengths.output.tokens": 1, "slo.tpot_ms": 1}).summary
     assert summary["mean_tpot_ms"] is None
@@ -327,6 +331,7 @@ def test_memory_keeps_nobody_out_of_a_full_batch(run, slots, samples, limited):
 
 def test_every_table_says_what_it_is_and_in_which_unit(run):
     result = run()
+    assert list(result.memory.columns[:2]) == ["start_seconds", "token_states"]
     assert [table.attrs for table in (result.requests, result.steps, result.memory)] == [
         {"name": "requests", "unit": "seconds and tokens"},
         {"name": "steps", "unit": "seconds, tokens, bytes and slots"},

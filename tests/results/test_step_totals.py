@@ -204,3 +204,12 @@ def test_what_is_kept_gives_way_first_to_what_is_held_then_to_what_lies_between(
         "external": (3, 1),
         "cached": (5, 0),
     }
+
+
+def test_a_full_pool_keeps_nothing():
+    """30 of 30 slots are held at the end: neither gaps nor prefixes are left."""
+    assert parts_of(30.0, held=20, grown=10, filled=20, filling=10, external=3, cached=5) == {
+        "token_states": (20, 30),
+        "external": (3, 0),
+        "cached": (5, 0),
+    }

@@ -323,6 +323,14 @@ def test_every_memory_notices_that_blocks_were_lost(memory: Allocator) -> None:
             memory.check([])
 
 
+def test_usage_is_what_is_held() -> None:
+    """Three of four blocks; nothing of a pool of none."""
+    memory = Paged(4, BlockCurve(4))
+    admitted(memory, request(0, 9, 3))
+    assert memory.usage == 0.75
+    assert Paged(0, BlockCurve(4)).usage == 0.0
+
+
 def test_more_held_than_there_is_is_noticed() -> None:
     """The sum alone would be right: 12 held, -2 free, 10 in all."""
     memory = Paged(10, BlockCurve(4))

@@ -152,6 +152,14 @@ def test_four_stages_pass_three_messages_on():
     assert cost.collective_seconds == pytest.approx(3 * (3e-6 + 10 * 512 / 1e9))
 
 
+def test_stages_send_over_the_link_between_two():
+    """Whatever is known of larger groups."""
+    slow = Link(seconds=1.0, bytes_per_s=1.0)
+    links = {"collectives": {2: LINK, 3: slow, 4: slow}}
+    cost = steps(tiny(layers=4), rates=links, pipeline_parallel_size=4).cost(StepLoad(10, 10))
+    assert cost.collective_seconds == pytest.approx(3 * (3e-6 + 10 * 512 / 1e9))
+
+
 def test_ranks_and_stages_without_a_known_link_take_no_time_on_it():
     bare = steps(rates={"collectives": {}}, tensor_parallel_size=2, pipeline_parallel_size=2)
     assert bare.cost(StepLoad(10, 10)).collective_seconds == 0
@@ -329,6 +337,8 @@ def test_an_unmeasured_card_takes_its_classs_shares_of_its_datasheet():
     assert given.flops_per_s == pytest.approx(card.flops_per_s("bf16") * 0.82)
     assert given.attention_flops_per_s == pytest.approx(card.flops_per_s("bf16") * 0.60)
     assert (given.layer_seconds, given.head_seconds) == (41e-6, 16e-9)
+    # as in the profiles of measured cards without a measurement in fp8
+    assert (given.fp8_weight_speedup, given.fp8_kv_speedup) == (1.8, 1.7)
     assert given.collectives == {n: Link(seconds=5e-6, bytes_per_s=100e9) for n in (2, 4, 8)}
 
 

@@ -380,6 +380,22 @@ def test_kv_heads_that_ranks_can_neither_share_out_nor_copy_are_refused_at_once(
         resolved(model_of((range(4), full(heads=8, query=48))), tensor_parallel_size=6)
 
 
+@pytest.mark.parametrize(
+    ("version", "gpu", "groups"),
+    [
+        ("0.9.0", "H100-SXM5-80GB", 1),  # vllm#17996 brought groups with 0.9.1
+        ("0.9.1", "H100-SXM5-80GB", 7),
+        ("0.10.2", "T4", 1),  # where V0 ran until 0.11
+        ("0.11.0", "T4", 7),
+    ],
+)
+def test_windows_have_groups_since_the_hybrid_allocator_of_v1(version, gpu, groups):
+    engine, deployment = resolved(GEMMA_3_27B, version, card(gpu), max_model_len=8192)
+    capacity = engine.capacity(deployment, 40 * GIB)
+    assert len(capacity.groups) == groups
+    assert (capacity.pools.main.withheld_blocks == 1) is (groups == 7)
+
+
 def test_tokens_are_counted_by_the_smallest_block_that_holds_tokens():
     def layout(*specs):
         pages = (LayerPage(0, spec.kind, spec) for spec in specs)

@@ -127,6 +127,7 @@ class TestByHand:
         whole = 2880 * self.HIDDEN * 2
         assert self.tensors(mlp, Rank(tp=2))[-2:] == [32 * whole // 2, 32 * 2 * whole // 2]
         assert self.tensors(mlp, Rank(tp=1, ep=3))[-2:] == [11 * whole, 11 * 2 * whole]
+        assert self.tensors(mlp, Rank(tp=2, ep=2))[-2:] == [16 * whole, 16 * 2 * whole]
 
     def test_microscaled_experts_are_padded_to_tiles(self):
         """2,880 columns to 2,944 (23 * 128) and 2,880 rows to 3,072 (12 * 256), 4.25 bits each."""
