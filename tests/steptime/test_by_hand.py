@@ -206,7 +206,10 @@ def test_a_token_passes_through_its_own_experts():
 def test_experts_at_half_the_rate_take_twice_the_time():
     model = tiny(MoeMlp(experts=8, experts_per_token=2, intermediate_size=64))
     whole, half = (steps(model, rates={"expert_flops_share": share}) for share in (1.0, 0.5))
-    assert half.token_flops - whole.token_flops == 2 * 2 * 2 * 3 * 256 * 64
+    experts = 2 * 2 * 2 * 3 * 256 * 64
+    router_and_attention = 2 * 2 * (8 * 256 + 3 * 65_536)
+    assert whole.token_flops == router_and_attention + experts
+    assert half.token_flops == router_and_attention + 2 * experts
 
 
 def test_an_expert_layers_cost_is_spread_over_all_layers():

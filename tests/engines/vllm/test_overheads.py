@@ -105,6 +105,10 @@ def test_the_widest_layer_of_the_ranks_own_stage_counts():
         for rank in (Rank(), Rank(pp=2, stage=0), Rank(pp=2, stage=1))
     ]
     assert widths == [256 * 3 * size * 2 for size in (9000, 5000, 9000)]
+    packed = {"max_num_batched_tokens": 256, "max_num_seqs": 1, "quantization": "bitsandbytes"}
+    _, unpacking = resolved(two, **packed)
+    unpacked = profiled_step(unpacking, Rank()).width_bytes - widths[0]
+    assert unpacked == 4096 * 9000 * 2
 
 
 def test_bitsandbytes_unpacks_the_largest_matrix():
