@@ -59,7 +59,7 @@ _RESULTS = tuple(
 ROOMS = {
     "pools": Room(
         ("kvsim/engines/vllm", "kvsim/engines/common.py", *_MEMORY),
-        ("tests/engines/vllm", "tests/engines/test_known_pools.py", "tests/memory"),
+        ("tests/engines", "tests/memory"),
     ),
     "allocators": Room(("kvsim/simulator/allocators",), _SIMULATOR_TESTS),
     "schedulers": Room(

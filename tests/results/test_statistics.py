@@ -240,3 +240,9 @@ def test_weights_of_a_spread_by_hand():
 def test_a_break_even_at_the_longest_request(most, expected):
     """1e-8 n**2 = 1e-5 n at 1,000."""
     assert break_even_tokens(lambda n: 1e-8 * n * n, 1e-5, most) == expected
+
+
+def test_costs_that_are_equal_but_for_rounding_are_equal():
+    """0.1 n + 0.2 n is 0.3 n, of which 43 in binary is an ulp more."""
+    assert 0.1 * 43 + 0.2 * 43 < 0.3 * 43
+    assert break_even_tokens(lambda n: 0.1 * n + 0.2 * n, 0.3, 43) == 1

@@ -210,6 +210,21 @@ def test_what_buddies_round_up_is_external() -> None:
     assert (pool.free_blocks, pool.rounded_slots) == (128, 0)
 
 
+def test_who_comes_back_from_the_host_reserves_again() -> None:
+    """The region was given up with everything in it; another of 12 slots must be found."""
+    pool = Reserve(12, 100, reserve_oracle)
+    one, other = request(0, 8, 4), request(1, 8, 4)
+    admitted(pool, one)
+    finished(pool, one)
+    one.computed_tokens = 9
+    admitted(pool, other)
+    assert not pool.swap_in(one)
+    finished(pool, other)
+    assert pool.swap_in(one)
+    assert pool.free_blocks == 0
+    pool.check([(one, 9)])
+
+
 def test_samples_reserve_side_by_side() -> None:
     """Two sequences of 12 each."""
     pool = Reserve(23, 100, reserve_oracle)

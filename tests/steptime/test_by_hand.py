@@ -17,6 +17,7 @@ import pytest
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.engines.base import Deployment
 from kvsim.memory.rank import Rank
+from kvsim.memory.tensors import matmul_flops_per_token
 from kvsim.specs.attention import FullAttention, SlidingAttention
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import Interconnect, Link, StepCoefficients
@@ -182,6 +183,15 @@ def test_the_work_of_a_rank():
         kv_heads=2 * 1,
         message_bytes=512.0,
     )
+
+
+def test_a_tied_head_multiplies_like_one_of_its_own():
+    """1,000 words of 256 elements, on the last stage alone."""
+    tied = tiny().model_copy(update={"tie_embeddings": True})
+    assert matmul_flops_per_token(tied) == BODY_FLOPS + HEAD_FLOPS
+    assert matmul_flops_per_token(tied, Rank(pp=2, stage=0)) == BODY_FLOPS / 2
+    assert matmul_flops_per_token(tied, Rank(pp=2, stage=1)) == BODY_FLOPS / 2 + HEAD_FLOPS
+    assert RankWork.from_model(tied).body_flops == BODY_FLOPS
 
 
 def test_only_the_last_stage_has_the_head():

@@ -487,6 +487,11 @@ def test_contradictions_are_refused_in_one_line(model, options, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("version", ["0.2.0", "0.33.0"])
+def test_the_oldest_and_the_newest_release_are_known(version):
+    assert get_engine("vllm", version).version == version
+
+
 @pytest.mark.parametrize("version", ["0.1.0", "0.99", "1.0", "banana", "(2026-05-20)"])
 def test_unknown_releases_are_refused(version):
     with pytest.raises(InputError, match="rules are known for releases"):

@@ -7,7 +7,12 @@ import pytest
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import Deployment, get_engine
-from kvsim.engines.common import layout_ratio, mlp_activation_bytes
+from kvsim.engines.common import (
+    check_kv_format,
+    layout_ratio,
+    mlp_activation_bytes,
+    tokens_at,
+)
 from kvsim.engines.vllm.overheads import (
     ProfiledStep,
     activation_bytes,
@@ -17,9 +22,11 @@ from kvsim.engines.vllm.overheads import (
     non_torch_bytes,
     profiled_step,
 )
+from kvsim.errors import InputError
 from kvsim.memory.rank import Rank
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.model import DenseMlp, MoeMlp
+from kvsim.specs.precision import kv_format
 from kvsim.units import GIB, MIB
 
 LLAMA = "llama3.1-8b"  # hidden 4,096, 32 layers, MLP 14,336, 32 / 8 heads of 128, 128,256 words
@@ -232,3 +239,17 @@ def test_a_layouts_bytes_over_the_models_own():
     bare = group.model_copy(update={"caches": ()})
     model = deployment.model.model_copy(update={"layer_groups": (bare,)})
     assert layout_ratio(replace(deployment, model=model), 1, Rank()) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("kv_bytes", "tokens"), [(-1, 0), (0, 0), (399, 0), (400, 1), (4000, 10), (10_000, 25)]
+)
+def test_tokens_of_whole_sequences_and_of_a_part(kv_bytes, tokens):
+    """4,000 bytes a sequence of 10 tokens: 400 bytes each."""
+    assert tokens_at(kv_bytes, 4000, 10) == tokens
+
+
+def test_a_kv_format_that_an_engine_lacks_is_refused():
+    check_kv_format("any", "--flag", kv_format("fp8"), ("bf16", "fp8_e4m3"))
+    with pytest.raises(InputError, match="any has no fp8_e5m2 KV cache"):
+        check_kv_format("any", "--flag", kv_format("fp8_e5m2"), ("bf16", "fp8_e4m3"))
