@@ -234,7 +234,7 @@ def _through_clock(
             yield _invert(inside, np.array(seconds), np.array(expected))
         if ended:
             return
-        keep = max(0, int(np.searchsorted(expected, batch[-1], side="right")) - 1)
+        keep = int(np.searchsorted(expected, batch[-1], side="right")) - 1
         seconds, expected = seconds[keep:], expected[keep:]
 
 

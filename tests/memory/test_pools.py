@@ -73,6 +73,24 @@ def test_who_keeps_a_token_together_has_the_same_bytes_in_one_pool() -> None:
     assert len(alike.pools) == 1
     assert alike.main.is_plain
     assert (alike.main.block_bytes, alike.main.given_blocks) == (400, 1_144_000 // 400)
+    assert alike.main.groups == (Group("all layers", 1, 0, 1, 400, 0, Growth(1, None, 0, 1)),)
+
+
+@pytest.mark.parametrize(("fixed_bytes", "fixed_blocks"), [(0, 0), (1, 1), (400, 1), (401, 2)])
+def test_what_is_fixed_takes_whole_tokens(fixed_bytes: int, fixed_blocks: int) -> None:
+    (group,) = APART.contiguous(400, fixed_bytes).main.groups
+    assert group.growth == Growth(1, None, fixed_blocks, 1)
+
+
+def test_a_token_of_less_than_a_byte_takes_one() -> None:
+    assert APART.contiguous(0.2, 0).main.block_bytes == 1
+
+
+def test_pools_that_a_sequence_draws_nothing_from_hold_any_number() -> None:
+    """Three windows' worth of a pool that is empty and that nobody draws from."""
+    nobody = KVPools((pool("states", 12, 7, Growth.constant(0)),), 1.0)
+    assert (nobody.requests(9), nobody.concurrency(9)) == (0, 0.0)
+    assert nobody.scarcest(9).name == "states"
 
 
 def test_one_plain_pool_is_left_as_it_is() -> None:

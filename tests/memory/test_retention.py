@@ -155,3 +155,88 @@ def test_an_impossible_fraction(fraction):
     for policy in (SelectiveHeads, SelectiveLayers):
         with pytest.raises(InputError, match="choose from 0 to 1"):
             policy(fraction)
+
+
+# --- at the edges -----------------------------------------------------------------------------
+
+
+def test_the_policies_that_a_plan_lists():
+    """H2O's and SnapKV's budgets are of the order of 1,024 tokens; StreamingLLM keeps four sinks
+    in a cache of 2,048."""
+    assert [policy.name for policy in COMMON_POLICIES] == [
+        "full",
+        "window:4096",
+        "sinks:4+2044",
+        "budget:1024",
+        "heads:0.5",
+        "layers:0.5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        (" full ", Full()),
+        ("window:1", Window(1)),
+        ("sinks:1+1", SinkWindow(1, 1)),
+        ("sinks:4+2044", SinkWindow(4, 2044)),
+        ("budget:1", Budget(1)),
+        ("heads:1", SelectiveHeads(1.0)),
+        ("layers:.25", SelectiveLayers(0.25)),
+    ],
+)
+def test_a_policy_as_a_person_writes_it(text, policy):
+    assert parse_retention(text) == policy
+
+
+@pytest.mark.parametrize("text", ["budget:4+8", "window:4+8", "heads:4+8", "sinks:8"])
+def test_an_amount_of_another_policy(text):
+    with pytest.raises(InputError, match="is not a retention policy"):
+        parse_retention(text)
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"),
+    [
+        (Window(8), (7, 8, 8)),
+        (SinkWindow(3, 5), (7, 8, 8)),
+        (Budget(8), (7, 8, 8)),
+        (Full(), (7, 8, 9)),
+    ],
+)
+def test_tokens_kept_around_the_limit(policy, kept):
+    assert tuple(policy.kept_tokens(context) for context in (7, 8, 9)) == kept
+
+
+def test_fixed_states_are_beside_what_the_policy_keeps():
+    """A layer's own growing cache under a policy of layers: 1 of 4 layers caches 10 tokens."""
+    assert SelectiveLayers(0.25).kept_bytes(LLAMA3_8B, BF16, 10, layers=4) == 10 * 4096
+    assert Full().kept_bytes(LLAMA3_8B, BF16, 10) == 10 * 4096
+    assert Full().kept_layers(7) == 7
+    assert Full().kept_state_bytes(LLAMA3_8B, BF16) == 4096
+    assert Full().kept_state_bytes(LLAMA3_8B, BF16, tp=4) == 1024
+
+
+def test_shares_are_rounded_up_in_decimal():
+    """0.07 * 100 is 7.000000000000001 in binary; a real excess is kept."""
+    assert SelectiveLayers(0.07).kept_layers(100) == 7
+    assert SelectiveLayers(0.0701).kept_layers(100) == 8
+
+
+def test_a_table_of_a_model_without_a_cache_keeps_everything():
+    bare = LayerGroup(name="bare", layers=(0,))
+    rows = retention_table(
+        LLAMA.model_copy(update={"layer_groups": (bare,)}), BF16, 100, (Full(), Window(8))
+    )
+    assert [(row.kept_bytes, row.fraction) for row in rows] == [(0, 1.0), (0, 1.0)]
+
+
+def test_a_table_for_one_rank_and_the_policies_asked_for():
+    (row,) = retention_table(LLAMA, BF16, 1000, (Budget(250),), Rank(tp=4))
+    assert row[:4] == ("budget:250", 250, 250 * 32 * 1024, 0.25)
+    assert row.price == "tokens with low scores are lost, other ones in each head"
+
+
+def test_one_rank_alone_keeps_its_share_of_all_heads():
+    """Half of 8 heads of 512 bytes."""
+    assert SelectiveHeads(0.5).kept_state_bytes(LLAMA3_8B, BF16) == 2048

@@ -329,3 +329,25 @@ class TestLaws:
     def test_active_is_at_most_all(self, drawn):
         model, _, _ = drawn
         assert active_parameter_count(model) <= parameter_count(model)
+
+
+class TestSparedMatrices:
+    """A checkpoint of 8 bits that left 1,000 parameters in 16: a byte more for each of them."""
+
+    def bytes_of(self, how, spared, **asked):
+        changes = {"quantization": "fp8", "spared_parameters": spared}
+        return how(find_model("llama3-8b").model_copy(update=changes), **asked)
+
+    def more(self, how, **asked):
+        return self.bytes_of(how, 1000, **asked) - self.bytes_of(how, 0, **asked)
+
+    def test_they_keep_their_own_width(self):
+        assert self.more(weight_bytes) == 1000
+        assert self.more(weight_bytes, dtype="fp32") == 3000
+
+    def test_ranks_and_stages_share_them(self):
+        assert self.more(rank_weight_bytes) == 1000
+        assert self.more(rank_weight_bytes, rank=Rank(tp=2, pp=2, stage=1)) == 250
+
+    def test_another_format_applied_at_load_spares_nothing(self):
+        assert self.more(weight_bytes, quantization="int8") == 0

@@ -113,6 +113,10 @@ def test_goodput_counts_requests_that_meet_every_objective(run):
     assert run(slots).summary["request_goodput"] is None
 
 
+def test_two_tokens_are_one_step_apart(run):
+    assert run({"workload.lengths.output.tokens": 2}).summary["mean_tpot_ms"] == 1000.0
+
+
 def test_one_token_has_no_time_per_output_token(run):
     summary = run({"workload.lengths.output.tokens": 1, "slo.tpot_ms": 1}).summary
     assert summary["mean_tpot_ms"] is None
@@ -298,6 +302,43 @@ def test_a_saturated_run_has_no_latency_that_grows_with_it(run):
     seen = [result.observed["mean_ttft_ms"] for result in runs]
     assert seen[1] == pytest.approx(2 * seen[0], rel=0.1)
     assert seen[0] == pytest.approx(1e3 * runs[0].latencies["ttft"].mean())
+
+
+@pytest.mark.parametrize(
+    ("slots", "samples", "limited"),
+    [
+        (2, 1, False),  # two of four run: the batch is full, not the memory
+        (4, 2, False),  # two of four run with two samples each
+        (5, 2, False),  # ... and the fifth slot is too few for a third
+        (8, 1, True),  # 12 blocks hold two requests of 5 blocks, and wait for a third
+    ],
+)
+def test_memory_keeps_nobody_out_of_a_full_batch(run, slots, samples, limited):
+    found = run(
+        {
+            "workload.arrivals": {"kind": "at_once"},
+            "workload.requests": 4,
+            "workload.samples": samples,
+            "workload.lengths.prompt.tokens": 8,
+            "workload.lengths.output.tokens": 12,
+            "engine.max_num_seqs": slots,
+            "engine.num_gpu_blocks_override": 12 if limited else 100,
+            "memory.allocator": "reserve-max" if limited else "paged",
+            "run.warmup_fraction": 0,
+        }
+    ).summary["memory_limited"]
+    # A step that prefills counts as one sequence more, however many prompts it takes.
+    assert (found > 0.05) is limited
+
+
+def test_every_table_says_what_it_is_and_in_which_unit(run):
+    result = run()
+    assert list(result.memory.columns[:2]) == ["start_seconds", "token_states"]
+    assert [table.attrs for table in (result.requests, result.steps, result.memory)] == [
+        {"name": "requests", "unit": "seconds and tokens"},
+        {"name": "steps", "unit": "seconds, tokens, bytes and slots"},
+        {"name": "memory", "unit": "token slots"},
+    ]
 
 
 # --- memory that is kept -------------------------------------------------------------------

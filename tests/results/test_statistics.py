@@ -175,3 +175,74 @@ def test_break_even_of_a_quadratic(linear, quadratic, move):
 
 def test_free_recomputing_beats_any_move():
     assert break_even_tokens(lambda n: 0.0, 1e-6, 10**6) is None
+
+
+# --- at the edges --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("freedom", range(1, 31))
+def test_students_table(freedom):
+    """Every degree of freedom in it, by scipy's quantiles."""
+    samples = np.arange(freedom + 1, dtype=float)
+    found = confidence_interval(samples)
+    half = stats.t.ppf(0.975, freedom) * samples.std(ddof=1) / np.sqrt(freedom + 1)
+    assert found.mean == freedom / 2
+    assert found.high - found.mean == pytest.approx(half, rel=3e-4)
+    assert found.mean - found.low == pytest.approx(half, rel=3e-4)
+
+
+def test_beyond_the_table_the_normal_quantile_stands_in():
+    samples = np.arange(32.0)
+    found = confidence_interval(samples)
+    assert found.high - found.mean == pytest.approx(1.96 * samples.std(ddof=1) / np.sqrt(32))
+
+
+def test_mean_queues_by_hand():
+    """One waits from 0 to 3, one from 4 to 10; halves of [0, 8] are 4 s long."""
+    found = queue_means(np.array([0.0, 4.0]), np.array([3.0, 10.0]), 8.0)
+    assert found == (0.75, 1.0)
+
+
+@pytest.mark.parametrize(("stuck", "saturated"), [(30, False), (31, True)])
+def test_more_than_three_roots_of_n_must_wait(stuck, saturated):
+    """100 requests: 3 * sqrt(100) = 30; the others are served at once."""
+    arrivals = np.arange(100.0)
+    departures = np.where(arrivals < 100 - stuck, arrivals, np.nan)
+    assert is_saturated(arrivals, departures) is saturated
+
+
+@pytest.mark.parametrize(("later", "saturated"), [(400, False), (401, True)])
+def test_the_queue_must_more_than_double(later, saturated):
+    """400 wait from 0 on, as many or one more from the middle on, and one comes at the end."""
+    arrivals = np.repeat([0.0, 50.0, 100.0], [400, later, 1])
+    assert is_saturated(arrivals, np.full(len(arrivals), np.nan)) is saturated
+
+
+@pytest.mark.parametrize(("requests", "saturated"), [(19, False), (20, True)])
+def test_fewer_than_twenty_requests_are_no_evidence(requests, saturated):
+    arrivals = np.arange(float(requests))
+    assert is_saturated(arrivals, np.full(requests, np.nan)) is saturated
+
+
+def test_who_leaves_as_the_last_arrives_does_not_wait():
+    arrivals = np.arange(100.0)
+    assert not is_saturated(arrivals, np.maximum(arrivals, 99.0))
+
+
+def test_weights_of_a_spread_by_hand():
+    """1 once and 4 twice: mean 3, variance (4 + 1 + 1) / 3 = 2."""
+    found = distribution(np.array([1.0, 4.0]), np.array([1.0, 2.0]))
+    assert (found.mean, found.std) == (3.0, pytest.approx(np.sqrt(2)))
+    assert (found.p50, found.p90, found.p95, found.p99) == (4.0, 4.0, 4.0, 4.0)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(999, None), (1000, 1000), (1001, 1000)])
+def test_a_break_even_at_the_longest_request(most, expected):
+    """1e-8 n**2 = 1e-5 n at 1,000."""
+    assert break_even_tokens(lambda n: 1e-8 * n * n, 1e-5, most) == expected
+
+
+def test_costs_that_are_equal_but_for_rounding_are_equal():
+    """0.1 n + 0.2 n is 0.3 n, of which 43 in binary is an ulp more."""
+    assert 0.1 * 43 + 0.2 * 43 < 0.3 * 43
+    assert break_even_tokens(lambda n: 0.1 * n + 0.2 * n, 0.3, 43) == 1

@@ -1,10 +1,13 @@
 """A binned run adds up to the run."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import kvsim
 from kvsim.results.time_bins import preemption_seconds, time_bins
+from kvsim.simulator.recorder import STEP_COLUMNS
 
 
 def run(name, **overrides):
@@ -98,3 +101,64 @@ def test_a_run_without_steps_is_empty():
     binned = time_bins(result, bins=4)
     assert (binned.slots["free"] == result.setup.pool_slots).all()
     assert not binned.waiting.any()
+
+
+# --- four rows by hand ---------------------------------------------------------------------
+
+
+def recorded(preempted=(), end_seconds=8.0, **columns):
+    """A run of rows that were never simulated: what `time_bins` reads of one."""
+    lengths = {len(values) for values in columns.values()}
+    rows = dict.fromkeys(STEP_COLUMNS, np.zeros(*lengths))
+    rows |= {name: np.array(values, dtype=float) for name, values in columns.items()}
+    recorder = SimpleNamespace(step_columns=lambda: rows, preempted=list(preempted))
+    recording = SimpleNamespace(recorder=recorder, end_seconds=end_seconds)
+    return SimpleNamespace(recording=recording, setup=SimpleNamespace(pool_slots=100))
+
+
+ROWS = {
+    "start_seconds": [1, 2, 5, 7],
+    "seconds": [1, 2, 2, 0],
+    "sequences": [3, 1, 2, 4],
+    "waiting": [5, 0, 2, 9],
+    "held_slots": [10, 20, 30, 0],
+    "grown_slots": [10, 0, 4, 0],
+    "cached_slots": [8, 6, 40, 3],
+}
+
+
+def test_rows_by_hand():
+    """Idle from 0 to 1 and from 4 to 5, when the next run's prefixes lie there."""
+    binned = time_bins(recorded(**ROWS), bins=4)
+    assert binned.edges.tolist() == [0, 2, 4, 6, 8]
+    assert binned.middles.tolist() == [1, 3, 5, 7]
+    assert binned.decoding.tolist() == [3 / 2, 1, 2 / 2, 2 / 2]
+    assert binned.waiting.tolist() == [5 / 2, 0, 2 / 2, 2 / 2]
+    # held goes from 10 to 20 in 1 to 2, then 20, then from 30 to 34 in 5 to 7
+    assert binned.slots["internal"].tolist() == [15 / 2, 20, 31 / 2, 33 / 2]
+    assert binned.slots["cached"].tolist() == [8, 6, 40, 40 / 2]
+    assert binned.slots["free"].tolist() == [
+        pytest.approx(100 - inside - kept)
+        for inside, kept in zip([7.5, 20, 15.5, 16.5], [8, 6, 40, 20], strict=True)
+    ]
+
+
+def test_the_longest_queue_of_a_bin_may_have_begun_before_it():
+    """Edges at 0, 2.5, 5, 7.5 and 10: the second bin begins with nobody waiting."""
+    binned = time_bins(recorded(end_seconds=10.0, **ROWS), bins=4)
+    assert binned.most_waiting.tolist() == [5, 0, 9, 9]
+    late = time_bins(recorded(end_seconds=7.0, **ROWS), bins=7)
+    assert late.most_waiting.tolist() == [0, 5, 0, 0, 0, 2, 9]
+
+
+def test_preemptions_by_hand():
+    """Of requests 7, 8 and 9 when rows 1, 2 and (one that was never written) 4 began."""
+    result = recorded([(7, 1), (8, 2), (9, 4)], **ROWS)
+    rows, seconds = preemption_seconds(result)
+    assert rows.tolist() == [7, 8, 9]
+    assert seconds.tolist() == [2, 5, 7]
+    assert time_bins(result, bins=4).preemptions.tolist() == [0, 1, 1, 1]
+
+
+def test_a_run_that_ends_at_zero_has_a_second():
+    assert time_bins(recorded(end_seconds=0.0, start_seconds=[]), bins=2).edges[-1] == 1.0

@@ -210,6 +210,21 @@ def test_what_buddies_round_up_is_external() -> None:
     assert (pool.free_blocks, pool.rounded_slots) == (128, 0)
 
 
+def test_who_comes_back_from_the_host_reserves_again() -> None:
+    """The region was given up with everything in it; another of 12 slots must be found."""
+    pool = Reserve(12, 100, reserve_oracle)
+    one, other = request(0, 8, 4), request(1, 8, 4)
+    admitted(pool, one)
+    finished(pool, one)
+    one.computed_tokens = 9
+    admitted(pool, other)
+    assert not pool.swap_in(one)
+    finished(pool, other)
+    assert pool.swap_in(one)
+    assert pool.free_blocks == 0
+    pool.check([(one, 9)])
+
+
 def test_samples_reserve_side_by_side() -> None:
     """Two sequences of 12 each."""
     pool = Reserve(23, 100, reserve_oracle)
@@ -279,6 +294,7 @@ def test_the_caching_allocator_rounds_as_pytorch_does() -> None:
 
 def test_a_virtual_page_holds_as_many_tokens_as_fit_in_one_tensor() -> None:
     """vAttention (arXiv 2405.04437), Llama-3-8B: 8 heads * 128 * 2 bytes = 2 KiB a token."""
+    assert PAGE_BYTES == (65_536, 131_072, 262_144, 2_097_152)
     assert [tokens_per_page(page, 2048) for page in PAGE_BYTES] == [32, 64, 128, 1024]
     with pytest.raises(InputError, match="65536"):
         tokens_per_page(4096, 2048)
@@ -320,6 +336,14 @@ def test_every_memory_notices_that_blocks_were_lost(memory: Allocator) -> None:
         memory.free_blocks -= 1
         with pytest.raises(InvariantError):
             memory.check([])
+
+
+def test_usage_is_what_is_held() -> None:
+    """Three of four blocks; nothing of a pool of none."""
+    memory = Paged(4, BlockCurve(4))
+    admitted(memory, request(0, 9, 3))
+    assert memory.usage == 0.75
+    assert Paged(0, BlockCurve(4)).usage == 0.0
 
 
 def test_more_held_than_there_is_is_noticed() -> None:

@@ -67,6 +67,25 @@ def test_nothing_is_taken_anywhere_when_one_pool_lacks_room(blocks: tuple[int, i
     pools.check([(first, 12)])
 
 
+def test_the_last_block_of_every_pool_is_given() -> None:
+    """Unless told to spare some: at admission, for a chunk, on the way back from the host."""
+    one = request(0, 12, 5)
+    pools = memory(3, 2, 1)
+    assert pools.allocate(one, 12) == 0
+    assert free(pools) == [0, 0, 0]
+
+    chunked = memory(3, 2, 1)
+    assert chunked.allocate(one, 4) == 0
+    one.computed_tokens = 4
+    assert chunked.append_slots(one, 12)
+    assert free(chunked) == [0, 0, 0]
+
+    back = memory(4, 2, 1)  # with the block of the token that comes next
+    one.computed_tokens = 12
+    assert back.swap_in(one)
+    assert free(back) == [1, 0, 0]
+
+
 def test_a_prompt_is_taken_chunk_by_chunk_in_every_pool() -> None:
     """The window is full with the second chunk, the state there with the first."""
     pools = memory(9, 9, 9)

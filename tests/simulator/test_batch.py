@@ -228,6 +228,19 @@ def test_a_drifted_counter_of_a_pool_is_noticed() -> None:
 # ---- time -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("first", [0.1, 0.3, 3.0, 7e-3])
+@pytest.mark.parametrize("growth", [0.0, 1e-4, 0.1, 2.0])
+@pytest.mark.parametrize("limit", [40, 1000])
+def test_an_arrival_at_the_very_end_of_a_step_is_reached_by_it(
+    first: float, growth: float, limit: int
+) -> None:
+    """The seconds of so many steps, as they are added up, are reached by so many steps: rounding
+    moves it neither before nor past a whole one."""
+    for steps in range(1, 41):
+        gap = steps * first + growth * (steps * (steps - 1) // 2)
+        assert steps_reaching(gap, first, growth, limit) == steps
+
+
 @given(
     first=st.floats(1e-6, 10),
     growth=st.one_of(st.just(0.0), st.floats(1e-12, 5)),

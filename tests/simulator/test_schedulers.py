@@ -378,6 +378,37 @@ def test_a_request_that_runs_twice_is_noticed() -> None:
         engine.check()
 
 
+def test_a_drifted_batch_is_noticed() -> None:
+    """The scheduler's check is its batch's and its memory's, too."""
+    replica = build(
+        Case("vllm-v1", Pool("paged", 9, FOURS), limits(), step_time=SECOND),
+        Given([table([0], [4], [2])]),
+    )
+    replica.scheduler.batch.kv_bytes += 1
+    with pytest.raises(InvariantError, match="kv_bytes"):
+        replica.scheduler.check()
+
+
+def test_a_victim_waits_with_nothing_computed() -> None:
+    """Two prompts of 4 in three blocks of 4: the newer one gives way as soon as both need more."""
+    case = Case("vllm-v1", Pool("paged", 3, FOURS), limits(), step_time=SECOND)
+    replica = build(case, Given([table([0, 0], [4, 4], [4, 4])]))
+    waiting: list[tuple[int, int, int]] = []
+    schedule = replica.scheduler.schedule
+
+    def watched(now: float) -> StepPlan | None:
+        plan = schedule(now)
+        waiting.extend(
+            (each.row, each.computed_tokens, each.prefill_tokens)
+            for each in replica.scheduler.waiting
+        )
+        return plan
+
+    replica.scheduler.schedule = watched  # type: ignore[method-assign]
+    run_replica(replica)
+    assert set(waiting) == {(1, 0, 5)}  # its prompt, and the token that it had produced
+
+
 def test_an_unknown_scheduler_names_the_known_ones() -> None:
     """One clear line."""
     with pytest.raises(UnknownNameError, match="vllm-v1"):

@@ -5,7 +5,7 @@ a million seeds; the seeds are fixed.
 """
 
 import math
-from itertools import islice
+from itertools import cycle, islice
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from scipy import stats
 
 from kvsim.workload.arrivals import (
     AtOnce,
+    ClosedLoopArrivals,
     Constant,
     Diurnal,
     GammaArrivals,
@@ -21,9 +22,10 @@ from kvsim.workload.arrivals import (
     Piecewise,
     Poisson,
     WeibullArrivals,
+    _through_clock,
 )
 from kvsim.workload.base import BATCH_ROWS
-from kvsim.workload.distributions import weibull_shape
+from kvsim.workload.distributions import Fixed, weibull_shape
 from kvsim.workload.streams import Streams
 
 COUNT = 50 * BATCH_ROWS
@@ -149,3 +151,155 @@ def test_smooth_gaps_through_a_day_are_smoother_than_poisson():
         for cv in (0.1, 1.0)
     ]
     assert counts[0] < counts[1] / 10
+
+
+# --- the clock ----------------------------------------------------------------------------------
+
+
+def steps_until(steps, seconds):
+    """Arrivals expected up to each time: the integral of ``(seconds, rate)`` steps, in turn."""
+    total, start, left = np.zeros_like(seconds), 0.0, cycle(steps)
+    while start < seconds.max():
+        length, rate = next(left)
+        total += rate * np.clip(seconds - start, 0, length)
+        start += length
+    return total
+
+
+def day_until(day, seconds):
+    """The integral of the documented rate, by Simpson's rule on each stretch between arrivals."""
+
+    def rate(at):
+        turn = 2 * np.pi * (at - day.peak_seconds) / day.period_seconds
+        return day.rate * (1 + day.amplitude * np.cos(turn))
+
+    starts = np.concatenate([[0.0], seconds[:-1]])
+    middles = (starts + seconds) / 2
+    return np.cumsum((seconds - starts) * (rate(starts) + 4 * rate(middles) + rate(seconds)) / 6)
+
+
+STEPS = ((3.0, 4.0), (2.0, 0.0), (1.0, 9.0))
+PHASES = tuple(Phase(seconds=length, rate=rate) for length, rate in STEPS)
+
+
+@pytest.mark.parametrize(
+    ("process", "expected"),
+    [
+        (
+            Piecewise(kind="piecewise", phases=PHASES, repeat=True),
+            lambda seconds: steps_until(STEPS, seconds),
+        ),
+        (
+            OnOff(
+                kind="on_off",
+                on_rate=7,
+                off_rate=1,
+                on_seconds=2,
+                off_seconds=3,
+                periods="fixed",
+            ),
+            lambda seconds: steps_until(((2.0, 7.0), (3.0, 1.0)), seconds),
+        ),
+    ],
+)
+def test_every_arrival_of_steps_is_that_of_the_unit_process(process, expected):
+    """Time changes as the docs draw it: as many arrivals are expected by the k-th arrival's time
+    as the unit-rate process of the same seed needs seconds to its k-th."""
+    unit = times_of(Poisson(kind="poisson", rate=1), count=3 * BATCH_ROWS)
+    seconds = times_of(process, count=3 * BATCH_ROWS)
+    np.testing.assert_allclose(expected(seconds), unit, rtol=1e-9)
+
+
+@pytest.mark.parametrize("amplitude", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("peak_seconds", [0.0, 200.0])
+def test_every_arrival_of_a_day_is_that_of_the_unit_process(amplitude, peak_seconds):
+    day = Diurnal(
+        kind="diurnal",
+        rate=5,
+        amplitude=amplitude,
+        period_seconds=500,
+        peak_seconds=peak_seconds,
+    )
+    unit = times_of(Poisson(kind="poisson", rate=1), count=2 * BATCH_ROWS)
+    seconds = times_of(day, count=2 * BATCH_ROWS)
+    np.testing.assert_allclose(day_until(day, seconds), unit, rtol=1e-4, atol=1e-4)
+
+
+def test_phases_end_with_the_last_of_them():
+    """Gaps all but even: 12 expected in 3 s, none in 2 s, 9 in the last second, and no more."""
+    times = until(Piecewise(kind="piecewise", phases=PHASES, cv=0.01), math.inf)
+    early = np.arange(1, 12) / 4
+    np.testing.assert_allclose(times[:11], early, atol=0.05)
+    late = times[12:]
+    np.testing.assert_allclose(late, 5 + np.arange(1, 1 + len(late)) / 9, atol=0.05)
+    assert 8 <= len(late) <= 9
+
+
+def test_an_arrival_on_the_edge_of_a_silence_waits_until_it_ends():
+    """Two a second for 2 s, silence for 3 s, then one a second: the fourth is due as silence
+    begins, and the sixth as the phases end, so that it never comes."""
+    unit = iter([np.array([1.0, 4.0]), np.array([4.5, 6.0]), np.array([9.0])])
+    steps = iter([(2.0, 2.0), (3.0, 0.0), (2.0, 1.0)])
+    found = np.concatenate(list(_through_clock(unit, steps)))
+    assert found.tolist() == [0.5, 5.0, 5.5]
+
+
+# --- what is stated, and what is not --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bare", "stated"),
+    [
+        (
+            Diurnal(kind="diurnal", rate=3),
+            {"amplitude": 0.5, "period_seconds": 86_400, "peak_seconds": 43_200, "cv": 1},
+        ),
+        (
+            OnOff(kind="on_off", on_rate=3, on_seconds=1, off_seconds=2),
+            {"off_rate": 0, "periods": "exponential", "cv": 1},
+        ),
+        (Piecewise(kind="piecewise", phases=PHASES), {"repeat": False, "cv": 1}),
+        (
+            ClosedLoopArrivals(kind="closed_loop", clients=2),
+            {"think": Fixed(kind="fixed", seconds=0), "ramp_seconds": 0},
+        ),
+    ],
+)
+def test_what_is_left_out_is_what_the_page_on_workloads_says(bare, stated):
+    assert {name: getattr(bare, name) for name in stated} == stated
+
+
+@pytest.mark.parametrize(
+    ("phases", "repeat", "message"),
+    [
+        ([(1, 0), (2, 0)], False, "every phase has a rate of 0"),
+        ([(1, 0)], True, "every phase has a rate of 0"),
+        # 2 * 4e-7 arrivals a cycle; 4e-7 a second for 3 s would be enough
+        ([(2, 4e-7)], True, "8e-07 arrivals expected a cycle"),
+    ],
+)
+def test_phases_in_which_nothing_would_arrive_are_refused(phases, repeat, message):
+    steps = tuple(Phase(seconds=seconds, rate=rate) for seconds, rate in phases)
+    with pytest.raises(ValueError, match=message):
+        Piecewise(kind="piecewise", phases=steps, repeat=repeat)
+
+
+@pytest.mark.parametrize(
+    ("phases", "repeat"),
+    [
+        ([(3, 4e-7)], True),  # 1.2e-6 a cycle
+        ([(2, 4e-7)], False),  # and one that does not repeat ends
+        ([(1, 0), (0.5, 2e-6)], True),  # exactly 1e-6
+    ],
+)
+def test_phases_in_which_something_may_arrive_are_taken(phases, repeat):
+    steps = tuple(Phase(seconds=seconds, rate=rate) for seconds, rate in phases)
+    assert Piecewise(kind="piecewise", phases=steps, repeat=repeat).phases == steps
+
+
+def test_bursts_in_which_nothing_would_arrive_are_refused():
+    with pytest.raises(ValueError, match="8e-07 arrivals expected a cycle"):
+        OnOff(kind="on_off", on_rate=4e-7, on_seconds=2, off_rate=1, off_seconds=9)
+    assert OnOff(kind="on_off", on_rate=4e-7, on_seconds=3, off_seconds=9).rate == pytest.approx(
+        1e-7
+    )

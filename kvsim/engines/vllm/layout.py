@@ -111,7 +111,10 @@ def capacity_of(
     num_blocks = _num_blocks(deployment, layout, kv_bytes, layers)
     concurrency = layout.concurrency(num_blocks, length)
     full = layout_of(deployment, rules, all_full=True)
-    full_blocks = _num_blocks(deployment, full, kv_bytes, layers)
+    held_bytes = kv_bytes
+    if options.num_gpu_blocks_override:
+        held_bytes = num_blocks * layout.bytes_per_block(layers)
+    full_blocks = max(0, held_bytes) // full.bytes_per_block(layers)
     pool = _pool(layout, num_blocks, length, layers)
     token_bytes = _bytes_per_token(deployment, rank)
     return Capacity(

@@ -69,7 +69,7 @@ def profiled_step(deployment: ResolvedDeployment, rank: Rank) -> ProfiledStep:
     groups = [group for group in model.layer_groups if rank.count_of(model, group.layers)]
     width: int = max(max(_mlp_width(g.mlp), _attention_width(g)) for g in groups)
     return ProfiledStep(
-        logits_bytes=min(seqs, tokens) * model.vocab_size * _LOGIT_BYTES * rank.is_last,
+        logits_bytes=seqs * model.vocab_size * _LOGIT_BYTES * rank.is_last,
         stream_bytes=tokens * model.hidden_size * element,
         width_bytes=tokens * ceil_div(width, rank.tp) * element
         + _unpacked_bytes(deployment, element),

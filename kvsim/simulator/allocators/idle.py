@@ -110,7 +110,7 @@ class LRU(IdleBlocks):
         if count <= self._front:
             self._front -= count
             return
-        left, self._front = count - self._front, 0
+        left = count - self._front
         while left > 0:
             key, run = self._order.popitem(last=False)
             left -= run

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.engines import Deployment, get_engine
-from kvsim.engines.vllm.groups import pack_groups
-from kvsim.engines.vllm.layout import layout_of
+from kvsim.engines.vllm.groups import PageGroup, pack_groups
+from kvsim.engines.vllm.layout import Layout, layout_of
 from kvsim.engines.vllm.pages import LayerPage, PageSpec, Reserve
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.specs.attention import (
@@ -352,6 +352,64 @@ def test_an_override_replaces_the_number_of_blocks():
     assert (capacity.num_blocks, capacity.logged_tokens) == (100, 1600)
 
 
+def test_the_tokens_of_the_three_regimes_by_hand():
+    """10,000 blocks of 16 for gpt-oss-20b at 8,192 tokens: a sequence has 512 full blocks.
+
+    Beside them it holds 8 + 1 of the window's 127 earlier tokens; admission charges
+    ceil((127 + 2,048) / 16) + 1 = 137; all full is 512 more.
+    """
+    engine, deployment = resolved(
+        GPT_OSS_20B,
+        "0.19.0",
+        num_gpu_blocks_override=10_000,
+        max_model_len=8192,
+        max_num_batched_tokens=2048,
+    )
+    capacity = engine.capacity(deployment, GIB)
+    assert capacity.steady_tokens == 10_000 * 8192 // (512 + 9)
+    assert capacity.admission_tokens == 10_000 * 8192 // (512 + 137)
+    assert capacity.all_full_tokens == 10_000 * 8192 // (512 + 512)
+    assert capacity.max_concurrency == 10_000 / (512 + 137)
+    assert capacity.logged_tokens == 10_000 // 2 * 16
+    assert [group.blocks_per_sequence for group in capacity.groups] == [137, 512]
+
+
+def test_kv_heads_that_ranks_can_neither_share_out_nor_copy_are_refused_at_once():
+    """48 query heads over 6 ranks are 8 each; 8 KV heads are no multiple of 6, nor 6 of 8."""
+    with pytest.raises(InputError, match="8 KV heads"):
+        resolved(model_of((range(4), full(heads=8, query=48))), tensor_parallel_size=6)
+
+
+@pytest.mark.parametrize(
+    ("version", "gpu", "groups"),
+    [
+        ("0.9.0", "H100-SXM5-80GB", 1),  # vllm#17996 brought groups with 0.9.1
+        ("0.9.1", "H100-SXM5-80GB", 7),
+        ("0.10.2", "T4", 1),  # where V0 ran until 0.11
+        ("0.11.0", "T4", 7),
+    ],
+)
+def test_windows_have_groups_since_the_hybrid_allocator_of_v1(version, gpu, groups):
+    engine, deployment = resolved(GEMMA_3_27B, version, card(gpu), max_model_len=8192)
+    capacity = engine.capacity(deployment, 40 * GIB)
+    assert len(capacity.groups) == groups
+    assert (capacity.pools.main.withheld_blocks == 1) is (groups == 7)
+
+
+def test_tokens_are_counted_by_the_smallest_block_that_holds_tokens():
+    def layout(*specs):
+        pages = (LayerPage(0, spec.kind, spec) for spec in specs)
+        return Layout(tuple(PageGroup((page,)) for page in pages), Reserve())
+
+    state, wide, narrow = (
+        PageSpec("state", 8, 64, 1),
+        PageSpec("full", 32, 64),
+        PageSpec("window", 16, 64, 100),
+    )
+    assert layout(state, wide, narrow).token_block == 16
+    assert layout(state).token_block == 8
+
+
 def test_v0_divided_tokens_by_the_length():
     # Llama-3.1-8B on a T4, 0.7.3: "# GPU blocks: 1224", "19.12x" (unslothai/notebooks)
     engine, deployment = resolved(
@@ -427,6 +485,11 @@ def test_contradictions_are_refused_in_one_line(model, options, message):
     with pytest.raises(InputError, match=message) as caught:
         resolved(model, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["0.2.0", "0.33.0"])
+def test_the_oldest_and_the_newest_release_are_known(version):
+    assert get_engine("vllm", version).version == version
 
 
 @pytest.mark.parametrize("version", ["0.1.0", "0.99", "1.0", "banana", "(2026-05-20)"])

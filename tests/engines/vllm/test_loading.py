@@ -5,10 +5,18 @@ import csv
 import pytest
 
 from kvsim.catalog.models import find_model
-from kvsim.engines.vllm.loading import loaded_weight_bytes
+from kvsim.engines.vllm.loading import (
+    _padding_bytes,
+    _rest_bytes,
+    _tensor_bytes,
+    loaded_weight_bytes,
+    rotary_table_bytes,
+)
 from kvsim.memory.rank import Rank
-from kvsim.memory.weights import rank_weight_bytes
-from kvsim.units import GIB
+from kvsim.memory.weights import rank_weight_bytes, weight_storage
+from kvsim.specs.attention import FullAttention
+from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec, MoeMlp
+from kvsim.units import GIB, MIB
 
 # kv_capacity_observed.csv, vLLM's "Model loading took" of one rank in GiB, by its row id.
 OBSERVED = {
@@ -79,3 +87,85 @@ class TestObservedWeights:
             model, rank = find_model(name), Rank(tp=tp)
             held = rank_weight_bytes(model, rank, **options)
             assert loaded_weight_bytes(model, rank, **options) >= held
+
+
+class TestByHand:
+    """Layers of hidden size 2,880 as gpt-oss has them: 64 query and 8 KV heads of 64."""
+
+    HIDDEN = 2880
+    ATTENTION = FullAttention(heads=64, kv_heads=8, key_dim=64, value_dim=64)
+
+    def model(self, mlp, quantization=None):
+        group = LayerGroup(name="all", layers=(0, 1), caches=(self.ATTENTION,), mlp=mlp)
+        return ModelSpec(
+            name="by hand",
+            hidden_size=self.HIDDEN,
+            vocab_size=1000,
+            max_position_embeddings=4096,
+            quantization=quantization,
+            layer_groups=(group,),
+        )
+
+    def tensors(self, mlp, rank, quantization=None):
+        model = self.model(mlp, quantization)
+        (group,) = model.layer_groups
+        storage = weight_storage(model, None, quantization)
+        return sorted(_tensor_bytes(group, self.HIDDEN, rank, storage))
+
+    def test_the_tensors_of_a_dense_layer(self):
+        """q, k and v in one, o, gate and up in one, down; two bytes an element, halved by tp."""
+        qkv, out = (64 + 2 * 8) * 64 * self.HIDDEN, 64 * 64 * self.HIDDEN
+        gated = self.tensors(DenseMlp(intermediate_size=5000), Rank(tp=2))
+        up = 5000 * self.HIDDEN
+        assert gated == sorted(n * 2 // 2 for n in (qkv, out, 2 * up, up))
+        plain = self.tensors(DenseMlp(intermediate_size=5000, gated=False), Rank())
+        assert plain == sorted(n * 2 for n in (qkv, out, up, up))
+
+    def test_experts_are_cut_over_ranks_or_dealt_to_them(self):
+        """32 experts of 2,880: each cut in two, or 11 of them on one of three ranks."""
+        mlp = MoeMlp(experts=32, experts_per_token=4, intermediate_size=2880)
+        whole = 2880 * self.HIDDEN * 2
+        assert self.tensors(mlp, Rank(tp=2))[-2:] == [32 * whole // 2, 32 * 2 * whole // 2]
+        assert self.tensors(mlp, Rank(tp=1, ep=3))[-2:] == [11 * whole, 11 * 2 * whole]
+        assert self.tensors(mlp, Rank(tp=2, ep=2))[-2:] == [16 * whole, 16 * 2 * whole]
+
+    def test_microscaled_experts_are_padded_to_tiles(self):
+        """2,880 columns to 2,944 (23 * 128) and 2,880 rows to 3,072 (12 * 256), 4.25 bits each."""
+        mlp = MoeMlp(experts=32, experts_per_token=4, intermediate_size=2880)
+        model = self.model(mlp, "mxfp4")
+        (group,) = model.layer_groups
+        storage = weight_storage(model, None, "mxfp4")
+        padding = 2944 * 3072 - 2880 * 2880
+        found = _padding_bytes(group, self.HIDDEN, Rank(), storage)
+        assert found == int(32 * 3 * padding * 4.25 / 8)
+        dealt = _padding_bytes(group, self.HIDDEN, Rank(ep=3), storage)
+        assert dealt == int(11 * 3 * padding * 4.25 / 8)
+        plain = weight_storage(self.model(mlp), None, None)
+        assert _padding_bytes(group, self.HIDDEN, Rank(), plain) == 0
+
+    @pytest.mark.parametrize(
+        ("mib", "rest"),
+        [
+            (9.5, 0),  # below 10 MiB a block is no large one
+            (10, 0),
+            (10.5, 0),  # 1.5 MiB are split off and used
+            (11, 1),
+            (11.5, 0.5),
+            (31.5, 0.5),
+            (32, 0),
+        ],
+    )
+    def test_what_stays_behind_a_tensor(self, mib, rest):
+        """c10/cuda: large blocks from 10 MiB on, whole pages of 2 MiB, remainders of up to 1 MiB
+        are not split."""
+        assert _rest_bytes(int(mib * MIB)) == rest * MIB
+
+    def test_rotary_tables(self):
+        """4,096 positions of 64 elements in 2 bytes; as stated; none with learned positions."""
+        model = self.model(DenseMlp(intermediate_size=100))
+        fmt = weight_storage(model, None, None).plain
+        assert rotary_table_bytes(model, fmt) == 4096 * 64 * 2
+        stated = model.model_copy(update={"rotary_table_elements": 1000})
+        assert rotary_table_bytes(stated, fmt) == 2000
+        learned = model.model_copy(update={"position_embeddings": 4096})
+        assert rotary_table_bytes(learned, fmt) == 0

@@ -1,9 +1,26 @@
 """vLLM's pages and groups at the edges where off-by-one errors hide."""
 
+from collections import Counter
+
 import pytest
 
+from kvsim.catalog.accelerators import find_accelerator
+from kvsim.catalog.models import find_model
+from kvsim.engines import Deployment, get_engine
 from kvsim.engines.vllm.groups import pack_groups
-from kvsim.engines.vllm.pages import LayerPage, PageSpec, Reserve
+from kvsim.engines.vllm.pages import (
+    LayerPage,
+    PageSpec,
+    Reserve,
+    _compressed_page,
+    _page,
+    align_to_states,
+    layer_pages,
+)
+from kvsim.errors import InputError, UnsupportedError
+from kvsim.specs.attention import Entry, RecurrentState
+from kvsim.specs.engine_options import EngineOptions
+from kvsim.specs.model import LayerGroup
 
 
 @pytest.mark.parametrize(("in_flight", "pages"), [(0, 2), (1, 3), (16, 3), (17, 4)])
@@ -27,3 +44,124 @@ def test_groups_take_the_larger_bucket_only_below_one_and_a_half_times(windows, 
     spec = PageSpec("window", 16, 64, span=128)
     groups = pack_groups([*full, *(LayerPage(4 + i, "window", spec) for i in range(windows))])
     assert [len(group.members) + group.padding_layers for group in groups] == sizes
+
+
+@pytest.mark.parametrize(
+    ("kind", "span", "admitted", "held"),
+    [
+        ("full", 0, 63, 63),  # 1,000 tokens in blocks of 16
+        ("window", 100, 9, 8),  # (100 - 1 + 20) / 16 and one more; 99 / 16 and one more
+        ("chunk", 100, 8, 7),  # (100 + 20) / 16; 100 / 16
+        ("state", 2, 2, 2),
+        ("fixed", 100, 7, 7),
+    ],
+)
+def test_pages_of_every_kind(kind, span, admitted, held):
+    """The module's table, with 20 tokens in flight."""
+    spec = PageSpec(kind, block_size=16, page_bytes=1, span=span)
+    reserve = Reserve(in_flight_tokens=20)
+    assert spec.admission_pages(1000, reserve) == admitted
+    assert spec.growth(reserve).blocks_at(1000) == held
+
+
+def test_a_short_sequence_is_charged_its_own_tokens():
+    """min(window - 1 + in flight, length): 10 tokens take one block of 16, and one more."""
+    for kind, pages in (("window", 2), ("chunk", 1)):
+        spec = PageSpec(kind, block_size=16, page_bytes=1, span=100)
+        assert spec.admission_pages(10, Reserve(20)) == pages
+
+
+def test_context_ranks_share_the_tokens_of_full_layers():
+    """1,000 tokens over 8 ranks are 125 each: 8 blocks of 16."""
+    spec = PageSpec("full", block_size=16, page_bytes=1)
+    assert spec.admission_pages(1000, Reserve(0, context_ranks=8)) == 8
+    growth = spec.growth(Reserve(0, context_ranks=8))
+    assert [growth.blocks_at(tokens) for tokens in (128, 129, 1000)] == [1, 2, 8]
+
+
+def test_a_page_grows_by_whole_blocks_or_is_padded():
+    """vLLM's unify_kv_cache_spec_page_size: more tokens a block where the page is a multiple."""
+    spec = PageSpec("full", block_size=16, page_bytes=100)
+    assert spec.with_page(300) == PageSpec("full", 48, 300)
+    assert spec.with_page(250) == PageSpec("full", 16, 250)
+    state = PageSpec("state", 16, 100, span=1)
+    assert state.with_page(300) == PageSpec("state", 16, 300, span=1)
+
+
+def deployed(model, gpu="h200", version="", **options):
+    engine = get_engine("vllm", version)
+    question = Deployment(find_model(model), find_accelerator(gpu), EngineOptions(**options))
+    return engine.resolve(question)
+
+
+def test_the_pages_of_deepseek_v4():
+    """Entries of 584 and 132 bytes, pages in multiples of 576, by hand:
+
+    64 * 584 = 37,376 fill 65 of them, 64 * 132 = 8,448 fill 15, and the two entries of 256 tokens
+    folded by 128 fill 3. 43 layers have windows of 128, 21 fold by 4 with an indexer, 20 by 128.
+    """
+    pages = layer_pages(deployed("deepseek-v4-flash", tensor_parallel_size=8))
+    assert [page.layer for page in pages] == sorted(page.layer for page in pages)
+    assert Counter(page.spec for page in pages) == {
+        PageSpec("window", 64, 65 * 576, 128): 43,
+        PageSpec("full", 256, 65 * 576): 21,
+        PageSpec("full", 256, 15 * 576): 21,
+        PageSpec("full", 256, 3 * 576): 20,
+    }
+
+
+def test_blocks_are_raised_by_the_widest_token_not_the_widest_page():
+    """A state of 10,000 bytes; 64 bytes a token in blocks of 16, and 100 in blocks of 8.
+
+    10,000 / (16 * 100) is 6.25: 7 * 16 = 112 tokens, and a page of 11,200 bytes for the state.
+    """
+    state = LayerPage(0, "state", PageSpec("state", 16, 10_000, 1))
+    narrow = LayerPage(1, "narrow", PageSpec("full", 16, 16 * 64))
+    wide = LayerPage(2, "wide", PageSpec("full", 8, 8 * 100))
+    aligned = align_to_states([state, narrow, wide], deployed("llama3-8b"))
+    assert [page.spec for page in aligned] == [
+        PageSpec("state", 112, 11_200, 1),
+        PageSpec("full", 112, 112 * 64),
+        PageSpec("full", 112, 112 * 100),
+    ]
+    larger = align_to_states([state, wide], deployed("llama3-8b", block_size=128))
+    assert [page.spec.block_size for page in larger] == [128, 128]
+
+
+def test_pages_of_states_alone_or_of_attention_alone_stay_as_they_are():
+    for spec in (PageSpec("state", 16, 10_000, 1), PageSpec("full", 16, 1024)):
+        pages = [LayerPage(0, "only", spec)]
+        assert align_to_states(pages, deployed("llama3-8b")) == pages
+
+
+def test_a_state_that_ranks_cannot_split_is_refused():
+    """Qwen3.5's 786,432 elements over 5 ranks."""
+    state = RecurrentState(
+        flavour="gated_delta_net", conv_elements=30720, recurrent_elements=786432, parameters=0
+    )
+    group = LayerGroup(name="states", layers=(0,), caches=(state,))
+    model = find_model("llama3-8b").model_copy(update={"layer_groups": (group,)})
+    engine = get_engine("vllm")
+    found = Deployment(model, find_accelerator("h100"), EngineOptions(tensor_parallel_size=5))
+    with pytest.raises(InputError, match="786432 elements cannot be split over tp=5"):
+        layer_pages(engine.resolve(found))
+
+
+@pytest.mark.parametrize(
+    ("entry", "spec"),
+    [
+        (Entry("kv", 100), PageSpec("full", 16, 1600)),
+        (Entry("kv", 100, "window", 33), PageSpec("window", 16, 1600, 33)),
+        (Entry("kv", 100, "chunk", 33), PageSpec("chunk", 16, 1600, 33)),
+        (Entry("indexer", 100, "folded", 3), PageSpec("full", 16, 600)),  # 16 / 3 is 6 keys
+        (Entry("state", 100, "fixed", 1), PageSpec("state", 16, 100, 2)),
+    ],
+)
+def test_an_entry_is_paged_by_how_long_it_is_kept(entry, spec):
+    options = deployed("llama3-8b", enable_prefix_caching=True).options
+    assert _page(entry, options) == spec
+
+
+def test_entries_of_a_shared_vector_that_are_kept_otherwise_are_refused():
+    with pytest.raises(UnsupportedError, match="a shared vector for every tokens is not known"):
+        _compressed_page(Entry("shared", 584))

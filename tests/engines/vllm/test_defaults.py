@@ -1,0 +1,234 @@
+"""vLLM's defaults and refusals at their edges: what each flag becomes on each card and release."""
+
+import pytest
+
+from kvsim.catalog.accelerators import find_accelerator
+from kvsim.catalog.models import find_model
+from kvsim.engines import Deployment, get_engine
+from kvsim.engines.vllm.rules import Rules, architecture, card_class, entry_at
+from kvsim.errors import InputError
+from kvsim.specs.engine_options import EngineOptions
+from kvsim.units import GIB
+
+
+def resolved(model="llama3.1-8b", gpu="h100", version="", **options):
+    spec = find_model(model) if isinstance(model, str) else model
+    engine = get_engine("vllm", version)
+    card = find_accelerator(gpu) if isinstance(gpu, str) else gpu
+    return engine.resolve(Deployment(spec, card, EngineOptions(**options)))
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "version", "block"),
+    [
+        ("deepseek-v2-lite", "h100", "0.8.5", 16),  # before FlashMLA's kernel block
+        ("deepseek-v2-lite", "h100", "0.9.0", 64),
+        ("deepseek-v2-lite", "b200", "0.9.0", 128),  # CUTLASS MLA on Blackwell
+        ("deepseek-v2-lite", "b200", "0.8.5", 16),
+        ("deepseek-v2-lite", "a100", "", 16),  # Triton MLA
+        ("llama3.1-8b", "b200", "", 16),
+        ("llama3.1-8b", "h100", "", 16),
+    ],
+)
+def test_the_block_size_follows_the_latent_kernels_of_the_card(model, gpu, version, block):
+    options = {"max_model_len": 4096}
+    assert resolved(model, gpu, version, **options).options.block_size == block
+
+
+@pytest.mark.parametrize(
+    ("length", "tokens"), [(1000, 2048), (2048, 2048), (5000, 5000), (32768, 32768), (32769, 2048)]
+)
+def test_v0_profiles_a_whole_prompt_up_to_32768_tokens(length, tokens):
+    """vLLM 0.6: chunked prefill, of 2,048 tokens a step, from 32,769 tokens on."""
+    options = resolved(version="0.6.3", max_model_len=length).options
+    assert options.max_num_batched_tokens == tokens
+
+
+def test_a_step_of_fewer_tokens_than_sequences_schedules_fewer_sequences():
+    assert resolved(max_num_batched_tokens=100).options.max_num_seqs == 100
+    asked = resolved(max_num_batched_tokens=100, max_num_seqs=100).options
+    assert (asked.max_num_seqs, asked.max_num_batched_tokens) == (100, 100)
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "dtype", "expected"),
+    [
+        ("llama3.1-8b", "h100", None, "bf16"),
+        ("llama3.1-8b", "h100", "auto", "bf16"),
+        ("llama3.1-8b", "h100", "float16", "fp16"),
+        ("llama3.1-8b", "h100", "float32", "fp32"),
+        ("llama3.1-8b", "t4", "auto", "fp16"),
+        ("llama3.1-8b", "t4", "float32", "fp32"),
+        ("llama2-7b", "t4", None, "fp16"),
+    ],
+)
+def test_the_dtype_that_a_plan_echoes(model, gpu, dtype, expected):
+    found = resolved(model, gpu, "", dtype=dtype, max_model_len=1024).options
+    assert (found.dtype, found.kv_cache_dtype) == (expected, expected)
+
+
+def test_a_model_in_fp32_is_cast():
+    """vLLM's _resolve_auto_dtype: float32 checkpoints are run in 16 bits; bfloat16 where it is."""
+    model = find_model("llama3.1-8b").model_copy(update={"dtype": "fp32"})
+    assert resolved(model).options.dtype == "bf16"
+    assert resolved(model, "t4", max_model_len=1024).options.dtype == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "expected"),
+    [
+        ("llama3.1-8b", "fp8", "fp8_e4m3"),
+        ("llama3.1-8b", "fp8_e5m2", "fp8_e5m2"),
+        ("deepseek-v2-lite", "auto", "bf16"),
+        ("deepseek-v2-lite", "fp8", "fp8_e4m3"),
+        ("deepseek-v2-lite", "fp8_ds_mla", "fp8_ds_mla"),
+        # Sparse MLA has one fp8 layout, its own
+        ("deepseek-v3.2", None, "fp8_ds_mla"),
+        ("deepseek-v3.2", "fp8", "fp8_ds_mla"),
+        ("deepseek-v3.2", "bf16", "bf16"),
+        ("deepseek-v4-flash", None, "fp8_ds_mla"),
+        ("deepseek-v4-flash", "fp8_ds_mla", "fp8_ds_mla"),
+    ],
+)
+def test_the_kv_format_that_a_plan_echoes(model, asked, expected):
+    found = resolved(model, "h200", kv_cache_dtype=asked, tensor_parallel_size=8, max_model_len=512)
+    assert found.options.kv_cache_dtype == expected
+
+
+def test_quantisation_is_echoed_and_leaves_the_compute_dtype():
+    options = resolved(quantization="fp8").options
+    assert (options.quantization, options.dtype) == ("fp8", "bf16")
+    assert resolved().options.quantization is None
+
+
+@pytest.mark.parametrize(
+    ("version", "model", "caches"),
+    [
+        ("0.20.0", "qwen3.5-27b", False),  # no prefix caching of recurrent states until 0.21
+        ("0.21.0", "qwen3.5-27b", True),
+        ("0.20.0", "llama3.1-8b", True),
+    ],
+)
+def test_recurrent_layers_cache_prefixes_from_0_21_on(version, model, caches):
+    assert resolved(model, version=version).options.enable_prefix_caching is caches
+
+
+def test_the_engine_core_is_asynchronous_from_0_14_on():
+    found = [resolved(version=version).options.async_scheduling for version in ("0.13.0", "0.14.0")]
+    assert found == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"enforce_eager": True, "cuda_graph_bytes": 1}, "captures no CUDA graphs"),
+        ({"max_lora_rank": 64}, "says nothing without --enable-lora"),
+        ({"max_model_len": 131_073}, "exceeds the 131072 positions"),
+        ({"pipeline_parallel_size": 33}, "32 layers cannot fill 33 pipeline stages"),
+        ({"max_num_seqs": 101, "max_num_batched_tokens": 100}, "101 exceeds"),
+        ({"tensor_parallel_size": 16, "decode_context_parallel_size": 4}, "the 2 replicas"),
+        ({"decode_context_parallel_size": 2}, "the 1 replicas"),
+    ],
+)
+def test_contradictions_are_refused_just_beyond_the_edge(options, message):
+    with pytest.raises(InputError, match=message):
+        resolved(**options)
+
+
+def test_attention_heads_are_split_evenly_even_where_kv_heads_could_be_copied():
+    """Qwen3-14B has 40 query heads and 8 KV heads: 16 ranks could hold a copy of half a KV head
+    each, but not 2.5 query heads (vLLM's verify_with_parallel_config)."""
+    with pytest.raises(InputError, match="40 attention heads"):
+        resolved("qwen3-14b", tensor_parallel_size=16)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"enforce_eager": True, "cuda_graph_bytes": 0},
+        {"enforce_eager": False, "cuda_graph_bytes": 1},
+        {"max_lora_rank": 64, "enable_lora": True},
+        {"max_lora_rank": EngineOptions().max_lora_rank},
+        {"max_model_len": 131_072},
+        {"pipeline_parallel_size": 32},
+        {"tensor_parallel_size": 16, "decode_context_parallel_size": 2},
+        {"tensor_parallel_size": 32, "decode_context_parallel_size": 4},
+    ],
+)
+def test_what_lies_on_the_edge_is_taken(options):
+    found = resolved(**options).options
+    assert {name: getattr(found, name) for name in options} == options
+
+
+# --- ranks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "ep"),
+    [
+        ({"tensor_parallel_size": 4, "data_parallel_size": 2}, 1),
+        ({"tensor_parallel_size": 4, "data_parallel_size": 2, "enable_expert_parallel": True}, 8),
+        ({"tensor_parallel_size": 4, "enable_expert_parallel": True}, 4),
+        ({"data_parallel_size": 4, "enable_expert_parallel": True}, 4),
+    ],
+)
+def test_experts_are_dealt_over_the_ranks_of_all_replicas(options, ep):
+    """vLLM's docs, expert parallel deployment: EP_SIZE = TP_SIZE x DP_SIZE."""
+    engine = get_engine("vllm")
+    found = engine.resolve(
+        Deployment(find_model("mixtral-8x7b"), find_accelerator("h200"), EngineOptions(**options))
+    )
+    assert engine.rank(found).ep == ep
+
+
+# --- rules by release and card ----------------------------------------------------------------
+
+
+def card_of(gib, name="X100"):
+    card = find_accelerator("h100")
+    memory = card.memory.model_copy(update={"value": gib * GIB})
+    return card.model_copy(update={"name": name, "memory": memory})
+
+
+@pytest.mark.parametrize(
+    ("gib", "name", "expected"),
+    [
+        (69, "X100", "small"),
+        (70, "X100", "large"),
+        (80, "NVIDIA A100-SXM4-80GB", "small"),  # not an A100, whatever its memory
+        (159, "X100", "large"),
+        (160, "X100", "huge"),
+        (160, "A100", "huge"),
+    ],
+)
+def test_cards_are_classed_at_70_and_160_gib(gib, name, expected):
+    """vLLM's EngineArgs.get_batch_defaults: device memory >= 70 GiB and no "a100" in the name."""
+    assert card_class(card_of(gib, name)) == expected
+
+
+def test_the_longest_prefix_names_the_generation():
+    """An L40S is no L4, an A100 no A10; a card of no known name is unknown."""
+    named = {name: architecture(card_of(80, name)) for name in ("A10", "A100", "L4", "rtx4090")}
+    assert named == {"A10": "ampere", "A100": "ampere", "L4": "ada", "rtx4090": "ada"}
+    assert architecture(card_of(80, "SomethingElse")) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "version", "is_v0"),
+    [
+        ("h100", "0.7.3", True),
+        ("h100", "0.8.0", False),
+        ("t4", "0.8.0", True),  # compute capability 7.5: V0 until it was removed in 0.11
+        ("t4", "0.10.2", True),
+        ("t4", "0.11.0", False),
+        ("v100", "0.10.2", True),
+    ],
+)
+def test_cards_before_ampere_kept_the_old_engine_until_0_11(gpu, version, is_v0):
+    assert Rules.of(version).is_v0(find_accelerator(gpu)) is is_v0
+
+
+def test_an_entry_holds_from_its_own_release_on():
+    entries = [{"since": "0.1", "value": 1}, {"since": "0.20", "value": 2}]
+    found = [entry_at(entries, release)["value"] for release in ((0, 19, 9), (0, 20), (0, 20, 1))]
+    assert found == [1, 2, 2]

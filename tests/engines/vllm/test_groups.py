@@ -1,0 +1,99 @@
+"""How layers are packed into groups, on a few layers that can be counted by hand."""
+
+import pytest
+
+from kvsim.engines.vllm.groups import (
+    PageGroup,
+    bytes_per_block,
+    pack_groups,
+    promote_to_full,
+    require_one_group,
+)
+from kvsim.engines.vllm.pages import LayerPage, PageSpec
+from kvsim.errors import UnsupportedError
+
+FULL = PageSpec("full", 16, 64)
+WINDOW = PageSpec("window", 16, 64, span=128)
+CHUNK = PageSpec("chunk", 16, 64, span=128)
+STATE = PageSpec("state", 16, 64, span=1)
+
+
+def pages(*specs):
+    return [LayerPage(layer, spec.kind, spec) for layer, spec in enumerate(specs)]
+
+
+def members(groups):
+    return [[page.layer for page in group.members] for group in groups]
+
+
+def test_a_lone_layer_is_a_group():
+    (group,) = pack_groups(pages(FULL))
+    assert (group.spec, group.name, group.padding_layers) == (FULL, "full", 0)
+
+
+def test_pages_of_several_sizes_that_keep_the_same_tokens_are_one_group():
+    """vLLM's UniformTypeKVCacheSpecs: a latent and its indexer's keys; a block is their sum."""
+    (group,) = pack_groups(pages(FULL, FULL._replace(page_bytes=36)))
+    assert group.block_bytes() == 100
+    assert group.block_bytes([1]) == 36
+    assert group.spec == FULL
+    assert group.name == "full"
+
+
+def test_a_group_is_named_by_the_layer_groups_it_holds_once_each():
+    named = tuple(LayerPage(layer, name, FULL) for layer, name in enumerate("aba"))
+    assert PageGroup(named).name == "a+b"
+
+
+@pytest.mark.parametrize(
+    ("full", "windows", "expected"),
+    [
+        # one of each: a layer a group
+        (1, 1, [[0], [1]]),
+        # 2 and 5: 5 is more than 1.5 times 2, so groups of two, dealt out in turn
+        (2, 5, [[0, 1], [2, 5], [3, 6], [4]]),
+        # 4 and 5: less than 1.5 times, so groups of five and one slot of padding
+        (4, 5, [[0, 1, 2, 3], [4, 5, 6, 7, 8]]),
+    ],
+)
+def test_layers_are_dealt_into_groups(full, windows, expected):
+    """vLLM's _get_kv_cache_groups_uniform_page_size, release 0.19."""
+    groups = pack_groups(pages(*[FULL] * full, *[WINDOW] * windows))
+    assert members(groups) == expected
+    width = max(map(len, expected))
+    assert [group.padding_layers for group in groups] == [width - len(each) for each in expected]
+
+
+def test_the_smaller_page_takes_more_tokens():
+    groups = pack_groups(pages(FULL, WINDOW._replace(page_bytes=32)))
+    assert [group.spec.page_bytes for group in groups] == [64, 64]
+    assert [group.spec.block_size for group in groups] == [16, 32]
+
+
+def test_a_layer_of_two_pages_keeps_pages_as_they_are():
+    """DeepSeek-V4: window and compressed states of one layer, in groups of their own sizes."""
+    window, folded = PageSpec("window", 64, 100, 128), PageSpec("full", 256, 30)
+    mixed = [LayerPage(0, "v4", window), LayerPage(0, "v4", folded), LayerPage(1, "v4", window)]
+    groups = pack_groups(mixed)
+    assert [group.members for group in groups] == [(mixed[0], mixed[2]), (mixed[1],)]
+    assert [group.spec.page_bytes for group in groups] == [100, 30]
+    assert bytes_per_block(groups) == 200
+    assert bytes_per_block(groups, [1]) == 100
+
+
+def test_encoder_pages_beside_a_layers_own_are_no_second_page():
+    """Whisper: one layer's self-attention and what it keeps of the encoder unify."""
+    fixed = PageSpec("fixed", 16, 32, span=1500)
+    groups = pack_groups([LayerPage(0, "self", FULL), LayerPage(0, "cross", fixed)])
+    assert [group.spec.page_bytes for group in groups] == [64, 64]
+
+
+def test_windows_and_chunks_become_full_and_states_do_not():
+    promoted = promote_to_full(pages(FULL, WINDOW, CHUNK, STATE))
+    assert [page.spec for page in promoted] == [FULL, FULL, FULL, STATE]
+
+
+def test_one_group_takes_one_kind():
+    require_one_group(pages(FULL, FULL), "--flag")
+    with pytest.raises(UnsupportedError, match="--flag: recurrent"):
+        require_one_group(pages(FULL, STATE), "--flag")
