@@ -130,7 +130,8 @@ class Recorder:
         rows = np.frombuffer(self._rows.getbuffer(), dtype=_ROW_DTYPE)[part]
         columns = {name: rows[name].astype(np.float64) for name in ROW_COLUMNS}
         if self.filling_slots:
-            columns["filling_slots"] = np.array(self.filling_slots[part], dtype=np.float64)
+            filling = self.filling_slots[part][: len(rows)]  # an interrupt may have lost a row
+            columns["filling_slots"] = np.array(filling, dtype=np.float64)
             return columns
         prompts, reserved = columns["prefill_tokens"], columns["reserved_slots"]
         columns["filling_slots"] = columns["steps"] * columns["sequences"] + prompts

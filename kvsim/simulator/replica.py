@@ -177,7 +177,8 @@ class Replica:
         scheduler, arrivals, clock = self.scheduler, self.arrivals, self.clock
         batch, allocator, write = scheduler.batch, scheduler.allocator, self.recorder.write_steps
         total, size, hybrid = allocator.total_blocks, self._slots_per_block, self._hybrid
-        now, coming = self.now, arrivals.next_seconds
+        start = now = self.now
+        coming = arrivals.next_seconds
         while batch.sequences and coming > now:
             limit = allocator.decode_steps(batch, batch.steps_to_change())
             if not limit:
@@ -193,13 +194,12 @@ class Replica:
                 filled = hybrid.filled_slots
                 self.recorder.filling_slots.append(steps * hybrid.fill_slope)
             write(_decode_row(now, seconds, steps, sequences, read, filled, held, grown))
-            now = end
+            now = self.now = end  # at once: an interrupt may fall anywhere
             done = scheduler.decoded(steps, now)
             if done and self._is_closed_loop:
                 arrivals.finished(done, now)
                 coming = arrivals.next_seconds
-        passed, self.now = now > self.now, now
-        return passed
+        return now > start
 
     def _span(self, plan: StepPlan, now: float) -> tuple[int, float]:
         """Steps of the run that starts now, and its seconds."""

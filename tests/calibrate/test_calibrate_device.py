@@ -258,6 +258,55 @@ def test_a_gpu_that_does_not_answer_is_one_line(monkeypatch):
     assert str(raised.value) == "the cuda device does not answer: CUDA error: device lost"
 
 
+def tool(folder, name, prints, code=0):
+    """A program of the machine, for the time of a test."""
+    script = folder / name
+    script.write_text(f"#!/bin/sh\necho '{prints}'\nexit {code}\n")
+    script.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("prints", "code", "software", "clocks"),
+    [
+        (
+            "570.1, 1980 MHz, 1980 MHz, 2619 MHz, 700.00 W",
+            0,
+            "driver 570.1, CUDA 12.8",
+            "clocks.sm 1980 MHz, clocks.max.sm 1980 MHz, clocks.mem 2619 MHz, power.limit 700.00 W",
+        ),
+        ("570.1, 1980 MHz", 0, "CUDA 12.8", ""),  # of a driver that answers less
+        ("Failed to initialize NVML, a, b, c, d", 9, "CUDA 12.8", ""),
+    ],
+)
+def test_the_driver_says_its_version_and_clocks(
+    monkeypatch, tmp_path, prints, code, software, clocks
+):
+    tool(tmp_path, "nvidia-smi", prints, code)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("kvsim.calibrate.measure.device.load_torch", lambda: fake_torch((9, 0)))
+    facts = find_device("cuda")
+    assert (facts.driver, facts.clocks) == (software, clocks)
+
+
+@pytest.mark.parametrize(
+    ("prints", "code", "name"), [("Apple M3 Max", 0, "Apple M3 Max"), ("?", 1, "Apple GPU")]
+)
+def test_a_mac_is_what_torch_and_sysctl_say(monkeypatch, tmp_path, prints, code, name):
+    tool(tmp_path, "sysctl", prints, code)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    torch = fake_torch((9, 0))
+    torch.cuda.is_available = lambda: False
+    torch.backends = SimpleNamespace(mps=SimpleNamespace(is_available=lambda: True))
+    torch.mps = SimpleNamespace(
+        recommended_max_memory=lambda: 48 * GIB, driver_allocated_memory=lambda: GIB
+    )
+    monkeypatch.setattr("kvsim.calibrate.measure.device.load_torch", lambda: torch)
+    facts = find_device()
+    assert (facts.kind, facts.name, facts.count) == ("mps", name, 1)
+    assert (facts.memory_bytes, facts.free_bytes) == (48 * GIB, 47 * GIB)
+    assert facts.dtype == "fp16"
+
+
 def test_without_torch_one_line_names_the_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError):
@@ -395,6 +444,25 @@ def test_all_reduce_is_timed_between_processes(torch):
     timings = all_reduce_timings(2, "cpu", 3, (4096, 65536))
     assert sorted(timings) == [4096, 65536]
     assert all(timing.seconds > 0 and timing.samples == 3 for timing in timings.values())
+
+
+def test_ranks_that_fail_say_why_in_one_line(torch):
+    """A rank's own error arrives with a traceback of its own."""
+    from kvsim.calibrate.measure.collective import all_reduce_timings
+
+    if not torch.distributed.is_available() or torch.cuda.is_available():
+        pytest.skip("asks a GPU of a torch that has none, and has collectives")
+    with pytest.raises(UnsupportedError, match=r"^all-reduce over 2 ranks failed: .*\S$"):
+        all_reduce_timings(2, "cuda", 3, (4096,))
+
+
+def test_a_torch_without_collectives_is_told(monkeypatch):
+    from kvsim.calibrate.measure import collective
+
+    torch = SimpleNamespace(distributed=SimpleNamespace(is_available=lambda: False))
+    monkeypatch.setattr(collective, "load_torch", lambda: torch)
+    with pytest.raises(UnsupportedError, match="built without collectives"):
+        collective.all_reduce_timings(2, "cpu", 3)
 
 
 def test_a_dry_run_prints_the_grid_and_makes_no_tensor(torch, monkeypatch, tmp_path, run):

@@ -369,3 +369,37 @@ def test_json_has_every_caution_of_the_table(run):
     told = [" ".join(item.split()) for item in json.loads(answer)["warnings"]]
     assert len(shown) == 4
     assert shown == told
+
+
+# --- sections that only some runs have -----------------------------------------------------
+
+
+def test_swapping_says_from_which_length_it_pays(run):
+    """One number, on the run's own table and under a comparison of both ways to preempt."""
+    swap = ("--set", "scheduler.preemption=swap")
+    _, out, _ = run("simulate", "peer-w", *SHORT, *swap, "--format", "json")
+    tokens = json.loads(out)["swap_break_even_tokens"]
+    _, out, _ = run("simulate", "peer-w", *SHORT, *swap)
+    assert re.search(rf"swapping pays from, tokens +{tokens:,}$", out, re.MULTILINE)
+    vary = ("--vary", "scheduler.preemption=recompute,swap")
+    _, out, _ = run("compare", "peer-w", *SHORT, *vary)
+    said = " ".join(out.partition("Swap or recompute")[2].split())
+    assert said.startswith(
+        "moving a victim's cache out and back costs no more than recomputing it from"
+        f" {tokens:,} tokens on"
+    )
+
+
+def test_pools_that_an_engine_keeps_apart_are_each_named(run):
+    keys = ("engine=sglang", "model=gemma3-1b", "memory.block_size=16", "workload.requests=20")
+    code, out, err = run("simulate", "peer-w", *(word for key in keys for word in ("--set", key)))
+    assert (code, err) == (0, "")
+    pool = " ".join(re.search(r"pool: (.*?)\)", out, re.DOTALL)[1].split())
+    assert pool == ("full 3,700 blocks of 16; window 2,960 blocks of 16 (sglang logs 59,200 tokens")
+
+
+def test_a_run_in_which_nothing_was_completed_says_so(run):
+    lengths = ("--set", "workload.lengths.prompt={kind: uniform, low: 8000, high: 900000}")
+    code, out, _ = run("simulate", "peer-w", "--set", "workload.requests=5", *lengths)
+    assert code == 0
+    assert "- no request was completed" in out

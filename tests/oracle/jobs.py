@@ -50,14 +50,15 @@ class Arrivals:
     """The jobs to come, in order of time."""
 
     workload: Workload | ClosedLoop
+    seed: int = 0
     coming: list[Job] = field(default_factory=list)
     rows: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.workload, ClosedLoop):
-            self._add(self.workload.start(Streams(0)))
+            self._add(self.workload.start(Streams(self.seed)))
         else:
-            for table in self.workload.tables(Streams(0)):
+            for table in self.workload.tables(Streams(self.seed)):
                 self._add(table)
 
     def _add(self, table: RequestTable) -> None:

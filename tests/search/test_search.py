@@ -1,5 +1,6 @@
 """The highest rate of a replica, and the fleet that a demand takes."""
 
+import re
 from dataclasses import replace
 from math import ceil, exp, factorial, floor, inf
 
@@ -290,6 +291,20 @@ def test_a_card_without_a_price_or_without_room_says_so(fleet):
     nothing = "llama3.1-8b on T4: DOES NOT FIT: nothing is left for KV cache; the weights take"
     assert small.problem.startswith(nothing)
     assert (small.replicas, small.devices, small.usd_per_hour) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("slo", "said"),
+    [
+        ({"ttft_ms": 1e-3}, r"^even at \S+ requests/s the TTFT objective is missed$"),
+        ({"tpot_ms": 1e-3}, r"^even at \S+ requests/s the TPOT objective is missed$"),
+    ],
+)
+def test_an_objective_that_no_rate_meets_is_named(slo, said):
+    (option,) = kvsim.size_fleet(constant(0.02, slo=slo), 10, [("h100", 1)], SMALL)
+    assert re.search(said, option.problem)
+    assert (option.replicas, option.devices, option.usd_per_hour) == (None, None, None)
+    assert not option.search.rate
 
 
 def test_a_price_scales_with_the_devices(fleet):

@@ -19,7 +19,6 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from kvsim.memory.growth import BlockCurve
-from kvsim.memory.pools import KVPools
 from kvsim.simulator.arrival_queue import arrival_queue
 from kvsim.simulator.assemble import make_clock, make_scheduler
 from kvsim.simulator.prepare import prepare
@@ -34,7 +33,8 @@ from kvsim.workload.base import ClosedLoop, Workload
 from kvsim.workload.spec import build_workload
 from kvsim.workload.streams import Streams
 from tests import oracle
-from tests.support.memories import Pool, groups_that_grow
+from tests.support.compared import compare_requests, compare_steps
+from tests.support.memories import Pool, plain_memory
 from tests.support.menus import ANYTHING, SCARCITY, cases, limits, pools, talks
 from tests.support.needs import examples
 from tests.support.parts import (
@@ -60,7 +60,6 @@ ALLOCATORS = (
     "virtual",
     "apart",
 )
-CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 
 def agree(case: Case, workload: Workload | ClosedLoop, again: Workload | ClosedLoop) -> Log:
@@ -72,65 +71,6 @@ def agree(case: Case, workload: Workload | ClosedLoop, again: Workload | ClosedL
     compare_requests(log, engine)
     compare_steps(log, engine)
     return log
-
-
-def compare_requests(log: Log, engine: oracle.Engine) -> None:
-    """Who was refused, admitted with which hits, preempted; and when everything happened."""
-    assert log.rejected_rows == engine.rejected
-    admitted = [(row, hits) for row, _, hits in log.admissions]
-    assert admitted == [(row, hits) for row, _, hits in engine.admissions]
-    for one, other in zip(log.admissions, engine.admissions, strict=True):
-        np.testing.assert_allclose(one[1], other[1], **CLOSE)
-    assert log.swapped_tokens == engine.swapped_tokens
-    assert log.recomputed_tokens == engine.recomputed_tokens
-    pairs = (
-        (log.scheduled_seconds, engine.scheduled),
-        (log.first_token_seconds, engine.first_token),
-        (log.finish_seconds, engine.finished),
-    )
-    for recorded, stepped_times in pairs:
-        times = [stepped_times.get(row, np.nan) for row in range(len(recorded))]
-        np.testing.assert_allclose(np.array(recorded), times, **CLOSE)
-
-
-def compare_steps(log: Log, engine: oracle.Engine) -> None:
-    """Every run of steps against the steps that it stands for."""
-    columns = log.step_columns()
-    steps = columns["steps"].astype(int)
-    assert steps.sum() == len(engine.rows)
-    first = np.concatenate([[0], np.cumsum(steps)])
-    preempted = [(row, int(first[run])) for row, run in log.preempted]
-    assert preempted == engine.preemptions
-    rows = {
-        name: np.array([getattr(row, name) for row in engine.rows], dtype=float)
-        for name in oracle.StepRow.__dataclass_fields__
-    }
-    starts, ends = first[:-1], first[1:]
-    sums = {
-        name: np.concatenate([[0], np.cumsum(rows[name])])
-        for name in ("seconds", "grown", "filling")
-    }
-    expected = {
-        "start_seconds": rows["start"][starts],
-        "seconds": sums["seconds"][ends] - sums["seconds"][starts],
-        "sequences": rows["sequences"][starts],
-        "prefill_tokens": rows["prefill_tokens"][starts],
-        "waiting": rows["waiting"][starts],
-        "kv_read_bytes": rows["read_bytes"][starts],
-        "filled_slots": rows["filled"][starts],
-        "filling_slots": sums["filling"][ends] - sums["filling"][starts],
-        "held_slots": rows["held"][starts],
-        "grown_slots": sums["grown"][ends] - sums["grown"][starts],
-        "reserved_slots": rows["reserved"][starts],
-        "external_slots": rows["external"][starts],
-        "cached_slots": rows["cached"][starts],
-    }
-    for name, values in expected.items():
-        tolerance = 1e-9 if name.endswith("seconds") else 0.0
-        np.testing.assert_allclose(
-            columns[name], values, rtol=tolerance, atol=tolerance, err_msg=name
-        )
-    assert log.held_after == [int(held) for held in rows["held_after"][ends - 1]]
 
 
 # ---- open loops -------------------------------------------------------------------------
@@ -216,15 +156,6 @@ def test_arrivals_on_the_very_end_of_a_step_agree(scheduler: str, data: st.DataO
 
 
 # ---- real models on real cards ----------------------------------------------------------
-
-
-def plain_memory(pools: KVPools) -> oracle.Memory:
-    """The oracle's memory for the groups of layers that an engine states."""
-    made = [
-        oracle.Blocks(pool.num_blocks - pool.withheld_blocks, groups_that_grow(pool), weight)
-        for pool, weight in zip(pools, pools.slot_weights, strict=True)
-    ]
-    return made[0] if len(made) == 1 else oracle.Apart(made)
 
 
 @pytest.mark.parametrize(

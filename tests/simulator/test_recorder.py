@@ -1,10 +1,12 @@
 """What a row of steps says, and that the two ways to write it down are one."""
 
+import numpy as np
 import pytest
 
+import kvsim
 from kvsim.memory.growth import BlockCurve
-from kvsim.simulator.recorder import DECODE_ROW, ROW_COLUMNS, STEP_ROW
-from kvsim.simulator.schedulers import SchedulerLimits
+from kvsim.simulator.recorder import DECODE_ROW, ROW_COLUMNS, STEP_COLUMNS, STEP_ROW, Recorder
+from kvsim.simulator.schedulers import Scheduler, SchedulerLimits
 from kvsim.steptime.model import ConstantStepTime
 from tests.support.memories import Pool
 from tests.support.parts import Case, Given, simulated, table
@@ -79,3 +81,45 @@ def test_what_a_step_s_prompts_are_about_to_write_is_reserved(allocator, reserve
     case = Case("vllm-v1", Pool(allocator, 30), SchedulerLimits(8, 64, 100))
     log = simulated(case, Given([table([0, 0], [4, 5], [4, 4])]))
     assert list(log.step_columns()["reserved_slots"]) == reserved
+
+
+# ---- interrupted ------------------------------------------------------------------------
+
+
+def test_an_interrupt_between_two_notes_of_a_row_loses_that_row_alone():
+    """Where a slot is no token, its filling is noted first; the tables broke in between."""
+    recorder = Recorder()
+    recorder.filling_slots.append(5)
+    assert {name: len(column) for name, column in recorder.step_columns().items()} == {
+        name: 0 for name in STEP_COLUMNS
+    }
+    recorder.write_steps(STEP_ROW.pack(*range(len(ROW_COLUMNS))))
+    recorder.filling_slots.append(7)
+    columns = recorder.step_columns()
+    assert columns["filling_slots"].tolist() == [5]
+    assert columns["start_seconds"].tolist() == [0]
+
+
+def test_an_interrupted_run_ends_with_the_last_that_it_recorded(monkeypatch):
+    """Among decodes its end was that of the last mixed step, before requests that finished."""
+    decoded, seen = Scheduler.decoded, []
+
+    def impatient(self, steps, now):
+        seen.extend(decoded(self, steps, now))
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+        return seen
+
+    monkeypatch.setattr(Scheduler, "decoded", impatient)
+    lengths = {"prompt": {"kind": "fixed", "tokens": 40}, "output": {"kind": "uniform", "low": 5}}
+    lengths["output"] |= {"high": 50}
+    keys = {
+        "workload.arrivals": {"kind": "at_once"},
+        "workload.lengths": lengths,
+        "workload.requests": 8,
+    }
+    result = kvsim.simulate(kvsim.load_scenario("peer-w", keys))
+    finished = result.requests["finish_seconds"].dropna()
+    assert len(finished) > 1
+    assert result.recording.interrupted
+    assert np.isclose(finished.max(), result.recording.end_seconds, rtol=0, atol=0)

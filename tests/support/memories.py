@@ -61,6 +61,15 @@ def groups_that_grow(pool: pools.Pool) -> list[oracle.Group]:
     return groups
 
 
+def plain_memory(kept: pools.KVPools) -> oracle.Memory:
+    """The oracle's memory for the groups of layers that an engine states."""
+    made = [
+        oracle.Blocks(pool.given_blocks, groups_that_grow(pool), weight)
+        for pool, weight in zip(kept, kept.slot_weights, strict=True)
+    ]
+    return made[0] if len(made) == 1 else oracle.Apart(made)
+
+
 @dataclass(frozen=True)
 class Pool:
     """A memory, made once for the simulator and once for the oracle.

@@ -67,6 +67,18 @@ def test_a_few_sequences_leave_the_forward_pass_as_the_peak():
     assert 0.65 < engine.budget(deployment).activation_bytes / GIB < 1.1
 
 
+@pytest.mark.parametrize("tp", [1, 2])
+def test_bitsandbytes_unpacks_a_matrix_beside_the_widest_layer(tp):
+    """The MLP's 4,096 x 14,336 in two bytes, of which each rank has its part."""
+    steps = []
+    for options in ({}, {"quantization": "bitsandbytes"}):
+        engine, deployment = resolved(tensor_parallel_size=tp, **options)
+        steps.append(profiled_step(deployment, engine.rank(deployment)))
+    plain, packed = steps
+    assert packed.width_bytes - plain.width_bytes == 4096 * 14336 * 2 // tp
+    assert packed._replace(width_bytes=plain.width_bytes) == plain
+
+
 def test_flashinfers_sampler_sorts_nothing():
     slow, quick = budget_of(version="0.11.2"), budget_of(version="0.11.2", flashinfer_sampler=True)
     assert slow.activation_bytes > 2 * quick.activation_bytes
