@@ -286,7 +286,10 @@ def test_the_caching_allocator_rounds_as_pytorch_does() -> None:
     assert caching_allocator_slots(1, tensor_token_bytes=200) == 3  # 512 bytes
     assert caching_allocator_slots(9, tensor_token_bytes=200) == 11  # 1,800 -> 2,048
     assert caching_allocator_slots(2559, tensor_token_bytes=4096) == 2559  # just below 10 MiB
+    assert caching_allocator_slots(2560, tensor_token_bytes=4096) == 2560  # 10 MiB are five times 2
     assert caching_allocator_slots(2561, tensor_token_bytes=4096) == 3072  # 12 MiB
+    assert caching_allocator_slots(2700, tensor_token_bytes=4000) == 3146  # 12 MiB, but for a rest
+    assert [caching_allocator_slots(n, tensor_token_bytes=1) for n in (512, 513)] == [512, 1024]
 
 
 # ---- the others -------------------------------------------------------------------------

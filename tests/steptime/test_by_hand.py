@@ -18,7 +18,7 @@ from kvsim.catalog.accelerators import find_accelerator
 from kvsim.engines.base import Deployment
 from kvsim.memory.rank import Rank
 from kvsim.memory.tensors import matmul_flops_per_token
-from kvsim.specs.attention import FullAttention, SlidingAttention
+from kvsim.specs.attention import FullAttention, RecurrentState, SlidingAttention
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import Interconnect, Link, StepCoefficients
 from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec, MoeMlp
@@ -307,6 +307,22 @@ def test_the_read_curve_of_full_attention_is_a_line_from_the_origin():
     assert reads == KVReadCurve((), (1,), (1024,), (1024,))
     assert [reads.bytes_at(context) for context in (-1, 0, 1, 7)] == [0, 0, 1024, 7 * 1024]
     assert [reads.slope_at(context) for context in (0, 1, 99)] == [1024] * 3
+
+
+def test_states_are_read_once_a_layer_and_split_over_the_attentions_ranks():
+    """Three layers of 100 + 400 elements of 2 and 4 bytes: read and written, 3,600 bytes each."""
+    state = RecurrentState(
+        flavour="mamba2",
+        conv_elements=100,
+        recurrent_elements=400,
+        conv_element_bytes=2,
+        recurrent_element_bytes=4,
+        parameters=0,
+    )
+    model = tiny(layers=3, caches=(state,))
+    whole, half = (KVReadCurve.from_model(model, kv_format("bf16"), Rank(tp=n)) for n in (1, 2))
+    assert whole.bytes_at(1) == whole.bytes_at(1000) == 3 * 2 * (100 * 2 + 400 * 4)
+    assert half.bytes_at(1) == 3 * (100 * 2 + 400 * 4)
 
 
 def test_a_window_of_one_token_is_full_from_the_start():
