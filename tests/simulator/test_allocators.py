@@ -225,6 +225,15 @@ def test_who_comes_back_from_the_host_reserves_again() -> None:
     pool.check([(one, 9)])
 
 
+def test_a_region_of_two_samples_is_split_for_both() -> None:
+    """2 * 100 slots for 2 * (20 + 9) tokens, of which 20 each are written."""
+    pool = Reserve(300, 100, reserve_max)
+    one = request(0, 20, 10, samples=2)
+    admitted(pool, one)
+    (held,) = pool.holdings([(one, 20)])
+    assert (held.written, held.coming, held.unused, held.address) == (40, 18, 142, 0)
+
+
 def test_samples_reserve_side_by_side() -> None:
     """Two sequences of 12 each."""
     pool = Reserve(23, 100, reserve_oracle)

@@ -25,7 +25,7 @@ from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec, MoeMlp
 from kvsim.specs.precision import kv_format
 from kvsim.steptime.defaults import accelerator_class, class_coefficients
 from kvsim.steptime.kv_reads import KVReadCurve, prefill_pairs
-from kvsim.steptime.model import StepLoad, StepTimeModel
+from kvsim.steptime.model import StepCost, StepLoad, StepTimeModel
 from kvsim.steptime.rank_work import RankWork
 from kvsim.steptime.terms import (
     collective_seconds,
@@ -272,6 +272,11 @@ def test_a_checkpoints_size_on_disk_does_not_hold_in_another_format():
 # --- the terms alone --------------------------------------------------------------------------
 
 
+def test_a_term_that_is_not_given_takes_no_time():
+    assert StepCost().seconds == 0
+    assert set(StepCost().resource_seconds.values()) == {0}
+
+
 def test_every_term_is_its_formula():
     assert weight_seconds(6.0, 4.0) == 1.5
     assert compute_seconds(6.0, 4.0) == 1.5
@@ -366,6 +371,10 @@ def test_an_unmeasured_card_takes_its_classs_shares_of_its_datasheet():
     assert given.flops_per_s == pytest.approx(card.flops_per_s("bf16") * 0.82)
     assert given.attention_flops_per_s == pytest.approx(card.flops_per_s("bf16") * 0.60)
     assert (given.layer_seconds, given.head_seconds) == (41e-6, 16e-9)
+    # an H100's, served by vLLM: hardware_profiles/h100-sxm5-80gb.yaml
+    served = find_accelerator("h100").coefficients
+    assert given.host_seconds == pytest.approx(served.host_seconds)
+    assert given.sequence_seconds == pytest.approx(served.sequence_seconds)
     # as in the profiles of measured cards without a measurement in fp8
     assert (given.fp8_weight_speedup, given.fp8_kv_speedup) == (1.8, 1.7)
     assert given.collectives == {n: Link(seconds=5e-6, bytes_per_s=100e9) for n in (2, 4, 8)}
