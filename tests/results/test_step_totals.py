@@ -144,6 +144,12 @@ def test_an_old_sequence_of_the_first_run_has_not_waited_forever():
     assert gaps(found) == {2.0: 1, 1.0: 3, 3.0: 1}
 
 
+def test_a_peak_of_half_a_second_is_a_peak():
+    """Of A half a second counts, when 99 were held."""
+    rows = columns(seconds=[1.5, 0.0, 4.0, 2.0], start_seconds=[0.0, 2.0, 3.0, 8.0])
+    assert totals(rows=rows).peak_held_slots == 99
+
+
 def test_a_run_of_nothing():
     found = totals(pages=())
     assert (found.span_seconds, found.busy_seconds, found.peak_held_slots) == (11, 0, 0)

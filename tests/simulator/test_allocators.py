@@ -225,6 +225,15 @@ def test_who_comes_back_from_the_host_reserves_again() -> None:
     pool.check([(one, 9)])
 
 
+def test_a_region_of_two_samples_is_split_for_both() -> None:
+    """2 * 100 slots for 2 * (20 + 9) tokens, of which 20 each are written."""
+    pool = Reserve(300, 100, reserve_max)
+    one = request(0, 20, 10, samples=2)
+    admitted(pool, one)
+    (held,) = pool.holdings([(one, 20)])
+    assert (held.written, held.coming, held.unused, held.address) == (40, 18, 142, 0)
+
+
 def test_samples_reserve_side_by_side() -> None:
     """Two sequences of 12 each."""
     pool = Reserve(23, 100, reserve_oracle)
@@ -286,7 +295,10 @@ def test_the_caching_allocator_rounds_as_pytorch_does() -> None:
     assert caching_allocator_slots(1, tensor_token_bytes=200) == 3  # 512 bytes
     assert caching_allocator_slots(9, tensor_token_bytes=200) == 11  # 1,800 -> 2,048
     assert caching_allocator_slots(2559, tensor_token_bytes=4096) == 2559  # just below 10 MiB
+    assert caching_allocator_slots(2560, tensor_token_bytes=4096) == 2560  # 10 MiB are five times 2
     assert caching_allocator_slots(2561, tensor_token_bytes=4096) == 3072  # 12 MiB
+    assert caching_allocator_slots(2700, tensor_token_bytes=4000) == 3146  # 12 MiB, but for a rest
+    assert [caching_allocator_slots(n, tensor_token_bytes=1) for n in (512, 513)] == [512, 1024]
 
 
 # ---- the others -------------------------------------------------------------------------

@@ -18,14 +18,14 @@ from kvsim.catalog.accelerators import find_accelerator
 from kvsim.engines.base import Deployment
 from kvsim.memory.rank import Rank
 from kvsim.memory.tensors import matmul_flops_per_token
-from kvsim.specs.attention import FullAttention, SlidingAttention
+from kvsim.specs.attention import FullAttention, RecurrentState, SlidingAttention
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import Interconnect, Link, StepCoefficients
 from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec, MoeMlp
 from kvsim.specs.precision import kv_format
 from kvsim.steptime.defaults import accelerator_class, class_coefficients
 from kvsim.steptime.kv_reads import KVReadCurve, prefill_pairs
-from kvsim.steptime.model import StepLoad, StepTimeModel
+from kvsim.steptime.model import StepCost, StepLoad, StepTimeModel
 from kvsim.steptime.rank_work import RankWork
 from kvsim.steptime.terms import (
     collective_seconds,
@@ -272,6 +272,11 @@ def test_a_checkpoints_size_on_disk_does_not_hold_in_another_format():
 # --- the terms alone --------------------------------------------------------------------------
 
 
+def test_a_term_that_is_not_given_takes_no_time():
+    assert StepCost().seconds == 0
+    assert set(StepCost().resource_seconds.values()) == {0}
+
+
 def test_every_term_is_its_formula():
     assert weight_seconds(6.0, 4.0) == 1.5
     assert compute_seconds(6.0, 4.0) == 1.5
@@ -307,6 +312,22 @@ def test_the_read_curve_of_full_attention_is_a_line_from_the_origin():
     assert reads == KVReadCurve((), (1,), (1024,), (1024,))
     assert [reads.bytes_at(context) for context in (-1, 0, 1, 7)] == [0, 0, 1024, 7 * 1024]
     assert [reads.slope_at(context) for context in (0, 1, 99)] == [1024] * 3
+
+
+def test_states_are_read_once_a_layer_and_split_over_the_attentions_ranks():
+    """Three layers of 100 + 400 elements of 2 and 4 bytes: read and written, 3,600 bytes each."""
+    state = RecurrentState(
+        flavour="mamba2",
+        conv_elements=100,
+        recurrent_elements=400,
+        conv_element_bytes=2,
+        recurrent_element_bytes=4,
+        parameters=0,
+    )
+    model = tiny(layers=3, caches=(state,))
+    whole, half = (KVReadCurve.from_model(model, kv_format("bf16"), Rank(tp=n)) for n in (1, 2))
+    assert whole.bytes_at(1) == whole.bytes_at(1000) == 3 * 2 * (100 * 2 + 400 * 4)
+    assert half.bytes_at(1) == 3 * (100 * 2 + 400 * 4)
 
 
 def test_a_window_of_one_token_is_full_from_the_start():
@@ -350,6 +371,10 @@ def test_an_unmeasured_card_takes_its_classs_shares_of_its_datasheet():
     assert given.flops_per_s == pytest.approx(card.flops_per_s("bf16") * 0.82)
     assert given.attention_flops_per_s == pytest.approx(card.flops_per_s("bf16") * 0.60)
     assert (given.layer_seconds, given.head_seconds) == (41e-6, 16e-9)
+    # an H100's, served by vLLM: hardware_profiles/h100-sxm5-80gb.yaml
+    served = find_accelerator("h100").coefficients
+    assert given.host_seconds == pytest.approx(served.host_seconds)
+    assert given.sequence_seconds == pytest.approx(served.sequence_seconds)
     # as in the profiles of measured cards without a measurement in fp8
     assert (given.fp8_weight_speedup, given.fp8_kv_speedup) == (1.8, 1.7)
     assert given.collectives == {n: Link(seconds=5e-6, bytes_per_s=100e9) for n in (2, 4, 8)}

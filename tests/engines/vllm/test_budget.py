@@ -221,7 +221,8 @@ def test_the_command_holds_what_was_set_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    ("size", "nearest"), [(7, "8"), (13, "16"), (20, "16 or 32"), (40, "32 or 48"), (2, "8")]
+    ("size", "nearest"),
+    [(7, "8"), (13, "16"), (20, "16 or 32"), (40, "32 or 48"), (2, "8"), (12, "16")],
 )
 def test_a_block_that_no_release_takes_is_refused_with_the_nearest(size, nearest):
     """``BlockSize`` of vLLM's cache.py: 1, 8, 16, 32, ..., 256; hybrids' are multiples of 16."""

@@ -128,6 +128,17 @@ def test_blocks_are_raised_by_the_widest_token_not_the_widest_page():
     assert [page.spec.block_size for page in larger] == [128, 128]
 
 
+def test_the_largest_state_decides_and_all_are_padded_to_it():
+    """States of 10,000 and 5,000 bytes beside 100 a token: 7 * 16 tokens hold the larger."""
+    pages = [
+        LayerPage(0, "large", PageSpec("state", 16, 10_000, 1)),
+        LayerPage(1, "small", PageSpec("state", 16, 5000, 1)),
+        LayerPage(2, "full", PageSpec("full", 16, 1600)),
+    ]
+    aligned = align_to_states(pages, deployed("llama3-8b"))
+    assert [(p.spec.block_size, p.spec.page_bytes) for p in aligned] == [(112, 11_200)] * 3
+
+
 def test_pages_of_states_alone_or_of_attention_alone_stay_as_they_are():
     for spec in (PageSpec("state", 16, 10_000, 1), PageSpec("full", 16, 1024)):
         pages = [LayerPage(0, "only", spec)]
