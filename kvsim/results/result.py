@@ -223,7 +223,9 @@ class SimulationResult:
         totals = self.totals
         whole = totals.span_seconds * self.setup.pool_slots or np.inf
         split = {name: seconds / whole for name, seconds in totals.slot_seconds.items()}
-        if totals.span_seconds and not _is_whole(split):
+        if not totals.span_seconds:  # nothing has happened yet
+            split["free"] = 1.0
+        if not _is_whole(split):
             raise InvariantError(f"the parts of the pool over time are {split}: not all of it")
         return {
             "usage_mean": totals.held_slot_seconds / whole,
