@@ -26,7 +26,7 @@ ROWS = {
     "prefill_tokens": [0, 10, 0, 5],
     "kv_read_bytes": [0, 0, 90, 300],
     "waiting": [9, 2, 0, 1],
-    "held_slots": [99, 8, 16, 24],
+    "held_slots": [33, 8, 16, 24],
     "grown_slots": [0, 8, 4, 0],
     "cached_slots": [7, 4, 6, 5],
 }
@@ -84,10 +84,12 @@ def test_memory_by_hand(pages):
     and from 7 to 8 what the next run finds, 6 and 5."""
     found = totals(pages)
     assert found.held_slot_seconds == (8 + 16) / 2 * 1 + (16 + 20) / 2 * 4 + 24 * 2
-    assert found.peak_held_slots == 24  # 99 were held in the warm-up
+    assert found.peak_held_slots == 24  # 33 were held in the warm-up
     assert found.slot_seconds["cached"] == 4 * 1 + 6 * 4 + 5 * 2 + 6 + 5
     assert found.slot_seconds["internal"] == found.held_slot_seconds
-    assert set(found.slot_seconds) == set(POOL_PARTS)
+    rest = 40 * 11 - found.held_slot_seconds - found.slot_seconds["cached"]
+    assert found.slot_seconds["free"] == rest
+    assert set(found.slot_seconds) == {*POOL_PARTS, "free"}
 
 
 @pytest.mark.parametrize("pages", PAGES)
@@ -145,9 +147,9 @@ def test_an_old_sequence_of_the_first_run_has_not_waited_forever():
 
 
 def test_a_peak_of_half_a_second_is_a_peak():
-    """Of A half a second counts, when 99 were held."""
+    """Of A half a second counts, when 33 were held."""
     rows = columns(seconds=[1.5, 0.0, 4.0, 2.0], start_seconds=[0.0, 2.0, 3.0, 8.0])
-    assert totals(rows=rows).peak_held_slots == 99
+    assert totals(rows=rows).peak_held_slots == 33
 
 
 def test_a_run_of_nothing():
@@ -166,6 +168,8 @@ def parts_of(pool_slots=40.0, **columns):
     rows |= {f"{name}_slots": np.array([float(value)]) for name, value in columns.items()}
     found = pool_parts(rows, pool_slots)
     ends = {name: (start.item(), end.item()) for name, (start, end) in found.items()}
+    free = ends.pop("free")
+    assert [sum(at) for at in zip(free, *ends.values(), strict=True)] == [pool_slots, pool_slots]
     return {name: pair for name, pair in ends.items() if pair != (0, 0)}
 
 
