@@ -216,7 +216,8 @@ def _show_validation(record: dict[str, Any]) -> None:
     st.caption(
         plain(
             f"{record['model']} on {record['device']}, torch {record['torch']},"
-            f" {record['clock']}; coefficients {record['provenance']}{_drift_words(record)}"
+            f" {record['clock']}; coefficients {record['provenance']}"
+            f"{_drift_words(record)}{_cut_words(record)}"
         )
     )
     left, right = st.columns(2)
@@ -232,6 +233,10 @@ def _show_validation(record: dict[str, Any]) -> None:
 def _drift_words(record: dict[str, Any]) -> str:
     drift = record["drift_percent"]
     return "" if drift is None else f"; equal work took up to {drift:.0f} % longer at times"
+
+
+def _cut_words(record: dict[str, Any]) -> str:
+    return "; interrupted: loads are missing" if record["interrupted"] else ""
 
 
 def benchmarked(state: PageState, profile: AcceleratorProfile) -> None:

@@ -42,6 +42,7 @@ VALIDATION = {
     "clock": "events",
     "drift_percent": 3.0,
     "provenance": "fitted: here",
+    "interrupted": False,
     "profile": {"name": "not looked at"},
     "runs": [
         {
@@ -155,7 +156,19 @@ def test_a_validation_is_drawn():
     assert {each["name"] for each in steps["data"]} == {"decode", "prefill", "equal"}
     assert steps["data"][0]["x"] == [11.0]
     assert off["data"][0]["x"] == [10.0]
-    assert any("tiny on a card" in text.value.replace("\\", "") for text in app.caption)
+    assert "interrupted" not in _described(app)
+
+
+def test_a_validation_that_was_cut_says_that_loads_are_missing():
+    cut = {**VALIDATION, "interrupted": True}
+    app = upload(calibrate(), "validation", "comparison.json", json.dumps(cut))
+    assert _described(app).endswith("; interrupted: loads are missing")
+
+
+def _described(app) -> str:
+    """What the page says of the validation shown."""
+    said = [text.value.replace("\\", "") for text in app.caption]
+    return next(words for words in said if words.startswith("tiny on a card"))
 
 
 def test_reading_a_validation_back_keeps_every_number(tmp_path):
