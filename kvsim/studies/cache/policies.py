@@ -48,7 +48,7 @@ class _Limited:
         if block in self._blocks:
             self._blocks.renew(block)
             return True
-        if len(self._blocks) >= self._capacity:
+        if self._blocks.cached >= self._capacity:
             self._blocks.evict(1)
         self._blocks.add(block)
         return False
