@@ -1,6 +1,7 @@
 """Shared fixtures: where the big reference files lie, and how hypothesis runs."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+# A shell starts what it puts in the background with Ctrl-C ignored, and so it would be here and
+# in every process that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ def write_record(
     """
     from kvsim.results.outputs.folder import write_together
 
-    files = {f"{stem}.json": json.dumps(record, indent=2) + "\n"}
+    files = {f"{stem}.json": json.dumps(record, indent=2, allow_nan=False) + "\n"}
     missing = []
     if page is not None:
         try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvsim.cli import say
-from kvsim.cli.options import format_option
+from kvsim.cli.options import format_option, json_option
 from kvsim.cli.render import emit
 from kvsim.interrupts import held
 
@@ -80,16 +80,27 @@ def command(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Profile to write; without it the block is printed.",
+    help="Profile to write, beside printing the block.",
 )
-def fit(gpu: str, tables: Path | None, rows: Path | None, output: Path | None) -> None:
+@json_option
+def fit(
+    gpu: str, tables: Path | None, rows: Path | None, output: Path | None, output_format: str
+) -> None:
     """Fit coefficients from tables or from your own steps, and write a profile.
 
     The profile is at once good for ``--gpu`` of every command.
     """
     from kvsim.calibrate.public.fit_card import fit_command
 
-    click.echo(fit_command(gpu=gpu, tables=tables, rows=rows, output=output))
+    found = fit_command(gpu=gpu, tables=tables, rows=rows, output=output)
+    if output_format == "json":
+        emit((), found.to_dict(), output_format)
+    else:
+        click.echo(found.block(), nl=False)
+    for warning in found.warnings:
+        say(f"kvsim calibrate fit: warning: {warning}")
+    if output is not None:
+        say(f"kvsim calibrate fit: written to {output}")
 
 
 def _refuse_measuring_options(ctx: click.Context) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "decorate",
     "engine_options",
     "format_option",
+    "json_option",
     "target_options",
 ]
 
@@ -164,6 +165,15 @@ format_option = click.option(
     "output_format",
     type=click.Choice(FORMATS),
     default="table",
+    show_default=True,
+    help="How to print the answer.",
+)
+
+json_option = click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(("text", "json")),
+    default="text",
     show_default=True,
     help="How to print the answer.",
 )

@@ -96,7 +96,7 @@ def emit(sections: Iterable[Section], content: Any, output_format: str) -> None:
     if output_format == "json":
         import json
 
-        click.echo(json.dumps(content, indent=2))
+        click.echo(json.dumps(content, indent=2, allow_nan=False))
     elif output_format == "csv":
         click.echo(csv_text([("key", "value"), *flatten(content)]), nl=False)
     elif output_format == "markdown":

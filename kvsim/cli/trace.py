@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvsim.cli import INTERRUPTED, say
-from kvsim.cli.options import format_option
+from kvsim.cli.options import format_option, json_option
 from kvsim.cli.render import Section, Table, emit
 
 if TYPE_CHECKING:
@@ -80,7 +80,10 @@ def stats(file: str, trace_format: str | None, output_format: str) -> None:
     "--to", required=True, type=click.Choice(["kvsim", "vidur", "mooncake"]), help="What to write."
 )
 @click.option("--trace-format", default=None, help=_FORMAT_HELP)
-def convert(source: str, target: str, to: str, trace_format: str | None) -> None:
+@json_option
+def convert(
+    source: str, target: str, to: str, trace_format: str | None, output_format: str
+) -> None:
     """Write the requests of the trace SOURCE to the file TARGET."""
     from kvsim.workload.traces.convert import ConvertInterrupted, convert_trace
 
@@ -89,7 +92,10 @@ def convert(source: str, target: str, to: str, trace_format: str | None) -> None
     except ConvertInterrupted as cut:
         say(f"kvsim: interrupted: {cut}; {target} was not written")
         raise click.exceptions.Exit(INTERRUPTED) from None
-    click.echo(f"{target}: {report.rows:,} requests as {to}, read as {report.format}")
+    if output_format == "json":
+        emit((), {"file": target, "format": to, "read": report.record()}, output_format)
+    else:
+        click.echo(f"{target}: {report.rows:,} requests as {to}, read as {report.format}")
     for line in report.lines():
         say(f"  {line}")
 

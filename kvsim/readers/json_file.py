@@ -10,7 +10,7 @@ from kvsim.errors import InputError
 from kvsim.specs.files import MAX_JSON_BYTES, read_text
 from kvsim.specs.numbers import shown
 
-__all__ = ["read_json_object"]
+__all__ = ["RepeatedKeyError", "each_key_once", "read_json_object"]
 
 
 def read_json_object(
@@ -38,28 +38,37 @@ def read_json_object(
     return document
 
 
-class _RepeatedKeyError(Exception):
+class RepeatedKeyError(ValueError):
     """An object has a key twice, of which Python would keep the last."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the key {shown(name)} is given twice")
 
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in pairs:
-        if name in found:
-            raise _RepeatedKeyError(name)
-        found[name] = value
+
+def each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make an object of its pairs: what `json.loads` takes as its ``object_pairs_hook``.
+
+    Raises
+    ------
+    RepeatedKeyError
+        When a key comes twice.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise RepeatedKeyError(next(name for name in names if names.count(name) > 1))
     return found
 
 
 def _parse(content: str, where: str) -> object:
     try:
-        return json.loads(content, object_pairs_hook=_once)
+        return json.loads(content, object_pairs_hook=each_key_once)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
         raise InputError(f"is not whole JSON: {error.msg} at {place}", where=where) from None
     except RecursionError:
         raise InputError("is nested too deeply", where=where) from None
-    except _RepeatedKeyError as error:
-        raise InputError(f"the key {shown(error.args[0])} is given twice", where=where) from None
+    except RepeatedKeyError as error:
+        raise InputError(str(error), where=where) from None
     except ValueError as error:  # an integer of thousands of digits
         raise InputError(f"is not usable JSON: {error}", where=where) from None

@@ -47,7 +47,7 @@ def test_the_bars_download_with_what_they_are_shares_of(open_page, tmp_path):
 def test_a_benchmark_is_replayed_and_a_bad_one_told_in_place(open_page, settled):
     page = open_page("calibrate", gpu="L40S")
     bring(page, "A benchmark", "x<b>.json", b"{")
-    page.get_by_role("alert").filter(has_text="no JSON").first.wait_for(timeout=20_000)
+    page.get_by_role("alert").filter(has_text="not whole JSON").first.wait_for(timeout=20_000)
     bring(page, "A benchmark", "bench.json", json.dumps(BENCH).encode())
     page.get_by_text("Predicted beside the benchmark").wait_for(timeout=30_000)
     settled(page)

@@ -1,6 +1,7 @@
 """Fits: planted coefficients come back, tables give what the findings say, bad input is named."""
 
 import csv
+import json
 from dataclasses import fields, replace
 
 import numpy as np
@@ -343,25 +344,39 @@ def test_measured_steps_become_a_profile_that_works(tmp_path):
 
     assert result.exit_code == 0
     assert "80 rows, 0.0 % off" in result.output
-    assert f"written to {output}" in result.output
+    assert f"written to {output}" in result.stderr
+    assert yaml.safe_load(result.stdout).keys() == {"coefficients"}
     fitted = load_accelerator(output).coefficients
     assert fitted.kv_bytes_per_s == pytest.approx(2.0e12, rel=0.03)
     assert fitted.source == "fitted to steps.csv"
 
 
 def fitted_from(tmp_path, rows, *more):
-    """What ``kvsim calibrate fit --rows`` prints for these rows."""
+    """Run ``kvsim calibrate fit --rows`` on these rows."""
     path = write_rows(tmp_path / "steps.csv", rows)
     arguments = ["fit", "--gpu", "h100", "--rows", str(path), *more]
-    return CliRunner().invoke(command, arguments, catch_exceptions=False).output
+    return CliRunner().invoke(command, arguments, catch_exceptions=False)
 
 
 def test_a_poor_fit_says_so(tmp_path):
-    printed = fitted_from(tmp_path, timed(grid(), PLANTED, noise=0.4))
-    assert "# warning: the fit misses its own rows by" in printed
-    assert "over 20 %: do not trust what is simulated with it" in printed
-    assert yaml.safe_load(printed)["coefficients"]["error_percent"] > 20
-    assert "warning" not in fitted_from(tmp_path, timed(grid(), PLANTED, noise=0.05))
+    poor = fitted_from(tmp_path, timed(grid(), PLANTED, noise=0.4))
+    assert "warning: the fit misses its own rows by" in poor.stderr
+    assert "over 20 %: do not trust what is simulated with it" in poor.stderr
+    assert yaml.safe_load(poor.stdout)["coefficients"]["error_percent"] > 20
+    assert fitted_from(tmp_path, timed(grid(), PLANTED, noise=0.05)).stderr == ""
+
+
+def test_a_fit_is_told_as_json(tmp_path):
+    rows = timed(grid(), PLANTED, noise=0.4)
+    said = json.loads(fitted_from(tmp_path, rows, "--format", "json").stdout)
+    block = yaml.safe_load(fitted_from(tmp_path, rows).stdout)["coefficients"]
+    assert (said["accelerator"], said["rows"]) == ("H100-SXM5-80GB", len(rows))
+    assert said["coefficients"]["kv_bytes_per_s"] == pytest.approx(
+        block["kv_bytes_per_s"], rel=1e-3
+    )
+    assert said["error_percent"] == pytest.approx(block["error_percent"], abs=0.1)
+    assert len(said["warnings"]) == 1
+    assert said["output"] is None
 
 
 @pytest.mark.parametrize("factor", [20.0, 0.2])

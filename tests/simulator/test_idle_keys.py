@@ -13,9 +13,15 @@ from kvsim.simulator.prepare import prepare
 from kvsim.simulator.scenario import EngineSpec, Scenario, load_scenario, scenario_names
 from kvsim.specs.checked import defaults
 
-# Long enough for a burst and for what comes after it; a day of phases is cut to two.
+# Long enough for a burst and for what comes after it, or for a second conversation of a client; a
+# day of phases is cut to two.
 CUT: dict[str, dict[str, Any]] = {
-    "agent-loop": {"workload.requests": 40},
+    "agent-loop": {
+        "workload.requests": 40,
+        "workload.arrivals.clients": 4,
+        "workload.arrivals.ramp_seconds": 8,
+        "workload.prefix.turns.mean": 5,
+    },
     "azure-conversation": {
         "workload.arrivals.phases": [{"seconds": 10, "rate": 4}, {"seconds": 10, "rate": 6}]
     },

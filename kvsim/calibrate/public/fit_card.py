@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kvsim.calibrate.fit import FITTED_ON, MEANINGLESS_PERCENT, Fit, poor_fit
 from kvsim.calibrate.profile import coefficient_lines, profile_path, write_coefficients
@@ -21,14 +22,57 @@ from kvsim.errors import InputError
 from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
 from kvsim.steptime.defaults import class_coefficients
 
-__all__ = ["fit_command", "fit_profile"]
+__all__ = ["FitAnswer", "fit_command", "fit_profile"]
 
 # Served runs exist for these cards; their host costs are then every card's.
 _SERVED_ON = ("H100-SXM5-80GB", "H200-SXM-141GB")
 
 
-def fit_command(*, gpu: str, tables: Path | None, rows: Path | None, output: Path | None) -> str:
-    """Fit, write the profile where `output` is given, and return what to print.
+@dataclass(frozen=True, slots=True)
+class FitAnswer:
+    """What ``kvsim calibrate fit`` answers.
+
+    Parameters
+    ----------
+    profile : AcceleratorProfile
+        The accelerator, as it was before.
+    fit : Fit
+        Its coefficients, and how well they describe their own rows.
+    output : Path or None
+        The profile that was written.
+    """
+
+    profile: AcceleratorProfile
+    fit: Fit
+    output: Path | None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What not to trust; empty for a good fit."""
+        poor = poor_fit(self.fit.error_percent)
+        return [f"the fit {poor}"] if poor else []
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer as JSON."""
+        return {
+            "accelerator": self.profile.name,
+            "rows": self.fit.row_count,
+            "error_percent": self.fit.error_percent,
+            "warnings": self.warnings,
+            "coefficients": self.fit.coefficients.model_dump(mode="json", exclude_defaults=True),
+            "output": None if self.output is None else str(self.output),
+        }
+
+    def block(self) -> str:
+        """The answer as the YAML that a profile takes."""
+        said = f"{self.fit.row_count} rows, {self.fit.error_percent:.1f} % off"
+        return f"# {self.profile.name}: {said}\n{coefficient_lines(self.fit.coefficients)}"
+
+
+def fit_command(
+    *, gpu: str, tables: Path | None, rows: Path | None, output: Path | None
+) -> FitAnswer:
+    """Fit, and write the profile where `output` is given.
 
     Raises
     ------
@@ -46,14 +90,9 @@ def fit_command(*, gpu: str, tables: Path | None, rows: Path | None, output: Pat
     else:
         raise InputError("give either --tables FOLDER or --rows FILE")
     _refuse_meaningless(fit, tables or rows)
-    block = coefficient_lines(fit.coefficients)
     if output is not None:
         write_coefficients(output, fit.coefficients, like=_lines_of(gpu, profile))
-    poor = poor_fit(fit.error_percent)
-    remarks = [f"# warning: the fit {poor}\n"] if poor else []
-    remarks += [f"# written to {output}\n"] if output else []
-    title = f"# {profile.name}: {fit.row_count} rows, {fit.error_percent:.1f} % off\n"
-    return f"{title}{''.join(remarks)}{block}"
+    return FitAnswer(profile, fit, output)
 
 
 def _refuse_meaningless(fit: Fit, source: Path | None) -> None:

@@ -82,7 +82,10 @@ def write_outputs(
 def _texts(result: SimulationResult, extra: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
     summary = {**result.summary, **extra, "provenance": provenance(result)}
     yield "summary.json", (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode()
-    yield "trace.json.gz", _gzipped(json.dumps(timeline(result), separators=(",", ":")))
+    yield (
+        "trace.json.gz",
+        _gzipped(json.dumps(timeline(result), separators=(",", ":"), allow_nan=False)),
+    )
     yield "metrics.prom", prometheus_text(result).encode()
 
 

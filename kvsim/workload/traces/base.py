@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from kvsim.errors import InputError
+from kvsim.readers.json_file import RepeatedKeyError, each_key_once
 from kvsim.specs.numbers import finite, shown, whole
 from kvsim.workload.traces.report import ReadReport
 from kvsim.workload.traces.source import LineSource
@@ -275,9 +276,11 @@ def json_rows(
 def json_object(text: str) -> dict[str, Any]:
     """Parse one JSON object; anything else raises ValueError."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=each_key_once)
     except RecursionError as error:
         raise ValueError("JSON nested too deeply") from error
+    except RepeatedKeyError:
+        raise
     except ValueError as error:
         raise ValueError(f"not JSON: {str(error)[:80]}") from error
     if not isinstance(value, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 __all__ = ["ReadReport"]
 
@@ -49,6 +50,16 @@ class ReadReport:
     def first_problem(self) -> str:
         """The first malformed row in words, or an empty text."""
         return "line {}: {}".format(*self.examples[0]) if self.examples else ""
+
+    def record(self) -> dict[str, Any]:
+        """The counts as JSON; keys are as in ``kvsim trace stats --format json``."""
+        return {
+            "rows": self.rows,
+            "malformed": self.malformed,
+            "dropped": dict(self.dropped),
+            "changed": dict(self.notes),
+            "examples": [{"line": line, "reason": why} for line, why in self.examples],
+        }
 
     def lines(self) -> list[str]:
         """Describe what was left out or changed, one line a matter; empty if nothing was."""

@@ -95,13 +95,7 @@ class TraceStats:
 
     def record(self) -> dict[str, Any]:
         """Return the statistics as JSON-ready values."""
-        left_out = {
-            "malformed": self.report.malformed,
-            "dropped": dict(self.report.dropped),
-            "changed": dict(self.report.notes),
-            "examples": [{"line": line, "reason": why} for line, why in self.report.examples],
-        }
-        return {**asdict(self), "path": str(self.path), "report": left_out}
+        return {**asdict(self), "path": str(self.path), "report": self.report.record()}
 
 
 def length_stats(values: Floats | Ints) -> LengthStats:

@@ -205,6 +205,20 @@ main(["trace", "convert", *sys.argv[1:], "--to", "vidur"])
 """
 
 
+def test_convert_command_tells_text_and_json(mooncake, tmp_path):
+    with mooncake.open("a") as file:
+        file.write('{"timestamp": 1, "timestamp": 2, "input_length": 4, "output_length": 1}\n')
+    words = ["convert", str(mooncake), str(tmp_path / "out"), "--to", "vidur"]
+    shown = CliRunner().invoke(command, words)
+    assert shown.stdout == f"{tmp_path / 'out'}: 2 requests as vidur, read as mooncake\n"
+    assert "line 4: the key 'timestamp' is given twice" in shown.stderr
+
+    said = json.loads(CliRunner().invoke(command, [*words, "--format", "json"]).stdout)
+    assert (said["file"], said["format"]) == (str(tmp_path / "out"), "vidur")
+    assert said["read"]["examples"] == [{"line": 4, "reason": "the key 'timestamp' is given twice"}]
+    assert (said["read"]["rows"], said["read"]["malformed"]) == (2, 1)
+
+
 def test_sigterm_keeps_what_is_written(mooncake, tmp_path):
     command = [sys.executable, "-c", SIGNALLED, str(mooncake), str(tmp_path / "out")]
     left = subprocess.run(command, capture_output=True, text=True, check=False)
