@@ -371,3 +371,27 @@ def test_a_table_aligns_numbers_right_and_wraps_words(monkeypatch):
         "  a      because it is so and was always",
         "         so",
     ]
+
+
+def commands(group, words=()):
+    """Every command under a group that answers, by the words that call it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        if isinstance(found, click.Group):
+            yield from commands(found, (*words, name))
+        if not isinstance(found, click.Group) or found.invoke_without_command:
+            yield (*words, name), found
+
+
+def test_every_command_answers_in_json():
+    """But those whose answer is not data: a page in the browser, a line for the shell."""
+    silent = {
+        words
+        for words, found in commands(cli)
+        if not any(
+            option.name == "output_format" and "json" in option.type.choices
+            for option in found.params
+        )
+    }
+    assert silent == {("dashboard",), ("completion",)}
