@@ -207,15 +207,8 @@ def show(found: SimulationComparison, line: str) -> None:
 
 
 def _cautions(found: SimulationComparison) -> None:
-    setups = (variant.runs.first.setup for variant in found.variants)
-    for warning in dict.fromkeys(warning for setup in setups for warning in setup.warnings):
-        st.warning(plain(warning))
-    saturated = [variant.label for variant in found.variants if variant.runs.saturated]
-    if saturated:
-        st.warning(
-            f"Saturated: {plain('; '.join(saturated))}. Requests came faster than they could be"
-            " served, so TTFT, end-to-end time and queue grow for as long as the run goes on."
-        )
+    for caution in found.cautions():
+        st.warning(plain(caution))
 
 
 def _keep(found: SimulationComparison, line: str) -> None:

@@ -171,19 +171,8 @@ def _numbers(result: SimulationResult) -> None:
 
 
 def _cautions(result: SimulationResult) -> None:
-    summary = result.summary
-    for warning in result.setup.warnings:
-        st.warning(plain(warning))
-    if summary["saturated"]:
-        st.warning(
-            "Saturated: requests came faster than they could be served. Queue, TTFT and"
-            " end-to-end time grow for as long as the run goes on; no mean of them means much."
-        )
-    if summary["rejected"]:
-        st.warning(
-            f"{summary['rejected']:,} requests were rejected: longer than the longest sequence,"
-            " or than the whole pool holds."
-        )
+    for caution in kvsim.Replications(result, (result.summary,)).cautions:
+        st.warning(plain(caution))
     for note in result.recording.notes:
         st.caption(f":material/info: {plain(note)}")
 

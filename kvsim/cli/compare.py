@@ -15,6 +15,7 @@ from kvsim.cli.scenario_options import (
     check_writable,
     chosen_scenario,
     progress,
+    refuse_fixed,
     scenario_options,
     varied,
 )
@@ -53,6 +54,7 @@ def command(
 
     question = chosen_scenario(scenario, trace, settings, flags)
     values = varied(vary)
+    refuse_fixed(values, flags, settings)
     check_writable(None, report)
     with held():
         with progress(question) as watch:

@@ -38,6 +38,7 @@ __all__ = [
     "chosen_scenario",
     "parsed_values",
     "progress",
+    "refuse_fixed",
     "scenario_options",
     "varied",
 ]
@@ -150,6 +151,27 @@ def varied(settings: tuple[str, ...]) -> dict[str, list[Any]]:
             fix="give two values or more, separated by commas",
         )
     return found
+
+
+def refuse_fixed(
+    vary: Mapping[str, list[Any]], flags: Mapping[str, Any], settings: tuple[str, ...]
+) -> None:
+    """Refuse a flag or ``--set`` of what is varied: it would have no effect.
+
+    Raises
+    ------
+    InputError
+        With the words of both.
+    """
+    from kvsim.simulator.facts import fact_of
+
+    stated = {name: (value, _flag_words(name, value)) for name, value in given(flags).items()}
+    stated |= dict(map(_set, settings))
+    varied_facts = {fact_of(name, values[0]): name for name, values in vary.items()}
+    for name, (value, words) in stated.items():
+        found = varied_facts.get(fact_of(name, value))
+        if found is not None:
+            raise InputError(f"--vary {found} takes its place", where=words, fix="leave it out")
 
 
 def _trace(scenario: str, trace: str) -> dict[str, Any]:

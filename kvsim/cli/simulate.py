@@ -111,5 +111,7 @@ def _write(runs: Replications, folder: str) -> None:
     from kvsim.cli.simulation_report import interval_record
     from kvsim.results.outputs import write_outputs
 
-    written = write_outputs(runs.first, folder, interval_record(runs))
-    say(f"wrote {', '.join(path.name for path in written)} to {folder}")
+    extra = {**interval_record(runs), "warnings": list(runs.cautions)}
+    written = write_outputs(runs.first, folder, extra)
+    of = f" (tables of seed {runs.first.recording.seed} alone)" if len(runs.summaries) > 1 else ""
+    say(f"wrote {', '.join(path.name for path in written)}{of} to {folder}")

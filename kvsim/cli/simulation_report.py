@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvsim.cli.render import Bar, Part, Section, Table
@@ -50,8 +49,9 @@ def run_sections(runs: Replications) -> Iterator[Section]:
     scenario = runs.first.setup.scenario
     title = f"{scenario.name}: {scenario.question}" if scenario.question else scenario.name
     yield Section(title, (_headline(runs),))
-    if cautions := _cautions(runs):
-        yield Section("Caution", ("\n".join(cautions),))
+    told = runs.first.setup.idle_keys  # on stderr
+    if cautions := [said for said in runs.cautions if said not in told]:
+        yield Section("Caution", (_listed(cautions),))
     yield _latency_section(runs)
     yield _rate_section(runs)
     yield _memory_section(runs)
@@ -121,14 +121,8 @@ def _mimicked(scenario: Scenario) -> str:
     return SCHEDULERS.find(scenario.scheduler.policy).mimics
 
 
-def _cautions(runs: Replications) -> list[str]:
-    """What a reader must know first, as a list; idle keys are named on stderr."""
-    return _listed(runs.cautions, runs.first.setup.idle_keys)
-
-
-def _listed(cautions: Iterable[str], told: Iterable[str]) -> list[str]:
-    """Lines of a list, each once, less those that stand elsewhere."""
-    return [f"- {said}" for said in dict.fromkeys(cautions) if said not in set(told)]
+def _listed(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _latency_section(runs: Replications) -> Section:
@@ -168,6 +162,7 @@ def _rate_section(runs: Replications) -> Section:
         ("good requests/s (SLO)", _number(summary["request_goodput"], ",.3f")),
         ("mean batch, sequences", _number(summary["mean_batch_size"], ",.1f")),
         ("rejected", _count(summary["rejected"])),
+        *_unfinished(summary),
         ("preemptions", _count(summary["preemptions"])),
         ("recomputed / swapped tokens", _two(summary, "recomputed_tokens", "swapped_tokens")),
         ("prefix tokens found / looked up", _two(prefix, "hits", "queries")),
@@ -177,6 +172,12 @@ def _rate_section(runs: Replications) -> Section:
     if "swap_break_even_tokens" in summary:
         rows.append(("swapping pays from, tokens", _break_even(summary["swap_break_even_tokens"])))
     return Section("Work", (Table(("over the run", "value"), tuple(rows)),))
+
+
+def _unfinished(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A row for requests that a run was cut over, where there are any."""
+    count = summary["unfinished"]
+    return [("unfinished", _count(count))] if count else []
 
 
 def _memory_section(runs: Replications) -> Section:
@@ -197,7 +198,8 @@ def comparison_sections(found: SimulationComparison) -> Iterator[Section]:
     first, *others = found.variants
     keys = [key for key in COMPARED if any(_says(variant, key) for variant in found.variants)]
     scenario = first.runs.first.setup.scenario.name
-    title = f"{scenario}: the same requests for every variant"
+    met = "the same requests for every variant" if found.same_requests else "variants"
+    title = f"{scenario}: {met}"
     yield Section(title, (_values(found, keys),))
     if others:
         changes = Table(
@@ -212,18 +214,9 @@ def comparison_sections(found: SimulationComparison) -> Iterator[Section]:
         yield Section(f"Difference from {first.label} ({how})", (changes,))
     if "scheduler.preemption" in first.overrides:
         yield Section("Swap or recompute", (_swap_lines(found),))
-    setups = [variant.runs.first.setup for variant in found.variants]
-    said = _listed(
-        *(
-            chain.from_iterable(lines)
-            for lines in (
-                (setup.warnings for setup in setups),
-                (setup.idle_keys for setup in setups),
-            )
-        )
-    )
-    if said:
-        yield Section("Caution", ("\n".join(said),))
+    told = {line for variant in found.variants for line in variant.runs.first.setup.idle_keys}
+    if cautions := found.cautions(but=told):
+        yield Section("Caution", (_listed(cautions),))
     yield _step_times(found)
 
 

@@ -291,17 +291,13 @@ def comparison_report(found: SimulationComparison, *, command: str = "") -> str:
     if command:
         blocks.append(Lines("command", "This report again", [command]))
     name = first.runs.first.setup.scenario.name
-    return html_page(f"{name}: the same requests by {', '.join(first.overrides)}", blocks)
+    met = "the same requests by" if found.same_requests else "by"
+    return html_page(f"{name}: {met} {', '.join(first.overrides)}", blocks)
 
 
 def _blocks(found: SimulationComparison) -> Iterator[Table]:
-    setups = (variant.runs.first.setup for variant in found.variants)
-    warnings = list(dict.fromkeys(said for setup in setups for said in setup.warnings))
-    if warnings:
-        yield Lines("caution", "Caution", warnings)
-    saturated = [variant.label for variant in found.variants if variant.runs.saturated]
-    if saturated:
-        yield Lines("caution", "Past saturation: its latencies grow with the run", saturated)
+    if cautions := found.cautions():
+        yield Lines("caution", "Caution", cautions)
     yield values_table(found)
     if len(found.variants) > 1:
         yield differences_table(found)

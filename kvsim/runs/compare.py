@@ -7,7 +7,7 @@ Differences are therefore taken in pairs, which is what makes their intervals na
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -18,9 +18,10 @@ from kvsim.errors import InputError, UnsupportedError
 from kvsim.results.result import grows_with_the_run, swap_break_even_tokens
 from kvsim.results.statistics import Interval
 from kvsim.runs.replicate import Replications, mean_interval, numbers, replicate
-from kvsim.simulator.facts import refuse_twice
+from kvsim.simulator.facts import key_of, refuse_twice
 from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import Scenario, with_overrides
+from kvsim.version import __version__
 
 __all__ = ["SimulationComparison", "Variant", "compare"]
 
@@ -50,11 +51,38 @@ class Variant:
 class SimulationComparison:
     """Variants of a scenario that met the same requests; the first is the baseline.
 
-    `interrupted` says that the last one was cut short, or that others were never begun.
+    `interrupted` says that the last one was cut short, or that others were never begun;
+    `never_begun` has what would have set those apart.
     """
 
     variants: tuple[Variant, ...]
     interrupted: bool = False
+    never_begun: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def same_requests(self) -> bool:
+        """Whether nothing that was varied draws other requests."""
+        keys = [key_of(name, value) for name, value in self.variants[0].overrides.items()]
+        return not any(key == "run.seed" or key.partition(".")[0] == "workload" for key in keys)
+
+    def cautions(self, but: Collection[str] = ()) -> list[str]:
+        """What a reader must know first, with the names of the variants unless it is of all.
+
+        Parameters
+        ----------
+        but : collection of str
+            What was said elsewhere.
+        """
+        of: dict[str, list[str]] = {}
+        for variant in self.variants:
+            for said in dict.fromkeys(variant.runs.cautions):
+                of.setdefault(said, []).append(variant.label)
+        every = len(self.variants)
+        return [
+            said if len(labels) == every else f"{'; '.join(labels)}: {said}"
+            for said, labels in of.items()
+            if said not in but
+        ]
 
     def difference(self, variant: Variant, key: str) -> Interval | None:
         """Mean of the paired differences from the baseline, with its 95 % interval.
@@ -82,9 +110,15 @@ class SimulationComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: each variant's summary, intervals and differences from the first."""
+        first = self.variants[0].runs.first
         return {
+            "kvsim": __version__,
+            "scenario": first.setup.scenario.name,
+            "seed": first.recording.seed,
+            "same_requests": self.same_requests,
             "variants": [self._record(variant) for variant in self.variants],
             "interrupted": self.interrupted,
+            "never_begun": list(self.never_begun),
         }
 
     def _record(self, variant: Variant) -> dict[str, Any]:
@@ -93,7 +127,7 @@ class SimulationComparison:
             "overrides": variant.overrides,
             "pool_slots": variant.runs.first.setup.pool_slots,
             "pool_tokens": variant.runs.first.setup.pool_tokens,
-            "warnings": list(variant.runs.first.setup.warnings),
+            "warnings": list(variant.runs.cautions),
             "summary": variant.runs.summary,
             "saturated": variant.runs.saturated,
             "interrupted": variant.runs.interrupted,
@@ -142,7 +176,8 @@ def compare(
     stated = {"run.seed": seed, "run.replications": replications}
     scenario = with_overrides(scenario, {k: v for k, v in stated.items() if v is not None})
     variants: list[Variant] = []
-    for overrides, changed in _variants(scenario, vary):
+    wanted = _variants(scenario, vary)
+    for number, (overrides, changed) in enumerate(wanted):
         try:
             runs = replicate(changed, watch=watch)
         except (InputError, UnsupportedError) as error:
@@ -154,11 +189,18 @@ def compare(
         except KeyboardInterrupt:
             if not variants:
                 raise
-            return SimulationComparison(tuple(variants), interrupted=True)
+            return _cut(variants, wanted[number:])
         variants.append(Variant(overrides, runs))
         if runs.interrupted:
-            return SimulationComparison(tuple(variants), interrupted=True)
+            return _cut(variants, wanted[number + 1 :])
     return SimulationComparison(tuple(variants))
+
+
+def _cut(
+    variants: Sequence[Variant], left: Sequence[tuple[dict[str, Any], Scenario]]
+) -> SimulationComparison:
+    never_begun = tuple(overrides for overrides, _ in left)
+    return SimulationComparison(tuple(variants), interrupted=True, never_begun=never_begun)
 
 
 def _variants(

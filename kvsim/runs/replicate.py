@@ -80,12 +80,25 @@ class Replications:
             )
         if not summary["completed"]:
             yield "no request was completed"
+        if summary["unfinished"] and not summary["interrupted"]:
+            yield self._cut(summary)
         if summary["interrupted"]:
             yield "interrupted: these are the requests that were finished"
         elif self.interrupted:
             count = len(self.whole)
             whole = "1 whole run" if count == 1 else f"{count} whole runs"
             yield f"interrupted: intervals are over the {whole}"
+
+    def _cut(self, summary: Mapping[str, Any]) -> str:
+        """Say what run.max_seconds left out; latencies are of what was seen before it."""
+        scenario = self.first.setup.scenario
+        left = f"{summary['unfinished']:,} requests unfinished"
+        asked = scenario.workload.requests
+        came = summary["completed"] + summary["rejected"] + summary["unfinished"]
+        if asked is not None and asked > came:
+            left += f" and {asked - came:,} not yet there"
+        where = scenario.where("run.max_seconds", short=True)
+        return f"{where} cut the run: {summary['completed']:,} requests finished, {left}"
 
     @property
     def intervals(self) -> dict[str, Interval]:

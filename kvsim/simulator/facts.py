@@ -30,6 +30,7 @@ from kvsim.workload.validation import field_error
 
 __all__ = [
     "ContradictionError",
+    "fact_of",
     "key_of",
     "named",
     "overlay",
@@ -103,6 +104,18 @@ def key_of(name: str, value: object = None) -> str:
     return f"engine.{flag}" if flag in defaults(EngineOptions) else _FLAGS.get(flag, name)
 
 
+def fact_of(name: str, value: object = None) -> str:
+    """Return the key under which a scenario keeps what a name of it, or of a flag, states.
+
+    Examples
+    --------
+    >>> fact_of("memory.num_blocks"), fact_of("tp")
+    ('engine.num_gpu_blocks_override', 'engine.tensor_parallel_size')
+    """
+    key = key_of(name, value)
+    return next((fact for fact, other in _PAIRS[:-1] if other == key), key)
+
+
 def refuse_twice(vary: Mapping[str, Any]) -> None:
     """Refuse to vary one fact under two names.
 
@@ -111,11 +124,9 @@ def refuse_twice(vary: Mapping[str, Any]) -> None:
     InputError
         With both names.
     """
-    kept = {other: fact for fact, other in _PAIRS[:-1]}
     seen: dict[str, str] = {}
     for name, values in vary.items():
-        key = key_of(name, values[0])
-        before = seen.setdefault(kept.get(key, key), name)
+        before = seen.setdefault(fact_of(name, values[0]), name)
         if before != name:
             raise InputError(
                 f"varied twice: {before} is the same",
