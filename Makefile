@@ -1,6 +1,6 @@
 # Every target is a command that a person runs and that CI runs too.
 .DEFAULT_GOAL := help
-.PHONY: help install format check test whole coverage soak bench screenshots gpu wheel ci
+.PHONY: help install format check test whole slow coverage soak bench screenshots gpu wheel ci
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,9 +23,12 @@ test:  ## The tests of a few minutes, doctests included; what is skipped is said
 whole:  ## All tests on two cores (torch, a Chromium and KVSIM_DATA bring in what needs them)
 	pytest --slow -n 2 --dist loadfile
 
-coverage:  ## All tests, and what of kvsim they leave out: less than 95 % of its branches is an error
+slow:  ## The tests that `make test` leaves out for their time, on two cores
+	pytest --slow -m slow -n 2 --dist loadfile
+
+coverage:  ## `make test`, and what of kvsim it leaves out: less than 95 % of its branches is an error
 	coverage erase
-	coverage run -m pytest --slow -n 2 --dist loadfile
+	coverage run -m pytest -n 2 --dist loadfile
 	coverage combine -q
 	coverage report
 

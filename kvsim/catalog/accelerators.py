@@ -26,6 +26,7 @@ __all__ = [
     "describe_accelerators",
     "find_accelerator",
     "load_accelerator",
+    "names_file",
     "siblings",
 ]
 
@@ -69,7 +70,7 @@ def find_accelerator(name_or_path: str | Path) -> AcceleratorProfile:
     ('A100-SXM4-80GB', 'T4')
     """
     text = str(name_or_path)
-    if _looks_like_path(text):
+    if names_file(text):
         return load_accelerator(Path(text).expanduser())
     key = _key(text)
     if not key:
@@ -158,7 +159,8 @@ def _describe(profile: AcceleratorProfile) -> dict[str, Any]:
     }
 
 
-def _looks_like_path(text: str) -> bool:
+def names_file(text: str) -> bool:
+    """Whether `find_accelerator` takes it for a path."""
     return text.endswith((".yaml", ".yml")) or os.sep in text
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from kvsim.cli import INTERRUPTED, say
 from kvsim.cli.options import MODEL, format_option
 from kvsim.cli.render import Section, Table, emit
+from kvsim.errors import InputError
 from kvsim.interrupts import held
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_DEFAULT = ParameterSource.DEFAULT
 
 
 @click.command("validate")
@@ -37,16 +40,19 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Share of the estimated capacity (repeatable).",
 )
 @click.option("--quick", is_flag=True, help="Less of everything: seconds on a CPU.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), help="Default: 0; with --bench the scenario's.")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for comparison.json and comparison.html.",
+    help="Folder for what is found, as JSON and, of the serving loop, HTML.",
 )
 @click.option("--engine-log", type=_FILE, help="vLLM's start-up log, to compare with the plan.")
 @click.option("--bench", type=_FILE, help="A vllm bench serve JSON, to compare with --scenario.")
 @format_option
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     engine_log: Path | None,
     bench: Path | None,
     output: Path | None,
@@ -66,12 +72,32 @@ def command(
     """  # noqa: D301 - \b keeps click from wrapping the examples
     if engine_log is not None and bench is not None:
         raise click.UsageError("--engine-log and --bench are two questions: ask one at a time.")
+    _refuse_idle(ctx, engine_log, bench)
     if engine_log is not None:
         _log(engine_log, output, output_format, asked)
     elif bench is not None:
         _bench(bench, output, output_format, asked)
     else:
         _twin(output, output_format, asked)
+
+
+_OF_THE_LOOP = {"device", "loads", "quick"}  # options that only the serving loop reads
+
+
+def _refuse_idle(ctx: click.Context, engine_log: Path | None, bench: Path | None) -> None:
+    """Refuse options that would change nothing beside a file of vLLM's."""
+    file, flag = (bench, "--bench") if engine_log is None else (engine_log, "--engine-log")
+    if file is None:
+        return
+    idle = _OF_THE_LOOP | ({"seed"} if engine_log is not None else set())
+    stated = [
+        option.opts[0]
+        for option in ctx.command.params
+        if option.name in idle and ctx.get_parameter_source(option.name) is not _DEFAULT
+    ]
+    if stated:
+        words = ", ".join(stated)
+        raise click.UsageError(f"{words} would change nothing with {flag}: leave it out.")
 
 
 # ---- the twin -------------------------------------------------------------------------------
@@ -81,6 +107,7 @@ def _twin(output: Path | None, output_format: str, asked: dict[str, Any]) -> Non
     from kvsim.calibrate.twin.validate import ValidationRequest, validate
 
     asked["loads"] = tuple(asked["loads"])
+    asked["seed"] = asked["seed"] or 0
     with held():
         found = validate(ValidationRequest(**asked), say=say)
         record = found.record()
@@ -152,7 +179,7 @@ def _log(path: Path, output: Path | None, output_format: str, asked: dict[str, A
     options = load_scenario(asked["scenario"]).engine.options if asked["scenario"] else None
     found = compare_log(read_engine_log(path), asked["profile"], asked["model"], options)
     if output is not None:
-        _write(output, "engine-log", found.record(), page=False)
+        _write(output, "engine-log-comparison", found.record(), read=path)
     emit(_log_sections(found), found.record(), output_format)
 
 
@@ -202,24 +229,28 @@ def _bench(path: Path, output: Path | None, output_format: str, asked: dict[str,
     overrides = {key: value for key, value in places.items() if value is not None}
     found = compare_bench(path, load_scenario(asked["scenario"], overrides), asked["seed"])
     if output is not None:
-        _write(output, "bench", found.record(), page=False)
+        _write(output, "bench-comparison", found.record(), read=path)
     emit(_bench_sections(found), found.record(), output_format)
 
 
 def _bench_sections(found: BenchComparison) -> list[Section]:
     rows = tuple(map(_pair_row, found.pairs))
-    how = (
-        "its own requests, replayed"
-        if found.replayed
-        else "the scenario's workload (the result lists no requests: --save-detailed would)"
-    )
-    return [Section(f"{found.path.name}: {how}", (Table(_PAIR_HEADERS, rows),))]
+    how = "its own requests, replayed" if found.replayed else "the scenario's workload"
+    deployment = found.setup.deployment
+    on = f"{deployment.model.name} on {deployment.accelerator.name}"
+    sections = [Section(f"{found.path.name}: {how}, {on}", (Table(_PAIR_HEADERS, rows),))]
+    if found.warnings:
+        lines = "\n".join(f"- {said}" for said in found.warnings)
+        sections.append(Section("Caution", (lines,)))
+    return sections
 
 
-def _write(folder: Path, stem: str, record: dict[str, Any], *, page: bool = True) -> None:
-    """Write the JSON, and the page where plotly is there to draw it."""
+def _write(folder: Path, stem: str, record: dict[str, Any], *, read: Path | None = None) -> None:
+    """Write the JSON, and of the serving loop the page where plotly is there to draw it."""
     from kvsim.calibrate.outputs import write_record
     from kvsim.figures.measured import validation_page
 
-    for line in write_record(folder, stem, record, validation_page if page else None):
+    if read is not None and read.resolve() == (folder / f"{stem}.json").resolve():
+        raise InputError("would be overwritten", where=str(read), fix="give another --output")
+    for line in write_record(folder, stem, record, None if read else validation_page):
         say(line)

@@ -29,9 +29,15 @@ _NAMED_ELSEWHERE = {"data_parallel_size", "enable_prefix_caching"}
 
 
 def read_by_plan(sizing: Sizing) -> object:
-    """Everything that a plan's numbers are made of."""
+    """Everything that a plan's numbers are made of.
+
+    What the engine may use is no part of it where the KV cache has a stated size.
+    """
+    budget = sizing.budget
+    if sizing.deployment.options.kv_cache_memory_bytes is not None:
+        budget = replace(budget, budget_bytes=0)
     return (
-        sizing.budget,
+        budget,
         sizing.capacity,
         sizing.deployment.options.max_num_seqs,
         sizing.deployment.kv_format,

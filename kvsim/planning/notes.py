@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kvsim.catalog.accelerators import siblings
+from kvsim.catalog.accelerators import names_file, siblings
 from kvsim.memory.footprint import layer_caches
 from kvsim.planning.idle_options import idle_options
 from kvsim.planning.plan_types import Fragmentation
 from kvsim.planning.sizing import Sizing
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.precision import weight_format
+from kvsim.units import format_bytes
 
 __all__ = ["alias_warning", "warnings"]
 
@@ -35,6 +36,7 @@ def _checks(sizing: Sizing) -> Iterator[str]:
         _kv_wider_than_weights,
         _other_layout,
         _trained_length,
+        _stated_blocks,
         _idle_flags,
     )
     for check in checks:
@@ -42,13 +44,13 @@ def _checks(sizing: Sizing) -> Iterator[str]:
 
 
 def alias_warning(sizing: Sizing, asked: str | Path | AcceleratorProfile) -> Iterator[str]:
-    """Say which card an ambiguous name was taken for, and name its siblings."""
+    """Say which card an ambiguous name was taken for, and name its siblings; a file has one."""
     card = sizing.deployment.accelerator
-    if isinstance(asked, AcceleratorProfile) or str(asked).lower() == card.name.lower():
+    if not isinstance(asked, str) or names_file(asked) or asked.lower() == card.name.lower():
         return
     others = siblings(card)
     if others:
-        yield f"{str(asked)!r} is taken as {card.name}; the others are {', '.join(others)}"
+        yield f"{asked!r} is taken as {card.name}; the others are {', '.join(others)}"
 
 
 def _longer_than_servable(sizing: Sizing) -> Iterator[str]:
@@ -103,6 +105,19 @@ def _one_of_several(sizing: Sizing) -> Iterator[str]:
     if replicas > 1:
         yield (
             f"data_parallel_size = {replicas}: all numbers are those of one of {replicas} replicas"
+        )
+
+
+def _stated_blocks(sizing: Sizing) -> Iterator[str]:
+    """Say where a stated number of blocks is more than the KV cache has bytes for."""
+    if sizing.deployment.options.num_gpu_blocks_override is None:
+        return
+    stated = sizing.pools.main.num_blocks
+    taken, room = sizing.pools.total_bytes, max(0, sizing.capacity.kv_cache_bytes)
+    if taken > room:
+        yield (
+            f"num_gpu_blocks_override = {stated:,}: these blocks are {format_bytes(taken)}, and the"
+            f" KV cache {format_bytes(room)}; the engine allocates them whether they fit or not"
         )
 
 

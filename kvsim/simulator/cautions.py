@@ -23,12 +23,15 @@ from kvsim.simulator.allocators.reserve import Reserve
 from kvsim.simulator.allocators.virtual import Virtual
 from kvsim.simulator.schedulers import SCHEDULERS
 from kvsim.simulator.schedulers.orca import Orca
+from kvsim.simulator.schedulers.sarathi import Sarathi
 from kvsim.simulator.schedulers.static import Static
 from kvsim.simulator.schedulers.vllm_v0 import VLLMv0
+from kvsim.simulator.schedulers.vllm_v1 import VLLMv1
 from kvsim.steptime.model import StepTimeModel
 
 if TYPE_CHECKING:
     from kvsim.simulator.scenario import Scenario
+    from kvsim.specs.engine_options import ResolvedOptions
 
 __all__ = ["idle_keys", "overrides_of_the_plan"]
 
@@ -50,6 +53,7 @@ _LACKS = {
 _OURS = ("first-fit", "best-fit", "buddy")
 _NEVER_SHORT = (NoCache, Reserve)  # nobody is preempted: all is held from the admission on
 _WHOLE_PROMPTS = (VLLMv0, Orca, Static)
+_IN_CHUNKS = (VLLMv1, Sarathi)
 _BLIND_TO_PRIORITY = ("fcfs", "shortest-first")
 
 Idle = Iterator[tuple[str, str]]
@@ -100,7 +104,7 @@ def _idle_keys(scenario: Scenario, sizing: Sizing) -> Idle:
     """Find the keys that change nothing, each with the reason."""
     yield from _idle_flags(scenario, sizing)
     yield from _idle_of_memory(scenario)
-    yield from _idle_of_scheduler(scenario)
+    yield from _idle_of_scheduler(scenario, sizing.deployment.options)
     yield from _idle_of_workload(scenario)
     step_time = scenario.step_time
     if step_time.seconds is not None and step_time.kind == "profile":
@@ -146,7 +150,7 @@ def _idle_of_memory(scenario: Scenario) -> Idle:
             yield "memory.compaction", "all regions are equally long"
 
 
-def _idle_of_scheduler(scenario: Scenario) -> Idle:
+def _idle_of_scheduler(scenario: Scenario, options: ResolvedOptions) -> Idle:
     """What no victim, no chunk and no priority ever asks for."""
     spec, workload = scenario.scheduler, scenario.workload
     if spec.preemption == "recompute" and _differs(spec, "host_link_bytes_per_s"):
@@ -155,11 +159,14 @@ def _idle_of_scheduler(scenario: Scenario) -> Idle:
         allocator = scenario.memory.allocator
         yield "scheduler.preemption", f"under the allocator {allocator} nobody is preempted"
     whole = SCHEDULERS.find(spec.policy) in _WHOLE_PROMPTS
-    if spec.long_prefill_token_threshold and whole:
+    threshold, most = spec.long_prefill_token_threshold, options.max_num_batched_tokens
+    if threshold and whole:
         yield (
             "scheduler.long_prefill_token_threshold",
             f"the scheduler {spec.policy} computes prompts whole",
         )
+    elif threshold >= most and SCHEDULERS.find(spec.policy) in _IN_CHUNKS:
+        yield "scheduler.long_prefill_token_threshold", f"a step has at most {most:,} tokens"
     if spec.admission == "priority" and workload.priorities is None and workload.trace is None:
         yield "scheduler.admission", "all requests have the same priority"
 

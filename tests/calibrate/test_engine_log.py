@@ -282,9 +282,40 @@ def test_a_summary_alone_is_set_beside_the_scenarios_own_workload(tmp_path):
     path = written(tmp_path, json.dumps(summary), "bench.json")
     found = compare_bench(path, Scenario.model_validate(SCENARIO))
     assert not found.replayed
+    assert found.warnings == (
+        "the result has no start_times and no input_lens, so the scenario's own requests were"
+        " simulated; vllm bench serve --save-detailed writes them",
+    )
     errors = {pair.name: pair.error_percent for pair in found.pairs}
     assert errors["mean_ttft_ms"] == pytest.approx(-50)
     assert errors["mean_tpot_ms"] == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_unlike_is_said(tmp_path):
+    summary = {"completed": 7, "request_rate": "inf", "model_id": "meta-llama/Llama-2-7b-hf"}
+    path = written(tmp_path, json.dumps(summary), "bench.json")
+    found = compare_bench(path, load_scenario("peer-w", {"workload.requests": 20}))
+    assert found.record()["warnings"][-4:] == [
+        "the result is of llama2-7b (model_id 'meta-llama/Llama-2-7b-hf'), simulated is"
+        " llama3.1-8b",
+        "the result has no start_times and no input_lens, so the scenario's own requests were"
+        " simulated; vllm bench serve --save-detailed writes them",
+        "20 requests were simulated, 7 measured: set workload.requests",
+        "the scenario sends 4 requests/s, the benchmark inf",
+    ]
+    assert "states a pool of 3,700 blocks" in found.record()["warnings"][0]
+
+
+def test_a_result_is_never_overwritten_and_idle_options_are_refused(tmp_path, run_kvsim):
+    text = json.dumps({"completed": 7})
+    path = written(tmp_path, text, "bench-comparison.json")
+    words = ("validate", "--bench", path, "--scenario", "static-vs-continuous")
+    code, _, err = run_kvsim(*words, "--output", tmp_path)
+    assert (code, path.read_text()) == (2, text)
+    assert f"{path}: would be overwritten; give another --output" in err
+    code, _, err = run_kvsim(*words, "--quick", "--load", "0.5")
+    assert code == 2
+    assert "--load, --quick would change nothing with --bench: leave it out" in err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import fields, replace
+from datetime import date
 
 import numpy as np
 import pytest
@@ -348,7 +349,7 @@ def test_measured_steps_become_a_profile_that_works(tmp_path):
     assert yaml.safe_load(result.stdout).keys() == {"coefficients"}
     fitted = load_accelerator(output).coefficients
     assert fitted.kv_bytes_per_s == pytest.approx(2.0e12, rel=0.03)
-    assert fitted.source == "fitted to steps.csv"
+    assert (fitted.source, fitted.date) == ("rows of steps.csv", date.today().isoformat())
 
 
 def fitted_from(tmp_path, rows, *more):
@@ -376,6 +377,9 @@ def test_a_fit_is_told_as_json(tmp_path):
     )
     assert said["error_percent"] == pytest.approx(block["error_percent"], abs=0.1)
     assert len(said["warnings"]) == 1
+    # One rank in bf16 says nothing of links, of fp8 and of experts, and everything of the rest.
+    assert {"collectives", "fp8_flops_speedup"} <= set(said["kept"])
+    assert not {"kv_bytes_per_s", "weight_bytes_per_s", "error_percent"} & set(said["kept"])
     assert said["output"] is None
 
 

@@ -156,6 +156,26 @@ def test_rejected_requests_are_said(run):
     assert "no request was completed" in out
 
 
+def test_a_flag_of_what_is_varied_is_refused(run):
+    vary = ("compare", "peer-w", "--vary", "max_num_seqs=4,8")
+    for words in (("--max-num-seqs", "3"), ("--set", "engine.max_num_seqs=3")):
+        code, out, err = run(*vary, *words)
+        assert (code, out) == (2, "")
+        assert (
+            err == f"kvsim: {' '.join(words)}: --vary max_num_seqs takes its place; leave it out\n"
+        )
+
+
+def test_files_of_a_run_carry_its_cautions(run, tmp_path):
+    words = ("--set", "workload.requests=20", "--replications", "2", "--output", str(tmp_path))
+    _, out, err = run("simulate", "peer-w", *words, "--format", "json")
+    assert (
+        json.loads((tmp_path / "summary.json").read_text())["warnings"]
+        == json.loads(out)["warnings"]
+    )
+    assert f"(tables of seed 0 alone) to {tmp_path}" in err
+
+
 def test_a_trace_takes_the_place_of_the_workload(run, tmp_path):
     trace = tmp_path / "azure.csv"
     rows = "".join(f"2023-11-16 18:15:{at:02d}.0000000,100,{at + 1}\n" for at in range(20))

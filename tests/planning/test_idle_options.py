@@ -32,7 +32,7 @@ def test_a_flag_without_its_object_is_named(model, flags, why):
     ("model", "flags"),
     [
         ("mixtral-8x7b", {"enable_expert_parallel": True, "data_parallel_size": 4}),
-        ("llama3.1-8b", {"gpu_memory_utilization": 0.5, "kv_cache_memory_bytes": "10GiB"}),
+        ("llama3.1-8b", {"gpu_memory_utilization": 0.5}),
         ("llama3.1-8b", {"max_model_len": 131072}),  # the model's own: what it would do anyway
     ],
 )
@@ -44,6 +44,26 @@ def test_the_flag_that_decides_in_its_place_is_named():
     flags = {"activation_bytes": "2GiB", "max_num_batched_tokens": 4096}
     assert idle(**flags) == [
         "max_num_batched_tokens = 4096 changes nothing: activation_bytes decides in its place"
+    ]
+
+
+def test_a_share_of_memory_beside_stated_bytes_is_idle():
+    """vLLM's worker takes `kv_cache_memory_bytes` before it looks at the share."""
+    assert idle(gpu_memory_utilization=0.5, kv_cache_memory_bytes="10GiB") == [
+        "gpu_memory_utilization = 0.5 changes nothing: kv_cache_memory_bytes decides in its place"
+    ]
+
+
+def test_more_blocks_than_bytes_are_named():
+    def said(blocks):
+        flags = {"kv_cache_memory_bytes": "10GiB", "num_gpu_blocks_override": blocks}
+        warnings = kvsim.plan("llama2-7b", "H100-SXM5-80GB", **flags).warnings
+        return [line for line in warnings if "whether they fit or not" in line]
+
+    assert said(1280) == []  # of 8 MiB: 10 GiB
+    assert said(1281) == [
+        "num_gpu_blocks_override = 1,281: these blocks are 10.01 GiB, and the KV cache 10 GiB;"
+        " the engine allocates them whether they fit or not"
     ]
 
 

@@ -23,6 +23,7 @@ from kvsim.planning.decode import batch_sizes
 from kvsim.planning.formula import explain
 from kvsim.planning.sizing import COMMON_CONTEXTS, context_lengths, size
 from kvsim.specs.precision import kv_format
+from kvsim.specs.yaml_files import data_folder
 from kvsim.units import GIB, KIB
 
 PROFILES = Path(__file__).resolve().parents[2] / "hardware_profiles"
@@ -366,6 +367,8 @@ def test_the_alias_a100_is_explained(llama2):
     assert warned(llama2, "'a100' is taken as A100-SXM4-80GB")
     assert warned(llama2, "A100-SXM4-40GB")
     assert not warned(plan("llama2-7b", "A100-SXM4-80GB"), "is taken as")
+    file = data_folder("hardware_profiles") / "a100-sxm4-80gb.yaml"
+    assert not warned(plan("llama2-7b", str(file)), "is taken as")  # one card, whatever its name
 
 
 def test_replicated_heads_are_counted():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kvsim import InputError, compare, load_scenario, replicate, simulate
+from kvsim import InputError, compare, load_scenario, replicate, simulate, with_overrides
 from kvsim.results.result import without_growing
 from kvsim.results.statistics import confidence_interval
 from kvsim.runs.compare import SimulationComparison, Variant
@@ -38,6 +38,34 @@ def test_every_variant_meets_the_same_requests(compared):
         assert (columns["finish_seconds"] != first["finish_seconds"]).any() or (
             variant.label == "reserve-max, 64"
         )
+
+
+def test_requests_that_differ_are_not_called_the_same(scenario, compared):
+    assert compared.same_requests
+    for vary in ({"seed": [1, 2]}, {"workload.arrivals.rate": [4, 8]}):
+        assert not compare(scenario, vary).same_requests
+
+
+def test_a_caution_of_some_variants_names_them(scenario):
+    found = compare(scenario, {"run.max_seconds": [2, 1e6, 3]})
+    cut = [line for line in found.cautions() if "cut the run" in line]
+    assert [line.partition(":")[0] for line in cut] == ["2", "3"]
+    shared = [line for line in found.cautions() if "states a pool of 1,200" in line]
+    assert len(shared) == 1
+    assert not shared[0].startswith("2")
+    assert found.cautions(but=shared) == cut
+
+
+def test_a_time_limit_says_what_it_cut(scenario):
+    runs = replicate(with_overrides(scenario, {"run.max_seconds": 2}))
+    counts = {key: runs.summary[key] for key in ("completed", "rejected", "unfinished")}
+    later = 150 - sum(counts.values())
+    assert later > 0
+    (said,) = (line for line in runs.cautions if "cut the run" in line)
+    assert said == (
+        f"override run.max_seconds=2 cut the run: {counts['completed']} requests finished,"
+        f" {counts['unfinished']} requests unfinished and {later} not yet there"
+    )
 
 
 def test_differences_are_taken_in_pairs(compared):

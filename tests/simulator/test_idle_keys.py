@@ -156,9 +156,9 @@ def ignored_keys(name: str) -> list[str]:
     for scenario in worlds(name):
         before = outcome(scenario)
         for key, value in keys_of(scenario):
-            if silent.get(key, True):
-                tried = (_is_silent(scenario, key, it, before) for it in others(key, value))
-                silent[key] = all(tried) and any(others(key, value))
+            tries = [*others(key, value)]
+            if tries and silent.get(key, True):
+                silent[key] = all(_is_silent(scenario, key, each, before) for each in tries)
     return [key for key, is_silent in silent.items() if is_silent]
 
 

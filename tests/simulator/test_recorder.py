@@ -105,10 +105,11 @@ def test_an_interrupted_run_ends_with_the_last_that_it_recorded(monkeypatch):
     decoded, seen = Scheduler.decoded, []
 
     def impatient(self, steps, now):
-        seen.extend(decoded(self, steps, now))
+        done = decoded(self, steps, now)
+        seen.extend(done)
         if len(seen) > 1:
             raise KeyboardInterrupt
-        return seen
+        return done
 
     monkeypatch.setattr(Scheduler, "decoded", impatient)
     lengths = {"prompt": {"kind": "fixed", "tokens": 40}, "output": {"kind": "uniform", "low": 5}}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from kvsim.calibrate.fit import FITTED_ON, MEANINGLESS_PERCENT, Fit, poor_fit
+from kvsim.calibrate.fit import MEANINGLESS_PERCENT, Fit, poor_fit
 from kvsim.calibrate.profile import coefficient_lines, profile_path, write_coefficients
 from kvsim.calibrate.public.cards import (
     CARDS,
@@ -40,11 +41,14 @@ class FitAnswer:
         Its coefficients, and how well they describe their own rows.
     output : Path or None
         The profile that was written.
+    kept : tuple of str
+        Coefficients that the rows say nothing of: they are the profile's.
     """
 
     profile: AcceleratorProfile
     fit: Fit
     output: Path | None
+    kept: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> list[str]:
@@ -59,14 +63,18 @@ class FitAnswer:
             "rows": self.fit.row_count,
             "error_percent": self.fit.error_percent,
             "warnings": self.warnings,
+            "kept": list(self.kept),
             "coefficients": self.fit.coefficients.model_dump(mode="json", exclude_defaults=True),
             "output": None if self.output is None else str(self.output),
         }
 
     def block(self) -> str:
         """The answer as the YAML that a profile takes."""
-        said = f"{self.fit.row_count} rows, {self.fit.error_percent:.1f} % off"
-        return f"# {self.profile.name}: {said}\n{coefficient_lines(self.fit.coefficients)}"
+        said = f"# {self.profile.name}: {self.fit.row_count} rows,"
+        said += f" {self.fit.error_percent:.1f} % off\n"
+        if self.kept:
+            said += f"# kept from the profile: {', '.join(self.kept)}\n"
+        return said + coefficient_lines(self.fit.coefficients)
 
 
 def fit_command(
@@ -83,16 +91,19 @@ def fit_command(
         When no table covers the accelerator.
     """
     profile = find_accelerator(gpu)
+    kept: tuple[str, ...] = ()
     if tables is not None and rows is None:
         fit = fit_profile(tables, profile)
     elif rows is not None and tables is None:
-        fit = fit_rows(read_rows(rows), profile, _known(profile, rows))
+        known = _known(profile, rows)
+        fit = fit_rows(read_rows(rows), profile, known)
+        kept = _kept(known, fit.coefficients)
     else:
         raise InputError("give either --tables FOLDER or --rows FILE")
     _refuse_meaningless(fit, tables or rows)
     if output is not None:
         write_coefficients(output, fit.coefficients, like=_lines_of(gpu, profile))
-    return FitAnswer(profile, fit, output)
+    return FitAnswer(profile, fit, output, kept)
 
 
 def _refuse_meaningless(fit: Fit, source: Path | None) -> None:
@@ -129,13 +140,20 @@ def _known(profile: AcceleratorProfile, rows: Path) -> StepCoefficients:
     known = profile.coefficients or class_coefficients(profile)
     return known.model_copy(
         update={
-            "source": f"fitted to {rows.name}",
-            "date": FITTED_ON,
+            "source": f"rows of {rows.name}",
+            "date": date.today().isoformat(),
             "host_seconds": 0.0,
             "sequence_seconds": 0.0,
             "host_costs": {},
         }
     )
+
+
+def _kept(known: StepCoefficients, fitted: StepCoefficients) -> tuple[str, ...]:
+    """Coefficients that have the value that they had before the fit."""
+    before, after = known.model_dump(), fitted.model_dump(exclude_defaults=True)
+    numbers = (name for name, value in after.items() if not isinstance(value, str))
+    return tuple(name for name in numbers if after[name] == before[name])
 
 
 def _lines_of(gpu: str, profile: AcceleratorProfile) -> Path:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kvsim.calibrate.pairs import Pair, latency_keys, pairs_of
-from kvsim.errors import InputError
+from kvsim.catalog.models import find_model
+from kvsim.errors import InputError, KVSimError
 from kvsim.readers.json_file import read_json_object
 from kvsim.runs.simulate import run_setup
-from kvsim.simulator.prepare import prepare
+from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.scenario import Scenario
 from kvsim.specs.files import MAX_RESULT_BYTES
 from kvsim.specs.hardware import AcceleratorProfile
@@ -19,6 +21,7 @@ from kvsim.workload.spec import parse_workload
 
 __all__ = ["BenchComparison", "compare_bench", "read_bench_result"]
 
+_LISTS = ("start_times", "input_lens")  # what its requests are replayed from
 _KEYS = (
     "completed",
     "duration",
@@ -44,18 +47,28 @@ class BenchComparison:
         else the scenario's own workload was.
     pairs : tuple of Pair
         Keys that both have.
+    setup : Setup
+        What was simulated.
+    warnings : tuple of str
+        Why the two sides may not be alike.
     """
 
     path: Path
     replayed: bool
     pairs: tuple[Pair, ...]
+    setup: Setup
+    warnings: tuple[str, ...]
 
     def record(self) -> dict[str, Any]:
         """The comparison as JSON."""
         return {
             "kind": "kvsim-bench-comparison",
             "file": self.path.name,
+            "scenario": self.setup.scenario.name,
+            "model": self.setup.deployment.model.name,
+            "accelerator": self.setup.deployment.accelerator.name,
             "replayed": self.replayed,
+            "warnings": list(self.warnings),
             "pairs": [pair.record() for pair in self.pairs],
         }
 
@@ -124,11 +137,48 @@ def compare_bench(
         As `read_bench_result`, and as the simulation of the scenario.
     """
     result = read_bench_result(path)
-    replayed = bool(result.get("start_times")) and bool(result.get("input_lens"))
+    missing = [key for key in _LISTS if not result.get(key)]
+    replayed = not missing
     if replayed:
         trace = {"trace": {"file": str(path.resolve()), "format": "vllm-bench"}}
         scenario = scenario.model_copy(update={"workload": parse_workload(trace)})
     setup = prepare(scenario, accelerator=accelerator)
     run = run_setup(setup, scenario.run.seed if seed is None else seed)
     predicted = run.observed if replayed else run.summary
-    return BenchComparison(path, replayed, pairs_of(predicted, result, _KEYS))
+    unlike = [] if replayed else [*_unlike_load(result, scenario, predicted, missing)]
+    warnings = (*setup.warnings, *_unlike_model(result, setup), *unlike)
+    return BenchComparison(path, replayed, pairs_of(predicted, result, _KEYS), setup, warnings)
+
+
+def _unlike_model(result: Mapping[str, Any], setup: Setup) -> Iterator[str]:
+    """Say where the result names a model of the catalogue, and it is another."""
+    model_id = result.get("model_id")
+    if not isinstance(model_id, str):
+        return
+    try:
+        served = find_model(model_id).name
+    except KVSimError:  # a folder of the server's, a name of its owner's
+        return
+    simulated = setup.deployment.model.name
+    if served != simulated:
+        yield f"the result is of {served} (model_id {shown(model_id)}), simulated is {simulated}"
+
+
+def _unlike_load(
+    result: Mapping[str, Any], scenario: Scenario, predicted: Mapping[str, Any], missing: list[str]
+) -> Iterator[str]:
+    """Say where the scenario's own requests are more, or come otherwise, than the result's."""
+    yield (
+        f"the result has no {' and no '.join(missing)}, so the scenario's own requests were"
+        " simulated; vllm bench serve --save-detailed writes them"
+    )
+    sent, came = result.get("completed"), predicted["completed"]
+    if sent is not None and sent != came:
+        yield f"{came:,} requests were simulated, {sent:,.0f} measured: set workload.requests"
+    rate = getattr(scenario.workload.arrivals, "rate", None)
+    try:
+        asked = float(result.get("request_rate", ""))  # "inf": all at once
+    except (TypeError, ValueError):
+        return
+    if rate is not None and abs(asked - rate) > 0.01 * rate:
+        yield f"the scenario sends {rate:g} requests/s, the benchmark {asked:g}"

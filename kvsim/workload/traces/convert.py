@@ -34,6 +34,10 @@ __all__ = ["TARGETS", "ConvertInterrupted", "convert_trace"]
 
 _MOONCAKE_BLOCK = 512
 
+# What a row may have and a format has no place for: field of a row, and its name in a note.
+_EXTRAS = {"session": "session", "priority": "priority", "samples": "samples"}
+_NO_PLACE = {"kvsim": {}, "vidur": {"block_ids": "prefix", **_EXTRAS}, "mooncake": _EXTRAS}
+
 
 def _vidur_lines(rows: Iterable[TraceRow], reading: Reading) -> Iterator[str]:
     sizes = ((row.arrival_seconds, row.prompt_tokens, row.output_tokens) for row in rows)
@@ -114,7 +118,7 @@ def convert_trace(
     Returns
     -------
     ReadReport
-        Rows written and rows left out.
+        Rows written, rows left out, and under ``notes`` what rows lost on the way.
 
     Raises
     ------
@@ -133,7 +137,7 @@ def convert_trace(
     reading = trace.reading()
     rows = _rows(trace, reading)
     first = list(islice(rows, 1))  # the first row tells the size of the hash blocks
-    counted = _Counted(chain(first, rows))
+    counted = _Counted(_noting(chain(first, rows), reading, to))
     _write(Path(target), TARGETS[to](counted, reading), counted)
     return reading.report
 
@@ -163,6 +167,24 @@ def _rows(trace: Trace, reading: Reading) -> Iterator[TraceRow]:
         if row.output_tokens == 0:
             reading.report.notes["no output token; written with one"] += 1
         yield row._replace(output_tokens=max(row.output_tokens, 1))
+
+
+def _noting(rows: Iterable[TraceRow], reading: Reading, to: str) -> Iterator[TraceRow]:
+    """Pass rows on, and note what of each is not written."""
+    notes, size = reading.report.notes, reading.hash_block_size
+    coarser = to == "mooncake" and size not in (None, _MOONCAKE_BLOCK)
+    for row in rows:
+        lost = [what for field, what in _NO_PLACE[to].items() if _says(getattr(row, field))]
+        if lost:
+            notes[f"{to} has no place for {', '.join(lost)}"] += 1
+        if coarser and row.block_ids:
+            notes[f"blocks of {size} tokens became blocks of {_MOONCAKE_BLOCK}"] += 1
+        yield row
+
+
+def _says(value: object) -> bool:
+    """Whether a field of a row has something to lose."""
+    return value is not None and value != []
 
 
 def _require_time(row: TraceRow, reading: Reading) -> None:

@@ -219,6 +219,27 @@ def test_convert_command_tells_text_and_json(mooncake, tmp_path):
     assert (said["read"]["rows"], said["read"]["malformed"]) == (2, 1)
 
 
+def test_what_a_format_has_no_place_for_is_counted(tmp_path):
+    row = {"arrival_seconds": 0.0, "prompt_tokens": 32, "output_tokens": 2, "session": 3}
+    rows = [row | {"block_ids": [1, 2]}, row | {"block_ids": [1, 4]}, row]
+    source = tmp_path / "s.jsonl"
+    header = {"schema": "kvsim-trace/1", "hash_block_size": 16}
+    source.write_text("".join(f"{json.dumps(each)}\n" for each in (header, *rows)))
+
+    def noted(to):
+        return dict(convert_trace(source, tmp_path / "out", to).notes)
+
+    assert noted("kvsim") == {}
+    assert noted("vidur") == {
+        "vidur has no place for prefix, session": 2,
+        "vidur has no place for session": 1,
+    }
+    assert noted("mooncake") == {
+        "mooncake has no place for session": 3,
+        "blocks of 16 tokens became blocks of 512": 2,
+    }
+
+
 def test_sigterm_keeps_what_is_written(mooncake, tmp_path):
     command = [sys.executable, "-c", SIGNALLED, str(mooncake), str(tmp_path / "out")]
     left = subprocess.run(command, capture_output=True, text=True, check=False)
