@@ -34,7 +34,7 @@ from kvsim.simulator.facts import (
 )
 from kvsim.simulator.families import FAMILIES
 from kvsim.simulator.overrides import Layer, closest, layer_of
-from kvsim.specs.checked import FieldError, read, unknown_key
+from kvsim.specs.checked import FieldError, dotted, read, unknown_key
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.yaml_files import data_folder, dump_yaml, located, read_yaml
 from kvsim.units import KIB, MIB
@@ -360,11 +360,20 @@ def _overridden(content: dict[str, Any], layers: Sequence[Layer], file: Path | N
     except FieldError as wrong:
         blamed = None if _is_in(content, wrong) else closest(wrong.place, words)
         if blamed is not None:
-            raise InputError(wrong.what, where=words[blamed], fix=wrong.fix) from None
+            fix = _whole_section(wrong, blamed) or wrong.fix
+            raise InputError(wrong.what, where=words[blamed], fix=fix) from None
         with located(file or Path("scenario")):
             raise
     scenario._spelled = words
     return scenario
+
+
+def _whole_section(wrong: FieldError, blamed: str) -> str:
+    """How to change a kind: the keys of the one before do not fit the new one."""
+    section = dotted(wrong.place[:-1])
+    if blamed != f"{section}.kind" or not wrong.what.startswith("unknown key"):
+        return ""
+    return f"the section had it before: set all of it, as {section}={{kind: ..., ...}}"
 
 
 def _validated(content: dict[str, Any]) -> Scenario:

@@ -91,7 +91,11 @@ def test_a_question_that_cannot_be_asked(run, words, said):
         ("workload.duration_seconds=5parsecs", "should be a duration: write a number and a unit"),
         ("workload.arrivals=poisson", "workload.arrivals = 'poisson': should be a mapping"),
         ("workload.arrivals.kind=piosson", "nearest valid: poisson"),
-        ("workload.arrivals.kind=closed_loop", "unknown key 'workload.arrivals.rate'"),
+        (
+            "workload.arrivals.kind=closed_loop",
+            "unknown key 'workload.arrivals.rate'; the section had it before: set all of it, as"
+            " workload.arrivals={kind: ..., ...}",
+        ),
         ("workload.prefix.kind=groups", "the key 'workload.prefix.tokens' is missing"),
         ("workload.lengths.prompt.tokens=9000", "at least 9,000 prompt and 128 output tokens"),
         ("workload.lengths.prompt.mu=3", "unknown key 'workload.lengths.prompt.mu'"),

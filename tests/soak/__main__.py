@@ -43,7 +43,7 @@ def soak(
             print(_progress(seen), file=sys.stderr, flush=True)
         if monotonic() - begun > seconds:
             break
-    print(_progress(seen), file=sys.stderr)
+    print(f"no law was broken in {_progress(seen)}", file=sys.stderr)
     return 0, seen
 
 

@@ -189,7 +189,7 @@ def test_time_is_up(capsys):
 
     code, seen = soak(range(100), 0.0, tried)
     assert (code, seen, asked) == (0, Counter(worlds=1), [0])
-    assert capsys.readouterr().err == "1 worlds\n"
+    assert capsys.readouterr().err == "no law was broken in 1 worlds\n"
 
 
 def test_a_failure_is_one_line():
@@ -201,5 +201,5 @@ def test_a_world_is_replayed(capsys):
     assert main(["--world", "1"]) == 0
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("1 worlds")
+    assert err.startswith("no law was broken in 1 worlds")
     assert "tests.soak.trial" in sys.modules

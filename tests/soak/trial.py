@@ -44,7 +44,7 @@ def _tried(world: World, scenario: Scenario, folder: Path) -> Counter[str]:
     same(whole, Told(kvsim.simulate(scenario)), "the same world, twice")
     seen = Counter(_features(world, whole))
     _look_at(world, scenario, whole)
-    seen["agreed with the oracle"] += _in_company(world, scenario, whole)
+    seen["that the oracle can play agreed with it"] += _in_company(world, scenario, whole)
     _cut(world, scenario, whole)
     _interrupt(world, scenario, whole)
     _publish(whole, folder / "out")
