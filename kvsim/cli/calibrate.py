@@ -74,7 +74,7 @@ def command(
 @click.option(
     "--rows",
     type=click.Path(path_type=Path),
-    help="Your own measured steps, a CSV; its columns are in kvsim.calibrate.rows.",
+    help="Your own measured steps, a CSV; its columns are in docs/calibrate.md.",
 )
 @click.option(
     "-o",
