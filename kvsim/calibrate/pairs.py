@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from math import inf, isfinite
 from typing import Any
 
 __all__ = ["Pair", "latency_keys", "pairs_of"]
@@ -20,7 +21,8 @@ class Pair:
     @property
     def error_percent(self) -> float | None:
         """How far the prediction is off, percent of the measurement; None of nothing."""
-        return 100 * (self.predicted / self.measured - 1) if self.measured else None
+        off = 100 * (self.predicted / self.measured - 1) if self.measured else inf
+        return off if isfinite(off) else None
 
     def record(self) -> dict[str, Any]:
         """The pair as JSON."""

@@ -103,6 +103,9 @@ def load_accelerator(path: str | os.PathLike[str]) -> AcceleratorProfile:
                 where=str(path),
                 fix="write bytes/s or FLOP/s, such as 3.35e+12 for 3350 GB/s",
             )
+    if profile.price and profile.price.low > profile.price.high:
+        low, high = profile.price.low, profile.price.high
+        raise InputError(f"price.low = {low:g} is above price.high = {high:g}", where=str(path))
     _check_coefficients(profile, path)
     advertised_bytes = profile.advertised_memory_gb * GIB
     if not 0.5 <= profile.memory_bytes / advertised_bytes <= _MEMORY_SLACK:

@@ -355,6 +355,20 @@ def test_a_metric_that_is_no_number_is_named(tmp_path, key, value, said):
     )
 
 
+@pytest.mark.parametrize(
+    "entries", ['"request_rate": 1' + "0" * 400, '"duration": 1e-320, "mean_ttft_ms": 1e-320']
+)
+def test_the_largest_and_the_smallest_numbers_leave_valid_json(tmp_path, run_kvsim, entries):
+    path = written(tmp_path, f'{{"completed": 3, {entries}}}', "bench.json")
+    words = ("--bench", path, "--scenario", "static-vs-continuous", "--format", "json")
+    code, out, err = run_kvsim("validate", *words)
+    assert (code, err) == (0, "")
+    pairs = {pair["name"]: pair for pair in json.loads(out)["pairs"]}
+    assert pairs["completed"]["measured"] == 3
+    if "duration" in pairs:
+        assert pairs["duration"]["error_percent"] is None
+
+
 def test_a_metric_may_be_null_and_keys_that_are_not_compared_anything(tmp_path):
     path = written(tmp_path, '{"completed": 3, "mean_itl_ms": null, "note": NaN}', "bench.json")
     assert read_bench_result(path)["mean_itl_ms"] is None

@@ -255,6 +255,12 @@ def test_an_unknown_key_of_one_dtype(written):
     assert "confidence" in str(error.value)
 
 
+def test_a_price_range_upside_down_is_named(written):
+    with pytest.raises(InputError) as error:
+        find_accelerator(written(price={"low": 3.0, "high": 2.5}))
+    assert "price.low = 3 is above price.high = 2.5" in one_line(error)
+
+
 def test_a_missing_key(written):
     with pytest.raises(InputError) as error:
         find_accelerator(written(drop=["memory"]))

@@ -137,6 +137,19 @@ def test_contents_that_cannot_be_made_leave_the_earlier_run(tmp_path):
     assert contents_of(tmp_path) == dict(TWO)
 
 
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test_a_folder_in_the_place_of_a_file_leaves_the_earlier_run(tmp_path, name):
+    write_together(tmp_path, TWO, "abc")
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(IsADirectoryError, match=f"{name} is a folder"):
+        write_together(tmp_path, ONE, "abc")
+    assert {path.name for path in tmp_path.iterdir()} == before
+    (tmp_path / name).rmdir()
+    assert contents_of(tmp_path).items() <= dict(TWO).items()
+
+
 def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
     (tmp_path / "link").symlink_to("real")
     write_whole(tmp_path / "link", b"1")

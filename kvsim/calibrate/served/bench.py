@@ -178,7 +178,7 @@ def _unlike_load(
     rate = getattr(scenario.workload.arrivals, "rate", None)
     try:
         asked = float(result.get("request_rate", ""))  # "inf": all at once
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return
     if rate is not None and abs(asked - rate) > 0.01 * rate:
         yield f"the scenario sends {rate:g} requests/s, the benchmark {asked:g}"

@@ -19,6 +19,7 @@ import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from errno import EISDIR
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,10 +123,19 @@ def write_together(
     with held(), tempfile.TemporaryDirectory(dir=folder, prefix=".kvsim-") as staging:
         staged = [_staged(Path(staging) / name, content) for name, content in files]
         with _alone_in(folder):
+            _refuse_folders(folder, ours)
             written = [path.replace(folder / path.name) for path in staged]
             for name in set(ours) - {path.name for path in written}:
                 (folder / name).unlink(missing_ok=True)
         return written
+
+
+def _refuse_folders(folder: Path, names: Collection[str]) -> None:
+    """Refuse what no file can take the place of, before the first has moved."""
+    for name in names:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            raise IsADirectoryError(EISDIR, f"{name} is a folder", str(path))
 
 
 def _staged(path: Path, content: bytes) -> Path:
