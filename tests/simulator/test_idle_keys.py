@@ -182,3 +182,19 @@ QUICK = ("pagedattention-orca", "peer-w", "static-vs-continuous")
 )
 def test_no_key_is_ignored_in_silence(name: str) -> None:
     assert ignored_keys(name) == []
+
+
+@pytest.mark.parametrize(
+    ("threshold", "policy", "said"),
+    [
+        (2047, "vllm-v1", []),
+        (2048, "vllm-v1", ["a step has at most 2,048 tokens"]),
+        (2048, "sarathi", ["a step has at most 2,048 tokens"]),
+        (100, "orca", ["the scheduler orca computes prompts whole"]),
+    ],
+)
+def test_a_threshold_that_no_chunk_can_reach_is_named(threshold, policy, said):
+    key = "scheduler.long_prefill_token_threshold"
+    changes = {key: threshold, "scheduler.policy": policy, "engine.max_num_batched_tokens": 2048}
+    warnings = prepare(load_scenario("peer-w", changes)).warnings
+    assert [line.partition(": ")[2] for line in warnings if key in line] == said
