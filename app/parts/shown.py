@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import streamlit as st
@@ -10,7 +10,7 @@ import streamlit as st
 from app.parts.words import plain
 from kvsim import figures
 
-__all__ = ["chart", "downloads", "metrics", "table"]
+__all__ = ["cautions", "chart", "downloads", "metrics", "table"]
 
 
 def _page(what: figures.Table) -> str:
@@ -25,6 +25,12 @@ _MIME = {
     "html": "text/html",
     "yaml": "application/yaml",
 }
+
+
+def cautions(lines: Sequence[str]) -> None:
+    """Show what a reader must know first, all of it in one box."""
+    if lines:
+        st.warning("\n".join(f"- {plain(line)}" for line in lines))
 
 
 def chart(what: figures.Chart, *, key: str = "", note: str = "") -> None:

@@ -180,7 +180,7 @@ def show(found: SimulationComparison, line: str) -> None:
     """Show the variants side by side."""
     first = found.variants[0].runs.first
     st.caption(plain(first.setup.scenario.question))
-    _cautions(found)
+    shown.cautions(found.cautions())
     left, right = st.columns(2)
     with left:
         shown.chart(figures.split_panels(found))
@@ -204,11 +204,6 @@ def show(found: SimulationComparison, line: str) -> None:
             note="Whiskers: 95 % intervals. No dot where a saturated run's mean would say nothing.",
         )
     _keep(found, line)
-
-
-def _cautions(found: SimulationComparison) -> None:
-    for caution in found.cautions():
-        st.warning(plain(caution))
 
 
 def _keep(found: SimulationComparison, line: str) -> None:

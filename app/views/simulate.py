@@ -171,8 +171,7 @@ def _numbers(result: SimulationResult) -> None:
 
 
 def _cautions(result: SimulationResult) -> None:
-    for caution in kvsim.Replications(result, (result.summary,)).cautions:
-        st.warning(plain(caution))
+    shown.cautions(kvsim.Replications(result, (result.summary,)).cautions)
     for note in result.recording.notes:
         st.caption(f":material/info: {plain(note)}")
 
