@@ -21,8 +21,6 @@ from kvsim.specs.hardware import Link, StepCoefficients
 from kvsim.units import KIB, MIB
 
 __all__ = [
-    "MEANINGLESS_PERCENT",
-    "POOR_PERCENT",
     "Datasheet",
     "Fit",
     "Free",
@@ -32,19 +30,12 @@ __all__ = [
     "least_squares",
     "load_optimize",
     "percent_errors",
-    "poor_fit",
     "predict",
     "round_significant",
     "split_factors",
     "unfitted",
 ]
 
-# The shipped cards' fits miss their own rows by 2.7 to 6.6 %: three times the worst is no fit
-# of theirs. At half of the measurement, a guess within a factor of two is as good.
-POOR_PERCENT = 20.0
-MEANINGLESS_PERCENT = 50.0
-
-FITTED_ON = "2026-11-21"
 _SOFT_ERROR = 0.03
 _FACTOR_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _FACTOR_STIFFNESS = 0.5  # how strongly tile factors are pulled towards 1
@@ -184,22 +175,6 @@ def _in_fp8(rates: StepCoefficients) -> StepCoefficients:
 def percent_errors(rows: StepRows, rates: StepCoefficients, *, fp8: bool = False) -> Floats:
     """Signed errors (n) of the prediction, percent of the measurement."""
     return 100 * (predict(rows, rates, fp8=fp8) / rows.seconds - 1)
-
-
-def poor_fit(error_percent: float) -> str:
-    """Say what is wrong with coefficients that miss their own rows by so much; "" of good ones.
-
-    Examples
-    --------
-    >>> poor_fit(31)
-    'misses its own rows by 31 %, over 20 %: do not trust what is simulated with it'
-    >>> poor_fit(4.9)
-    ''
-    """
-    if error_percent <= POOR_PERCENT:
-        return ""
-    off = f"{error_percent:.0f} %, over {POOR_PERCENT:.0f} %"
-    return f"misses its own rows by {off}: do not trust what is simulated with it"
 
 
 # --- fitting -------------------------------------------------------------------------------------

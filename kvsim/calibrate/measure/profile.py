@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kvsim.calibrate.fit import poor_fit
 from kvsim.calibrate.measure.bandwidth import CopyCase, ReadCase
 from kvsim.calibrate.measure.case import Row
 from kvsim.calibrate.measure.coefficients import Calibration, fastest
@@ -16,6 +15,7 @@ from kvsim.calibrate.measure.device import DeviceFacts
 from kvsim.calibrate.measure.gemm import GemmCase
 from kvsim.calibrate.outputs import write_text
 from kvsim.calibrate.profile import coefficient_lines
+from kvsim.calibrate.quality import poor_fit
 from kvsim.catalog.accelerators import load_accelerator
 from kvsim.specs.hardware import AcceleratorProfile, ByteQuantity, Interconnect, Quantity
 from kvsim.specs.yaml_files import dump_yaml

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kvsim.calibrate.fit import (
-    FITTED_ON,
     Datasheet,
     Fit,
     fit_fp8,
@@ -92,6 +91,7 @@ CARDS = (
     Card("A40", "gemms", "a40"),
 )
 _FOLDERS = {"kernels": "aiconfigurator", "layers": "llmservingsim", "gemms": "vidur"}
+_FITTED_ON = "2026-11-21"
 _SOURCES = {
     "kernels": "kernel sums of aiconfigurator's vLLM tables (Apache-2.0)",
     "layers": "layer tables of LLMServingSim's vLLM profile (MIT)",
@@ -226,7 +226,7 @@ def _base(folder: Path, card: Card, profile: AcceleratorProfile) -> StepCoeffici
     return class_coefficients(profile).model_copy(
         update={
             "source": _SOURCES[card.kind],
-            "date": FITTED_ON,
+            "date": _FITTED_ON,
             "collectives": links,
             "host_seconds": 0.0,
             "sequence_seconds": 0.0,

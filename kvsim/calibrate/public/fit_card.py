@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from kvsim.calibrate.fit import MEANINGLESS_PERCENT, Fit, poor_fit
+from kvsim.calibrate.fit import Fit
 from kvsim.calibrate.profile import coefficient_lines, profile_path, write_coefficients
 from kvsim.calibrate.public.cards import (
     CARDS,
@@ -17,6 +17,7 @@ from kvsim.calibrate.public.cards import (
     fit_served,
     with_host_costs,
 )
+from kvsim.calibrate.quality import poor_fit, refuse_meaningless
 from kvsim.calibrate.rows import read_rows
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.errors import InputError
@@ -100,20 +101,10 @@ def fit_command(
         kept = _kept(known, fit.coefficients)
     else:
         raise InputError("give either --tables FOLDER or --rows FILE")
-    _refuse_meaningless(fit, tables or rows)
+    refuse_meaningless(fit.error_percent, tables or rows)
     if output is not None:
         write_coefficients(output, fit.coefficients, like=_lines_of(gpu, profile))
     return FitAnswer(profile, fit, output, kept)
-
-
-def _refuse_meaningless(fit: Fit, source: Path | None) -> None:
-    """Refuse a fit that says nothing of its own rows, before it becomes a profile."""
-    if not fit.error_percent <= MEANINGLESS_PERCENT:
-        raise InputError(
-            f"no step times of this accelerator fit: the nearest are {fit.error_percent:.0f} % off",
-            where=str(source),
-            fix="check the units of the rows, and that --gpu is what they were measured on",
-        )
 
 
 def fit_profile(tables: Path, profile: AcceleratorProfile) -> Fit:
