@@ -26,11 +26,14 @@ Ends = tuple[Floats, Floats]
 
 POOL_PARTS = ("token_states", "reserved", "internal", "external", "cached")
 """The PagedAttention paper's split, and finished prefixes that may be evicted."""
+_ALL_PARTS = (*POOL_PARTS, "free")
 
 
 def pool_parts(steps: Columns, pool_slots: float) -> dict[str, Ends]:
     """Say where the pool's slots are at the start and the end of every run of steps.
 
+    Each part is counted by itself, so the sum can be wrong: what is held and what is free by
+    the pool's own count, what lies in it by what each live request has cached and was promised.
     What a run allocates beyond the free slots is evicted from what is kept: at its end,
     finished prefixes fill no more than what is not held.
 
@@ -44,30 +47,22 @@ def pool_parts(steps: Columns, pool_slots: float) -> dict[str, Ends]:
     Returns
     -------
     dict of str to pair of float arrays (rows,)
-        The parts of `POOL_PARTS`, in slots, and "free", by what is neither held nor set apart:
-        together the pool, unless something was counted twice or not at all. Shared blocks
-        are held once while several requests count their tokens, so token states end at
-        what is held.
+        The parts of `POOL_PARTS`, in slots, and "free". Together they are the pool. What
+        several requests share counts once.
 
     Raises
     ------
     InvariantError
-        When the parts are more or less than the pool, or more than the pool is held.
+        When the parts are more or less than the pool, or one of them is negative: slots
+        were lost, taken twice, or written by somebody who does not hold them.
     """
     held = steps["held_slots"], steps["held_slots"] + steps["grown_slots"]
     written = steps["filling_slots"]
-    tokens = (
-        np.minimum(steps["filled_slots"], held[0]),
-        np.minimum(steps["filled_slots"] + written, held[1]),
-    )
-    reserved = (
-        np.minimum(steps["reserved_slots"], held[0] - tokens[0]),
-        np.maximum(0, steps["reserved_slots"] - written),
-    )
-    internal = (
-        np.maximum(0, held[0] - tokens[0] - reserved[0]),
-        np.maximum(0, held[1] - tokens[1] - reserved[1]),
-    )
+    tokens = steps["filled_slots"], steps["filled_slots"] + written
+    reserved = steps["reserved_slots"], np.maximum(0, steps["reserved_slots"] - written)
+    unused = steps["claimed_slots"] - tokens[0] - reserved[0]
+    beyond = written - (reserved[0] - reserved[1])  # written into blocks that were not full
+    internal = unused, unused + steps["grown_slots"] - beyond
     left = np.maximum(0, pool_slots - held[1])
     external = steps["external_slots"], np.minimum(steps["external_slots"], left)
     cached = steps["cached_slots"], np.minimum(steps["cached_slots"], left - external[1])
@@ -77,16 +72,18 @@ def pool_parts(steps: Columns, pool_slots: float) -> dict[str, Ends]:
     )
     parts = (tokens, reserved, internal, external, cached, free)
     for end in (0, 1):
-        _check_whole(np.sum([part[end] for part in parts], axis=0), free[end], pool_slots)
-    return dict(zip((*POOL_PARTS, "free"), parts, strict=True))
+        _check_whole([part[end] for part in parts], pool_slots)
+    return dict(zip(_ALL_PARTS, parts, strict=True))
 
 
-def _check_whole(whole: Floats, free: Floats, pool_slots: float) -> None:
+def _check_whole(parts: list[Floats], pool_slots: float) -> None:
     """State that parts, each counted by itself, are the pool, and that none is owed."""
-    wrong = (np.abs(whole - pool_slots) > _SLOT) | (free < -_SLOT)
+    whole, least = np.sum(parts, axis=0), np.min(parts, axis=0)
+    wrong = (np.abs(whole - pool_slots) > _SLOT) | (least < -_SLOT)
     if wrong.any():
         row = int(wrong.argmax())
+        each = zip(_ALL_PARTS, parts, strict=True)
+        counted = ", ".join(f"{name} {part[row]:,.0f}" for name, part in each)
         raise InvariantError(
-            f"the parts of the pool are {whole[row]:,.0f} of {pool_slots:,.0f} slots, of which"
-            f" {free[row]:,.0f} are free"
+            f"the parts of the pool are {whole[row]:,.0f} of {pool_slots:,.0f} slots: {counted}"
         )

@@ -144,6 +144,15 @@ class HybridBatch(DecodeBatch):
         """Slots that one sequence of `tokens` cached tokens fills, all pools added."""
         return self._share(tokens).slots if tokens else 0
 
+    def shared_slots_of(self, request: Request) -> int:
+        """Slots of the prompt's full blocks in all pools, for every sample but the first."""
+        prompt = request.prompt_tokens
+        shared = sum(
+            weight * curve.slots_per_block * curve.shared_blocks_at(prompt)
+            for curve, weight in self.pools
+        )
+        return (request.samples - 1) * shared
+
     # ---- time -----------------------------------------------------------------------------
 
     def advance(self, steps: int) -> list[Request]:

@@ -46,6 +46,8 @@ class DecodeBatch:
         Decoding sequences, parallel samples counted each.
     tokens : int
         Cached tokens of all of them.
+    shared_slots : int
+        Slots of blocks that a request's samples share, once for every sample but the first.
     phases, pool_phases : Phases, list of Phases
         Blocks of the first pool, and of every pool, that open at each step of a cycle.
     kv_bytes, kv_slope : int
@@ -60,6 +62,7 @@ class DecodeBatch:
         self.step = 0
         self.sequences = 0
         self.tokens = 0
+        self.shared_slots = 0
         self.kv_bytes = 0
         self.kv_slope = 0
         self.members: dict[Request, None] = {}
@@ -81,6 +84,8 @@ class DecodeBatch:
         heappush(self._finish, (finish, request.row, request))
         self.sequences += samples
         self.tokens += computed * samples
+        if samples > 1:
+            self.shared_slots += self.shared_slots_of(request)
         slope, opens = self._slope, self._growing * samples
         self.kv_bytes += (self._first_bytes + slope * computed) * samples
         self.kv_slope += slope * samples
@@ -96,6 +101,8 @@ class DecodeBatch:
         del self.members[request]
         self.sequences -= samples
         self.tokens -= computed * samples
+        if samples > 1:
+            self.shared_slots -= self.shared_slots_of(request)
         slope, opens = self._slope, self._growing * samples
         self.kv_bytes -= (self._first_bytes + slope * computed) * samples
         self.kv_slope -= slope * samples
@@ -110,6 +117,11 @@ class DecodeBatch:
     def slots_of(self, tokens: int) -> int:
         """Slots that one sequence of `tokens` cached tokens fills."""
         return tokens
+
+    def shared_slots_of(self, request: Request) -> int:
+        """Slots of the prompt's full blocks, for every sample but the first."""
+        shared = self.blocks.shared_blocks_at(request.prompt_tokens) * self.blocks.slots_per_block
+        return (request.samples - 1) * shared
 
     # ---- time -----------------------------------------------------------------------------
 
@@ -172,6 +184,7 @@ class DecodeBatch:
         return {
             "sequences": (self.sequences, sum(n for _, n in contexts)),
             "tokens": (self.tokens, sum(c * n for c, n in contexts)),
+            "shared_slots": (self.shared_slots, sum(map(self.shared_slots_of, self.members))),
             "opens": (self.phases.opens, opens),
             "phases": (sum(self.phases.counts), opens),
             "kv_bytes": (self.kv_bytes, sum(n * reads.bytes_at(c + 1) for c, n in contexts)),

@@ -27,7 +27,8 @@ ROW_COLUMNS = (
     "kv_read_bytes",  # bytes that the first step's decode attention reads
     "waiting",  # requests in the queue
     "filled_slots",  # slots that hold something at the start: cached tokens, in a plain pool
-    "held_slots",  # slots held at the start
+    "claimed_slots",  # slots that live requests are due at the start, each counted by itself
+    "held_slots",  # slots held at the start, by what the pool has left
     "grown_slots",  # slots that the run allocated
     "reserved_slots",  # held slots that will be written later, at the start
     "external_slots",  # free slots that the head of the queue cannot use
@@ -36,7 +37,7 @@ ROW_COLUMNS = (
 STEP_COLUMNS = (*ROW_COLUMNS, "filling_slots")  # slots that the run fills
 STEP_ROW = Struct(f"2d{len(ROW_COLUMNS) - 2}q")  # times, then counts
 # The same row when nobody waits, nobody prefills, and no slot is set apart: pad bytes are zeros.
-DECODE_ROW = Struct("2d2q8xq8x3q24x")
+DECODE_ROW = Struct("2d2q8xq8x4q24x")
 _ROW_DTYPE = np.dtype([(name, "f8" if at < 2 else "i8") for at, name in enumerate(ROW_COLUMNS)])
 _PAGE_ROWS = 1 << 15
 _NEVER = float("nan")
@@ -136,5 +137,5 @@ class Recorder:
         prompts, reserved = columns["prefill_tokens"], columns["reserved_slots"]
         columns["filling_slots"] = columns["steps"] * columns["sequences"] + prompts
         # held for this step's prompts, and not yet written
-        np.copyto(reserved, np.minimum(prompts, columns["held_slots"]), where=reserved == 0)
+        np.copyto(reserved, prompts, where=reserved == 0)
         return columns

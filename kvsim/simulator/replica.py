@@ -80,7 +80,12 @@ class Replica:
         self._slots_per_block = scheduler.allocator.slots_per_block
         # most have no more to say than how many blocks are free
         self._weighs_blocks = type(scheduler.allocator).held_slots is not Allocator.held_slots
-        self._is_usual = self._is_plain and not (self._weighs_blocks or self._hybrid)
+        self._is_usual = not (
+            scheduler.allocator.sets_slots_apart
+            or scheduler.keeps_batch_closed  # members that have ended share as well
+            or self._weighs_blocks
+            or self._hybrid
+        )
 
     def process(
         self, env: simpy.Environment, until: float = inf
@@ -189,11 +194,13 @@ class Replica:
                 break
             held = (total - allocator.free_blocks) * size
             grown = allocator.allocate_steps(batch, steps) * size
-            sequences, filled, read = batch.sequences, batch.tokens, batch.kv_bytes
+            sequences, read, claimed = batch.sequences, batch.kv_bytes, scheduler.claimed_slots
+            filled = batch.tokens - batch.shared_slots
             if hybrid:
-                filled = hybrid.filled_slots
+                filled = hybrid.filled_slots - batch.shared_slots
                 self.recorder.filling_slots.append(steps * hybrid.fill_slope)
-            write(_decode_row(now, seconds, steps, sequences, read, filled, held, grown))
+            write(_decode_row(now, seconds, steps, sequences, read, filled, claimed, held, grown))
+            scheduler.claimed_slots = claimed + grown
             now = self.now = end  # at once: an interrupt may fall anywhere
             done = scheduler.decoded(steps, now)
             if done and self._is_closed_loop:
@@ -216,26 +223,32 @@ class Replica:
         """Allocate the run's blocks and record it; return its seconds, copies included."""
         scheduler = self.scheduler
         batch, allocator = scheduler.batch, scheduler.allocator
-        decoding = read = grown = prompts = reserved = external = cached = 0
+        decoding = read = grown = prompts = reserved = external = cached = shared = 0
+        claimed, claim = scheduler.claimed_slots, allocator.claim
+        for request, count in plan.prefills:
+            prompts += count
+            done = request.computed_tokens
+            claimed += claim(request, done + count)
+            if done:
+                claimed -= claim(request, done)
         if self._is_usual:
-            filled = scheduler.cached_tokens_in_all()
+            filled = scheduler.cached_tokens_in_all() - batch.shared_slots
             before = held = (allocator.total_blocks - allocator.free_blocks) * self._slots_per_block
         else:
             before = allocator.held_slots
-            filled, held, (reserved, external, cached) = self._look(plan, steps)
-        for _, count in plan.prefills:
-            prompts += count
+            filled, held, (reserved, external, cached, shared) = self._look(plan, steps)
         if plan.decodes and batch.sequences:
             decoding, read = batch.sequences, batch.kv_bytes
             grown = allocator.allocate_steps(batch, steps) * self._slots_per_block
             if self._weighs_blocks:
                 grown = allocator.held_slots - before
+        scheduler.claimed_slots = claimed + grown
         if allocator.copied_tokens:
             seconds += allocator.copied_tokens * self.clock.copy_seconds_per_token
             allocator.copied_tokens = 0
         row = _row(
             now, seconds, steps, decoding, prompts, read, len(scheduler.waiting),
-            filled, held, grown, reserved, external, cached,
+            filled, claimed - shared, held, grown, reserved, external, cached,
         )  # fmt: skip
         self.recorder.write_steps(row)
         return seconds
@@ -244,16 +257,21 @@ class Replica:
         """Slots that are filled, held and set apart, where a filled slot is more than a token."""
         scheduler, hybrid = self.scheduler, self._hybrid
         allocator, waiting = scheduler.allocator, scheduler.waiting
-        filled = scheduler.filled_slots() if hybrid else scheduler.cached_tokens_in_all()
         held = allocator.held_slots - allocator.rounded_slots
+        if not allocator.keeps_tokens:
+            self.recorder.filling_slots.append(0)
+            return 0, held, Slots()
+        filled = scheduler.filled_slots() if hybrid else scheduler.cached_tokens_in_all()
         slots = allocator.slots(filled, waiting.head() if waiting else None)
         if hybrid:
             coming = self._coming_slots(plan)
             decoded = steps * hybrid.fill_slope if plan.decodes else 0
             self.recorder.filling_slots.append(coming + decoded)
             if not slots.reserved:  # held for this step's prompts, and not yet written
-                slots = slots._replace(reserved=min(coming, held))
-        return filled, held, slots
+                slots = slots._replace(reserved=coming)
+        if allocator.samples_share:
+            filled -= scheduler.shared_slots()
+        return filled - slots.shared, held, slots
 
     def _coming_slots(self, plan: StepPlan) -> int:
         """Slots that a step's prompts fill, where a slot is no token."""

@@ -136,6 +136,15 @@ class Blocks(Memory):
         """Slots of the blocks that are not free."""
         return self.weight * (self.total - len(self.free)) * self.block_slots
 
+    def shared(self, copies: Sequence[tuple[Job, int]]) -> int:
+        """How often a block stands in the lists of a job's sequences, beyond once."""
+        again = 0
+        for job, sequences in copies:
+            lists = self.lists[job][:sequences]
+            blocks = [block for sequence in lists for group in sequence for block in group]
+            again += len(blocks) - len(set(blocks))
+        return self.weight * again * self.block_slots
+
     def filled(self, tokens: int) -> int:
         """Block by block, the share of it that is full; before the first token there is none."""
         if not tokens:
@@ -211,6 +220,10 @@ class Apart(Memory):
     def held(self) -> int:
         """Slots of all pools that are not free, each as much as it weighs."""
         return sum(pool.held for pool in self.pools)
+
+    def shared(self, copies: Sequence[tuple[Job, int]]) -> int:
+        """In every pool."""
+        return sum(pool.shared(copies) for pool in self.pools)
 
     def filled(self, tokens: int) -> int:
         """Slots that a sequence fills in all pools."""

@@ -154,6 +154,7 @@ class Engine:
         """Describe the engine as the step begins."""
         copies = [(job, self.copies(job)) for job in self.running]
         written = sum(job.computed * count for job, count in copies)
+        filled = sum(self.memory.filled(job.computed) * count for job, count in copies)
         coming = self.filling(step.prompts)
         read = sum(job.samples * self.costs.read_bytes(job.computed + 1) for job in decoding)
         return {
@@ -161,7 +162,7 @@ class Engine:
             "prefill_tokens": sum(count for _, count in step.prompts),
             "read_bytes": read,
             "waiting": len(self.waiting),
-            "filled": sum(self.memory.filled(job.computed) * count for job, count in copies),
+            "filled": filled - self.memory.shared(copies),
             "filling": coming + self.filling([(job, 1) for job in decoding]),
             "reserved": self.memory.reserved(written, coming),
             "external": self.memory.external(self.waiting[0] if self.waiting else None),

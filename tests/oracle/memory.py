@@ -52,6 +52,13 @@ class Memory(ABC):
         """Slots that the first `tokens` tokens of a sequence fill."""
         return tokens
 
+    def shared(self, copies: Sequence[tuple[Job, int]]) -> int:
+        """Slots that several sequences fill together, for each but the first of them.
+
+        `copies` are the running jobs, with the sequences that have written what is cached.
+        """
+        return 0
+
     def reserved(self, written: int, coming: int) -> int:
         """Held slots that will be written later: by this step's prompts, if by nobody else."""
         return coming
@@ -69,6 +76,10 @@ class Nothing(Memory):
     """No cache."""
 
     held = 0
+
+    def filled(self, tokens: int) -> int:
+        """Nothing is kept."""
+        return 0
 
     def reserved(self, written: int, coming: int) -> int:
         """Nothing is held."""

@@ -186,6 +186,14 @@ class SharedBlocks(Memory):
         """Slots of the blocks that are not idle."""
         return (self.total - len(self.idle)) * self.block_size
 
+    def shared(self, copies: Sequence[tuple[Job, int]]) -> int:
+        """Holders of a block beyond the first, and samples of a job beyond its first."""
+        held = {block for job, _ in copies for own in self._own(job) for block in own}
+        again = sum(block.holders - 1 for block in held)
+        for job, sequences in copies:
+            again += (sequences - 1) * (job.prompt // self.block_size)
+        return again * self.block_size
+
     @property
     def cached(self) -> int:
         """Slots of idle blocks with a name."""

@@ -10,7 +10,10 @@ from kvsim import load_scenario, simulate
 from kvsim.errors import InvariantError
 from kvsim.results.pool_parts import pool_parts
 from kvsim.results.result import swap_break_even_tokens
+from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.allocators.paged import Paged
+from kvsim.simulator.allocators.prefix import Prefix
+from kvsim.simulator.allocators.reserve import Reserve
 from kvsim.simulator.recorder import STEP_COLUMNS
 
 # One request of 4 + 3 tokens, blocks of 4, ten of them, every step one second:
@@ -380,6 +383,37 @@ def test_a_leak_ends_a_run_with_its_law(monkeypatch, requests):
         simulate(load_scenario("peer-w", {"workload.requests": requests}))
 
 
+def lose(memory: Allocator, blocks: int) -> None:
+    """Take blocks that nobody gets; negative: give them back."""
+    memory.free_blocks -= blocks
+    if isinstance(memory, Reserve):
+        memory._space.free_slots -= blocks
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(Paged, "paged"), (Prefix, "prefix"), (Reserve, "reserve-max")]
+)
+@pytest.mark.parametrize("lost", [1, -1])
+def test_a_leak_that_is_mended_before_the_end_is_in_the_split(monkeypatch, kind, name, lost):
+    """From the 40th request that leaves to the 60th a block is gone, or there twice.
+
+    What is held and what each request is due are counted apart, so the parts say so.
+    """
+    free, left = kind.free, []
+
+    def leaky(self, request, **kwargs):
+        free(self, request, **kwargs)
+        left.append(request.row)
+        lose(self, {40: lost, 60: -lost}.get(len(left), 0))
+
+    monkeypatch.setattr(kind, "free", leaky)
+    keys = {"workload.requests": 100, "memory.allocator": name}
+    result = simulate(load_scenario("peer-w", keys))
+    assert len(left) == 100
+    with pytest.raises(InvariantError, match="the parts of the pool are"):
+        result.kv_cache()
+
+
 def test_what_a_run_takes_from_kept_prefixes_is_not_counted_twice():
     """::
 
@@ -389,6 +423,7 @@ def test_what_a_run_takes_from_kept_prefixes_is_not_counted_twice():
         "steps": np.array([16.0]),
         "sequences": np.array([1.0]),
         "tokens": np.array([8.0]),
+        "claimed_slots": np.array([8.0]),
         "held_slots": np.array([8.0]),
         "grown_slots": np.array([16.0]),
         "cached_slots": np.array([20.0]),

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from kvsim.errors import InvariantError
 from kvsim.results.pool_parts import POOL_PARTS, pool_parts
 from kvsim.results.step_totals import TotalsScope, step_totals
 from kvsim.simulator.recorder import STEP_COLUMNS
@@ -26,6 +27,7 @@ ROWS = {
     "prefill_tokens": [0, 10, 0, 5],
     "kv_read_bytes": [0, 0, 90, 300],
     "waiting": [9, 2, 0, 1],
+    "claimed_slots": [33, 8, 16, 24],
     "held_slots": [33, 8, 16, 24],
     "grown_slots": [0, 8, 4, 0],
     "cached_slots": [7, 4, 6, 5],
@@ -164,6 +166,7 @@ def test_a_run_of_nothing():
 
 
 def parts_of(pool_slots=40.0, **columns):
+    columns.setdefault("claimed", columns["held"])
     rows = dict.fromkeys(STEP_COLUMNS, np.zeros(1))
     rows |= {f"{name}_slots": np.array([float(value)]) for name, value in columns.items()}
     found = pool_parts(rows, pool_slots)
@@ -190,16 +193,32 @@ def test_a_reservation_is_used_up():
     }
 
 
-def test_what_is_reserved_lies_in_what_is_held():
-    """A step that prefills 9 into 10 held slots has no more to come than these."""
-    assert parts_of(held=10, filled=2, filling=9, reserved=9) == {
-        "token_states": (2, 10),
-        "reserved": (8, 0),
+def test_what_a_prompt_writes_beside_decodes_was_reserved():
+    """A step prefills 7 into 12 held slots, and 3 sequences decode, of which one opens a block."""
+    assert parts_of(held=12, grown=4, filled=2, filling=10, reserved=7) == {
+        "token_states": (2, 12),
+        "reserved": (7, 0),
+        "internal": (3, 4),
     }
 
 
-def test_shared_slots_are_held_once():
-    assert parts_of(held=20, grown=2, filled=30, filling=4) == {"token_states": (20, 22)}
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"held": 10, "claimed": 9, "filled": 7}, "39 of 40 slots: .* internal 2,.* free 30"),
+        ({"held": 10, "claimed": 11, "filled": 7}, "41 of 40 slots"),
+        ({"held": 10, "filled": 11}, "internal -1"),
+        ({"held": 10, "filled": 7, "reserved": 4}, "internal -1"),
+        ({"held": 10, "filled": 7, "filling": 4}, "internal -1"),
+        ({"held": 10, "grown": 31, "filled": 7}, "free -1"),
+        ({"held": 10, "filled": 7, "external": 20, "cached": 11}, "free -1"),
+        ({"held": 10, "filled": -1}, "token_states -1"),
+    ],
+)
+def test_parts_that_are_not_the_pool_are_refused(columns, said):
+    """A slot that nobody is due, one that nobody holds, one written or promised beyond them."""
+    with pytest.raises(InvariantError, match=said):
+        parts_of(**columns)
 
 
 def test_what_is_kept_gives_way_first_to_what_is_held_then_to_what_lies_between():

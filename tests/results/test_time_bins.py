@@ -121,6 +121,7 @@ ROWS = {
     "seconds": [1, 2, 2, 0],
     "sequences": [3, 1, 2, 4],
     "waiting": [5, 0, 2, 9],
+    "claimed_slots": [10, 20, 30, 0],
     "held_slots": [10, 20, 30, 0],
     "grown_slots": [10, 0, 4, 0],
     "cached_slots": [8, 6, 40, 3],

@@ -21,6 +21,7 @@ def test_a_row_of_decodes_is_a_row_whose_other_columns_are_zero():
         "sequences": 3,
         "kv_read_bytes": 11,
         "filled_slots": 500,
+        "claimed_slots": 512,
         "held_slots": 512,
         "grown_slots": 16,
     }

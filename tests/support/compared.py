@@ -56,6 +56,7 @@ def compare_steps(log: Log, engine: oracle.Engine) -> None:
         "kv_read_bytes": rows["read_bytes"][starts],
         "filled_slots": rows["filled"][starts],
         "filling_slots": sums["filling"][ends] - sums["filling"][starts],
+        "claimed_slots": rows["held"][starts],  # by two ways of counting
         "held_slots": rows["held"][starts],
         "grown_slots": sums["grown"][ends] - sums["grown"][starts],
         "reserved_slots": rows["reserved"][starts],

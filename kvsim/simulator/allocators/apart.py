@@ -55,6 +55,13 @@ class PagedApart(Allocator):
         """Share of the fullest pool that is held, 0 to 1: it runs out first."""
         return max(part.usage for part in self.parts)
 
+    def claim(self, request: Request, tokens: int) -> int:
+        """Slots that a request is due in all pools, weighed."""
+        return sum(
+            weight * part.claim(request, tokens)
+            for part, weight in zip(self.parts, self.weights, strict=True)
+        )
+
     def can_allocate(self, request: Request) -> bool:
         """Whether every pool, empty, could hold the request to its last token."""
         return all(part.can_allocate(request) for part in self.parts)

@@ -30,9 +30,9 @@ __all__ = ["Allocator", "Holding", "Slots", "address_of"]
 class Slots(NamedTuple):
     """What becomes of the pool's token slots beside plain use, at one instant.
 
-    With the held slots and the cached tokens it gives the PagedAttention paper's split:
+    With the claimed slots and the cached tokens it gives the PagedAttention paper's split:
     ``total = tokens + reserved + internal + external + cached + free``, where internal is
-    what remains of the held slots.
+    what is claimed and neither written nor reserved.
 
     Parameters
     ----------
@@ -43,11 +43,14 @@ class Slots(NamedTuple):
         that placement rounds regions up by.
     cached : int
         Slots of finished requests' prefixes, kept until something needs the room.
+    shared : int
+        Slots that several requests hold together, once for each but the first.
     """
 
     reserved: int = 0
     external: int = 0
     cached: int = 0
+    shared: int = 0
 
 
 class Holding(NamedTuple):
@@ -101,6 +104,8 @@ class Allocator(ABC):
     batch: DecodeBatch | None = None
     contiguous = False  # whether all layers of a token lie together, in slots and not in blocks
     sets_slots_apart = False  # whether `slots` ever differs from plain use
+    keeps_tokens = True  # whether what was computed lies in the pool
+    samples_share = True  # whether samples hold their prompt's full blocks together
     shares_prefixes = False  # whether an admission looks its prompt up
     rounded_slots = 0
 
@@ -144,6 +149,16 @@ class Allocator(ABC):
             return blocks
         shared = self.curve.shared_blocks_at(request.prompt_tokens)
         return shared + request.samples * (blocks - shared)
+
+    def claim(self, request: Request, tokens: int) -> int:
+        """Slots that a running request is due when `tokens` tokens per sequence are cached.
+
+        The scheduler adds claims up, and what runs of steps allocate; the sum must be what is
+        held. None are due for no tokens.
+        """
+        if self._is_plain and request.samples == 1:
+            return -(-tokens // self._size) * self._size
+        return self.blocks_of(request, tokens) * self.slots_per_block if tokens else 0
 
     def can_allocate(self, request: Request) -> bool:
         """Whether an empty pool could hold the request to its last token."""

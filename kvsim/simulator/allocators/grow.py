@@ -78,6 +78,7 @@ class Grow(Allocator):
     contiguous = True
 
     sets_slots_apart = True
+    samples_share = False
 
     def __init__(
         self, slots: int, slots_of: Callable[[int], int], *, placement: str = "first-fit"
@@ -86,6 +87,11 @@ class Grow(Allocator):
         self._slots_of = slots_of
         self._space = PLACEMENTS.find(placement)(slots)
         self.peak_slots = 0
+
+    def claim(self, request: Request, tokens: int) -> int:
+        """The tensor, which has the whole prompt from the first token on."""
+        whole = max(tokens, request.prefill_tokens)
+        return self._space.region_size(self._length(request, whole)) if tokens else 0
 
     def can_allocate(self, request: Request) -> bool:
         """Whether the last copy fits beside its original in an empty space."""

@@ -17,8 +17,15 @@ class NoCache(Allocator):
 
     contiguous = True
 
+    sets_slots_apart = True
+    keeps_tokens = False
+
     def __init__(self, slots: int) -> None:
         super().__init__(slots, BlockCurve(1))
+
+    def claim(self, request: Request, tokens: int) -> int:
+        """Nothing is due."""
+        return 0
 
     def can_allocate(self, request: Request) -> bool:
         """Always."""

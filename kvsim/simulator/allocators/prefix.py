@@ -73,6 +73,7 @@ class Prefix(Paged):
             refuse_hybrid()
         super().__init__(total_blocks, curve)
         self._refs: dict[int, int] = {}
+        self._more_refs = 0  # to held blocks, beyond the first to each
         self._idle = EVICTION_POLICIES.find(eviction)()
         self._idle.add_anonymous(total_blocks)
 
@@ -127,8 +128,9 @@ class Prefix(Paged):
         request.blocks = None
 
     def slots(self, tokens: int, head: Request | None) -> Slots:
-        """Slots of idle prefixes."""
-        return Slots(cached=self._idle.cached * self.curve.block_size)
+        """Slots of idle prefixes, and of those that several requests begin with."""
+        size = self._size
+        return Slots(cached=self._idle.cached * size, shared=self._more_refs * size)
 
     @property
     def shared_blocks(self) -> int:
@@ -151,7 +153,7 @@ class Prefix(Paged):
             names = _names(request)
             holders.update(block_id for block_id in names if block_id is not None)
             anonymous += self.blocks_of(request, tokens) - sum(n is not None for n in names)
-        if holders != Counter(self._refs):
+        if holders != Counter(self._refs) or self._more_refs != holders.total() - len(holders):
             raise InvariantError("references to shared blocks are miscounted")
         if len(self._idle) != self.free_blocks:
             raise InvariantError(f"{len(self._idle)} idle blocks, but {self.free_blocks} free")
@@ -181,6 +183,7 @@ class Prefix(Paged):
         """Add a reference, reviving the block if it was idle."""
         if block_id in self._refs:
             self._refs[block_id] += 1
+            self._more_refs += 1
         else:
             self._idle.revive(block_id)
             self._refs[block_id] = 1
@@ -191,6 +194,7 @@ class Prefix(Paged):
         if block_id is not None:
             self._refs[block_id] -= 1
             if self._refs[block_id]:
+                self._more_refs -= 1
                 self._idle.note_use(block_id)
                 return
             del self._refs[block_id]

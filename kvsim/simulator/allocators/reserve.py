@@ -81,6 +81,7 @@ class Reserve(Allocator):
     contiguous = True
 
     sets_slots_apart = True
+    samples_share = False
 
     def __init__(
         self,
@@ -98,6 +99,10 @@ class Reserve(Allocator):
         self._compaction = compaction
         self._final = 0
         self._live: dict[int, Request] = {}
+
+    def claim(self, request: Request, tokens: int) -> int:
+        """The whole reservation, from the first token on."""
+        return self._length(request) if tokens else 0
 
     def can_allocate(self, request: Request) -> bool:
         """Whether the reservation fits an empty space."""

@@ -94,6 +94,9 @@ class Scheduler(ABC):
     ----------
     mimics : str
         Which engine's release it follows.
+    claimed_slots : int
+        Slots that running requests are due, by what each has cached or computes in this step:
+        a ledger beside the memory's own count of what is held.
     watermark : float
         Share of the pool that an admission leaves free beside others that run.
     """
@@ -117,6 +120,7 @@ class Scheduler(ABC):
         self.waiting: WaitingQueue = ADMISSION_POLICIES.find(limits.admission)()
         self.running: dict[Request, None] = {}
         self.running_sequences = 0
+        self.claimed_slots = 0
         self.prefilling: dict[Request, None] = {}
         self.moved_tokens = 0
         self._decode_plan = StepPlan([], decodes=True)
@@ -181,6 +185,7 @@ class Scheduler(ABC):
         """Free everything that a finished request holds."""
         del self.running[request]
         self.running_sequences -= request.samples
+        self.claimed_slots -= self.allocator.claim(request, request.computed_tokens)
         self.allocator.free(request)
         self.recorder.finish_seconds[request.row] = now
 
@@ -207,6 +212,8 @@ class Scheduler(ABC):
         if not request.preemptions:
             self.recorder.scheduled_seconds[request.row] = now
         if self.allocator.shares_prefixes:
+            if cached_tokens:
+                self.claimed_slots += self.allocator.claim(request, cached_tokens)
             self.recorder.look_up(request, cached_tokens)
 
     def _enter(self) -> None:
@@ -221,6 +228,7 @@ class Scheduler(ABC):
             return False
         self._enter()
         self.moved_tokens += request.computed_tokens * request.samples
+        self.claimed_slots += self.allocator.claim(request, request.computed_tokens)
         request.swapped = False
         self.batch.join(request)
         return True
@@ -265,6 +273,7 @@ class Scheduler(ABC):
             self.prefilling.pop(request, None)
         del self.running[request]
         self.running_sequences -= request.samples
+        self.claimed_slots -= self.allocator.claim(request, request.computed_tokens)
         self.allocator.free(request, preempted=True)
         self.recorder.preempt(request)
         request.preemptions += 1
@@ -305,6 +314,10 @@ class Scheduler(ABC):
         decoding = batch.filled_slots if isinstance(batch, HybridBatch) else batch.tokens
         return decoding + sum(batch.slots_of(each.computed_tokens) for each in self.prefilling)
 
+    def shared_slots(self) -> int:
+        """Slots that the samples of a request fill together, for every sample but the first."""
+        return self.batch.shared_slots
+
     def cached_tokens(self, request: Request) -> int:
         """Cached tokens per sequence, of a running request."""
         if request in self.batch.members:
@@ -328,7 +341,12 @@ class Scheduler(ABC):
         if self.running_sequences != sum(request.samples for request in self.running):
             raise InvariantError("the count of running sequences has drifted")
         self.batch.check()
-        self.allocator.check((request, self.cached_tokens(request)) for request in self.running)
+        allocator = self.allocator
+        allocator.check((request, self.cached_tokens(request)) for request in self.running)
+        shared = allocator.slots(self.cached_tokens_in_all(), None).shared
+        due, held = self.claimed_slots - shared, allocator.held_slots - allocator.rounded_slots
+        if due != held:
+            raise InvariantError(f"running requests hold {held} slots, and are due {due}")
 
 
 def importance(request: Request) -> tuple[int, int]:

@@ -50,6 +50,10 @@ class Static(Orca):
         ended = sum(slots_of(request.computed_tokens) * request.samples for request in self._ended)
         return super().filled_slots() + ended
 
+    def shared_slots(self) -> int:
+        """Samples of members that have ended share on."""
+        return super().shared_slots() + sum(map(self.batch.shared_slots_of, self._ended))
+
     def check(self) -> None:
         """As the base, with the members that wait for the batch to end counted in."""
         working = len(self.prefilling) + len(self.batch.members)
