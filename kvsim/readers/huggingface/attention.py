@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kvsim.readers.huggingface.families import Family
-from kvsim.readers.huggingface.fields import Fields
+from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.specs.attention import (
     ChunkedAttention,
     CompressedLatentAttention,
@@ -43,7 +43,7 @@ def attention_of(fields: Fields, family: Family, kind: str) -> HeadAttention:
         "value_dim": _value_dim(fields, kind, key_dim),
         "bias": bias,
         "output_bias": _output_bias(fields, family, bias),
-        "output_gate": family.output_gate and fields.flag("attn_output_gate", default=True),
+        "output_gate": fields.flag("attn_output_gate", default=family.output_gate),
     }
     if kind == "sliding":
         return SlidingAttention(**shape, window=fields.integer("sliding_window"))
@@ -84,12 +84,28 @@ def compressed_of(fields: Fields, ratio: int) -> CompressedLatentAttention:
 
 def _heads(fields: Fields, kind: str) -> int:
     heads = fields.integer("num_attention_heads")
-    return fields.integer("swa_num_attention_heads", heads) if kind == "sliding" else heads
+    if kind != "sliding":
+        return heads
+    return _other_setting(fields, kind).integer(
+        "num_attention_heads", fields.integer("swa_num_attention_heads", heads)
+    )
+
+
+def _other_setting(fields: Fields, kind: str) -> Fields:
+    """Heads of the one kind of layer that Step 3.5 describes apart; empty for all others."""
+    other = fields.inner("attention_other_setting")
+    if not other.names() or other.text("attention_type") == f"{kind}_attention":
+        return Fields(canonical(other.content), {}, other.where)
+    raise other.error(f"attention_type is {other.text('attention_type')!r}", "known is sliding")
 
 
 def _kv_heads(fields: Fields, kind: str, heads: int) -> int:
-    if kind == "sliding" and "swa_num_key_value_heads" in fields:
-        return fields.integer("swa_num_key_value_heads")
+    if kind == "sliding":
+        other = _other_setting(fields, kind)
+        if "num_key_value_heads" in other:
+            return other.integer("num_key_value_heads")
+        if "swa_num_key_value_heads" in fields:
+            return fields.integer("swa_num_key_value_heads")
     if kind == "full" and "num_global_key_value_heads" in fields:
         return fields.integer("num_global_key_value_heads")
     if fields.get("multi_query") is not None or "new_decoder_architecture" in fields:

@@ -12,7 +12,6 @@ Rotary fields change no cached size; only the load-time tables of Gemma 3 are re
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from kvsim.readers.huggingface.extras import other_parameters, rotary_table_elem
 from kvsim.readers.huggingface.families import FAMILIES, Family
 from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.readers.huggingface.groups import layer_groups
+from kvsim.readers.huggingface.meanings import family_by_fields, refuse_unread
 from kvsim.readers.huggingface.quantization import quantization_of
 from kvsim.readers.json_file import read_json_object
 from kvsim.specs.checked import FieldError
@@ -32,16 +32,6 @@ __all__ = ["spec_from_config", "spec_from_json_file"]
 _TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 _INHERITED = ("dtype", "tie_word_embeddings", "quantization_config", "compression_config")
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "half": "fp16"}
-
-# Fields that speak of an attention kind. One that is set, and that the family's layout does
-# not read, means that the model is something else than it seems.
-_TELLING = re.compile(
-    r"window|pattern|mamba|ssm|conv_kernel|state_size|kv_lora|layer_types|block_type|attn_type"
-    r"|attn_layer|attn_config|linear_(attn|attention|num|key|value|conv)|attention_chunk"
-    r"|compress_ra|recurrent|retention|lru_|wkv|kv_shared|full_attention|global_head|index_topk"
-    r"|local_attention|attention_types|sparse_attention|cross_attention"
-)
-_WINDOW_FIELDS = ("layer_types", "sliding_window", "use_sliding_window", "max_window_layers")
 
 
 def spec_from_config(config: Mapping[str, object], *, name: str, source: str = "") -> ModelSpec:
@@ -101,11 +91,11 @@ def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
     architecture = _architecture(config, model_type)
     refuse_bidirectional(text, model_type, architecture, name)
     known = FAMILIES.get(model_type)
-    family = known or Family()
+    family = known or family_by_fields(text)
     fields = Fields(text, family.defaults, name)
     if known is None:
         _refuse_unknown_encoder_decoder(fields, model_type)
-    _refuse_telling_fields(fields, known, model_type)
+    refuse_unread(fields, family, model_type, known=known is not None)
     groups, encoder = _groups(fields, family)
     dtype, dtype_note = _dtype(fields)
     quantization = quantization_of(fields)
@@ -185,22 +175,6 @@ def _refuse_unknown_encoder_decoder(fields: Fields, model_type: str) -> None:
         raise fields.error(
             f"encoder-decoder model_type {model_type!r} is not known",
             "known are t5, whisper, bart, mbart, m2m_100, pegasus and marian",
-        )
-
-
-def _refuse_telling_fields(fields: Fields, family: Family | None, model_type: str) -> None:
-    """Refuse what hints at a kind of attention that nobody here will read."""
-    read = frozenset((*family.reads, *_WINDOW_FIELDS)) if family else frozenset()
-    for key in fields.names():
-        value = fields.get(key)
-        if key in read or not _TELLING.search(key) or value is False or value in ([], {}, ""):
-            continue
-        if key == "layer_types" and value == ["full_attention"] * len(fields.words(key)):
-            continue
-        raise fields.error(
-            f"model_type {model_type!r} with the field {key!r} is a kind of attention that"
-            " kvsim does not know",
-            "kvsim never guesses; a plain decoder has no such field",
         )
 
 

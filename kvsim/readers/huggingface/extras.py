@@ -11,6 +11,7 @@ from kvsim.specs.numbers import shown
 __all__ = ["other_parameters", "rotary_table_elements"]
 
 _LARGEST_FACTOR = 10_000
+_VISION_SPELLINGS = {"temporal_patch_size": "patch_temporal", "spatial_merge_size": "merge_size"}
 
 
 def other_parameters(config: Mapping[str, object], fields: Fields) -> int:
@@ -32,13 +33,15 @@ def other_parameters(config: Mapping[str, object], fields: Fields) -> int:
     thinker = config.get("thinker_config")
     outer = thinker if isinstance(thinker, Mapping) else config
     vision = outer.get("vision_config")
-    tower = _vision(vision, fields) if isinstance(vision, Mapping) else 0
+    tower = _vision(vision, outer, fields) if isinstance(vision, Mapping) else 0
     return tower + _per_layer_embeddings(fields)
 
 
-def _vision(config: Mapping[str, object], fields: Fields) -> int:
+def _vision(config: Mapping[str, object], outer: Mapping[str, object], fields: Fields) -> int:
     """A vision transformer: blocks, patch embedding and a projection to the decoder."""
     renamed = canonical({**config, "num_layers": config.get("depth", config.get("num_layers"))})
+    for modern, other in _VISION_SPELLINGS.items():
+        renamed.setdefault(modern, renamed.get(other))
     vision = Fields(renamed, {}, f"{fields.where}: vision_config")
     if not all(key in vision for key in ("hidden_size", "num_hidden_layers")):
         return 0
@@ -46,13 +49,25 @@ def _vision(config: Mapping[str, object], fields: Fields) -> int:
     inner = vision.integer("intermediate_size", 4 * width)
     matrices = 3 if vision.text("hidden_act").startswith("silu") else 2
     blocks = depth * (4 * width * width + matrices * width * inner)
-    return blocks + _patches(vision, width) + _projection(vision, width, fields)
+    beside = Fields(outer, {}, fields.where)
+    adapter = _adapter(beside, fields) if "projector_hidden_size" in beside else None
+    projection = _projection(vision, width, fields) if adapter is None else adapter
+    return blocks + _patches(vision, width) + projection
 
 
 def _patches(vision: Fields, width: int) -> int:
     patch = vision.optional_integer("patch_size")
     frames = vision.integer("temporal_patch_size", 1)
-    return 3 * frames * patch * patch * width if patch else 0
+    table = 0  # a learned position for each place of a grid
+    if "pos_emb_height" in vision:
+        table = vision.integer("pos_emb_height") * vision.integer("pos_emb_width") * width
+    return table + (3 * frames * patch * patch * width if patch else 0)
+
+
+def _adapter(outer: Fields, fields: Fields) -> int:
+    """Muse Glimmer: two matrices from the merged patches on, and one to the decoder."""
+    merged, inner = outer.integer("out_hidden_size"), outer.integer("projector_hidden_size")
+    return merged * inner + inner * inner + inner * fields.integer("hidden_size")
 
 
 def _projection(vision: Fields, width: int, fields: Fields) -> int:

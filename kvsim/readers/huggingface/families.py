@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-__all__ = ["FAMILIES", "Family", "Layout"]
+__all__ = ["DELTA_FIELDS", "FAMILIES", "MLA_FIELDS", "Family", "Layout"]
 
 Layout = Literal[
     "uniform",
@@ -72,13 +72,21 @@ _TIED = {"tie_word_embeddings": True}
 _FOURFOLD = {"expansion_ratio": 4}  # MLP width over hidden size
 _OPT_IN_WINDOW = {"use_sliding_window": False}
 _PATTERN = ("sliding_window_pattern",)
-_MLA = ("kv_lora_rank", "index_topk", "index_head_dim", "index_n_heads", "indexer_types")
+MLA_FIELDS = (
+    "kv_lora_rank",
+    "qk_rope_head_dim",
+    "qk_nope_head_dim",
+    "index_topk",
+    "index_head_dim",
+    "index_n_heads",
+    "indexer_types",
+)
 
 _PLAIN = Family()
 _MISTRAL = Family()
 _QWEN2 = Family(qkv_bias=True, bias_covers_output=False, defaults=_OPT_IN_WINDOW)
 _QWEN3 = Family(defaults=_OPT_IN_WINDOW)
-_DEEPSEEK = Family(reads=_MLA)
+_DEEPSEEK = Family(reads=MLA_FIELDS)
 _GLM = Family(bias_covers_output=False)
 _MATRIX_BIASED = Family(gated=False, mlp_bias=True, qkv_bias=True, output_bias=True)
 
@@ -130,7 +138,7 @@ _GEMMA4 = Family(
     reads=(*_SHARED, "num_global_key_value_heads"),
     defaults={**_TIED, "head_dim": 256, "sliding_window_pattern": 6},
 )
-_DELTA_READS = (
+DELTA_FIELDS = (
     "full_attention_interval",
     "linear_key_head_dim",
     "linear_value_head_dim",
@@ -142,7 +150,7 @@ _DELTA_READS = (
 _DELTA = Family(
     linear="gated_delta_net",
     output_gate=True,
-    reads=_DELTA_READS,
+    reads=DELTA_FIELDS,
     defaults={
         "full_attention_interval": 4,
         "linear_conv_kernel_dim": 4,
@@ -159,16 +167,9 @@ _MAMBA_READS = (
     "mamba_expand",
     "mamba_n_groups",
     "mamba_n_heads",
-    "mamba_chunk_size",
-    "mamba_conv_bias",
-    "mamba_proj_bias",
-    "mamba_rms_norm",
-    "mamba_norm_before_gate",
     "mamba_use_mlp",
     "mamba_ssm_cache_dtype",
-    "use_mamba_kernels",
     "attn_layer_indices",
-    "time_step_limit",
 )
 _NEMOTRON_H = Family(
     layout="nemotron_h",
@@ -177,8 +178,6 @@ _NEMOTRON_H = Family(
         "hybrid_override_pattern",
         "mamba_num_heads",
         "mamba_head_dim",
-        "mamba_hidden_act",
-        "mamba_proj_bias",
         "mamba_ssm_cache_dtype",
         "ssm_state_size",
         "conv_kernel",
@@ -236,11 +235,11 @@ FAMILIES: dict[str, Family] = {
     ),
     "deepseek_v32": _DEEPSEEK,
     "glm_moe_dsa": Family(
-        reads=_MLA, defaults={"index_topk": 2048, "index_head_dim": 128, "index_n_heads": 32}
+        reads=MLA_FIELDS, defaults={"index_topk": 2048, "index_head_dim": 128, "index_n_heads": 32}
     ),
     "deepseek_v4": Family(
         layout="compressed",
-        reads=(*_MLA, "compress_ratios", "compress_rates", "compress_rope_theta"),
+        reads=(*MLA_FIELDS, "compress_ratios", "compress_rates", "compress_rope_theta"),
     ),
     **dict.fromkeys(("glm", "glm4", "glm4_moe"), _GLM),
     "chatglm": Family(qkv_bias=True, bias_covers_output=False),
@@ -282,6 +281,8 @@ FAMILIES: dict[str, Family] = {
         reads=("hybrid_layer_pattern", "attention_chunk_size", "swa_head_dim", "swa_v_head_dim"),
     ),
     **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_moe"), _DELTA),
+    "muse_glimmer": Family(output_gate=True),
+    **dict.fromkeys(("step3p5", "step3p7"), Family(reads=("attention_other_setting",))),
     "nemotron": Family(gated=False),
     "nemotron_h": _NEMOTRON_H,
     "jamba": Family(
@@ -304,7 +305,7 @@ FAMILIES: dict[str, Family] = {
         Family(layout="minimax_text", linear="lightning", reads=("attn_type_list",)),
     ),
     "kimi_linear": Family(
-        layout="kimi_linear", linear="kimi_delta", reads=(*_MLA, "linear_attn_config")
+        layout="kimi_linear", linear="kimi_delta", reads=(*MLA_FIELDS, "linear_attn_config")
     ),
     "gpt2": Family(
         gated=False,

@@ -17,7 +17,13 @@ _SPELLINGS = {
     "hidden_size": ("n_embd", "d_model", "n_embed", "dim"),
     "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("n_head", "n_heads", "num_heads"),
-    "num_key_value_heads": ("num_kv_heads", "n_head_kv", "multi_query_group_num"),
+    "num_key_value_heads": (
+        "num_kv_heads",
+        "n_head_kv",
+        "multi_query_group_num",
+        "num_attention_groups",
+    ),
+    "swa_num_attention_heads": ("num_sliding_attention_heads",),
     "intermediate_size": ("n_inner", "ffn_dim", "d_ff", "ffn_hidden_size"),
     "head_dim": ("attention_head_dim", "kv_channels", "d_kv"),
     "max_position_embeddings": (
@@ -28,8 +34,13 @@ _SPELLINGS = {
         "max_sequence_length",
     ),
     "vocab_size": ("padded_vocab_size",),
-    "num_experts_per_tok": ("experts_per_token", "top_k_experts", "num_experts_per_token"),
-    "num_experts": ("n_routed_experts", "num_local_experts", "n_experts"),
+    "num_experts_per_tok": (
+        "experts_per_token",
+        "top_k_experts",
+        "num_experts_per_token",
+        "moe_top_k",
+    ),
+    "num_experts": ("n_routed_experts", "num_local_experts", "n_experts", "moe_num_experts"),
     "sliding_window_pattern": ("_sliding_window_pattern",),
     "sliding_window": ("sliding_window_size",),
     "layer_types": ("layers_block_type",),
@@ -95,6 +106,11 @@ class Fields:
     def names(self) -> list[str]:
         """Names of the fields that are set."""
         return [key for key, value in self._values.items() if value is not None]
+
+    @property
+    def content(self) -> Mapping[str, object]:
+        """All fields by name."""
+        return self._values
 
     def error(self, what: str, fix: str = "") -> InputError:
         """Make an error that names this config."""

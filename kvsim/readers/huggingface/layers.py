@@ -14,12 +14,14 @@ A kind that is not known is an error that names it, never a guess.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from kvsim.readers.huggingface.families import Family
 from kvsim.readers.huggingface.fields import Fields
 
 __all__ = ["LayerKind", "layer_kinds"]
+
+_Entry = TypeVar("_Entry", int, str)
 
 
 class LayerKind(NamedTuple):
@@ -83,8 +85,7 @@ def _uniform(fields: Fields, count: int) -> list[str]:
 
 
 def _from_words(fields: Fields, count: int) -> list[str]:
-    words = fields.words("layer_types")
-    fields.per_layer("layer_types", words, count)
+    words = _of_decoder(fields, "layer_types", fields.words("layer_types"), count)
     strange = next((word for word in words if word not in _WORDS), None)
     if strange is not None:
         known = ", ".join(sorted(_WORDS))
@@ -157,12 +158,15 @@ def _compressed(fields: Fields, count: int) -> list[str]:
 
 
 def _compress_ratios(fields: Fields, count: int) -> list[int]:
-    """One ratio per layer; further ones belong to the multi-token-prediction layers."""
-    ratios = fields.integers("compress_ratios")
+    return _of_decoder(fields, "compress_ratios", fields.integers("compress_ratios"), count)
+
+
+def _of_decoder(fields: Fields, key: str, entries: list[_Entry], count: int) -> list[_Entry]:
+    """One entry per layer; further ones belong to the multi-token-prediction layers."""
     drafts = fields.first_integer("num_nextn_predict_layers", default=0)
-    if not count <= len(ratios) <= count + drafts:
-        fields.per_layer("compress_ratios", ratios, count)
-    return ratios[:count]
+    if not count <= len(entries) <= count + drafts:
+        fields.per_layer(key, entries, count)
+    return entries[:count]
 
 
 def _jamba(fields: Fields, count: int) -> list[str]:

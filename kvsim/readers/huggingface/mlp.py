@@ -7,6 +7,7 @@ from collections.abc import Callable
 from kvsim.readers.huggingface.families import Family
 from kvsim.readers.huggingface.fields import Fields
 from kvsim.specs.model import DenseMlp, MoeMlp
+from kvsim.specs.numbers import shown
 
 __all__ = ["MlpPlan"]
 
@@ -43,8 +44,8 @@ def _moe_rule(fields: Fields) -> Callable[[int], bool]:
     """Say which layers hold experts, in each of the ways that configs say it."""
     if not fields.first_integer("num_experts", default=0):
         return lambda layer: False
-    if "moe_layers" in fields:
-        chosen = frozenset(fields.integers("moe_layers"))
+    if "moe_layers" in fields or "moe_layers_enum" in fields:
+        chosen = frozenset(_listed(fields))
         return lambda layer: layer in chosen
     if isinstance(fields.get("moe_layer_freq"), list):
         return _by_list(fields)
@@ -57,6 +58,19 @@ def _moe_rule(fields: Fields) -> Callable[[int], bool]:
     dense = fields.first_integer("first_k_dense_replace", default=0)
     frequency = fields.integer("moe_layer_freq", 1)
     return lambda layer: layer >= dense and layer % frequency == 0
+
+
+def _listed(fields: Fields) -> list[int]:
+    """Layers with experts, as numbers or, in Step 3.5's spelling, "3,4,5"."""
+    if "moe_layers" in fields:
+        return fields.integers("moe_layers")
+    enum = fields.get("moe_layers_enum")
+    if not isinstance(enum, str):
+        return fields.integers("moe_layers_enum")
+    numbers = [part.strip() for part in enum.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in numbers):
+        raise fields.error(f"moe_layers_enum is {shown(enum)}, not numbers with commas between")
+    return [int(part) for part in numbers]
 
 
 def _by_list(fields: Fields) -> Callable[[int], bool]:
@@ -122,6 +136,7 @@ def _shared_size(fields: Fields, width: int) -> int:
         return fields.integer("intermediate_size")  # Gemma 4's dense block, Llama 4's expert
     named = (
         "shared_expert_intermediate_size",
+        "share_expert_dim",
         "moe_shared_expert_intermediate_size",
         "shared_intermediate_size",
     )

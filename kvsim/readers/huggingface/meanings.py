@@ -1,0 +1,130 @@
+"""What a config's fields mean for what a layer keeps, whatever the model is called.
+
+::
+
+    field ──▶ a kernel, a draft, training        cannot change what is kept: passed over
+          ──▶ the family's layout reads it       passed on
+          ──▶ "full attention", in its words     nothing to read
+          ──▶ speaks of attention or its state,  refused by name: a guess would be a wrong number
+              and nobody reads it
+
+A ``model_type`` that nobody knows is read by its fields alone, where they say everything that a
+kind of layer needs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from kvsim.readers.huggingface.families import DELTA_FIELDS, MLA_FIELDS, Family
+from kvsim.readers.huggingface.fields import Fields
+
+__all__ = ["family_by_fields", "refuse_unread"]
+
+# Fields that speak of an attention kind, of a state, or of the width that something is kept in.
+# One that is set, and that the family's layout does not read, means that the model is something
+# else than it seems.
+_TELLING = re.compile(
+    r"window|pattern|mamba|ssm|conv_kernel|state_size|kv_lora|layer_types|block_type|attn_type"
+    r"|attn_layer|attn_config|linear_(attn|attention|num|key|value|conv)|attention_chunk"
+    r"|compress_ra|recurrent|retention|lru_|wkv|kv_shared|full_attention|global_head|index_topk"
+    r"|local_attention|attention_type|sparse_attention|cross_attention"
+    r"|indexer_types|index_kpool|source_layer|engram|block_configs|heads_per_layer"
+    r"|attention_other|moe_latent|expert_hidden|qk_(rope|nope)"
+)
+# Fields that match, and can change nothing that is kept: which kernel runs, how the model was
+# trained, what a draft layer is (engines drop those unless they speculate), biases and activations.
+_IDLE = re.compile(
+    r"^mtp_|_mtp_|^num_mtp|^dspark_|^use_\w+_kernels$|^time_step_|^index_share_for_mtp"
+    r"|_(hidden_act|act|bias|dropout|rope_theta|chunk_size|rms_norm|norm_before_gate)$"
+)
+_WINDOW_FIELDS = ("layer_types", "sliding_window", "use_sliding_window", "max_window_layers")
+
+
+class _Meaning(NamedTuple):
+    """Fields that say all of one kind of layer together.
+
+    Parameters
+    ----------
+    needs : tuple of str
+        All of them must be set.
+    reads : tuple of str
+        What else is read beside them.
+    linear : str or None
+        What "linear_attention" means then.
+    """
+
+    needs: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+    linear: str | None = None
+
+
+_VOCABULARY = (
+    _Meaning(("layer_types", "sliding_window"), _WINDOW_FIELDS),
+    _Meaning(("sliding_window_pattern", "sliding_window"), _WINDOW_FIELDS),
+    _Meaning(("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")),
+    _Meaning(("kv_lora_rank", "index_topk", "index_head_dim", "index_n_heads"), reads=MLA_FIELDS),
+    _Meaning(
+        (
+            "linear_key_head_dim",
+            "linear_value_head_dim",
+            "linear_num_key_heads",
+            "linear_num_value_heads",
+            "linear_conv_kernel_dim",
+        ),
+        reads=("layer_types", *DELTA_FIELDS),
+        linear="gated_delta_net",
+    ),
+)
+
+
+def family_by_fields(text: Mapping[str, object]) -> Family:
+    """Make the family of a model that nobody knows, by what its fields say.
+
+    A window without a list or a pattern of layers says nothing: which layers have it is in the
+    model's code. Such fields are left for `refuse_unread`.
+
+    Parameters
+    ----------
+    text : mapping
+        The fields, in their canonical spelling.
+    """
+    said = [each for each in _VOCABULARY if all(text.get(key) is not None for key in each.needs)]
+    linear = next((each.linear for each in said if each.linear), None)
+    return Family(
+        linear=linear,
+        reads=tuple(key for each in said for key in (*each.needs, *each.reads)),
+        gated=text.get("mlp_hidden_act") != "relu2",
+    )
+
+
+def refuse_unread(fields: Fields, family: Family, model_type: str, *, known: bool) -> None:
+    """Refuse what hints at a kind of attention that nobody here will read.
+
+    Raises
+    ------
+    InputError
+        Naming the field.
+    """
+    read = frozenset((*family.reads, *_WINDOW_FIELDS)) if known else frozenset(family.reads)
+    for key in fields.names():
+        if key in read or not _TELLING.search(key) or _IDLE.search(key) or _is_plain(fields, key):
+            continue
+        raise fields.error(
+            f"model_type {model_type!r} with the field {key!r} is a kind of attention that"
+            " kvsim does not know",
+            "kvsim never guesses; a plain decoder has no such field",
+        )
+
+
+def _is_plain(fields: Fields, key: str) -> bool:
+    """Whether a field says that there is nothing special."""
+    value = fields.get(key)
+    if value is False or value in ([], {}, ""):
+        return True
+    if key == "layer_types":
+        return value == ["full_attention"] * len(fields.words(key))
+    # MiniMax: 0 is linear attention, 1 is full.
+    return key == "attn_type_list" and isinstance(value, list) and set(map(str, value)) == {"1"}
