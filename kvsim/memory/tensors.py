@@ -31,6 +31,7 @@ FamilyName = Literal[
     "mlp",
     "experts",
     "shared_experts",
+    "latent",
     "router",
     "norms",
     "recurrent",
@@ -39,9 +40,18 @@ FamilyName = Literal[
 Sharding = Literal["tp", "kv", "replicated", "experts"]
 
 # Read by every token as the operand of a matrix product; the rest is looked up, or scales.
-_MATMULS = ("output_head", "attention", "mlp", "experts", "shared_experts", "router", "recurrent")
+_MATMULS = (
+    "output_head",
+    "attention",
+    "mlp",
+    "experts",
+    "shared_experts",
+    "latent",
+    "router",
+    "recurrent",
+)
 # The linear layers that weight formats apply to; routers stay exact in every checkpoint.
-_QUANTISED = ("attention", "mlp", "experts", "shared_experts", "recurrent")
+_QUANTISED = ("attention", "mlp", "experts", "shared_experts", "latent", "recurrent")
 
 
 class TensorFamily(NamedTuple):
@@ -184,11 +194,12 @@ def _feed_forward(mlp: Mlp, hidden: int) -> Iterator[TensorFamily]:
     yield TensorFamily(
         "experts",
         (),
-        mlp.experts * _matrices(mlp, mlp.intermediate_size, hidden),
+        mlp.experts * _matrices(mlp, mlp.intermediate_size, mlp.latent_size or hidden),
         "experts",
         units=mlp.experts,
         used_units=mlp.experts_per_token,
     )
+    yield TensorFamily("latent", (), 2 * hidden * (mlp.latent_size or 0))
     if mlp.shared_intermediate_size:
         shared = _matrices(mlp, mlp.shared_intermediate_size, hidden)
         yield TensorFamily("shared_experts", (), shared, "tp")

@@ -25,13 +25,18 @@ class DenseMlp(Checked):
 
 
 class MoeMlp(Checked):
-    """A mixture of experts: `experts` of them, `experts_per_token` read by each token."""
+    """A mixture of experts: `experts` of them, `experts_per_token` read by each token.
+
+    With a `latent_size` the experts work in that width, between two projections that all of them
+    share (Nemotron 3, Kimi K3); what every token passes through beside them does not.
+    """
 
     kind: Literal["moe"] = "moe"
     experts: PositiveInt
     experts_per_token: PositiveInt
     intermediate_size: PositiveInt
     shared_intermediate_size: NonNegativeInt = 0
+    latent_size: PositiveInt | None = None
     gated: bool = True
     bias: bool = False
 

@@ -114,15 +114,20 @@ def _tensor_bytes(
         return
     name: FamilyName = "experts" if isinstance(group.mlp, MoeMlp) else "mlp"
     experts, width = _rank_experts(group, rank)
-    ups = 2 if group.mlp.gated else 1
-    yield _content_bytes(name, experts * ups * width * hidden, storage)
-    yield _content_bytes(name, experts * width * hidden, storage)
+    ups, inputs = 2 if group.mlp.gated else 1, _mlp_inputs(group, hidden)
+    yield _content_bytes(name, experts * ups * width * inputs, storage)
+    yield _content_bytes(name, experts * width * inputs, storage)
 
 
 def _content_bytes(name: FamilyName, elements: int, storage: WeightStorage) -> int:
     """Bytes of a tensor's elements; scales lie in tensors of their own."""
     fmt = storage.format_of(TensorFamily(name, None, elements))
     return elements * int(fmt.bits_per_weight) // 8
+
+
+def _mlp_inputs(group: LayerGroup, hidden: int) -> int:
+    """Width that the MLP, or each expert of a mixture, works in."""
+    return (group.mlp.latent_size or hidden) if isinstance(group.mlp, MoeMlp) else hidden
 
 
 def _rank_experts(group: LayerGroup, rank: Rank) -> tuple[int, int]:
@@ -141,10 +146,10 @@ def _padding_bytes(group: LayerGroup, hidden: int, rank: Rank, storage: WeightSt
     fmt = storage.format_of(TensorFamily("experts", None, 0))
     if fmt.name != "mxfp4":
         return 0
-    experts, width = _rank_experts(group, rank)
-    tiled = _round_up(width, _EXPERT_COLUMNS) * _round_up(hidden, _EXPERT_ROWS)
+    (experts, width), inputs = _rank_experts(group, rank), _mlp_inputs(group, hidden)
+    tiled = _round_up(width, _EXPERT_COLUMNS) * _round_up(inputs, _EXPERT_ROWS)
     matrices = 3 if group.mlp.gated else 2
-    return int(experts * matrices * (tiled - width * hidden) * fmt.bits_per_weight / 8)
+    return int(experts * matrices * (tiled - width * inputs) * fmt.bits_per_weight / 8)
 
 
 def _round_up(value: int, multiple: int) -> int:

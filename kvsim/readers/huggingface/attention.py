@@ -65,6 +65,7 @@ def latent_of(fields: Fields) -> LatentAttention:
         indexer_dim=fields.integer("index_head_dim") if indexed else None,
         indexer_heads=fields.integer("index_n_heads") if indexed else None,
         indexer_top_k=fields.integer("index_topk") if indexed else None,
+        output_gate=fields.flag("mla_use_output_gate"),
     )
 
 

@@ -113,7 +113,7 @@ def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
         quantized_families=quantization.families,
         layer_groups=groups,
         other_parameters=encoder + other_parameters(config, fields),
-        rotary_table_elements=rotary_table_elements(fields),
+        rotary_table_elements=rotary_table_elements(fields, family),
         source="; ".join(part for part in (source, dtype_note) if part),
     )
 
@@ -139,7 +139,15 @@ def _text_part(config: Mapping[str, object], name: str) -> dict[str, object]:
             if nested.get(key) is None and text.get(key) is not None:
                 nested[key] = text[key]
         text = nested
-    return _uniform_width(text)
+    return _counted(_uniform_width(text))
+
+
+def _counted(text: dict[str, object]) -> dict[str, object]:
+    """Nemotron 3 says how many layers there are by the list of their kinds alone."""
+    listed = text.get("layer_types") or text.get("hybrid_override_pattern")
+    if text.get("num_hidden_layers") is None and isinstance(listed, list | str):
+        return {**text, "num_hidden_layers": len(listed)}
+    return text
 
 
 def _uniform_width(text: dict[str, object]) -> dict[str, object]:

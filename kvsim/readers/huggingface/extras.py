@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from kvsim.readers.huggingface.families import Family
 from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.specs.numbers import shown
 
@@ -92,12 +93,14 @@ def _per_layer_embeddings(fields: Fields) -> int:
     return layers * (rows * width + 3 * hidden * width + 2 * hidden * laurel)
 
 
-def rotary_table_elements(fields: Fields) -> int | None:
+def rotary_table_elements(fields: Fields, family: Family) -> int | None:
     """Elements of Gemma 3's two rotary tables; None where the one usual table is computed.
 
     Engines make a table as long as the context for the sliding layers, and one that its
     linear scaling stretches for the full layers.
     """
+    if not family.rotary:
+        return 0
     if "rope_local_base_freq" not in fields:
         return None
     rows = fields.integer("max_position_embeddings")

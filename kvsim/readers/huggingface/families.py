@@ -47,6 +47,8 @@ class Family(NamedTuple):
         Whether a true ``attention_bias`` includes the output projection.
     output_gate : bool
         Whether queries are doubled to gate the attention output.
+    rotary : bool
+        Whether positions are rotary where there is no table of them.
     position_offset : int or None
         A learned position table has this many rows more than positions; None is no table.
     reads : tuple of str
@@ -63,6 +65,7 @@ class Family(NamedTuple):
     output_bias: bool = False
     bias_covers_output: bool = True
     output_gate: bool = False
+    rotary: bool = True
     position_offset: int | None = None
     reads: tuple[str, ...] = ()
     defaults: Mapping[str, object] = MappingProxyType({})
@@ -174,6 +177,7 @@ _MAMBA_READS = (
 _NEMOTRON_H = Family(
     layout="nemotron_h",
     gated=False,
+    rotary=False,
     reads=(
         "hybrid_override_pattern",
         "mamba_num_heads",

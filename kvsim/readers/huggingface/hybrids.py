@@ -53,13 +53,15 @@ def _kimi_delta(fields: Fields) -> RecurrentState:
     heads, dim = linear.integer("num_heads"), linear.integer("head_dim")
     taps, hidden = linear.integer("short_conv_kernel_size", 4), fields.integer("hidden_size")
     inner = heads * dim
-    low_rank = 2 * (hidden * dim + dim * inner)  # decay and output gate, through rank head_dim
+    low_rank = hidden * dim + dim * inner  # the decay, and as a rule the gate, of rank head_dim
+    gate = hidden * inner if linear.flag("use_full_rank_gate") else low_rank
     return RecurrentState(
         flavour="gated_delta_net",
         conv_elements=3 * inner * (taps - 1),
         recurrent_elements=heads * dim * dim,
         parameters=4 * hidden * inner
         + low_rank
+        + gate
         + hidden * heads
         + 3 * inner * taps
         + heads

@@ -32,7 +32,7 @@ _TELLING = re.compile(
     r"|compress_ra|recurrent|retention|lru_|wkv|kv_shared|full_attention|global_head|index_topk"
     r"|local_attention|attention_type|sparse_attention|cross_attention"
     r"|indexer_types|index_kpool|source_layer|engram|block_configs|heads_per_layer"
-    r"|attention_other|moe_latent|expert_hidden|qk_(rope|nope)"
+    r"|attention_other|qk_(rope|nope)"
 )
 # Fields that match, and can change nothing that is kept: which kernel runs, how the model was
 # trained, what a draft layer is (engines drop those unless they speculate), biases and activations.

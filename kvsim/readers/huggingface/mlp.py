@@ -11,6 +11,8 @@ from kvsim.specs.numbers import shown
 
 __all__ = ["MlpPlan"]
 
+_LATENT_SIZES = ("moe_latent_size", "routed_expert_hidden_size")
+
 
 class MlpPlan:
     """Answers which MLP a layer has.
@@ -125,6 +127,7 @@ def _moe(fields: Fields, family: Family) -> MoeMlp:
         experts_per_token=chosen,
         intermediate_size=width,
         shared_intermediate_size=_shared_size(fields, width),
+        latent_size=fields.first_integer(*_LATENT_SIZES, default=0) or None,
         gated=family.gated,
         bias=family.mlp_bias,
     )
@@ -134,13 +137,15 @@ def _shared_size(fields: Fields, width: int) -> int:
     """Width of what every token passes through beside its experts."""
     if fields.flag("enable_moe_block") or "interleave_moe_layer_step" in fields:
         return fields.integer("intermediate_size")  # Gemma 4's dense block, Llama 4's expert
+    count = fields.first_integer("n_shared_experts", "num_shared_experts", default=0)
+    if "moe_shared_expert_intermediate_size" in fields:  # Nemotron: of each of them
+        return count * fields.integer("moe_shared_expert_intermediate_size", at_least=0)
     named = (
         "shared_expert_intermediate_size",
         "share_expert_dim",
-        "moe_shared_expert_intermediate_size",
         "shared_intermediate_size",
     )
     given = next((key for key in named if key in fields), None)
     if given is not None:
         return fields.integer(given, at_least=0)
-    return fields.first_integer("n_shared_experts", "num_shared_experts", default=0) * width
+    return count * width

@@ -37,6 +37,8 @@ class LatentAttention(LoadedUnknown, TokenCache):
         fp32 scale per token: 128 + 4 = 132 bytes.
     indexer_top_k : int or None
         Tokens that the indexer picks for a query.
+    output_gate : bool
+        Whether a projection as wide as the output gates it (Kimi K3).
     """
 
     kind: Literal["latent"] = "latent"
@@ -49,6 +51,7 @@ class LatentAttention(LoadedUnknown, TokenCache):
     indexer_dim: PositiveInt | None = None
     indexer_heads: PositiveInt | None = None
     indexer_top_k: PositiveInt | None = None
+    output_gate: bool = False
 
     @property
     def label(self) -> str:
@@ -121,7 +124,7 @@ class LatentAttention(LoadedUnknown, TokenCache):
         """Down-projections and the indexer are whole on every rank, up-projections split."""
         query = self.heads * self.key_dim * (self.q_lora_rank or hidden)
         expand = self.kv_lora_rank * self.heads * (self.nope_dim + self.value_dim)
-        output = self.heads * self.value_dim * hidden
+        output = self.heads * self.value_dim * hidden * (2 if self.output_gate else 1)
         down = hidden * (self.kv_lora_rank + self.rope_dim + (self.q_lora_rank or 0))
         return (
             Weights(query + expand + output, "tp"),

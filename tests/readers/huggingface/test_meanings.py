@@ -66,8 +66,6 @@ def test_what_can_change_nothing_changes_nothing(key, value, model_type):
         ("attn_type_list", 1),
         ("index_kpool", 4),
         ("kv_source_layer_ids", [2, 8]),
-        ("moe_latent_size", 1024),
-        ("routed_expert_hidden_size", 3584),
         ("engram_layer_ids", [1, 14]),
         ("block_configs", [{"attention": {"no_op": True}}]),
         ("attention_type", "hashed"),
