@@ -22,8 +22,17 @@ __all__ = ["attention_of", "compressed_of", "latent_of"]
 _INDEXED_RATIO = 4
 
 
-def attention_of(fields: Fields, family: Family, kind: str) -> HeadAttention:
+def attention_of(fields: Fields, family: Family, kind: str, own_heads: int = 0) -> HeadAttention:
     """Read the attention of a "full", "sliding" or "chunked" layer.
+
+    Parameters
+    ----------
+    fields, family : Fields, Family
+        The config, and its architecture's facts.
+    kind : str
+        The layer's.
+    own_heads : int
+        KV heads of this layer where they are its own; 0: as the config says for all.
 
     Raises
     ------
@@ -31,7 +40,7 @@ def attention_of(fields: Fields, family: Family, kind: str) -> HeadAttention:
         When heads, KV heads or head dimensions are missing or do not fit.
     """
     heads = _heads(fields, kind)
-    kv_heads = _kv_heads(fields, kind, heads)
+    kv_heads = own_heads or _kv_heads(fields, kind, heads)
     if heads % kv_heads:
         raise fields.error(f"{heads} query heads cannot share {kv_heads} KV heads evenly")
     key_dim = _key_dim(fields, kind, heads)

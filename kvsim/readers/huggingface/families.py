@@ -25,6 +25,7 @@ Layout = Literal[
     "falcon_h1",
     "minimax_text",
     "kimi_linear",
+    "blocks",
     "t5",
     "seq2seq",
 ]
@@ -288,6 +289,7 @@ FAMILIES: dict[str, Family] = {
     "muse_glimmer": Family(output_gate=True),
     **dict.fromkeys(("step3p5", "step3p7"), Family(reads=("attention_other_setting",))),
     "nemotron": Family(gated=False),
+    "nemotron-nas": Family(layout="blocks", reads=("block_configs",)),
     "nemotron_h": _NEMOTRON_H,
     "jamba": Family(
         layout="jamba",

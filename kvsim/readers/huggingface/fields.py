@@ -6,7 +6,7 @@ the rest of the readers knows a single name for each fact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 
 from kvsim.errors import InputError
 from kvsim.specs.numbers import shown
@@ -185,7 +185,16 @@ class Fields:
             raise self.error(f"{key} is {shown(value)}, not an object")
         return Fields(value, {}, f"{self.where}: {key}")
 
-    def per_layer(self, key: str, values: list[int] | list[str] | str, layers: int) -> None:
+    def objects(self, key: str) -> list[Fields]:
+        """Read a list of nested objects, each named by its place; empty when missing."""
+        value = self._values.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+            raise self.error(f"{key} is {shown(value)}, not a list of objects")
+        return [Fields(item, {}, f"{self.where}: {key}[{at}]") for at, item in enumerate(value)]
+
+    def per_layer(self, key: str, values: Sized, layers: int) -> None:
         """Check that a list says something about each layer.
 
         Raises

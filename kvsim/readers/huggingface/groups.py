@@ -55,6 +55,10 @@ def layer_groups(fields: Fields, family: Family) -> tuple[LayerGroup, ...]:
 
 
 def _layers(fields: Fields, family: Family) -> list[_Layer]:
+    if family.layout == "blocks":
+        from kvsim.readers.huggingface.blocks import blocks
+
+        return [_Layer(kind, mlp, False) for kind, mlp in blocks(fields)]
     kinds = layer_kinds(fields, family)
     plan = MlpPlan(fields, family)
     shared = fields.first_integer("num_kv_shared_layers", default=0)
@@ -90,7 +94,7 @@ def _caches(fields: Fields, family: Family, kind: LayerKind) -> tuple[Attention,
             return (_state(fields, family, kind.name),)
         case "parallel":
             return (attention_of(fields, family, "full"), _state(fields, family, "mamba2"))
-    return (attention_of(fields, family, kind.name),)
+    return (attention_of(fields, family, kind.name, kind.kv_heads),)
 
 
 def _state(fields: Fields, family: Family, kind: str) -> RecurrentState:

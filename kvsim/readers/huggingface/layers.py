@@ -34,10 +34,13 @@ class LayerKind(NamedTuple):
         "parallel" (attention beside Mamba-2), "mlp" or "moe".
     ratio : int
         Tokens a compressed state (``compressed`` only).
+    kv_heads : int
+        KV heads where layers differ in them; 0 is the config's own number.
     """
 
     name: str
     ratio: int = 0
+    kv_heads: int = 0
 
 
 _WORDS = {
