@@ -105,8 +105,8 @@ class TensorFamily(NamedTuple):
 def tensor_families(model: ModelSpec) -> tuple[TensorFamily, ...]:
     """List a model's tensor families, from the input to the output.
 
-    Rotary tables, query/key norms, attention sinks and convolution taps are left out: each
-    is below 0.1 % of a model. A tied head is one family, "embedding".
+    Rotary tables, query/key norms, attention sinks, convolution taps and hyper-connections
+    are left out: each is below 0.1 % of a model. A tied head is one family, "embedding".
 
     Parameters
     ----------

@@ -22,7 +22,9 @@ from kvsim.memory.weights import (
     rank_weight_bytes,
     weight_bytes,
 )
+from kvsim.readers.huggingface.config import spec_from_json_file
 from kvsim.specs.attention import (
+    CompressedLatentAttention,
     CrossAttention,
     FullAttention,
     LatentAttention,
@@ -97,6 +99,32 @@ class TestParameterCounts:
         without = parameter_count(decoder(1, 7168, 64, None, plain))
         added = parameter_count(decoder(1, 7168, 64, None, sparse)) - without
         assert added == 1536 * 64 * 128 + 7168 * 128 + 7168 * 64
+
+    @pytest.mark.parametrize(("ratio", "compressed"), [(0, 0), (128, 2 * 7168 * 512), (4, None)])
+    def test_compressed_attention_of_deepseek_v4_pro(self, ratio, compressed):
+        # By the layers of vLLM 0.33, models/deepseek_v4/attention.py and compressor.py. Only a
+        # ratio of 4 has an indexer, with a compressor of its own; both are twice as wide there.
+        # Its wo_b joins 16 groups of 1024, where DeepSeek-V4-Flash's joins 8.
+        indexer = {"indexer_dim": 128, "indexer_heads": 64} if ratio == 4 else {}
+        cache = CompressedLatentAttention(
+            heads=128, head_dim=512, rope_dim=64, window=128, ratio=ratio, q_lora_rank=1536,
+            output_lora_rank=1024, output_groups=16, **indexer
+        )  # fmt: skip
+        if compressed is None:
+            wkv_wgate = 7168 * 4 * 512 + 7168 * 4 * 128
+            compressed = wkv_wgate + 1536 * 64 * 128 + 7168 * 64  # + wq_b + weights_proj
+        fused_wqa_wkv, wq_b = 7168 * (1536 + 512), 1536 * 128 * 512
+        wo_a, wo_b = (128 * 512 // 16) * (16 * 1024), 16 * 1024 * 7168
+        model = decoder(1, 7168, 64, None, cache)
+        count = sum(f.parameters for f in tensor_families(model) if f.name == "attention")
+        assert count == fused_wqa_wkv + wq_b + wo_a + wo_b + compressed
+
+    def test_deepseek_v4_pro(self, kvsim_data):
+        # By the layers of vLLM 0.33, models/deepseek_v4: 1,573.0e9 parameters, of which 84e6 are
+        # hyper-connections, which are not counted.
+        config = kvsim_data / "reference/configs/deepseek-ai--DeepSeek-V4-Pro/config.json"
+        count = parameter_count(spec_from_json_file(config))
+        assert count / 1e9 == pytest.approx(1573.0, rel=1e-4)
 
     def test_cross_attention_and_recurrent_layers_count(self):
         cross = CrossAttention(heads=4, kv_heads=4, key_dim=8, value_dim=8, encoder_tokens=10)

@@ -80,6 +80,8 @@ def latent_of(fields: Fields) -> LatentAttention:
 
 def compressed_of(fields: Fields, ratio: int) -> CompressedLatentAttention:
     """Read DeepSeek-V4's compressed attention at one compression ratio."""
+    indexed = ratio == _INDEXED_RATIO
+    rank = fields.optional_integer("o_lora_rank")
     return CompressedLatentAttention(
         heads=fields.integer("num_attention_heads"),
         head_dim=fields.integer("head_dim"),
@@ -87,8 +89,10 @@ def compressed_of(fields: Fields, ratio: int) -> CompressedLatentAttention:
         window=fields.integer("sliding_window"),
         ratio=ratio,
         q_lora_rank=fields.optional_integer("q_lora_rank"),
-        output_lora_rank=fields.optional_integer("o_lora_rank"),
-        indexer_dim=fields.integer("index_head_dim") if ratio == _INDEXED_RATIO else None,
+        output_lora_rank=rank,
+        output_groups=fields.integer("o_groups") if rank else None,
+        indexer_dim=fields.integer("index_head_dim") if indexed else None,
+        indexer_heads=fields.integer("index_n_heads") if indexed else None,
     )
 
 

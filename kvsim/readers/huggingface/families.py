@@ -244,7 +244,22 @@ FAMILIES: dict[str, Family] = {
     ),
     "deepseek_v4": Family(
         layout="compressed",
-        reads=(*MLA_FIELDS, "compress_ratios", "compress_rates", "compress_rope_theta"),
+        reads=(
+            "index_topk",
+            "index_head_dim",
+            "index_n_heads",
+            "qk_rope_head_dim",
+            "o_groups",
+            "o_lora_rank",
+            "compress_ratios",
+            "compress_rates",
+        ),
+        defaults={
+            "o_groups": 8,
+            "o_lora_rank": 1024,
+            "index_head_dim": 128,
+            "index_n_heads": 64,
+        },
     ),
     **dict.fromkeys(("glm", "glm4", "glm4_moe"), _GLM),
     "chatglm": Family(qkv_bias=True, bias_covers_output=False),

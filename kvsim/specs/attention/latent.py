@@ -13,10 +13,6 @@ __all__ = ["CompressedLatentAttention", "LatentAttention"]
 
 # A sparse indexer's key is fp8 with one fp32 scale.
 _INDEXER_SCALE_BYTES = 4
-# DeepSeek-V4's output projection is low-rank in eight groups of heads (`o_groups`).
-_V4_OUTPUT_GROUPS = 8
-# ... and its indexer has 64 heads (`index_n_heads`).
-_V4_INDEXER_HEADS = 64
 
 
 class LatentAttention(LoadedUnknown, TokenCache):
@@ -175,8 +171,11 @@ class CompressedLatentAttention(LoadedUnknown, TokenCache):
         Tokens folded into one compressed state; 0 keeps the window only.
     q_lora_rank, output_lora_rank : int or None
         Ranks of the query's and the output's compression, if any.
-    indexer_dim : int or None
-        Key size of the sparse indexer over the compressed states.
+    output_groups : int or None
+        Groups of heads that the output is compressed in, each to `output_lora_rank`; one
+        where it is not said.
+    indexer_dim, indexer_heads : int or None
+        Key size and heads of the sparse indexer over the compressed states.
     """
 
     kind: Literal["compressed_latent"] = "compressed_latent"
@@ -187,7 +186,9 @@ class CompressedLatentAttention(LoadedUnknown, TokenCache):
     ratio: NonNegativeInt
     q_lora_rank: PositiveInt | None = None
     output_lora_rank: PositiveInt | None = None
+    output_groups: PositiveInt | None = None
     indexer_dim: PositiveInt | None = None
+    indexer_heads: PositiveInt | None = None
 
     @property
     def label(self) -> str:
@@ -260,21 +261,32 @@ class CompressedLatentAttention(LoadedUnknown, TokenCache):
     def weights(self, hidden: int) -> tuple[Weights, ...]:
         """One shared K=V vector, a compressor, a low-rank grouped output."""
         width = self.heads * self.head_dim
-        rank = self.output_lora_rank
-        output = rank * (width + _V4_OUTPUT_GROUPS * hidden) if rank else width * hidden
         down = hidden * (self.head_dim + (self.q_lora_rank or 0))
+        compressed = self._compressor_parameters(hidden) + self._indexer_parameters(hidden)
         return (
-            Weights(width * (self.q_lora_rank or hidden) + output, "tp"),
-            Weights(down + self._compressor_parameters(hidden), "replicated"),
+            Weights(width * (self.q_lora_rank or hidden) + self._output(width, hidden), "tp"),
+            Weights(down + compressed, "replicated"),
         )
+
+    def _output(self, width: int, hidden: int) -> int:
+        """Each group's share of the heads to the rank, and all groups' ranks to `hidden`."""
+        if self.output_lora_rank is None:
+            return width * hidden
+        return self.output_lora_rank * (width + (self.output_groups or 1) * hidden)
 
     def _compressor_parameters(self, hidden: int) -> int:
         """Value and gate projections, twice as wide where windows overlap."""
         if not self.ratio:
             return 0
         width = 2 * hidden * (2 if self.indexer_dim else 1)
-        indexer = _V4_INDEXER_HEADS * (self.indexer_dim or 0) * (self.q_lora_rank or hidden)
-        return width * (self.head_dim + (self.indexer_dim or 0)) + indexer
+        return width * (self.head_dim + (self.indexer_dim or 0))
+
+    def _indexer_parameters(self, hidden: int) -> int:
+        """Query and head-weight projections of the sparse indexer; its keys are compressed."""
+        if not self.indexer_dim or not self.indexer_heads:
+            return 0
+        query = (self.q_lora_rank or hidden) * self.indexer_dim
+        return self.indexer_heads * (query + hidden)
 
     @property
     def rotary_dim(self) -> int:

@@ -266,6 +266,25 @@ def test_compressed_mla_reads_a_ratio_a_layer_and_leaves_out_draft_layers():
     assert cache.states(12_800) == 128 + 100
 
 
+def test_compressed_mla_reads_groups_of_the_output_and_heads_of_the_indexer():
+    """DeepSeek-V4-Pro has 16 groups; its class (transformers 5.18) defaults to Flash's 8 and 64."""
+    config = llama(
+        model_type="deepseek_v4",
+        num_hidden_layers=2,
+        head_dim=512,
+        qk_rope_head_dim=64,
+        sliding_window=128,
+        compress_ratios=[128, 4],
+    )
+    told = {"o_groups": 16, "o_lora_rank": 512, "index_n_heads": 32}
+    for changes, expected in (({}, (8, 1024, 64)), (told, (16, 512, 32))):
+        spec = read(config | changes)
+        (cache,) = spec.group("compressed_4").caches
+        assert (cache.output_groups, cache.output_lora_rank, cache.indexer_heads) == expected
+        (plain,) = spec.group("compressed_128").caches
+        assert (plain.output_groups, plain.indexer_heads) == (expected[0], None)
+
+
 # --- hybrids -----------------------------------------------------------------------------
 
 
