@@ -217,6 +217,14 @@ KINDS = (
         indexer_heads=64,
         indexer_top_k=2048,
     ),
+    LatentAttention(
+        heads=16,
+        kv_lora_rank=512,
+        rope_dim=64,
+        nope_dim=128,
+        value_dim=128,
+        indexer_top_k=2048,
+    ),
     CompressedLatentAttention(
         heads=64, head_dim=512, rope_dim=64, window=128, ratio=4, indexer_dim=128
     ),

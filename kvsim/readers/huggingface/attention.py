@@ -61,9 +61,13 @@ def attention_of(fields: Fields, family: Family, kind: str, own_heads: int = 0) 
     return FullAttention(**shape)
 
 
-def latent_of(fields: Fields) -> LatentAttention:
-    """Read multi-head latent attention; ``head_dim`` plays no part in it."""
-    indexed = "index_topk" in fields
+def latent_of(fields: Fields, *, shares_indexer: bool = False) -> LatentAttention:
+    """Read multi-head latent attention; ``head_dim`` plays no part in it.
+
+    A layer that shares an indexer reads the tokens it picks, and has none of its own.
+    """
+    picks = "index_topk" in fields
+    indexed = picks and not shares_indexer
     return LatentAttention(
         heads=fields.integer("num_attention_heads"),
         kv_lora_rank=fields.integer("kv_lora_rank"),
@@ -73,7 +77,7 @@ def latent_of(fields: Fields) -> LatentAttention:
         q_lora_rank=fields.optional_integer("q_lora_rank"),
         indexer_dim=fields.integer("index_head_dim") if indexed else None,
         indexer_heads=fields.integer("index_n_heads") if indexed else None,
-        indexer_top_k=fields.integer("index_topk") if indexed else None,
+        indexer_top_k=fields.integer("index_topk") if picks else None,
         output_gate=fields.flag("mla_use_output_gate"),
     )
 

@@ -84,6 +84,10 @@ MLA_FIELDS = (
     "index_head_dim",
     "index_n_heads",
     "indexer_types",
+    "index_topk_freq",
+    "index_topk_pattern",
+    "index_skip_topk_offset",
+    "indexer_rope_interleave",  # which elements are rotated, not how many
 )
 
 _PLAIN = Family()

@@ -87,7 +87,7 @@ def _caches(fields: Fields, family: Family, kind: LayerKind) -> tuple[Attention,
         case "mlp" | "moe":
             return ()
         case "latent":
-            return (latent_of(fields),)
+            return (latent_of(fields, shares_indexer=kind.shares_indexer),)
         case "compressed":
             return (compressed_of(fields, kind.ratio),)
         case "linear" | "mamba" | "mamba2":
@@ -129,7 +129,7 @@ def _plain_name(layer: _Layer, caches: tuple[Attention, ...]) -> str:
         name = f"compressed_{layer.kind.ratio}" if layer.kind.ratio else "sliding_state"
     if len(caches) == 1 and isinstance(caches[0], RecurrentState):
         name = caches[0].flavour
-    return f"{name}_shared" if layer.shares_kv else name
+    return f"{name}_shared" if layer.shares_kv or layer.kind.shares_indexer else name
 
 
 def _mlp_word(mlp: Mlp | None) -> str:

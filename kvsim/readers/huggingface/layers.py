@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from kvsim.readers.huggingface.families import Family
 from kvsim.readers.huggingface.fields import Fields
+from kvsim.readers.huggingface.indexers import shared_indexers
 
 __all__ = ["LayerKind", "layer_kinds"]
 
@@ -36,11 +37,14 @@ class LayerKind(NamedTuple):
         Tokens a compressed state (``compressed`` only).
     kv_heads : int
         KV heads where layers differ in them; 0 is the config's own number.
+    shares_indexer : bool
+        Whether an earlier layer picks the tokens to read (``latent`` only).
     """
 
     name: str
     ratio: int = 0
     kv_heads: int = 0
+    shares_indexer: bool = False
 
 
 _WORDS = {
@@ -74,7 +78,11 @@ def layer_kinds(fields: Fields, family: Family) -> list[LayerKind]:
             "linear_attention layers of this model_type are not known",
             "known are those of qwen3_next, qwen3_5, minimax_text_01 and kimi_linear",
         )
-    return [LayerKind(name) for name in names]
+    shares = shared_indexers(fields, count)
+    return [
+        LayerKind(name, shares_indexer=name == "latent" and shared)
+        for name, shared in zip(names, shares, strict=True)
+    ]
 
 
 def _uniform(fields: Fields, count: int) -> list[str]:

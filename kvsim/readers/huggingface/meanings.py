@@ -35,9 +35,10 @@ _TELLING = re.compile(
     r"|attention_other|qk_(rope|nope)"
 )
 # Fields that match, and can change nothing that is kept: which kernel runs, how the model was
-# trained, what a draft layer is (engines drop those unless they speculate), biases and activations.
+# trained, what a draft layer is (engines drop those unless they speculate), biases, activations,
+# and which layers hold experts, which is read for every family.
 _IDLE = re.compile(
-    r"^mtp_|_mtp_|^num_mtp|^dspark_|^use_\w+_kernels$|^time_step_|^index_share_for_mtp"
+    r"^mlp_layer_types$|^mtp_|_mtp_|^num_mtp|^dspark_|^use_\w+_kernels$|^time_step_|^index_share_for_mtp"
     r"|_(hidden_act|act|bias|dropout|rope_theta|chunk_size|rms_norm|norm_before_gate)$"
 )
 _WINDOW_FIELDS = ("layer_types", "sliding_window", "use_sliding_window", "max_window_layers")

@@ -44,6 +44,8 @@ class MlpPlan:
 
 def _moe_rule(fields: Fields) -> Callable[[int], bool]:
     """Say which layers hold experts, in each of the ways that configs say it."""
+    if "mlp_layer_types" in fields:
+        return _by_words(fields)
     if not fields.first_integer("num_experts", default=0):
         return lambda layer: False
     if "moe_layers" in fields or "moe_layers_enum" in fields:
@@ -57,6 +59,10 @@ def _moe_rule(fields: Fields) -> Callable[[int], bool]:
         return _periodic(fields, "interleave_moe_layer_step", None)
     if "decoder_sparse_step" in fields or "mlp_only_layers" in fields:
         return _sparse_step(fields)
+    return _after_the_first(fields)
+
+
+def _after_the_first(fields: Fields) -> Callable[[int], bool]:
     dense = fields.first_integer("first_k_dense_replace", default=0)
     frequency = fields.integer("moe_layer_freq", 1)
     return lambda layer: layer >= dense and layer % frequency == 0
@@ -73,6 +79,25 @@ def _listed(fields: Fields) -> list[int]:
     if not all(part.isascii() and part.isdigit() for part in numbers):
         raise fields.error(f"moe_layers_enum is {shown(enum)}, not numbers with commas between")
     return [int(part) for part in numbers]
+
+
+def _by_words(fields: Fields) -> Callable[[int], bool]:
+    """Layer by layer; ``first_k_dense_replace`` beside it must say the same."""
+    words = fields.words("mlp_layer_types")
+    fields.per_layer("mlp_layer_types", words, fields.integer("num_hidden_layers"))
+    strange = next((word for word in words if word not in {"dense", "sparse"}), None)
+    if strange is not None:
+        raise fields.error(f"mlp_layer_types names {strange[:20]!r}", "known are dense and sparse")
+    chosen = [word == "sparse" for word in words]
+    if "first_k_dense_replace" in fields:
+        rule = _after_the_first(fields)
+        odd = next((i for i, moe in enumerate(chosen) if moe != rule(i)), None)
+        if odd is not None:
+            raise fields.error(
+                f"mlp_layer_types calls layer {odd} {words[odd]!r}, first_k_dense_replace"
+                f" {fields.get('first_k_dense_replace')} does not"
+            )
+    return lambda layer: chosen[layer]
 
 
 def _by_list(fields: Fields) -> Callable[[int], bool]:

@@ -30,9 +30,10 @@ class LatentAttention(LoadedUnknown, TokenCache):
         Rank of the query's compression, if any.
     indexer_dim, indexer_heads : int or None
         Key size and heads of the sparse indexer (V3.2, GLM-5), cached in fp8 with one
-        fp32 scale per token: 128 + 4 = 132 bytes.
+        fp32 scale per token: 128 + 4 = 132 bytes. None without one, or where the layer
+        shares an earlier layer's (GLM-5.2).
     indexer_top_k : int or None
-        Tokens that the indexer picks for a query.
+        Tokens that the indexer picks for a query, the layer's own or the shared one.
     output_gate : bool
         Whether a projection as wide as the output gates it (Kimi K3).
     """
@@ -51,8 +52,10 @@ class LatentAttention(LoadedUnknown, TokenCache):
 
     @property
     def label(self) -> str:
-        """MLA, or MLA with its sparse indexer."""
-        return "MLA + indexer" if self.indexer_dim else "MLA"
+        """MLA, with its own sparse indexer or a shared one."""
+        if self.indexer_dim:
+            return "MLA + indexer"
+        return "MLA, shared indexer" if self.indexer_top_k else "MLA"
 
     @property
     def query_heads(self) -> int:

@@ -110,6 +110,17 @@ def test_the_pages_of_deepseek_v4():
     }
 
 
+def test_the_pages_of_glm_5_2():
+    """Latents of 656 bytes in all 78 layers, index keys of 132 in the 21 that have an indexer."""
+    pages = layer_pages(deployed("glm-5.2", tensor_parallel_size=8))
+    assert Counter(page.spec for page in pages) == {
+        PageSpec("full", 64, 64 * 656): 78,
+        PageSpec("full", 64, 64 * 132): 21,
+    }
+    (group,) = pack_groups(list(pages))
+    assert group.block_bytes() == 64 * 53_940
+
+
 def test_blocks_are_raised_by_the_widest_token_not_the_widest_page():
     """A state of 10,000 bytes; 64 bytes a token in blocks of 16, and 100 in blocks of 8.
 
