@@ -18,7 +18,7 @@ from pathlib import Path
 from kvsim.errors import InputError
 from kvsim.readers.huggingface.bidirectional import BIDIRECTIONAL, refuse_bidirectional
 from kvsim.readers.huggingface.extras import other_parameters, rotary_table_elements
-from kvsim.readers.huggingface.families import FAMILIES, Family
+from kvsim.readers.huggingface.families import FAMILIES, Family, model_type_of_class
 from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.readers.huggingface.groups import layer_groups
 from kvsim.readers.huggingface.meanings import family_by_fields, refuse_unread
@@ -159,7 +159,11 @@ def _uniform_width(text: dict[str, object]) -> dict[str, object]:
 
 
 def _model_type(config: Mapping[str, object], text: Mapping[str, object]) -> str:
-    """The family's name: the text part's, without its "_text", or the outer one."""
+    """The family's name: the text part's, without its "_text", or the outer one.
+
+    A model_type that nobody knows says nothing against its class, by which engines choose
+    the code that runs it (vLLM's registry has class names alone).
+    """
     for value in (text.get("model_type"), config.get("model_type")):
         if not isinstance(value, str):
             continue
@@ -167,15 +171,22 @@ def _model_type(config: Mapping[str, object], text: Mapping[str, object]) -> str
         for spelling in (model_type, model_type.removesuffix("_text")):
             if spelling in FAMILIES or spelling in BIDIRECTIONAL:
                 return spelling
+    for part in (text, config):
+        if built := model_type_of_class(_first_class(part)):
+            return built
     own = text.get("model_type") or config.get("model_type")
     return own if isinstance(own, str) else ""
 
 
 def _architecture(config: Mapping[str, object], model_type: str) -> str:
+    return _first_class(config) or model_type
+
+
+def _first_class(config: Mapping[str, object]) -> str:
     names = config.get("architectures")
     if isinstance(names, list) and names and isinstance(names[0], str):
         return names[0]
-    return model_type
+    return ""
 
 
 def _refuse_unknown_encoder_decoder(fields: Fields, model_type: str) -> None:

@@ -8,6 +8,8 @@ from kvsim.errors import InputError
 from kvsim.readers.huggingface.config import spec_from_json_file
 from tests.support.hf_configs import counts, llama, read
 
+BRAND_NEW = {"model_type": "brand_new", "architectures": ["BrandNewForCausalLM"]}
+
 # --- refusals by name --------------------------------------------------------------------
 
 
@@ -37,12 +39,12 @@ def test_unknown_pattern_letter_is_named():
 )
 def test_unknown_family_with_a_telling_field_is_refused_by_name(key, value):
     with pytest.raises(InputError, match=key):
-        read(llama(model_type="brand_new", **{key: value}))
+        read(llama(**BRAND_NEW, **{key: value}))
 
 
 def test_unknown_plain_decoder_is_full_attention():
     kinds = ["full_attention"] * 32
-    config = llama(model_type="brand_new", sliding_window=None, layer_types=kinds)
+    config = llama(**BRAND_NEW, sliding_window=None, layer_types=kinds)
     assert counts(config) == {"full": 32}
 
 
