@@ -24,6 +24,7 @@ CONFIGS = {
         "falcon-7b",
         "gemma3n-e4b",
         "gemma4-26b-a4b",
+        "glm-5.2",
         "gpt-oss-20b",
         "gpt2",
         "jamba-v0.1",
