@@ -18,7 +18,8 @@ from pathlib import Path
 from kvsim.errors import InputError
 from kvsim.readers.huggingface.bidirectional import BIDIRECTIONAL, refuse_bidirectional
 from kvsim.readers.huggingface.extras import other_parameters, rotary_table_elements
-from kvsim.readers.huggingface.families import FAMILIES, Family, model_type_of_class
+from kvsim.readers.huggingface.families import FAMILIES, model_type_of_class
+from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.readers.huggingface.groups import layer_groups
 from kvsim.readers.huggingface.meanings import family_by_fields, refuse_unread

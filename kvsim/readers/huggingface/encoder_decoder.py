@@ -5,7 +5,7 @@ The encoder keeps nothing between steps; its weights count as parameters outside
 
 from __future__ import annotations
 
-from kvsim.readers.huggingface.families import Family
+from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields
 from kvsim.specs.attention import CrossAttention, FullAttention
 from kvsim.specs.model import DenseMlp, LayerGroup

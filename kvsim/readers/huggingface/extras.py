@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from kvsim.readers.huggingface.families import Family
+from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.specs.numbers import shown
 

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from kvsim.readers.huggingface.attention import attention_of, compressed_of, latent_of
-from kvsim.readers.huggingface.families import Family
+from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields
 from kvsim.readers.huggingface.layers import LayerKind, layer_kinds
 from kvsim.readers.huggingface.mlp import MlpPlan

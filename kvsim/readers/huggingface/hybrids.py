@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kvsim.readers.huggingface.families import Family
+from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields
 from kvsim.specs.attention import RecurrentState
 

@@ -18,7 +18,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from kvsim.readers.huggingface.families import DELTA_FIELDS, MLA_FIELDS, Family
+from kvsim.readers.huggingface.families import DELTA_FIELDS, MLA_FIELDS
+from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields
 
 __all__ = ["family_by_fields", "refuse_unread"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kvsim.readers.huggingface.families import Family
+from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields
 from kvsim.specs.model import DenseMlp, MoeMlp
 from kvsim.specs.numbers import shown
