@@ -6,7 +6,7 @@
                 │
                 └── anything that hints at a kind kvsim does not know is refused by name
 
-Rotary fields change no cached size; only the load-time tables of Gemma 3 are read from them.
+Rotary fields change no cached size; only the size of load-time tables is read from them.
 """
 
 from __future__ import annotations

@@ -94,13 +94,18 @@ def _per_layer_embeddings(fields: Fields) -> int:
 
 
 def rotary_table_elements(fields: Fields, family: Family) -> int | None:
-    """Elements of Gemma 3's two rotary tables; None where the one usual table is computed.
+    """Elements of the rotary tables where they are not one of keys' width; None where they are.
 
-    Engines make a table as long as the context for the sliding layers, and one that its
-    linear scaling stretches for the full layers.
+    A config that states ``rotary_dim`` rotates that part of a key alone, and the table is as
+    wide (vLLM 0.33, ``RotaryEmbedding._compute_cos_sin_cache``).
+
+    Gemma 3 has two: engines make a table as long as the context for the sliding layers, and one
+    that its linear scaling stretches for the full layers.
     """
     if not family.rotary:
         return 0
+    if "rotary_dim" in fields and "max_position_embeddings" in fields:
+        return fields.integer("rotary_dim", at_least=0) * fields.integer("max_position_embeddings")
     if "rope_local_base_freq" not in fields:
         return None
     rows = fields.integer("max_position_embeddings")

@@ -269,3 +269,9 @@ def test_gemma3_computes_two_rotary_tables():
     spec = read({"model_type": "gemma3", "text_config": nested})
     assert spec.rotary_table_elements == 256 * 131_072 * 9
     assert read(llama()).rotary_table_elements is None
+
+
+def test_the_rotary_table_is_as_wide_as_the_config_says():
+    """MiniMax-M2.7 rotates 64 of 128 elements at 204,800 positions."""
+    changes = {"rotary_dim": 64, "head_dim": 128, "max_position_embeddings": 204_800}
+    assert read(llama(model_type="minimax_m2", **changes)).rotary_table_elements == 64 * 204_800
