@@ -198,7 +198,7 @@ class Budget(Retention):
 class SelectiveHeads(Retention):
     """Cache a fraction of the KV heads of each layer, rounded up, and recompute the rest.
 
-    A latent (MLA) is shared by all heads, so none of it can go.
+    A latent (MLA) and an index key are shared by all heads, so none of them can go.
     """
 
     fraction: float
@@ -217,10 +217,12 @@ class SelectiveHeads(Retention):
         return "K and V of the other heads are recomputed at every step"
 
     def kept_state_bytes(self, cache: Attention, fmt: KVFormat, tp: int = 1) -> int:
-        """The cached heads' share of a token."""
-        state_bytes = cache.state_bytes(fmt, tp)
+        """The cached heads' share of K and V, and what all heads share."""
         heads = cache.vectors.rank_heads(tp)
-        return _share(heads, self.fraction) * (state_bytes // heads) if heads else state_bytes
+        pairs = [entry for entry in cache.entries(fmt, tp) if entry.what == "kv"]
+        pair_bytes = sum(entry.entry_bytes for entry in pairs)
+        kept_bytes = _share(heads, self.fraction) * (pair_bytes // heads) if heads else 0
+        return cache.state_bytes(fmt, tp) - pair_bytes + kept_bytes
 
 
 @dataclass(frozen=True, slots=True)

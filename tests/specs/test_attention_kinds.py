@@ -23,6 +23,7 @@ from kvsim.planning.formula import explain
 from kvsim.specs import attention
 from kvsim.specs.attention import (
     Attention,
+    BlockSparseAttention,
     ChunkedAttention,
     CompressedLatentAttention,
     CrossAttention,
@@ -206,6 +207,7 @@ KINDS = (
     SlidingAttention(**HEADS, window=100),
     ChunkedAttention(**HEADS, chunk=100),
     CrossAttention(**HEADS, encoder_tokens=1500),
+    BlockSparseAttention(**HEADS, index_heads=2, index_dim=32, block=16, top_blocks=4),
     LatentAttention(heads=16, kv_lora_rank=512, rope_dim=64, nope_dim=128, value_dim=128),
     LatentAttention(
         heads=16,

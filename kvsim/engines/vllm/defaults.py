@@ -12,6 +12,7 @@ from kvsim.memory.footprint import layer_caches
 from kvsim.specs.attention import heads_per_rank
 from kvsim.specs.checked import defaults
 from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
+from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat, kv_format, weight_format
 
@@ -48,6 +49,10 @@ _KV_DTYPES = (
     "int8_per_token_head",
     "int4_per_token_head",
 )
+# Block-sparse attention (vllm/models/minimax_m3/common/sparse_attention.py of 0.33): its kernels
+# take pages of one sparse block, and NVFP4 on the data centre's Blackwell alone (SM100).
+_BLOCK_SPARSE_BLOCK = 128
+_BLOCK_SPARSE_KV_DTYPES = ("bf16", "fp8_e4m3", "fp8_e5m2")
 _MLA_ONLY = ("fp8_ds_mla", "nvfp4_ds_mla")
 _CAST = {"fp32": "bf16"}
 _NO_BF16 = ("volta", "turing")
@@ -73,6 +78,8 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
     _check_adapters(deployment)
     _check_block(deployment.options)
     _check_sharding(deployment)
+    if _is_block_sparse(model):
+        _check_block_sparse(deployment)
     options = deployment.options
     length = options.max_model_len or model.max_position_embeddings
     tokens = options.max_num_batched_tokens or _batched_tokens(deployment, rules, length)
@@ -96,6 +103,10 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
 def has_recurrent_layers(model: ModelSpec) -> bool:
     """Whether some layer keeps a state instead of a growing cache."""
     return any(cache.fixed_bytes() for _, cache in layer_caches(model))
+
+
+def _is_block_sparse(model: ModelSpec) -> bool:
+    return any(cache.keeps("block_indexer") for _, cache in layer_caches(model))
 
 
 def _caches_prefixes(model: ModelSpec, rules: Rules) -> bool:
@@ -150,8 +161,10 @@ def _kv_format(deployment: Deployment) -> KVFormat:
 
 
 def _block_size(deployment: Deployment, rules: Rules) -> int:
-    """16, or what the latent-attention kernels of the card ask for."""
+    """16, or what the kernels of block-sparse or latent attention on the card ask for."""
     model = deployment.model
+    if _is_block_sparse(model):
+        return _BLOCK_SPARSE_BLOCK
     is_latent = any(cache.keeps("latent") for _, cache in layer_caches(model))
     if not is_latent:
         return _DEFAULT_BLOCK
@@ -244,6 +257,38 @@ def _check_block(options: EngineOptions) -> None:
     raise InputError(
         f"vLLM has no blocks of {size} tokens", where="--block-size", fix=f"choose {close}"
     )
+
+
+def _check_block_sparse(deployment: Deployment) -> None:
+    """Refuse a block, a KV format or a context sharding that block-sparse attention lacks."""
+    options, name = deployment.options, deployment.model.name
+    size = options.block_size
+    if size is not None and size % _BLOCK_SPARSE_BLOCK:
+        raise InputError(
+            f"the block-sparse attention of {name} takes no blocks of {size} tokens",
+            where="--block-size",
+            fix=f"choose a multiple of {_BLOCK_SPARSE_BLOCK}",
+        )
+    known = _block_sparse_kv_dtypes(deployment.accelerator)
+    if options.kv_cache_dtype not in (None, "auto") and deployment.kv_format.name not in known:
+        raise InputError(
+            f"the block-sparse attention of {name} has no {deployment.kv_format.name} KV cache"
+            f" on {deployment.accelerator.name}",
+            where="--kv-cache-dtype",
+            fix=f"choose {', '.join(known)}",
+        )
+    if options.decode_context_parallel_size > 1:
+        # Its kernels return no log-sum-exp, by which ranks would join what each has read.
+        raise InputError(
+            f"the block-sparse attention of {name} cannot shard the context of a sequence",
+            where="--decode-context-parallel-size",
+            fix="choose 1",
+        )
+
+
+def _block_sparse_kv_dtypes(card: AcceleratorProfile) -> tuple[str, ...]:
+    is_sm100 = architecture(card) == "blackwell" and card_class(card) == "huge"
+    return (*_BLOCK_SPARSE_KV_DTYPES, "nvfp4") if is_sm100 else _BLOCK_SPARSE_KV_DTYPES
 
 
 def _check_adapters(deployment: Deployment) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.specs.attention import (
+    BlockSparseAttention,
     ChunkedAttention,
     CompressedLatentAttention,
     FullAttention,
@@ -23,7 +24,7 @@ _INDEXED_RATIO = 4
 
 
 def attention_of(fields: Fields, family: Family, kind: str, own_heads: int = 0) -> HeadAttention:
-    """Read the attention of a "full", "sliding" or "chunked" layer.
+    """Read the attention of a "full", "sliding", "chunked" or "block_sparse" layer.
 
     Parameters
     ----------
@@ -58,6 +59,8 @@ def attention_of(fields: Fields, family: Family, kind: str, own_heads: int = 0) 
         return SlidingAttention(**shape, window=fields.integer("sliding_window"))
     if kind == "chunked":
         return ChunkedAttention(**shape, chunk=fields.integer("attention_chunk_size"))
+    if kind == "block_sparse":
+        return BlockSparseAttention(**{**shape, **_block_index(fields, kv_heads)})
     return FullAttention(**shape)
 
 
@@ -98,6 +101,22 @@ def compressed_of(fields: Fields, ratio: int) -> CompressedLatentAttention:
         indexer_dim=fields.integer("index_head_dim") if indexed else None,
         indexer_heads=fields.integer("index_n_heads") if indexed else None,
     )
+
+
+def _block_index(fields: Fields, kv_heads: int) -> dict[str, int]:
+    """Read what picks the blocks of MiniMax-M3's sparse layers."""
+    sparse = fields.inner("sparse_attention_config")
+    index_heads = sparse.integer("sparse_num_index_heads")
+    if index_heads != kv_heads:
+        raise sparse.error(
+            f"{index_heads} index heads for {kv_heads} KV heads: each KV head has one"
+        )
+    return {
+        "index_heads": index_heads,
+        "index_dim": sparse.integer("sparse_index_dim"),
+        "block": sparse.integer("sparse_block_size"),
+        "top_blocks": sparse.integer("sparse_topk_blocks"),
+    }
 
 
 def _heads(fields: Fields, kind: str) -> int:

@@ -273,6 +273,12 @@ FAMILIES: dict[str, Family] = {
         ("minimax_text_01", "minimax_text"),
         Family(layout="minimax_text", linear="lightning", reads=("attn_type_list",)),
     ),
+    # Without a sparse_attention_config, vLLM's configuration class and transformers' differ: no
+    # defaults here.
+    **dict.fromkeys(
+        ("minimax_m3", "minimax_m3_vl"),
+        Family(layout="minimax_m3", reads=("sparse_attention_config",)),
+    ),
     "kimi_linear": Family(
         layout="kimi_linear", linear="kimi_delta", reads=(*MLA_FIELDS, "linear_attn_config")
     ),

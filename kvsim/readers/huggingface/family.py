@@ -21,6 +21,7 @@ Layout = Literal[
     "minimax_text",
     "kimi_linear",
     "blocks",
+    "minimax_m3",
     "t5",
     "seq2seq",
 ]

@@ -7,6 +7,7 @@
     full_attention_interval 4    every fourth layer is full                Qwen3-Next, Qwen3.5
     hybrid_override_pattern "M-M-M-M*-"  Mamba-2, MLP and attention        Nemotron-H
     compress_ratios         [0, 0, 4, 128, ...]                            DeepSeek-V4
+    sparse_attention_freq   [0, 0, 0, 1, 1, ...]                           MiniMax-M3
 
 A kind that is not known is an error that names it, never a guess.
 """
@@ -31,8 +32,8 @@ class LayerKind(NamedTuple):
     Parameters
     ----------
     name : str
-        "full", "sliding", "chunked", "latent", "compressed", "linear", "mamba", "mamba2",
-        "parallel" (attention beside Mamba-2), "mlp" or "moe".
+        "full", "sliding", "chunked", "block_sparse", "latent", "compressed", "linear", "mamba",
+        "mamba2", "parallel" (attention beside Mamba-2), "mlp" or "moe".
     ratio : int
         Tokens a compressed state (``compressed`` only).
     kv_heads : int
@@ -207,6 +208,18 @@ def _minimax_text(fields: Fields, count: int) -> list[str]:
     return ["full" if code else "linear" for code in codes]
 
 
+def _minimax_m3(fields: Fields, count: int) -> list[str]:
+    sparse = fields.inner("sparse_attention_config")
+    if "sparse_attention_freq" not in sparse:
+        raise fields.error(
+            "the config has no sparse_attention_config with a sparse_attention_freq",
+            "releases of its configuration class differ in what they take instead: state both",
+        )
+    frequencies = sparse.integers("sparse_attention_freq")
+    fields.per_layer("sparse_attention_freq", frequencies, count)
+    return ["block_sparse" if frequency else "full" for frequency in frequencies]
+
+
 def _kimi_linear(fields: Fields, count: int) -> list[str]:
     linear = fields.inner("linear_attn_config")
     full = set(linear.integers("full_attn_layers"))  # counted from 1
@@ -232,5 +245,6 @@ _LAYOUTS: dict[str, Callable[[Fields, int], list[str]]] = {
     "bamba": _bamba,
     "falcon_h1": _parallel,
     "minimax_text": _minimax_text,
+    "minimax_m3": _minimax_m3,
     "kimi_linear": _kimi_linear,
 }

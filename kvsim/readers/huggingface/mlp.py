@@ -127,7 +127,9 @@ def _dense(fields: Fields, family: Family) -> DenseMlp:
 
 
 def _dense_size(fields: Fields) -> int:
-    for key in ("intermediate_size_mlp", "intermediate_size", "shared_intermediate_size"):
+    """Width of the dense layers; the plain name is that of the experts where both are given."""
+    named = ("intermediate_size_mlp", "dense_intermediate_size", "intermediate_size")
+    for key in (*named, "shared_intermediate_size"):
         if key in fields:
             return fields.integer(key)
     if "expansion_ratio" in fields:

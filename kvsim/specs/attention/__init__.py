@@ -7,6 +7,7 @@
     sliding  . . . . . . . # # # #          the last `window` tokens
     chunked  . . . . . . . . # # #          at most one chunk
     latent   # # # # # # # # # # #          one small vector per token, not a pair per head
+    sparse   # # # # # # # # # # #          every token, of which a query reads a few blocks
     recurrent  (one matrix)                 one state, whatever the length
 
 The questions, for one layer; those that count bytes, for one rank of it:
@@ -48,6 +49,7 @@ from kvsim.specs.attention.base import (
     Weights,
     heads_per_rank,
 )
+from kvsim.specs.attention.block_sparse import BlockSparseAttention
 from kvsim.specs.attention.heads import (
     ChunkedAttention,
     CrossAttention,
@@ -60,6 +62,7 @@ from kvsim.specs.attention.recurrent import RecurrentState
 
 __all__ = [
     "Attention",
+    "BlockSparseAttention",
     "ChunkedAttention",
     "CompressedLatentAttention",
     "CrossAttention",

@@ -44,7 +44,7 @@ def heads_per_rank(heads: int, tp: int) -> int:
     return max(1, heads // tp)
 
 
-What = Literal["kv", "latent", "shared", "indexer", "state"]
+What = Literal["kv", "latent", "shared", "indexer", "block_indexer", "state"]
 
 # What holds the content that queries read; an indexer's key rides along with it.
 _CONTENT = ("kv", "latent", "shared")
@@ -59,7 +59,8 @@ class Entry(NamedTuple):
     what : str
         "kv", a key and a value of each head; "latent", one vector that all heads expand;
         "shared", one vector that is key and value of all heads; "indexer", a key of the
-        sparse indexer; "state", a recurrent state.
+        sparse indexer of latents; "block_indexer", a key by which blocks are picked; "state", a
+        recurrent state.
     entry_bytes : int
         Bytes of one.
     kept : str

@@ -32,6 +32,7 @@ CONFIGS = {
         "kimi-linear-48b-a3b",
         "llama4-scout",
         "mimo-v2-flash",
+        "minimax-m3",
         "minimax-text-01",
         "mpt-30b",
         "nemotron-3-nano-30b-a3b",
