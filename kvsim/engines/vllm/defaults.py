@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from kvsim.engines.base import Deployment, ResolvedDeployment
 from kvsim.engines.common import check_options, resolve
-from kvsim.engines.vllm.rules import Rules, architecture, card_class
+from kvsim.engines.vllm.rules import Rules, architecture, card_class, kernel_class
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
 from kvsim.specs.attention import heads_per_rank
@@ -54,6 +54,7 @@ _KV_DTYPES = (
 _BLOCK_SPARSE_BLOCK = 128
 _BLOCK_SPARSE_KV_DTYPES = ("bf16", "fp8_e4m3", "fp8_e5m2")
 _MLA_ONLY = ("fp8_ds_mla", "nvfp4_ds_mla")
+_GLM_SPARSE = "GlmMoeDsaForCausalLM"
 _CAST = {"fp32": "bf16"}
 _NO_BF16 = ("volta", "turing")
 # V0 profiled one whole prompt, and chunked it only beyond this length.
@@ -87,7 +88,7 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
     named = replace(deployment, options=options.model_copy(update=compute))
     resolved = resolve(
         named,
-        kv=_kv_format(named),
+        kv=_kv_format(named, rules),
         gpu_memory_utilization=rules.value("gpu_memory_utilization"),
         max_model_len=length,
         max_num_batched_tokens=tokens,
@@ -137,16 +138,18 @@ def _compute_dtype(deployment: Deployment, rules: Rules) -> str:
     return dtype
 
 
-def _kv_format(deployment: Deployment) -> KVFormat:
-    """KV format: the compute dtype unless told, fp8 with its own layout on sparse MLA."""
+def _kv_format(deployment: Deployment, rules: Rules) -> KVFormat:
+    """KV format: the compute dtype unless told; sparse MLA has layouts of its own."""
     model = deployment.model
     latent = [cache for _, cache in layer_caches(model) if cache.keeps("latent")]
     is_sparse = any(cache.keeps("indexer") for cache in latent)
     is_compressed = any(cache.keeps("shared") for _, cache in layer_caches(model))
     name = deployment.options.kv_cache_dtype
     if name in (None, "auto"):
-        own_layout = is_sparse or is_compressed
-        return kv_format("fp8_ds_mla") if own_layout else deployment.kv_format
+        if is_compressed:
+            return kv_format("fp8_ds_mla")
+        own = _sparse_layout(deployment, rules, "sparse_latent_auto") if is_sparse else None
+        return kv_format(own) if own else deployment.kv_format
     fmt = deployment.kv_format.name
     if fmt not in _KV_DTYPES:
         raise InputError(
@@ -157,7 +160,19 @@ def _kv_format(deployment: Deployment) -> KVFormat:
             f"--kv-cache-dtype {fmt} is a layout of latent attention, and {model.name} has none",
             fix="choose fp8",
         )
-    return kv_format("fp8_ds_mla" if is_sparse and fmt == "fp8_e4m3" else fmt)
+    if is_sparse and fmt == "fp8_e4m3":
+        return kv_format(_sparse_layout(deployment, rules, "sparse_latent_fp8") or fmt)
+    return kv_format(fmt)
+
+
+def _sparse_layout(deployment: Deployment, rules: Rules, rule: str) -> str | None:
+    """What a rule makes of the KV cache of sparse MLA on this card; None: nothing of its own."""
+    kernels = kernel_class(deployment.accelerator)
+    found = rules.value(rule)
+    if rule == "sparse_latent_auto" and deployment.model.architecture == _GLM_SPARSE:
+        found = found | rules.value("glm_sparse_auto")
+    layout: str | None = found.get(kernels, found.get("any"))
+    return layout
 
 
 def _block_size(deployment: Deployment, rules: Rules) -> int:
@@ -287,7 +302,7 @@ def _check_block_sparse(deployment: Deployment) -> None:
 
 
 def _block_sparse_kv_dtypes(card: AcceleratorProfile) -> tuple[str, ...]:
-    is_sm100 = architecture(card) == "blackwell" and card_class(card) == "huge"
+    is_sm100 = kernel_class(card) == "blackwell"
     return (*_BLOCK_SPARSE_KV_DTYPES, "nvfp4") if is_sm100 else _BLOCK_SPARSE_KV_DTYPES
 
 

@@ -10,7 +10,7 @@ from kvsim.errors import UnsupportedError
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.units import GIB
 
-__all__ = ["NEWEST", "OLDEST", "Rules", "architecture", "card_class", "entry_at"]
+__all__ = ["NEWEST", "OLDEST", "Rules", "architecture", "card_class", "entry_at", "kernel_class"]
 
 _DATA = "vllm_rules"
 NEWEST: str = read_data(_DATA)["newest"]
@@ -66,6 +66,18 @@ def card_class(accelerator: AcceleratorProfile) -> str:
         return "huge"
     is_large = accelerator.memory_bytes >= _LARGE_BYTES and "a100" not in accelerator.name.lower()
     return "large" if is_large else "small"
+
+
+def kernel_class(accelerator: AcceleratorProfile) -> str:
+    """Name whose attention kernels run on a card: its generation, or "workstation".
+
+    Blackwell's workstation and desktop cards (compute capability 12) lack what its datacentre
+    cards (10) have.
+    """
+    generation = architecture(accelerator)
+    if generation == "blackwell" and card_class(accelerator) != "huge":
+        return "workstation"
+    return generation
 
 
 class Rules(NamedTuple):

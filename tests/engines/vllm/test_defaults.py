@@ -82,8 +82,8 @@ def test_a_model_in_fp32_is_cast():
         ("deepseek-v2-lite", "auto", "bf16"),
         ("deepseek-v2-lite", "fp8", "fp8_e4m3"),
         ("deepseek-v2-lite", "fp8_ds_mla", "fp8_ds_mla"),
-        # Sparse MLA has one fp8 layout, its own
-        ("deepseek-v3.2", None, "fp8_ds_mla"),
+        # Sparse MLA has one fp8 layout on this card, its own, and none unless asked for
+        ("deepseek-v3.2", None, "bf16"),
         ("deepseek-v3.2", "fp8", "fp8_ds_mla"),
         ("deepseek-v3.2", "bf16", "bf16"),
         ("deepseek-v4-flash", None, "fp8_ds_mla"),
@@ -92,6 +92,37 @@ def test_a_model_in_fp32_is_cast():
 )
 def test_the_kv_format_that_a_plan_echoes(model, asked, expected):
     found = resolved(model, "h200", kv_cache_dtype=asked, tensor_parallel_size=8, max_model_len=512)
+    assert found.options.kv_cache_dtype == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "card", "release", "asked", "expected"),
+    [
+        # models/config.py of each release: DeepseekV32ForCausalLM takes auto once, then fp8 alone
+        ("deepseek-v3.2", "h200", "0.11.0", None, "fp8_ds_mla"),
+        ("deepseek-v3.2", "h200", "0.11.1", None, "bf16"),
+        ("deepseek-v3.2", "h200", "0.11.1", "fp8", "fp8_ds_mla"),
+        ("deepseek-v3.2", "b200", "0.17.1", "fp8", "fp8_ds_mla"),
+        # platforms/cuda.py: FlashInfer first for fp8, with plain elements
+        ("deepseek-v3.2", "b200", "0.19.0", "fp8", "fp8_e4m3"),
+        ("deepseek-v3.2", "h200", "0.33.0", "fp8", "fp8_ds_mla"),
+        # layers/attention/mla_attention.py: the one backend of compute capability 12
+        ("deepseek-v3.2", "rtx-pro-6000", "0.23.0", None, "bf16"),
+        ("deepseek-v3.2", "rtx-pro-6000", "0.24.0", None, "fp8_ds_mla"),
+        ("deepseek-v3.2", "b200", "0.33.0", None, "bf16"),
+        # models/config.py: GlmMoeDsaForCausalLM on compute capability 10
+        ("glm-5", "h200", "0.19.1", None, "bf16"),
+        ("glm-5", "b200", "0.31.0", None, "bf16"),
+        ("glm-5", "b200", "0.32.0", None, "fp8_e4m3"),
+        ("glm-5", "h200", "0.33.0", None, "bf16"),
+        ("glm-5", "b200", "0.33.0", "bf16", "bf16"),
+    ],
+)
+def test_sparse_latent_attention_keeps_what_the_release_s_source_says(
+    model, card, release, asked, expected
+):
+    options = {"kv_cache_dtype": asked, "tensor_parallel_size": 8, "max_model_len": 512}
+    found = resolved(model, card, release, **options)
     assert found.options.kv_cache_dtype == expected
 
 

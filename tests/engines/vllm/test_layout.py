@@ -266,7 +266,7 @@ def test_the_sparse_indexer_is_a_page_beside_the_latents():
     model = model_of(
         (range(61), LatentAttention(heads=128, indexer_dim=128, indexer_heads=64, **LATENT))
     )
-    engine, deployment = resolved(model, tensor_parallel_size=8)
+    engine, deployment = resolved(model, tensor_parallel_size=8, kv_cache_dtype="fp8")
     capacity = engine.capacity(deployment, 40 * GIB)
     # 656 + 132 bytes per token per layer, in one group
     assert capacity.kv_cache_dtype == "fp8_ds_mla"

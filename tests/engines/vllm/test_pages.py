@@ -112,7 +112,8 @@ def test_the_pages_of_deepseek_v4():
 
 def test_the_pages_of_glm_5_2():
     """Latents of 656 bytes in all 78 layers, index keys of 132 in the 21 that have an indexer."""
-    pages = layer_pages(deployed("glm-5.2", tensor_parallel_size=8))
+    fp8 = {"kv_cache_dtype": "fp8"}
+    pages = layer_pages(deployed("glm-5.2", tensor_parallel_size=8, **fp8))
     assert Counter(page.spec for page in pages) == {
         PageSpec("full", 64, 64 * 656): 78,
         PageSpec("full", 64, 64 * 132): 21,
