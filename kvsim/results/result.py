@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _ROUNDING = 1e-9
+_TIME_ROUNDING = 1e-12  # of many differences of times
 Floats = npt.NDArray[np.float64]
 
 SATURATED_MEANINGLESS = ("ttft", "e2el", "queue")
@@ -225,7 +226,7 @@ class SimulationResult:
         split = {name: seconds / whole for name, seconds in totals.slot_seconds.items()}
         if not totals.span_seconds:  # nothing has happened yet
             split["free"] = 1.0
-        if not _is_whole(split):
+        if not _is_whole(split, self.recording.end_seconds / (totals.span_seconds or 1.0)):
             raise InvariantError(f"the parts of the pool over time are {split}: not all of it")
         return {
             "usage_mean": totals.held_slot_seconds / whole,
@@ -356,9 +357,13 @@ def _bench_keys(name: str, found: Distribution) -> dict[str, float | None]:
     return {f"{statistic}_{name}_ms": value for statistic, value in keys.items()}
 
 
-def _is_whole(split: Mapping[str, float]) -> bool:
-    """Whether shares, each counted by itself, are all of something."""
-    return abs(sum(split.values()) - 1) < _ROUNDING and min(split.values()) > -_ROUNDING
+def _is_whole(split: Mapping[str, float], lateness: float) -> bool:
+    """Whether shares, each counted by itself, are all of something.
+
+    Times are rounded the more the later they are: `lateness` is the latest over the whole span.
+    """
+    rounding = _ROUNDING + _TIME_ROUNDING * lateness
+    return abs(sum(split.values()) - 1) < rounding and min(split.values()) > -rounding
 
 
 def _rate(count: float, seconds: float) -> float:

@@ -74,17 +74,15 @@ class Replica:
         self.camera: Camera | None = None
         self._watch = watch
         self._is_closed_loop = arrivals.is_closed_loop
-        self._is_plain = not scheduler.allocator.sets_slots_apart
+        self._is_plain = _is_plain(scheduler.allocator)
         batch = scheduler.batch
         self._hybrid = batch if isinstance(batch, HybridBatch) else None
         self._slots_per_block = scheduler.allocator.slots_per_block
         # most have no more to say than how many blocks are free
         self._weighs_blocks = type(scheduler.allocator).held_slots is not Allocator.held_slots
-        self._is_usual = not (
-            scheduler.allocator.sets_slots_apart
-            or scheduler.keeps_batch_closed  # members that have ended share as well
-            or self._weighs_blocks
-            or self._hybrid
+        # members of a closed batch that have ended share as well
+        self._is_usual = self._is_plain and not (
+            scheduler.keeps_batch_closed or self._weighs_blocks or self._hybrid
         )
 
     def process(
@@ -192,15 +190,16 @@ class Replica:
             end = now + seconds
             if end > until:
                 break
-            held = (total - allocator.free_blocks) * size
-            grown = allocator.allocate_steps(batch, steps) * size
+            opening, free = batch.phases.blocks_for(batch.step, steps), allocator.free_blocks
+            allocator.allocate_steps(batch, steps, opening)
+            held, grown = (total - free) * size, (free - allocator.free_blocks) * size
             sequences, read, claimed = batch.sequences, batch.kv_bytes, scheduler.claimed_slots
             filled = batch.tokens - batch.shared_slots
             if hybrid:
                 filled = hybrid.filled_slots - batch.shared_slots
                 self.recorder.filling_slots.append(steps * hybrid.fill_slope)
             write(_decode_row(now, seconds, steps, sequences, read, filled, claimed, held, grown))
-            scheduler.claimed_slots = claimed + grown
+            scheduler.claimed_slots = claimed + opening * size
             now = self.now = end  # at once: an interrupt may fall anywhere
             done = scheduler.decoded(steps, now)
             if done and self._is_closed_loop:
@@ -223,7 +222,7 @@ class Replica:
         """Allocate the run's blocks and record it; return its seconds, copies included."""
         scheduler = self.scheduler
         batch, allocator = scheduler.batch, scheduler.allocator
-        decoding = read = grown = prompts = reserved = external = cached = shared = 0
+        decoding = read = grown = due = prompts = reserved = external = cached = shared = 0
         claimed, claim = scheduler.claimed_slots, allocator.claim
         for request, count in plan.prefills:
             prompts += count
@@ -239,10 +238,13 @@ class Replica:
             filled, held, (reserved, external, cached, shared) = self._look(plan, steps)
         if plan.decodes and batch.sequences:
             decoding, read = batch.sequences, batch.kv_bytes
-            grown = allocator.allocate_steps(batch, steps) * self._slots_per_block
+            opening, free = batch.phases.blocks_for(batch.step, steps), allocator.free_blocks
+            due = allocator.claim_steps(batch, steps, opening)
+            allocator.allocate_steps(batch, steps, opening)
+            grown = (free - allocator.free_blocks) * self._slots_per_block
             if self._weighs_blocks:
                 grown = allocator.held_slots - before
-        scheduler.claimed_slots = claimed + grown
+        scheduler.claimed_slots = claimed + due
         if allocator.copied_tokens:
             seconds += allocator.copied_tokens * self.clock.copy_seconds_per_token
             allocator.copied_tokens = 0
@@ -278,6 +280,12 @@ class Replica:
         slots_of = self.scheduler.batch.slots_of
         chunks = ((request.computed_tokens, count) for request, count in plan.prefills)
         return sum(slots_of(done + count) - slots_of(done) for done, count in chunks)
+
+
+def _is_plain(allocator: Allocator) -> bool:
+    """Whether a memory has no more to say than how many blocks are free."""
+    claims_blocks = type(allocator).claim_steps is Allocator.claim_steps
+    return claims_blocks and allocator.samples_share and not allocator.sets_slots_apart
 
 
 def run_replica(replica: Replica, until: float = inf) -> None:

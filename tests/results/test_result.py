@@ -9,11 +9,14 @@ import yaml
 from kvsim import load_scenario, simulate
 from kvsim.errors import InvariantError
 from kvsim.results.pool_parts import pool_parts
-from kvsim.results.result import swap_break_even_tokens
+from kvsim.results.result import _is_whole, swap_break_even_tokens
+from kvsim.simulator.allocators.apart import PagedApart
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.prefix import Prefix
 from kvsim.simulator.allocators.reserve import Reserve
+from kvsim.simulator.allocators.virtual import Virtual
+from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.recorder import STEP_COLUMNS
 
 # One request of 4 + 3 tokens, blocks of 4, ten of them, every step one second:
@@ -412,6 +415,74 @@ def test_a_leak_that_is_mended_before_the_end_is_in_the_split(monkeypatch, kind,
     assert len(left) == 100
     with pytest.raises(InvariantError, match="the parts of the pool are"):
         result.kv_cache()
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        (Paged, {}),
+        (Virtual, {"memory.allocator": "virtual"}),
+        (Paged, {"model": "gemma3-27b", "accelerator": "h200"}),
+        (PagedApart, {"model": "gpt-oss-20b", "engine.name": "sglang"}),
+        (Prefix, {"memory.allocator": "prefix"}),
+    ],
+)
+@pytest.mark.parametrize("lost", [1, -1])
+def test_a_leak_of_decode_steps_is_in_the_split(monkeypatch, kind, keys, lost):
+    """Runs of steps take a block too many (or too few) for a while; mended before the end.
+
+    The memory counts what it took; what the sequences are due is the batch's count.
+    """
+    allocate_steps, runs = kind.allocate_steps, []
+
+    def leaky(self, *args):
+        allocate_steps(self, *args)
+        runs.append(args)
+        changed = {60: lost, 90: -lost}.get(len(runs), 0)
+        if kind is PagedApart:
+            self.parts[-1].free_blocks -= changed
+        else:
+            self.free_blocks -= changed
+
+    monkeypatch.setattr(kind, "allocate_steps", leaky)
+    result = simulate(load_scenario("peer-w", {"workload.requests": 100} | keys))
+    assert len(runs) > 100
+    with pytest.raises(InvariantError, match="the parts of the pool are"):
+        result.kv_cache()
+
+
+def test_a_leak_between_two_completions_is_in_the_split(monkeypatch):
+    """Where nobody waits or prefills, rows are written by a lane of their own."""
+    advance, runs = DecodeBatch.advance, []
+
+    def leaky(self, steps):
+        runs.append(steps)
+        memory[0].free_blocks -= {5: 1, 8: -1}.get(len(runs), 0)
+        return advance(self, steps)
+
+    memory = []
+    allocate = Paged.allocate
+
+    def seen(self, *args, **kwargs):
+        memory[:] = [self]
+        return allocate(self, *args, **kwargs)
+
+    monkeypatch.setattr(DecodeBatch, "advance", leaky)
+    monkeypatch.setattr(Paged, "allocate", seen)
+    lengths = {"prompt": {"kind": "fixed", "tokens": 40}, "output": {"kind": "uniform", "low": 5}}
+    lengths["output"] |= {"high": 500}
+    keys = {"workload.arrivals": {"kind": "at_once"}, "workload.lengths": lengths}
+    result = simulate(load_scenario("peer-w", keys | {"workload.requests": 30}))
+    assert (result.steps["prefill_tokens"] > 0).sum() == 1  # all that follows is decoding
+    with pytest.raises(InvariantError, match="the parts of the pool are"):
+        result.kv_cache()
+
+
+def test_parts_of_a_span_that_begins_late_are_whole():
+    """Times of 1e9 s are exact to 1e-7 s; so are shares of a second. A second's own are not."""
+    split = {"token_states": 1.0, "free": -1e-7}
+    assert _is_whole(split, 1e9)
+    assert not _is_whole(split, 1.0)
 
 
 def test_what_a_run_takes_from_kept_prefixes_is_not_counted_twice():

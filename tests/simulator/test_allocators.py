@@ -17,7 +17,7 @@ from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.prefix import Prefix
 from kvsim.simulator.allocators.reserve import Reserve, reserve_max, reserve_oracle, reserve_pow2
 from kvsim.simulator.allocators.virtual import PAGE_BYTES, Virtual, tokens_per_page
-from tests.support.parts import admitted, decoding, finished, request
+from tests.support.parts import admitted, decoding, finished, opened, request
 
 # ---- how many blocks a sequence has -----------------------------------------------------
 
@@ -112,7 +112,7 @@ def test_decoding_takes_blocks_as_they_open() -> None:
     taken = [batch.phases.blocks_for(batch.step, steps) for steps in (1, 2, 3, 4, 5, 6)]
     assert taken == [1, 2, 3, 3, 4, 5]
     assert pool.decode_steps(batch, 19) == 6
-    assert pool.allocate_steps(batch, 6) == 5
+    assert opened(pool, batch, 6) == 5
     batch.advance(6)
     assert not pool.can_decode(batch)
     assert pool.decode_steps(batch, 19) == 0
@@ -252,7 +252,7 @@ def test_a_tensor_is_twice_there_while_it_is_copied() -> None:
     batch = decoding(pool, one)
     addresses = []
     while pool.can_decode(batch):
-        assert pool.allocate_steps(batch, 1) == 1
+        assert opened(pool, batch, 1) == 1
         batch.advance(1)
         addresses.append(one.blocks)
     # 9 at 0 -> 10 at 9 -> 11 at 19 -> 12 at 0 -> 13 at 12 -> no place for 14

@@ -17,6 +17,7 @@ from tests.support.parts import (
     admitted,
     decoding,
     finished,
+    opened,
     request,
     simulated,
     stepped,
@@ -109,7 +110,7 @@ def test_the_window_s_pool_runs_out_first() -> None:
     assert free(pools) == [98, 1, 98]
     assert pools.decode_steps(batch, 4) == 1  # the second opens a block in its second step
     assert pools.can_decode(batch)
-    assert pools.allocate_steps(batch, 1) == 1
+    assert opened(pools, batch, 1) == 1
     batch.advance(1)
     assert free(pools) == [97, 0, 98]
     assert not pools.can_decode(batch)
@@ -137,7 +138,7 @@ def test_a_full_window_needs_nothing_more() -> None:
     assert isinstance(batch, HybridBatch)
     assert free(pools) == [98, 0, 0]
     assert pools.decode_steps(batch, 89) == 89
-    assert pools.allocate_steps(batch, 89) == 23  # 97 tokens are 25 blocks
+    assert opened(pools, batch, 89) == 23  # 97 tokens are 25 blocks
     assert free(pools) == [75, 0, 0]
 
 

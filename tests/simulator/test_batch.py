@@ -201,7 +201,9 @@ def test_only_models_with_bends_pay_for_them() -> None:
     assert type(decode_batch(((BlockCurve(4), 1),) * 2, PLAIN_READS)) is HybridBatch
 
 
-@pytest.mark.parametrize("counter", ["sequences", "tokens", "opens", "kv_bytes", "kv_slope"])
+@pytest.mark.parametrize(
+    "counter", ["sequences", "tokens", "shared_slots", "opens", "kv_bytes", "kv_slope"]
+)
 def test_a_drifted_counter_is_noticed(counter: str) -> None:
     """Each has its law."""
     batch = joined(BlockCurve(4), PLAIN_READS, [(5, 3, 1)], 0)

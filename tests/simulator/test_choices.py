@@ -252,3 +252,56 @@ def test_what_a_policy_refuses_is_placed_at_its_key(mine):
     assert str(refused.value) == (
         "override memory.eviction={'name': 'counted', 'k': 0}: k = 0: should be at least 1"
     )
+
+
+def split_of(allocator, keys):
+    scenario = kvsim.load_scenario("peer-w", keys | {"memory.allocator": allocator})
+    return kvsim.simulate(scenario).kv_cache()["waste"]
+
+
+class OneMore(Paged):
+    """A block more for every request, said by `blocks_of` alone."""
+
+    @classmethod
+    def from_setup(cls, setup):
+        return cls(setup.num_blocks, setup.curve)
+
+    def blocks_of(self, request, tokens):
+        return super().blocks_of(request, tokens) + 1
+
+    def can_allocate(self, request):
+        return self.blocks_of(request, request.final_tokens) <= self.total_blocks
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_an_allocator_that_holds_more_says_so_by_its_blocks(families, samples):
+    """A block of 16 more a request is internal waste, for as long as it runs."""
+    kvsim.register("allocators", "one-more", OneMore)
+    keys = {"workload.requests": 20, "workload.samples": samples}
+    waste = {name: split_of(name, keys) for name in ("paged", "one-more")}
+    assert waste["one-more"]["token_states"] == waste["paged"]["token_states"]
+    assert waste["one-more"]["internal"] > waste["paged"]["internal"]
+
+
+class Unshared(Paged):
+    """Samples that have all of their blocks to themselves."""
+
+    samples_share = False
+
+    @classmethod
+    def from_setup(cls, setup):
+        return cls(setup.num_blocks, setup.curve)
+
+    def blocks_of(self, request, tokens):
+        blocks = self.curve.blocks_at(tokens)
+        return blocks if tokens < request.prompt_tokens else request.samples * blocks
+
+
+def test_samples_that_share_nothing_fill_as_much_as_a_reservation_of_each(families):
+    """A region of its own for every sample has as many token states, a block of its own too."""
+    kvsim.register("allocators", "unshared", Unshared)
+    keys = {"workload.requests": 20, "workload.samples": 4}
+    names = ("paged", "unshared", "reserve-oracle")
+    states = {name: split_of(name, keys)["token_states"] for name in names}
+    assert states["unshared"] == pytest.approx(states["reserve-oracle"], rel=1e-9)
+    assert states["paged"] < states["unshared"]

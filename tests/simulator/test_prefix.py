@@ -11,7 +11,7 @@ from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.allocators.idle import EVICTION_POLICIES
 from kvsim.simulator.allocators.prefix import Prefix
 from kvsim.workload.content import SegmentContent
-from tests.support.parts import admitted, decoding, finished, request
+from tests.support.parts import admitted, decoding, finished, opened, request
 
 
 def shared(tokens: int, streams: list[int]) -> SegmentContent:
@@ -143,7 +143,7 @@ def test_a_second_copy_of_known_content_stays_anonymous() -> None:
     assert admitted(pool, *twins) == [0, 0]
     for twin in twins:
         twin.computed_tokens = 6
-        assert pool.allocate_steps(decoding(pool, request(9, 4, 2)), 1) == 1
+        assert opened(pool, decoding(pool, request(9, 4, 2)), 1) == 1
     pool.check([(twin, 6) for twin in twins])
     finished(pool, *twins)
     pool.check([])
@@ -155,7 +155,7 @@ def test_a_preempted_request_finds_its_own_blocks_again() -> None:
     pool = prefix_pool(8)
     alone = request(0, 7, 9)
     admitted(pool, alone)
-    pool.allocate_steps(decoding(pool, request(9, 8, 2)), 1)  # the third block, for tokens 8 and 9
+    opened(pool, decoding(pool, request(9, 8, 2)), 1)  # the third block, for tokens 8 and 9
     alone.computed_tokens = 9
     pool.free(alone, preempted=True)
     alone.preemptions, alone.prefill_tokens, alone.computed_tokens = 1, 10, 0

@@ -378,6 +378,20 @@ def test_a_request_that_runs_twice_is_noticed() -> None:
         engine.check()
 
 
+@pytest.mark.parametrize("allocator", ["paged", "prefix", "reserve-oracle", "grow", "none"])
+def test_what_is_due_is_what_is_held(allocator: str) -> None:
+    """The ledger of claims is held against the memory's own count, half way and at the end."""
+    case = Case("vllm-v1", Pool(allocator, 30), SchedulerLimits(8, 64, 100))
+    replica = build(case, Given([table([0, 0], [4, 5], [4, 4])]))
+    run_replica(replica, until=1e-9)
+    scheduler = replica.scheduler
+    assert scheduler.running
+    scheduler.check()
+    scheduler.claimed_slots += 1
+    with pytest.raises(InvariantError, match=r"hold \d+ slots, and are due"):
+        scheduler.check()
+
+
 def test_a_drifted_batch_is_noticed() -> None:
     """The scheduler's check is its batch's and its memory's, too."""
     replica = build(

@@ -197,6 +197,13 @@ def decoding(memory: Allocator, *requests: Request) -> DecodeBatch:
     return batch
 
 
+def opened(memory: Allocator, batch: DecodeBatch, steps: int) -> int:
+    """Blocks of the first pool that a run of steps takes."""
+    before, opening = memory.free_blocks, batch.phases.blocks_for(batch.step, steps)
+    memory.allocate_steps(batch, steps, opening)
+    return before - memory.free_blocks
+
+
 def finished(memory: Allocator, *requests: Request) -> None:
     """Let requests go."""
     for one in requests:

@@ -114,13 +114,20 @@ class PagedApart(Allocator):
             limit = phases.steps_within(batch.step, part.free_blocks, limit) if limit else 0
         return limit
 
-    def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
-        """Allocate the blocks that open during the run; return how many of the first pool."""
-        before = self.free_blocks
+    def claim_steps(self, batch: DecodeBatch, steps: int, opening: int) -> int:
+        """Slots of the blocks that open in all pools, weighed."""
+        return sum(
+            weight * part.claim_steps(batch, steps, phases.blocks_for(batch.step, steps))
+            for part, weight, phases in zip(
+                self.parts, self.weights, batch.pool_phases, strict=True
+            )
+        )
+
+    def allocate_steps(self, batch: DecodeBatch, steps: int, opening: int) -> None:
+        """Allocate the blocks that open during the run, in every pool."""
         for part, phases in zip(self.parts, batch.pool_phases, strict=True):
-            part.free_blocks -= phases.blocks_for(batch.step, steps)
+            part.allocate_steps(batch, steps, phases.blocks_for(batch.step, steps))
         self._count()
-        return before - self.free_blocks
 
     def free(self, request: Request, *, preempted: bool = False) -> None:
         """Free its blocks in every pool."""

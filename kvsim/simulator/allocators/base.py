@@ -6,7 +6,7 @@ The scheduler asks throughout a request's life, the replica about whole runs of 
     allocate(request, tokens)      first prefill chunk: room for it?  -> cached tokens | None
     append_slots(request, tokens)  later chunks                       -> bool
     decode_steps(batch, limit)     how many steps has every decoding sequence room for?
-    allocate_steps(batch, steps)   the blocks that those steps write
+    allocate_steps(batch, ...)     the blocks that those steps write
     free(request)                  finished or preempted
 
 Scarcity is an answer, never an exception. ``check()`` states the conservation law
@@ -119,6 +119,8 @@ class Allocator(ABC):
         self.slots_per_block = curve.slots_per_block
         self.growths: tuple[tuple[BlockCurve, int], ...] = ((curve, 1),)
         self._is_plain = curve == BlockCurve(curve.block_size)
+        # whether a sequence's blocks follow from its tokens alone, with nothing asked
+        self._counts_blocks = self._is_plain and type(self).blocks_of is Allocator.blocks_of
 
     @property
     def block_size(self) -> int:
@@ -153,12 +155,19 @@ class Allocator(ABC):
     def claim(self, request: Request, tokens: int) -> int:
         """Slots that a running request is due when `tokens` tokens per sequence are cached.
 
-        The scheduler adds claims up, and what runs of steps allocate; the sum must be what is
-        held. None are due for no tokens.
+        The scheduler adds claims up, and those of decode steps; the sum must be what is held,
+        by a count of its own. None are due for no tokens.
         """
-        if self._is_plain and request.samples == 1:
+        if self._counts_blocks and request.samples == 1:
             return -(-tokens // self._size) * self._size
         return self.blocks_of(request, tokens) * self.slots_per_block if tokens else 0
+
+    def claim_steps(self, batch: DecodeBatch, steps: int, opening: int) -> int:
+        """Slots that the decoding sequences are due beyond their own after so many steps.
+
+        Asked before `allocate_steps`, with what it is told.
+        """
+        return opening * self.slots_per_block
 
     def can_allocate(self, request: Request) -> bool:
         """Whether an empty pool could hold the request to its last token."""
@@ -211,8 +220,18 @@ class Allocator(ABC):
         """Steps, at most `limit`, for which every sequence of the batch has room."""
 
     @abstractmethod
-    def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
-        """Allocate the blocks that the next `steps` decode steps write; return how many."""
+    def allocate_steps(self, batch: DecodeBatch, steps: int, opening: int) -> None:
+        """Allocate what the next `steps` decode steps write.
+
+        Parameters
+        ----------
+        batch : DecodeBatch
+            The decoding sequences.
+        steps : int
+            No more than `decode_steps` allowed.
+        opening : int
+            Blocks of the first pool that open during them, by the batch's own count.
+        """
 
     @abstractmethod
     def free(self, request: Request, *, preempted: bool = False) -> None:

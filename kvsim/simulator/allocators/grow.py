@@ -119,15 +119,18 @@ class Grow(Allocator):
         """One step, when every sequence's copy finds a place in turn; else none."""
         return int(self._copies_fit())
 
-    def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
+    def claim_steps(self, batch: DecodeBatch, steps: int, opening: int) -> int:
+        """What each tensor is longer by after its next token (steps are taken one by one)."""
+        claim, cached = self.claim, batch.cached_tokens
+        return sum(claim(r, cached(r) + 1) - claim(r, cached(r)) for r in batch.members)
+
+    def allocate_steps(self, batch: DecodeBatch, steps: int, opening: int) -> None:
         """Copy every sequence in turn, the oldest first."""
-        before = self._space.free_slots
         for request in batch.members:
             tokens = batch.cached_tokens(request)
             request.blocks = self._regrow(self._space, request, tokens)
             self.copied_tokens += request.samples * tokens
         self.free_blocks = self._space.free_slots
-        return before - self.free_blocks
 
     def free(self, request: Request, *, preempted: bool = False) -> None:
         """Free the tensor."""

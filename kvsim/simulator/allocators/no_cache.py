@@ -43,9 +43,12 @@ class NoCache(Allocator):
         """One: the next step computes more than this one."""
         return 1
 
-    def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
-        """Nothing."""
+    def claim_steps(self, batch: DecodeBatch, steps: int, opening: int) -> int:
+        """Nothing is due."""
         return 0
+
+    def allocate_steps(self, batch: DecodeBatch, steps: int, opening: int) -> None:
+        """Nothing."""
 
     def free(self, request: Request, *, preempted: bool = False) -> None:
         """Nothing is held."""

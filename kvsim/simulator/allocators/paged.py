@@ -48,11 +48,9 @@ class Paged(Allocator):
         """Whether the blocks that the next step opens are free."""
         return batch.phases.opens <= self.free_blocks or batch.opening <= self.free_blocks
 
-    def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
+    def allocate_steps(self, batch: DecodeBatch, steps: int, opening: int) -> None:
         """Allocate the blocks that open during the run."""
-        need = batch.phases.blocks_for(batch.step, steps)
-        self.free_blocks -= need
-        return need
+        self.free_blocks -= opening
 
     def free(self, request: Request, *, preempted: bool = False) -> None:
         """Free all of its blocks."""

@@ -106,11 +106,9 @@ class Prefix(Paged):
         self._name_full_blocks(request, self._ids(request, tokens), tokens)
         return True
 
-    def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
+    def allocate_steps(self, batch: DecodeBatch, steps: int, opening: int) -> None:
         """Allocate the blocks that open during the run."""
-        need = batch.phases.blocks_for(batch.step, steps)
-        self._allocate_new(need)
-        return need
+        self._allocate_new(opening)
 
     def free(self, request: Request, *, preempted: bool = False) -> None:
         """Free the tail first, so that a prefix outlives what was built on it."""

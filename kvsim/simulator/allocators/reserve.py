@@ -129,9 +129,12 @@ class Reserve(Allocator):
         """All of them: every token has its slot."""
         return limit
 
-    def allocate_steps(self, batch: DecodeBatch, steps: int) -> int:
-        """Nothing new is held."""
+    def claim_steps(self, batch: DecodeBatch, steps: int, opening: int) -> int:
+        """Nothing more is due."""
         return 0
+
+    def allocate_steps(self, batch: DecodeBatch, steps: int, opening: int) -> None:
+        """Nothing new is held."""
 
     def free(self, request: Request, *, preempted: bool = False) -> None:
         """Free the region."""

@@ -211,9 +211,9 @@ class Scheduler(ABC):
         request.computed_tokens = cached_tokens
         if not request.preemptions:
             self.recorder.scheduled_seconds[request.row] = now
+        if cached_tokens:
+            self.claimed_slots += self.allocator.claim(request, cached_tokens)
         if self.allocator.shares_prefixes:
-            if cached_tokens:
-                self.claimed_slots += self.allocator.claim(request, cached_tokens)
             self.recorder.look_up(request, cached_tokens)
 
     def _enter(self) -> None:
@@ -346,7 +346,10 @@ class Scheduler(ABC):
         shared = allocator.slots(self.cached_tokens_in_all(), None).shared
         due, held = self.claimed_slots - shared, allocator.held_slots - allocator.rounded_slots
         if due != held:
-            raise InvariantError(f"running requests hold {held} slots, and are due {due}")
+            raise InvariantError(
+                f"running requests hold {held} slots, and are due {due}: by the memory's count of"
+                " what is free, and by the claim of each"
+            )
 
 
 def importance(request: Request) -> tuple[int, int]:
