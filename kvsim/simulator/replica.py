@@ -239,7 +239,9 @@ class Replica:
         if plan.decodes and batch.sequences:
             decoding, read = batch.sequences, batch.kv_bytes
             opening, free = batch.phases.blocks_for(batch.step, steps), allocator.free_blocks
-            due = allocator.claim_steps(batch, steps, opening)
+            due = opening * self._slots_per_block
+            if not self._is_plain:
+                due = allocator.claim_steps(batch, steps, opening)
             allocator.allocate_steps(batch, steps, opening)
             grown = (free - allocator.free_blocks) * self._slots_per_block
             if self._weighs_blocks:

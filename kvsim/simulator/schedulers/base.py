@@ -185,8 +185,9 @@ class Scheduler(ABC):
         """Free everything that a finished request holds."""
         del self.running[request]
         self.running_sequences -= request.samples
-        self.claimed_slots -= self.allocator.claim(request, request.computed_tokens)
-        self.allocator.free(request)
+        allocator = self.allocator
+        self.claimed_slots -= allocator.claim(request, request.computed_tokens)
+        allocator.free(request)
         self.recorder.finish_seconds[request.row] = now
 
     def _decode(self, *, once: bool = False) -> StepPlan | None:
