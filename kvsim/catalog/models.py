@@ -223,7 +223,7 @@ def _as_variant(spec: ModelSpec, name: str, variant: Variant) -> ModelSpec:
     if variant.changes_format:
         update |= {
             "quantization": variant.weight_format,
-            "quantized_families": None,
+            "family_formats": (),
             "spared_parameters": spared_parameters(name),
         }
     return spec.model_copy(update=update)

@@ -10,10 +10,17 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from kvsim.memory.rank import Rank
-from kvsim.specs.model import DenseMlp, LayerGroup, Mlp, ModelSpec, MoeMlp
+from kvsim.specs.model import (
+    QUANTISED_FAMILIES,
+    DenseMlp,
+    FamilyName,
+    LayerGroup,
+    Mlp,
+    ModelSpec,
+    MoeMlp,
+)
 
 __all__ = [
-    "FamilyName",
     "Sharding",
     "TensorFamily",
     "active_parameter_count",
@@ -23,35 +30,10 @@ __all__ = [
     "tensor_families",
 ]
 
-FamilyName = Literal[
-    "embedding",
-    "position",
-    "output_head",
-    "attention",
-    "mlp",
-    "experts",
-    "shared_experts",
-    "latent",
-    "router",
-    "norms",
-    "recurrent",
-    "other",
-]
 Sharding = Literal["tp", "kv", "replicated", "experts"]
 
 # Read by every token as the operand of a matrix product; the rest is looked up, or scales.
-_MATMULS = (
-    "output_head",
-    "attention",
-    "mlp",
-    "experts",
-    "shared_experts",
-    "latent",
-    "router",
-    "recurrent",
-)
-# The linear layers that weight formats apply to; routers stay exact in every checkpoint.
-_QUANTISED = ("attention", "mlp", "experts", "shared_experts", "latent", "recurrent")
+_MATMULS = (*QUANTISED_FAMILIES, "output_head", "router")
 
 
 class TensorFamily(NamedTuple):
@@ -84,7 +66,7 @@ class TensorFamily(NamedTuple):
     @property
     def quantised(self) -> bool:
         """Whether a weight format applies."""
-        return self.name in _QUANTISED
+        return self.name in QUANTISED_FAMILIES
 
     @property
     def active_parameters(self) -> float:

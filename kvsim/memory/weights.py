@@ -16,12 +16,14 @@ Where a family lies in a pipeline::
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from kvsim.memory.rank import Rank
 from kvsim.memory.tensors import TensorFamily, stage_share, tensor_families
 from kvsim.specs.attention import heads_per_rank
-from kvsim.specs.model import ModelSpec
+from kvsim.specs.model import FamilyName, ModelSpec
 from kvsim.specs.precision import WeightFormat, weight_format
 from kvsim.units import ceil_div
 
@@ -35,6 +37,8 @@ __all__ = [
 
 # Engines round the vocabulary up so that it splits evenly (vLLM's DEFAULT_VOCAB_PADDING_SIZE).
 _VOCAB_MULTIPLE = 64
+# Split over the ranks of attention, which are fewer than all under data-parallel attention.
+_TOKEN_MIXERS = ("attention", "attention_output", "recurrent")
 
 
 class WeightStorage(NamedTuple):
@@ -44,23 +48,24 @@ class WeightStorage(NamedTuple):
     ----------
     plain, packed : WeightFormat
         Format of the unquantised tensors, and of the quantised ones.
-    families : tuple of str or None
-        Families that `packed` applies to; None is every family of linear layers.
+    families : mapping of str to WeightFormat
+        Formats of the families that differ from both.
     scale : float
         Real size over computed size, where a checkpoint's real size is known.
     """
 
     plain: WeightFormat
     packed: WeightFormat
-    families: tuple[str, ...] | None = None
+    families: Mapping[FamilyName, WeightFormat] = MappingProxyType({})
     scale: float = 1.0
 
     def format_of(self, family: TensorFamily) -> WeightFormat:
         """Return the format of a family's tensors."""
-        if family.name in ("embedding", "output_head"):
-            return self.packed if self.packed.quantises_head else self.plain
-        named = self.families is None or family.name in self.families
-        return self.packed if family.quantised and named else self.plain
+        if family.name in self.families:
+            return self.families[family.name]
+        is_table = family.name in ("embedding", "output_head")
+        packed = self.packed.quantises_head if is_table else family.quantised
+        return self.packed if packed else self.plain
 
     def bytes_of(self, family: TensorFamily, parameters: float) -> float:
         """Bytes of so many of a family's parameters."""
@@ -72,7 +77,7 @@ def weight_storage(
 ) -> WeightStorage:
     """Resolve a model's formats, its own where an argument is None.
 
-    Families that a checkpoint leaves unquantised are its own format's: another format,
+    Families that a checkpoint stores otherwise belong to its own format: another format,
     applied at load, takes all linear layers.
 
     Raises
@@ -83,15 +88,14 @@ def weight_storage(
     plain = weight_format(dtype or model.dtype)
     own = quantization is None or quantization == model.quantization
     name = model.quantization if own else quantization
-    storage = WeightStorage(
-        plain,
-        weight_format(name) if name else plain,
-        model.quantized_families if own else None,
-    )
+    stored = model.family_formats if own else ()
+    families = {
+        each.family: weight_format(each.format) if each.format else plain for each in stored
+    }
+    storage = WeightStorage(plain, weight_format(name) if name else plain, families)
     if model.weight_bytes_on_disk is None or dtype is not None or quantization is not None:
         return storage
-    families = tensor_families(model)
-    computed_bytes = sum(storage.bytes_of(family, family.parameters) for family in families)
+    computed_bytes = sum(storage.bytes_of(f, f.parameters) for f in tensor_families(model))
     return storage._replace(scale=model.weight_bytes_on_disk / computed_bytes)
 
 
@@ -236,7 +240,7 @@ def _rank_parameters(model: ModelSpec, family: TensorFamily, rank: Rank) -> floa
 
 def _rank_share(family: TensorFamily, rank: Rank) -> float:
     """Share of a stage's tensors that lies on one of its ranks."""
-    tp = rank.attention_ranks if family.name in ("attention", "recurrent") else rank.tp
+    tp = rank.attention_ranks if family.name in _TOKEN_MIXERS else rank.tp
     match family.sharding:
         case "replicated":
             return 1.0

@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 
 from kvsim.errors import InputError
-from kvsim.readers.huggingface.config import spec_from_json_file
+from kvsim.readers.huggingface.config import CONFIG_FILE, spec_from_json_file
 from kvsim.readers.safetensors import header_weight_bytes, index_total_bytes
 from kvsim.specs.model import ModelSpec
 
-__all__ = ["CONFIG_FILE", "INDEX_FILE", "folder_weight_bytes", "spec_from_folder"]
+__all__ = ["INDEX_FILE", "folder_weight_bytes", "spec_from_folder"]
 
-CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
 _INDEX_FILES = (INDEX_FILE, "pytorch_model.bin.index.json")
 

@@ -12,7 +12,43 @@ from typing import Annotated, Literal
 from kvsim.specs.attention import Attention
 from kvsim.specs.checked import Checked, NonNegativeInt, PositiveInt, Within
 
-__all__ = ["DenseMlp", "LayerGroup", "Mlp", "ModelSpec", "MoeMlp"]
+__all__ = [
+    "QUANTISED_FAMILIES",
+    "DenseMlp",
+    "FamilyFormat",
+    "FamilyName",
+    "LayerGroup",
+    "Mlp",
+    "ModelSpec",
+    "MoeMlp",
+]
+
+FamilyName = Literal[
+    "embedding",
+    "position",
+    "output_head",
+    "attention",
+    "attention_output",
+    "mlp",
+    "experts",
+    "shared_experts",
+    "latent",
+    "router",
+    "norms",
+    "recurrent",
+    "other",
+]
+# The linear layers that weight formats apply to, as a rule the largest first; routers stay
+# exact in every checkpoint.
+QUANTISED_FAMILIES: tuple[FamilyName, ...] = (
+    "experts",
+    "mlp",
+    "shared_experts",
+    "latent",
+    "attention",
+    "attention_output",
+    "recurrent",
+)
 
 
 class DenseMlp(Checked):
@@ -79,6 +115,21 @@ class LayerGroup(Checked):
         return () if self.shares_kv_with else self.caches
 
 
+class FamilyFormat(Checked):
+    """How a checkpoint stores one family of tensors.
+
+    Parameters
+    ----------
+    family : str
+        The tensor family.
+    format : str or None
+        A `kvsim.specs.precision.WeightFormat` name; None is left in the model's `dtype`.
+    """
+
+    family: FamilyName
+    format: str | None
+
+
 class ModelSpec(Checked):
     """Everything about a model that memory and step time depend on.
 
@@ -101,10 +152,10 @@ class ModelSpec(Checked):
     dtype : str
         Native dtype of activations and unquantised weights ("bf16", "fp16", "fp32").
     quantization : str or None
-        Weight format of the quantised matrices (a `kvsim.specs.precision.WeightFormat` name).
-    quantized_families : tuple of str or None
-        Tensor families that the format applies to ("attention", "mlp", "experts");
-        None is all matrices inside layers.
+        Main weight format (a `kvsim.specs.precision.WeightFormat` name): of all matrices
+        inside layers but the routers.
+    family_formats : tuple of FamilyFormat
+        The families that the checkpoint stores in another one.
     spared_parameters : int
         Parameters of quantisable matrices that the checkpoint leaves in `dtype` all the
         same, where families do not say which.
@@ -132,7 +183,7 @@ class ModelSpec(Checked):
     tie_embeddings: bool = False
     dtype: str = "bf16"
     quantization: str | None = None
-    quantized_families: tuple[str, ...] | None = None
+    family_formats: tuple[FamilyFormat, ...] = ()
     spared_parameters: NonNegativeInt = 0
     layer_groups: Annotated[tuple[LayerGroup, ...], Within(least=1)]
     other_parameters: NonNegativeInt = 0

@@ -104,6 +104,8 @@ class WeightFormat(NamedTuple):
 
 
 _VLLM = "vLLM 0.33 KV cache specs"
+_OCP = "OCP microscaling"
+_V4 = "config.json of DeepSeek-V4"
 _GGML = "llama.cpp ggml block layouts"
 
 KV_FORMATS: dict[str, KVFormat] = {
@@ -121,7 +123,7 @@ KV_FORMATS: dict[str, KVFormat] = {
         KVFormat("int4_per_token_head", 4, 4, 0, source=f"{_VLLM}: fp32 scale per head per token"),
         KVFormat("nvfp4", 4, 1, 16, source=f"{_VLLM}: fp8 scale per group of 16"),
         KVFormat("mxfp8", 8, 1, 32, source="SGLang 0.5.23 pool: 1/32 of scales"),
-        KVFormat("mxfp4", 4, 1, 32, source="OCP microscaling: e8m0 scale per group of 32"),
+        KVFormat("mxfp4", 4, 1, 32, source=f"{_OCP}: e8m0 scale per group of 32"),
         KVFormat("fp8_ds_mla", 8, 4, 128, 16, source=f"{_VLLM}: 512 fp8 + 4 fp32 + 64 bf16"),
         KVFormat("nvfp4_ds_mla", 4, 1, 16, 8, source=f"{_VLLM}: 352 bytes per entry"),
         KVFormat("q8_0", 8, 2, 32, source=_GGML),
@@ -154,13 +156,17 @@ WEIGHT_FORMATS: dict[str, WeightFormat] = {
         WeightFormat("bf16", 16, "bf16", source="bfloat16"),
         WeightFormat("fp8", 8, "fp8", source="one scale a tensor or a channel"),
         WeightFormat("fp8_block", 8 + 32 / 128**2, "fp8", source="fp32 scale a 128x128 block"),
+        WeightFormat("fp8_block_e8m0", 8 + 8 / 128**2, "fp8", source=f"{_V4}: 128x128 blocks"),
+        WeightFormat("fp8_block32_e8m0", 8 + 8 / 32**2, "fp8", source=f"{_V4}.1: 32x32 blocks"),
+        WeightFormat("mxfp8", 8 + 8 / 32, "fp8", source=f"{_OCP}: e8m0 scale per group of 32"),
         WeightFormat("int8", 8, "int8", source="w8a8: one scale an output channel"),
         WeightFormat("awq", 4 + (16 + 4) / 128, source="fp16 scale, int4 zero, groups of 128"),
         WeightFormat("gptq", 4 + (16 + 4) / 128, source="fp16 scale, int4 zero, groups of 128"),
         WeightFormat("int4", 4 + 16 / 32, source="compressed-tensors: bf16 scale per group of 32"),
         WeightFormat("bitsandbytes", 4 + 8 / 64 + 32 / (64 * 256), source="QLoRA: nested NF4"),
-        WeightFormat("mxfp4", 4 + 8 / 32, source="OCP microscaling: e8m0 scale per group of 32"),
+        WeightFormat("mxfp4", 4 + 8 / 32, source=f"{_OCP}: e8m0 scale per group of 32"),
         WeightFormat("nvfp4", 4 + 8 / 16, "fp4", source="fp8 scale per group of 16"),
+        WeightFormat("w4a16_nvfp4", 4 + 8 / 16, source="ModelOpt: nvfp4, 16-bit activations"),
         WeightFormat("q8_0", 8.5, "fp16", True, source=_GGML),
         WeightFormat("q6_k", 6.5625, "fp16", True, source=_GGML),
         WeightFormat("q5_k_m", 5.69, "fp16", True, source=f"{_GGML}: Llama-class mixture"),

@@ -313,7 +313,7 @@ def _stored_as(deployment: Deployment) -> ModelSpec:
         changes["dtype"] = deployment.dtype
     if options.quantization not in (None, model.quantization):
         changes["quantization"] = weight_format(str(options.quantization)).name
-        changes["quantized_families"] = None
+        changes["family_formats"] = ()
     if not changes:
         return model
     return model.model_copy(update={**changes, "weight_bytes_on_disk": None})

@@ -31,7 +31,7 @@ from kvsim.specs.attention import (
     RecurrentState,
     SlidingAttention,
 )
-from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec, MoeMlp
+from kvsim.specs.model import DenseMlp, FamilyFormat, LayerGroup, ModelSpec, MoeMlp
 from kvsim.units import GIB
 
 
@@ -45,6 +45,10 @@ def decoder(layers, hidden, vocab, mlp, cache, **more):
     return ModelSpec(
         name="test", hidden_size=hidden, vocab_size=vocab, layer_groups=(group,), **more
     )
+
+
+def stored(**formats):
+    return tuple(FamilyFormat(family=name, format=word) for name, word in formats.items())
 
 
 def dense(width, **more):
@@ -89,7 +93,9 @@ class TestParameterCounts:
         )
         model = decoder(1, 7168, 64, None, cache)
         count = sum(f.parameters for f in tensor_families(model) if f.name == "attention")
-        assert count == 11_010_048 + 37_748_736 + 4_128_768 + 16_777_216 + 117_440_512
+        assert count == 11_010_048 + 37_748_736 + 4_128_768 + 16_777_216
+        output = next(f for f in tensor_families(model) if f.name == "attention_output")
+        assert output.parameters == 117_440_512
 
     def test_sparse_indexer_adds_its_three_projections(self):
         plain = LatentAttention(
@@ -194,14 +200,36 @@ class TestFormats:
         size_gib = weight_bytes(LLAMA31_8B, quantization="q4_k_m") / GIB
         assert size_gib == pytest.approx(4.58, rel=0.015)
 
-    def test_families_that_a_checkpoint_spares_stay_plain(self):
-        model = find_model("gpt-oss-20b")
-        everything = model.model_copy(update={"quantized_families": None})
-        assert weight_bytes(model) > weight_bytes(everything)
+    def test_a_family_left_plain_keeps_the_models_dtype(self):
+        """Attention of Llama-3.1-8B: 32 layers of 4096 * (2 * 4096 + 2 * 1024) parameters."""
+        packed = LLAMA31_8B.model_copy(update={"quantization": "fp8"})
+        spared = packed.model_copy(update={"family_formats": stored(attention=None)})
+        more = weight_bytes(spared) - weight_bytes(packed)
+        assert more == 32 * 4096 * (4096 + 2 * 1024)  # 16 bits for 8; the output stays fp8
+        wide = weight_bytes(spared, dtype="fp32") - weight_bytes(packed, dtype="fp32")
+        assert wide == 3 * more
+
+    def test_each_family_may_have_a_format_of_its_own(self):
+        """A head of nvfp4 (4.5 bits for 16) and an output projection of fp8 (8 for 16)."""
+        formats = stored(output_head="nvfp4", attention_output="fp8")
+        mixed = LLAMA31_8B.model_copy(update={"family_formats": formats})
+        saved = weight_bytes(LLAMA31_8B) - weight_bytes(mixed)
+        assert saved == 128_256 * 4096 * (16 - 4.5) / 8 + 32 * 4096 * 4096
+
+    def test_one_token_reads_each_family_in_its_own_format(self):
+        formats = stored(output_head="nvfp4")
+        mixed = LLAMA31_8B.model_copy(update={"family_formats": formats})
+        less = decode_read_bytes(LLAMA31_8B, 1) - decode_read_bytes(mixed, 1)
+        assert less == 128_256 * 4096 * (16 - 4.5) / 8
+
+    def test_a_family_that_does_not_exist_is_refused(self):
+        with pytest.raises(InputError, match="atention"):
+            FamilyFormat(family="atention", format=None)
 
     def test_another_format_at_load_ignores_what_the_checkpoint_spared(self):
         model = find_model("gpt-oss-20b")
-        everything = model.model_copy(update={"quantized_families": None})
+        everything = model.model_copy(update={"family_formats": ()})
+        assert weight_bytes(model) != weight_bytes(everything)
         assert weight_bytes(model, quantization="fp8") == weight_bytes(
             everything, quantization="fp8"
         )

@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvsim.memory.rank import Rank
-from kvsim.memory.tensors import FamilyName, TensorFamily
+from kvsim.memory.tensors import TensorFamily
 from kvsim.memory.weights import WeightStorage, rank_weight_bytes, weight_storage
-from kvsim.specs.model import LayerGroup, ModelSpec, MoeMlp
+from kvsim.specs.model import FamilyName, LayerGroup, ModelSpec, MoeMlp
 from kvsim.specs.precision import WeightFormat
 from kvsim.units import MIB, ceil_div
 
@@ -32,6 +32,7 @@ _LEAST_SPLIT_BYTES = MIB
 # vLLM's Marlin kernels for mxfp4 experts.
 _EXPERT_COLUMNS = 128
 _EXPERT_ROWS = 256
+_ATTENTION_PARTS: tuple[FamilyName, ...] = ("attention", "attention_output")
 
 
 def loaded_weight_bytes(
@@ -108,8 +109,9 @@ def _tensor_bytes(
 ) -> Iterator[int]:
     """Yield the size of each large tensor of one layer on one rank, fused as vLLM does."""
     for cache in group.caches:
-        for elements in cache.fused_tensors(hidden, rank.tp):
-            yield _content_bytes("attention", elements, storage)
+        fused = cache.fused_tensors(hidden, rank.tp)
+        for part, elements in zip(_ATTENTION_PARTS, fused, strict=False):
+            yield _content_bytes(part, elements, storage)
     if group.mlp is None:
         return
     name: FamilyName = "experts" if isinstance(group.mlp, MoeMlp) else "mlp"

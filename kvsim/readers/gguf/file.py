@@ -16,7 +16,7 @@ from kvsim.errors import InputError
 from kvsim.readers.gguf.fields import config_from_metadata
 from kvsim.readers.gguf.header import GgufTensor, read_gguf_header
 from kvsim.readers.huggingface.config import spec_from_config
-from kvsim.specs.model import ModelSpec
+from kvsim.specs.model import QUANTISED_FAMILIES, FamilyFormat, ModelSpec
 from kvsim.specs.precision import WEIGHT_FORMATS
 
 __all__ = ["spec_from_gguf"]
@@ -111,9 +111,11 @@ def _storage(tensors: Iterable[GgufTensor]) -> dict[str, object]:
         return {}
     main = sizes.most_common(1)[0][0]
     if main in _PLAIN_KINDS:
-        return {"dtype": _PLAIN_KINDS[main], "quantization": None, "quantized_families": None}
+        return {"dtype": _PLAIN_KINDS[main], "quantization": None, "family_formats": ()}
     if main == "MXFP4":
-        return {"quantization": "mxfp4", "quantized_families": ("experts",)}
+        others = [family for family in QUANTISED_FAMILIES if family != "experts"]
+        plain = tuple(FamilyFormat(family=family, format=None) for family in others)
+        return {"quantization": "mxfp4", "family_formats": plain}
     return {"dtype": "fp16", "quantization": _nearest_mixture(8 * sizes.total() / elements)}
 
 

@@ -23,13 +23,15 @@ from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.readers.huggingface.groups import layer_groups
 from kvsim.readers.huggingface.meanings import family_by_fields, refuse_unread
-from kvsim.readers.huggingface.quantization import quantization_of
+from kvsim.readers.huggingface.quantization import quantization_of, states_quantization
 from kvsim.readers.json_file import read_json_object
 from kvsim.specs.checked import FieldError
 from kvsim.specs.model import LayerGroup, ModelSpec
 
-__all__ = ["spec_from_config", "spec_from_json_file"]
+__all__ = ["CONFIG_FILE", "QUANTIZATION_FILE", "spec_from_config", "spec_from_json_file"]
 
+CONFIG_FILE = "config.json"
+QUANTIZATION_FILE = "hf_quant_config.json"  # ModelOpt's, where the config itself says nothing
 _TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 _INHERITED = ("dtype", "tie_word_embeddings", "quantization_config", "compression_config")
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "half": "fp16"}
@@ -71,6 +73,9 @@ def spec_from_config(config: Mapping[str, object], *, name: str, source: str = "
 def spec_from_json_file(path: str | os.PathLike[str]) -> ModelSpec:
     """Read a ``config.json`` file; the model is called after its folder.
 
+    Where it does not say how its weights are stored, an ``hf_quant_config.json`` beside it
+    does, as for vLLM (`transformers_utils.config.get_config`).
+
     Raises
     ------
     InputError
@@ -80,10 +85,14 @@ def spec_from_json_file(path: str | os.PathLike[str]) -> ModelSpec:
         When the model can keep nothing between steps.
     """
     file = Path(path)
-    config = read_json_object(file)
-    spec = spec_from_config(config, name=str(file), source=f"read from {file}")
+    config, source = read_json_object(file), f"read from {file}"
+    beside = file.with_name(QUANTIZATION_FILE)
+    if file.name == CONFIG_FILE and not states_quantization(config) and beside.is_file():
+        config["quantization_config"] = read_json_object(beside)
+        source = f"{source} and {QUANTIZATION_FILE}"
+    spec = spec_from_config(config, name=str(file), source=source)
     folder = file.absolute().parent.name
-    return spec.model_copy(update={"name": folder if file.name == "config.json" else file.stem})
+    return spec.model_copy(update={"name": folder if file.name == CONFIG_FILE else file.stem})
 
 
 def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
@@ -99,7 +108,7 @@ def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
     refuse_unread(fields, family, model_type, known=known is not None)
     groups, encoder = _groups(fields, family)
     dtype, dtype_note = _dtype(fields)
-    quantization = quantization_of(fields)
+    quantization = quantization_of(fields, groups, family.layout)
     positions = fields.integer("max_position_embeddings", _decoder_positions(fields))
     return ModelSpec(
         name=name,
@@ -111,11 +120,11 @@ def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
         tie_embeddings=fields.flag("tie_word_embeddings"),
         dtype=dtype,
         quantization=quantization.name,
-        quantized_families=quantization.families,
+        family_formats=quantization.family_formats,
         layer_groups=groups,
         other_parameters=encoder + other_parameters(config, fields),
         rotary_table_elements=rotary_table_elements(fields, family),
-        source="; ".join(part for part in (source, dtype_note) if part),
+        source="; ".join(part for part in (source, dtype_note, quantization.note) if part),
     )
 
 

@@ -1,17 +1,34 @@
-"""A config's ``quantization_config``: which weight format, and which matrices it spares.
+"""A config's ``quantization_config``: the weight format of each family of tensors.
 
-It says how *weights* are stored. It never decides the KV cache's format.
+::
+
+    method ─▶ rule: matrix ─▶ format    modules_of: the matrices ─▶ one format a family
+
+A family that differs between its matrices, or between layers, is refused: a plan would have
+to guess. It says how *weights* are stored. It never decides the KV cache's format.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from kvsim.errors import UnsupportedError
 from kvsim.readers.huggingface.fields import Fields
+from kvsim.readers.huggingface.module_lists import (
+    Covers,
+    ModuleList,
+    exactly,
+    like_modelopt,
+    whole_words,
+)
+from kvsim.readers.huggingface.modules import Module, modules_of
+from kvsim.specs.model import QUANTISED_FAMILIES, FamilyFormat, FamilyName, LayerGroup
 
-__all__ = ["Quantization", "quantization_of"]
+__all__ = ["Quantization", "quantization_of", "states_quantization"]
 
-_FAMILIES = ("attention", "mlp", "experts")
+_KEYS = ("quantization_config", "compression_config")
 _SPARED_LISTS = (
     "modules_to_not_convert",
     "ignore",
@@ -20,6 +37,25 @@ _SPARED_LISTS = (
     "llm_int8_skip_modules",
 )
 _FIXED = {"fbgemm_fp8": "fp8", "mxfp4": "mxfp4", "nvfp4": "nvfp4"}
+# vLLM's LINEAR_ALGOS (quantization/modelopt.py), and ModelOpt's own words for 4 bits.
+_MODELOPT = {
+    "fp8": "fp8",
+    "fp8_per_channel_per_token": "fp8",
+    "fp8_pb_wo": "fp8_block",
+    "fp8_block_scales": "fp8_block",
+    "nvfp4": "nvfp4",
+    "nvfp4_awq": "nvfp4",
+    "modelopt_fp4": "nvfp4",
+    "w4a16_nvfp4": "w4a16_nvfp4",
+    "mxfp8": "mxfp8",
+    "modelopt_mxfp8": "mxfp8",
+    "mxfp4": "mxfp4",
+    "w4a8_mxfp4_fp8": "mxfp4",
+}
+_MIXED = "mixed_precision"
+
+# Which format a matrix is stored in; None is left in the model's dtype.
+_Rule = Callable[[Module], str | None]
 
 
 class Quantization(NamedTuple):
@@ -29,50 +65,136 @@ class Quantization(NamedTuple):
     ----------
     name : str or None
         A `kvsim.specs.precision.WeightFormat` name; None when nothing is quantised.
-    families : tuple of str or None
-        Tensor families that the format applies to; None is all matrices inside layers.
+    family_formats : tuple of FamilyFormat
+        The families that are stored otherwise.
+    note : str
+        What had to be assumed, or "".
     """
 
     name: str | None = None
-    families: tuple[str, ...] | None = None
+    family_formats: tuple[FamilyFormat, ...] = ()
+    note: str = ""
 
 
-def quantization_of(fields: Fields) -> Quantization:
+def states_quantization(config: Mapping[str, object]) -> bool:
+    """Whether a config says itself how its weights are stored, outside or in its text part."""
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    return any(part.get(key) is not None for part in parts for key in _KEYS)
+
+
+def quantization_of(fields: Fields, groups: Sequence[LayerGroup], layout: str) -> Quantization:
     """Read ``quantization_config`` (or compressed-tensors' older ``compression_config``).
+
+    Parameters
+    ----------
+    fields : Fields
+        The text part of a config.
+    groups : sequence of LayerGroup
+        The layers that it describes.
+    layout : str
+        The layout of its architecture.
 
     Raises
     ------
     InputError
         For a method or a bit width that is not known, named.
+    UnsupportedError
+        For a family that is stored in several formats.
     """
-    key = "quantization_config" if "quantization_config" in fields else "compression_config"
-    if key not in fields:
+    key = next((key for key in _KEYS if key in fields), None)
+    if key is None:
         return Quantization()
     config = fields.inner(key)
-    if fields.text("expert_dtype") == "fp4":
-        return Quantization("mxfp4", ("experts",))  # DeepSeek-V4: 97 % of its weights
-    name = _format(config)
-    return Quantization(name, _families(config, fields.integer("num_hidden_layers")))
+    if "quantization" in config:  # hf_quant_config.json
+        config = config.inner("quantization")
+    rule, note = _rule(config, config.text("expert_dtype", fields.text("expert_dtype")))
+    modules = modules_of(groups, layout, has_head=not fields.flag("tie_word_embeddings"))
+    formats: dict[FamilyName, dict[str | None, int | None]] = {}
+    for module in modules:
+        formats.setdefault(module.family, {}).setdefault(rule(module), module.layer)
+    stored = {family: _only(found, family, fields) for family, found in formats.items()}
+    return _summary(stored, note)
 
 
-def _format(config: Fields) -> str:
+def _only(found: Mapping[str | None, int | None], family: str, fields: Fields) -> str | None:
+    """The one format of a family."""
+    if len(found) == 1:
+        return next(iter(found))
+    places = " and ".join(
+        f"{name or 'unquantised'} (layer {layer})" for name, layer in found.items()
+    )
+    raise UnsupportedError(
+        f"{fields.where}: its {family} weights are stored in several formats, {places}, of which"
+        " kvsim keeps one a family; name the model it was made from, with --quantization"
+    )
+
+
+def _summary(stored: Mapping[FamilyName, str | None], note: str) -> Quantization:
+    """Name the format of the largest family, and what differs from it."""
+    inside = [family for family in QUANTISED_FAMILIES if family in stored]
+    main = next((stored[family] for family in inside if stored[family]), None)
+    others = [family for family in inside if stored[family] != main]
+    if stored.get("output_head"):  # a main format leaves it as it is
+        others.append("output_head")
+    formats = (FamilyFormat(family=family, format=stored[family]) for family in others)
+    return Quantization(main, tuple(formats), note)
+
+
+def _rule(config: Fields, expert_dtype: str) -> tuple[_Rule, str]:
+    """How the checkpoint's method stores a matrix, and what had to be assumed."""
     method = config.text("quant_method").lower()
+    if method == "fp8" and expert_dtype == "fp4":
+        return _fp4_experts(config), ""
+    if method.startswith("modelopt") or (not method and "quant_algo" in config):
+        return _modelopt(config)
+    if method in {"compressed-tensors", "compressed_tensors"}:
+        return _compressed_tensors(config), ""
+    return _inside_layers(_format(config, method), _spared(config, whole_words)), ""
+
+
+def _spared(config: Fields, meaning: Callable[[str], Covers]) -> ModuleList:
+    return _list(config, [name for key in _SPARED_LISTS for name in config.words(key)], meaning)
+
+
+def _list(config: Fields, names: Iterable[str], meaning: Callable[[str], Covers]) -> ModuleList:
+    try:
+        return ModuleList(names, meaning)
+    except re.error as error:
+        raise config.error(f"a name in its lists is no regular expression: {error}") from None
+
+
+def _inside_layers(name: str, spared: ModuleList) -> _Rule:
+    """All matrices but the output head and what the checkpoint spares."""
+
+    def stored(module: Module) -> str | None:
+        return None if module.family == "output_head" or module in spared else name
+
+    return stored
+
+
+def _format(config: Fields, method: str) -> str:
     if method in _FIXED:
         return _FIXED[method]
     if method == "fp8":
-        return "fp8_block" if "weight_block_size" in config else "fp8"
+        return _fp8(config, {(128, 128): "fp8_block"})
     if method in {"awq", "gptq", "auto-round", "intel/auto-round", "gptqmodel"}:
         return _by_bits(config, method, "awq" if method == "awq" else "gptq")
     if method == "bitsandbytes":
         return "int8" if config.flag("load_in_8bit") else "bitsandbytes"
-    if method.startswith("modelopt") or "quant_algo" in config:
-        return _modelopt(config)
-    if method in {"compressed-tensors", "compressed_tensors"}:
-        return _compressed_tensors(config)
     raise config.error(
         f"quant_method {method!r} is not known",
         "known are fp8, awq, gptq, bitsandbytes, compressed-tensors, mxfp4 and modelopt",
     )
+
+
+def _fp8(config: Fields, by_block: dict[tuple[int, ...], str]) -> str:
+    if "weight_block_size" not in config:
+        return "fp8"
+    block = tuple(config.integers("weight_block_size"))
+    if block not in by_block:
+        known = " and ".join(str(list(sides)) for sides in by_block)
+        raise config.error(f"weight_block_size {list(block)} is not known", f"known are {known}")
+    return by_block[block]
 
 
 def _by_bits(config: Fields, method: str, four_bits: str) -> str:
@@ -82,70 +204,97 @@ def _by_bits(config: Fields, method: str, four_bits: str) -> str:
     return four_bits if bits == 4 else "int8"
 
 
-def _modelopt(config: Fields) -> str:
+def _fp4_experts(config: Fields) -> _Rule:
+    """DeepSeek-V4: FP8 with e8m0 scales, but the routed experts (vLLM's DeepseekV4FP8Config).
+
+    A ``moe_quant_algo`` stores the experts in another format; ``ignore`` then speaks of them
+    alone.
+    """
+    rest = _fp8(config, {(128, 128): "fp8_block_e8m0", (32, 32): "fp8_block32_e8m0"})
+    algorithm = config.text("moe_quant_algo", "mxfp4").lower()
+    if algorithm not in {"mxfp4", "nvfp4"}:
+        raise config.error(f"moe_quant_algo {algorithm!r} is not known", "known is NVFP4")
+    ignored = _spared(config, like_modelopt)
+
+    def stored(module: Module) -> str | None:
+        if module.family == "experts":
+            return "mxfp4" if module in ignored else algorithm
+        return None if module.family == "output_head" else rest
+
+    return stored
+
+
+def _modelopt(config: Fields) -> tuple[_Rule, str]:
+    """ModelOpt: the output head, too, is quantised unless a list spares it."""
     algorithm = config.text("quant_algo", config.text("quant_method")).lower()
-    for word in ("nvfp4", "fp8", "mxfp4"):
-        if word in algorithm:
-            return word
-    raise config.error(f"quant_algo {algorithm!r} is not known", "known are FP8, NVFP4 and MXFP4")
+    spared = _spared(config, like_modelopt)
+    if algorithm == _MIXED:
+        return _mixed(config, spared), ""
+    name = _modelopt_format(config, algorithm)
+    listed = any(key in config for key in _SPARED_LISTS)
+    note = f"the config lists no spared modules: {name} taken for all linear layers and the head"
+    return (lambda module: None if module in spared else name), "" if listed else note
 
 
-def _compressed_tensors(config: Fields) -> str:
-    layout = config.text("format")
-    for word in ("nvfp4", "mxfp4"):
+def _modelopt_format(config: Fields, algorithm: str) -> str:
+    if algorithm not in _MODELOPT:
+        raise config.error(
+            f"quant_algo {algorithm!r} is not known",
+            "known are FP8, NVFP4, W4A16_NVFP4, MXFP8, MXFP4 and MIXED_PRECISION",
+        )
+    return _MODELOPT[algorithm]
+
+
+def _mixed(config: Fields, spared: ModuleList) -> _Rule:
+    """Only what ``quantized_layers`` names is quantised, each module in its own format."""
+    layers = config.inner("quantized_layers")
+    algorithms = {name: layers.inner(name).text("quant_algo").lower() for name in layers.names()}
+    if not algorithms:
+        raise config.error("MIXED_PRECISION without quantized_layers")
+    formats = {name: _modelopt_format(layers, word) for name, word in algorithms.items()}
+    quantised = ModuleList(formats, whole_words)
+
+    def stored(module: Module) -> str | None:
+        entry = None if module in spared else quantised.entry_of(module)
+        return formats[entry] if entry else None
+
+    return stored
+
+
+def _compressed_tensors(config: Fields) -> _Rule:
+    """Groups of targets, by name or by class ("Linear": all matrices inside layers)."""
+    groups = config.inner("config_groups")
+    if not groups.names():
+        raise config.error("has no config_groups")
+    read = [_group(groups.inner(name), config.text("format")) for name in groups.names()]
+    ignored = _spared(config, exactly)
+
+    def stored(module: Module) -> str | None:
+        if module in ignored:
+            return None
+        named = (name for name, targets, _ in read if module in targets)
+        of_class = (name for name, _, linear in read if linear and module.family != "output_head")
+        return next(named, None) or next(of_class, None)
+
+    return stored
+
+
+def _group(group: Fields, layout: str) -> tuple[str, ModuleList, bool]:
+    """A group's format, the modules that it names, and whether it names their class."""
+    targets = group.words("targets") or ["Linear"]
+    named = _list(group, [name for name in targets if name != "Linear"], exactly)
+    name = _group_format(group.inner("weights"), group.text("format", layout))
+    return name, named, "Linear" in targets
+
+
+def _group_format(weights: Fields, layout: str) -> str:
+    for word in ("nvfp4", "mxfp4", "mxfp8"):
         if layout.startswith(word):
             return word
-    groups = config.inner("config_groups")
-    first = next(iter(groups.names()), None)
-    if first is None:
-        raise config.error("has no config_groups")
-    weights = groups.inner(first).inner("weights")
     bits, kind = weights.integer("num_bits"), weights.text("type", "int")
     if bits == 8:
         block = weights.text("strategy") == "block"
         return "int8" if kind == "int" else "fp8_block" if block else "fp8"
     if bits != 4 or kind != "int":
-        raise config.error(f"{bits}-bit {kind} weights are not known")
+        raise weights.error(f"{bits}-bit {kind} weights are not known")
     return "int4" if weights.integer("group_size", 128) <= 32 else "gptq"
-
-
-def _families(config: Fields, layers: int) -> tuple[str, ...] | None:
-    """Leave out the families that a list of spared modules covers in every layer."""
-    spared = [name for key in _SPARED_LISTS for name in config.words(key)]
-    kept = tuple(family for family in _FAMILIES if not _covers(spared, family, layers))
-    return None if kept == _FAMILIES else kept
-
-
-def _covers(spared: list[str], family: str, layers: int) -> bool:
-    """Whether the names spare a family: by one pattern, or layer by layer."""
-    numbers: set[str] = set()
-    for name in spared:
-        if _family_of(name) != family:
-            continue
-        number = next((part for part in name.split(".") if part.isdigit()), None)
-        if number is None:
-            return True
-        numbers.add(number)
-    return len(numbers) >= layers
-
-
-def _family_of(name: str) -> str | None:
-    r"""Which whole family a module name or pattern stands for; None for parts and others.
-
-    Examples
-    --------
-    >>> _family_of("model.layers.*.self_attn"), _family_of("re:.*shared_experts.*")
-    ('attention', None)
-    >>> _family_of("re:.*mlp\\.(gate|up|gate_up|down)_proj.*")
-    'mlp'
-    """
-    stem = name.lower().rstrip(".*$")
-    if "vision" in stem or "visual" in stem or "shared_expert" in stem:
-        return None
-    if stem.endswith(("self_attn", "attention")):
-        return "attention"
-    if stem.endswith("experts"):
-        return "experts"
-    if stem.endswith(".mlp") or ("mlp" in stem and stem.endswith("_proj") and "(" in stem):
-        return "mlp"
-    return None

@@ -135,13 +135,14 @@ class Weights(NamedTuple):
     units : int
         KV heads, for "kv".
     family : str
-        The tensor family: "attention" or "recurrent".
+        The tensor family: "attention", "attention_output" (the output projection, which
+        checkpoints quantise apart from the rest) or "recurrent".
     """
 
     parameters: int
     sharding: Literal["tp", "kv", "replicated"]
     units: int = 1
-    family: Literal["attention", "recurrent"] = "attention"
+    family: Literal["attention", "attention_output", "recurrent"] = "attention"
 
 
 class Formula(NamedTuple):
@@ -288,7 +289,7 @@ class Attention(Checked, ABC):
 
     @abstractmethod
     def fused_tensors(self, hidden: int, tp: int) -> tuple[int, ...]:
-        """Elements of each large tensor on one rank, fused as a loader does.
+        """Elements of each large tensor on one rank, fused as a loader does: inputs, output.
 
         Empty where that is not known: a loader's rounding is then left out.
         """

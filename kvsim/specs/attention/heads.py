@@ -85,8 +85,9 @@ class HeadAttention(TokenCache):
         inputs = hidden + self.bias
         output = self.heads * self.value_dim * hidden + hidden * self.output_bias
         return (
-            Weights(self._query_width * inputs + output, "tp"),
+            Weights(self._query_width * inputs, "tp"),
             Weights(key_value * inputs, "kv", self.kv_heads),
+            Weights(output, "tp", family="attention_output"),
         )
 
     @property

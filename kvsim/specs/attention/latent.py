@@ -123,10 +123,11 @@ class LatentAttention(LoadedUnknown, TokenCache):
         """Down-projections and the indexer are whole on every rank, up-projections split."""
         query = self.heads * self.key_dim * (self.q_lora_rank or hidden)
         expand = self.kv_lora_rank * self.heads * (self.nope_dim + self.value_dim)
-        output = self.heads * self.value_dim * hidden * (2 if self.output_gate else 1)
+        output = self.heads * self.value_dim * hidden
         down = hidden * (self.kv_lora_rank + self.rope_dim + (self.q_lora_rank or 0))
         return (
-            Weights(query + expand + output, "tp"),
+            Weights(query + expand + output * self.output_gate, "tp"),
+            Weights(output, "tp", family="attention_output"),
             Weights(down, "replicated"),
             Weights(self._indexer_parameters(hidden), "replicated"),
         )
@@ -267,7 +268,8 @@ class CompressedLatentAttention(LoadedUnknown, TokenCache):
         down = hidden * (self.head_dim + (self.q_lora_rank or 0))
         compressed = self._compressor_parameters(hidden) + self._indexer_parameters(hidden)
         return (
-            Weights(width * (self.q_lora_rank or hidden) + self._output(width, hidden), "tp"),
+            Weights(width * (self.q_lora_rank or hidden), "tp"),
+            Weights(self._output(width, hidden), "tp", family="attention_output"),
             Weights(down + compressed, "replicated"),
         )
 

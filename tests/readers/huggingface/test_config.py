@@ -144,90 +144,12 @@ def test_no_dtype_at_all_is_bf16_and_the_source_says_so():
     assert "bf16 assumed" in spec.source
 
 
-def test_weight_format_is_no_dtype():
-    """gpt-oss: mxfp4 experts; activations, attention and the KV cache stay bf16."""
-    spec = read(
-        llama(
-            torch_dtype="absent",
-            quantization_config={
-                "quant_method": "mxfp4",
-                "modules_to_not_convert": [
-                    "model.layers.*.self_attn",
-                    "model.layers.*.mlp.router",
-                    "lm_head",
-                ],
-            },
-        )
-    )
-    assert (spec.dtype, spec.quantization) == ("bf16", "mxfp4")
-    assert "attention" not in spec.quantized_families
-    assert "experts" in spec.quantized_families
-
-
 def test_unknown_dtype_is_refused():
     with pytest.raises(InputError, match="dtype is 'float7'"):
         read(llama(torch_dtype="float7"))
 
 
 # --- weights -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("config", "name"),
-    [
-        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8_block"),
-        ({"quant_method": "fp8"}, "fp8"),
-        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "awq"),
-        ({"quant_method": "gptq", "bits": 4}, "gptq"),
-        ({"quant_method": "gptq", "bits": 8}, "int8"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8"),
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4"),
-        ({"quant_method": "mxfp4"}, "mxfp4"),
-    ],
-)
-def test_quantization_methods(config, name):
-    assert read(llama(quantization_config=config)).quantization == name
-
-
-@pytest.mark.parametrize(
-    ("weights", "layout", "name"),
-    [
-        ({"num_bits": 8, "type": "float", "strategy": "channel"}, "float-quantized", "fp8"),
-        ({"num_bits": 8, "type": "float", "strategy": "block"}, "float-quantized", "fp8_block"),
-        ({"num_bits": 8, "type": "int", "strategy": "channel"}, "int-quantized", "int8"),
-        ({"num_bits": 4, "type": "int", "group_size": 128}, "pack-quantized", "gptq"),
-        ({"num_bits": 4, "type": "int", "group_size": 32}, "pack-quantized", "int4"),
-        ({"num_bits": 4, "type": "float"}, "nvfp4-pack-quantized", "nvfp4"),
-    ],
-)
-def test_compressed_tensors(weights, layout, name):
-    config = {
-        "quant_method": "compressed-tensors",
-        "format": layout,
-        "config_groups": {"group_0": {"weights": weights}},
-    }
-    assert read(llama(quantization_config=config)).quantization == name
-
-
-def test_modules_spared_layer_by_layer_spare_their_family():
-    spared = [f"model.layers.{layer}.self_attn" for layer in range(32)]
-    config = {"quant_method": "fp8", "modules_to_not_convert": [*spared, "lm_head"]}
-    assert read(llama(quantization_config=config)).quantized_families == ("mlp", "experts")
-
-
-def test_modules_spared_in_one_layer_spare_no_family():
-    config = {
-        "quant_method": "bitsandbytes",
-        "load_in_4bit": True,
-        "llm_int8_skip_modules": ["lm_head", "model.layers.1.self_attn"],
-    }
-    assert read(llama(quantization_config=config)).quantized_families is None
-
-
-def test_unknown_quantization_is_named():
-    with pytest.raises(InputError, match="quant_method 'exl9'"):
-        read(llama(quantization_config={"quant_method": "exl9"}))
 
 
 def test_biases_by_family():
