@@ -14,7 +14,10 @@ from pathlib import Path
 from types import ModuleType
 
 from kvsim.errors import InputError, MissingExtraError
-from kvsim.readers.checkpoint import CONFIG_FILE, INDEX_FILE, spec_from_folder
+from kvsim.readers.checkpoint import INDEX_FILE, spec_from_folder
+from kvsim.readers.huggingface.config import CONFIG_FILE, QUANTIZATION_FILE
+from kvsim.readers.huggingface.quantization import states_quantization
+from kvsim.readers.json_file import read_json_object
 from kvsim.specs.model import ModelSpec
 
 __all__ = ["spec_from_hub"]
@@ -25,7 +28,10 @@ _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.
 
 
 def spec_from_hub(repo_id: str, revision: str | None = None) -> ModelSpec:
-    """Fetch a repository's ``config.json`` (and weight index, where it has one).
+    """Fetch a repository's ``config.json``, and beside it what it has of two files.
+
+    They are its weight index, and ModelOpt's account of the weights' formats where the config
+    gives none.
 
     Parameters
     ----------
@@ -52,7 +58,10 @@ def spec_from_hub(repo_id: str, revision: str | None = None) -> ModelSpec:
     hub = _client()
     with _one_line_errors(hub, where):
         config = _fetch(hub, repo_id, CONFIG_FILE, revision)
-        _fetch_index(hub, repo_id, config.parent.name)  # .../snapshots/<commit>/config.json
+        commit = config.parent.name  # .../snapshots/<commit>/config.json
+        _fetch_if_there(hub, repo_id, INDEX_FILE, commit)  # models of one file have none
+        if not states_quantization(read_json_object(config)):
+            _fetch_if_there(hub, repo_id, QUANTIZATION_FILE, commit)
     spec = spec_from_folder(config.parent)
     name = repo_id.rpartition("/")[2]
     return spec.model_copy(update={"name": name, "hf_id": repo_id, "source": where})
@@ -85,12 +94,12 @@ def _fetch(hub: ModuleType, repo_id: str, filename: str, revision: str | None) -
     return Path(hub.hf_hub_download(repo_id, filename, revision=revision, endpoint=endpoint))
 
 
-def _fetch_index(hub: ModuleType, repo_id: str, commit: str) -> None:
-    """Fetch the weight index beside the config; models of one file have none."""
-    if hub.try_to_load_from_cache(repo_id, INDEX_FILE, revision=commit) is not None:
+def _fetch_if_there(hub: ModuleType, repo_id: str, filename: str, commit: str) -> None:
+    """Fetch a file that lies beside some configs."""
+    if hub.try_to_load_from_cache(repo_id, filename, revision=commit) is not None:
         return  # a commit never changes: it is cached, or known to be absent
     try:
-        _fetch(hub, repo_id, INDEX_FILE, commit)
+        _fetch(hub, repo_id, filename, commit)
     except hub.errors.EntryNotFoundError:
         return
 

@@ -41,7 +41,7 @@ try:
 except KVSimError as error:
     print(f"{type(error).__name__}: {error}")
 else:
-    shown = ("name", "hf_id", "dtype", "weight_bytes_on_disk")
+    shown = ("name", "hf_id", "dtype", "quantization", "weight_bytes_on_disk")
     print(json.dumps({name: getattr(spec, name) for name in shown}))
 """
 
@@ -153,9 +153,27 @@ def test_config_and_index_are_fetched_and_weights_never(ask, mirror):
         "name": "sharded",
         "hf_id": "org/sharded",
         "dtype": "fp16",
+        "quantization": None,
         "weight_bytes_on_disk": 4242,
     }
-    assert files_asked(mirror) == {"config.json", "model.safetensors.index.json"}
+    assert files_asked(mirror) == {
+        "config.json",
+        "model.safetensors.index.json",
+        "hf_quant_config.json",
+    }
+
+
+def test_modelopts_file_is_fetched_where_the_config_names_no_format(ask, mirror):
+    beside = {"quantization": {"quant_algo": "NVFP4", "exclude_modules": ["lm_head"]}}
+    mirror.files["org/single"]["hf_quant_config.json"] = json.dumps(beside).encode()
+    assert json.loads(ask("org/single"))["quantization"] == "nvfp4"
+
+
+def test_a_config_that_names_its_format_needs_no_second_file(ask, mirror):
+    config = {**CONFIG, "quantization_config": {"quant_method": "fp8"}}
+    mirror.files["org/single"]["config.json"] = json.dumps(config).encode()
+    assert json.loads(ask("org/single"))["quantization"] == "fp8"
+    assert "hf_quant_config.json" not in files_asked(mirror)
 
 
 def test_a_model_without_an_index_is_computed(ask):
