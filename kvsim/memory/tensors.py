@@ -6,7 +6,7 @@ A family is a set of tensors that are sharded and quantised alike. This module c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from kvsim.memory.rank import Rank
@@ -38,6 +38,8 @@ _MATMULS = (*QUANTISED_FAMILIES, "output_head", "router")
 
 class TensorFamily(NamedTuple):
     """Tensors that are sharded and quantised alike.
+
+    A family that some layers store otherwise comes in parts, each with its own layers.
 
     Parameters
     ----------
@@ -151,9 +153,24 @@ def _all_families(model: ModelSpec) -> Iterator[TensorFamily]:
     yield TensorFamily("position", None, positions)
     for group in model.layer_groups:
         for family in _layer_families(group, model.hidden_size):
-            yield family._replace(parameters=family.parameters * group.count, layers=group.layers)
+            for layers in _stored_alike(model, family.name, group.layers):
+                size = family.parameters * len(layers)
+                yield family._replace(parameters=size, layers=layers)
     yield TensorFamily("norms", None, model.hidden_size)
     yield TensorFamily("output_head", None, 0 if model.tie_embeddings else table, "tp")
+
+
+def _stored_alike(
+    model: ModelSpec, name: FamilyName, layers: tuple[int, ...]
+) -> Iterable[tuple[int, ...]]:
+    """Cut a group's layers where a checkpoint stores a family in several formats."""
+    own = [each.layers for each in model.family_formats if each.family == name and each.layers]
+    if not own:
+        return (layers,)
+    alike: dict[tuple[bool, ...], list[int]] = {}
+    for layer in layers:
+        alike.setdefault(tuple(layer in some for some in own), []).append(layer)
+    return map(tuple, alike.values())
 
 
 def _layer_families(group: LayerGroup, hidden: int) -> Iterator[TensorFamily]:

@@ -16,14 +16,12 @@ Where a family lies in a pipeline::
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from kvsim.memory.rank import Rank
 from kvsim.memory.tensors import TensorFamily, stage_share, tensor_families
 from kvsim.specs.attention import heads_per_rank
-from kvsim.specs.model import FamilyName, ModelSpec
+from kvsim.specs.model import FamilyFormat, ModelSpec
 from kvsim.specs.precision import WeightFormat, weight_format
 from kvsim.units import ceil_div
 
@@ -48,21 +46,22 @@ class WeightStorage(NamedTuple):
     ----------
     plain, packed : WeightFormat
         Format of the unquantised tensors, and of the quantised ones.
-    families : mapping of str to WeightFormat
-        Formats of the families that differ from both.
+    families : tuple of FamilyFormat
+        Where a family is stored in another format; the first that fits holds.
     scale : float
         Real size over computed size, where a checkpoint's real size is known.
     """
 
     plain: WeightFormat
     packed: WeightFormat
-    families: Mapping[FamilyName, WeightFormat] = MappingProxyType({})
+    families: tuple[FamilyFormat, ...] = ()
     scale: float = 1.0
 
     def format_of(self, family: TensorFamily) -> WeightFormat:
         """Return the format of a family's tensors."""
-        if family.name in self.families:
-            return self.families[family.name]
+        for each in self.families:
+            if each.family == family.name and _holds(each.layers, family.layers):
+                return weight_format(each.format) if each.format else self.plain
         is_table = family.name in ("embedding", "output_head")
         packed = self.packed.quantises_head if is_table else family.quantised
         return self.packed if packed else self.plain
@@ -70,6 +69,10 @@ class WeightStorage(NamedTuple):
     def bytes_of(self, family: TensorFamily, parameters: float) -> float:
         """Bytes of so many of a family's parameters."""
         return parameters * self.format_of(family).bits_per_weight / 8 * self.scale
+
+
+def _holds(where: tuple[int, ...] | None, layers: tuple[int, ...] | None) -> bool:
+    return where is None or (layers is not None and set(layers) <= set(where))
 
 
 def weight_storage(
@@ -88,10 +91,7 @@ def weight_storage(
     plain = weight_format(dtype or model.dtype)
     own = quantization is None or quantization == model.quantization
     name = model.quantization if own else quantization
-    stored = model.family_formats if own else ()
-    families = {
-        each.family: weight_format(each.format) if each.format else plain for each in stored
-    }
+    families = model.family_formats if own else ()
     storage = WeightStorage(plain, weight_format(name) if name else plain, families)
     if model.weight_bytes_on_disk is None or dtype is not None or quantization is not None:
         return storage

@@ -124,10 +124,13 @@ class FamilyFormat(Checked):
         The tensor family.
     format : str or None
         A `kvsim.specs.precision.WeightFormat` name; None is left in the model's `dtype`.
+    layers : tuple of int or None
+        The layers where it is stored so; None is everywhere.
     """
 
     family: FamilyName
     format: str | None
+    layers: tuple[int, ...] | None = None
 
 
 class ModelSpec(Checked):
@@ -155,7 +158,7 @@ class ModelSpec(Checked):
         Main weight format (a `kvsim.specs.precision.WeightFormat` name): of all matrices
         inside layers but the routers.
     family_formats : tuple of FamilyFormat
-        The families that the checkpoint stores in another one.
+        What the checkpoint stores in another one; the first that fits a tensor holds.
     spared_parameters : int
         Parameters of quantisable matrices that the checkpoint leaves in `dtype` all the
         same, where families do not say which.

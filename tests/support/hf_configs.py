@@ -45,3 +45,8 @@ def only_cache(config: Mapping[str, Any]) -> Attention:
 def counts(config: Mapping[str, Any]) -> dict[str, int]:
     """How many layers each of its groups has."""
     return {group.name: group.count for group in read(config).layer_groups}
+
+
+def stored(spec: ModelSpec) -> dict[str, str | None]:
+    """The families that are stored otherwise than in the main format."""
+    return {each.family: each.format for each in spec.family_formats}

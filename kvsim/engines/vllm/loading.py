@@ -111,20 +111,19 @@ def _tensor_bytes(
     for cache in group.caches:
         fused = cache.fused_tensors(hidden, rank.tp)
         for part, elements in zip(_ATTENTION_PARTS, fused, strict=False):
-            yield _content_bytes(part, elements, storage)
+            yield _content_bytes(TensorFamily(part, group.layers, elements), storage)
     if group.mlp is None:
         return
     name: FamilyName = "experts" if isinstance(group.mlp, MoeMlp) else "mlp"
     experts, width = _rank_experts(group, rank)
     ups, inputs = 2 if group.mlp.gated else 1, _mlp_inputs(group, hidden)
-    yield _content_bytes(name, experts * ups * width * inputs, storage)
-    yield _content_bytes(name, experts * width * inputs, storage)
+    for elements in (experts * ups * width * inputs, experts * width * inputs):
+        yield _content_bytes(TensorFamily(name, group.layers, elements), storage)
 
 
-def _content_bytes(name: FamilyName, elements: int, storage: WeightStorage) -> int:
+def _content_bytes(tensor: TensorFamily, storage: WeightStorage) -> int:
     """Bytes of a tensor's elements; scales lie in tensors of their own."""
-    fmt = storage.format_of(TensorFamily(name, None, elements))
-    return elements * int(fmt.bits_per_weight) // 8
+    return tensor.parameters * int(storage.format_of(tensor).bits_per_weight) // 8
 
 
 def _mlp_inputs(group: LayerGroup, hidden: int) -> int:
@@ -145,7 +144,7 @@ def _padding_bytes(group: LayerGroup, hidden: int, rank: Rank, storage: WeightSt
     """Bytes that one layer's mxfp4 experts grow by when rounded up to whole tiles."""
     if not isinstance(group.mlp, MoeMlp):
         return 0
-    fmt = storage.format_of(TensorFamily("experts", None, 0))
+    fmt = storage.format_of(TensorFamily("experts", group.layers, 0))
     if fmt.name != "mxfp4":
         return 0
     (experts, width), inputs = _rank_experts(group, rank), _mlp_inputs(group, hidden)

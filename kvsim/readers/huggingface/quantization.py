@@ -2,16 +2,17 @@
 
 ::
 
-    method ─▶ rule: matrix ─▶ format    modules_of: the matrices ─▶ one format a family
+    method ─▶ rule: matrix ─▶ format    modules_of: the matrices ─▶ a format a family and layer
 
-A family that differs between its matrices, or between layers, is refused: a plan would have
-to guess. It says how *weights* are stored. It never decides the KV cache's format.
+A family of which one layer's matrices differ is refused: a plan would have to guess. It says
+how *weights* are stored. It never decides the KV cache's format.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from kvsim.errors import UnsupportedError
@@ -99,7 +100,7 @@ def quantization_of(fields: Fields, groups: Sequence[LayerGroup], layout: str) -
     InputError
         For a method or a bit width that is not known, named.
     UnsupportedError
-        For a family that is stored in several formats.
+        For a family that one layer stores in several formats.
     """
     key = next((key for key in _KEYS if key in fields), None)
     if key is None:
@@ -109,35 +110,58 @@ def quantization_of(fields: Fields, groups: Sequence[LayerGroup], layout: str) -
         config = config.inner("quantization")
     rule, note = _rule(config, config.text("expert_dtype", fields.text("expert_dtype")))
     modules = modules_of(groups, layout, has_head=not fields.flag("tie_word_embeddings"))
-    formats: dict[FamilyName, dict[str | None, int | None]] = {}
+    formats: dict[FamilyName, dict[int | None, str | None]] = {}
     for module in modules:
-        formats.setdefault(module.family, {}).setdefault(rule(module), module.layer)
-    stored = {family: _only(found, family, fields) for family, found in formats.items()}
-    return _summary(stored, note)
+        name, layers = rule(module), formats.setdefault(module.family, {})
+        if layers.setdefault(module.layer, name) != name:
+            raise _mixed_layer(fields, module, {name, layers[module.layer]})
+    return _summary(formats, note)
 
 
-def _only(found: Mapping[str | None, int | None], family: str, fields: Fields) -> str | None:
-    """The one format of a family."""
-    if len(found) == 1:
-        return next(iter(found))
-    places = " and ".join(
-        f"{name or 'unquantised'} (layer {layer})" for name, layer in found.items()
-    )
-    raise UnsupportedError(
-        f"{fields.where}: its {family} weights are stored in several formats, {places}, of which"
-        " kvsim keeps one a family; name the model it was made from, with --quantization"
+def _mixed_layer(fields: Fields, module: Module, names: set[str | None]) -> UnsupportedError:
+    words = " and ".join(sorted(name or "unquantised" for name in names))
+    return UnsupportedError(
+        f"{fields.where}: the {module.family} matrices of its layer {module.layer} are stored as"
+        f" {words}, where kvsim knows one format a family; name the model it was made from, with"
+        " --quantization"
     )
 
 
-def _summary(stored: Mapping[FamilyName, str | None], note: str) -> Quantization:
+def _summary(
+    formats: Mapping[FamilyName, Mapping[int | None, str | None]], note: str
+) -> Quantization:
     """Name the format of the largest family, and what differs from it."""
-    inside = [family for family in QUANTISED_FAMILIES if family in stored]
-    main = next((stored[family] for family in inside if stored[family]), None)
-    others = [family for family in inside if stored[family] != main]
-    if stored.get("output_head"):  # a main format leaves it as it is
-        others.append("output_head")
-    formats = (FamilyFormat(family=family, format=stored[family]) for family in others)
-    return Quantization(main, tuple(formats), note)
+    usual = {family: _usual(layers.values()) for family, layers in formats.items()}
+    inside = [family for family in QUANTISED_FAMILIES if family in formats]
+    main = next((usual[family] for family in inside if usual[family]), None)
+    found = [
+        each for family in inside for each in _unlike(family, formats[family], usual[family], main)
+    ]
+    if head := usual.get("output_head"):  # a main format leaves it as it is
+        found.append(FamilyFormat(family="output_head", format=head))
+    return Quantization(main, tuple(found), note)
+
+
+def _usual(names: Collection[str | None]) -> str | None:
+    """The format of most layers."""
+    return Counter(names).most_common(1)[0][0]
+
+
+def _unlike(
+    family: FamilyName,
+    formats: Mapping[int | None, str | None],
+    usual: str | None,
+    main: str | None,
+) -> Iterator[FamilyFormat]:
+    """How a family differs from the main format: single layers first, as the first holds."""
+    for name in dict.fromkeys(formats.values()):
+        if name != usual:
+            layers = sorted(
+                layer for layer, own in formats.items() if own == name and layer is not None
+            )
+            yield FamilyFormat(family=family, format=name, layers=tuple(layers))
+    if usual != main:
+        yield FamilyFormat(family=family, format=usual)
 
 
 def _rule(config: Fields, expert_dtype: str) -> tuple[_Rule, str]:

@@ -1,13 +1,10 @@
-"""How a checkpoint stores each family: its own lists of modules, and real checkpoints' bytes."""
-
-import json
+"""How a checkpoint stores each family of tensors, by its own lists of modules."""
 
 import pytest
 
 from kvsim.errors import InputError, UnsupportedError
-from kvsim.memory.tensors import tensor_families
-from kvsim.memory.weights import weight_storage
-from kvsim.readers.huggingface.config import spec_from_json_file
+from kvsim.memory.rank import Rank
+from kvsim.memory.weights import rank_weight_bytes, weight_bytes
 from kvsim.readers.huggingface.module_lists import (
     ModuleList,
     exactly,
@@ -15,16 +12,10 @@ from kvsim.readers.huggingface.module_lists import (
     whole_words,
 )
 from kvsim.readers.huggingface.modules import Module
-from tests.support.hf_configs import llama, read
+from tests.support.hf_configs import llama, read, stored
 
 ATTENTION = {"attention": None, "attention_output": None}
 FP8_E8M0 = {"quant_method": "fp8", "weight_block_size": [128, 128], "scale_fmt": "ue8m0"}
-NVFP4_FILE = {"quantization": {"quant_algo": "NVFP4", "exclude_modules": ["lm_head"]}}
-
-
-def stored(spec):
-    """The families that are stored otherwise than the main format."""
-    return {each.family: each.format for each in spec.family_formats}
 
 
 def quantised(config=None, **quantization):
@@ -275,12 +266,49 @@ class TestLists:
         assert layer_10 in ModuleList(["model.layers.1*"], like_modelopt)
         assert layer_10 not in ModuleList(["model.layers.1.*"], like_modelopt)
 
-    @pytest.mark.parametrize("module", ["mlp", "mlp.down_proj", "self_attn.k_proj"])
-    def test_a_family_of_two_formats_is_refused_in_a_line(self, module):
-        spared = each_layer(module, layers=range(31))
-        with pytest.raises(UnsupportedError, match="several formats, ") as error:
+    @pytest.mark.parametrize(
+        ("module", "family"), [("mlp.down_proj", "mlp"), ("self_attn.k_proj", "attention")]
+    )
+    def test_a_layer_that_stores_a_family_in_two_formats_is_refused(self, module, family):
+        spared = each_layer(module, layers=[7])
+        what = f"the {family} matrices of its layer 7 are stored as fp8 and unquantised"
+        with pytest.raises(UnsupportedError, match=what) as error:
             quantised(quant_method="fp8", modules_to_not_convert=spared)
         assert "\n" not in str(error.value)
+
+
+class TestLayers:
+    """Layers that differ from the others of their kind."""
+
+    def formats(self, **quantization):
+        spec = read(llama(quantization_config=quantization))
+        return [(each.family, each.format, each.layers) for each in spec.family_formats]
+
+    def test_the_first_and_last_are_spared(self):
+        spared = each_layer("mlp", layers=[0, 31])
+        found = self.formats(quant_method="fp8", modules_to_not_convert=spared)
+        assert found == [("mlp", None, (0, 31))]
+
+    def test_most_layers_say_what_is_usual(self):
+        """All but one layer's attention is spared; the one goes first, for the first holds."""
+        spared = each_layer("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        spared = [name for name in spared if ".5." not in name]
+        found = self.formats(quant_method="fp8", modules_to_not_convert=spared)
+        assert found == [("attention", "fp8", (5,)), ("attention", None, None)]
+
+    def test_the_bytes_are_those_of_the_layers(self):
+        """Two of 32 MLPs of 3 * 4096 * 14336 keep 16 bits, where the rest has 8."""
+        spared = each_layer("mlp", layers=[0, 31])
+        config = {"quant_method": "fp8", "modules_to_not_convert": spared}
+        spec = read(llama(quantization_config=config))
+        whole = read(llama(quantization_config={"quant_method": "fp8"}))
+        assert weight_bytes(spec) - weight_bytes(whole) == 2 * 3 * 4096 * 14336
+        stages = [
+            rank_weight_bytes(spec, Rank(pp=4, stage=n))
+            - rank_weight_bytes(whole, Rank(pp=4, stage=n))
+            for n in range(4)
+        ]
+        assert stages == [3 * 4096 * 14336, 0, 0, 3 * 4096 * 14336]
 
 
 class TestMixedPrecision:
@@ -348,68 +376,3 @@ class TestFp4Experts:
         more = {"moe_quant_algo": "NVFP4", "ignore": ["*experts*"]}
         found = quantised(deepseek(expert_dtype="fp4"), **FP8_E8M0, **more)
         assert found == ("mxfp4", self.rest("fp8_block_e8m0"))
-
-
-class TestFileBesideTheConfig:
-    """ModelOpt's hf_quant_config.json, which vLLM reads where the config says nothing."""
-
-    def write(self, folder, beside=NVFP4_FILE, name="config.json", **changes):
-        (folder / name).write_text(json.dumps(llama(**changes)))
-        (folder / "hf_quant_config.json").write_text(json.dumps(beside))
-        return spec_from_json_file(folder / name)
-
-    def test_it_says_how_the_weights_are_stored(self, tmp_path):
-        spec = self.write(tmp_path)
-        assert (spec.quantization, stored(spec)) == ("nvfp4", {})
-        assert "and hf_quant_config.json" in spec.source
-
-    def test_the_config_goes_first(self, tmp_path):
-        spec = self.write(tmp_path, quantization_config={"quant_method": "fp8"})
-        assert spec.quantization == "fp8"
-        inner = llama(quantization_config={"quant_method": "awq", "bits": 4})
-        spec = self.write(tmp_path, model_type="llava", text_config=inner)
-        assert spec.quantization == "awq"
-
-    def test_a_config_of_another_name_is_no_checkpoints(self, tmp_path):
-        assert self.write(tmp_path, name="mine.json").quantization is None
-
-    def test_without_lists_every_linear_layer_is_taken_and_the_source_says_so(self, tmp_path):
-        spec = self.write(tmp_path, {"quantization": {"quant_algo": "NVFP4"}})
-        assert (spec.quantization, stored(spec)) == ("nvfp4", {"output_head": "nvfp4"})
-        assert "nvfp4 taken for all linear layers" in spec.source
-
-    def test_a_broken_file_is_refused(self, tmp_path):
-        with pytest.raises(InputError, match="quantization is 3"):
-            self.write(tmp_path, {"quantization": 3})
-
-
-# GB of all matrices, by the names in each checkpoint's own lists and vLLM's rules for them, of
-# shapes that transformers' modules have: norms and vision towers left out.
-EXACT_GB = {
-    "Qwen--Qwen3-235B-A22B-FP8": 236.44,
-    "Qwen--Qwen3-32B-FP8-Static-PerTensor": 34.32,
-    "Qwen--Qwen3.8-2.4T-A95B-FP8": 2469.36,
-    "deepseek-ai--DeepSeek-R1": 673.15,
-    "deepseek-ai--DeepSeek-V3.2": 674.08,
-    "deepseek-ai--DeepSeek-V4-Flash": 155.85,
-    "nvidia--DeepSeek-V3.1-NVFP4": 386.38,
-    "nvidia--DeepSeek-V4-Flash-NVFP4": 164.51,
-    "nvidia--GLM-5-NVFP4": 440.91,
-    "nvidia--Kimi-K2.5-NVFP4": 589.84,
-    "nvidia--Kimi-K2.6-NVFP4": 594.20,
-    "nvidia--Kimi-K2.7-Code-NVFP4": 594.20,
-    "nvidia--Qwen3-235B-A22B-NVFP4": 134.10,
-    "nvidia--Qwen3.5-122B-A10B-NVFP4": 77.52,
-    "nvidia--Qwen3.5-397B-A17B-NVFP4": 237.03,
-    "nvidia--Qwen3.6-27B-NVFP4": 20.15,
-    "zai-org--GLM-5-FP8": 746.19,
-}
-
-
-@pytest.mark.parametrize("checkpoint", EXACT_GB)
-def test_real_checkpoints_weigh_what_their_lists_say(kvsim_data, checkpoint):
-    spec = spec_from_json_file(kvsim_data / "reference/configs" / checkpoint / "config.json")
-    storage = weight_storage(spec)
-    matrices = [f for f in tensor_families(spec) if f.name not in ("norms", "other")]
-    size_gb = sum(storage.bytes_of(family, family.parameters) for family in matrices) / 1e9
-    assert size_gb == pytest.approx(EXACT_GB[checkpoint], rel=0.003)
