@@ -22,6 +22,24 @@ def test_every_name_of_a_format_is_found():
         kv_format("fp7")
 
 
+@pytest.mark.parametrize(
+    ("name", "weights", "stored_bytes", "compute"),
+    [
+        ("mxfp8", 32, 32 + 1, "fp8"),
+        ("mxfp4", 32, 16 + 1, "bf16"),
+        ("nvfp4", 16, 8 + 1, "fp4"),
+        ("w4a16_nvfp4", 16, 8 + 1, "bf16"),
+        ("fp8_block", 128 * 128, 128 * 128 + 4, "fp8"),
+        ("fp8_block_e8m0", 128 * 128, 128 * 128 + 1, "fp8"),
+        ("fp8_block32_e8m0", 32 * 32, 32 * 32 + 1, "fp8"),
+    ],
+)
+def test_a_weight_format_counts_its_scales(name, weights, stored_bytes, compute):
+    """One block of each with its scale: e8m0 and e4m3 are a byte, fp32 is four."""
+    fmt = weight_format(name)
+    assert (fmt.bits_per_weight * weights / 8, fmt.compute) == (stored_bytes, compute)
+
+
 def test_a_device_without_a_rate_says_so():
     """16-bit floats stand in for each other, and for nothing that no device has."""
     card = find_accelerator("h100")

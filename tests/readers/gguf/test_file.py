@@ -15,6 +15,7 @@ from kvsim.memory.weights import rank_weight_bytes, weight_bytes
 from kvsim.readers.gguf.file import spec_from_gguf
 from kvsim.specs.attention import FullAttention, LatentAttention, RecurrentState, SlidingAttention
 from tests.support.checkpoints import LFS_POINTER, one_line, size_or_line
+from tests.support.hf_configs import stored
 
 TABLES = {"token_embd.weight": (64, 32), "output.weight": (64, 32)}
 
@@ -85,6 +86,23 @@ class TestGguf:
         spec = spec_from_gguf(tmp_path / "q.gguf")
         assert spec.weight_bytes_on_disk == 64 * (32 + 2)  # 32 int8 and one fp16 scale per block
         assert (spec.dtype, spec.quantization) == ("fp16", "q8_0")
+
+    def test_mxfp4_is_the_experts_format_alone(self, tmp_path):
+        """A block of it is 32 weights in 17 bytes; one tensor makes it the main kind."""
+        writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+        for suffix, value in BASE.items():
+            writer.add_uint32(f"llama.{suffix}", value)
+        table = np.zeros((64, 17), np.uint8)
+        writer.add_tensor("token_embd.weight", table, raw_dtype=gguf.GGMLQuantizationType.MXFP4)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        spec = spec_from_gguf(tmp_path / "m.gguf")
+        assert spec.quantization == "mxfp4"
+        assert "experts" not in stored(spec)
+        assert set(stored(spec)) >= {"mlp", "attention", "attention_output", "recurrent"}
+        assert set(stored(spec).values()) == {None}
 
     def test_key_and_value_lengths_need_not_be_hidden_over_heads(self, tmp_path):
         values = {**BASE, "attention.key_length": 24, "attention.value_length": 16}

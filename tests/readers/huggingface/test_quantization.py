@@ -254,6 +254,11 @@ class TestLists:
         found = quantised(config, quant_method="modelopt", quant_algo="NVFP4", ignore=spared)
         assert found == ("nvfp4", {"shared_experts": None})
 
+    def test_a_feed_forward_block_without_a_gate_has_two_matrices(self):
+        spared = each_layer("mlp.up_proj", "mlp.down_proj")
+        config = {"quant_method": "fp8", "modules_to_not_convert": spared}
+        assert quantised(llama(model_type="nemotron"), **config) == ("fp8", {"mlp": None})
+
     def test_everything_spared_is_nothing_quantised(self):
         spared = ["model.layers.*"]
         assert quantised(quant_method="fp8", modules_to_not_convert=spared) == (None, {})
