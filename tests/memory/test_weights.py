@@ -122,7 +122,8 @@ class TestParameterCounts:
         fused_wqa_wkv, wq_b = 7168 * (1536 + 512), 1536 * 128 * 512
         wo_a, wo_b = (128 * 512 // 16) * (16 * 1024), 16 * 1024 * 7168
         model = decoder(1, 7168, 64, None, cache)
-        count = sum(f.parameters for f in tensor_families(model) if f.name == "attention")
+        names = ("attention", "attention_output")
+        count = sum(f.parameters for f in tensor_families(model) if f.name in names)
         assert count == fused_wqa_wkv + wq_b + wo_a + wo_b + compressed
 
     def test_deepseek_v4_pro(self, kvsim_data):

@@ -84,7 +84,7 @@ def test_deepseek_v4_flash_under_a_name_of_its_own(kvsim_data):
     flash = find_model("deepseek-v4-flash")
     assert spec.layer_groups == flash.layer_groups
     assert parameter_count(spec) / 1e9 == pytest.approx(284.33, rel=2e-4)
-    assert (spec.quantization, spec.quantized_families) == ("fp8_block", None)
+    assert (spec.quantization, spec.family_formats) == ("fp8_block", ())
     assert weight_bytes(spec) / 1e9 == pytest.approx(285.9, rel=2e-3)
 
 

@@ -49,23 +49,32 @@ class TestFileBesideTheConfig:
 # GB of all matrices, by the names in each checkpoint's own lists and vLLM's rules for them, of
 # shapes that transformers' modules have: norms and vision towers left out.
 EXACT_GB = {
+    "MiniMaxAI--MiniMax-M2.7": 230.02,
     "Qwen--Qwen3-235B-A22B-FP8": 236.44,
     "Qwen--Qwen3-32B-FP8-Static-PerTensor": 34.32,
     "Qwen--Qwen3.8-2.4T-A95B-FP8": 2469.36,
     "deepseek-ai--DeepSeek-R1": 673.15,
     "deepseek-ai--DeepSeek-V3.2": 674.08,
     "deepseek-ai--DeepSeek-V4-Flash": 155.85,
+    "deepseek-ai--DeepSeek-V4-Pro": 850.38,
+    "moonshotai--Kimi-K3": 1553.0,
     "nvidia--DeepSeek-V3.1-NVFP4": 386.38,
     "nvidia--DeepSeek-V4-Flash-NVFP4": 164.51,
+    "nvidia--DeepSeek-V4-Pro-NVFP4": 898.74,
     "nvidia--GLM-5-NVFP4": 440.91,
     "nvidia--Kimi-K2.5-NVFP4": 589.84,
     "nvidia--Kimi-K2.6-NVFP4": 594.20,
     "nvidia--Kimi-K2.7-Code-NVFP4": 594.20,
+    "nvidia--MiniMax-M2.5-NVFP4": 134.40,
+    # Of these two the lists are cut off: the format of all linear layers.
+    "nvidia--NVIDIA-Nemotron-3-Super-120B-A12B-NVFP4": 68.8,
+    "nvidia--NVIDIA-Nemotron-3-Ultra-550B-A55B-NVFP4": 310.8,
     "nvidia--Qwen3-235B-A22B-NVFP4": 134.10,
     "nvidia--Qwen3.5-122B-A10B-NVFP4": 77.52,
     "nvidia--Qwen3.5-397B-A17B-NVFP4": 237.03,
     "nvidia--Qwen3.6-27B-NVFP4": 20.15,
     "zai-org--GLM-5-FP8": 746.19,
+    "zai-org--GLM-5.2-FP8": 745.6,
 }
 
 
