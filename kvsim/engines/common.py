@@ -24,6 +24,7 @@ __all__ = [
     "ReleasedEngine",
     "check_kv_format",
     "check_options",
+    "declared_kv_format",
     "deployed_weight_bytes",
     "gib_bytes",
     "layout_ratio",
@@ -115,6 +116,24 @@ _LACKING = {
     "async_scheduling": False,
     "flashinfer_sampler": False,
 }
+
+
+def declared_kv_format(deployment: Deployment, methods: Collection[str]) -> str | None:
+    """Name the KV format that the checkpoint declares, where the engine keeps to it.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        What was asked for; a KV format or other weights asked for go first.
+    methods : collection of str
+        What quantised the checkpoints whose declarations the engine reads.
+    """
+    declared, options = deployment.model.declared_kv, deployment.options
+    if declared is None or declared.method not in methods:
+        return None
+    told = options.kv_cache_dtype not in (None, "auto")
+    stored_otherwise = options.quantization not in (None, deployment.model.quantization)
+    return None if told or stored_otherwise else declared.format
 
 
 def resolve(deployment: Deployment, *, kv: KVFormat, **defaults: Any) -> ResolvedDeployment:

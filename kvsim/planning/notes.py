@@ -34,6 +34,7 @@ def _checks(sizing: Sizing) -> Iterator[str]:
         _slots_at_start,
         _replicated_heads,
         _kv_wider_than_weights,
+        _declared_kv,
         _other_layout,
         _trained_length,
         _stated_blocks,
@@ -154,6 +155,17 @@ def _kv_wider_than_weights(sizing: Sizing) -> Iterator[str]:
             f"the weights are {name}, the KV cache is {sizing.kv_format.name}: a weight format"
             " never sets the KV format; --kv-cache-dtype does"
         )
+
+
+def _declared_kv(sizing: Sizing) -> Iterator[str]:
+    declared = sizing.deployment.model.declared_kv
+    if declared is None:
+        return
+    kept, engine = sizing.kv_format.name, sizing.engine.name
+    if kept == declared.format:
+        yield f"the checkpoint declares a KV cache of {kept}, and {engine} keeps to it"
+    else:
+        yield f"the checkpoint declares a KV cache of {declared.format}; this is for {kept}"
 
 
 def _other_layout(sizing: Sizing) -> Iterator[str]:

@@ -14,6 +14,7 @@ from kvsim.specs.checked import Checked, NonNegativeInt, PositiveInt, Within
 
 __all__ = [
     "QUANTISED_FAMILIES",
+    "DeclaredKV",
     "DenseMlp",
     "FamilyFormat",
     "FamilyName",
@@ -78,6 +79,21 @@ class MoeMlp(Checked):
 
 
 Mlp = DenseMlp | MoeMlp
+
+
+class DeclaredKV(Checked):
+    """The KV cache format that a quantised checkpoint asks for.
+
+    Parameters
+    ----------
+    format : str
+        A `kvsim.specs.precision.KVFormat` name.
+    method : str
+        What quantised it: engines know some methods' declarations and not others'.
+    """
+
+    format: Literal["fp8_e4m3", "nvfp4"]
+    method: Literal["modelopt", "compressed-tensors"]
 
 
 class LayerGroup(Checked):
@@ -159,6 +175,8 @@ class ModelSpec(Checked):
         inside layers but the routers.
     family_formats : tuple of FamilyFormat
         What the checkpoint stores in another one; the first that fits a tensor holds.
+    declared_kv : DeclaredKV or None
+        The KV cache format that the checkpoint asks for, if it does.
     spared_parameters : int
         Parameters of quantisable matrices that the checkpoint leaves in `dtype` all the
         same, where families do not say which.
@@ -187,6 +205,7 @@ class ModelSpec(Checked):
     dtype: str = "bf16"
     quantization: str | None = None
     family_formats: tuple[FamilyFormat, ...] = ()
+    declared_kv: DeclaredKV | None = None
     spared_parameters: NonNegativeInt = 0
     layer_groups: Annotated[tuple[LayerGroup, ...], Within(least=1)]
     other_parameters: NonNegativeInt = 0

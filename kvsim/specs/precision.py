@@ -1,7 +1,7 @@
 """Number formats: what one cached vector and one weight cost in bytes.
 
 A KV format and a weight format are different things with different names in kvsim,
-because a weight's dtype never decides the KV cache's.
+because a weight's dtype never decides the KV cache's: a checkpoint may ask for one beside it.
 """
 
 from __future__ import annotations

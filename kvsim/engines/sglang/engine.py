@@ -24,6 +24,7 @@ from kvsim.engines.common import (
     ReleasedEngine,
     check_kv_format,
     check_options,
+    declared_kv_format,
     deployed_weight_bytes,
     gib_bytes,
     layout_ratio,
@@ -118,6 +119,9 @@ class SGLang(ReleasedEngine):
         """Sparse MLA keeps fp8 in 656-byte entries, and prefers fp8 on Blackwell."""
         blackwell = deployment.accelerator.name.startswith(("B200", "B300", "GB"))
         fmt = deployment.kv_format
+        # mem_cache/kv_cache_dtype.py of 0.5.23: ModelOpt's "FP8" alone
+        if declared_kv_format(deployment, ("modelopt",)) == "fp8_e4m3":
+            fmt = kv_format("fp8_e4m3")
         if sparse and blackwell and deployment.options.kv_cache_dtype in (None, "auto"):
             fmt = kv_format("fp8_e4m3")
         return kv_format("fp8_ds_mla") if sparse and fmt.name == "fp8_e4m3" else fmt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kvsim.engines.base import Deployment, ResolvedDeployment
-from kvsim.engines.common import check_options, resolve
+from kvsim.engines.common import check_options, declared_kv_format, resolve
 from kvsim.engines.vllm.rules import Rules, architecture, card_class, kernel_class
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
@@ -145,6 +145,12 @@ def _kv_format(deployment: Deployment, rules: Rules) -> KVFormat:
     is_sparse = any(cache.keeps("indexer") for cache in latent)
     is_compressed = any(cache.keeps("shared") for _, cache in layer_caches(model))
     name = deployment.options.kv_cache_dtype
+    declared = declared_kv_format(deployment, rules.value("declared_kv"))
+    if declared and not is_compressed:
+        name = declared
+        deployment = replace(
+            deployment, options=deployment.options.model_copy(update={"kv_cache_dtype": name})
+        )
     if name in (None, "auto"):
         if is_compressed:
             return kv_format("fp8_ds_mla")

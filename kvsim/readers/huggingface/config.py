@@ -121,6 +121,7 @@ def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
         dtype=dtype,
         quantization=quantization.name,
         family_formats=quantization.family_formats,
+        declared_kv=quantization.declared_kv,
         layer_groups=groups,
         other_parameters=encoder + other_parameters(config, fields),
         rotary_table_elements=rotary_table_elements(fields, family),

@@ -5,7 +5,7 @@
     method ─▶ rule: matrix ─▶ format    modules_of: the matrices ─▶ a format a family and layer
 
 A family of which one layer's matrices differ is refused: a plan would have to guess. It says
-how *weights* are stored. It never decides the KV cache's format.
+how *weights* are stored. What a checkpoint asks of the KV cache it says apart (`declared_kv`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import NamedTuple
 
 from kvsim.errors import UnsupportedError
+from kvsim.readers.huggingface.declared_kv import declared_kv
 from kvsim.readers.huggingface.fields import Fields
 from kvsim.readers.huggingface.module_lists import (
     Covers,
@@ -25,7 +26,13 @@ from kvsim.readers.huggingface.module_lists import (
     whole_words,
 )
 from kvsim.readers.huggingface.modules import Module, modules_of
-from kvsim.specs.model import QUANTISED_FAMILIES, FamilyFormat, FamilyName, LayerGroup
+from kvsim.specs.model import (
+    QUANTISED_FAMILIES,
+    DeclaredKV,
+    FamilyFormat,
+    FamilyName,
+    LayerGroup,
+)
 
 __all__ = ["Quantization", "quantization_of", "states_quantization"]
 
@@ -70,11 +77,14 @@ class Quantization(NamedTuple):
         The families that are stored otherwise.
     note : str
         What had to be assumed, or "".
+    declared_kv : DeclaredKV or None
+        The KV cache format that it asks for.
     """
 
     name: str | None = None
     family_formats: tuple[FamilyFormat, ...] = ()
     note: str = ""
+    declared_kv: DeclaredKV | None = None
 
 
 def states_quantization(config: Mapping[str, object]) -> bool:
@@ -106,6 +116,7 @@ def quantization_of(fields: Fields, groups: Sequence[LayerGroup], layout: str) -
     if key is None:
         return Quantization()
     config = fields.inner(key)
+    declared = declared_kv(config)
     if "quantization" in config:  # hf_quant_config.json
         config = config.inner("quantization")
     rule, note = _rule(config, config.text("expert_dtype", fields.text("expert_dtype")))
@@ -115,7 +126,7 @@ def quantization_of(fields: Fields, groups: Sequence[LayerGroup], layout: str) -
         name, layers = rule(module), formats.setdefault(module.family, {})
         if layers.setdefault(module.layer, name) != name:
             raise _mixed_layer(fields, module, {name, layers[module.layer]})
-    return _summary(formats, note)
+    return _summary(formats, note)._replace(declared_kv=declared)
 
 
 def _mixed_layer(fields: Fields, module: Module, names: set[str | None]) -> UnsupportedError:

@@ -1,0 +1,121 @@
+"""The KV cache format that a checkpoint asks for, and the engines that keep to it.
+
+Expected: vLLM's utils/torch_utils.py and attention layer of each release, and SGLang 0.5.23's
+mem_cache/kv_cache_dtype.py, which reads ModelOpt's FP8 alone.
+"""
+
+import json
+
+import pytest
+
+import kvsim
+from kvsim.errors import InputError
+from kvsim.readers.huggingface.config import spec_from_json_file
+from kvsim.specs.model import DeclaredKV
+from tests.support.hf_configs import llama, read
+
+FP8 = {"num_bits": 8, "type": "float", "dynamic": False}
+MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]}
+COMPRESSED = {
+    "quant_method": "compressed-tensors",
+    "format": "float-quantized",
+    "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float"}}},
+}
+BY_MODELOPT = DeclaredKV(format="fp8_e4m3", method="modelopt")
+
+
+@pytest.mark.parametrize(
+    ("config", "declared"),
+    [
+        (MODELOPT | {"kv_cache_scheme": FP8}, BY_MODELOPT),
+        (MODELOPT | {"kv_cache_quant_algo": "FP8"}, BY_MODELOPT),
+        (MODELOPT | {"quant_method": "modelopt_fp4", "kv_cache_quant_algo": "fp8"}, BY_MODELOPT),
+        (
+            MODELOPT | {"kv_cache_scheme": FP8 | {"num_bits": 4}},
+            DeclaredKV(format="nvfp4", method="modelopt"),
+        ),
+        (MODELOPT, None),
+        (MODELOPT | {"kv_cache_scheme": FP8 | {"dynamic": True}}, None),
+        (MODELOPT | {"kv_cache_scheme": FP8 | {"type": "int"}}, None),
+        (MODELOPT | {"kv_cache_quant_algo": "INT8"}, None),
+        (
+            COMPRESSED | {"kv_cache_scheme": FP8},
+            DeclaredKV(format="fp8_e4m3", method="compressed-tensors"),
+        ),
+        (COMPRESSED | {"kv_cache_scheme": None}, None),
+        # DeepSeek-V4's NVFP4 experts: the method is fp8, which declares nothing
+        ({"quant_method": "fp8", "kv_cache_scheme": FP8, "kv_cache_quant_algo": "FP8"}, None),
+        ({"quant_method": "fp8"}, None),
+    ],
+)
+def test_what_a_checkpoint_declares(config, declared):
+    assert read(llama(quantization_config=config)).declared_kv == declared
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (MODELOPT | {"kv_cache_scheme": 8}, "kv_cache_scheme is 8, not an object"),
+        (MODELOPT | {"kv_cache_quant_algo": 8}, "kv_cache_quant_algo is 8, not a word"),
+        (MODELOPT | {"kv_cache_scheme": FP8 | {"num_bits": "8"}}, "num_bits is '8'"),
+        (COMPRESSED | {"kv_cache_scheme": [8]}, "kv_cache_scheme is"),
+    ],
+)
+def test_a_declaration_that_says_nothing_clear_is_refused(config, says):
+    with pytest.raises(InputError, match=says):
+        read(llama(quantization_config=config))
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A folder with a config, and what says how it is quantised inside or beside it."""
+
+    def written(config=None, beside=None):
+        changes = {} if config is None else {"quantization_config": config}
+        (tmp_path / "config.json").write_text(json.dumps(llama(**changes)))
+        if beside is not None:
+            (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside))
+        return str(tmp_path / "config.json")
+
+    return written
+
+
+def test_the_file_beside_the_config_declares_as_well(checkpoint):
+    said = {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}
+    file = checkpoint(beside={"producer": {"name": "modelopt"}, "quantization": said})
+    assert spec_from_json_file(file).declared_kv == BY_MODELOPT
+
+
+@pytest.mark.parametrize(
+    ("config", "engine", "release", "options", "kept"),
+    [
+        (MODELOPT | {"kv_cache_scheme": FP8}, "vllm", "0.33.0", {}, "fp8_e4m3"),
+        (MODELOPT | {"kv_cache_scheme": FP8}, "vllm", "0.14.0", {}, "fp8_e4m3"),
+        (MODELOPT | {"kv_cache_scheme": FP8}, "vllm", "0.13.0", {}, "bf16"),
+        (COMPRESSED | {"kv_cache_scheme": FP8}, "vllm", "0.15.0", {}, "fp8_e4m3"),
+        (COMPRESSED | {"kv_cache_scheme": FP8}, "vllm", "0.14.1", {}, "bf16"),
+        (MODELOPT | {"kv_cache_scheme": FP8}, "vllm", "0.33.0", {"kv_cache_dtype": "bf16"}, "bf16"),
+        (MODELOPT | {"kv_cache_scheme": FP8}, "vllm", "0.33.0", {"quantization": "fp8"}, "bf16"),
+        (MODELOPT | {"kv_cache_scheme": FP8}, "sglang", "0.5.23", {}, "fp8_e4m3"),
+        (COMPRESSED | {"kv_cache_scheme": FP8}, "sglang", "0.5.23", {}, "bf16"),
+        (MODELOPT | {"kv_cache_scheme": FP8}, "tensorrt-llm", "", {}, "bf16"),
+    ],
+)
+def test_engines_keep_to_it_from_the_release_on_that_reads_it(
+    checkpoint, config, engine, release, options, kept
+):
+    asked = {"engine": engine, "engine_version": release} if release else {"engine": engine}
+    answer = kvsim.plan(checkpoint(config), "h200", **asked, **options)
+    assert answer.kv_cache.dtype == kept
+    (note,) = [said for said in answer.warnings if "declares a KV cache" in said]
+    assert ("keeps to it" in note) == (kept == "fp8_e4m3")
+
+
+def test_an_fp8_cache_holds_twice_the_tokens(checkpoint):
+    """Of bytes that are the same, but for a block's rounding."""
+    asked = {"engine": "vllm", "kv_cache_memory_bytes": "10GiB", "max_model_len": 4096}
+    declared = kvsim.plan(checkpoint(MODELOPT | {"kv_cache_scheme": FP8}), "h200", **asked)
+    plain = kvsim.plan(checkpoint(MODELOPT), "h200", **asked)
+    assert declared.kv_cache.capacity_tokens == pytest.approx(
+        2 * plain.kv_cache.capacity_tokens, abs=16
+    )
