@@ -98,7 +98,7 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
         enable_prefix_caching=_caches_prefixes(model, rules),
     )
     _check_batch(resolved.options)
-    return resolved
+    return replace(resolved, model=_with_state_dtype(model, resolved.dtype))
 
 
 def has_recurrent_layers(model: ModelSpec) -> bool:
@@ -108,6 +108,24 @@ def has_recurrent_layers(model: ModelSpec) -> bool:
 
 def _is_block_sparse(model: ModelSpec) -> bool:
     return any(cache.keeps("block_indexer") for _, cache in layer_caches(model))
+
+
+def _with_state_dtype(model: ModelSpec, dtype: str) -> ModelSpec:
+    """Keep recurrent states in the compute dtype where the config names none.
+
+    Source: ``MambaStateDtypeCalculator`` (model_executor/layers/mamba/mamba_utils.py): "auto" is
+    the dtype of the convolution's state, which is the model's, in every release from 0.10 on.
+    """
+    if not has_recurrent_layers(model):
+        return model
+    element_bytes = int(weight_format(dtype).bits_per_weight) // 8
+    groups = [
+        group.model_copy(
+            update={"caches": tuple(c.with_state_elements(element_bytes) for c in group.caches)}
+        )
+        for group in model.layer_groups
+    ]
+    return model.model_copy(update={"layer_groups": tuple(groups)})
 
 
 def _caches_prefixes(model: ModelSpec, rules: Rules) -> bool:

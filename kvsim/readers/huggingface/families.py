@@ -136,7 +136,12 @@ _NEMOTRON_H = Family(
         "conv_kernel",
         "chunk_size",
     ),
-    defaults={"conv_kernel": 4, "n_groups": 8, "ssm_state_size": 128},
+    defaults={
+        "conv_kernel": 4,
+        "n_groups": 8,
+        "ssm_state_size": 128,
+        "mamba_ssm_cache_dtype": "float32",
+    },
 )
 _BAMBA = Family(
     layout="bamba",

@@ -15,7 +15,7 @@ from kvsim.specs.attention import RecurrentState
 
 __all__ = ["linear_state", "mamba2_state", "mamba_state"]
 
-_STATE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
+_STATE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": None}
 
 
 def linear_state(fields: Fields, family: Family) -> RecurrentState:
@@ -59,6 +59,7 @@ def _kimi_delta(fields: Fields) -> RecurrentState:
         flavour="gated_delta_net",
         conv_elements=3 * inner * (taps - 1),
         recurrent_elements=heads * dim * dim,
+        recurrent_element_bytes=4,  # whatever the model's dtype (vLLM's kda_state_dtype)
         parameters=4 * hidden * inner
         + low_rank
         + gate
@@ -153,8 +154,8 @@ def mamba_state(fields: Fields) -> RecurrentState:
     )
 
 
-def _state_bytes(fields: Fields) -> int:
-    """Engines keep the recurrent state in fp32 unless the config asks for less."""
+def _state_bytes(fields: Fields) -> int | None:
+    """Bytes of an element of the recurrent state where the config asks for a dtype."""
     key = "mamba_ssm_dtype" if "mamba_ssm_dtype" in fields else "mamba_ssm_cache_dtype"
     word = fields.text(key, "auto")
     if word not in _STATE_BYTES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from kvsim.errors import InputError
 from kvsim.specs.checked import Checked
@@ -186,6 +186,10 @@ class Attention(Checked, ABC):
     @abstractmethod
     def fixed_bytes(self, tp: int = 1) -> int:
         """Bytes of state that a sequence takes in one layer on one rank, whatever its length."""
+
+    def with_state_elements(self, element_bytes: int) -> Self:
+        """Keep a state in elements of so many bytes, where the config leaves that open."""
+        return self
 
     @property
     @abstractmethod

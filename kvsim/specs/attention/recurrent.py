@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from kvsim.specs.attention.base import Entry, Formula, LoadedUnknown, Vectors, Weights
 from kvsim.specs.checked import NonNegativeInt, PositiveInt
@@ -10,6 +10,8 @@ from kvsim.specs.precision import KVFormat
 from kvsim.units import ceil_div
 
 __all__ = ["RecurrentState"]
+
+_FP32_BYTES = 4
 
 
 class RecurrentState(LoadedUnknown):
@@ -21,8 +23,11 @@ class RecurrentState(LoadedUnknown):
         "mamba2", "mamba", "gated_delta_net" or "lightning".
     conv_elements, recurrent_elements : int
         Elements of the rolling convolution input and of the recurrent matrix, all heads.
-    conv_element_bytes, recurrent_element_bytes : int
-        Bytes per element (engines keep the recurrent matrix in fp32 unless told not to).
+    conv_element_bytes : int
+        Bytes per element of the convolution's input.
+    recurrent_element_bytes : int or None
+        Bytes per element of the recurrent matrix; None where the config leaves that to the
+        engine, which keeps fp32 unless its rules say otherwise (vLLM: the model's dtype).
     parameters : int
         Weights of the layer's mixer.
 
@@ -40,7 +45,7 @@ class RecurrentState(LoadedUnknown):
     conv_elements: NonNegativeInt
     recurrent_elements: PositiveInt
     conv_element_bytes: PositiveInt = 2
-    recurrent_element_bytes: PositiveInt = 4
+    recurrent_element_bytes: PositiveInt | None = None
     parameters: NonNegativeInt
 
     @property
@@ -55,7 +60,14 @@ class RecurrentState(LoadedUnknown):
     def fixed_bytes(self, tp: int = 1) -> int:
         """Convolution and recurrent state, split by heads over the ranks."""
         conv = ceil_div(self.conv_elements, tp) * self.conv_element_bytes
-        return conv + ceil_div(self.recurrent_elements, tp) * self.recurrent_element_bytes
+        element_bytes = self.recurrent_element_bytes or _FP32_BYTES
+        return conv + ceil_div(self.recurrent_elements, tp) * element_bytes
+
+    def with_state_elements(self, element_bytes: int) -> Self:
+        """The recurrent matrix, unless its own dtype was named."""
+        if self.recurrent_element_bytes is not None:
+            return self
+        return self.model_copy(update={"recurrent_element_bytes": element_bytes})
 
     @property
     def state_elements(self) -> tuple[int, int]:

@@ -69,9 +69,14 @@ def window(size, heads=8, dim=128, **more):
     return full(heads, dim, SlidingAttention, window=size, **more)
 
 
-def gdn(conv, recurrent):
+def gdn(conv, recurrent, element_bytes=4):
+    """A state of fp32, as Qwen3.5's configs name it; None leaves that to the engine."""
     return RecurrentState(
-        flavour="gated_delta_net", conv_elements=conv, recurrent_elements=recurrent, parameters=0
+        flavour="gated_delta_net",
+        conv_elements=conv,
+        recurrent_elements=recurrent,
+        recurrent_element_bytes=element_bytes,
+        parameters=0,
     )
 
 
@@ -220,11 +225,11 @@ def test_prefix_caching_keeps_a_second_state():
     ("conv", "recurrent", "token_heads", "element_bytes", "block"),
     [
         (24576, 524288, 2, 4, 1056),  # Qwen3-Next-80B: 2,146,304 over 2,048 bytes per token
-        (24576, 524288, 2, 2, 544),  # the same with its state in bf16
+        (24576, 524288, 2, None, 544),  # its config names no dtype: the model's, bf16
     ],
 )
 def test_block_of_qwen_3_next(conv, recurrent, token_heads, element_bytes, block):
-    state = gdn(conv, recurrent).model_copy(update={"recurrent_element_bytes": element_bytes})
+    state = gdn(conv, recurrent, element_bytes)
     model = model_of(
         ([i for i in range(48) if i % 4 != 3], state),
         ([i for i in range(48) if i % 4 == 3], full(heads=token_heads, dim=256, query=16)),
