@@ -184,6 +184,9 @@ class ModelSpec(Checked):
         All layers, each in exactly one group.
     other_parameters : int
         Parameters outside the text decoder (vision tower, audio encoder), kept in `dtype`.
+    whole_media_tokens : int
+        Tokens of the longest image or video where the model attends to those both ways: a step
+        takes one whole. 0 where they may be computed in chunks.
     rotary_table_elements : int or None
         Elements of the cosine and sine tables that engines compute at load; None is one
         table of `max_position_embeddings` rows. Gemma 3 has two, one of them eight times
@@ -209,6 +212,7 @@ class ModelSpec(Checked):
     spared_parameters: NonNegativeInt = 0
     layer_groups: Annotated[tuple[LayerGroup, ...], Within(least=1)]
     other_parameters: NonNegativeInt = 0
+    whole_media_tokens: NonNegativeInt = 0
     rotary_table_elements: NonNegativeInt | None = None
     weight_bytes_on_disk: int | None = None
     source: str = ""

@@ -215,10 +215,12 @@ def _block_size(deployment: Deployment, rules: Rules) -> int:
 
 
 def _batched_tokens(deployment: Deployment, rules: Rules, length: int) -> int:
-    """Tokens per step; V0 took a whole prompt at once."""
+    """Tokens per step; V0 took a whole prompt at once, and a prefix-LM takes a whole video."""
     if rules.is_v0(deployment.accelerator):
         return max(length, _DEFAULT_TOKENS) if length <= _V0_CHUNKED_BEYOND else _DEFAULT_TOKENS
-    return int(rules.value("max_num_batched_tokens")[card_class(deployment.accelerator)])
+    tokens = int(rules.value("max_num_batched_tokens")[card_class(deployment.accelerator)])
+    whole = deployment.model.whole_media_tokens if rules.value("whole_media") else 0
+    return max(tokens, whole)
 
 
 def _check_length(deployment: Deployment) -> None:

@@ -17,7 +17,11 @@ from pathlib import Path
 
 from kvsim.errors import InputError
 from kvsim.readers.huggingface.bidirectional import BIDIRECTIONAL, refuse_bidirectional
-from kvsim.readers.huggingface.extras import other_parameters, rotary_table_elements
+from kvsim.readers.huggingface.extras import (
+    other_parameters,
+    rotary_table_elements,
+    whole_media_tokens,
+)
 from kvsim.readers.huggingface.families import FAMILIES, model_type_of_class
 from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields, canonical
@@ -124,6 +128,7 @@ def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
         declared_kv=quantization.declared_kv,
         layer_groups=groups,
         other_parameters=encoder + other_parameters(config, fields),
+        whole_media_tokens=whole_media_tokens(fields, family),
         rotary_table_elements=rotary_table_elements(fields, family),
         source="; ".join(part for part in (source, dtype_note, quantization.note) if part),
     )

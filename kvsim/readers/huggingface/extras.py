@@ -9,8 +9,11 @@ from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.specs.numbers import shown
 
-__all__ = ["other_parameters", "rotary_table_elements"]
+__all__ = ["other_parameters", "rotary_table_elements", "whole_media_tokens"]
 
+# Gemma 4's longest video: 32 frames of 70 soft tokens, 2 around them and 6 of their time (vLLM
+# 0.25, gemma4_mm.py: _VIDEO_MAX_FRAMES, get_mm_max_tokens_per_item).
+_GEMMA4_VIDEO_TOKENS = 32 * (70 + 2 + 6)
 _LARGEST_FACTOR = 10_000
 _VISION_SPELLINGS = {"temporal_patch_size": "patch_temporal", "spatial_merge_size": "merge_size"}
 
@@ -91,6 +94,12 @@ def _per_layer_embeddings(fields: Fields) -> int:
     rows = fields.integer("vocab_size_per_layer_input", fields.integer("vocab_size"))
     laurel = fields.first_integer("laurel_rank", default=0)
     return layers * (rows * width + 3 * hidden * width + 2 * hidden * laurel)
+
+
+def whole_media_tokens(fields: Fields, family: Family) -> int:
+    """Tokens of the longest video that Gemma 4 attends to both ways; 0 for all others."""
+    both_ways = fields.get("use_bidirectional_attention") == "vision"
+    return _GEMMA4_VIDEO_TOKENS if family.layout == "gemma4" and both_ways else 0
 
 
 def rotary_table_elements(fields: Fields, family: Family) -> int | None:

@@ -126,6 +126,22 @@ def test_sparse_latent_attention_keeps_what_the_release_s_source_says(
     assert found.options.kv_cache_dtype == expected
 
 
+@pytest.mark.parametrize(
+    ("card", "release", "asked", "tokens"),
+    [
+        # engine/arg_utils.py: raised for the 32 * 78 tokens of a video, where the default is less
+        ("l40s", "0.25.1", None, 2496),
+        ("l40s", "0.21.0", None, 2048),
+        ("h100", "0.25.1", None, 8192),
+        ("l40s", "0.25.1", 1024, 1024),
+    ],
+)
+def test_a_step_of_gemma_4_takes_a_whole_video(card, release, asked, tokens):
+    options = {"max_num_batched_tokens": asked, "max_model_len": 512}
+    found = resolved("gemma4-26b-a4b", card, release, max_num_seqs=64, **options)
+    assert found.options.max_num_batched_tokens == tokens
+
+
 def test_quantisation_is_echoed_and_leaves_the_compute_dtype():
     options = resolved(quantization="fp8").options
     assert (options.quantization, options.dtype) == ("fp8", "bf16")

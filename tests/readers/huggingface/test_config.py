@@ -197,3 +197,19 @@ def test_the_rotary_table_is_as_wide_as_the_config_says():
     """MiniMax-M2.7 rotates 64 of 128 elements at 204,800 positions."""
     changes = {"rotary_dim": 64, "head_dim": 128, "max_position_embeddings": 204_800}
     assert read(llama(model_type="minimax_m2", **changes)).rotary_table_elements == 64 * 204_800
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens"),
+    [
+        ({"use_bidirectional_attention": "vision"}, 2496),
+        ({"use_bidirectional_attention": "all"}, 0),
+        ({}, 0),
+    ],
+)
+def test_gemma_4_takes_videos_whole_where_it_attends_to_them_both_ways(changes, tokens):
+    """vLLM 0.25, gemma4_mm.py: 32 frames of 70 + 2 + 6 tokens."""
+    kinds = (["sliding_attention"] * 5 + ["full_attention"]) * 5 + ["full_attention"] * 2
+    config = llama(model_type="gemma4", layer_types=kinds, sliding_window=1024, **changes)
+    assert read(config).whole_media_tokens == tokens
+    assert read(llama(**changes)).whole_media_tokens == 0
