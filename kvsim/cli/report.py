@@ -91,6 +91,9 @@ def _memory(plan: Plan) -> Section:
 
 
 def _share(memory: MemoryBudget, size_bytes: int) -> str:
+    """A term's size and its share of the device; what is owed has none."""
+    if size_bytes < 0:
+        return f"over by {-size_bytes / GIB:,.2f} GiB"
     return f"{size_bytes / GIB:>8,.2f} GiB  {size_bytes / memory.total_bytes:>6.1%}"
 
 

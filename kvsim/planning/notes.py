@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,13 +46,27 @@ def _checks(sizing: Sizing) -> Iterator[str]:
 
 
 def alias_warning(sizing: Sizing, asked: str | Path | AcceleratorProfile) -> Iterator[str]:
-    """Say which card an ambiguous name was taken for, and name its siblings; a file has one."""
+    """Say which card an ambiguous name was taken for, and name the others that it fits."""
     card = sizing.deployment.accelerator
     if not isinstance(asked, str) or names_file(asked) or asked.lower() == card.name.lower():
         return
-    others = siblings(card)
+    others = [name for name in siblings(card) if _fits(asked, name)]
     if others:
-        yield f"{asked!r} is taken as {card.name}; the others are {', '.join(others)}"
+        which = "the other is" if len(others) == 1 else "the others are"
+        yield f"{asked!r} is taken as {card.name}; {which} {', '.join(others)}"
+
+
+def _fits(asked: str, name: str) -> bool:
+    """Whether all words of a name asked for begin words of a card's.
+
+    Examples
+    --------
+    >>> _fits("h100", "H100-NVL-94GB"), _fits("NVIDIA H100 80GB HBM3", "H100-PCIE-80GB")
+    (True, False)
+    """
+    said = [word for word in re.findall(r"[a-z0-9]+", asked.lower()) if word != "nvidia"]
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    return all(any(word.startswith(each) for word in words) for each in said)
 
 
 def _longer_than_servable(sizing: Sizing) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -129,6 +130,8 @@ def test_a_plan_that_does_not_fit_is_an_answer(run):
     code, out, err = run("plan", "--model", "llama3.1-70b", "--gpu", "h100")
     assert (code, err) == (0, "")
     assert "DOES NOT FIT" in out
+    assert re.search(r"KV cache +over by [\d,.]+ GiB\n", out)  # no share of what is owed
+    assert "-" not in re.findall(r"KV cache .*", out)[0]
     assert "--tensor-parallel-size" in out
 
 

@@ -363,6 +363,22 @@ def warned(answer, words):
     return any(words in warning for warning in answer.warnings)
 
 
+@pytest.mark.parametrize(
+    ("asked", "others"),
+    [
+        ("h100", "the others are H100-NVL-94GB, H100-PCIE-80GB"),
+        ("NVIDIA H100 80GB HBM3", None),  # the driver's own name for one of them
+        ("h100-80gb", "the other is H100-PCIE-80GB"),
+        ("a100-sxm", "the other is A100-SXM4-40GB"),
+        ("h200", None),
+    ],
+)
+def test_an_alias_is_explained_where_it_fits_other_cards_too(asked, others):
+    said = [text for text in plan("llama2-7b", asked).warnings if "is taken as" in text]
+    assert len(said) == (others is not None)
+    assert others is None or others in said[0]
+
+
 def test_the_alias_a100_is_explained(llama2):
     assert warned(llama2, "'a100' is taken as A100-SXM4-80GB")
     assert warned(llama2, "A100-SXM4-40GB")
