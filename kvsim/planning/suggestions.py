@@ -17,7 +17,8 @@ __all__ = ["suggest"]
 
 # With fewer single changes than this, pairs are tried too.
 ENOUGH = 3
-UTILIZATIONS = tuple(percent / 100 for percent in range(91, 99))
+_FEW = 16  # changes of a family that are tried one by one
+UTILIZATIONS = tuple(thousandths / 1000 for thousandths in range(1, 981))
 DEGREES = (2, 4, 8, 16)
 # Pools apart may set memory aside for every seat: states, llama.cpp's windows.
 SEATS = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
@@ -48,18 +49,30 @@ def _flag(name: str, value: Any) -> str:
 def suggest(sizing: Sizing) -> tuple[Suggestion, ...]:
     """List the changes that make a plan fit, gentlest first; none when it fits already.
 
-    Single changes come first; where they are few, pairs of changes that are not enough
-    alone follow.
+    Single changes come first, or where no length is short enough by itself, each kind's
+    gentlest change with the length that it allows; where they are few, pairs of changes that
+    are not enough alone follow.
     """
     if sizing.fits:
         return ()
     families = [(family, _first_fit(sizing, family)) for family in _families(sizing)]
-    singles = [found for found in (_longest_length(sizing), *(fit for _, fit in families)) if found]
+    shorter = [_longest_length(sizing)]
+    if shorter == [None]:
+        shorter = [_shortened(sizing, family) for family, _ in families]
+    singles = [found for found in (*shorter, *(fit for _, fit in families)) if found]
     weak = [family for family, fit in families if not fit]
     pairs = (_pair(sizing, one, two) for one, two in itertools.combinations(weak, 2))
     missing = max(0, ENOUGH - len(singles))
     found = (*singles, *itertools.islice(filter(None, pairs), missing))
     return found or _together(sizing, weak)
+
+
+def _shortened(sizing: Sizing, family: list[_Change]) -> Suggestion | None:
+    """The gentlest of few changes beside which a shorter length fits; None where it need not be."""
+    for change in family if len(family) <= _FEW else family[-1:]:
+        if found := _longest_length(sizing, change):
+            return found if _attempt(sizing, change) is None else None
+    return None
 
 
 def _last(sizing: Sizing, family: list[_Change]) -> _Change | None:
@@ -97,7 +110,16 @@ def _decree(sizing: Sizing) -> dict[str, Any]:
 
 
 def _first_fit(sizing: Sizing, family: list[_Change]) -> Suggestion | None:
-    return next(filter(None, (_attempt(sizing, change) for change in family)), None)
+    """The gentlest change of a family that is enough; one of many is found by bisection."""
+    if len(family) <= _FEW:
+        return next(filter(None, (_attempt(sizing, change) for change in family)), None)
+    weak, enough = -1, len(family) - 1
+    found = _attempt(sizing, family[enough])
+    while found and enough - weak > 1:
+        middle = (weak + enough) // 2
+        gentler = _attempt(sizing, family[middle])
+        weak, enough, found = (weak, middle, gentler) if gentler else (middle, enough, found)
+    return found
 
 
 def _families(sizing: Sizing) -> list[list[_Change]]:
@@ -115,7 +137,7 @@ def _all_families(sizing: Sizing) -> Iterator[Iterator[_Change]]:
     if options.kv_cache_memory_bytes is None:
         higher = [share for share in UTILIZATIONS if share > used]
         yield (
-            _Change(f"use {share:.0%} of the memory", {"gpu_memory_utilization": share})
+            _Change(f"use {share:.1%} of the memory", {"gpu_memory_utilization": share})
             for share in higher
         )
     if len(sizing.pools.pools) > 1:

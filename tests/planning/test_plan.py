@@ -506,3 +506,34 @@ def test_an_expanded_latent_cache_is_warned_of():
     answer = plan("deepseek-v3", "h200", engine="transformers")
     assert answer.kv_cache.bytes_per_token == 61 * 128 * (192 + 128) * 2
     assert warned(answer, "71.11 times")
+
+
+def flagged(suggestion):
+    """The options that a suggestion's flags stand for."""
+    words = suggestion.flag.split()
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return {name.strip("-").replace("-", "_"): value for name, value in pairs}
+
+
+def test_the_utilisation_offered_is_the_smallest_that_fits():
+    asked = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "engine": "vllm"}
+    answer = plan("minimax-m2", "h100-nvl", gpu_memory_utilization=0.75, **asked)
+    (offered,) = [s for s in answer.suggestions if s.flag.startswith("--gpu-memory-utilization")]
+    share = float(flagged(offered)["gpu_memory_utilization"])
+    assert 0.75 < share < 0.8
+    assert plan("minimax-m2", "h100-nvl", gpu_memory_utilization=share, **asked).fits
+    less = round(share - 0.001, 3)
+    assert not plan("minimax-m2", "h100-nvl", gpu_memory_utilization=less, **asked).fits
+
+
+def test_where_no_length_is_short_enough_a_change_is_offered_with_the_length_it_allows():
+    """109 B parameters on a card of 192 GiB: two hold them, and a quarter of ten million tokens."""
+    answer = plan("llama4-scout", "mi300x", engine="vllm")
+    assert not answer.fits
+    (offered,) = [s for s in answer.suggestions if s.flag.startswith("--tensor-parallel-size 2 ")]
+    length = int(flagged(offered)["max_model_len"])
+    assert length == offered.max_model_len > 1e6
+    longer = length + answer.kv_cache.block_size
+    two = {"tensor_parallel_size": 2, "engine": "vllm"}
+    assert plan("llama4-scout", "mi300x", max_model_len=length, **two).fits
+    assert not plan("llama4-scout", "mi300x", max_model_len=longer, **two).fits
