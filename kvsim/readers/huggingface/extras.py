@@ -43,7 +43,8 @@ def other_parameters(config: Mapping[str, object], fields: Fields) -> int:
 
 def _vision(config: Mapping[str, object], outer: Mapping[str, object], fields: Fields) -> int:
     """A vision transformer: blocks, patch embedding and a projection to the decoder."""
-    renamed = canonical({**config, "num_layers": config.get("depth", config.get("num_layers"))})
+    plain = {key.removeprefix("vt_"): value for key, value in config.items()}  # Kimi's prefix
+    renamed = canonical({**plain, "num_layers": plain.get("depth", plain.get("num_layers"))})
     for modern, other in _VISION_SPELLINGS.items():
         renamed.setdefault(modern, renamed.get(other))
     vision = Fields(renamed, {}, f"{fields.where}: vision_config")
@@ -52,7 +53,8 @@ def _vision(config: Mapping[str, object], outer: Mapping[str, object], fields: F
     width, depth = vision.integer("hidden_size"), vision.integer("num_hidden_layers")
     inner = vision.integer("intermediate_size", 4 * width)
     matrices = 3 if vision.text("hidden_act").startswith("silu") else 2
-    blocks = depth * (4 * width * width + matrices * width * inner)
+    attention = 4 * width * vision.integer("qkv_hidden_size", width)
+    blocks = depth * (attention + matrices * width * inner)
     beside = Fields(outer, {}, fields.where)
     adapter = _adapter(beside, fields) if "projector_hidden_size" in beside else None
     projection = _projection(vision, width, fields) if adapter is None else adapter
@@ -63,8 +65,9 @@ def _patches(vision: Fields, width: int) -> int:
     patch = vision.optional_integer("patch_size")
     frames = vision.integer("temporal_patch_size", 1)
     table = 0  # a learned position for each place of a grid
-    if "pos_emb_height" in vision:
-        table = vision.integer("pos_emb_height") * vision.integer("pos_emb_width") * width
+    for grid in ("pos_emb", "init_pos_emb"):
+        if f"{grid}_height" in vision:
+            table = vision.integer(f"{grid}_height") * vision.integer(f"{grid}_width") * width
     return table + (3 * frames * patch * patch * width if patch else 0)
 
 
@@ -75,12 +78,13 @@ def _adapter(outer: Fields, fields: Fields) -> int:
 
 
 def _projection(vision: Fields, width: int, fields: Fields) -> int:
-    """Qwen merges patches in two matrices; others project with one."""
+    """Qwen and Kimi merge patches in two matrices; others project with one."""
     hidden = fields.integer("hidden_size")
     merge = vision.optional_integer("spatial_merge_size")
-    if merge is None:
+    sides = (merge, merge) if merge else vision.integers("merge_kernel_size")
+    if not sides:
         return width * hidden
-    merged = width * merge * merge
+    merged = width * math.prod(sides)
     mergers = 1 + len(vision.integers("deepstack_visual_indexes"))
     return mergers * (merged * merged + merged * vision.integer("out_hidden_size", hidden))
 

@@ -182,6 +182,23 @@ def test_vision_tower_counts_as_other_parameters():
     assert spec.other_parameters == blocks + 1152 * 4096
 
 
+def test_kimis_vision_tower_has_words_of_its_own():
+    """MoonViT of Kimi-K2.5: 27 layers, a table of 64 * 64 places, patches merged by four."""
+    vision = {
+        "vt_hidden_size": 1152,
+        "vt_num_hidden_layers": 27,
+        "vt_intermediate_size": 4304,
+        "patch_size": 14,
+        "init_pos_emb_height": 64,
+        "init_pos_emb_width": 64,
+        "merge_kernel_size": [2, 2],
+    }
+    spec = read({"model_type": "kimi_k25", "text_config": llama(), "vision_config": vision})
+    blocks = 27 * (4 * 1152**2 + 2 * 1152 * 4304)
+    patches = 64 * 64 * 1152 + 3 * 14 * 14 * 1152
+    assert spec.other_parameters == blocks + patches + 4608 * 4608 + 4608 * 4096
+
+
 def test_gemma3_computes_two_rotary_tables():
     """131,072 rows for the sliding layers; eight times that for the scaled full ones."""
     nested = {
