@@ -123,6 +123,38 @@ def test_hub_ids(facts):
             assert find_model(hf_id).name == row["name"]
 
 
+# --- against published configs ------------------------------------------------------------
+
+# What a spec holds of where it came from, and not of the model.
+PROVENANCE = {"name", "hf_id", "source", "weight_bytes_on_disk"}
+# NVIDIA's checkpoints are another's model in another weight format.
+FORMAT = {"quantization", "family_formats", "spared_parameters"}
+
+
+@pytest.fixture(scope="module")
+def published(kvsim_data):
+    """The published configs of models that the catalogue knows: hub id to spec."""
+    folders = sorted((kvsim_data / "reference" / "configs").glob("*--*"))
+    names = {folder.name.replace("--", "/"): folder for folder in folders}
+    return {name: find_model(names[name]) for name in names if is_known(name)}
+
+
+def is_known(hf_id):
+    try:
+        find_model(hf_id)
+    except UnknownNameError:
+        return False
+    return True
+
+
+def test_a_published_config_reads_to_the_entrys_spec(published):
+    assert len(published) > 20
+    for hf_id, spec in published.items():
+        entry = find_model(hf_id)
+        apart = PROVENANCE | (FORMAT if entry.name == hf_id else set())
+        assert spec.model_dump(exclude=apart) == entry.model_dump(exclude=apart), hf_id
+
+
 # --- without the reference table ----------------------------------------------------------
 
 # Bytes per token in bf16, each by hand; sources: the models' config.json files.
@@ -135,6 +167,14 @@ BYTES_PER_TOKEN = {
     "qwen3.5-27b": 16 * 4 * (256 + 256) * 2,
     "gemma4-26b-a4b": (5 * 2 * 1024 + 25 * 8 * 512) * 2,
     "gemma3n-e4b": 20 * 2 * (256 + 256) * 2,
+    "gemma4-e2b": (3 * 1 * 1024 + 12 * 1 * 512) * 2,  # of 35 layers, 20 use others' K and V
+    "gemma4-e4b": (4 * 2 * 1024 + 20 * 2 * 512) * 2,
+    "granite-4.0-micro": 40 * 8 * (64 + 64) * 2,
+    "kimi-k2.5": 61 * (512 + 64) * 2,
+    "minimax-m2.7": 62 * 8 * (128 + 128) * 2,
+    "qwen3.5-2b": 6 * 2 * (256 + 256) * 2,
+    "qwen3.5-35b-a3b": 10 * 2 * (256 + 256) * 2,
+    "seed-oss-36b": 64 * 8 * (128 + 128) * 2,
     "nemotron-h-56b": 10 * 8 * (128 + 128) * 2,
     "mimo-v2-flash": (9 * 4 + 39 * 8) * (192 + 128) * 2,
     "glm-z1-rumination-32b": 61 * 8 * (128 + 128) * 2,
@@ -180,9 +220,14 @@ def test_whisper_has_cross_attention():
 
 # The published count is a name ("27B"), or counts what kvsim does not load.
 LOOSE = {
+    "deepseek-v4-pro": 0.02,
     "falcon-7b": 0.05,  # 7.22 billion with the tied head a second time
     "gemma4-26b-a4b": 0.02,
+    "qwen3.5-2b": 0.11,  # the name leaves out the vision tower, as for 4B and 9B
+    "qwen3.5-4b": 0.14,
+    "qwen3.5-9b": 0.05,
     "qwen3.5-27b": 0.02,
+    "qwen3.6-27b": 0.02,
 }
 
 
