@@ -90,6 +90,13 @@ def problem_with(path):
         ("AMD Instinct MI300X", "MI300X"),
         ("tpu-v5e", "TPU-v5e"),
         ("NVIDIA GH200 480GB", "GH200-96GB"),
+        ("NVIDIA GB10", "GB10"),
+        ("DGX Spark", "GB10"),
+        ("NVIDIA GeForce RTX 4080", "RTX4080"),
+        ("5080", "RTX5080"),
+        ("NVIDIA L40", "L40"),
+        ("NVIDIA A16", "A16"),
+        ("AMD Instinct MI350X", "MI350X"),
     ],
 )
 def test_names_that_people_and_drivers_use(asked, name):

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvsim.catalog.accelerators import find_accelerator
+from kvsim.catalog.accelerators import describe_accelerators, find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import Deployment, get_engine
 from kvsim.engines.vllm.loading import loaded_weight_bytes
 from kvsim.engines.vllm.overheads import activation_bytes, profiled_step
-from kvsim.engines.vllm.rules import Rules, architecture, card_class
+from kvsim.engines.vllm.rules import Rules, architecture, card_class, kernel_class
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.memory.rank import Rank
 from kvsim.specs.engine_options import EngineOptions
@@ -200,8 +200,17 @@ def test_cards_are_classed_by_name_and_memory():
     assert named == {"t4": "turing", "a10g": "ampere", "l4": "ada", "l40s": "ada"}
     assert architecture(find_accelerator("mi300x")) == "rocm"
     assert card_class(find_accelerator("a100")) == "small"
+    classes = {gpu: kernel_class(find_accelerator(gpu)) for gpu in ("b200", "gb10", "rtx5080")}
+    assert classes == {"b200": "blackwell", "gb10": "workstation", "rtx5080": "workstation"}
     with pytest.raises(UnsupportedError, match=r"llama\.cpp"):
         architecture(find_accelerator("apple-m4-max-128gb"))
+
+
+def test_every_shipped_card_that_vllm_runs_on_has_a_generation():
+    cards = [row for row in describe_accelerators() if row["vendor"] in {"NVIDIA", "AMD"}]
+    named = {row["name"]: architecture(find_accelerator(row["name"])) for row in cards}
+    assert len(named) > 30
+    assert {name for name, generation in named.items() if generation == "unknown"} == set()
 
 
 def test_the_command_holds_what_was_set_and_nothing_else():
