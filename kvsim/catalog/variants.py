@@ -31,8 +31,8 @@ _FORMATS: dict[str, str | None] = {
     "-fp8": "fp8",
     "-fp4": "nvfp4",
 }
-# Organisations whose plain "-FP8" checkpoints are scaled by 128x128 blocks.
-_BLOCK_FP8 = ("qwen/", "deepseek-ai/")
+# Whose plain "-FP8" checkpoints are scaled by 128x128 blocks: their configs say so.
+_BLOCK_FP8 = ("qwen/", "deepseek-ai/", "sgl-project/deepseek", "zai-org/glm-5")
 # Unsloth's dynamic 4-bit checkpoints leave their most sensitive matrices in 16 bits. Which
 # ones is in each repository; vLLM's logs of three (3B, 7B, 8B) show 0.25 to 0.28 GiB more
 # than the same model with all of them packed: about 190 million parameters.
