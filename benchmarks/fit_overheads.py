@@ -7,7 +7,8 @@ the peak) are in ``kvsim/engines/vllm/overheads.py``; only these numbers are fit
     activation   copies of the logits, one number per sampler; a workspace for the one that
                  sorts nothing; residual streams kept at the sampler's peak, at the forward
                  peak, and by an encoder
-    non_torch    one number per card generation and period, and what sharding adds
+    non_torch    one number per card generation and period; what NCCL adds when sharded, without
+                 a workspace for fused all-reduces and beside one (whose size is computed)
     cuda_graph   a pool and a share per layer and captured batch size
 
 ``--check`` compares instead of writing and leaves 1 when the file would change;
@@ -17,7 +18,6 @@ the peak) are in ``kvsim/engines/vllm/overheads.py``; only these numbers are fit
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -31,6 +31,7 @@ from kvsim.engines.vllm.engine import VLLM
 from kvsim.engines.vllm.overheads import (
     ProfiledStep,
     capture_sizes,
+    fused_all_reduce_bytes,
     profiled_step,
     sampler_of,
 )
@@ -59,6 +60,7 @@ class Sample:
     non_torch_gib: float | None
     graphs_gib: float | None
     kv_gib: float
+    workspace_gib: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ def _sample(row: Observation) -> Sample:
         non_torch_gib=row.number("non_torch_gib"),
         graphs_gib=row.number("cudagraph_est_gib") or row.number("cudagraph_gib"),
         kv_gib=abs(row.kv_gib or _TYPICAL_KV_GIB),
+        workspace_gib=fused_all_reduce_bytes(deployment, engine.rules) / GIB,
     )
 
 
@@ -155,41 +158,58 @@ def _solve(rows: list[Sample], choice: list[bool]) -> Activation:
     return Activation(factors, workspace, stream, forward, encoder)
 
 
-def fit_non_torch(samples: list[Sample]) -> list[dict[str, object]]:
-    """Medians by generation and period; the step between periods is the measured card's."""
-    old = _period(samples, lambda sample: sample.release < NEW_LIBRARIES)
-    new = _period(samples, lambda sample: sample.release >= NEW_LIBRARIES)
-    grown = new["gib"]["hopper"] - old["gib"]["hopper"]
-    shifted = {card: round(gib + grown, 3) for card, gib in old["gib"].items()}
-    shifted["rocm"] = old["gib"]["rocm"]
-    return [
-        {"since": "0.1", "gib": old["gib"], "sharded_gib": old["sharded_gib"]},
-        {"since": "0.18", "gib": shifted | new["gib"], "sharded_gib": new["sharded_gib"]},
+def fit_non_torch(samples: list[Sample]) -> tuple[list[dict[str, object]], float]:
+    """Medians by generation and period, and NCCL's beside a workspace of fused all-reduces.
+
+    The step between periods is the measured card's. No row of the second period is sharded
+    without such a workspace, so NCCL keeps what it had in the first.
+    """
+    old = [sample for sample in samples if sample.release < NEW_LIBRARIES]
+    new = [sample for sample in samples if sample.release >= NEW_LIBRARIES]
+    before, after = _alone(old), _alone(new)
+    grown = after["hopper"] - before["hopper"]
+    shifted = {card: round(gib + grown, 3) for card, gib in before.items()} | after
+    shifted["rocm"] = before["rocm"]
+    sharded = _sharded(old, before["hopper"], is_fused=False)
+    periods = [
+        {"since": "0.1", "gib": before, "sharded_gib": sharded},
+        {"since": "0.18", "gib": shifted, "sharded_gib": sharded},
     ]
+    return periods, _sharded(new, after["hopper"], is_fused=True)
 
 
-def _period(samples: list[Sample], belongs: Callable[[Sample], bool]) -> dict[str, object]:
+def _alone(samples: list[Sample]) -> dict[str, float]:
     printed: dict[str, list[float]] = {}
-    sharded: list[float] = []
-    for sample in filter(belongs, samples):
-        if sample.non_torch_gib is None:
-            continue
-        options = sample.deployment.options
-        if options.tensor_parallel_size * options.pipeline_parallel_size > 1:
-            sharded.append(sample.non_torch_gib)
-        else:
+    for sample in samples:
+        if sample.non_torch_gib is not None and not _is_sharded(sample):
             generation = architecture(sample.deployment.accelerator)
             printed.setdefault(generation, []).append(sample.non_torch_gib)
     gib = {generation: round(median(values), 3) for generation, values in printed.items()}
-    gib |= _unprinted_rocm(samples, belongs)
-    gib |= {card: gib[like] for card, like in RELATIVES.items() if like in gib}
-    return {"gib": gib, "sharded_gib": round(median(sharded) - gib["hopper"], 3)}
+    gib |= _unprinted_rocm(samples)
+    return gib | {card: gib[like] for card, like in RELATIVES.items() if like in gib}
 
 
-def _unprinted_rocm(samples: list[Sample], belongs: Callable[[Sample], bool]) -> dict[str, float]:
+def _sharded(samples: list[Sample], alone_gib: float, *, is_fused: bool) -> float:
+    """GiB that sharding adds to a Hopper's, less the workspace; every such row is a Hopper's."""
+    rests = [
+        sample.non_torch_gib - alone_gib - sample.workspace_gib
+        for sample in samples
+        if sample.non_torch_gib is not None
+        and _is_sharded(sample)
+        and (sample.workspace_gib > 0) is is_fused
+    ]
+    return round(median(rests), 3)
+
+
+def _is_sharded(sample: Sample) -> bool:
+    options = sample.deployment.options
+    return options.tensor_parallel_size * options.pipeline_parallel_size > 1
+
+
+def _unprinted_rocm(samples: list[Sample]) -> dict[str, float]:
     """AMD's rows print blocks only: what is missing there after all other terms."""
     rests = []
-    for sample in filter(belongs, samples):
+    for sample in samples:
         if architecture(sample.deployment.accelerator) == "rocm" and sample.kv_gib:
             engine = _engine(sample)
             budget = engine.rank_budget(sample.deployment, engine.rank(sample.deployment))
@@ -220,7 +240,8 @@ def graph_samples(samples: list[Sample]) -> list[Sample]:
 def render(samples: list[Sample]) -> str:
     """Write the data file: coefficients with the rows that they come from."""
     fitted = fit_activation(samples)
-    graphs, libraries = fit_graphs(samples), fit_non_torch(samples)
+    graphs = fit_graphs(samples)
+    libraries, nccl_gib = fit_non_torch(samples)
     lines = [
         "# Written by benchmarks/fit_overheads.py; do not edit: edit the rule or the fit.",
         "# Fitted on the vLLM start-up logs of the reference table; GiB is 2**30 bytes.",
@@ -234,6 +255,7 @@ def render(samples: list[Sample]) -> str:
         f"  encoder_stream_factor: {fitted.encoder_stream:.3f}",
         "non_torch:",
         *[line for period in libraries for line in _render_period(period)],
+        f"fused_all_reduce: {{nccl_gib: {nccl_gib}}}",
         f"cuda_graph: {{pool_mib: {graphs['pool_mib']}, size_mib: {graphs['size_mib']}}}",
         "sources:",
         f"  activation: start-up logs {_names(samples, 'activation_gib')}",

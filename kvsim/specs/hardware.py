@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from kvsim.errors import InputError
@@ -60,6 +61,11 @@ class Interconnect(Checked):
 
     name: str
     bytes_per_s: NonNegativeFloat
+
+    @property
+    def is_switched(self) -> bool:
+        """Whether NVSwitches join the devices ("NVLink4"): no bridge of a pair, no PCIe."""
+        return re.match(r"NV(Link\d|Switch)", self.name) is not None
 
 
 class Price(Checked):

@@ -11,6 +11,7 @@ from kvsim.engines.vllm.overheads import (
     activation_bytes,
     coefficient_source,
     cuda_graph_bytes,
+    fused_all_reduce_bytes,
     lora_bytes,
     non_torch_bytes,
     profiled_step,
@@ -88,7 +89,10 @@ def _non_torch(deployment: ResolvedDeployment, rules: Rules) -> _Term:
     if given is not None:
         return _Term("non_torch", given, "given")
     size = non_torch_bytes(deployment, rules)
-    return _Term("non_torch", size, f"fitted: {coefficient_source('non_torch')}")
+    source = f"fitted: {coefficient_source('non_torch')}"
+    if fused_all_reduce_bytes(deployment, rules):
+        source += "; computed: FlashInfer's all-reduce workspace"
+    return _Term("non_torch", size, source)
 
 
 def _graphs(deployment: ResolvedDeployment, rules: Rules) -> _Term:

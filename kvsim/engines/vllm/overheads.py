@@ -27,6 +27,7 @@ __all__ = [
     "capture_sizes",
     "coefficient_source",
     "cuda_graph_bytes",
+    "fused_all_reduce_bytes",
     "lora_bytes",
     "non_torch_bytes",
     "profiled_step",
@@ -38,6 +39,12 @@ _DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _LOGIT_BYTES = 4
 _MAX_CAPTURE = 512
 _V0_MAX_CAPTURE = 256
+# Degrees that vLLM has a message size for (FI_SUPPORTED_WORLD_SIZES, 0.19.0 config/compilation.py).
+_FUSED_WORLDS = (2, 4, 8)
+_FUSED_GENERATIONS = ("hopper", "blackwell")
+# CU_MULTICAST_GRANULARITY_RECOMMENDED, as the page of FlashInfer's comm/mnnvl.py:337 has it; with it
+# rows V007, V016, V020 and V021 (2 and 4 ranks, three hidden sizes) hold 2.06 to 2.13 GiB alike.
+_MULTICAST_UNIT = 512 * MIB
 
 
 class ProfiledStep(NamedTuple):
@@ -97,14 +104,49 @@ def activation_bytes(step: ProfiledStep, sampler: str) -> int:
 
 
 def non_torch_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
-    """Return what the step allocates outside torch: libraries, and NCCL's buffers when sharded."""
-    fitted = entry_at(read_data(_DATA)["non_torch"], rules.release)
-    table: dict[str, float] = fitted["gib"]
+    """Return what the step allocates outside torch: libraries, and NCCL's buffers when sharded.
+
+    Where FlashInfer fuses the all-reduces, its workspace is allocated by the first compiled
+    step too, and NCCL, left with fewer collectives, connects fewer channels.
+    """
+    fitted = read_data(_DATA)
+    period = entry_at(fitted["non_torch"], rules.release)
+    table: dict[str, float] = period["gib"]
     generation = architecture(deployment.accelerator)
-    single = table.get(generation, table["unknown"])
+    size: float = table.get(generation, table["unknown"])
     options = deployment.options
-    ranks = options.tensor_parallel_size * options.pipeline_parallel_size
-    return int((single + fitted["sharded_gib"] * (ranks > 1)) * GIB)
+    workspace = fused_all_reduce_bytes(deployment, rules)
+    if workspace:
+        size += fitted["fused_all_reduce"]["nccl_gib"]
+    elif options.tensor_parallel_size * options.pipeline_parallel_size > 1:
+        size += period["sharded_gib"]
+    return int(size * GIB) + workspace
+
+
+def fused_all_reduce_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
+    """Bytes of FlashInfer's all-reduce workspace on each rank: 0 where nothing is fused.
+
+    Fused are tensor-parallel all-reduces of compiled models on Hopper and datacenter
+    Blackwell, behind NVSwitches alone: elsewhere vLLM does not ask, or FlashInfer cannot
+    allocate (``enable_allreduce_rms_fusion``; "expected on GPUs without NVSwitch").
+
+    The workspace is a buffer, its flags and a triple buffer (FlashInfer 0.6.6,
+    ``comm/trtllm_ar.py:596``), each rounded up to what NVIDIA recommends for multicast
+    (``comm/mnnvl.py:1141``). At 2 to 8 ranks vLLM asks for at most 64 MiB of messages, so
+    each is one such unit, whatever the model.
+    """
+    options, accelerator = deployment.options, deployment.accelerator
+    rule = rules.value("fused_all_reduce")
+    if rule is None or options.enforce_eager:
+        return 0
+    if any(getattr(options, degree) > 1 for degree in rule["alone"]):
+        return 0
+    is_fused = (
+        options.tensor_parallel_size in _FUSED_WORLDS
+        and architecture(accelerator) in _FUSED_GENERATIONS
+        and accelerator.interconnect.is_switched
+    )
+    return 3 * _MULTICAST_UNIT * is_fused
 
 
 def cuda_graph_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:

@@ -154,7 +154,7 @@ def test_the_tightest_stage_is_the_one_with_the_fewest_blocks():
     assert stages[3].kv_cache_bytes == min(stage.kv_cache_bytes for stage in stages)
 
 
-def test_sharding_costs_nccls_buffers():
+def test_sharding_costs_nccls_buffers_and_flashinfers():
     # H100, 0.19.0: 0.25 GiB alone, 2.07 on two cards
     alone, paired = budget_of(), budget_of(tensor_parallel_size=2)
     assert (paired.non_torch_bytes - alone.non_torch_bytes) / GIB == pytest.approx(1.82, abs=0.02)

@@ -18,6 +18,7 @@ from kvsim.engines.vllm.overheads import (
     activation_bytes,
     capture_sizes,
     cuda_graph_bytes,
+    fused_all_reduce_bytes,
     lora_bytes,
     non_torch_bytes,
     profiled_step,
@@ -149,14 +150,41 @@ def test_the_peak_is_the_larger_of_two_moments():
         ("0.17.0", "h100", {}, 0.13),
         ("0.19.0", "h100", {}, 0.25),
         ("0.19.0", "l4", {}, 0.21),
-        ("0.19.0", "h100", {"tensor_parallel_size": 2}, 0.25 + 1.82),
-        ("0.19.0", "h100", {"pipeline_parallel_size": 2}, 0.25 + 1.82),
-        ("0.17.0", "h100", {"tensor_parallel_size": 2}, 0.13 + 0.415),
+        ("0.19.0", "h100", {"tensor_parallel_size": 2}, 0.25 + 0.32 + 1.5),
+        ("0.19.0", "h100", {"pipeline_parallel_size": 2}, 0.25 + 0.415),
+        ("0.17.0", "h100", {"tensor_parallel_size": 2}, 0.13 + 0.32 + 1.5),
+        ("0.16.0", "h100", {"tensor_parallel_size": 2}, 0.13 + 0.415),
     ],
 )
 def test_libraries_and_the_buffers_of_nccl(version, gpu, options, gib):
     engine, deployment = resolved(gpu=gpu, version=version, **options)
-    assert non_torch_bytes(deployment, engine.rules) == int(gib * GIB)
+    assert non_torch_bytes(deployment, engine.rules) == pytest.approx(gib * GIB, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "options", "is_fused"),
+    [
+        ("h100", {"tensor_parallel_size": 8}, True),
+        ("b200", {"tensor_parallel_size": 4}, True),
+        ("h100", {}, False),
+        ("h100-nvl-94gb", {"tensor_parallel_size": 2}, False),  # a bridge: no multicast
+        ("a100", {"tensor_parallel_size": 2}, False),  # NVSwitch, but not 9.0
+        ("l4", {"tensor_parallel_size": 2}, False),
+        ("rtx-pro-6000", {"tensor_parallel_size": 2}, False),  # 12.0, over PCIe
+        ("h100", {"tensor_parallel_size": 2, "enforce_eager": True}, False),  # not compiled
+        ("h100", {"pipeline_parallel_size": 2}, False),  # sends, reduces nothing
+    ],
+)
+def test_all_reduces_are_fused_behind_nvswitches(gpu, options, is_fused):
+    engine, deployment = resolved(gpu=gpu, version="0.19.0", **options)
+    assert fused_all_reduce_bytes(deployment, engine.rules) == 1.5 * GIB * is_fused
+
+
+@pytest.mark.parametrize(("version", "is_fused"), [("0.19.0", False), ("0.21.0", True)])
+def test_stages_of_ranks_fuse_their_all_reduces_since_0_21(version, is_fused):
+    stages = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}
+    engine, deployment = resolved(gpu="h100", version=version, **stages)
+    assert bool(fused_all_reduce_bytes(deployment, engine.rules)) is is_fused
 
 
 # --- graphs -----------------------------------------------------------------------------------
