@@ -42,8 +42,9 @@ _V0_MAX_CAPTURE = 256
 # Degrees that vLLM has a message size for (FI_SUPPORTED_WORLD_SIZES, 0.19.0 config/compilation.py).
 _FUSED_WORLDS = (2, 4, 8)
 _FUSED_GENERATIONS = ("hopper", "blackwell")
-# CU_MULTICAST_GRANULARITY_RECOMMENDED, as the page of FlashInfer's comm/mnnvl.py:337 has it; with it
-# rows V007, V016, V020 and V021 (2 and 4 ranks, three hidden sizes) hold 2.06 to 2.13 GiB alike.
+# CU_MULTICAST_GRANULARITY_RECOMMENDED is taken to be the fabric's page (FlashInfer 0.6.6,
+# comm/mnnvl.py:337): rows V007, V016, V020 and V021 (2 and 4 ranks, three hidden sizes) hold
+# 2.06 to 2.13 GiB outside torch alike, as units of this size would have it.
 _MULTICAST_UNIT = 512 * MIB
 
 
