@@ -3,6 +3,8 @@
 ``exact``      given the KV bytes that the row prints, blocks, tokens and concurrency agree
 ``error``      given only model, card, flags and version, KV GiB against the printed one
 
+``not fitted`` start-ups of 2025-2026 that no coefficient was fitted on, apart from the others
+
 A printed size is rounded to 0.01 GiB, so exact means: some byte count within that rounding
 gives every printed number. Run: KVSIM_DATA=<folder with reference/> python
 benchmarks/capacity_accuracy.py
@@ -15,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from capacity_cases import CLASSES, Case, by_class, cases, mean_and_worst
 from observed_rows import Observation, UnpredictableRowError, observations
 from reference_data import parsed, parser
 
@@ -149,7 +152,11 @@ def main() -> int:
     print(f"{'row':5} {'engine':19} {'model':34} {'printed':>8} {'kvsim':>8} {'error':>7} exact")
     for outcome in compared:
         print(_line(outcome))
-    return _summarise(compared)
+    missed = _summarise(compared)
+    not_fitted = [c for c in cases(chosen.data) if c.release.startswith(chosen.engine)]
+    if not_fitted:
+        _print_not_fitted(not_fitted)
+    return missed
 
 
 def _line(outcome: Outcome) -> str:
@@ -164,8 +171,40 @@ def _line(outcome: Outcome) -> str:
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
-    width = int(form.lstrip("+").split(".")[0]) + len(unit)
+    width = int(form.lstrip("+").split(".")[0] or 0) + len(unit)
     return f"{value:{form}}{unit}" if value is not None else "-".rjust(width)
+
+
+def _print_not_fitted(found: list[Case]) -> None:
+    """Print the start-ups that nothing was fitted on, one a line, and each class of them."""
+    print("\nnot fitted, capacity_2026:")
+    print(f"{'row':5} {'start-up':56} {'printed':>8} {'kvsim':>8} {'KV':>7} {'tokens':>7} exact")
+    for case in found:
+        exact = {True: "yes", False: "NO", None: "-"}[case.exact]
+        printed = _number(case.printed_gib, "8.2f")
+        error = _number(case.kv_percent, "+6.1f", "%")
+        tokens = _number(case.tokens_percent, "+6.1f", "%")
+        weights = _number(case.weights_percent, "+.1f", "%") if case.weights_percent else ""
+        print(
+            f"{case.name:5} {case.what[:56]:56} {printed} {case.predicted_gib:8.2f} {error}"
+            f" {tokens} {exact:5} {weights and f'weights {weights}'}".rstrip()
+        )
+    print(_class_line("all", found))
+    for what in CLASSES:
+        for name, mine in by_class(found, what):
+            print(_class_line(f"{what} {name}", mine))
+
+
+def _class_line(name: str, mine: list[Case]) -> str:
+    errors = [case.kv_percent for case in mine if case.kv_percent is not None]
+    over, under = sum(error > 0 for error in errors), sum(error < 0 for error in errors)
+    checked = [case.exact for case in mine if case.exact is not None]
+    accuracy = mean_and_worst(mine)
+    off = f"mean {accuracy[0]:.1f} %, worst {accuracy[1]:.1f} %" if accuracy else "no bytes printed"
+    return (
+        f"{name:26} {len(mine):2} rows: KV bytes {over} over, {under} under, {off};"
+        f" tokens exact on {sum(checked)} of {len(checked)}"
+    )
 
 
 def _summarise(compared: list[Outcome]) -> int:

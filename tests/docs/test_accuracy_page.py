@@ -5,6 +5,7 @@ import statistics
 from pathlib import Path
 
 import capacity_accuracy
+import capacity_cases
 import fit_overheads
 import pytest
 import replay_accuracy
@@ -99,6 +100,30 @@ def test_capacity_figures_left_out(kvsim_data):
     text = " ".join(section("KV capacity").split())
     assert f"({len(errors)} of them)" in text
     assert f"off by {mean:.2f} % of their KV on average and {worst:.2f} % at worst" in text
+
+
+def test_capacity_figures_that_nothing_was_fitted_on(kvsim_data):
+    rows, classes = tables("KV capacity, not fitted")
+    found = capacity_cases.cases(kvsim_data)
+    answers = {True: "yes", False: "no", None: "-"}
+    for row, case in zip(rows, found, strict=True):
+        printed = "-" if case.printed_gib is None else f"{case.printed_gib:.2f}"
+        off = "-" if case.kv_percent is None else f"{case.kv_percent:+.1f} %"
+        assert (row["row"], row["fabric"], row["printed GiB"]) == (case.name, case.fabric, printed)
+        assert (row["KV bytes"], row["tokens"]) == (off, f"{case.tokens_percent:+.1f} %")
+        assert row["exact"] == answers[case.exact]
+    named = [("all", found)]
+    for what in capacity_cases.CLASSES:
+        named += capacity_cases.by_class(found, what)
+    for row, (name, mine) in zip(classes, named, strict=True):
+        mean, worst = capacity_cases.mean_and_worst(mine)
+        checked = [case.exact for case in mine if case.exact is not None]
+        errors = [case.kv_percent for case in mine if case.kv_percent is not None]
+        assert (row["class"], row["rows"]) == (name, str(len(mine)))
+        assert row["over"] == str(sum(error > 0 for error in errors))
+        assert row["under"] == str(sum(error < 0 for error in errors))
+        assert (row["mean error"], row["worst"]) == (f"{mean:.1f} %", f"{worst:.1f} %")
+        assert row["tokens exact"] == f"{sum(checked)} of {len(checked)}"
 
 
 def test_weight_figures(kvsim_data):
