@@ -128,7 +128,7 @@ def test_hub_ids(facts):
 # What a spec holds of where it came from, and not of the model.
 PROVENANCE = {"name", "hf_id", "source", "weight_bytes_on_disk"}
 # A name says that a checkpoint is NVFP4; which families NVIDIA spared, its config alone.
-FORMAT = {"quantization", "family_formats", "spared_parameters"}
+FORMAT = {"quantization", "family_formats", "declared_kv", "spared_parameters"}
 
 
 @pytest.fixture(scope="module")
