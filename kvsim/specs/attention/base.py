@@ -44,7 +44,7 @@ def heads_per_rank(heads: int, tp: int) -> int:
     return max(1, heads // tp)
 
 
-What = Literal["kv", "latent", "shared", "indexer", "block_indexer", "state"]
+What = Literal["kv", "latent", "shared", "indexer", "block_indexer", "state", "unfolded"]
 
 # What holds the content that queries read; an indexer's key rides along with it.
 _CONTENT = ("kv", "latent", "shared")
@@ -60,7 +60,7 @@ class Entry(NamedTuple):
         "kv", a key and a value of each head; "latent", one vector that all heads expand;
         "shared", one vector that is key and value of all heads; "indexer", a key of the
         sparse indexer of latents; "block_indexer", a key by which blocks are picked; "state", a
-        recurrent state.
+        recurrent state; "unfolded", what a compressor has yet to fold of a token.
     entry_bytes : int
         Bytes of one.
     kept : str
@@ -182,6 +182,14 @@ class Attention(Checked, ABC):
     @abstractmethod
     def entries(self, fmt: KVFormat, tp: int = 1) -> tuple[Entry, ...]:
         """What one layer keeps of a sequence on one rank."""
+
+    @property
+    def unfolded(self) -> tuple[Entry, ...]:
+        """What compressors keep of tokens until they fold them, apart from `entries`: nothing.
+
+        It is working memory: no query reads it, and no other token's place depends on it.
+        """
+        return ()
 
     @abstractmethod
     def fixed_bytes(self, tp: int = 1) -> int:

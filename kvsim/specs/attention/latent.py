@@ -13,6 +13,8 @@ __all__ = ["CompressedLatentAttention", "LatentAttention"]
 
 # A sparse indexer's key is fp8 with one fp32 scale.
 _INDEXER_SCALE_BYTES = 4
+# Compressors work in fp32.
+_UNFOLDED_ELEMENT_BYTES = 4
 
 
 class LatentAttention(LoadedUnknown, TokenCache):
@@ -234,6 +236,38 @@ class CompressedLatentAttention(LoadedUnknown, TokenCache):
             key_bytes = self.indexer_dim + _INDEXER_SCALE_BYTES
             kept.append(Entry("indexer", key_bytes, "folded", self.ratio))
         return tuple(kept)
+
+    @property
+    def unfolded(self) -> tuple[Entry, ...]:
+        """Values and scores in fp32 of the tokens that are yet to be folded, for each compressor.
+
+        Where there is an indexer, one fold overlaps the next: twice the tokens, twice as wide.
+
+        Notes
+        -----
+        Source: vLLM 0.33, ``vllm/models/deepseek_v4/compressor.py`` (CompressorStateCache).
+
+        Examples
+        --------
+        DeepSeek-V4's layers that fold four tokens, and those that fold 128:
+
+        >>> shape = {"heads": 64, "head_dim": 512, "rope_dim": 64, "window": 128}
+        >>> folds_4 = CompressedLatentAttention(**shape, ratio=4, indexer_dim=128)
+        >>> [(entry.entry_bytes, entry.span) for entry in folds_4.unfolded]
+        [(8192, 8), (2048, 8)]
+        >>> folds_128 = CompressedLatentAttention(**shape, ratio=128)
+        >>> [(entry.entry_bytes, entry.span) for entry in folds_128.unfolded]
+        [(4096, 128)]
+        """
+        if not self.ratio:
+            return ()
+        overlap = 2 if self.indexer_dim else 1
+        value_and_score_bytes = 2 * overlap * _UNFOLDED_ELEMENT_BYTES
+        return tuple(
+            Entry("unfolded", value_and_score_bytes * dim, "window", overlap * self.ratio)
+            for dim in (self.head_dim, self.indexer_dim)
+            if dim
+        )
 
     def held_bytes(self, fmt: KVFormat, context: int, tp: int = 1) -> int:
         """Bytes of the states; the indexer's keys count in an engine's pages only."""
