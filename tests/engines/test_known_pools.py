@@ -178,19 +178,78 @@ def test_vllm_keeps_what_whisper_heard_in_fixed_blocks():
     assert [pools.main.blocks_at(tokens) for tokens in (0, 16, 17)] == [94, 95, 96]
 
 
-def test_vllm_draws_two_block_sizes_of_deepseek_v4_from_one_pool():
-    """64 tokens of 43 windows, or 256 tokens of the 41 layers that compress by 4 or 128.
+# An entry is 584 bytes, an indexer's key 132, and pages are multiples of 576: 64 of them make
+# 37,440 and 8,640. 4 or 8 tokens that are yet to be folded make 32,832, the indexer's 8,640.
+V4_SETUP = {"max_model_len": 8192, "tensor_parallel_size": 8, "max_num_batched_tokens": 8192}
 
-    An entry is 584 bytes and pages are multiples of 576: 64 entries make 37,440.
+
+def test_vllm_draws_four_block_sizes_of_deepseek_v4_from_one_pool():
+    """64 tokens of a window, 256 of what is folded by 4 or 128, and 4 or 8 of what is to be.
+
+    vLLM 0.33.0's own planner (v1/core/kv_cache_planning.py, _get_packed_kv_cache_groups; run on a
+    CPU) has these five groups; a public log (vllm#52495) has the bytes of a block.
     """
-    setup = {"max_model_len": 8192, "tensor_parallel_size": 8}
-    pools = pools_of("vllm", "deepseek-v4-flash", 10 * GIB, gpu="b300", **setup)
-    # 21 layers keep 64 entries and 64 indexer keys of 132 bytes, 20 keep two entries.
-    windows, compressed = 43 * 37_440, 21 * (37_440 + 8_640) + 20 * 1_728
-    assert windows == max(windows, compressed) == 1_609_920
-    assert sizes(pools) == [("blocks", 256, windows, 6669)]
-    # The window's 127 earlier tokens may begin inside a block of 64.
-    assert growths(pools) == [Growth.capped(64, 3), Growth.full(256)]
-    assert [pools.main.blocks_at(tokens) for tokens in (64, 65, 256, 257)] == [2, 3, 4, 5]
-    assert pools.requests(8192) == 6668 // (3 + 32) == 190
+    pools = pools_of("vllm", "deepseek-v4-flash", 10 * GIB, gpu="b300", **V4_SETUP)
+    # 21 layers keep 64 entries and 64 indexer keys, 20 keep two entries.
+    folded = 21 * (37_440 + 8_640) + 20 * 1_728
+    beside = 22 * 37_440, 21 * 37_440, 21 * (32_832 + 8_640), 20 * 32_832
+    assert beside == (823_680, 786_240, 870_912, 656_640)
+    assert folded == max(folded, *beside) == 1_002_240
+    assert sizes(pools) == [("blocks", 256, folded, 10_713)]
+    # 127, 7 and 127 earlier tokens may begin inside a block of 64, 4 and 8.
+    windows, by_4, by_128 = Growth.capped(64, 3), Growth.capped(4, 3), Growth.capped(8, 17)
+    assert growths(pools) == [windows, windows, Growth.full(256), by_4, by_128]
+    assert [pools.main.blocks_at(tokens) for tokens in (8, 64, 65, 256, 257)] == [
+        2 * 1 + 1 + 2 + 1,
+        2 * 1 + 1 + 3 + 8,
+        2 * 2 + 1 + 3 + 9,
+        2 * 3 + 1 + 3 + 17,
+        2 * 3 + 2 + 3 + 17,
+    ]
+    assert pools.requests(8192) == 10_712 // (26 + 32) == 184
     assert pools.main.curve.slots_per_block == 256
+
+
+def v4_capacity(model, length):
+    """Blocks, tokens and concurrency of 40 GiB, with 16,384 tokens in flight.
+
+    Two batches of 8,192, for scheduling is asynchronous.
+    """
+    options = EngineOptions(**{**V4_SETUP, "max_model_len": length})
+    engine = get_engine("vllm", "0.33.0")
+    asked = Deployment(find_model(model), find_accelerator("b300"), options)
+    capacity = engine.capacity(engine.resolve(asked), 40 * GIB)
+    return capacity.num_blocks, capacity.logged_tokens, round(capacity.max_concurrency, 9)
+
+
+@pytest.mark.parametrize(
+    ("length", "tokens", "concurrency"),
+    [
+        (1000, 103_260, 103.260240964),
+        # 32 + 2 x (ceil(8,192 / 64) + 1) + ceil(8,192 / 4) + 1 + ceil(8,192 / 8) + 1 = 3,364
+        (8192, 104_355, 12.738703924),
+        (16_641, 105_678, 6.350474215),
+        (100_001, 605_873, 6.05867383),
+    ],
+)
+def test_vllm_admits_deepseek_v4_flash_as_its_own_planner_does(length, tokens, concurrency):
+    """get_kv_cache_configs and get_kv_cache_capacity of vLLM 0.33.0, run on a CPU."""
+    assert v4_capacity("deepseek-v4-flash", length) == (42_853, tokens, concurrency)
+
+
+@pytest.mark.parametrize(
+    ("length", "tokens", "concurrency"),
+    [
+        (1000, 72_069, 72.069879518),
+        (8192, 72_834, 8.890903686),
+        (16_641, 73_757, 4.43227623),
+        (100_001, 422_865, 4.228615863),
+    ],
+)
+def test_vllm_admits_deepseek_v4_pro_as_its_own_planner_does(
+    length, tokens, concurrency, kvsim_data
+):
+    """As for Flash; 30 layers fold by 4 and 31 by 128, so a block holds 1,435,968 bytes."""
+    config = kvsim_data / "reference/configs/deepseek-ai--DeepSeek-V4-Pro/config.json"
+    assert 40 * GIB // 1_435_968 == 29_909
+    assert v4_capacity(str(config), length) == (29_909, tokens, concurrency)

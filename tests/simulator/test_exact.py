@@ -170,7 +170,12 @@ def test_arrivals_on_the_very_end_of_a_step_agree(scheduler: str, data: st.DataO
         ("vllm", "nemotron-nano-9b-v2", 90, {}),  # states in the one pool
         ("sglang", "nemotron-nano-9b-v2", 700, {"block_size": 16}),  # states in their own
         ("vllm", "deepseek-v2-lite", 800, {}),
-        ("vllm", "deepseek-v4-flash", 150, {"tensor_parallel_size": 4}),  # blocks of 64 and 256
+        (  # blocks of 4, 8, 64 and 256; as few as admit a prompt in steps of 512
+            "vllm",
+            "deepseek-v4-flash",
+            462,
+            {"tensor_parallel_size": 4, "max_num_batched_tokens": 512},
+        ),
     ],
 )
 def test_a_scenario_agrees_with_its_steps(

@@ -10,7 +10,8 @@ sequence takes blocks from every group. Gemma-3-27B, 10 full and 52 window layer
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from kvsim.engines.vllm.pages import LayerPage, PageSpec
@@ -52,18 +53,26 @@ class PageGroup(NamedTuple):
         return sum(m.spec.page_bytes for m in self.members if layers is None or m.layer in layers)
 
 
-def pack_groups(pages: list[LayerPage]) -> tuple[PageGroup, ...]:
+def pack_groups(pages: list[LayerPage], *, packs_mixed: bool = True) -> tuple[PageGroup, ...]:
     """Pack layers into groups, as vLLM's KV-cache planning does.
 
     One spec, or several that keep the same tokens, make one group. Otherwise pages are made
     equal, and every bucket of equal specs is cut into groups of the smallest bucket's size
     (of the largest one's, where that is less than 1.5 times the smallest).
+
+    Parameters
+    ----------
+    pages : list of LayerPage
+        In layer order.
+    packs_mixed : bool
+        Whether pages that cannot be made equal are cut into groups too, not one a kind.
     """
     kinds = {(p.spec.kind, p.spec.block_size, p.spec.span) for p in pages}
     if len(kinds) == 1:
         return (PageGroup(tuple(pages)),)
     if not _can_unify(pages):
-        return _pack_mixed(pages)
+        kept = _kinds(pages)
+        return _pack_mixed(kept) if packs_mixed else tuple(bucket.whole for bucket in kept)
     buckets = _buckets(_unify(pages))
     sizes = [len(bucket) for bucket in buckets]
     size = max(sizes) if max(sizes) < _PADDING_RATIO * min(sizes) else min(sizes)
@@ -87,7 +96,12 @@ def promote_to_full(pages: list[LayerPage]) -> list[LayerPage]:
 
 def require_one_group(pages: list[LayerPage], flag: str) -> None:
     """Raise UnsupportedError when layers remain that cannot share one block table."""
-    if len({page.spec.kind for page in pages}) > 1:
+    kinds = {page.spec.kind for page in pages}
+    if "unfolded" in kinds:
+        raise UnsupportedError(
+            f"{flag}: how a compressor's tokens join one group with attention is not known"
+        )
+    if len(kinds) > 1:
         raise UnsupportedError(
             f"{flag}: recurrent or cross-attention layers cannot join one group with attention"
         )
@@ -118,10 +132,115 @@ def _unify(pages: list[LayerPage]) -> list[LayerPage]:
     return [page._replace(spec=page.spec.with_page(widest)) for page in pages]
 
 
-def _pack_mixed(pages: list[LayerPage]) -> tuple[PageGroup, ...]:
-    """Keep pages as they are: one group for each kind and block size."""
-    groups: dict[tuple[str, int, int], list[LayerPage]] = {}
+class _Bucket(NamedTuple):
+    """Layers that keep the same tokens, in pages of one or several sizes.
+
+    Parameters
+    ----------
+    columns : tuple of tuple of LayerPage
+        The layers of each page size. Columns of equal length are a pattern that repeats: one
+        page of each size.
+    """
+
+    columns: tuple[tuple[LayerPage, ...], ...]
+
+    @property
+    def whole(self) -> PageGroup:
+        """All of them under one block table."""
+        return PageGroup(tuple(sorted(self._members, key=lambda page: page.layer)))
+
+    @property
+    def _members(self) -> Iterator[LayerPage]:
+        return chain.from_iterable(self.columns)
+
+    @property
+    def repeats(self) -> int:
+        """Layers of the longest column."""
+        return max(map(len, self.columns))
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether it is a pattern that repeats, and so may be cut."""
+        return len(set(map(len, self.columns))) == 1
+
+    def cut(self, count: int) -> list[PageGroup]:
+        """Deal the repeats of the pattern out in turn."""
+        if count == 1:
+            return [self.whole]
+        rows = list(zip(*self.columns, strict=True))
+        hands = (rows[start::count] for start in range(count))
+        return [PageGroup(tuple(chain.from_iterable(hand))) for hand in hands]
+
+
+def _kinds(pages: list[LayerPage]) -> list[_Bucket]:
+    """Part the layers by the tokens that they keep, in the order in which they come."""
+    kinds: dict[tuple[str, int, int], dict[int, list[LayerPage]]] = {}
     for page in pages:
         spec = page.spec
-        groups.setdefault((spec.kind, spec.block_size, spec.span), []).append(page)
-    return tuple(PageGroup(tuple(members)) for members in groups.values())
+        columns = kinds.setdefault((spec.kind, spec.block_size, spec.span), {})
+        columns.setdefault(spec.page_bytes, []).append(page)
+    return [_Bucket(tuple(map(tuple, columns.values()))) for columns in kinds.values()]
+
+
+def _pack_mixed(buckets: list[_Bucket]) -> tuple[PageGroup, ...]:
+    """Keep pages as they are, and cut the buckets so that their groups fill a block alike.
+
+    Where a balanced bucket mixes page sizes, all balanced ones are cut into groups of about as
+    many repeats. Where none does, only windows are cut: to what fits beside the widest bucket.
+
+    Notes
+    -----
+    Source: vLLM 0.33, ``v1/core/kv_cache_planning.py`` (_get_packed_kv_cache_groups).
+    DeepSeek-V4-Flash, page counts of each group::
+
+        windows            22  21         two groups of 43 layers
+        full        62                    21 + 21 index keys + 20: unbalanced, so whole
+        unfolded by 4      21 + 21        balanced and mixed: at least 21 repeats a group
+        unfolded by 128    20
+    """
+    mixed = [b.repeats for b in buckets if b.is_balanced and len(b.columns) > 1]
+    if not mixed:
+        return _cut_windows(buckets)
+    size = _least_padding([b.repeats for b in buckets if b.is_balanced], max(mixed))
+    counts = [ceil_div(b.repeats, size) if b.is_balanced else 1 for b in buckets]
+    return _cut_all(buckets, counts)
+
+
+def _least_padding(sizes: list[int], least: int) -> int:
+    """Return the group size from `least` up that pads `sizes` least; of equals the largest.
+
+    Examples
+    --------
+    43 windows, and 21 and 20 layers of states: 22 leaves 1 + 1 + 2 slots empty.
+
+    >>> _least_padding([43, 21, 20], 21)
+    22
+    """
+    padding = {size: sum(-each % size for each in sizes) for size in range(least, max(sizes) + 1)}
+    return min(padding, key=lambda size: (padding[size], -size))
+
+
+def _cut_windows(buckets: list[_Bucket]) -> tuple[PageGroup, ...]:
+    """Cut buckets of windows to the pages that fit the widest of the others, or one page."""
+    floors = [
+        max(m.spec.page_bytes for m in b.whole.members) if _is_window(b) else b.whole.block_bytes()
+        for b in buckets
+    ]
+    block_bytes = max(floors)
+    counts = [
+        ceil_div(b.repeats, block_bytes // b.whole.spec.page_bytes) if _is_window(b) else 1
+        for b in buckets
+    ]
+    return _cut_all(buckets, counts)
+
+
+def _is_window(bucket: _Bucket) -> bool:
+    """Whether it is a window of pages of one size, which may be cut anywhere."""
+    spec = bucket.whole.spec
+    return spec.kind in ("window", "unfolded") and len(bucket.columns) == 1
+
+
+def _cut_all(buckets: list[_Bucket], counts: list[int]) -> tuple[PageGroup, ...]:
+    return tuple(
+        group for bucket, count in zip(buckets, counts, strict=True) for group in bucket.cut(count)
+    )

@@ -84,7 +84,8 @@ def layout_of(deployment: ResolvedDeployment, rules: Rules, *, all_full: bool = 
         When the model keeps no cache, or its layers cannot share one group where they must.
     """
     options = deployment.options
-    pages = layer_pages(deployment)
+    packs_mixed = bool(rules.value("packed_pages"))
+    pages = layer_pages(deployment, keeps_unfolded=packs_mixed)
     if not pages:
         raise UnsupportedError(f"{deployment.model.name} keeps no cache: there is nothing to size")
     is_hybrid = bool(rules.value("hybrid_groups")) and not rules.is_v0(deployment.accelerator)
@@ -94,7 +95,8 @@ def layout_of(deployment: ResolvedDeployment, rules: Rules, *, all_full: bool = 
     if is_single:
         flag = "--disable-hybrid-kv-cache-manager" if is_hybrid else "a release without groups"
         require_one_group(pages, flag)
-    return Layout(pack_groups(pages), _reserve(deployment, rules), counts_pages=is_hybrid)
+    groups = pack_groups(pages, packs_mixed=packs_mixed)
+    return Layout(groups, _reserve(deployment, rules), counts_pages=is_hybrid)
 
 
 def capacity_of(

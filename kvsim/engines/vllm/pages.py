@@ -5,11 +5,13 @@
     kind      page holds              a sequence of L tokens needs (admission)
     full      block_size tokens       ceil(L / block)
     window    block_size tokens       ceil(min(window - 1 + in flight, L) / block) + 1
+    unfolded  block_size tokens       as a window
     chunk     block_size tokens       ceil(min(chunk + in flight, L) / block)
     state     one recurrent state     1, or 2 with prefix caching
     fixed     block_size tokens       ceil(encoder tokens / block), whatever L
 
-In flight: tokens scheduled and not yet settled, whose blocks a window cannot free.
+In flight: tokens scheduled and not yet settled, whose blocks a window cannot free. Unfolded: what
+DeepSeek-V4's compressors work on, which is no attention and so never charged as full.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ __all__ = ["LayerPage", "PageSpec", "Reserve", "align_to_states", "layer_pages"]
 _COMPRESSED_BLOCK = 256
 _COMPRESSED_WINDOW_BLOCK = 64
 _COMPRESSED_PAGE_MULTIPLE = 576
+# ... and blocks of what its compressors have yet to fold, by the tokens that they look back on: as
+# many as fit a page of 64 entries (vLLM 0.33, models/deepseek_v4/compressor.py).
+_UNFOLDED_BLOCKS = {8: 4, 128: 8}
 # Attention kernels take blocks in multiples of 16 tokens.
 _KERNEL_BLOCK = 16
 
@@ -57,7 +62,7 @@ class PageSpec(NamedTuple):
         Window or chunk in tokens, encoder tokens, or states that a sequence keeps.
     """
 
-    kind: Literal["full", "window", "chunk", "state", "fixed"]
+    kind: Literal["full", "window", "unfolded", "chunk", "state", "fixed"]
     block_size: int
     page_bytes: int
     span: int = 0
@@ -68,7 +73,7 @@ class PageSpec(NamedTuple):
         match self.kind:
             case "full":
                 return ceil_div(ceil_div(length, reserve.context_ranks), self.block_size)
-            case "window":
+            case "window" | "unfolded":
                 return ceil_div(min(self.span - 1 + in_flight, length), self.block_size) + 1
             case "chunk":
                 return ceil_div(min(self.span + in_flight, length), self.block_size)
@@ -82,7 +87,7 @@ class PageSpec(NamedTuple):
         match self.kind:
             case "full":
                 return Growth.full(self.block_size * reserve.context_ranks)
-            case "window":
+            case "window" | "unfolded":
                 return Growth.capped(self.block_size, ceil_div(self.span - 1, self.block_size) + 1)
             case "chunk":
                 return Growth.capped(self.block_size, ceil_div(self.span, self.block_size))
@@ -107,13 +112,21 @@ class LayerPage(NamedTuple):
     spec: PageSpec
 
 
-def layer_pages(deployment: ResolvedDeployment) -> list[LayerPage]:
-    """List the pages of all layers, in layer order, for a resolved deployment."""
+def layer_pages(deployment: ResolvedDeployment, *, keeps_unfolded: bool = True) -> list[LayerPage]:
+    """List the pages of all layers, in layer order, for a resolved deployment.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        Resolved.
+    keeps_unfolded : bool
+        Whether the release pages what compressors have yet to fold.
+    """
     pages = [
         LayerPage(layer, group.name, spec)
         for group in deployment.model.layer_groups
         for cache in group.owned_caches
-        for spec in _specs(cache, deployment)
+        for spec in _specs(cache, deployment, keeps_unfolded=keeps_unfolded)
         for layer in group.layers
     ]
     return align_to_states(sorted(pages, key=lambda page: page.layer), deployment)
@@ -143,7 +156,9 @@ def _aligned(spec: PageSpec, block: int, page_bytes: int) -> PageSpec:
     return spec._replace(block_size=block, page_bytes=own_bytes)
 
 
-def _specs(cache: Attention, deployment: ResolvedDeployment) -> Iterator[PageSpec]:
+def _specs(
+    cache: Attention, deployment: ResolvedDeployment, *, keeps_unfolded: bool
+) -> Iterator[PageSpec]:
     """Yield the pages of one layer's cache: one for each sort of entries."""
     options = deployment.options
     tp = options.tensor_parallel_size
@@ -152,6 +167,8 @@ def _specs(cache: Attention, deployment: ResolvedDeployment) -> Iterator[PageSpe
     is_compressed = cache.keeps("shared")
     for entry in entries:
         yield _compressed_page(entry) if is_compressed else _page(entry, options)
+    if keeps_unfolded:
+        yield from map(_unfolded_page, cache.unfolded)
 
 
 def _page(entry: Entry, options: ResolvedOptions) -> PageSpec:
@@ -187,6 +204,22 @@ def _compressed_page(entry: Entry) -> PageSpec:
         entries = ceil_div(_COMPRESSED_BLOCK, entry.span)
         return PageSpec("full", _COMPRESSED_BLOCK, _round_page(entries * entry.entry_bytes))
     raise UnsupportedError(f"how vLLM pages a shared vector for {entry.kept} tokens is not known")
+
+
+def _unfolded_page(entry: Entry) -> PageSpec:
+    """Page the tokens that one of DeepSeek-V4's compressors has yet to fold.
+
+    Raises
+    ------
+    UnsupportedError
+        For a ratio that vLLM has no compressor for.
+    """
+    block = _UNFOLDED_BLOCKS.get(entry.span)
+    if block is None:
+        raise UnsupportedError(
+            f"a compressor that looks back on {entry.span} tokens: vLLM's fold 4 or 128",
+        )
+    return PageSpec("unfolded", block, _round_page(block * entry.entry_bytes), entry.span)
 
 
 def _round_page(page_bytes: int) -> int:

@@ -16,6 +16,7 @@ FULL = PageSpec("full", 16, 64)
 WINDOW = PageSpec("window", 16, 64, span=128)
 CHUNK = PageSpec("chunk", 16, 64, span=128)
 STATE = PageSpec("state", 16, 64, span=1)
+UNFOLDED = PageSpec("unfolded", 16, 64, span=8)
 
 
 def pages(*specs):
@@ -70,15 +71,50 @@ def test_the_smaller_page_takes_more_tokens():
     assert [group.spec.block_size for group in groups] == [16, 32]
 
 
+WIDE = PageSpec("window", 64, 100, 128)
+FOLDED = PageSpec("full", 256, 30)
+
+
 def test_a_layer_of_two_pages_keeps_pages_as_they_are():
-    """DeepSeek-V4: window and compressed states of one layer, in groups of their own sizes."""
-    window, folded = PageSpec("window", 64, 100, 128), PageSpec("full", 256, 30)
-    mixed = [LayerPage(0, "v4", window), LayerPage(0, "v4", folded), LayerPage(1, "v4", window)]
-    groups = pack_groups(mixed)
+    """DeepSeek-V4 in a release that has a group for each kind, of pages of its own sizes."""
+    mixed = [LayerPage(0, "v4", WIDE), LayerPage(0, "v4", FOLDED), LayerPage(1, "v4", WIDE)]
+    groups = pack_groups(mixed, packs_mixed=False)
     assert [group.members for group in groups] == [(mixed[0], mixed[2]), (mixed[1],)]
     assert [group.spec.page_bytes for group in groups] == [100, 30]
     assert bytes_per_block(groups) == 200
     assert bytes_per_block(groups, [1]) == 100
+
+
+@pytest.mark.parametrize(
+    ("folded_bytes", "expected"),
+    [
+        # a block need hold one window, and does not hold two
+        (30, [[0], [1], [2], [3], [0]]),
+        # two windows fit beside 250 bytes: groups of two
+        (250, [[0, 2], [1, 3], [0]]),
+        # all four fit
+        (400, [[0, 1, 2, 3], [0]]),
+    ],
+)
+def test_windows_are_cut_to_what_the_widest_other_group_holds(folded_bytes, expected):
+    """vLLM 0.33's _get_packed_kv_cache_groups, where no bucket mixes page sizes."""
+    mixed = [LayerPage(layer, "v4", WIDE) for layer in range(4)]
+    mixed.append(LayerPage(0, "v4", FOLDED._replace(page_bytes=folded_bytes)))
+    assert members(pack_groups(mixed)) == expected
+
+
+def test_patterns_of_two_page_sizes_set_the_size_of_all_groups():
+    """vLLM 0.33's _get_packed_kv_cache_groups: 5 windows beside a pattern that repeats twice.
+
+    Groups of 2 repeats pad 5 by 1, groups of 3 pad 5 and 2 by 1 each, and groups of 5 pad 2 by 3.
+    """
+    pattern = [PageSpec("unfolded", 4, size, 8) for size in (90, 20)]
+    mixed = [LayerPage(layer, "v4", WIDE) for layer in range(5)]
+    mixed += [LayerPage(layer, "v4", spec) for layer in (1, 3) for spec in pattern]
+    groups = pack_groups(mixed)
+    assert members(groups) == [[0, 3], [1, 4], [2], [1, 1, 3, 3]]
+    assert [group.block_bytes() for group in groups] == [200, 200, 100, 220]
+    assert not any(group.padding_layers for group in groups)
 
 
 def test_encoder_pages_beside_a_layers_own_are_no_second_page():
@@ -89,11 +125,13 @@ def test_encoder_pages_beside_a_layers_own_are_no_second_page():
 
 
 def test_windows_and_chunks_become_full_and_states_do_not():
-    promoted = promote_to_full(pages(FULL, WINDOW, CHUNK, STATE))
-    assert [page.spec for page in promoted] == [FULL, FULL, FULL, STATE]
+    promoted = promote_to_full(pages(FULL, WINDOW, CHUNK, STATE, UNFOLDED))
+    assert [page.spec for page in promoted] == [FULL, FULL, FULL, STATE, UNFOLDED]
 
 
 def test_one_group_takes_one_kind():
     require_one_group(pages(FULL, FULL), "--flag")
     with pytest.raises(UnsupportedError, match="--flag: recurrent"):
         require_one_group(pages(FULL, STATE), "--flag")
+    with pytest.raises(UnsupportedError, match="--flag: how a compressor's tokens join"):
+        require_one_group(pages(FULL, UNFOLDED), "--flag")

@@ -8,17 +8,19 @@ from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import Deployment, get_engine
 from kvsim.engines.vllm.groups import pack_groups
+from kvsim.engines.vllm.layout import layout_of
 from kvsim.engines.vllm.pages import (
     LayerPage,
     PageSpec,
     Reserve,
     _compressed_page,
     _page,
+    _unfolded_page,
     align_to_states,
     layer_pages,
 )
 from kvsim.errors import InputError, UnsupportedError
-from kvsim.specs.attention import Entry, RecurrentState
+from kvsim.specs.attention import CompressedLatentAttention, Entry, RecurrentState
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.model import LayerGroup
 
@@ -51,6 +53,7 @@ def test_groups_take_the_larger_bucket_only_below_one_and_a_half_times(windows, 
     [
         ("full", 0, 63, 63),  # 1,000 tokens in blocks of 16
         ("window", 100, 9, 8),  # (100 - 1 + 20) / 16 and one more; 99 / 16 and one more
+        ("unfolded", 100, 9, 8),
         ("chunk", 100, 8, 7),  # (100 + 20) / 16; 100 / 16
         ("state", 2, 2, 2),
         ("fixed", 100, 7, 7),
@@ -99,6 +102,9 @@ def test_the_pages_of_deepseek_v4():
 
     64 * 584 = 37,376 fill 65 of them, 64 * 132 = 8,448 fill 15, and the two entries of 256 tokens
     folded by 128 fill 3. 43 layers have windows of 128, 21 fold by 4 with an indexer, 20 by 128.
+
+    What is yet to be folded (vLLM 0.33, models/deepseek_v4/compressor.py): 4 tokens of 8,192
+    bytes, or 8 of 4,096, fill 57 and 4 of 2,048 fill 15; folds of 4 look back on 8 tokens.
     """
     pages = layer_pages(deployed("deepseek-v4-flash", tensor_parallel_size=8))
     assert [page.layer for page in pages] == sorted(page.layer for page in pages)
@@ -107,7 +113,31 @@ def test_the_pages_of_deepseek_v4():
         PageSpec("full", 256, 65 * 576): 21,
         PageSpec("full", 256, 15 * 576): 21,
         PageSpec("full", 256, 3 * 576): 20,
+        PageSpec("unfolded", 4, 57 * 576, 8): 21,
+        PageSpec("unfolded", 4, 15 * 576, 8): 21,
+        PageSpec("unfolded", 8, 57 * 576, 128): 20,
     }
+
+
+@pytest.mark.parametrize("version", ["0.20.2", "0.26.0"])
+def test_older_releases_page_no_unfolded_tokens(version):
+    """They do in vLLM too, in a layout that kvsim does not know: windows and folds alone."""
+    engine = get_engine("vllm", version)
+    deployment = deployed("deepseek-v4-flash", version=version, tensor_parallel_size=8)
+    groups = layout_of(deployment, engine.rules).groups
+    assert [(group.spec.kind, len(group.members)) for group in groups] == [
+        ("window", 43),
+        ("full", 62),
+    ]
+
+
+def test_a_compressor_of_another_ratio_is_refused():
+    """vLLM 0.33, compressor.py: ``assert compress_ratio in [4, 128]``."""
+    shape = {"heads": 64, "head_dim": 512, "rope_dim": 64, "window": 128}
+    (entry,) = CompressedLatentAttention(**shape, ratio=16).unfolded
+    assert entry == Entry("unfolded", 4096, "window", 16)
+    with pytest.raises(UnsupportedError, match="looks back on 16 tokens: vLLM's fold 4 or 128"):
+        _unfolded_page(entry)
 
 
 def test_the_pages_of_glm_5_2():
