@@ -21,6 +21,7 @@ from kvsim.memory.weights import (
     decode_read_bytes,
     rank_weight_bytes,
     weight_bytes,
+    weight_storage,
 )
 from kvsim.readers.huggingface.config import spec_from_json_file
 from kvsim.specs.attention import (
@@ -188,6 +189,52 @@ DISPUTED = {
     "gemma4-26b-a4b": "26 is from the name; its layers and vision tower make 25.66",
     "falcon-7b": "7.22 counts the tied head a second time",
 }
+
+
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        ({}, 0),
+        ({"shared_intermediate_size": 96}, 3 * 64 * 96),
+        ({"bias": True}, 8 * (2 * 32 + 64)),  # gate and up of each expert, and down
+        ({"bias": True, "gated": False}, 8 * (32 + 64) - 8 * 64 * 32),
+        ({"latent_size": 16}, 2 * 64 * 16 - 8 * 3 * (64 - 16) * 32),
+        (
+            {"latent_size": 16, "shared_intermediate_size": 96},
+            2 * 64 * 16 - 8 * 3 * (64 - 16) * 32 + 3 * 64 * 96,  # shared ones keep the full width
+        ),
+    ],
+)
+def test_the_matrices_of_a_mixture(changes, more):
+    """Eight gated experts of 32 in a width of 64, and their router."""
+    shape = {"experts": 8, "experts_per_token": 2, "intermediate_size": 32} | changes
+    cache = attention(heads=4, kv_heads=4, dim=16)
+    model = decoder(1, 64, 100, MoeMlp(**shape), cache)
+    names = ("experts", "shared_experts", "latent", "router")
+    found = {f.name: f.parameters for f in tensor_families(model) if f.name in names}
+    assert sum(found.values()) == 8 * 3 * 64 * 32 + 8 * 64 + more
+    assert ("shared_experts" in found) == ("shared_intermediate_size" in changes)
+
+
+def test_a_dense_block_has_a_bias_where_it_says_so():
+    """Up and gate of 32, and down of 64."""
+    cache = attention(heads=4, kv_heads=4, dim=16)
+    plain, biased = (
+        parameter_count(decoder(1, 64, 100, dense(32, bias=bias), cache)) for bias in (False, True)
+    )
+    assert biased - plain == 2 * 32 + 64
+
+
+def test_a_family_that_layers_store_differently_is_cut_by_format():
+    """Layers 0 and 2 in fp8, 1 and 3 in the model's dtype."""
+    cache = attention(heads=4, kv_heads=4, dim=16)
+    spared = FamilyFormat(family="mlp", format=None, layers=(1, 3))
+    model = decoder(4, 64, 100, dense(32), cache, quantization="fp8", family_formats=(spared,))
+    cut = [(f.layers, f.parameters) for f in tensor_families(model) if f.name == "mlp"]
+    assert cut == [((0, 2), 2 * 3 * 64 * 32), ((1, 3), 2 * 3 * 64 * 32)]
+    storage = weight_storage(model)
+    kept = [storage.format_of(f).name for f in tensor_families(model) if f.name == "mlp"]
+    assert kept == ["fp8", "bf16"]
 
 
 class TestFormats:

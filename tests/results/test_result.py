@@ -74,6 +74,7 @@ def test_one_request_by_hand(run):
     assert summary["output_throughput"] == 1.0
     assert summary["total_token_throughput"] == pytest.approx(7 / 3)
     assert summary["events"] == 2
+    assert (summary["completed"], summary["failed"]) == (1, 0)
     assert summary["bound_by"] == {"host": 1.0}
 
 

@@ -121,6 +121,28 @@ def test_memory_keeps_requests_out_only_where_the_step_had_room(seqs, tokens, st
     assert totals(seqs=seqs, tokens=tokens).starved_seconds == starved
 
 
+def test_one_token_of_a_prompt_is_a_sequence_too():
+    """B's prompt has a token left: one sequence of as many as the step takes."""
+    rows = columns(prefill_tokens=[0, 1, 0, 5])
+    assert totals(rows=rows, seqs=1, tokens=np.inf).starved_seconds == 0.0
+    assert totals(rows=rows, seqs=2, tokens=np.inf).starved_seconds == 1.0
+
+
+def test_a_span_shorter_than_a_second_is_as_long_as_it_is():
+    """Of D's two seconds, and of nothing else, the first half counts."""
+    scope = TotalsScope(
+        costs=Costs(),
+        pool_slots=40,
+        max_num_seqs=4,
+        max_num_batched_tokens=np.inf,
+        from_seconds=9.5,
+        to_seconds=10.0,
+    )
+    found = step_totals([columns()], scope)
+    assert (found.span_seconds, found.busy_seconds) == (0.5, 0.5)
+    assert sum(found.slot_seconds.values()) == 40 * 0.5
+
+
 def gaps(found):
     counted = {}
     for seconds, tokens in zip(found.gap_seconds.tolist(), found.gap_tokens.tolist(), strict=True):

@@ -378,10 +378,11 @@ def test_a_request_that_runs_twice_is_noticed() -> None:
         engine.check()
 
 
+@pytest.mark.parametrize("policy", ["vllm-v1", "static"])
 @pytest.mark.parametrize("allocator", ["paged", "prefix", "reserve-oracle", "grow", "none"])
-def test_what_is_due_is_what_is_held(allocator: str) -> None:
+def test_what_is_due_is_what_is_held(policy: str, allocator: str) -> None:
     """The ledger of claims is held against the memory's own count, half way and at the end."""
-    case = Case("vllm-v1", Pool(allocator, 30), SchedulerLimits(8, 64, 100))
+    case = Case(policy, Pool(allocator, 30), SchedulerLimits(8, 64, 100))
     replica = build(case, Given([table([0, 0], [4, 5], [4, 4])]))
     run_replica(replica, until=1e-9)
     scheduler = replica.scheduler

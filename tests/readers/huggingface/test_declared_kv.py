@@ -1,14 +1,9 @@
-"""The KV cache format that a checkpoint asks for, and the engines that keep to it.
-
-Expected: vLLM's utils/torch_utils.py and attention layer of each release, and SGLang 0.5.23's
-mem_cache/kv_cache_dtype.py, which reads ModelOpt's FP8 alone.
-"""
+"""The KV cache format that a checkpoint asks for: vLLM 0.33, utils/torch_utils.py."""
 
 import json
 
 import pytest
 
-import kvsim
 from kvsim.errors import InputError
 from kvsim.readers.huggingface.config import spec_from_json_file
 from kvsim.specs.model import DeclaredKV
@@ -84,38 +79,3 @@ def test_the_file_beside_the_config_declares_as_well(checkpoint):
     said = {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}
     file = checkpoint(beside={"producer": {"name": "modelopt"}, "quantization": said})
     assert spec_from_json_file(file).declared_kv == BY_MODELOPT
-
-
-@pytest.mark.parametrize(
-    ("config", "engine", "release", "options", "kept"),
-    [
-        (MODELOPT | {"kv_cache_scheme": FP8}, "vllm", "0.33.0", {}, "fp8_e4m3"),
-        (MODELOPT | {"kv_cache_scheme": FP8}, "vllm", "0.14.0", {}, "fp8_e4m3"),
-        (MODELOPT | {"kv_cache_scheme": FP8}, "vllm", "0.13.0", {}, "bf16"),
-        (COMPRESSED | {"kv_cache_scheme": FP8}, "vllm", "0.15.0", {}, "fp8_e4m3"),
-        (COMPRESSED | {"kv_cache_scheme": FP8}, "vllm", "0.14.1", {}, "bf16"),
-        (MODELOPT | {"kv_cache_scheme": FP8}, "vllm", "0.33.0", {"kv_cache_dtype": "bf16"}, "bf16"),
-        (MODELOPT | {"kv_cache_scheme": FP8}, "vllm", "0.33.0", {"quantization": "fp8"}, "bf16"),
-        (MODELOPT | {"kv_cache_scheme": FP8}, "sglang", "0.5.23", {}, "fp8_e4m3"),
-        (COMPRESSED | {"kv_cache_scheme": FP8}, "sglang", "0.5.23", {}, "bf16"),
-        (MODELOPT | {"kv_cache_scheme": FP8}, "tensorrt-llm", "", {}, "bf16"),
-    ],
-)
-def test_engines_keep_to_it_from_the_release_on_that_reads_it(
-    checkpoint, config, engine, release, options, kept
-):
-    asked = {"engine": engine, "engine_version": release} if release else {"engine": engine}
-    answer = kvsim.plan(checkpoint(config), "h200", **asked, **options)
-    assert answer.kv_cache.dtype == kept
-    (note,) = [said for said in answer.warnings if "declares a KV cache" in said]
-    assert ("keeps to it" in note) == (kept == "fp8_e4m3")
-
-
-def test_an_fp8_cache_holds_twice_the_tokens(checkpoint):
-    """Of bytes that are the same, but for a block's rounding."""
-    asked = {"engine": "vllm", "kv_cache_memory_bytes": "10GiB", "max_model_len": 4096}
-    declared = kvsim.plan(checkpoint(MODELOPT | {"kv_cache_scheme": FP8}), "h200", **asked)
-    plain = kvsim.plan(checkpoint(MODELOPT), "h200", **asked)
-    assert declared.kv_cache.capacity_tokens == pytest.approx(
-        2 * plain.kv_cache.capacity_tokens, abs=16
-    )
