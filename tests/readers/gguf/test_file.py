@@ -89,6 +89,8 @@ class TestGguf:
 
     def test_mxfp4_is_the_experts_format_alone(self, tmp_path):
         """A block of it is 32 weights in 17 bytes; one tensor makes it the main kind."""
+        if not hasattr(gguf.GGMLQuantizationType, "MXFP4"):
+            pytest.skip("this gguf library does not know MXFP4")
         writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
         for suffix, value in BASE.items():
             writer.add_uint32(f"llama.{suffix}", value)
