@@ -194,9 +194,8 @@ class Replica:
             allocator.allocate_steps(batch, steps, opening)
             held, grown = (total - free) * size, (free - allocator.free_blocks) * size
             sequences, read, claimed = batch.sequences, batch.kv_bytes, scheduler.claimed_slots
-            filled = batch.tokens - batch.shared_slots
+            filled = (hybrid.filled_slots if hybrid else batch.tokens) - batch.shared_slots
             if hybrid:
-                filled = hybrid.filled_slots - batch.shared_slots
                 self.recorder.filling_slots.append(steps * hybrid.fill_slope)
             write(_decode_row(now, seconds, steps, sequences, read, filled, claimed, held, grown))
             scheduler.claimed_slots = claimed + opening * size
@@ -239,9 +238,7 @@ class Replica:
         if plan.decodes and batch.sequences:
             decoding, read = batch.sequences, batch.kv_bytes
             opening, free = batch.phases.blocks_for(batch.step, steps), allocator.free_blocks
-            due = opening * self._slots_per_block
-            if not self._is_plain:
-                due = allocator.claim_steps(batch, steps, opening)
+            due = allocator.claim_steps(batch, steps, opening)
             allocator.allocate_steps(batch, steps, opening)
             grown = (free - allocator.free_blocks) * self._slots_per_block
             if self._weighs_blocks:

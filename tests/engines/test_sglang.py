@@ -85,8 +85,9 @@ def test_tokens_of_printed_bytes(version, model, options, kv_gib, rounding, toke
 
 
 def test_sparse_attention_has_pages_of_64_and_prefers_fp8_on_blackwell():
-    options = resolved(SGLang(), DEEPSEEK_V32, card(178, "B200-SXM-180GB")).options
-    assert (options.block_size, options.kv_cache_dtype) == (64, "fp8_ds_mla")
+    for name in ("B200-SXM-180GB", "GB200", "GB300"):
+        options = resolved(SGLang(), DEEPSEEK_V32, card(178, name)).options
+        assert (options.block_size, options.kv_cache_dtype) == (64, "fp8_ds_mla")
     for other in (card(79, "H100"), card(121, "GB10")):  # GB10 lacks the data centre's kernels
         assert resolved(SGLang(), DEEPSEEK_V32, other).options.kv_cache_dtype == "bf16"
 

@@ -117,7 +117,7 @@ class SGLang(ReleasedEngine):
 
     def _kv_format(self, deployment: Deployment, sparse: bool) -> KVFormat:
         """Sparse MLA keeps fp8 in 656-byte entries, and prefers fp8 on Blackwell."""
-        blackwell = deployment.accelerator.name.startswith(("B200", "B300", "GB200"))
+        blackwell = deployment.accelerator.name.startswith(("B200", "B300", "GB200", "GB300"))
         fmt = deployment.kv_format
         # mem_cache/kv_cache_dtype.py of 0.5.23: ModelOpt's "FP8" alone
         if declared_kv_format(deployment, ("modelopt",)) == "fp8_e4m3":
