@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from kvsim.engines.base import ResolvedDeployment
 from kvsim.engines.common import read_data
-from kvsim.engines.vllm.rules import Rules, architecture, entry_at
+from kvsim.engines.vllm.rules import Rules, architecture, entry_at, kernel_class
 from kvsim.memory.rank import Rank
 from kvsim.specs.model import LayerGroup, Mlp, MoeMlp
 from kvsim.units import GIB, MIB, ceil_div
@@ -41,7 +41,7 @@ _MAX_CAPTURE = 512
 _V0_MAX_CAPTURE = 256
 # Degrees that vLLM has a message size for (FI_SUPPORTED_WORLD_SIZES, 0.19.0 config/compilation.py).
 _FUSED_WORLDS = (2, 4, 8)
-_FUSED_GENERATIONS = ("hopper", "blackwell")
+_FUSED_KERNELS = ("hopper", "blackwell")
 # CU_MULTICAST_GRANULARITY_RECOMMENDED is taken to be the fabric's page (FlashInfer 0.6.6,
 # comm/mnnvl.py:337): rows V007, V016, V020 and V021 (2 and 4 ranks, three hidden sizes) hold
 # 2.06 to 2.13 GiB outside torch alike, as units of this size would have it.
@@ -144,7 +144,7 @@ def fused_all_reduce_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
         return 0
     is_fused = (
         options.tensor_parallel_size in _FUSED_WORLDS
-        and architecture(accelerator) in _FUSED_GENERATIONS
+        and kernel_class(accelerator) in _FUSED_KERNELS
         and accelerator.interconnect.is_switched
     )
     return 3 * _MULTICAST_UNIT * is_fused
