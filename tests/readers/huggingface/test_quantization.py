@@ -15,6 +15,7 @@ from kvsim.readers.huggingface.modules import Module
 from tests.support.hf_configs import llama, read, stored
 
 ATTENTION = {"attention": None, "attention_output": None}
+EACH_OF_32 = range(32)
 FP8_E8M0 = {"quant_method": "fp8", "weight_block_size": [128, 128], "scale_fmt": "ue8m0"}
 
 
@@ -24,7 +25,7 @@ def quantised(config=None, **quantization):
     return spec.quantization, stored(spec)
 
 
-def each_layer(*modules, layers=range(32)):
+def each_layer(*modules, layers=EACH_OF_32):
     return [f"model.layers.{layer}.{module}" for layer in layers for module in modules]
 
 
