@@ -59,7 +59,13 @@ _RESULTS = tuple(
 ROOMS = {
     "pools": Room(
         ("kvsim/engines/vllm", "kvsim/engines/common.py", *_MEMORY),
-        ("tests/engines", "tests/memory"),
+        (
+            "tests/engines",
+            "tests/memory",
+            "tests/readers/huggingface",
+            "tests/planning",
+            "tests/catalog",
+        ),
     ),
     "allocators": Room(("kvsim/simulator/allocators",), _SIMULATOR_TESTS),
     "schedulers": Room(

@@ -158,7 +158,7 @@ class KVPools:
         """What a slot of each pool counts as where pools are added up: its bytes, if several."""
         if len(self.pools) == 1:
             return (1,)
-        return tuple(max(1, pool.block_bytes // pool.curve.slots_per_block) for pool in self)
+        return tuple(pool.block_bytes // pool.curve.slots_per_block for pool in self)
 
     @property
     def slots(self) -> int:
@@ -186,7 +186,9 @@ class KVPools:
 
     def scarcest(self, tokens: int) -> Pool:
         """The pool that runs out first, with sequences of `tokens` tokens."""
-        drawn = self._drawn(tokens) or [(self.main, 1)]
+        drawn = self._drawn(tokens)
+        if not drawn:
+            return self.main
         return min(drawn, key=lambda each: each[0].given_blocks / each[1])[0]
 
     def _drawn(self, tokens: int) -> list[tuple[Pool, int]]:

@@ -222,14 +222,15 @@ class SimulationResult:
     def kv_cache(self) -> dict[str, Any]:
         """Usage of the pool (held over total, 0-1) and the split of its time average."""
         totals = self.totals
-        whole = totals.span_seconds * self.setup.pool_slots or np.inf
-        split = {name: seconds / whole for name, seconds in totals.slot_seconds.items()}
-        if not totals.span_seconds:  # nothing has happened yet
-            split["free"] = 1.0
-        if not _is_whole(split, self.recording.end_seconds / (totals.span_seconds or 1.0)):
-            raise InvariantError(f"the parts of the pool over time are {split}: not all of it")
+        whole = totals.span_seconds * self.setup.pool_slots
+        mean, split = 0.0, dict.fromkeys(totals.slot_seconds, 0.0) | {"free": 1.0}
+        if whole:  # something has happened
+            mean = totals.held_slot_seconds / whole
+            split = {name: seconds / whole for name, seconds in totals.slot_seconds.items()}
+            if not _is_whole(split, self.recording.end_seconds / totals.span_seconds):
+                raise InvariantError(f"the parts of the pool over time are {split}: not all of it")
         return {
-            "usage_mean": totals.held_slot_seconds / whole,
+            "usage_mean": mean,
             "usage_peak": totals.peak_held_slots / self.setup.pool_slots,
             "waste": {name: max(0.0, share) for name, share in split.items()},
         }

@@ -24,7 +24,6 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 PERCENTILES = (50, 90, 95, 99)
-_BINS = 4096
 _SHARES = np.array(PERCENTILES) / 100
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom (any statistics textbook).
@@ -114,32 +113,12 @@ def quantiles(values: Floats, shares: Floats, weights: Floats | None = None) -> 
     >>> quantiles(np.array([1.0, 2.0]), np.array([0.5, 0.9]), np.array([3.0, 1.0])).tolist()
     [1.0, 2.0]
     """
+    found: Floats
     if weights is None:
-        plain: Floats = np.quantile(values, shares)
-        return plain
-    if not weights.all():
-        values, weights = values[weights > 0], weights[weights > 0]
-    return _weighted_quantiles(values, shares, weights)
-
-
-def _weighted_quantiles(values: Floats, shares: Floats, weights: Floats) -> Floats:
-    """Invert the empirical distribution, sorting only where a share falls.
-
-    Values are first counted into bins of equal width; each quantile lies in one of them.
-    """
-    low, high = float(values.min()), float(values.max())
-    scale = _BINS / (high - low) if high > low else 0.0
-    bins = ((values - low) * scale).astype(np.intp)
-    reached = np.concatenate([[0.0], np.cumsum(np.bincount(bins, weights=weights))])
-    targets = shares * reached[-1]
-    places = np.maximum(np.searchsorted(reached, targets) - 1, 0)
-    found = np.empty(len(targets))
-    for place in np.unique(places):
-        inside = np.flatnonzero(bins == place)
-        order = inside[np.argsort(values[inside])]
-        here = places == place
-        rank = np.searchsorted(reached[place] + np.cumsum(weights[order]), targets[here])
-        found[here] = values[order[np.minimum(rank, len(order) - 1)]]
+        found = np.quantile(values, shares)
+    else:
+        seen = weights > 0
+        found = np.quantile(values[seen], shares, weights=weights[seen], method="inverted_cdf")
     return found
 
 

@@ -19,7 +19,6 @@ from kvsim.steptime.model import ConstantStepTime, StepLoad, StepTimeModel
 __all__ = ["RecomputeClock", "StepClock", "steps_reaching"]
 
 _PROBE = 2.0**40
-_ROUNDING = 1e-6  # steps; far more than arithmetic can be wrong by
 
 
 class StepClock:
@@ -151,8 +150,8 @@ def steps_reaching(gap: float, first: float, growth: float, limit: int) -> int:
     """Return the fewest steps, from 1 to `limit`, whose seconds reach `gap`.
 
     ``steps * first + growth * steps * (steps - 1) / 2 >= gap`` is a quadratic; it is solved
-    in the form that keeps its precision when `growth` is tiny, then, where rounding might
-    matter, corrected by whole steps.
+    in the form that keeps its precision when `growth` is tiny, then corrected by whole steps
+    where rounding has moved it.
 
     Examples
     --------
@@ -162,11 +161,7 @@ def steps_reaching(gap: float, first: float, growth: float, limit: int) -> int:
     3
     """
     linear = first - growth / 2
-    exact = 2 * gap / (linear + sqrt(linear * linear + 2 * growth * gap))
-    steps = ceil(exact)
-    if _ROUNDING < steps - exact < 1 - _ROUNDING and steps <= limit:
-        return steps  # rounding cannot have moved it past a whole step
-    steps = min(max(1, steps), limit)
+    steps = min(limit, ceil(2 * gap / (linear + sqrt(linear * linear + 2 * growth * gap))))
     while steps > 1 and (steps - 1) * first + growth * ((steps - 1) * (steps - 2) // 2) >= gap:
         steps -= 1
     while steps < limit and steps * first + growth * (steps * (steps - 1) // 2) < gap:

@@ -169,3 +169,13 @@ def test_half_precision_holds_at_least_as_much(model, kv_bytes):
         for dtype in ("fp32", "bf16")
     ]
     assert tokens[0] <= tokens[1]
+
+
+def test_an_option_that_the_engine_lacks_is_as_if_it_had_no_limit():
+    """All of the memory, entries one by one, none shared, windows beside as many full layers."""
+    question = Deployment(engine_parts.model_of((2, full(8, 8, 64))), card(), EngineOptions())
+    options = get_engine("transformers").resolve(question).options
+    assert options.gpu_memory_utilization == options.swa_full_tokens_ratio == 1
+    assert options.block_size == 1
+    for switch in ("enable_prefix_caching", "async_scheduling", "kv_unified"):
+        assert getattr(options, switch) is False

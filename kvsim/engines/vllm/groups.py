@@ -222,10 +222,7 @@ def _least_padding(sizes: list[int], least: int) -> int:
 
 def _cut_windows(buckets: list[_Bucket]) -> tuple[PageGroup, ...]:
     """Cut buckets of windows to the pages that fit the widest of the others, or one page."""
-    floors = [
-        max(m.spec.page_bytes for m in b.whole.members) if _is_window(b) else b.whole.block_bytes()
-        for b in buckets
-    ]
+    floors = [b.whole.spec.page_bytes if _is_window(b) else b.whole.block_bytes() for b in buckets]
     block_bytes = max(floors)
     counts = [
         ceil_div(b.repeats, block_bytes // b.whole.spec.page_bytes) if _is_window(b) else 1

@@ -81,7 +81,7 @@ def profiled_step(deployment: ResolvedDeployment, rank: Rank) -> ProfiledStep:
         stream_bytes=tokens * model.hidden_size * element,
         width_bytes=tokens * ceil_div(width, rank.tp) * element
         + _unpacked_bytes(deployment, element),
-        multimodal=model.other_parameters > 0,
+        multimodal=bool(model.other_parameters),
     )
 
 

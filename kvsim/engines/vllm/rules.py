@@ -51,13 +51,10 @@ def architecture(accelerator: AcceleratorProfile) -> str:
             f"vLLM has no accounting for {accelerator.name}: choose engine llama.cpp"
         )
     names = read_data(_DATA)["architectures"]
-    fits = [
-        (len(prefix), generation)
-        for generation, prefixes in names.items()
-        for prefix in prefixes
-        if accelerator.name.upper().startswith(prefix)
-    ]
-    return max(fits)[1] if fits else "unknown"
+    for generation, prefixes in names.items():
+        if accelerator.name.upper().startswith(tuple(prefixes)):
+            return str(generation)
+    return "unknown"
 
 
 def card_class(accelerator: AcceleratorProfile) -> str:

@@ -23,9 +23,7 @@ class Paged(Allocator):
         whole = self.blocks_of(request, request.prefill_tokens)
         if whole + spare_blocks > self.free_blocks:
             return None
-        if chunk_tokens < request.prefill_tokens:
-            whole = self.blocks_of(request, chunk_tokens)
-        self.free_blocks -= whole
+        self.free_blocks -= self.blocks_of(request, chunk_tokens)
         return 0
 
     def append_slots(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
@@ -46,7 +44,7 @@ class Paged(Allocator):
 
     def can_decode(self, batch: DecodeBatch) -> bool:
         """Whether the blocks that the next step opens are free."""
-        return batch.phases.opens <= self.free_blocks or batch.opening <= self.free_blocks
+        return batch.opening <= self.free_blocks
 
     def allocate_steps(self, batch: DecodeBatch, steps: int, opening: int) -> None:
         """Allocate the blocks that open during the run."""

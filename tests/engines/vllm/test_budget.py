@@ -139,6 +139,23 @@ def test_every_fitted_term_can_be_given_instead():
     assert {sources[name] for name in ("activation", "non_torch", "cuda_graph")} == {"given"}
 
 
+TWO = {"tensor_parallel_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("term", "part", "having", "lacking"),
+    [
+        ("weights", "LoRA buffers", {"enable_lora": True}, {}),
+        # FlashInfer fuses all-reduces over NVSwitches; one card has none to fuse.
+        ("non_torch", "all-reduce workspace", TWO, {}),
+        ("non_torch", "all-reduce workspace", TWO, {**TWO, "gpu": "l4"}),
+    ],
+)
+def test_a_term_names_the_parts_that_it_has_and_no_others(term, part, having, lacking):
+    assert part in dict(budget_of(**having).provenance)[term]
+    assert part not in dict(budget_of(**lacking).provenance)[term]
+
+
 def test_the_plan_that_does_not_fit_says_how_much_is_missing():
     budget = budget_of("llama3.1-70b")
     assert budget.kv_cache_bytes < -60 * GIB

@@ -117,6 +117,14 @@ def test_patterns_of_two_page_sizes_set_the_size_of_all_groups():
     assert not any(group.padding_layers for group in groups)
 
 
+def test_as_many_windows_as_a_pattern_repeats_are_one_group():
+    """vLLM 0.33's _approximate_gcd tries every size up to the largest: three, which pads none."""
+    pattern = [PageSpec("unfolded", 4, size, 8) for size in (90, 20)]
+    mixed = [LayerPage(layer, "v4", WIDE) for layer in range(3)]
+    mixed += [LayerPage(layer, "v4", spec) for layer in (0, 1, 2) for spec in pattern]
+    assert members(pack_groups(mixed)) == [[0, 1, 2], [0, 0, 1, 1, 2, 2]]
+
+
 def test_encoder_pages_beside_a_layers_own_are_no_second_page():
     """Whisper: one layer's self-attention and what it keeps of the encoder unify."""
     fixed = PageSpec("fixed", 16, 32, span=1500)

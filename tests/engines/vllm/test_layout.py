@@ -320,6 +320,12 @@ def test_recurrent_layers_cannot_join_one_group():
         engine.capacity(deployment, GIB)
 
 
+def test_a_model_that_keeps_nothing_has_nothing_to_size():
+    engine, deployment = resolved(model_of((range(2), ())))
+    with pytest.raises(UnsupportedError, match="model keeps no cache: there is nothing to size"):
+        layout_of(deployment, engine.rules)
+
+
 def test_chunked_layers_keep_a_chunk_and_what_is_in_flight():
     spec = PageSpec("chunk", 16, 1024, span=8192)
     assert spec.admission_pages(131072, Reserve(8192)) == 1024
