@@ -96,7 +96,7 @@ def preemption_seconds(result: SimulationResult) -> tuple[npt.NDArray[np.int64],
     pairs = np.array(result.recording.recorder.preempted, dtype=np.int64).reshape(-1, 2)
     starts = result.recording.recorder.step_columns()["start_seconds"]
     if not len(starts):
-        return pairs[:0, 0], starts
+        return pairs[:, 0], starts  # both empty
     return pairs[:, 0], starts[np.minimum(pairs[:, 1], len(starts) - 1)]
 
 

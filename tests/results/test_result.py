@@ -225,6 +225,28 @@ def test_memory_limits_only_what_memory_keeps_out(run):
     assert not run(LOADED).summary["saturated"]
 
 
+def test_a_step_that_is_full_of_tokens_keeps_requests_out_and_memory_does_not(run):
+    """The same prompts under a policy that bounds a step by tokens, and under one that does not."""
+    crowded = LOADED | {
+        "workload.arrivals.rate": 9,
+        "engine.max_num_batched_tokens": 20,
+        "engine.max_num_seqs": 400,
+    }
+    assert run(crowded | {"memory.num_blocks": 4000}).summary["memory_limited"] == 0.0
+    by_memory = crowded | {"scheduler.policy": "orca", "memory.num_blocks": 12}
+    assert run(by_memory).summary["memory_limited"] > 0.9
+
+
+def test_a_run_that_serves_nobody_has_rates_of_zero(run):
+    """The only prompt is longer than the model takes: no step, and no second."""
+    longer = {"workload.lengths.prompt": {"kind": "uniform", "low": 37, "high": 999}}
+    summary = run(longer | {"workload.arrivals": {"kind": "at_once"}}).summary
+    assert summary["rejected"] == 1
+    assert summary["duration"] == 0.0
+    assert summary["request_throughput"] == summary["total_token_throughput"] == 0.0
+    assert summary["kv_cache"]["waste"]["free"] == 1.0
+
+
 def test_a_closed_batch_hides_what_kept_requests_out(run):
     assert run(LOADED | {"scheduler.policy": "static"}).summary["memory_limited"] is None
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvsim.errors import InvariantError, UnknownNameError
-from kvsim.simulator.allocators.addresses import PLACEMENTS
+from kvsim.simulator.allocators.addresses import PLACEMENTS, FirstFit
 from tests.oracle import Space
 
 
@@ -19,6 +19,32 @@ def holed(placement: str) -> list[int | None]:
         space.free(regions[gone] or 0)
     space.check()
     return [space.allocate(18), space.allocate(15), space.allocate(12), space.allocate(1)]
+
+
+def test_what_fills_a_hole_leaves_none() -> None:
+    """A hole of no length would be free, and never be used."""
+    for placement in ("first-fit", "best-fit"):
+        space = PLACEMENTS.find(placement)(30)
+        assert [space.allocate(10) for _ in range(3)] == [0, 10, 20]
+        assert space._free_spans() == []
+        space.free(10)
+        assert space._free_spans() == [(10, 10)]
+        assert space.allocate(10) == 10
+        assert space._free_spans() == []
+
+
+def test_a_placement_of_somebodys_may_have_parameters_beside_the_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """kvsim hands the size to it; every other argument of its constructor is its own."""
+
+    class Aligned(FirstFit):
+        def __init__(self, size: int, multiple: int) -> None:
+            super().__init__(size)
+
+    monkeypatch.setitem(PLACEMENTS, "aligned", Aligned)
+    assert PLACEMENTS.parameters("aligned") == {"multiple": True}
+    assert PLACEMENTS.parameters("first-fit") == {}
 
 
 def test_first_fit_takes_the_lowest_hole() -> None:

@@ -262,6 +262,16 @@ def test_a_tensor_is_twice_there_while_it_is_copied() -> None:
     assert pool.free_blocks == 30 - 13
 
 
+def test_a_tensor_is_split_into_tokens_and_what_it_was_rounded_up_by() -> None:
+    """9 tokens, and then none but the one that is coming, in a tensor of two times 8 slots."""
+    pool = Grow(40, lambda tokens: 8 * -(-tokens // 8))
+    one = request(0, 9, 9)
+    admitted(pool, one)
+    for tokens, written in ((9, 9), (0, 1)):
+        (held,) = pool.holdings([(one, tokens)])
+        assert (held.address, held.written, held.unused) == (0, written, 16 - written)
+
+
 def test_a_prompt_must_leave_the_copies_of_others_their_place() -> None:
     """8 of 20 decode and copy into 9: a prompt of 3 fits beside them, one of 4 does not."""
     pool = Grow(20, lambda tokens: tokens)

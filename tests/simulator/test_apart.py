@@ -167,6 +167,8 @@ def test_what_comes_back_needs_room_for_its_next_token_everywhere() -> None:
     pools = memory(9, 2, 1)
     assert pools.swap_in(back)
     assert free(pools) == [8, 1, 0]
+    # its weighted slots: a block of 4 in the full pool, one of 4 times 3, and a state of 50
+    assert pools.held_slots == 1 * 4 * 1 + 1 * 4 * 3 + 1 * 50
 
 
 def test_samples_have_windows_and_states_of_their_own() -> None:

@@ -209,6 +209,16 @@ def test_a_shared_block_with_too_many_holders_is_noticed() -> None:
         pool.check([(one, 9)])
 
 
+def test_idle_blocks_that_are_not_the_free_ones_are_noticed() -> None:
+    """One was taken that nobody holds: the pool's sum is right, and the queue is not."""
+    pool, content = prefix_pool(10), shared(8, [5])
+    one = request(0, 9, 1, content=content)
+    admitted(pool, one)
+    pool._idle.evict(1)
+    with pytest.raises(InvariantError, match="6 idle blocks, but 7 free"):
+        pool.check([(one, 9)])
+
+
 @pytest.mark.parametrize("eviction", EVICTION_POLICIES)
 @given(moves=st.lists(st.integers(0, 5), max_size=60), room=st.integers(1, 5))
 def test_renewing_a_block_is_reviving_it_and_letting_go(

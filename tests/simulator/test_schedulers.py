@@ -342,6 +342,13 @@ def test_a_static_batch_ends_when_its_last_worker_gives_way() -> None:
     ]
 
 
+def test_the_least_important_of_a_static_batch_gives_way() -> None:
+    """Of two that need a third block each, the one of the larger number, though it came first."""
+    rows = table([0, 0], [8, 8], [4, 4], priority=[5, 1])
+    assert "0 gives way" in story("static", 5, rows, admission="priority")
+    assert "1 gives way" in story("static", 5, rows)
+
+
 # ---- refusals and laws ------------------------------------------------------------------
 
 

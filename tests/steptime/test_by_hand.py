@@ -213,6 +213,15 @@ def test_a_token_passes_through_its_own_experts():
     assert work.body_flops == 2 * 2 * (attention + router + 2 * 3 * 256 * 64) / 2
 
 
+def test_a_stage_computes_its_own_layers_experts():
+    """Two layers with experts on two stages: one each."""
+    model = tiny(MoeMlp(experts=8, experts_per_token=2, intermediate_size=64))
+    for stage in (0, 1):
+        work = RankWork.from_model(model, Rank(pp=2, stage=stage))
+        assert work.expert_layers == 1
+        assert work.expert_flops == 2 * (2 * 3 * 256 * 64)
+
+
 def test_experts_at_half_the_rate_take_twice_the_time():
     model = tiny(MoeMlp(experts=8, experts_per_token=2, intermediate_size=64))
     whole, half = (steps(model, rates={"expert_flops_share": share}) for share in (1.0, 0.5))
@@ -375,6 +384,9 @@ def test_an_unmeasured_card_takes_its_classs_shares_of_its_datasheet():
     served = find_accelerator("h100").coefficients
     assert given.host_seconds == pytest.approx(served.host_seconds)
     assert given.sequence_seconds == pytest.approx(served.sequence_seconds)
+    # fitted to served runs of models with experts, on the same card
+    assert given.expert_layer_seconds == served.expert_layer_seconds
+    assert given.expert_flops_share == served.expert_flops_share
     # as in the profiles of measured cards without a measurement in fp8
     assert (given.fp8_weight_speedup, given.fp8_kv_speedup) == (1.8, 1.7)
     assert given.collectives == {n: Link(seconds=5e-6, bytes_per_s=100e9) for n in (2, 4, 8)}

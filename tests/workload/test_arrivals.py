@@ -127,6 +127,14 @@ def test_bursts_keep_the_mean_rate_and_are_overdispersed():
     assert counts.var() / counts.mean() > 10  # Poisson would have 1
 
 
+@pytest.mark.parametrize("rate", [0.01, 1.0, 50.0])
+def test_a_day_without_a_wave_is_a_poisson_process_of_its_rate(rate):
+    """At any rate: the time of an arrival is found between bounds that must hold it."""
+    flat = Diurnal(kind="diurnal", rate=rate, amplitude=0.0, period_seconds=1000)
+    plain = Poisson(kind="poisson", rate=rate)
+    assert times_of(flat, count=500) == pytest.approx(times_of(plain, count=500))
+
+
 def test_fixed_periods_are_exact():
     process = OnOff(kind="on_off", on_rate=50, on_seconds=1, off_seconds=3, periods="fixed")
     assert (until(process, 200.0) % 4 < 1).all()
