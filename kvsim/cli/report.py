@@ -77,7 +77,7 @@ def _memory(plan: Plan) -> Section:
         ("weights", memory.weights_bytes, ""),
         ("activations", memory.activation_bytes, ""),
         ("outside torch", memory.non_torch_bytes, ""),
-        ("CUDA graphs", memory.cuda_graph_bytes, outside),
+        ("graphs", memory.cuda_graph_bytes, outside),
         ("KV cache", memory.kv_cache_bytes, ""),
         ("left alone", memory.unused_bytes, ""),
     )

@@ -90,7 +90,7 @@ def _terms(plan: Plan) -> dict[str, int]:
         "weights": memory.weights_bytes,
         "activations": memory.activation_bytes,
         "outside torch": memory.non_torch_bytes,
-        "CUDA graphs": memory.cuda_graph_bytes,
+        "graphs": memory.cuda_graph_bytes,
         "KV cache": max(0, memory.kv_cache_bytes),
         "left alone": memory.unused_bytes,
     }

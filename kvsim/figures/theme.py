@@ -54,7 +54,7 @@ MEMORY_COLOURS = {
     "weights": PALETTE["blue"],
     "activations": PALETTE["orange"],
     "outside torch": PALETTE["pink"],
-    "CUDA graphs": PALETTE["yellow"],
+    "graphs": PALETTE["yellow"],
     "KV cache": PALETTE["green"],
     "left alone": "rgba(140,140,140,0.35)",
 }

@@ -82,7 +82,7 @@ def binding_term(sizing: Sizing) -> str:
         "the weights": budget.weights_bytes,
         "activations": budget.activation_bytes,
         "memory outside the framework": budget.non_torch_bytes,
-        "CUDA graphs": budget.cuda_graph_bytes if budget.cuda_graph_in_budget else 0,
+        "captured graphs": budget.cuda_graph_bytes if budget.cuda_graph_in_budget else 0,
     }
     name = max(terms, key=lambda term: terms[term])
     verb = "take" if name.endswith("s") else "takes"

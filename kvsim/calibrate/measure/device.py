@@ -23,6 +23,7 @@ __all__ = [
     "find_device",
     "physical_bytes",
     "shipped_profile",
+    "vendor_of",
 ]
 
 KINDS = ("cuda", "cpu", "mps")
@@ -69,6 +70,11 @@ class DeviceFacts:
     torch_version: str
     driver: str = ""
     clocks: str = ""
+
+    @property
+    def vendor(self) -> str:
+        """Who makes it."""
+        return vendor_of(self.kind, self.name)
 
     @property
     def context_bytes(self) -> int:
@@ -237,6 +243,19 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError:
         return ""
+
+
+def vendor_of(kind: str, name: str) -> str:
+    """Who makes a device; torch calls AMD's cards "cuda" too, and a CPU may be anybody's.
+
+    Examples
+    --------
+    >>> vendor_of("cuda", "AMD Instinct MI300X"), vendor_of("cuda", "NVIDIA L4")
+    ('AMD', 'NVIDIA')
+    """
+    if kind == "cuda":
+        return "AMD" if name.startswith("AMD") else "NVIDIA"
+    return "Apple" if kind == "mps" else "unknown"
 
 
 def shipped_profile(facts: DeviceFacts) -> AcceleratorProfile | None:

@@ -196,7 +196,7 @@ def _unknown_device(found: Calibration) -> AcceleratorProfile:
     rates = gemm_rates(rows)
     return AcceleratorProfile(
         name=slug(facts.name),
-        vendor="unknown",
+        vendor=facts.vendor,
         advertised_memory_gb=facts.memory_bytes / GIB,
         memory=ByteQuantity(value=facts.memory_bytes, source="the driver"),
         bandwidth=Quantity(value=bandwidth, source="fastest copy or read that was measured"),

@@ -14,7 +14,7 @@ from time import perf_counter, thread_time
 
 import torch
 
-from kvsim.calibrate.measure.device import available_bytes, physical_bytes
+from kvsim.calibrate.measure.device import available_bytes, physical_bytes, vendor_of
 from kvsim.calibrate.measure.timing import is_out_of_memory
 from kvsim.calibrate.measure.workspace import first_line, steady_torch
 from kvsim.catalog.accelerators import find_accelerator
@@ -187,7 +187,7 @@ class Device:
         rate = Quantity(value=self._product_rate(), source="one matrix product, timed here")
         return AcceleratorProfile(
             name=self.name,
-            vendor="unknown",
+            vendor=vendor_of(self.torch_device.type, self.name),
             advertised_memory_gb=self.memory_bytes / GB,
             memory=ByteQuantity(value=self.memory_bytes, source="the operating system"),
             bandwidth=Quantity(value=self._copy_rate(), source="one copy, timed here"),

@@ -100,7 +100,8 @@ def _graphs(deployment: ResolvedDeployment, rules: Rules) -> _Term:
     if given is not None:
         return _Term("cuda_graph", given, "given")
     size = cuda_graph_bytes(deployment, rules)
-    return _Term("cuda_graph", size, f"fitted: {coefficient_source('cuda_graph')}")
+    source = f"fitted: {coefficient_source('cuda_graph')}" if size else "none is captured"
+    return _Term("cuda_graph", size, source)
 
 
 def _provenance(

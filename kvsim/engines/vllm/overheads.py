@@ -37,6 +37,7 @@ __all__ = [
 _DATA = "vllm_overheads"
 _DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _LOGIT_BYTES = 4
+_GRAPH_VENDORS = ("NVIDIA", "AMD")
 _MAX_CAPTURE = 512
 _V0_MAX_CAPTURE = 256
 # Degrees that vLLM has a message size for (FI_SUPPORTED_WORLD_SIZES, 0.19.0 config/compilation.py).
@@ -151,8 +152,12 @@ def fused_all_reduce_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
 
 
 def cuda_graph_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
-    """Memory of the captured graphs: a pool, and a share per captured batch size."""
-    if deployment.options.enforce_eager:
+    """Memory of the captured graphs: a pool, and a share per captured batch size.
+
+    CUDA's, and HIP's on AMD (an extrapolation: every log is an NVIDIA card's). Other devices
+    have none.
+    """
+    if deployment.options.enforce_eager or deployment.accelerator.vendor not in _GRAPH_VENDORS:
         return 0
     fitted = read_data(_DATA)["cuda_graph"]
     sizes = capture_sizes(deployment, rules)

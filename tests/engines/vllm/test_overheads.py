@@ -216,6 +216,16 @@ def test_the_batch_sizes_that_graphs_are_captured_for(version, seqs, sizes):
     assert cuda_graph_bytes(deployment, engine.rules) == expected
 
 
+@pytest.mark.parametrize(
+    ("gpu", "captures"), [("h100", True), ("mi300x", True), ("tpu-v6e", False), ("gaudi3", False)]
+)
+def test_devices_that_have_no_graphs_set_none_aside(gpu, captures):
+    engine, deployment = resolved(gpu=gpu, version="0.21.0")
+    assert bool(cuda_graph_bytes(deployment, engine.rules)) is captures
+    source = dict(engine.budget(deployment).provenance)["cuda_graph"]
+    assert (source == "none is captured") is not captures
+
+
 # --- adapters ---------------------------------------------------------------------------------
 
 
