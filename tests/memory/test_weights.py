@@ -48,6 +48,12 @@ def decoder(layers, hidden, vocab, mlp, cache, **more):
     )
 
 
+def test_learned_positions_are_a_table_of_vectors():
+    """GPT-2's wpe is 1,024 x 768 (openai-community/gpt2)."""
+    sizes = {family.name: family.parameters for family in tensor_families(find_model("gpt2"))}
+    assert sizes["position"] == 1024 * 768
+
+
 def stored(**formats):
     return tuple(FamilyFormat(family=name, format=word) for name, word in formats.items())
 
