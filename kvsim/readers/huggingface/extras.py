@@ -15,6 +15,8 @@ __all__ = ["other_parameters", "rotary_table_elements", "whole_media_tokens"]
 # 0.25, gemma4_mm.py: _VIDEO_MAX_FRAMES, get_mm_max_tokens_per_item).
 _GEMMA4_VIDEO_TOKENS = 32 * (70 + 2 + 6)
 _LARGEST_FACTOR = 10_000
+# Places of each axis in Gemma 4's table of positions, by default (Gemma4VisionConfig).
+_GEMMA4_PLACES = 10240
 _VISION_SPELLINGS = {"temporal_patch_size": "patch_temporal", "spatial_merge_size": "merge_size"}
 
 
@@ -52,13 +54,20 @@ def _vision(config: Mapping[str, object], outer: Mapping[str, object], fields: F
         return 0
     width, depth = vision.integer("hidden_size"), vision.integer("num_hidden_layers")
     inner = vision.integer("intermediate_size", 4 * width)
-    matrices = 3 if vision.text("hidden_act").startswith("silu") else 2
+    is_gated = vision.text("hidden_act").startswith("silu") or _is_gemma4(outer)
+    matrices = 3 if is_gated else 2
     attention = 4 * width * vision.integer("qkv_hidden_size", width)
     blocks = depth * (attention + matrices * width * inner)
     beside = Fields(outer, {}, fields.where)
     adapter = _adapter(beside, fields) if "projector_hidden_size" in beside else None
     projection = _projection(vision, width, fields) if adapter is None else adapter
-    return blocks + _patches(vision, width) + projection
+    places = vision.integer("position_embedding_size", _GEMMA4_PLACES) if _is_gemma4(outer) else 0
+    return blocks + _patches(vision, width) + 2 * places * width + projection
+
+
+def _is_gemma4(outer: Mapping[str, object]) -> bool:
+    """Whether the tower is Gemma 4's: gated as its decoder, with positions of two axes."""
+    return outer.get("model_type") == "gemma4"
 
 
 def _patches(vision: Fields, width: int) -> int:
@@ -113,10 +122,15 @@ def rotary_table_elements(fields: Fields, family: Family) -> int | None:
     wide (vLLM 0.33, ``RotaryEmbedding._compute_cos_sin_cache``).
 
     Gemma 3 has two: engines make a table as long as the context for the sliding layers, and one
-    that its linear scaling stretches for the full layers.
+    that its linear scaling stretches for the full layers. Gemma 4's two are as wide as the heads
+    of the sliding and of the full layers, all of whose dimensions are in the table (vLLM 0.25.1,
+    ``Gemma4RotaryEmbedding``: those not rotated have cosine 1).
     """
     if not family.rotary:
         return 0
+    if family.layout == "gemma4" and "global_head_dim" in fields:
+        widths = fields.integer("head_dim") + fields.integer("global_head_dim")
+        return widths * fields.integer("max_position_embeddings")
     if "rotary_dim" in fields and "max_position_embeddings" in fields:
         return fields.integer("rotary_dim", at_least=0) * fields.integer("max_position_embeddings")
     if "rope_local_base_freq" not in fields:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from kvsim.catalog.models import find_model
 from kvsim.errors import InputError
 from kvsim.memory.footprint import bytes_per_token
 from kvsim.specs.attention import (
@@ -230,3 +231,12 @@ def test_gemma_4_takes_videos_whole_where_it_attends_to_them_both_ways(changes, 
     config = llama(model_type="gemma4", layer_types=kinds, sliding_window=1024, **changes)
     assert read(config).whole_media_tokens == tokens
     assert read(llama(**changes)).whole_media_tokens == 0
+
+
+def test_gemma_4_has_a_gated_tower_and_a_rotary_table_of_each_width():
+    """550 million parameters by the model card; vLLM 0.25.1, Gemma4RotaryEmbedding: whole heads."""
+    spec = find_model("gemma4-26b-a4b")
+    blocks = 27 * (4 * 1152 * 1152 + 3 * 1152 * 4304)
+    beside = 3 * 16 * 16 * 1152 + 2 * 10_240 * 1152 + 1152 * 2816
+    assert spec.other_parameters == blocks + beside
+    assert spec.rotary_table_elements == 262_144 * (256 + 512)
