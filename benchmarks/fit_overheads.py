@@ -6,7 +6,7 @@ the peak) are in ``kvsim/engines/vllm/overheads.py``; only these numbers are fit
 
     activation   copies of the logits, one number per sampler; a workspace for the one that
                  sorts nothing; residual streams kept at the sampler's peak, at the forward
-                 peak, and by an encoder
+                 peak, and by an encoder whose tensors are not counted (as by those that are)
     non_torch    one number per card generation and period; what NCCL adds when sharded, without
                  a workspace for fused all-reduces and beside one (whose size is computed)
     cuda_graph   a pool and a share per layer and captured batch size
@@ -71,21 +71,19 @@ class Activation:
     workspace_mib: float
     stream: float
     forward_stream: float
-    encoder_stream: float
 
     def peaks_gib(self, sample: Sample) -> tuple[float, float]:
-        """GiB at the sampler and in the forward pass, the encoder's share in both."""
+        """GiB at the sampler and in the forward pass, what is held in both."""
         step = sample.step
         workspace = self.workspace_mib * MIB * (sample.sampler == "sortless")
         sampler = self.factors[sample.sampler] * step.logits_bytes + workspace
-        encoder = self.encoder_stream * step.stream_bytes * step.multimodal
-        at_sampler = sampler + self.stream * step.stream_bytes + encoder
-        at_forward = step.width_bytes + self.forward_stream * step.stream_bytes + encoder
-        return at_sampler / GIB, at_forward / GIB
+        at_sampler = sampler + self.stream * step.stream_bytes
+        at_forward = step.width_bytes + self.forward_stream * step.stream_bytes
+        return (at_sampler + step.held_bytes) / GIB, (at_forward + step.held_bytes) / GIB
 
 
 # A start near the truth, so that the first choice of the larger peak is the right one.
-_START = Activation({"sorting": 9.0, "sortless": 3.5}, 0.0, 1.0, 4.0, 4.0)
+_START = Activation({"sorting": 9.0, "sortless": 3.5}, 0.0, 1.0, 4.0)
 
 
 def read_samples(data: Path) -> list[Sample]:
@@ -110,7 +108,7 @@ def _sample(row: Observation) -> Sample:
         deployment=deployment,
         release=engine.rules.release,
         sampler=sampler_of(deployment, engine.rules),
-        step=profiled_step(deployment, engine.rank(deployment)),
+        step=profiled_step(deployment, engine.rank(deployment), engine.rules),
         activation_gib=row.number("activation_gib"),
         non_torch_gib=row.number("non_torch_gib"),
         graphs_gib=row.number("cudagraph_est_gib") or row.number("cudagraph_gib"),
@@ -147,15 +145,20 @@ def _solve(rows: list[Sample], choice: list[bool]) -> Activation:
             MIB / GIB * (at_sampler and not sorts),
             stream * at_sampler,
             stream * (not at_sampler),
-            stream * step.multimodal,
         ]
-        known = 0.0 if at_sampler else step.width_bytes / GIB
+        known = (0.0 if at_sampler else step.width_bytes / GIB) + step.held_bytes / GIB
         design.append(columns)
         printed.append((sample.activation_gib or 0.0) - known)
     solved = np.linalg.lstsq(np.array(design), np.array(printed), rcond=None)[0]
-    sorting, sortless, workspace, stream, forward, encoder = (float(x) for x in solved)
+    sorting, sortless, workspace, stream, forward = (float(x) for x in solved)
     factors = {"sorting": sorting, "sortless": sortless}
-    return Activation(factors, workspace, stream, forward, encoder)
+    return Activation(factors, workspace, stream, forward)
+
+
+def encoder_stream(samples: list[Sample]) -> float:
+    """Median of what counted encoders leave for the step, in residual streams: for the others."""
+    steps = [sample.step for sample in samples if sample.deployment.model.vision]
+    return median(step.held_bytes / step.stream_bytes for step in steps)
 
 
 def fit_non_torch(samples: list[Sample]) -> tuple[list[dict[str, object]], float]:
@@ -252,7 +255,7 @@ def render(samples: list[Sample]) -> str:
         f" workspace_mib: {fitted.workspace_mib:.1f}}}",
         f"  stream_factor: {fitted.stream:.3f}",
         f"  forward_stream_factor: {fitted.forward_stream:.3f}",
-        f"  encoder_stream_factor: {fitted.encoder_stream:.3f}",
+        f"  encoder_stream_factor: {encoder_stream(samples):.3f}",
         "non_torch:",
         *[line for period in libraries for line in _render_period(period)],
         f"fused_all_reduce: {{nccl_gib: {nccl_gib}}}",

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from kvsim.specs.attention import Attention
 from kvsim.specs.checked import Checked, NonNegativeInt, PositiveInt, Within
+from kvsim.specs.vision import VisionTower
 
 __all__ = [
     "QUANTISED_FAMILIES",
@@ -184,6 +185,8 @@ class ModelSpec(Checked):
         All layers, each in exactly one group.
     other_parameters : int
         Parameters outside the text decoder (vision tower, audio encoder), kept in `dtype`.
+    vision : VisionTower or None
+        The vision tower, where it is of a family that is known.
     whole_media_tokens : int
         Tokens of the longest image or video where the model attends to those both ways: a step
         takes one whole. 0 where they may be computed in chunks.
@@ -212,6 +215,7 @@ class ModelSpec(Checked):
     spared_parameters: NonNegativeInt = 0
     layer_groups: Annotated[tuple[LayerGroup, ...], Within(least=1)]
     other_parameters: NonNegativeInt = 0
+    vision: VisionTower | None = None
     whole_media_tokens: NonNegativeInt = 0
     rotary_table_elements: NonNegativeInt | None = None
     weight_bytes_on_disk: int | None = None

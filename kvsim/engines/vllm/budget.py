@@ -76,7 +76,7 @@ def _activation(deployment: ResolvedDeployment, rules: Rules, rank: Rank) -> _Te
     given = deployment.options.activation_bytes
     if given is not None:
         return _Term("activation", given, "given")
-    step = profiled_step(deployment, rank)
+    step = profiled_step(deployment, rank, rules)
     sampler = sampler_of(deployment, rules)
     size = activation_bytes(step, sampler)
     return _Term(

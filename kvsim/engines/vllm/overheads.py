@@ -1,13 +1,15 @@
 """What is neither weights nor KV: the profiled activation peak, non-torch memory, graphs.
 
 vLLM runs one dummy step before it sizes the cache, and whatever that step needed at its
-peak is not given to KV. Two moments compete for the peak::
+peak is not given to KV. Three moments compete for the peak::
 
-    forward   tokens * (MLP or attention width + a few residual streams)
-    sampler   sequences * vocabulary * 4 bytes * copies + the step's hidden states
+    encoder   an image model's tower, alone (``encoder.py``)
+    forward   tokens * (MLP or attention width + a few residual streams) + what is held
+    sampler   sequences * vocabulary * 4 bytes * copies + the step's hidden states + what is held
 
-The widths follow from the model; the number of copies and the few other coefficients are
-fitted, by release and card generation (``data/vllm_overheads.yaml``).
+Held are the encoder's inputs and outputs, and the buffer that kernels share
+(``workspaces.py``). The widths follow from the model; the number of copies and the few other
+coefficients are fitted, by release and card generation (``data/vllm_overheads.yaml``).
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from typing import Any, NamedTuple
 
 from kvsim.engines.base import ResolvedDeployment
 from kvsim.engines.common import read_data
+from kvsim.engines.vllm.encoder import EncoderProfile, encoder_profile
 from kvsim.engines.vllm.rules import Rules, architecture, entry_at, kernel_class
+from kvsim.engines.vllm.workspaces import indexer_logits_bytes, keeps_experts, workspace_bytes
 from kvsim.memory.rank import Rank
 from kvsim.specs.model import LayerGroup, Mlp, MoeMlp
 from kvsim.units import GIB, MIB, ceil_div
@@ -61,28 +65,41 @@ class ProfiledStep(NamedTuple):
     width_bytes : int
         Widest layer's intermediate tensors, and the matrix that bitsandbytes unpacks.
     multimodal : bool
-        Whether an encoder's outputs are profiled too.
+        Whether an encoder is profiled too whose tensors are not counted.
+    encoder_bytes : int
+        Peak of the encoder that runs before the step.
+    held_bytes : int
+        What outlives the forward pass beside the weights: the encoder's inputs and outputs, and
+        the buffer that kernels share.
     """
 
     logits_bytes: int
     stream_bytes: int
     width_bytes: int
     multimodal: bool
+    encoder_bytes: int = 0
+    held_bytes: int = 0
 
 
-def profiled_step(deployment: ResolvedDeployment, rank: Rank) -> ProfiledStep:
+def profiled_step(deployment: ResolvedDeployment, rank: Rank, rules: Rules) -> ProfiledStep:
     """Size the dummy step of a resolved deployment on one rank."""
     options, model = deployment.options, deployment.model
     tokens, seqs = options.max_num_batched_tokens, options.max_num_seqs
     element = _DTYPE_BYTES[options.dtype]
     groups = [group for group in model.layer_groups if rank.count_of(model, group.layers)]
-    width: int = max(max(_mlp_width(g.mlp), _attention_width(g)) for g in groups)
+    routed = not keeps_experts(deployment, rules)
+    width: int = max(max(_mlp_width(g.mlp, routed), _attention_width(g)) for g in groups)
+    encoder = encoder_profile(deployment, rank, rules, element)
+    counted = encoder or EncoderProfile(0, 0)
     return ProfiledStep(
         logits_bytes=seqs * model.vocab_size * _LOGIT_BYTES * rank.is_last,
         stream_bytes=tokens * model.hidden_size * element,
         width_bytes=tokens * ceil_div(width, rank.tp) * element
-        + _unpacked_bytes(deployment, element),
-        multimodal=bool(model.other_parameters),
+        + _unpacked_bytes(deployment, element)
+        + indexer_logits_bytes(deployment, rules),
+        multimodal=bool(model.other_parameters) and encoder is None,
+        encoder_bytes=counted.peak_bytes,
+        held_bytes=counted.held_bytes + workspace_bytes(deployment, rank, rules, element),
     )
 
 
@@ -102,7 +119,8 @@ def activation_bytes(step: ProfiledStep, sampler: str) -> int:
     )
     at_forward = step.width_bytes + fitted["forward_stream_factor"] * step.stream_bytes
     encoder = fitted["encoder_stream_factor"] * step.stream_bytes * step.multimodal
-    return int(max(at_sampler, at_forward) + encoder)
+    at_step = max(at_sampler, at_forward) + step.held_bytes + encoder
+    return int(max(at_step, step.encoder_bytes))
 
 
 def non_torch_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
@@ -193,14 +211,17 @@ def _unpacked_bytes(deployment: ResolvedDeployment, element: int) -> int:
     return model.hidden_size * inner * element // options.tensor_parallel_size
 
 
-def _mlp_width(mlp: Mlp | None) -> int:
-    """Elements per token of the feed-forward block's intermediates: up, gate and their product."""
+def _mlp_width(mlp: Mlp | None, routed: bool) -> int:
+    """Elements per token of the feed-forward block's intermediates: up, gate and their product.
+
+    Those of routed experts count unless they lie in the buffer that kernels share.
+    """
     if mlp is None:
         return 0
     parts = 3 if mlp.gated else 2
     if isinstance(mlp, MoeMlp):
-        routed = mlp.experts_per_token * mlp.intermediate_size
-        return parts * max(routed, mlp.shared_intermediate_size)
+        experts = mlp.experts_per_token * mlp.intermediate_size * routed
+        return parts * max(experts, mlp.shared_intermediate_size)
     return parts * mlp.intermediate_size
 
 

@@ -20,6 +20,7 @@ from kvsim.readers.huggingface.bidirectional import BIDIRECTIONAL, refuse_bidire
 from kvsim.readers.huggingface.extras import (
     other_parameters,
     rotary_table_elements,
+    vision_tower,
     whole_media_tokens,
 )
 from kvsim.readers.huggingface.families import FAMILIES, model_type_of_class
@@ -128,6 +129,7 @@ def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
         declared_kv=quantization.declared_kv,
         layer_groups=groups,
         other_parameters=encoder + other_parameters(config, fields),
+        vision=vision_tower(config, fields),
         whole_media_tokens=whole_media_tokens(fields, family),
         rotary_table_elements=rotary_table_elements(fields, family),
         source="; ".join(part for part in (source, dtype_note, quantization.note) if part),

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.specs.numbers import shown
+from kvsim.specs.vision import VisionTower
 
-__all__ = ["other_parameters", "rotary_table_elements", "whole_media_tokens"]
+__all__ = ["other_parameters", "rotary_table_elements", "vision_tower", "whole_media_tokens"]
 
 # Gemma 4's longest video: 32 frames of 70 soft tokens, 2 around them and 6 of their time (vLLM
 # 0.25, gemma4_mm.py: _VIDEO_MAX_FRAMES, get_mm_max_tokens_per_item).
 _GEMMA4_VIDEO_TOKENS = 32 * (70 + 2 + 6)
 _LARGEST_FACTOR = 10_000
+# Towers that run alike, by the model_type around them.
+_TOWERS: dict[str, Literal["qwen3_vl", "qwen2_5_vl", "gemma3"]] = {
+    "qwen3_vl": "qwen3_vl",
+    "qwen3_vl_moe": "qwen3_vl",
+    "qwen3_5": "qwen3_vl",
+    "qwen3_5_moe": "qwen3_vl",
+    "qwen2_5_vl": "qwen2_5_vl",
+    "gemma3": "gemma3",
+}
+# Gemma 3 pools 64 x 64 patches of an image to 16 x 16 tokens (Gemma3MultiModalProjector).
+_GEMMA3_POOLED = 4
 # Places of each axis in Gemma 4's table of positions, by default (Gemma4VisionConfig).
 _GEMMA4_PLACES = 10240
 _VISION_SPELLINGS = {"temporal_patch_size": "patch_temporal", "spatial_merge_size": "merge_size"}
@@ -43,13 +56,38 @@ def other_parameters(config: Mapping[str, object], fields: Fields) -> int:
     return tower + _per_layer_embeddings(fields)
 
 
-def _vision(config: Mapping[str, object], outer: Mapping[str, object], fields: Fields) -> int:
-    """A vision transformer: blocks, patch embedding and a projection to the decoder."""
+def vision_tower(config: Mapping[str, object], fields: Fields) -> VisionTower | None:
+    """Describe the vision tower of a family that engines' profiles are known of."""
+    kind, config_of_tower = _TOWERS.get(str(config.get("model_type"))), config.get("vision_config")
+    if kind is None or not isinstance(config_of_tower, Mapping):
+        return None
+    vision = _vision_fields(config_of_tower, fields)
+    if not all(key in vision for key in ("hidden_size", "intermediate_size", "patch_size")):
+        return None
+    patch, hidden = vision.integer("patch_size"), fields.integer("hidden_size")
+    merged = vision.integer("spatial_merge_size", _GEMMA3_POOLED if kind == "gemma3" else 2)
+    return VisionTower(
+        kind=kind,
+        hidden_size=vision.integer("hidden_size"),
+        intermediate_size=vision.integer("intermediate_size"),
+        patch_elements=3 * vision.integer("temporal_patch_size", 1) * patch * patch,
+        patches_per_token=merged * merged,
+        output_size=vision.integer("out_hidden_size", hidden),
+        outputs=1 + len(vision.integers("deepstack_visual_indexes")),
+    )
+
+
+def _vision_fields(config: Mapping[str, object], fields: Fields) -> Fields:
     plain = {key.removeprefix("vt_"): value for key, value in config.items()}  # Kimi's prefix
     renamed = canonical({**plain, "num_layers": plain.get("depth", plain.get("num_layers"))})
     for modern, other in _VISION_SPELLINGS.items():
         renamed.setdefault(modern, renamed.get(other))
-    vision = Fields(renamed, {}, f"{fields.where}: vision_config")
+    return Fields(renamed, {}, f"{fields.where}: vision_config")
+
+
+def _vision(config: Mapping[str, object], outer: Mapping[str, object], fields: Fields) -> int:
+    """A vision transformer: blocks, patch embedding and a projection to the decoder."""
+    vision = _vision_fields(config, fields)
     if not all(key in vision for key in ("hidden_size", "num_hidden_layers")):
         return 0
     width, depth = vision.integer("hidden_size"), vision.integer("num_hidden_layers")

@@ -61,7 +61,7 @@ def test_the_peak_does_not_change_with_tensor_parallelism():
 
 def test_a_few_sequences_leave_the_forward_pass_as_the_peak():
     engine, deployment = resolved(max_num_seqs=8)
-    step = profiled_step(deployment, engine.rank(deployment))
+    step = profiled_step(deployment, engine.rank(deployment), engine.rules)
     assert activation_bytes(step, "sortless") == activation_bytes(step, "sorting")
     # 8,192 tokens * 3 * 14,336 * 2 bytes, and a few residual streams of 64 MiB
     assert 0.65 < engine.budget(deployment).activation_bytes / GIB < 1.1
@@ -73,7 +73,7 @@ def test_bitsandbytes_unpacks_a_matrix_beside_the_widest_layer(tp):
     steps = []
     for options in ({}, {"quantization": "bitsandbytes"}):
         engine, deployment = resolved(tensor_parallel_size=tp, **options)
-        steps.append(profiled_step(deployment, engine.rank(deployment)))
+        steps.append(profiled_step(deployment, engine.rank(deployment), engine.rules))
     plain, packed = steps
     assert packed.width_bytes - plain.width_bytes == 4096 * 14336 * 2 // tp
     assert packed._replace(width_bytes=plain.width_bytes) == plain

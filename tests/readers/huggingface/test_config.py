@@ -10,6 +10,7 @@ from kvsim.specs.attention import (
 )
 from kvsim.specs.model import DenseMlp
 from kvsim.specs.precision import kv_format
+from kvsim.specs.vision import VisionTower
 from tests.support.hf_configs import BF16, counts, llama, only_cache, read
 
 # --- heads and dimensions ----------------------------------------------------------------
@@ -240,3 +241,20 @@ def test_gemma_4_has_a_gated_tower_and_a_rotary_table_of_each_width():
     beside = 3 * 16 * 16 * 1152 + 2 * 10_240 * 1152 + 1152 * 2816
     assert spec.other_parameters == blocks + beside
     assert spec.rotary_table_elements == 262_144 * (256 + 512)
+
+
+def test_the_vision_towers_whose_profile_engines_are_known_for():
+    """The hub's config.json of Qwen3-VL-8B: patches of 2 frames of 16 x 16, merged by 2 x 2."""
+    tower = find_model("qwen3-vl-8b").vision
+    assert tower == VisionTower(
+        kind="qwen3_vl",
+        hidden_size=1152,
+        intermediate_size=4304,
+        patch_elements=3 * 2 * 16 * 16,
+        patches_per_token=4,
+        output_size=4096,
+        outputs=4,
+    )
+    assert find_model("gemma3-12b").vision.patches_per_token == (64 * 64) // (16 * 16)
+    assert find_model("qwen2.5-vl-7b").vision.kind == "qwen2_5_vl"
+    assert find_model("llama4-scout").vision is None

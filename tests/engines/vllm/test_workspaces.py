@@ -1,0 +1,93 @@
+"""Buffers that kernels share: sizes of the engine's own shape functions, worked out by hand."""
+
+import pytest
+
+from kvsim.catalog.accelerators import find_accelerator
+from kvsim.catalog.models import find_model
+from kvsim.engines import Deployment, get_engine
+from kvsim.engines.vllm.overheads import profiled_step
+from kvsim.engines.vllm.workspaces import workspace_bytes
+from kvsim.memory.rank import Rank
+from kvsim.specs.engine_options import EngineOptions
+from kvsim.units import MIB
+
+LENGTH = 202_752
+
+
+def resolved(model, gpu="h200", version="0.19.1", **options):
+    engine = get_engine("vllm", version)
+    question = Deployment(find_model(model), find_accelerator(gpu), EngineOptions(**options))
+    return engine.resolve(question), engine.rules
+
+
+def held(*args, rank=None, **options):
+    deployment, rules = resolved(*args, **options)
+    return workspace_bytes(deployment, rank or Rank(), rules, element=2)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "gpu", "version", "elements"),
+    [
+        # TritonExperts.workspace_shapes: rows of max(N / 2, K) and max(N, K); N = 2 * 768, K = 2048
+        (None, "h200", "0.19.1", 2048 + 2048),
+        ("fp8", "h200", "0.19.1", 2048 + 2048),
+        ("fp8", "l40s", "0.14.0", 2048 + 2048),
+        ("fp8", "b200", "0.19.1", 0),  # FlashInfer's kernel
+        ("mxfp4", "h200", "0.19.1", 0),  # one fused kernel
+        (None, "h200", "0.13.0", 0),  # fused_experts
+        (None, "h200", "0.12.0", 0),
+    ],
+)
+def test_the_rows_that_experts_work_in(quantization, gpu, version, elements):
+    options = {"max_num_batched_tokens": 4096, "quantization": quantization}
+    found = held("qwen3-30b-a3b", gpu=gpu, version=version, **options)
+    assert found == 4096 * 8 * elements * 2
+
+
+def test_ranks_split_experts_or_take_them_whole():
+    """Mixtral: 14,336 wide, twice that gate and up, over a stream of 4,096."""
+    options = {"max_num_batched_tokens": 1000, "max_num_seqs": 8}
+    split = held("mixtral-8x7b", rank=Rank(tp=4), **options)
+    whole = held("mixtral-8x7b", rank=Rank(tp=4, ep=4), **options)
+    assert split == 1000 * 2 * (4096 + 7168) * 2
+    assert whole == 1000 * 2 * (14_336 + 28_672) * 2
+
+
+@pytest.mark.parametrize(
+    ("version", "kv", "gpu", "expected"),
+    [
+        # Experts: 8,192 tokens, 8 of them each, max(256, 6,144) and max(512, 6,144) numbers
+        ("0.19.1", "bfloat16", "h200", 8192 * 8 * 2 * 6144 * 2),
+        # B200's kernels for experts keep nothing there: 40 contexts of keys of 132 bytes
+        ("0.19.1", "bfloat16", "b200", LENGTH * 40 * 132),
+        # ... or 5 contexts of latents, unpacked to 576 numbers of 2 bytes
+        ("0.13.0", "fp8", "h200", LENGTH * 5 * 576 * 2),
+        ("0.13.0", "bfloat16", "h200", LENGTH * 40 * 132),
+        ("0.12.0", "bfloat16", "h200", 0),
+    ],
+)
+def test_what_a_sparse_indexer_gathers(version, kv, gpu, expected):
+    found = held(
+        "glm-5.1",
+        gpu=gpu,
+        version=version,
+        rank=Rank(tp=8),
+        quantization="fp8",
+        kv_cache_dtype=kv,
+        max_model_len=LENGTH,
+        max_num_batched_tokens=8192,
+        tensor_parallel_size=8,
+    )
+    assert found == expected
+
+
+def test_the_stand_in_for_an_indexers_logits():
+    """sparse_attn_indexer.py of 0.19: VLLM_SPARSE_INDEXER_MAX_LOGITS_MB, freed after the layer."""
+    widths = {}
+    for model in ("glm-5.1", "glm-4.6"):
+        for version in ("0.18.1", "0.19.0"):
+            deployment, rules = resolved(model, version=version, tensor_parallel_size=8)
+            step = profiled_step(deployment, Rank(tp=8), rules)
+            widths[model, version] = step.width_bytes
+    assert widths["glm-5.1", "0.19.0"] - widths["glm-5.1", "0.18.1"] == 512 * MIB
+    assert widths["glm-4.6", "0.19.0"] == widths["glm-4.6", "0.18.1"]
