@@ -51,6 +51,11 @@ _FUSED_KERNELS = ("hopper", "blackwell")
 # comm/mnnvl.py:337): rows V007, V016, V020 and V021 (2 and 4 ranks, three hidden sizes) hold
 # 2.06 to 2.13 GiB outside torch alike, as units of this size would have it.
 _MULTICAST_UNIT = 512 * MIB
+# NCCL connects 24 channels through NVSwitches and 2 over PCIe (a ring, doubled). Each holds one
+# buffer a protocol (LL 0.5, LL128 4.69, Simple 4 MiB; init.cc, computeBuffSizes) for its ring and
+# for its tree: 24 * 2 * 9.19 MiB = 0.43 GiB, where rows V028 and V032 print 0.415.
+_NVSWITCH_CHANNELS = 24
+_PCIE_CHANNELS = 2
 
 
 class ProfiledStep(NamedTuple):
@@ -139,8 +144,14 @@ def non_torch_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
     if workspace:
         size += fitted["fused_all_reduce"]["nccl_gib"]
     elif options.tensor_parallel_size * options.pipeline_parallel_size > 1:
-        size += period["sharded_gib"]
+        size += period["sharded_gib"] * _channels(deployment) / _NVSWITCH_CHANNELS
     return int(size * GIB) + workspace
+
+
+def _channels(deployment: ResolvedDeployment) -> int:
+    """NCCL's channels: few where cards have PCIe alone; a bridge's are taken as a switch's."""
+    has_links = deployment.accelerator.interconnect.bytes_per_s > 0
+    return _NVSWITCH_CHANNELS if has_links else _PCIE_CHANNELS
 
 
 def fused_all_reduce_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:

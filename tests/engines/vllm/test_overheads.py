@@ -157,6 +157,9 @@ def test_the_peak_is_the_larger_of_two_moments():
         ("0.17.0", "h100", {}, 0.13),
         ("0.19.0", "h100", {}, 0.25),
         ("0.19.0", "l4", {}, 0.21),
+        # PCIe alone: 2 channels of NCCL's, where NVSwitches have 24
+        ("0.19.0", "l4", {"tensor_parallel_size": 2}, 0.21 + 0.415 / 12),
+        ("0.19.0", "a100", {"tensor_parallel_size": 2}, 0.21 + 0.415),
         ("0.19.0", "h100", {"tensor_parallel_size": 2}, 0.25 + 0.32 + 1.5),
         ("0.19.0", "h100", {"pipeline_parallel_size": 2}, 0.25 + 0.415),
         ("0.17.0", "h100", {"tensor_parallel_size": 2}, 0.13 + 0.32 + 1.5),
