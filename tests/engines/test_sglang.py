@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvsim.catalog.accelerators import find_accelerator
 from kvsim.engines import get_engine
 from kvsim.engines.base import Deployment
 from kvsim.engines.sglang import SGLang
@@ -179,6 +180,16 @@ def test_the_rest_is_what_the_fraction_leaves():
     free_after = free_before - budget.weights_bytes - overhead
     assert budget.kv_cache_bytes == pytest.approx(free_after - free_before * 0.12, abs=2)
     assert budget.kv_cache_bytes / GIB == pytest.approx(5.64, abs=0.02)
+
+
+@pytest.mark.parametrize(("gpu", "free_gib"), [("h100", 78.68), ("rtx3090", 22.76)])
+def test_what_a_card_has_free_before_the_load(gpu, free_gib):
+    """Rows V001 to V008, and S010: 78.68 of 79.19 GiB, and 22.76 of 23.69."""
+    engine, accelerator = SGLang(), find_accelerator(gpu)
+    budget = engine.budget(resolved(engine, QWEN_7B, accelerator))
+    overhead = round(0.2 * GIB)  # what loading adds to the weights
+    free = budget.total_bytes - (budget.non_torch_bytes - overhead)
+    assert free / GIB == pytest.approx(free_gib, abs=0.01)
 
 
 def test_terms_add_up_to_the_budget():

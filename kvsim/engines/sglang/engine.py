@@ -190,7 +190,7 @@ class SGLang(ReleasedEngine):
         activations and graphs use lies outside it, in the remaining fraction.
         """
         options, total = deployment.options, deployment.accelerator.memory_bytes
-        context, overhead = self.data["cuda_context_gib"], self.data["load_overhead_gib"]
+        context, overhead = self._context(deployment), self.data["load_overhead_gib"]
         context_bytes, overhead_bytes = gib_bytes(context), gib_bytes(overhead)
         weights = deployed_weight_bytes(deployment, rank)
         usable = int((total - context_bytes) * options.gpu_memory_utilization)
@@ -209,6 +209,12 @@ class SGLang(ReleasedEngine):
                 ("non_torch_bytes", f"{context['source']}; {overhead['source']}"),
             ),
         )
+
+    def _context(self, deployment: ResolvedDeployment) -> dict[str, Any]:
+        """GiB that are gone on this card before SGLang looks, and their source."""
+        name = deployment.accelerator.name
+        rows: list[dict[str, Any]] = self.data["cuda_context_gib"]
+        return next(row for row in rows if name.startswith(tuple(row["cards"])))
 
     def rank_need_bytes(self, deployment: ResolvedDeployment, rank: Rank) -> int:
         """Bytes of a sequence of ``max_model_len`` on that rank."""
