@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from kvsim.engines.base import Deployment, ResolvedDeployment
 from kvsim.engines.common import check_options, declared_kv_format, resolve
+from kvsim.engines.vllm.batching import default_batched_tokens
 from kvsim.engines.vllm.rules import Rules, architecture, card_class, kernel_class
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
@@ -57,9 +58,6 @@ _MLA_ONLY = ("fp8_ds_mla", "nvfp4_ds_mla")
 _GLM_SPARSE = "GlmMoeDsaForCausalLM"
 _CAST = {"fp32": "bf16"}
 _NO_BF16 = ("volta", "turing")
-# V0 profiled one whole prompt, and chunked it only beyond this length.
-_V0_CHUNKED_BEYOND = 32768
-_DEFAULT_TOKENS = 2048
 _DEFAULT_BLOCK = 16
 _BLACKWELL_LATENT_BLOCK = 128
 
@@ -83,7 +81,7 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
         _check_block_sparse(deployment)
     options = deployment.options
     length = options.max_model_len or model.max_position_embeddings
-    tokens = options.max_num_batched_tokens or _batched_tokens(deployment, rules, length)
+    tokens = options.max_num_batched_tokens or default_batched_tokens(deployment, rules, length)
     compute = {"dtype": _compute_dtype(deployment, rules)}
     named = replace(deployment, options=options.model_copy(update=compute))
     resolved = resolve(
@@ -212,15 +210,6 @@ def _block_size(deployment: Deployment, rules: Rules) -> int:
     if size == _DEFAULT_BLOCK or generation not in ("hopper", "blackwell"):
         return _DEFAULT_BLOCK
     return _BLACKWELL_LATENT_BLOCK if generation == "blackwell" else size
-
-
-def _batched_tokens(deployment: Deployment, rules: Rules, length: int) -> int:
-    """Tokens per step; V0 took a whole prompt at once, and a prefix-LM takes a whole video."""
-    if rules.is_v0(deployment.accelerator):
-        return max(length, _DEFAULT_TOKENS) if length <= _V0_CHUNKED_BEYOND else _DEFAULT_TOKENS
-    tokens = int(rules.value("max_num_batched_tokens")[card_class(deployment.accelerator)])
-    whole = deployment.model.whole_media_tokens if rules.value("whole_media") else 0
-    return max(tokens, whole)
 
 
 def _check_length(deployment: Deployment) -> None:

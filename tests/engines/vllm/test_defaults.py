@@ -39,9 +39,30 @@ def test_the_block_size_follows_the_latent_kernels_of_the_card(model, gpu, versi
     ("length", "tokens"), [(1000, 2048), (2048, 2048), (5000, 5000), (32768, 32768), (32769, 2048)]
 )
 def test_v0_profiles_a_whole_prompt_up_to_32768_tokens(length, tokens):
-    """vLLM 0.6: chunked prefill, of 2,048 tokens a step, from 32,769 tokens on."""
-    options = resolved(version="0.6.3", max_model_len=length).options
+    """vLLM 0.6.6: chunked prefill, of 2,048 tokens a step, from 32,769 tokens on."""
+    options = resolved(version="0.6.6", max_model_len=length).options
     assert options.max_num_batched_tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "length", "options", "tokens"),
+    [
+        ("llama3.1-8b", "0.4.3", 65_536, {}, 65_536),  # chunks are experimental and off
+        ("llama3.1-8b", "0.5.5", 65_536, {}, 512),
+        ("llama3.1-8b", "0.5.5", 65_536, {"enable_prefix_caching": True}, 65_536),
+        ("llama3.1-8b", "0.6.6", 65_536, {"enable_prefix_caching": True}, 2048),
+        ("llama3.1-8b", "0.7.3", 65_536, {"enable_lora": True}, 65_536),
+        ("deepseek-v2-lite", "0.7.3", 40_000, {}, 2048),  # switched off only afterwards
+        ("deepseek-v2-lite", "0.8.5", 40_000, {"gpu": "t4"}, 40_000),
+        ("gemma3-4b", "0.8.5", 65_536, {"gpu": "t4"}, 65_536),  # windows, and images
+        ("qwen2.5-vl-7b", "0.7.3", 4096, {}, 5120),  # an image's
+        ("qwen2.5-vl-7b", "0.7.3", 8192, {}, 8192),
+    ],
+)
+def test_v0_chunks_long_contexts_by_release_and_model(model, version, length, options, tokens):
+    """create_engine_config of 0.5.5 and 0.6.6, _set_default_args_v0 of 0.8.5 (arg_utils.py)."""
+    found = resolved(model, version=version, max_model_len=length, **options)
+    assert found.options.max_num_batched_tokens == tokens
 
 
 def test_a_step_of_fewer_tokens_than_sequences_schedules_fewer_sequences():
