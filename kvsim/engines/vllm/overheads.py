@@ -92,8 +92,10 @@ def profiled_step(deployment: ResolvedDeployment, rank: Rank, rules: Rules) -> P
     tokens, seqs = options.max_num_batched_tokens, options.max_num_seqs
     element = _DTYPE_BYTES[options.dtype]
     groups = [group for group in model.layer_groups if rank.count_of(model, group.layers)]
-    routed = not keeps_experts(deployment, rules)
-    width: int = max(max(_mlp_width(g.mlp, routed), _attention_width(g)) for g in groups)
+    width: int = max(
+        max(_mlp_width(g.mlp, not keeps_experts(deployment, g, rules)), _attention_width(g))
+        for g in groups
+    )
     encoder = encoder_profile(deployment, rank, rules, element)
     counted = encoder or EncoderProfile(0, 0)
     return ProfiledStep(

@@ -13,6 +13,8 @@ from kvsim.engines.base import ResolvedDeployment
 from kvsim.engines.vllm.rules import Rules, kernel_class
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.rank import Rank
+from kvsim.memory.tensors import TensorFamily
+from kvsim.memory.weights import weight_storage
 from kvsim.specs.model import LayerGroup, MoeMlp
 from kvsim.units import MIB
 
@@ -22,21 +24,16 @@ __all__ = ["indexer_logits_bytes", "keeps_experts", "workspace_bytes"]
 _INDEX_KEY_BYTES = 132
 # The latent that FlashMLA unpacks from fp8 to 16 bits.
 _UNPACKED_LATENT_BYTES = 576 * 2
-# Weights whose experts run in Triton's, DeepGEMM's or CUTLASS's kernels.
-_PLAIN = (None, "bf16", "fp16", "fp32")
-# Fused kernels of FlashInfer and AITER keep none of these.
-_WITHOUT = ("blackwell", "rocm")
 
 
 def workspace_bytes(deployment: ResolvedDeployment, rank: Rank, rules: Rules, element: int) -> int:
     """Bytes of the shared buffer on one rank: the largest request of its layers."""
     if not rules.value("shared_workspace"):
         return 0
-    sizes = list(_sparse_bytes(deployment, rules))
-    if keeps_experts(deployment, rules):
-        model = deployment.model
-        groups = [group for group in model.layer_groups if rank.count_of(model, group.layers)]
-        sizes += [_expert_bytes(deployment, group, rank, element) for group in groups]
+    model, sizes = deployment.model, list(_sparse_bytes(deployment, rules))
+    for group in model.layer_groups:
+        if rank.count_of(model, group.layers) and keeps_experts(deployment, group, rules):
+            sizes.append(_expert_bytes(deployment, group, rank, element))
     return max(sizes, default=0)
 
 
@@ -45,21 +42,29 @@ def indexer_logits_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
     return int(rules.value("indexer_logits_mib")) * MIB * _has_indexer(deployment)
 
 
-def keeps_experts(deployment: ResolvedDeployment, rules: Rules) -> bool:
-    """Whether experts work in the shared buffer: by release, card and weight format."""
-    form = deployment.options.quantization or deployment.model.quantization
-    is_plain = form in _PLAIN or str(form).startswith("fp8")
-    has_kernels = kernel_class(deployment.accelerator) not in _WITHOUT
-    return bool(rules.value("expert_workspace")) and is_plain and has_kernels
+def keeps_experts(deployment: ResolvedDeployment, group: LayerGroup, rules: Rules) -> bool:
+    """Whether a layer's experts work in the shared buffer: by release, card and weight format."""
+    storage = weight_storage(
+        deployment.model, deployment.weight_dtype, deployment.options.quantization
+    )
+    form = storage.format_of(TensorFamily("experts", group.layers, 0)).name
+    kernels = kernel_class(deployment.accelerator)
+    return any(form in row["formats"] and kernels in row["cards"] for row in _rows(rules))
+
+
+def _rows(rules: Rules) -> list[dict[str, list[str]]]:
+    rows: list[dict[str, list[str]]] = rules.value("expert_workspace")
+    return rows
 
 
 def _expert_bytes(
     deployment: ResolvedDeployment, group: LayerGroup, rank: Rank, element: int
 ) -> int:
-    """Rows of both GEMMs for every token and expert of its own.
+    """Rows of both GEMMs for every token and expert of its own; 0 for a layer without experts.
 
     Source: ``TritonExperts.workspace_shapes`` (fused_moe.py of 0.19.1): ``(M, topk, max(N / 2,
-    K))`` and ``(M, topk, max(N, K))``; DeepGEMM's and CUTLASS's are the same but for padding.
+    K))`` and ``(M, topk, max(N, K))``; DeepGEMM's, CUTLASS's and Marlin's are the same but for
+    padding.
     """
     mlp = group.mlp
     if not isinstance(mlp, MoeMlp):

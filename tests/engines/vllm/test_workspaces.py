@@ -32,8 +32,21 @@ def held(*args, rank=None, **options):
         (None, "h200", "0.19.1", 2048 + 2048),
         ("fp8", "h200", "0.19.1", 2048 + 2048),
         ("fp8", "l40s", "0.14.0", 2048 + 2048),
-        ("fp8", "b200", "0.19.1", 0),  # FlashInfer's kernel
+        ("fp8", "b200", "0.14.1", 2048 + 2048),  # DeepGEMM's
+        ("fp8", "b200", "0.19.1", 0),  # FlashInfer's
+        (None, "b200", "0.19.1", 2048 + 2048),
+        (None, "b200", "0.20.2", 0),  # FlashInfer's on all cards that it knows
+        (None, "h200", "0.20.2", 0),
+        (None, "l40s", "0.20.2", 2048 + 2048),
+        (None, "h200", "0.23.0", 2048 + 2048),  # found slower than Triton's there
+        (None, "rtx5090", "0.23.0", 0),
         ("mxfp4", "h200", "0.19.1", 0),  # one fused kernel
+        ("mxfp4", "l40s", "0.19.1", 2048 + 2048),  # Marlin's, as all below
+        ("mxfp4", "l40s", "0.18.1", 0),
+        ("nvfp4", "h200", "0.18.1", 2048 + 2048),
+        ("nvfp4", "b200", "0.18.1", 0),
+        ("awq", "h200", "0.20.2", 2048 + 2048),
+        ("awq", "h200", "0.19.1", 0),  # fused_marlin_moe
         (None, "h200", "0.13.0", 0),  # fused_experts
         (None, "h200", "0.12.0", 0),
     ],
