@@ -18,6 +18,7 @@ from kvsim.engines.vllm.overheads import (
     sampler_of,
 )
 from kvsim.engines.vllm.rules import Rules
+from kvsim.engines.vllm.workspaces import picked_index_bytes
 from kvsim.memory.rank import Rank
 
 __all__ = ["rank_budget"]
@@ -69,7 +70,8 @@ def _weights(deployment: ResolvedDeployment, rules: Rules, rank: Rank) -> _Term:
     )
     adapters = lora_bytes(deployment) if rules.value("lora_in_weights") else 0
     source = "computed: tensors by family and format, as loaded"
-    return _Term("weights", size + adapters, source + (" + LoRA buffers" if adapters else ""))
+    total = size + adapters + picked_index_bytes(deployment)
+    return _Term("weights", total, source + (" + LoRA buffers" if adapters else ""))
 
 
 def _activation(deployment: ResolvedDeployment, rules: Rules, rank: Rank) -> _Term:

@@ -5,6 +5,7 @@ vLLM's line ``Model loading took X GiB`` counts, on one rank::
     rank_weight_bytes                    the tensors themselves
     + cosine and sine tables             one row per position, in the model's dtype
     + padding of microscaled experts     kernels want 128 columns and 256 rows
+    + latents' up-projection in 16 bits  beside a quantised one: its products are in 16 bits
     + what the allocator cannot give out a large block is cut from whole 2 MiB pages, and
                                          a rest of 1 MiB or less stays with its tensor
 
@@ -68,8 +69,9 @@ def loaded_weight_bytes(
     for group in model.layer_groups:
         layers = rank.count_of(model, group.layers)
         tensors = list(_tensor_bytes(group, model.hidden_size, rank, storage))
-        padding_bytes = _padding_bytes(group, model.hidden_size, rank, storage)
-        extra_bytes += layers * (padding_bytes + sum(map(_rest_bytes, tensors)))
+        added_bytes = _padding_bytes(group, model.hidden_size, rank, storage)
+        added_bytes += _expansion_bytes(group, rank, storage)
+        extra_bytes += layers * (added_bytes + sum(map(_rest_bytes, tensors)))
     held_bytes = rank_weight_bytes(model, rank, dtype=dtype, quantization=quantization)
     return held_bytes + rotary_table_bytes(model, storage.plain) + extra_bytes
 
@@ -151,6 +153,19 @@ def _padding_bytes(group: LayerGroup, hidden: int, rank: Rank, storage: WeightSt
     tiled = _round_up(width, _EXPERT_COLUMNS) * _round_up(inputs, _EXPERT_ROWS)
     matrices = 3 if group.mlp.gated else 2
     return int(experts * matrices * (tiled - width * inputs) * fmt.bits_per_weight / 8)
+
+
+def _expansion_bytes(group: LayerGroup, rank: Rank, storage: WeightStorage) -> int:
+    """Bytes of the copy that latent attention multiplies by where its weights are quantised.
+
+    Source: ``MLAAttention.process_weights_after_loading`` (mla_attention.py of 0.19.1): W_UK and
+    W_UV are 16-bit copies; of a 16-bit weight they are views.
+    """
+    fmt = storage.format_of(TensorFamily("attention", group.layers, 0))
+    if fmt.bits_per_weight >= storage.plain.bits_per_weight:
+        return 0
+    elements = sum(cache.expansion for cache in group.caches) // rank.tp
+    return elements * int(storage.plain.bits_per_weight) // 8
 
 
 def _round_up(value: int, multiple: int) -> int:

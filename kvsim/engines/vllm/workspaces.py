@@ -18,10 +18,13 @@ from kvsim.memory.weights import weight_storage
 from kvsim.specs.model import LayerGroup, MoeMlp
 from kvsim.units import MIB
 
-__all__ = ["indexer_logits_bytes", "keeps_experts", "workspace_bytes"]
+__all__ = ["indexer_logits_bytes", "keeps_experts", "picked_index_bytes", "workspace_bytes"]
 
 # An index key: 128 numbers in fp8 and a scale in fp32.
 _INDEX_KEY_BYTES = 132
+# As many of them as fit in a latent that is unpacked; longer contexts than this gather fewer.
+_KEYS_PER_LATENT = 8
+_LONG = 256 * 1024
 # The latent that FlashMLA unpacks from fp8 to 16 bits.
 _UNPACKED_LATENT_BYTES = 576 * 2
 
@@ -40,6 +43,16 @@ def workspace_bytes(deployment: ResolvedDeployment, rank: Rank, rules: Rules, el
 def indexer_logits_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
     """Bytes that the profiled step allocates to stand for a sparse indexer's logits."""
     return int(rules.value("indexer_logits_mib")) * MIB * _has_indexer(deployment)
+
+
+def picked_index_bytes(deployment: ResolvedDeployment) -> int:
+    """Bytes of the places that an indexer picks for each token of a step: int32, made at load.
+
+    Source: ``topk_indices_buffer`` of ``DeepseekV2Model`` (deepseek_v2.py of 0.11.0 to 0.33.0).
+    """
+    caches = [cache for _, cache in layer_caches(deployment.model) if cache.keeps("indexer")]
+    picked = max((cache.read_bend or 0 for cache in caches if cache.keeps("latent")), default=0)
+    return picked * deployment.options.max_num_batched_tokens * 4
 
 
 def keeps_experts(deployment: ResolvedDeployment, group: LayerGroup, rules: Rules) -> bool:
@@ -77,13 +90,19 @@ def _expert_bytes(
 
 
 def _sparse_bytes(deployment: ResolvedDeployment, rules: Rules) -> Iterator[int]:
-    """Keys that an indexer gathers, and latents that are unpacked, for some longest contexts."""
-    if not _has_indexer(deployment):
-        return
-    length = deployment.options.max_model_len
-    yield length * rules.value("gathered_keys") * _INDEX_KEY_BYTES
-    if deployment.kv_format.name == "fp8_ds_mla":
-        yield length * 5 * _UNPACKED_LATENT_BYTES
+    """Keys that an indexer gathers, and latents that are unpacked, for some longest contexts.
+
+    Source: ``get_max_prefill_buffer_size`` (v1/attention/backends/mla/indexer.py) and
+    ``get_prefill_workspace_size`` (flashmla_sparse.py) of 0.13.0 to 0.33.0.
+    """
+    length, contexts = deployment.options.max_model_len, rules.value("prefill_contexts")
+    tokens = length * contexts["to_256k" if length <= _LONG else "beyond"]
+    for _, cache in layer_caches(deployment.model):
+        if not cache.keeps("indexer"):
+            continue
+        yield tokens * _KEYS_PER_LATENT // cache.fold_tokens * _INDEX_KEY_BYTES
+        if cache.keeps("latent") and deployment.kv_format.name == "fp8_ds_mla":
+            yield tokens * _UNPACKED_LATENT_BYTES
 
 
 def _has_indexer(deployment: ResolvedDeployment) -> bool:

@@ -210,6 +210,11 @@ class Attention(Checked, ABC):
         """Keys and values as this kind keeps them."""
 
     @property
+    def expansion(self) -> int:
+        """Elements of the matrix by which latents become keys and values of all heads, or 0."""
+        return 0
+
+    @property
     def expanded_vectors(self) -> Vectors:
         """Keys and values as a framework keeps them that knows no latents."""
         return self.vectors

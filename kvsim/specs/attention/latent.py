@@ -75,6 +75,11 @@ class LatentAttention(LoadedUnknown, TokenCache):
         return Vectors(1, self.kv_lora_rank + self.rope_dim, self.kv_lora_rank, value_in_key=True)
 
     @property
+    def expansion(self) -> int:
+        """The up-projection of keys (without the rotary part) and values."""
+        return self.kv_lora_rank * self.heads * (self.nope_dim + self.value_dim)
+
+    @property
     def expanded_vectors(self) -> Vectors:
         """A key and a value for every head."""
         return Vectors(self.heads, self.key_dim, self.value_dim)
@@ -124,11 +129,10 @@ class LatentAttention(LoadedUnknown, TokenCache):
     def weights(self, hidden: int) -> tuple[Weights, ...]:
         """Down-projections and the indexer are whole on every rank, up-projections split."""
         query = self.heads * self.key_dim * (self.q_lora_rank or hidden)
-        expand = self.kv_lora_rank * self.heads * (self.nope_dim + self.value_dim)
         output = self.heads * self.value_dim * hidden
         down = hidden * (self.kv_lora_rank + self.rope_dim + (self.q_lora_rank or 0))
         return (
-            Weights(query + expand + output * self.output_gate, "tp"),
+            Weights(query + self.expansion + output * self.output_gate, "tp"),
             Weights(output, "tp", family="attention_output"),
             Weights(down, "replicated"),
             Weights(self._indexer_parameters(hidden), "replicated"),

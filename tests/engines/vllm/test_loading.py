@@ -169,3 +169,24 @@ class TestByHand:
         assert rotary_table_bytes(stated, fmt) == 2000
         learned = model.model_copy(update={"position_embeddings": 4096})
         assert rotary_table_bytes(learned, fmt) == 0
+
+
+@pytest.mark.parametrize(("quantization", "copied"), [("fp8_block", True), ("bf16", False)])
+def test_latents_are_expanded_by_a_copy_in_16_bits(quantization, copied):
+    """mla_attention.py of 0.19.1: 61 layers of 512 x 16 heads x (128 + 128), a rank of 8."""
+    model = find_model("deepseek-v3")
+    plain = model.model_copy(update={"rotary_table_elements": 0})
+    rank = Rank(tp=8)
+    loaded = loaded_weight_bytes(plain, rank, quantization=quantization)
+    held = rank_weight_bytes(plain, rank, quantization=quantization)
+    rests = sum(
+        group.count
+        * sum(
+            map(
+                _rest_bytes,
+                _tensor_bytes(group, 7168, rank, weight_storage(plain, None, quantization)),
+            )
+        )
+        for group in plain.layer_groups
+    )
+    assert loaded - held - rests == 61 * 512 * 16 * 256 * 2 * copied

@@ -6,7 +6,7 @@ from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import Deployment, get_engine
 from kvsim.engines.vllm.overheads import profiled_step
-from kvsim.engines.vllm.workspaces import workspace_bytes
+from kvsim.engines.vllm.workspaces import picked_index_bytes, workspace_bytes
 from kvsim.memory.rank import Rank
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import MIB
@@ -104,3 +104,20 @@ def test_the_stand_in_for_an_indexers_logits():
             widths[model, version] = step.width_bytes
     assert widths["glm-5.1", "0.19.0"] - widths["glm-5.1", "0.18.1"] == 512 * MIB
     assert widths["glm-4.6", "0.19.0"] == widths["glm-4.6", "0.18.1"]
+
+
+@pytest.mark.parametrize(
+    ("version", "length", "contexts"), [("0.31.0", 1_048_576, 5), ("0.32.0", 1_048_576, 2)]
+)
+def test_long_contexts_gather_fewer_since_0_32(version, length, contexts):
+    """DeepSeek-V4 keeps a key for every fourth token; B200's kernels keep no experts there."""
+    found = held("deepseek-v4-flash", gpu="b200", version=version, max_model_len=length)
+    assert found == length * contexts * 8 // 4 * 132
+
+
+def test_the_places_that_an_indexer_picks_are_made_at_load():
+    """deepseek_v2.py: int32 of 8,192 tokens, 2,048 places each."""
+    sparse, _ = resolved("glm-5.1", tensor_parallel_size=8)
+    dense, _ = resolved("deepseek-v3", tensor_parallel_size=8)
+    assert picked_index_bytes(sparse) == 8192 * 2048 * 4
+    assert picked_index_bytes(dense) == 0
