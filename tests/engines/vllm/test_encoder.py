@@ -70,6 +70,28 @@ def test_qwen2_5_takes_as_long_a_video_as_fits_to_14_frames(length, pairs):
     assert found.held_bytes == pairs * 16_384 * (4 * 1176 + 3584) * 2
 
 
+@pytest.mark.parametrize(
+    ("version", "tokens", "widths"),
+    [
+        # input, norm, positions; Q K V, copies, joined (2), fp32 in and out (8), 16 bits (2)
+        ("0.11.0", 12_288, 3 + 3 + 3 + 2 + 8 + 2),
+        ("0.11.2", 12_288, 3 + 3 + 8 + 2),
+        # the MLP's is more since then: input, sum, norm, positions, 4,304 twice
+        ("0.12.0", 12_288, 4 + 2 * 4304 / 1152),
+        ("0.14.1", 12_288, 4 + 2 * 4304 / 1152),
+        # attention's again: input, norm, positions, projection; Q K V, joined, rotated, context
+        ("0.15.1", 16_384, 4 + 3 + 2 + 2 + 1),
+    ],
+)
+def test_qwen3_vl_by_release(version, tokens, widths):
+    """A video until 0.15: 24,576 frames of 32 x 32 pixels, a token for two; then an image."""
+    found = profile("qwen3-vl-8b", version=version)
+    patches = tokens * 4
+    tapped = 3 * tokens * 4096
+    assert found.peak_bytes == (patches * (1536 + widths * 1152) + tapped) * 2
+    assert found.held_bytes == (patches * 1536 + 4 * tokens * 4096) * 2
+
+
 def test_v0_takes_one_image_and_keeps_what_it_embedded():
     """As row V043: a T4, where 0.9.2 runs V0, and steps of 16,384 tokens."""
     options = {"max_model_len": 128_000, "max_num_batched_tokens": 16_384, "max_num_seqs": 1}
@@ -80,7 +102,6 @@ def test_v0_takes_one_image_and_keeps_what_it_embedded():
 @pytest.mark.parametrize(
     ("model", "version", "gpu"),
     [
-        ("qwen3-vl-8b", "0.14.1", "l40s"),  # a video of 2,048 frames until 0.15
         ("gemma3-12b", "0.9.2", "l40s"),
         ("mistral-small-3.2-24b", "0.19.0", "l40s"),
         ("qwen3-14b", "0.19.0", "l40s"),
