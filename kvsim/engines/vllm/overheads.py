@@ -92,16 +92,13 @@ def profiled_step(deployment: ResolvedDeployment, rank: Rank, rules: Rules) -> P
     tokens, seqs = options.max_num_batched_tokens, options.max_num_seqs
     element = _DTYPE_BYTES[options.dtype]
     groups = [group for group in model.layer_groups if rank.count_of(model, group.layers)]
-    width: int = max(
-        max(_mlp_width(g.mlp, not keeps_experts(deployment, g, rules)), _attention_width(g))
-        for g in groups
-    )
+    width = max(_layer_width(deployment, group, rank, rules) for group in groups)
     encoder = encoder_profile(deployment, rank, rules, element)
     counted = encoder or EncoderProfile(0, 0)
     return ProfiledStep(
         logits_bytes=seqs * model.vocab_size * _LOGIT_BYTES * rank.is_last,
         stream_bytes=tokens * model.hidden_size * element,
-        width_bytes=tokens * ceil_div(width, rank.tp) * element
+        width_bytes=tokens * width * element
         + _unpacked_bytes(deployment, element)
         + indexer_logits_bytes(deployment, rules),
         multimodal=bool(model.other_parameters) and encoder is None,
@@ -224,23 +221,40 @@ def _unpacked_bytes(deployment: ResolvedDeployment, element: int) -> int:
     return model.hidden_size * inner * element // options.tensor_parallel_size
 
 
-def _mlp_width(mlp: Mlp | None, routed: bool) -> int:
-    """Elements per token of the feed-forward block's intermediates: up, gate and their product.
+def _layer_width(
+    deployment: ResolvedDeployment, group: LayerGroup, rank: Rank, rules: Rules
+) -> int:
+    """Elements per token of a layer's widest part on one rank."""
+    parts = [
+        max((cache.activation_width for cache in group.caches), default=0),
+        _mlp_width(group.mlp),
+    ]
+    widths = [ceil_div(part, rank.tp) for part in parts]
+    if isinstance(group.mlp, MoeMlp) and not keeps_experts(deployment, group, rules):
+        widths.append(_expert_width(group.mlp, deployment.model.hidden_size, rank))
+    return max(widths)
 
-    Those of routed experts count unless they lie in the buffer that kernels share.
-    """
+
+def _mlp_width(mlp: Mlp | None) -> int:
+    """Elements per token of what every token passes through: up, gate and their product."""
     if mlp is None:
         return 0
     parts = 3 if mlp.gated else 2
     if isinstance(mlp, MoeMlp):
-        experts = mlp.experts_per_token * mlp.intermediate_size * routed
-        return parts * max(experts, mlp.shared_intermediate_size)
+        return parts * mlp.shared_intermediate_size
     return parts * mlp.intermediate_size
 
 
-def _attention_width(group: LayerGroup) -> int:
-    """Elements per token of queries, keys, values and the attention's output."""
-    return max((cache.activation_width for cache in group.caches), default=0)
+def _expert_width(mlp: MoeMlp, hidden: int, rank: Rank) -> int:
+    """Elements per token of its experts' rows: of either GEMM, and of their activation.
+
+    Source: ``fused_experts_impl`` (fused_moe.py of 0.10.2): intermediate_cache13 is as wide as
+    up and gate or as the stream, whichever is more, on every rank, and intermediate_cache2 as an
+    expert.
+    """
+    inner = mlp.intermediate_size if rank.ep > 1 else ceil_div(mlp.intermediate_size, rank.tp)
+    outer = inner * (2 if mlp.gated else 1)
+    return mlp.experts_per_token * (max(outer, mlp.latent_size or hidden) + inner)
 
 
 def _linear_ends(group: LayerGroup, hidden: int) -> int:

@@ -86,6 +86,11 @@ def test_ranks_split_the_widest_layer_and_only_the_last_stage_has_logits():
             ),
             3 * 9000,
         ),
+        # four experts of 1,000 and their activations: the second GEMM gives rows of 4,096
+        (
+            MoeMlp(experts=8, experts_per_token=4, intermediate_size=1000),
+            4 * (4096 + 1000),
+        ),
         # queries, keys, values and output: (32 + 8 + 8 + 32) * 128
         (DenseMlp(intermediate_size=100), 80 * 128),
         (None, 80 * 128),
