@@ -20,7 +20,7 @@ from kvsim.engines.base import ResolvedDeployment
 from kvsim.engines.common import read_data
 from kvsim.engines.vllm.encoder import EncoderProfile, encoder_profile
 from kvsim.engines.vllm.rules import Rules, architecture, entry_at, kernel_class
-from kvsim.engines.vllm.workspaces import indexer_logits_bytes, keeps_experts, workspace_bytes
+from kvsim.engines.vllm.workspaces import keeps_experts, stand_in_bytes, workspace_bytes
 from kvsim.memory.rank import Rank
 from kvsim.specs.model import LayerGroup, Mlp, MoeMlp
 from kvsim.units import GIB, MIB, ceil_div
@@ -100,7 +100,7 @@ def profiled_step(deployment: ResolvedDeployment, rank: Rank, rules: Rules) -> P
         stream_bytes=tokens * model.hidden_size * element,
         width_bytes=tokens * width * element
         + _unpacked_bytes(deployment, element)
-        + indexer_logits_bytes(deployment, rules),
+        + stand_in_bytes(deployment, rank, rules, element),
         multimodal=bool(model.other_parameters) and encoder is None,
         encoder_bytes=counted.peak_bytes,
         held_bytes=counted.held_bytes + workspace_bytes(deployment, rank, rules, element),

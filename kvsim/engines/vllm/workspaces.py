@@ -16,12 +16,13 @@ from kvsim.memory.rank import Rank
 from kvsim.memory.tensors import TensorFamily
 from kvsim.memory.weights import weight_storage
 from kvsim.specs.model import LayerGroup, MoeMlp
-from kvsim.units import MIB
+from kvsim.units import MIB, ceil_div
 
-__all__ = ["indexer_logits_bytes", "keeps_experts", "picked_index_bytes", "workspace_bytes"]
+__all__ = ["keeps_experts", "picked_index_bytes", "stand_in_bytes", "workspace_bytes"]
 
 # An index key: 128 numbers in fp8 and a scale in fp32.
 _INDEX_KEY_BYTES = 132
+_MOST_EXPANDED = 64 * 1024
 # As many of them as fit in a latent that is unpacked; longer contexts than this gather fewer.
 _KEYS_PER_LATENT = 8
 _LONG = 256 * 1024
@@ -40,9 +41,32 @@ def workspace_bytes(deployment: ResolvedDeployment, rank: Rank, rules: Rules, el
     return max(sizes, default=0)
 
 
-def indexer_logits_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
-    """Bytes that the profiled step allocates to stand for a sparse indexer's logits."""
-    return int(rules.value("indexer_logits_mib")) * MIB * _has_indexer(deployment)
+def stand_in_bytes(deployment: ResolvedDeployment, rank: Rank, rules: Rules, element: int) -> int:
+    """Bytes that a profiled layer allocates, and frees, to stand for its largest step.
+
+    Without a context, latent attention allocates what it would expand one to, and a sparse
+    indexer its logits (``sparse_attn_indexer.py`` of 0.19.1), one after the other.
+    """
+    logits = int(rules.value("indexer_logits_mib")) * MIB * _has_indexer(deployment)
+    expands = bool(rules.value("expands_latents"))
+    return max(logits, _expanded_bytes(deployment, rank, element) * expands)
+
+
+def _expanded_bytes(deployment: ResolvedDeployment, rank: Rank, element: int) -> int:
+    """Keys, without their rotary part, and values of a chunk of contexts.
+
+    Source: ``MLAAttention.forward_impl`` and ``determine_chunked_prefill_workspace_size``
+    (mla_attention.py of 0.19.1): 8 contexts or 4 blocks a sequence, up to 64K tokens.
+    """
+    options = deployment.options
+    widths = [
+        ceil_div(cache.expansion // cache.vectors.value_dim, rank.tp)
+        for _, cache in layer_caches(deployment.model)
+        if cache.expansion
+    ]
+    blocks = options.max_num_seqs * options.block_size
+    tokens = max(min(max(8 * options.max_model_len, 4 * blocks), _MOST_EXPANDED), blocks)
+    return tokens * max(widths, default=0) * element
 
 
 def picked_index_bytes(deployment: ResolvedDeployment) -> int:

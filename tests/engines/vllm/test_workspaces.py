@@ -6,7 +6,11 @@ from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import Deployment, get_engine
 from kvsim.engines.vllm.overheads import profiled_step
-from kvsim.engines.vllm.workspaces import picked_index_bytes, workspace_bytes
+from kvsim.engines.vllm.workspaces import (
+    picked_index_bytes,
+    stand_in_bytes,
+    workspace_bytes,
+)
 from kvsim.memory.rank import Rank
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import MIB
@@ -94,16 +98,38 @@ def test_what_a_sparse_indexer_gathers(version, kv, gpu, expected):
     assert found == expected
 
 
-def test_the_stand_in_for_an_indexers_logits():
-    """sparse_attn_indexer.py of 0.19: VLLM_SPARSE_INDEXER_MAX_LOGITS_MB, freed after the layer."""
+@pytest.mark.parametrize(
+    ("model", "version", "options", "expected"),
+    [
+        # 64K tokens of 16 heads of 128 and 128: contexts are long
+        ("deepseek-v3", "0.11.0", {}, 65_536 * 16 * 256 * 2),
+        ("deepseek-v3", "0.10.2", {}, 0),
+        # 8 contexts of 1,000 tokens; 4 blocks of 64 tokens for each of 100 sequences are more
+        ("deepseek-v3", "0.19.1", {"max_model_len": 1000, "max_num_seqs": 8}, 8000 * 16 * 256 * 2),
+        (
+            "deepseek-v3",
+            "0.19.1",
+            {"max_model_len": 1000, "max_num_seqs": 100},
+            25_600 * 16 * 256 * 2,
+        ),
+        # an indexer's logits, VLLM_SPARSE_INDEXER_MAX_LOGITS_MB, are more than 8 heads of 192 + 256
+        ("glm-5.1", "0.19.0", {}, 512 * MIB),
+        ("glm-5.1", "0.18.1", {}, 65_536 * 8 * 448 * 2),
+        ("glm-4.6", "0.19.0", {}, 0),
+    ],
+)
+def test_what_stands_for_a_layers_largest_step(model, version, options, expected):
+    """mla_attention.py and sparse_attn_indexer.py of 0.19: allocated and freed in each layer."""
+    deployment, rules = resolved(model, version=version, tensor_parallel_size=8, **options)
+    assert stand_in_bytes(deployment, Rank(tp=8), rules, element=2) == expected
+
+
+def test_the_stand_in_is_part_of_the_forward_peak():
     widths = {}
-    for model in ("glm-5.1", "glm-4.6"):
-        for version in ("0.18.1", "0.19.0"):
-            deployment, rules = resolved(model, version=version, tensor_parallel_size=8)
-            step = profiled_step(deployment, Rank(tp=8), rules)
-            widths[model, version] = step.width_bytes
-    assert widths["glm-5.1", "0.19.0"] - widths["glm-5.1", "0.18.1"] == 512 * MIB
-    assert widths["glm-4.6", "0.19.0"] == widths["glm-4.6", "0.18.1"]
+    for version in ("0.10.2", "0.11.0"):
+        deployment, rules = resolved("deepseek-v3", version=version, tensor_parallel_size=8)
+        widths[version] = profiled_step(deployment, Rank(tp=8), rules).width_bytes
+    assert widths["0.11.0"] - widths["0.10.2"] == 512 * MIB
 
 
 @pytest.mark.parametrize(
