@@ -16,9 +16,11 @@ from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.cli.options import given
 from kvsim.cli.plan import command
-from kvsim.engines import Deployment, get_engine
-from kvsim.planning.planner import Plan, engine_options, plan
-from kvsim.specs.model import MoeMlp
+from kvsim.engines import Deployment, Engine, get_engine
+from kvsim.engines.base import ResolvedDeployment
+from kvsim.memory.footprint import layer_caches
+from kvsim.planning.planner import engine_options
+from kvsim.specs.model import ModelSpec, MoeMlp
 from kvsim.units import GIB
 
 __all__ = ["CLASSES", "Case", "by_class", "cases", "mean_and_worst"]
@@ -48,6 +50,8 @@ class Case:
     exact : bool or None
         Whether some byte count within the rounding of the printed size gives the printed
         tokens; None where no size was printed.
+    engine, deployment : Engine, ResolvedDeployment
+        What was predicted.
     """
 
     name: str
@@ -61,6 +65,8 @@ class Case:
     predicted_tokens: int
     weights_percent: float | None
     exact: bool | None
+    engine: Engine
+    deployment: ResolvedDeployment
 
     @property
     def kv_percent(self) -> float | None:
@@ -85,44 +91,52 @@ def _case(row: dict[str, Any], folder: Path) -> Case:
     asked = given(command.make_context("plan", arguments).params)
     for unused in ("output_format", "retention"):
         asked.pop(unused)
-    answer = plan(**asked)
     weights = row.get("weights_gib")
+    engine, deployment = _resolved(asked)
+    budget = engine.budget(deployment)
+    capacity = engine.capacity(deployment, budget.kv_cache_bytes)
     return Case(
         name=row["id"],
         what=row["what"],
-        fabric=_fabric(answer, asked["gpu"]),
-        release=f"{answer.engine.name} {'.'.join(answer.engine.version.split('.')[:2])}",
-        kind=_kind(answer, asked["model"]),
+        fabric=_fabric(deployment),
+        release=f"{engine.name} {'.'.join(engine.version.split('.')[:2])}",
+        kind=_kind(deployment.model),
         printed_gib=row.get("kv_gib"),
-        predicted_gib=answer.memory.kv_cache_bytes / GIB,
+        predicted_gib=budget.kv_cache_bytes / GIB,
         printed_tokens=row["tokens"],
-        predicted_tokens=answer.kv_cache.capacity_tokens,
-        weights_percent=weights and _percent(answer.memory.weights_bytes / GIB, weights),
-        exact=_is_exact(row, asked),
+        predicted_tokens=capacity.logged_tokens,
+        weights_percent=weights and _percent(budget.weights_bytes / GIB, weights),
+        exact=_is_exact(row, engine, deployment),
+        engine=engine,
+        deployment=deployment,
     )
 
 
-def _fabric(answer: Plan, gpu: str) -> str:
-    if answer.parallelism.tp * answer.parallelism.pp == 1:
-        return "one card"
-    return "NVSwitch" if find_accelerator(gpu).interconnect.is_switched else "PCIe"
-
-
-def _kind(answer: Plan, model: str) -> str:
-    if any(each.fixed_bytes for each in answer.kv_kinds):
-        return "recurrent layers"
-    has_experts = any(isinstance(group.mlp, MoeMlp) for group in find_model(model).layer_groups)
-    return "experts" if has_experts else "dense"
-
-
-def _is_exact(row: dict[str, Any], asked: dict[str, Any]) -> bool | None:
-    """Whether the printed tokens come out of the printed bytes."""
-    if "kv_gib" not in row:
-        return None
+def _resolved(asked: dict[str, Any]) -> tuple[Engine, ResolvedDeployment]:
     options = {name: value for name, value in asked.items() if name not in _TARGET}
     engine = get_engine(asked["engine"], asked["engine_version"])
     model, accelerator = find_model(asked["model"]), find_accelerator(asked["gpu"])
-    deployment = engine.resolve(Deployment(model, accelerator, engine_options(options)))
+    return engine, engine.resolve(Deployment(model, accelerator, engine_options(options)))
+
+
+def _fabric(deployment: ResolvedDeployment) -> str:
+    options = deployment.options
+    if options.tensor_parallel_size * options.pipeline_parallel_size == 1:
+        return "one card"
+    return "NVSwitch" if deployment.accelerator.interconnect.is_switched else "PCIe"
+
+
+def _kind(model: ModelSpec) -> str:
+    if any(cache.keeps("state") for _, cache in layer_caches(model)):
+        return "recurrent layers"
+    has_experts = any(isinstance(group.mlp, MoeMlp) for group in model.layer_groups)
+    return "experts" if has_experts else "dense"
+
+
+def _is_exact(row: dict[str, Any], engine: Engine, deployment: ResolvedDeployment) -> bool | None:
+    """Whether the printed tokens come out of the printed bytes."""
+    if "kv_gib" not in row:
+        return None
     least, most = (int((row["kv_gib"] + half) * GIB) for half in (-_HALF_GIB, _HALF_GIB))
     block = engine.capacity(deployment, most).bytes_per_block
     return any(

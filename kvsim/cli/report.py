@@ -87,7 +87,21 @@ def _memory(plan: Plan) -> Section:
         if size
     )
     total = f"{gib(memory.total_bytes)} per rank; the engine may use {gib(memory.budget_bytes)}."
-    return Section("Where the memory goes", (Bar(parts), total))
+    return Section("Where the memory goes", (Bar(parts), total, *_how_sure(plan)))
+
+
+def _how_sure(plan: Plan) -> Iterator[str]:
+    """Say within what most start-ups like this one lie; nothing of a size that was given."""
+    band, kv_bytes = plan.kv_band, plan.memory.kv_cache_bytes
+    if band.within_bytes is None:
+        yield f"How sure the KV size is cannot be said: {band.source}."
+    elif band.within_bytes:
+        near = f" ({band.within_bytes / kv_bytes:.1%})" if kv_bytes > 0 else ""
+        like = ", ".join(band.like) or "of kinds that the estimates were fitted on"
+        yield (
+            f"KV cache: {band.share:.0%} of such start-ups within {gib(band.within_bytes)}{near}"
+            f" ({like}; {band.start_ups} of {band.source} were such)."
+        )
 
 
 def _share(memory: MemoryBudget, size_bytes: int) -> str:

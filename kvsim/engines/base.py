@@ -26,7 +26,7 @@ from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat, kv_format, weight_format
 
-__all__ = ["Capacity", "Deployment", "Engine", "MemoryBudget", "ResolvedDeployment"]
+__all__ = ["Band", "Capacity", "Deployment", "Engine", "MemoryBudget", "ResolvedDeployment"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,44 @@ class ResolvedDeployment(Deployment):
     """A deployment as the engine runs it: every option has its value."""
 
     options: ResolvedOptions
+
+
+class Band(NamedTuple):
+    """How far a predicted KV size may be from what the engine would print.
+
+    Parameters
+    ----------
+    share : float
+        Share of such start-ups that lie within (0.9).
+    within_bytes : int or None
+        Bytes of one rank, above or below; None where too few start-ups were compared to say.
+    start_ups : int
+        How many of the same traits were compared.
+    like : tuple of str
+        The traits, in words, beside which a start-up is a plain one: one card or switched ones,
+        of a release and a kind of model that the estimates were fitted on.
+    source : str
+        What the band comes from.
+    is_extrapolated : bool
+        Whether nothing like the device was compared.
+    """
+
+    share: float
+    within_bytes: int | None
+    start_ups: int
+    like: tuple[str, ...]
+    source: str
+    is_extrapolated: bool
+
+    @classmethod
+    def exact(cls, source: str) -> Band:
+        """Make the band of a size that is not an estimate."""
+        return cls(1.0, 0, 0, (), source, is_extrapolated=False)
+
+    @classmethod
+    def unknown(cls, source: str) -> Band:
+        """Make the band of an estimate that was not compared with enough start-ups."""
+        return cls(0.0, None, 0, (), source, is_extrapolated=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +286,10 @@ class Engine(ABC):
     def budget(self, deployment: ResolvedDeployment) -> MemoryBudget:
         """Predict where the tightest rank's memory goes."""
         return self.rank_budget(deployment, self.tightest_rank(deployment))
+
+    def kv_band(self, deployment: ResolvedDeployment, budget: MemoryBudget) -> Band:
+        """How far the budget's KV size may be from what the engine prints."""
+        return Band.unknown(f"too few start-ups of {self.name} were compared")
 
     @abstractmethod
     def capacity(self, deployment: ResolvedDeployment, kv_bytes: int) -> Capacity:

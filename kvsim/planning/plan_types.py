@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from kvsim.engines.base import MemoryBudget
+from kvsim.engines.base import Band, MemoryBudget
 from kvsim.errors import InputError
 
 __all__ = [
@@ -250,6 +250,7 @@ class Plan:
     parallelism: Parallelism
     options: dict[str, Any]
     memory: MemoryBudget
+    kv_band: Band
     kv_cache: KVCache
     capacity_tokens: CapacityTokens
     kv_kinds: tuple[KVKind, ...]

@@ -20,7 +20,14 @@ from typing import Any, NamedTuple, TypeAlias
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import ENGINE_NAMES, get_engine
-from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
+from kvsim.engines.base import (
+    Band,
+    Capacity,
+    Deployment,
+    Engine,
+    MemoryBudget,
+    ResolvedDeployment,
+)
 from kvsim.errors import InputError, KVSimError, UnsupportedError, few, nearest
 from kvsim.memory.growth import Growth
 from kvsim.memory.tensors import parameter_count
@@ -239,6 +246,7 @@ def _plan(
         parallelism=_parallelism(deployment.options),
         options=deployment.options.model_dump(),
         memory=budget,
+        kv_band=_kv_band(sizing),
         kv_cache=_kv_cache(capacity),
         capacity_tokens=_capacity_tokens(capacity),
         kv_kinds=kv_kinds(deployment.model, sizing.kv_format, context, sizing.rank),
@@ -257,6 +265,13 @@ def _plan(
         suggestions=_suggestions(sizing),
         provenance=_provenance(deployment, budget),
     )
+
+
+def _kv_band(sizing: Sizing) -> Band:
+    """How sure the KV size is; what the user gave is not estimated."""
+    if sizing.deployment.options.kv_cache_memory_bytes is not None:
+        return Band.exact("given: --kv-cache-memory-bytes")
+    return sizing.engine.kv_band(sizing.deployment, sizing.budget)
 
 
 def _model_facts(deployment: ResolvedDeployment) -> ModelFacts:

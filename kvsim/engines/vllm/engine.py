@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
+from kvsim.engines.base import (
+    Band,
+    Capacity,
+    Deployment,
+    Engine,
+    MemoryBudget,
+    ResolvedDeployment,
+)
 from kvsim.engines.vllm.budget import rank_budget
 from kvsim.engines.vllm.defaults import resolve_options
 from kvsim.engines.vllm.launch import serve_command
 from kvsim.engines.vllm.layout import capacity_of, layout_of
+from kvsim.engines.vllm.residuals import kv_band
 from kvsim.engines.vllm.rules import NEWEST, Rules
 from kvsim.memory.rank import Rank
 
@@ -50,6 +58,10 @@ class VLLM(Engine):
     def rank_budget(self, deployment: ResolvedDeployment, rank: Rank) -> MemoryBudget:
         """Predict one rank's memory."""
         return rank_budget(deployment, self.rules, rank)
+
+    def kv_band(self, deployment: ResolvedDeployment, budget: MemoryBudget) -> Band:
+        """How far start-ups of the same traits were off."""
+        return kv_band(deployment, self.rules, budget)
 
     def rank_need_bytes(self, deployment: ResolvedDeployment, rank: Rank) -> int:
         """Bytes of a block there: sequences take the same blocks on every stage."""

@@ -1,0 +1,101 @@
+"""How sure a KV size is: what a start-up has, and how its parts add up."""
+
+import math
+
+import pytest
+
+from kvsim import plan
+from kvsim.catalog.accelerators import find_accelerator
+from kvsim.catalog.models import find_model
+from kvsim.engines import Deployment, get_engine
+from kvsim.engines.vllm import residuals
+from kvsim.engines.vllm.residuals import TRAITS, kv_band, traits_of
+from kvsim.specs.engine_options import EngineOptions
+from kvsim.units import GIB
+
+COVERED = {"fitted_to": [0, 19], "cards": ["ada", "ampere", "hopper"]}
+# Round numbers: sigma is 1 % of a plain start-up, and its parts are told apart.
+SHARES = {name: 10.0**power for power, name in enumerate(TRAITS)}
+DATA = COVERED | {
+    "share": 0.9,
+    "quantile": 2.0,
+    "percent_squared": {"plain": 1.0, **SHARES},
+    "start_ups": [
+        {"row": "A", "percent": 0.1, "traits": []},
+        {"row": "B", "percent": 0.1, "traits": ["newer"]},
+        {"row": "C", "percent": 0.1, "traits": ["experts", "newer"]},
+        {"row": "D", "percent": 0.1, "traits": ["newer", "experts"]},
+    ],
+}
+
+
+def started(model="llama3-8b", gpu="h100", version="0.19.0", **options):
+    engine = get_engine("vllm", version)
+    question = Deployment(find_model(model), find_accelerator(gpu), EngineOptions(**options))
+    return engine, engine.resolve(question)
+
+
+TWO = {"tensor_parallel_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "version", "options", "expected"),
+    [
+        ("llama3-8b", "h100", "0.19.0", {}, ()),
+        ("llama3-8b", "h100", "0.19.0", TWO, ()),  # NVSwitches
+        ("llama3-8b", "h100", "0.20.0", {}, ("newer",)),
+        ("llama3-8b", "l40s", "0.19.0", TWO, ("unswitched",)),
+        ("llama3-8b", "rtx4090", "0.19.0", {}, ("desktop",)),
+        ("llama3-8b", "tpu-v6e", "0.19.0", {}, ("uncompared",)),
+        ("llama3-8b", "b200", "0.19.0", {}, ("uncompared",)),
+        ("gemma3-12b", "h100", "0.19.0", {}, ("encoder",)),
+        ("mixtral-8x7b", "h100", "0.19.0", TWO, ("experts",)),
+        ("deepseek-v3.2", "h200", "0.19.0", {"tensor_parallel_size": 8}, ("indexer", "experts")),
+        ("qwen3.5-27b", "h100", "0.20.0", {}, ("newer", "states", "encoder")),
+    ],
+)
+def test_what_a_start_up_has(model, gpu, version, options, expected):
+    engine, deployment = started(model, gpu, version, **options)
+    assert traits_of(deployment, engine.rules, COVERED) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "squared", "start_ups"),
+    [
+        ("llama3-8b", "0.19.0", 1.0, 1),
+        ("llama3-8b", "0.20.0", 1.0 + SHARES["newer"], 1),
+        ("mixtral-8x7b", "0.20.0", 1.0 + SHARES["newer"] + SHARES["experts"], 2),
+        ("mixtral-8x7b", "0.19.0", 1.0 + SHARES["experts"], 0),
+    ],
+)
+def test_every_trait_widens_the_band_by_its_share(monkeypatch, model, version, squared, start_ups):
+    """Twice the root of the sum, in per cent of 79.19 GiB."""
+    monkeypatch.setattr(residuals, "read_data", lambda name: DATA)
+    engine, deployment = started(model, version=version, **TWO)
+    budget = engine.budget(deployment)
+    band = kv_band(deployment, engine.rules, budget)
+    assert band.within_bytes == round(2 * math.sqrt(squared) / 100 * budget.total_bytes)
+    assert (band.share, band.start_ups, band.is_extrapolated) == (0.9, start_ups, False)
+
+
+def test_a_card_that_nothing_like_it_was_compared_with_says_so(monkeypatch):
+    monkeypatch.setattr(residuals, "read_data", lambda name: DATA)
+    engine, deployment = started(gpu="tpu-v6e")
+    band = kv_band(deployment, engine.rules, engine.budget(deployment))
+    assert band.is_extrapolated
+    assert band.like == ("TPU-v6e, of a kind that none of them had",)
+
+
+def test_a_size_that_is_given_is_sure_and_an_engine_that_was_not_compared_says_so():
+    given = plan("llama3-8b", "h100", kv_cache_memory_bytes=10 * GIB).kv_band
+    assert (given.share, given.within_bytes) == (1.0, 0)
+    other = plan("llama3-8b", "h100", engine="tensorrt-llm").kv_band
+    assert other.within_bytes is None
+    assert other.source == "too few start-ups of tensorrt-llm were compared"
+
+
+def test_what_was_never_compared_is_no_surer_than_what_was():
+    """The shipped numbers: an unknown card has at least the share of the least sure known one."""
+    shares = residuals.read_data("vllm_residuals")["percent_squared"]
+    assert shares["uncompared"] == max(shares.values())
+    assert min(shares.values()) >= 0 < shares["plain"]
