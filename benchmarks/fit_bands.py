@@ -142,29 +142,42 @@ def describe(found: list[StartUp]) -> dict[str, Any]:
 
 
 def fit(found: list[StartUp], covered: dict[str, Any]) -> dict[str, Any]:
-    """Fit the variances, then the quantile.
+    """Fit the variances to all, and the quantile to errors over sigmas of a fit without the row."""
+    has = np.array(
+        [
+            [True, *(name in traits_of(each.deployment, each.rules, covered) for name in TRAITS)]
+            for each in found
+        ]
+    )
+    squares = np.array([each.percent**2 for each in found])
+    scores = []
+    for left_out in range(len(found)):
+        others = np.arange(len(found)) != left_out
+        sigma_squared = has[left_out] @ _shares(has[others], squares[others])
+        scores.append(math.sqrt(squares[left_out] / sigma_squared))
+    rank = min(len(found), math.ceil(SHARE * (len(found) + 1)))
+    named = zip(("plain", *TRAITS), _shares(has, squares).tolist(), strict=True)
+    return {
+        **covered,
+        "percent_squared": {name: round(share, 4) for name, share in named},
+        "quantile": round(sorted(scores)[rank - 1], 3),
+    }
+
+
+def _shares(has: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """Squared per cents of a plain start-up, and what each trait adds.
 
     Least squares of the squared errors on the traits, none below zero, in rounds: an error's
     square is as uncertain as it is large. A trait that no start-up has takes the largest share.
     """
-    traits = [traits_of(each.deployment, each.rules, covered) for each in found]
-    design = np.array([[1.0, *(name in own for name in TRAITS)] for own in traits])
-    squares = np.array([each.percent**2 for each in found])
-    variances = np.full(len(found), squares.mean())
+    variances = np.full(len(squares), squares.mean())
+    shares = np.zeros(has.shape[1])
     for _ in range(_ROUNDS):
-        weights = 1 / variances
-        shares = nnls(design * weights[:, None], squares * weights)[0]
+        shares = nnls(has / variances[:, None], squares / variances)[0]
         shares[0] = max(shares[0], _LEAST_VARIANCE)
-        variances = design @ shares
-    shares[~design.any(axis=0)] = shares.max()
-    errors = sorted(np.sqrt(squares / variances).tolist())
-    rank = min(len(errors), math.ceil(SHARE * (len(errors) + 1)))
-    named = zip(("plain", *TRAITS), shares.tolist(), strict=True)
-    return {
-        **covered,
-        "percent_squared": {name: round(share, 4) for name, share in named},
-        "quantile": round(errors[rank - 1], 3),
-    }
+        variances = has @ shares
+    shares[~has.any(axis=0)] = shares.max()
+    return shares
 
 
 def half_width_gib(start: StartUp, fitted: dict[str, Any]) -> float:
@@ -218,18 +231,22 @@ def print_left_out(found: list[StartUp]) -> None:
             f"{each.name:5} {each.error_gib:+7.2f} GiB {half:6.2f} GiB {share:5.1f} %"
             f"  {outside}{own}"
         )
-    for name, mine in (
-        ("all", left_out),
-        ("fitted on", [pair for pair in left_out if pair[0].is_fitted]),
-        ("not fitted on", [pair for pair in left_out if not pair[0].is_fitted]),
-    ):
+    for name, inside, count, width, error in summary(left_out):
+        print(
+            f"{name}: {inside} of {count} within their bands; median half width {width:.1f} %"
+            f" of KV, median error {error:.1f} %"
+        )
+
+
+def summary(left_out: list[tuple[StartUp, float]]) -> Iterator[tuple[str, int, int, float, float]]:
+    """How many of all, of the fitted and of the others lie within; median width and error, %."""
+    fitted = [pair for pair in left_out if pair[0].is_fitted]
+    others = [pair for pair in left_out if not pair[0].is_fitted]
+    for name, mine in (("all", left_out), ("fitted on", fitted), ("not fitted on", others)):
         inside = sum(abs(each.error_gib) <= half for each, half in mine)
         width = median(100 * half / abs(each.printed_gib) for each, half in mine)
         error = median(100 * abs(each.error_gib / each.printed_gib) for each, _ in mine)
-        print(
-            f"{name}: {inside} of {len(mine)} within their bands; median half width {width:.1f} %"
-            f" of KV, median error {error:.1f} %"
-        )
+        yield name, inside, len(mine), width, error
 
 
 def main() -> int:

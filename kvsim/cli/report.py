@@ -8,6 +8,7 @@ from kvsim.cli.render import Bar, Part, Section, Table
 from kvsim.engines.base import MemoryBudget
 from kvsim.planning.plan_types import KVKind, Plan, PoolFacts
 from kvsim.planning.planner import EngineComparison
+from kvsim.planning.verdict import certainty
 from kvsim.units import GIB, format_bytes, format_seconds
 
 __all__ = ["comparison_sections", "gib", "kinds_table", "plan_sections", "size_text"]
@@ -86,22 +87,9 @@ def _memory(plan: Plan) -> Section:
         for label, size, note in terms
         if size
     )
+    sure = certainty(plan.kv_band, memory.kv_cache_bytes)
     total = f"{gib(memory.total_bytes)} per rank; the engine may use {gib(memory.budget_bytes)}."
-    return Section("Where the memory goes", (Bar(parts), total, *_how_sure(plan)))
-
-
-def _how_sure(plan: Plan) -> Iterator[str]:
-    """Say within what most start-ups like this one lie; nothing of a size that was given."""
-    band, kv_bytes = plan.kv_band, plan.memory.kv_cache_bytes
-    if band.within_bytes is None:
-        yield f"How sure the KV size is cannot be said: {band.source}."
-    elif band.within_bytes:
-        near = f" ({band.within_bytes / kv_bytes:.1%})" if kv_bytes > 0 else ""
-        like = ", ".join(band.like) or "of kinds that the estimates were fitted on"
-        yield (
-            f"KV cache: {band.share:.0%} of such start-ups within {gib(band.within_bytes)}{near}"
-            f" ({like}; {band.start_ups} of {band.source} were such)."
-        )
+    return Section("Where the memory goes", (Bar(parts), total, *filter(None, [sure])))
 
 
 def _share(memory: MemoryBudget, size_bytes: int) -> str:

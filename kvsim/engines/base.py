@@ -78,8 +78,7 @@ class Band(NamedTuple):
     start_ups : int
         How many of the same traits were compared.
     like : tuple of str
-        The traits, in words, beside which a start-up is a plain one: one card or switched ones,
-        of a release and a kind of model that the estimates were fitted on.
+        What such a start-up has, in words.
     source : str
         What the band comes from.
     is_extrapolated : bool

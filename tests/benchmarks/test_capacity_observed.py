@@ -1,6 +1,7 @@
 """kvsim against what real engines printed: the accuracy goals, row by row, none dropped."""
 
 import capacity_accuracy
+import fit_bands
 import fit_overheads
 import pytest
 
@@ -79,3 +80,20 @@ def test_no_row_needs_itself_in_the_fit(kvsim_data):
     assert len(errors) > 20
     assert max(abs(percent) for _, _, percent in errors) < capacity_accuracy.WORST_GOAL_PERCENT
     assert sum(abs(percent) for _, _, percent in errors) / len(errors) < 1.0
+
+
+def test_the_committed_bands_are_the_fitted_ones(kvsim_data):
+    found = fit_bands.start_ups(kvsim_data)
+    assert fit_bands.render_bands(found) == fit_bands.TARGET.read_text("utf-8")
+
+
+def test_bands_hold_the_start_ups_that_they_were_fitted_without(kvsim_data):
+    """Nine in ten of all; four in five of those that nothing else was fitted on either."""
+    left_out = fit_bands.leave_one_out(fit_bands.start_ups(kvsim_data))
+    assert len(left_out) >= 40
+    inside = [abs(each.error_gib) <= half for each, half in left_out]
+    assert sum(inside) >= 0.87 * len(inside)
+    unseen = [
+        is_in for is_in, (each, _) in zip(inside, left_out, strict=True) if not each.is_fitted
+    ]
+    assert sum(unseen) >= 0.8 * len(unseen)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import capacity_accuracy
 import capacity_cases
+import fit_bands
 import fit_overheads
 import pytest
 import replay_accuracy
@@ -124,6 +125,17 @@ def test_capacity_figures_that_nothing_was_fitted_on(kvsim_data):
         assert row["under"] == str(sum(error < 0 for error in errors))
         assert (row["mean error"], row["worst"]) == (f"{mean:.1f} %", f"{worst:.1f} %")
         assert row["tokens exact"] == f"{sum(checked)} of {len(checked)}"
+
+
+def test_band_figures(kvsim_data):
+    (rows,) = tables("How sure a KV size is")
+    left_out = fit_bands.leave_one_out(fit_bands.start_ups(kvsim_data))
+    for row, (name, inside, count, width, error) in zip(
+        rows, fit_bands.summary(left_out), strict=True
+    ):
+        assert (row["start-ups"], row["within their bands"]) == (name, f"{inside} of {count}")
+        assert row["median half width"] == f"{width:.1f} % of KV"
+        assert row["median error"] == f"{error:.1f} %"
 
 
 def test_weight_figures(kvsim_data):

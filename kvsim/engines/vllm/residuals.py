@@ -6,10 +6,10 @@
     sigma² = plain + a share for each trait that the start-up has
     band   = quantile x sigma
 
-What errs is the prediction of everything but KV, so errors are shares of the card and not of what is
-left of it. A *plain* start-up is of a kind that the overheads were fitted on: a dense model of text
-on one card or on switched ones. Every trait of `TRAITS` that it has beside adds the variance that
-start-ups with it had. The quantile is that of split conformal prediction (Vovk et al., Algorithmic
+What errs is the prediction of everything but KV, so errors are shares of the card and not of what
+is left of it. A *plain* start-up is of a kind that the overheads were fitted on: a dense model of
+text on one card or on switched ones. Every trait of `TRAITS` that it has beside adds the variance
+that start-ups with it had. The quantile is that of conformal prediction (Vovk et al., Algorithmic
 Learning in a Random World, 2005): so many of the start-ups that were compared lie within.
 `benchmarks/fit_bands.py` writes the numbers; a row that the overheads were fitted on enters with
 the error that it has when the fit never saw it.
@@ -30,6 +30,7 @@ from kvsim.specs.model import MoeMlp
 __all__ = ["TRAITS", "kv_band", "traits_of", "variance"]
 
 _DATA = "vllm_residuals"
+_PLAIN = "dense, of text, on one card or behind NVSwitches"
 _DESKTOP = ("RTX", "GB10")  # cards that draw a screen too
 
 
@@ -79,7 +80,7 @@ def _has_encoder(start: Start) -> bool:
 TRAITS: dict[str, tuple[str, Callable[[Start], bool]]] = {
     "newer": ("a release after {fitted_to}", _is_newer),
     "desktop": ("a desktop card", _is_desktop),
-    "uncompared": ("{card}, of a kind that none of them had", _is_uncompared),
+    "uncompared": ("no card like {card} was compared", _is_uncompared),
     "unswitched": ("ranks without NVSwitches between them", _lacks_switches),
     "states": ("recurrent layers", _has_states),
     "indexer": ("a sparse indexer", _has_indexer),
@@ -120,7 +121,7 @@ def kv_band(deployment: ResolvedDeployment, rules: Rules, budget: MemoryBudget) 
         share=data["share"],
         within_bytes=round(budget.total_bytes * percent / 100),
         start_ups=len(rows),
-        like=tuple(TRAITS[each][0].format(**named) for each in traits),
+        like=tuple(TRAITS[each][0].format(**named) for each in traits) or (_PLAIN,),
         source=f"{len(data['start_ups'])} start-ups of vLLM",
         is_extrapolated="uncompared" in traits,
     )

@@ -8,8 +8,10 @@ from kvsim import plan
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import Deployment, get_engine
+from kvsim.engines.base import Band
 from kvsim.engines.vllm import residuals
 from kvsim.engines.vllm.residuals import TRAITS, kv_band, traits_of
+from kvsim.planning.verdict import certainty
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import GIB
 
@@ -83,7 +85,7 @@ def test_a_card_that_nothing_like_it_was_compared_with_says_so(monkeypatch):
     engine, deployment = started(gpu="tpu-v6e")
     band = kv_band(deployment, engine.rules, engine.budget(deployment))
     assert band.is_extrapolated
-    assert band.like == ("TPU-v6e, of a kind that none of them had",)
+    assert band.like == ("no card like TPU-v6e was compared",)
 
 
 def test_a_size_that_is_given_is_sure_and_an_engine_that_was_not_compared_says_so():
@@ -92,6 +94,35 @@ def test_a_size_that_is_given_is_sure_and_an_engine_that_was_not_compared_says_s
     other = plan("llama3-8b", "h100", engine="tensorrt-llm").kv_band
     assert other.within_bytes is None
     assert other.source == "too few start-ups of tensorrt-llm were compared"
+
+
+@pytest.mark.parametrize(
+    ("band", "kv_bytes", "expected"),
+    [
+        (
+            Band(0.9, GIB, 2, ("a release after 0.19",), "41 start-ups", is_extrapolated=False),
+            50 * GIB,
+            "KV cache: 90% of such start-ups within 2.0%, 1.00 GiB. Such: a release after 0.19"
+            " (2 of 41 start-ups).",
+        ),
+        (
+            Band(
+                0.9, GIB, 0, ("no card like X was compared",), "9 start-ups", is_extrapolated=True
+            ),
+            -GIB,  # nothing is left, so nothing is a share of it
+            "KV cache: 90% of such start-ups within 1.00 GiB. Extrapolated: no card like X was"
+            " compared (0 of 9 start-ups).",
+        ),
+        (Band.exact("given"), GIB, ""),
+        (
+            Band.unknown("none was compared"),
+            GIB,
+            "KV cache: how sure this is cannot be said, as none was compared.",
+        ),
+    ],
+)
+def test_how_sure_in_one_sentence(band, kv_bytes, expected):
+    assert certainty(band, kv_bytes) == expected
 
 
 def test_what_was_never_compared_is_no_surer_than_what_was():
