@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+# Elements that packed latent layouts have a place for apart from the latent.
+_ROPE_PLACE = 64
+
+
 class KVFormat(NamedTuple):
     """How the elements of K and V are stored.
 
@@ -69,14 +73,19 @@ class KVFormat(NamedTuple):
     def latent_bytes(self, rank: int, rope_dim: int) -> int:
         """Bytes of one token's MLA entry in one layer: latent and rotary parts.
 
+        A layout that keeps the rotary part apart has a place for 64 elements of it, which
+        stays empty where there is none (GLM-5.3).
+
         Examples
         --------
         >>> kv_format("bf16").latent_bytes(512, 64), kv_format("fp8_ds_mla").latent_bytes(512, 64)
         (1152, 656)
+        >>> kv_format("bf16").latent_bytes(512, 0), kv_format("fp8_ds_mla").latent_bytes(512, 0)
+        (1024, 656)
         """
         if self.rope_bits is None:
             return self.vector_bytes(rank + rope_dim)
-        return self.vector_bytes(rank) + ceil_div(rope_dim * self.rope_bits, 8)
+        return self.vector_bytes(rank) + ceil_div((rope_dim or _ROPE_PLACE) * self.rope_bits, 8)
 
 
 class WeightFormat(NamedTuple):

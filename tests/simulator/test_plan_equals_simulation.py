@@ -26,6 +26,7 @@ TELLING = (
     "gemma3-27b",
     "gemma4-26b-a4b",
     "glm-5.2",
+    "glm-5.3-flash",
     "gpt-oss-20b",
     "llama2-7b",
     "llama4-scout",

@@ -152,7 +152,7 @@ def deployment(name, **options):
 
 def test_vllm_pages_a_new_kind():
     engine, resolved = deployment("vllm", enable_lora=True)
-    pages = {page.layer: page.spec for page in layer_pages(resolved)}
+    pages = {page.layer: page.spec for page in layer_pages(resolved, engine.rules)}
     assert pages[0] == PageSpec("full", 16, 16 * PAIR_BYTES)
     assert pages[5] == PageSpec("window", 16, 16 * PAIR_BYTES, 1000)
     twin = Deployment(TWIN, card(), resolved.options)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from kvsim.engines.base import Deployment, ResolvedDeployment
 from kvsim.engines.common import check_options, declared_kv_format, resolve
 from kvsim.engines.vllm.batching import default_batched_tokens
+from kvsim.engines.vllm.folded_index import FoldedKernels, check_folded, index_fold
 from kvsim.engines.vllm.rules import Rules, architecture, card_class, kernel_class
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
@@ -84,6 +85,8 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
     tokens = options.max_num_batched_tokens or default_batched_tokens(deployment, rules, length)
     compute = {"dtype": _compute_dtype(deployment, rules)}
     named = replace(deployment, options=options.model_copy(update=compute))
+    if index_fold(model) > 1:
+        check_folded(named, rules)
     resolved = resolve(
         named,
         kv=_kv_format(named, rules),
@@ -167,6 +170,8 @@ def _kv_format(deployment: Deployment, rules: Rules) -> KVFormat:
         deployment = replace(
             deployment, options=deployment.options.model_copy(update={"kv_cache_dtype": name})
         )
+    if index_fold(model) > 1:
+        return FoldedKernels.of(deployment, rules).kv_format(deployment)
     if name in (None, "auto"):
         if is_compressed:
             return kv_format("fp8_ds_mla")
@@ -205,6 +210,8 @@ def _block_size(deployment: Deployment, rules: Rules) -> int:
     is_latent = any(cache.keeps("latent") for _, cache in layer_caches(model))
     if not is_latent:
         return _DEFAULT_BLOCK
+    if (fold := index_fold(model)) > 1:
+        return fold * FoldedKernels.of(deployment, rules).states
     size = int(rules.value("latent_block_size"))
     generation = architecture(deployment.accelerator)
     if size == _DEFAULT_BLOCK or generation not in ("hopper", "blackwell"):

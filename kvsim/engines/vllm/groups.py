@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from itertools import chain
+from math import lcm
 from typing import NamedTuple
 
 from kvsim.engines.vllm.pages import LayerPage, PageSpec
@@ -80,8 +81,10 @@ def pack_groups(pages: list[LayerPage], *, packs_mixed: bool = True) -> tuple[Pa
 
 
 def bytes_per_block(groups: tuple[PageGroup, ...], layers: Collection[int] | None = None) -> int:
-    """Bytes that one block id stands for on a rank: its widest group's pages."""
-    return max(group.block_bytes(layers) for group in groups)
+    """Bytes that one block id stands for on a rank: its widest group's pages, aligned."""
+    stride_bytes = lcm(*(m.spec.stride_bytes for group in groups for m in group.members))
+    widest_bytes = max(group.block_bytes(layers) for group in groups)
+    return ceil_div(widest_bytes, stride_bytes) * stride_bytes
 
 
 def promote_to_full(pages: list[LayerPage]) -> list[LayerPage]:
@@ -163,6 +166,15 @@ class _Bucket(NamedTuple):
         """Whether it is a pattern that repeats, and so may be cut."""
         return len(set(map(len, self.columns))) == 1
 
+    def widest_bytes(self, count: int) -> int:
+        """Bytes of the largest of the groups that it is cut into."""
+        return sum(ceil_div(len(each), count) * each[0].spec.page_bytes for each in self.columns)
+
+    def pieces_in(self, block_bytes: int) -> int:
+        """Groups that it takes where each fits so many bytes, or is one page."""
+        pages = max(1, block_bytes // self.whole.spec.page_bytes)
+        return ceil_div(self.repeats, pages)
+
     def cut(self, count: int) -> list[PageGroup]:
         """Deal the repeats of the pattern out in turn."""
         if count == 1:
@@ -186,24 +198,43 @@ def _pack_mixed(buckets: list[_Bucket]) -> tuple[PageGroup, ...]:
     """Keep pages as they are, and cut the buckets so that their groups fill a block alike.
 
     Where a balanced bucket mixes page sizes, all balanced ones are cut into groups of about as
-    many repeats. Where none does, only windows are cut: to what fits beside the widest bucket.
+    many repeats. States and rings, and windows where none mixes sizes, are also cut to what fits
+    beside the widest of the others.
 
     Notes
     -----
     Source: vLLM 0.33, ``v1/core/kv_cache_planning.py`` (_get_packed_kv_cache_groups).
-    DeepSeek-V4-Flash, page counts of each group::
+    Page counts of each group::
 
-        windows            22  21         two groups of 43 layers
-        full        62                    21 + 21 index keys + 20: unbalanced, so whole
-        unfolded by 4      21 + 21        balanced and mixed: at least 21 repeats a group
-        unfolded by 128    20
+        DeepSeek-V4-Flash  windows            22  21      two groups of 43 layers
+                           full               62          21 + 21 index keys + 20: whole
+                           unfolded by 4      21 + 21     balanced and mixed: at least 21 a group
+                           unfolded by 128    20
+        GLM-5.3-Flash      states             9 9 8 8     34 layers; 11 fit beside the latents
+                           full               11 + 11 index keys
+                           rings              11
     """
     mixed = [b.repeats for b in buckets if b.is_balanced and len(b.columns) > 1]
-    if not mixed:
-        return _cut_windows(buckets)
-    size = _least_padding([b.repeats for b in buckets if b.is_balanced], max(mixed))
-    counts = [ceil_div(b.repeats, size) if b.is_balanced else 1 for b in buckets]
-    return _cut_all(buckets, counts)
+    size = None
+    if mixed:
+        size = _least_padding([b.repeats for b in buckets if b.is_balanced], max(mixed))
+    counts = [ceil_div(b.repeats, size) if size and b.is_balanced else 1 for b in buckets]
+    loose = [_is_loose(bucket, is_free=size is None) for bucket in buckets]
+    block_bytes = max(
+        bucket.widest_bytes(bucket.repeats if cuts else count)
+        for bucket, count, cuts in zip(buckets, counts, loose, strict=True)
+    )
+    return tuple(
+        group
+        for bucket, count, cuts in zip(buckets, counts, loose, strict=True)
+        for group in bucket.cut(max(count, bucket.pieces_in(block_bytes)) if cuts else count)
+    )
+
+
+def _is_loose(bucket: _Bucket, *, is_free: bool) -> bool:
+    """Whether it may be cut anywhere: states, rings, and windows that no pattern binds."""
+    kinds = ("state", "ring", "window", "unfolded") if is_free else ("state", "ring")
+    return bucket.whole.spec.kind in kinds and len(bucket.columns) == 1
 
 
 def _least_padding(sizes: list[int], least: int) -> int:
@@ -218,26 +249,3 @@ def _least_padding(sizes: list[int], least: int) -> int:
     """
     padding = {size: sum(-each % size for each in sizes) for size in range(least, max(sizes) + 1)}
     return min(padding, key=lambda size: (padding[size], -size))
-
-
-def _cut_windows(buckets: list[_Bucket]) -> tuple[PageGroup, ...]:
-    """Cut buckets of windows to the pages that fit the widest of the others, or one page."""
-    floors = [b.whole.spec.page_bytes if _is_window(b) else b.whole.block_bytes() for b in buckets]
-    block_bytes = max(floors)
-    counts = [
-        ceil_div(b.repeats, block_bytes // b.whole.spec.page_bytes) if _is_window(b) else 1
-        for b in buckets
-    ]
-    return _cut_all(buckets, counts)
-
-
-def _is_window(bucket: _Bucket) -> bool:
-    """Whether it is a window of pages of one size, which may be cut anywhere."""
-    spec = bucket.whole.spec
-    return spec.kind in ("window", "unfolded") and len(bucket.columns) == 1
-
-
-def _cut_all(buckets: list[_Bucket], counts: list[int]) -> tuple[PageGroup, ...]:
-    return tuple(
-        group for bucket, count in zip(buckets, counts, strict=True) for group in bucket.cut(count)
-    )

@@ -62,7 +62,7 @@ class Layout(NamedTuple):
     def token_block(self) -> int:
         """Tokens of the smallest block among groups whose blocks hold tokens."""
         specs = [group.spec for group in self.groups]
-        sizes = [spec.block_size for spec in specs if spec.kind != "state"]
+        sizes = [spec.block_size for spec in specs if spec.kind not in ("state", "ring")]
         return min(sizes or [specs[0].block_size])
 
 
@@ -85,7 +85,7 @@ def layout_of(deployment: ResolvedDeployment, rules: Rules, *, all_full: bool = 
     """
     options = deployment.options
     packs_mixed = bool(rules.value("packed_pages"))
-    pages = layer_pages(deployment, keeps_unfolded=packs_mixed)
+    pages = layer_pages(deployment, rules)
     if not pages:
         raise UnsupportedError(f"{deployment.model.name} keeps no cache: there is nothing to size")
     is_hybrid = bool(rules.value("hybrid_groups")) and not rules.is_v0(deployment.accelerator)

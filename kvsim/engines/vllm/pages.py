@@ -7,11 +7,13 @@
     window    block_size tokens       ceil(min(window - 1 + in flight, L) / block) + 1
     unfolded  block_size tokens       as a window
     chunk     block_size tokens       ceil(min(chunk + in flight, L) / block)
-    state     one recurrent state     1, or 2 with prefix caching
+    state     one recurrent state     1, or 2 with prefix caching, and 1 for a prefill's checkpoint
+    ring      one ring                1
     fixed     block_size tokens       ceil(encoder tokens / block), whatever L
 
 In flight: tokens scheduled and not yet settled, whose blocks a window cannot free. Unfolded: what
-DeepSeek-V4's compressors work on, which is no attention and so never charged as full.
+DeepSeek-V4's compressors work on, which is no attention and so never charged as full. Ring: the
+tokens that GLM-5.3's indexers have yet to fold, overwritten in turn.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from kvsim.engines.base import ResolvedDeployment
+from kvsim.engines.vllm.folded_index import FoldedKernels, index_fold
+from kvsim.engines.vllm.rules import Rules, kernel_class
 from kvsim.errors import InputError, UnsupportedError
+from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import Growth
 from kvsim.specs.attention import Attention, Entry
 from kvsim.specs.engine_options import ResolvedOptions
@@ -36,8 +41,8 @@ _COMPRESSED_PAGE_MULTIPLE = 576
 # ... and blocks of what its compressors have yet to fold, by the tokens that they look back on: as
 # many as fit a page of 64 entries (vLLM 0.33, models/deepseek_v4/compressor.py).
 _UNFOLDED_BLOCKS = {8: 4, 128: 8}
-# Attention kernels take blocks in multiples of 16 tokens.
-_KERNEL_BLOCK = 16
+# What keeps no token's own place, so that a state is not aligned with it.
+_NO_TOKENS = ("state", "ring")
 
 
 class Reserve(NamedTuple):
@@ -60,12 +65,18 @@ class PageSpec(NamedTuple):
         Bytes per page, padding included.
     span : int
         Window or chunk in tokens, encoder tokens, or states that a sequence keeps.
+    checkpoints : int
+        States that admission charges beside those.
+    stride_bytes : int
+        Bytes of which a block that holds such a page is a multiple.
     """
 
-    kind: Literal["full", "window", "unfolded", "chunk", "state", "fixed"]
+    kind: Literal["full", "window", "unfolded", "chunk", "state", "ring", "fixed"]
     block_size: int
     page_bytes: int
     span: int = 0
+    checkpoints: int = 0
+    stride_bytes: int = 1
 
     def admission_pages(self, length: int, reserve: Reserve) -> int:
         """Pages that the start-up check and the scheduler's gate charge a sequence."""
@@ -78,8 +89,8 @@ class PageSpec(NamedTuple):
             case "chunk":
                 return ceil_div(min(self.span + in_flight, length), self.block_size)
             case "state":
-                return self.span
-            case "fixed":
+                return self.span + self.checkpoints
+            case "fixed" | "ring":
                 return ceil_div(self.span, self.block_size)
 
     def growth(self, reserve: Reserve) -> Growth:
@@ -93,7 +104,7 @@ class PageSpec(NamedTuple):
                 return Growth.capped(self.block_size, ceil_div(self.span, self.block_size))
             case "state":
                 return Growth.constant(self.span)
-            case "fixed":
+            case "fixed" | "ring":
                 return Growth.constant(ceil_div(self.span, self.block_size))
 
     def with_page(self, page_bytes: int) -> PageSpec:
@@ -112,63 +123,88 @@ class LayerPage(NamedTuple):
     spec: PageSpec
 
 
-def layer_pages(deployment: ResolvedDeployment, *, keeps_unfolded: bool = True) -> list[LayerPage]:
-    """List the pages of all layers, in layer order, for a resolved deployment.
-
-    Parameters
-    ----------
-    deployment : Deployment
-        Resolved.
-    keeps_unfolded : bool
-        Whether the release pages what compressors have yet to fold.
-    """
+def layer_pages(deployment: ResolvedDeployment, rules: Rules) -> list[LayerPage]:
+    """List the pages of all layers, in layer order, for a resolved deployment."""
     pages = [
         LayerPage(layer, group.name, spec)
         for group in deployment.model.layer_groups
         for cache in group.owned_caches
-        for spec in _specs(cache, deployment, keeps_unfolded=keeps_unfolded)
+        for spec in _specs(cache, deployment, rules)
         for layer in group.layers
     ]
-    return align_to_states(sorted(pages, key=lambda page: page.layer), deployment)
+    return align_to_states(sorted(pages, key=lambda page: page.layer), deployment, rules)
 
 
-def align_to_states(pages: list[LayerPage], deployment: ResolvedDeployment) -> list[LayerPage]:
+def align_to_states(
+    pages: list[LayerPage], deployment: ResolvedDeployment, rules: Rules
+) -> list[LayerPage]:
     """Raise attention blocks until their page holds a recurrent state; pad the state to it.
 
     Qwen3.5-27B: a state of 3,207,168 bytes over 4,096 bytes per token is 783 tokens, and in
     multiples of 16 the block becomes 784.
     """
     state = max((p.spec.page_bytes for p in pages if p.spec.kind == "state"), default=0)
-    attention = [p.spec for p in pages if p.spec.kind != "state"]
+    attention = [p.spec for p in pages if p.spec.kind not in _NO_TOKENS]
     if not state or not attention:
         return pages
-    widest = max(attention, key=lambda spec: spec.page_bytes / spec.block_size)
-    token_bytes = widest.page_bytes // widest.block_size
-    least = _KERNEL_BLOCK * ceil_div(state, _KERNEL_BLOCK * token_bytes)
-    block = max(least, deployment.options.block_size)
+    token_bytes = _latent_token_bytes(deployment)
+    unit = rules.value("state_block")
+    tokens = unit["latent" if token_bytes else "other"]
+    asked = deployment.options.block_size
+    multiple = max(tokens, asked) if unit["asked"] else tokens
+    if not token_bytes:
+        widest = max(attention, key=lambda spec: spec.page_bytes / spec.block_size)
+        token_bytes = widest.page_bytes // widest.block_size
+    block = max(multiple * ceil_div(state, multiple * token_bytes), asked)
     return [p._replace(spec=_aligned(p.spec, block, block * token_bytes)) for p in pages]
 
 
+def _latent_token_bytes(deployment: ResolvedDeployment) -> int:
+    """Bytes of a token's latent as states are aligned with it, without a packed layout's scales.
+
+    Zero where nothing is latent.
+    """
+    latents = (c for _, c in layer_caches(deployment.model) if c.keeps("latent"))
+    bits = deployment.kv_format.bits
+    return max((ceil_div(cache.vectors.key_dim * bits, 8) for cache in latents), default=0)
+
+
 def _aligned(spec: PageSpec, block: int, page_bytes: int) -> PageSpec:
+    if spec.kind == "ring":
+        return spec
     if spec.kind == "state":
         return spec._replace(block_size=block, page_bytes=page_bytes)
-    own_bytes = spec.page_bytes // spec.block_size * block
+    own_bytes = spec.page_bytes * block // spec.block_size
     return spec._replace(block_size=block, page_bytes=own_bytes)
 
 
-def _specs(
-    cache: Attention, deployment: ResolvedDeployment, *, keeps_unfolded: bool
-) -> Iterator[PageSpec]:
+def _specs(cache: Attention, deployment: ResolvedDeployment, rules: Rules) -> Iterator[PageSpec]:
     """Yield the pages of one layer's cache: one for each sort of entries."""
     options = deployment.options
     tp = options.tensor_parallel_size
     _check_state(cache, tp)
-    entries = cache.entries(deployment.kv_format, tp)
     is_compressed = cache.keeps("shared")
-    for entry in entries:
-        yield _compressed_page(entry) if is_compressed else _page(entry, options)
-    if keeps_unfolded:
+    for entry in cache.entries(deployment.kv_format, tp):
+        spec = _compressed_page(entry) if is_compressed else _page(entry, options)
+        if spec.kind == "state" and _saves_in_prefill(cache, deployment, rules):
+            spec = spec._replace(checkpoints=1)
+        if entry.what == "latent" and index_fold(deployment.model) > 1:
+            rows = FoldedKernels.of(deployment, rules).rows
+            spec = spec._replace(stride_bytes=rows * entry.entry_bytes)
+        yield spec
+    if rules.value("packed_pages"):
         yield from map(_unfolded_page, cache.unfolded)
+
+
+def _saves_in_prefill(cache: Attention, deployment: ResolvedDeployment, rules: Rules) -> bool:
+    """Whether a prefill leaves a checkpoint of its state in a block of its own."""
+    kernels = kernel_class(deployment.accelerator)
+    return (
+        cache.saves_in_prefill
+        and deployment.options.enable_prefix_caching
+        and deployment.dtype == "bf16"
+        and kernels in rules.value("prefill_checkpoints")
+    )
 
 
 def _page(entry: Entry, options: ResolvedOptions) -> PageSpec:
@@ -207,13 +243,15 @@ def _compressed_page(entry: Entry) -> PageSpec:
 
 
 def _unfolded_page(entry: Entry) -> PageSpec:
-    """Page the tokens that one of DeepSeek-V4's compressors has yet to fold.
+    """Page the tokens that a compressor of DeepSeek-V4's or an indexer of GLM-5.3's is to fold.
 
     Raises
     ------
     UnsupportedError
         For a ratio that vLLM has no compressor for.
     """
+    if entry.kept == "fixed":
+        return PageSpec("ring", entry.span, entry.span * entry.entry_bytes, entry.span)
     block = _UNFOLDED_BLOCKS.get(entry.span)
     if block is None:
         raise UnsupportedError(

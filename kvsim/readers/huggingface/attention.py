@@ -71,18 +71,41 @@ def latent_of(fields: Fields, *, shares_indexer: bool = False) -> LatentAttentio
     """
     picks = "index_topk" in fields
     indexed = picks and not shares_indexer
+    fold = _index_fold(fields, shares_indexer=shares_indexer)
     return LatentAttention(
         heads=fields.integer("num_attention_heads"),
         kv_lora_rank=fields.integer("kv_lora_rank"),
-        rope_dim=fields.integer("qk_rope_head_dim"),
+        rope_dim=fields.integer("qk_rope_head_dim", at_least=int(fold == 1)),
         nope_dim=fields.integer("qk_nope_head_dim"),
         value_dim=fields.integer("v_head_dim"),
         q_lora_rank=fields.optional_integer("q_lora_rank"),
         indexer_dim=fields.integer("index_head_dim") if indexed else None,
         indexer_heads=fields.integer("index_n_heads") if indexed else None,
         indexer_top_k=fields.integer("index_topk") if picks else None,
+        index_fold=fold,
         output_gate=fields.flag("mla_use_output_gate"),
     )
+
+
+def _index_fold(fields: Fields, *, shares_indexer: bool) -> int:
+    """Tokens that share an index key; one where the config does not say.
+
+    Known is what vLLM 0.33 computes (``vllm/models/glm5next``): keys that are compressed by a
+    gate, with the unfinished fold always read, an indexer in each layer, and no rotary part.
+    """
+    if "index_kpool" not in fields:
+        return 1
+    for key in ("index_kpool_compress", "index_kpool_always_select_tail"):
+        if not fields.flag(key, default=True):
+            raise fields.error(f"{key} is false: what the indexer keeps then is not known")
+    if shares_indexer:
+        raise fields.error("a layer that folds index keys shares an earlier layer's indexer")
+    if fields.integer("qk_rope_head_dim", at_least=0):
+        raise fields.error(
+            f"qk_rope_head_dim is {fields.get('qk_rope_head_dim')} where index_kpool folds keys",
+            "known is 0",
+        )
+    return fields.integer("index_kpool", at_least=2)
 
 
 def compressed_of(fields: Fields, ratio: int) -> CompressedLatentAttention:

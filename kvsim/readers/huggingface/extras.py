@@ -96,6 +96,8 @@ def _vision(config: Mapping[str, object], outer: Mapping[str, object], fields: F
     matrices = 3 if is_gated else 2
     attention = 4 * width * vision.integer("qkv_hidden_size", width)
     blocks = depth * (attention + matrices * width * inner)
+    if "projection_intermediate_size" in vision:
+        return blocks + _patches(vision, width) + _gated_merger(vision, width)
     beside = Fields(outer, {}, fields.where)
     adapter = _adapter(beside, fields) if "projector_hidden_size" in beside else None
     projection = _projection(vision, width, fields) if adapter is None else adapter
@@ -122,6 +124,19 @@ def _adapter(outer: Fields, fields: Fields) -> int:
     """Muse Glimmer: two matrices from the merged patches on, and one to the decoder."""
     merged, inner = outer.integer("out_hidden_size"), outer.integer("projector_hidden_size")
     return merged * inner + inner * inner + inner * fields.integer("hidden_size")
+
+
+def _gated_merger(vision: Fields, width: int) -> int:
+    """GLM-5.3: patches merged by a convolution, a square matrix and a gated MLP.
+
+    Source: vLLM 0.33, ``vllm/models/glm5next/common/multimodal.py`` (Glm5NextPatchMerger).
+    """
+    inner, out = (
+        vision.integer("projection_intermediate_size"),
+        vision.integer("out_hidden_size"),
+    )
+    merged = width * vision.integer("spatial_merge_size") ** 2
+    return merged * out + out * out + 3 * out * inner
 
 
 def _projection(vision: Fields, width: int, fields: Fields) -> int:

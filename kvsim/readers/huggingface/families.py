@@ -287,6 +287,17 @@ FAMILIES: dict[str, Family] = {
     "kimi_linear": Family(
         layout="kimi_linear", linear="kimi_delta", reads=(*MLA_FIELDS, "linear_attn_config")
     ),
+    "glm5_next": Family(
+        layout="glm5_next",
+        linear="kimi_delta",
+        reads=(
+            *MLA_FIELDS,
+            "linear_attn_config",
+            "index_kpool",
+            "index_kpool_compress",
+            "index_kpool_always_select_tail",
+        ),
+    ),
     "gpt2": Family(
         gated=False,
         mlp_bias=True,

@@ -20,6 +20,7 @@ Layout = Literal[
     "falcon_h1",
     "minimax_text",
     "kimi_linear",
+    "glm5_next",
     "blocks",
     "minimax_m3",
     "t5",

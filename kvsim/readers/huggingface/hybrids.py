@@ -15,6 +15,8 @@ from kvsim.specs.attention import RecurrentState
 
 __all__ = ["linear_state", "mamba2_state", "mamba_state"]
 
+# The heads that FlashKDA computes, where the gate is bounded.
+_FLASH_KDA_DIM = 128
 _STATE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": None}
 
 
@@ -60,6 +62,7 @@ def _kimi_delta(fields: Fields) -> RecurrentState:
         conv_elements=3 * inner * (taps - 1),
         recurrent_elements=heads * dim * dim,
         recurrent_element_bytes=4,  # whatever the model's dtype (vLLM's kda_state_dtype)
+        flash_kda=dim == _FLASH_KDA_DIM and "gate_lower_bound" in linear,
         parameters=4 * hidden * inner
         + low_rank
         + gate

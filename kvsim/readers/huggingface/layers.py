@@ -59,6 +59,7 @@ _WORDS = {
     "mlp": "mlp",
     "moe": "moe",
 }
+_GLM5_WORDS = {"linear_attention": "linear", "deepseek_sparse_attention": "latent"}
 _LETTERS = {"M": "mamba2", "*": "full", "-": "mlp", "E": "moe"}
 
 
@@ -77,7 +78,7 @@ def layer_kinds(fields: Fields, family: Family) -> list[LayerKind]:
     if "linear" in names and family.linear is None:
         raise fields.error(
             "linear_attention layers of this model_type are not known",
-            "known are those of qwen3_next, qwen3_5, minimax_text_01 and kimi_linear",
+            "known are those of qwen3_next, qwen3_5, minimax_text_01, kimi_linear and glm5_next",
         )
     shares = shared_indexers(fields, count)
     return [
@@ -230,6 +231,23 @@ def _kimi_linear(fields: Fields, count: int) -> list[str]:
     return ["latent" if i + 1 in full else "linear" for i in range(count)]
 
 
+def _glm5_next(fields: Fields, count: int) -> list[str]:
+    """By ``layer_types``; the lists of ``linear_attn_config``, from 0 here, must say the same."""
+    words = _of_decoder(fields, "layer_types", fields.words("layer_types"), count)
+    strange = next((word for word in words if word not in _GLM5_WORDS), None)
+    if strange is not None:
+        raise fields.error(
+            f"layer_types names the kind {strange!r}", f"known are {', '.join(_GLM5_WORDS)}"
+        )
+    kinds = [_GLM5_WORDS[word] for word in words]
+    linear = fields.inner("linear_attn_config")
+    for key, kind in (("kda_layers", "linear"), ("full_attn_layers", "latent")):
+        own = [layer for layer in range(count) if kinds[layer] == kind]
+        if key in linear and linear.integers(key) != own:
+            raise linear.error(f"{key} names other layers than layer_types does")
+    return kinds
+
+
 def _parallel(fields: Fields, count: int) -> list[str]:
     return ["parallel"] * count
 
@@ -247,4 +265,5 @@ _LAYOUTS: dict[str, Callable[[Fields, int], list[str]]] = {
     "minimax_text": _minimax_text,
     "minimax_m3": _minimax_m3,
     "kimi_linear": _kimi_linear,
+    "glm5_next": _glm5_next,
 }

@@ -16,6 +16,8 @@ Covers = Callable[[str], bool]
 _LAYER = re.compile(r"layers\.(\d+)")
 _WILD = re.compile(r"[*?[]")
 _REGEX = "re:"
+# Hundreds of names in some lists are of parts that have no module of the decoder.
+_OTHER_PARTS = ("visual.", "vision_tower.", "vision_model.", "audio_tower.")
 
 
 class ModuleList:
@@ -40,7 +42,10 @@ class ModuleList:
     def __init__(self, entries: Iterable[str], meaning: Callable[[str], Covers]) -> None:
         self._by_layer: dict[str, list[tuple[str, Covers]]] = {}
         for entry in entries:
-            layer = _LAYER.match(bare_name(entry))
+            name = bare_name(entry)
+            if name.startswith(_OTHER_PARTS):
+                continue
+            layer = _LAYER.match(name)
             number = layer[1] if layer else ""
             self._by_layer.setdefault(number, []).append((entry, meaning(entry)))
 

@@ -80,6 +80,7 @@ _BLOCKS: dict[FamilyName, tuple[str, ...]] = {
 _OWN_BLOCKS: dict[str, dict[FamilyName, tuple[str, ...]]] = {
     "gemma4": {"experts": ("experts", "moe.experts"), "shared_experts": ("mlp",)},
     "kimi_linear": {"recurrent": ("self_attn",)},
+    "glm5_next": {"recurrent": ("self_attn",)},
     "minimax_text": {"recurrent": ("self_attn",)},
 }
 

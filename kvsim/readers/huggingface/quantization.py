@@ -61,6 +61,11 @@ _MODELOPT = {
     "w4a8_mxfp4_fp8": "mxfp4",
 }
 _MIXED = "mixed_precision"
+# Families that are loaded in the model's dtype whatever a checkpoint stores: GLM-5.3's projections
+# are made without a quantisation, and FP8 ones dequantised (vLLM 0.33, models/glm5next/common).
+_LOADED_PLAIN: dict[str, tuple[FamilyName, ...]] = {
+    "glm5_next": ("attention", "attention_output", "recurrent"),
+}
 
 # Which format a matrix is stored in; None is left in the model's dtype.
 _Rule = Callable[[Module], str | None]
@@ -123,7 +128,9 @@ def quantization_of(fields: Fields, groups: Sequence[LayerGroup], layout: str) -
     modules = modules_of(groups, layout, has_head=not fields.flag("tie_word_embeddings"))
     formats: dict[FamilyName, dict[int | None, str | None]] = {}
     for module in modules:
-        name, layers = rule(module), formats.setdefault(module.family, {})
+        loaded_plain = module.family in _LOADED_PLAIN.get(layout, ())
+        name = None if loaded_plain else rule(module)
+        layers = formats.setdefault(module.family, {})
         if layers.setdefault(module.layer, name) != name:
             raise _mixed_layer(fields, module, {name, layers[module.layer]})
     return _summary(formats, note)._replace(declared_kv=declared)

@@ -50,6 +50,7 @@ from kvsim.specs.attention.base import (
     heads_per_rank,
 )
 from kvsim.specs.attention.block_sparse import BlockSparseAttention
+from kvsim.specs.attention.compressed import CompressedLatentAttention
 from kvsim.specs.attention.heads import (
     ChunkedAttention,
     CrossAttention,
@@ -57,7 +58,7 @@ from kvsim.specs.attention.heads import (
     HeadAttention,
     SlidingAttention,
 )
-from kvsim.specs.attention.latent import CompressedLatentAttention, LatentAttention
+from kvsim.specs.attention.latent import LatentAttention
 from kvsim.specs.attention.recurrent import RecurrentState
 
 __all__ = [

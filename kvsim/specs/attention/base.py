@@ -200,6 +200,11 @@ class Attention(Checked, ABC):
         return self
 
     @property
+    def saves_in_prefill(self) -> bool:
+        """Whether kernels can save a state from inside a prefill, not at its end alone."""
+        return False
+
+    @property
     @abstractmethod
     def state_elements(self) -> tuple[int, int]:
         """Elements of a sequence's state, all ranks: its convolution's and its matrix's."""

@@ -8,13 +8,14 @@ from kvsim.specs.attention.base import Entry, Formula, LoadedUnknown, TokenCache
 from kvsim.specs.attention.pairs import causal_pairs, windowed_pairs
 from kvsim.specs.checked import NonNegativeInt, PositiveInt
 from kvsim.specs.precision import KVFormat
+from kvsim.units import ceil_div
 
-__all__ = ["CompressedLatentAttention", "LatentAttention"]
+__all__ = ["INDEXER_SCALE_BYTES", "LatentAttention"]
 
 # A sparse indexer's key is fp8 with one fp32 scale.
-_INDEXER_SCALE_BYTES = 4
-# Compressors work in fp32.
-_UNFOLDED_ELEMENT_BYTES = 4
+INDEXER_SCALE_BYTES = 4
+# What is yet to be folded into an index key is a key and a gate's score in bf16.
+_UNFOLDED_ELEMENT_BYTES = 2
 
 
 class LatentAttention(LoadedUnknown, TokenCache):
@@ -25,7 +26,8 @@ class LatentAttention(LoadedUnknown, TokenCache):
     Parameters
     ----------
     kv_lora_rank, rope_dim : int
-        Elements of the latent and of the rotary key: 512 + 64 in every DeepSeek.
+        Elements of the latent and of the rotary key: 512 + 64 in every DeepSeek, 512 and no
+        rotary key in GLM-5.3.
     nope_dim, value_dim : int
         A head's un-rotated key part and its value, after expansion (weights, flops).
     q_lora_rank : int or None
@@ -36,6 +38,8 @@ class LatentAttention(LoadedUnknown, TokenCache):
         shares an earlier layer's (GLM-5.2).
     indexer_top_k : int or None
         Tokens that the indexer picks for a query, the layer's own or the shared one.
+    index_fold : int
+        Tokens that share one index key: 4 in GLM-5.3, 1 where each has its own.
     output_gate : bool
         Whether a projection as wide as the output gates it (Kimi K3).
     """
@@ -43,13 +47,14 @@ class LatentAttention(LoadedUnknown, TokenCache):
     kind: Literal["latent"] = "latent"
     heads: PositiveInt
     kv_lora_rank: PositiveInt
-    rope_dim: PositiveInt
+    rope_dim: NonNegativeInt
     nope_dim: PositiveInt
     value_dim: PositiveInt
     q_lora_rank: PositiveInt | None = None
     indexer_dim: PositiveInt | None = None
     indexer_heads: PositiveInt | None = None
     indexer_top_k: PositiveInt | None = None
+    index_fold: PositiveInt = 1
     output_gate: bool = False
 
     @property
@@ -86,13 +91,43 @@ class LatentAttention(LoadedUnknown, TokenCache):
 
     @property
     def indexer_bytes(self) -> int:
-        """Bytes of one token's indexer key in one layer: fp8 elements and one fp32 scale."""
-        return self.indexer_dim + _INDEXER_SCALE_BYTES if self.indexer_dim else 0
+        """Bytes of one indexer key in one layer: fp8 elements and one fp32 scale."""
+        return self.indexer_dim + INDEXER_SCALE_BYTES if self.indexer_dim else 0
 
     def entries(self, fmt: KVFormat, tp: int = 1) -> tuple[Entry, ...]:
-        """The latent of every token, and the indexer's key; the same on every rank."""
+        """The latent of every token, and the indexer's keys; the same on every rank."""
         latent = Entry("latent", fmt.latent_bytes(self.kv_lora_rank, self.rope_dim))
-        return (latent, Entry("indexer", self.indexer_bytes)) if self.indexer_dim else (latent,)
+        if not self.indexer_dim:
+            return (latent,)
+        if self.index_fold == 1:
+            return latent, Entry("indexer", self.indexer_bytes)
+        return latent, Entry("indexer", self.indexer_bytes, "folded", self.index_fold)
+
+    @property
+    def unfolded(self) -> tuple[Entry, ...]:
+        """A ring of the tokens that are yet to be folded into an index key.
+
+        Notes
+        -----
+        Source: vLLM 0.33, ``vllm/models/glm5next/common/attention.py`` (Glm5NextTailCache).
+
+        Examples
+        --------
+        GLM-5.3: four tokens, each with a key and a gate's score of 128 elements.
+
+        >>> LatentAttention(heads=64, kv_lora_rank=512, rope_dim=0, nope_dim=256, value_dim=256,
+        ...     indexer_dim=128, indexer_heads=32, indexer_top_k=2048, index_fold=4).unfolded
+        (Entry(what='unfolded', entry_bytes=512, kept='fixed', span=4),)
+        """
+        if not self.indexer_dim or self.index_fold == 1:
+            return ()
+        token_bytes = 2 * self.indexer_dim * _UNFOLDED_ELEMENT_BYTES
+        return (Entry("unfolded", token_bytes, "fixed", self.index_fold),)
+
+    def state_bytes(self, fmt: KVFormat, tp: int = 1) -> int:
+        """The latent, and the token's share of an indexer key."""
+        latent_bytes = fmt.latent_bytes(self.kv_lora_rank, self.rope_dim)
+        return latent_bytes + ceil_div(self.indexer_bytes, self.index_fold)
 
     def _visible(self, context: int) -> int:
         """Latents that a query reads: those that the indexer picks."""
@@ -101,7 +136,8 @@ class LatentAttention(LoadedUnknown, TokenCache):
     def read_bytes(self, fmt: KVFormat, context: int, tp: int = 1) -> int:
         """The latents that are picked, and every indexer key to pick them by."""
         latent_bytes = fmt.latent_bytes(self.kv_lora_rank, self.rope_dim)
-        return self._visible(context) * latent_bytes + context * self.indexer_bytes
+        keys_bytes = context // self.index_fold * self.indexer_bytes
+        return self._visible(context) * latent_bytes + keys_bytes
 
     @property
     def read_bend(self) -> int | None:
@@ -139,11 +175,12 @@ class LatentAttention(LoadedUnknown, TokenCache):
         )
 
     def _indexer_parameters(self, hidden: int) -> int:
-        """Query, key and head-weight projections of the sparse indexer."""
+        """Query, key and head-weight projections of the sparse indexer, and what gates a fold."""
         if not self.indexer_dim or not self.indexer_heads:
             return 0
         query = (self.q_lora_rank or hidden) * self.indexer_heads * self.indexer_dim
-        return query + hidden * (self.indexer_dim + self.indexer_heads)
+        keys = self.indexer_dim * (1 if self.index_fold == 1 else 2)
+        return query + hidden * (keys + self.indexer_heads)
 
     @property
     def rotary_dim(self) -> int:
@@ -159,189 +196,13 @@ class LatentAttention(LoadedUnknown, TokenCache):
         """Elements x width, and the indexer's key."""
         factors = self._latent_factors(fmt)
         if self.indexer_dim:
-            factors = f"({factors} + {self.indexer_bytes} for the indexer)"
+            fold = "" if self.index_fold == 1 else f" / {self.index_fold} tokens"
+            factors = f"({factors} + {self.indexer_bytes}{fold} for the indexer)"
         return Formula(factors, self.state_bytes(fmt, tp), "per token")
 
     def _latent_factors(self, fmt: KVFormat) -> str:
         if fmt.scale_group is None:
-            return f"({self.kv_lora_rank} + {self.rope_dim}) x {fmt.bits / 8:g} bytes"
+            rank, rope = self.kv_lora_rank, self.rope_dim
+            elements = f"({rank} + {rope})" if rope else f"{rank}"
+            return f"{elements} x {fmt.bits / 8:g} bytes"
         return f"{fmt.latent_bytes(self.kv_lora_rank, self.rope_dim):,} bytes with scales"
-
-
-class CompressedLatentAttention(LoadedUnknown, TokenCache):
-    """DeepSeek-V4's attention: one state every `ratio` tokens, beside a window.
-
-    Parameters
-    ----------
-    heads, head_dim, rope_dim : int
-        Query heads; elements of one state, and how many of them are rotary.
-    window : int
-        Tokens kept uncompressed.
-    ratio : int
-        Tokens folded into one compressed state; 0 keeps the window only.
-    q_lora_rank, output_lora_rank : int or None
-        Ranks of the query's and the output's compression, if any.
-    output_groups : int or None
-        Groups of heads that the output is compressed in, each to `output_lora_rank`; one
-        where it is not said.
-    indexer_dim, indexer_heads : int or None
-        Key size and heads of the sparse indexer over the compressed states.
-    """
-
-    kind: Literal["compressed_latent"] = "compressed_latent"
-    heads: PositiveInt
-    head_dim: PositiveInt
-    rope_dim: PositiveInt
-    window: PositiveInt
-    ratio: NonNegativeInt
-    q_lora_rank: PositiveInt | None = None
-    output_lora_rank: PositiveInt | None = None
-    output_groups: PositiveInt | None = None
-    indexer_dim: PositiveInt | None = None
-    indexer_heads: PositiveInt | None = None
-
-    @property
-    def label(self) -> str:
-        """MLA's name with what it adds."""
-        return "compressed MLA"
-
-    @property
-    def caption(self) -> str:
-        """With the window and the ratio."""
-        folded = f" + 1 state in {self.ratio}" if self.ratio else ""
-        return f"{self.label}, window {self.window:,}{folded}"
-
-    @property
-    def query_heads(self) -> int:
-        """All of them."""
-        return self.heads
-
-    @property
-    def vectors(self) -> Vectors:
-        """One vector that is key and value of all heads."""
-        return Vectors(1, self.head_dim, self.head_dim, value_in_key=True)
-
-    def state_bytes(self, fmt: KVFormat, tp: int = 1) -> int:
-        """One state: fp8 keeps the rotary part in bf16 and 8 bytes of scales (584 B).
-
-        A token is in the window or in a compressed state, never twice a whole one.
-        """
-        if fmt.bits == 8:
-            return self.head_dim - self.rope_dim + 2 * self.rope_dim + 8
-        return fmt.vector_bytes(self.head_dim)
-
-    def entries(self, fmt: KVFormat, tp: int = 1) -> tuple[Entry, ...]:
-        """States of the window's tokens, compressed states, and the indexer's keys to these."""
-        state_bytes = self.state_bytes(fmt)
-        kept = [Entry("shared", state_bytes, "window", self.window)]
-        if self.ratio:
-            kept.append(Entry("shared", state_bytes, "folded", self.ratio))
-        if self.ratio and self.indexer_dim:
-            key_bytes = self.indexer_dim + _INDEXER_SCALE_BYTES
-            kept.append(Entry("indexer", key_bytes, "folded", self.ratio))
-        return tuple(kept)
-
-    @property
-    def unfolded(self) -> tuple[Entry, ...]:
-        """Values and scores in fp32 of the tokens that are yet to be folded, for each compressor.
-
-        Where there is an indexer, one fold overlaps the next: twice the tokens, twice as wide.
-
-        Notes
-        -----
-        Source: vLLM 0.33, ``vllm/models/deepseek_v4/compressor.py`` (CompressorStateCache).
-
-        Examples
-        --------
-        DeepSeek-V4's layers that fold four tokens, and those that fold 128:
-
-        >>> shape = {"heads": 64, "head_dim": 512, "rope_dim": 64, "window": 128}
-        >>> folds_4 = CompressedLatentAttention(**shape, ratio=4, indexer_dim=128)
-        >>> [(entry.entry_bytes, entry.span) for entry in folds_4.unfolded]
-        [(8192, 8), (2048, 8)]
-        >>> folds_128 = CompressedLatentAttention(**shape, ratio=128)
-        >>> [(entry.entry_bytes, entry.span) for entry in folds_128.unfolded]
-        [(4096, 128)]
-        """
-        if not self.ratio:
-            return ()
-        overlap = 2 if self.indexer_dim else 1
-        value_and_score_bytes = 2 * overlap * _UNFOLDED_ELEMENT_BYTES
-        return tuple(
-            Entry("unfolded", value_and_score_bytes * dim, "window", overlap * self.ratio)
-            for dim in (self.head_dim, self.indexer_dim)
-            if dim
-        )
-
-    def held_bytes(self, fmt: KVFormat, context: int, tp: int = 1) -> int:
-        """Bytes of the states; the indexer's keys count in an engine's pages only."""
-        return self.states(context) * self.state_bytes(fmt, tp)
-
-    def read_bytes(self, fmt: KVFormat, context: int, tp: int = 1) -> int:
-        """All states that are kept."""
-        return self.held_bytes(fmt, context, tp)
-
-    @property
-    def read_bend(self) -> int:
-        """Once the window is full."""
-        return self.window
-
-    def pairs(self, start: int, count: int) -> float:
-        """Each query sees the window and the compressed states before it."""
-        folded = causal_pairs(start, count) / self.ratio if self.ratio else 0.0
-        return windowed_pairs(self.window, start, count) + folded
-
-    @property
-    def pair_flops(self) -> int:
-        """Scores and values over one shared vector, for every head."""
-        return 4 * self.heads * self.head_dim
-
-    def decode_flops(self, context: int) -> int:
-        """One pair per state."""
-        return self.pair_flops * self.states(context)
-
-    def weights(self, hidden: int) -> tuple[Weights, ...]:
-        """One shared K=V vector, a compressor, a low-rank grouped output."""
-        width = self.heads * self.head_dim
-        down = hidden * (self.head_dim + (self.q_lora_rank or 0))
-        compressed = self._compressor_parameters(hidden) + self._indexer_parameters(hidden)
-        return (
-            Weights(width * (self.q_lora_rank or hidden), "tp"),
-            Weights(self._output(width, hidden), "tp", family="attention_output"),
-            Weights(down + compressed, "replicated"),
-        )
-
-    def _output(self, width: int, hidden: int) -> int:
-        """Each group's share of the heads to the rank, and all groups' ranks to `hidden`."""
-        if self.output_lora_rank is None:
-            return width * hidden
-        return self.output_lora_rank * (width + (self.output_groups or 1) * hidden)
-
-    def _compressor_parameters(self, hidden: int) -> int:
-        """Value and gate projections, twice as wide where windows overlap."""
-        if not self.ratio:
-            return 0
-        width = 2 * hidden * (2 if self.indexer_dim else 1)
-        return width * (self.head_dim + (self.indexer_dim or 0))
-
-    def _indexer_parameters(self, hidden: int) -> int:
-        """Query and head-weight projections of the sparse indexer; its keys are compressed."""
-        if not self.indexer_dim or not self.indexer_heads:
-            return 0
-        query = (self.q_lora_rank or hidden) * self.indexer_dim
-        return self.indexer_heads * (query + hidden)
-
-    @property
-    def rotary_dim(self) -> int:
-        """0: which tables a loader makes is not known."""
-        return 0
-
-    @property
-    def activation_width(self) -> int:
-        """Queries and the output."""
-        return 2 * self.heads * self.head_dim
-
-    def formula(self, fmt: KVFormat, tp: int = 1) -> Formula:
-        """The plain size of a state."""
-        state_bytes = self.state_bytes(fmt, tp)
-        return Formula(f"{state_bytes:,} bytes", state_bytes, "per state")

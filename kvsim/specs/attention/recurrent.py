@@ -30,6 +30,9 @@ class RecurrentState(LoadedUnknown):
         engine, which keeps fp32 unless its rules say otherwise (vLLM: the model's dtype).
     parameters : int
         Weights of the layer's mixer.
+    flash_kda : bool
+        Whether it is what FlashKDA computes: Kimi's delta attention in heads of 128 with a
+        bounded gate.
 
     Examples
     --------
@@ -47,6 +50,7 @@ class RecurrentState(LoadedUnknown):
     conv_element_bytes: PositiveInt = 2
     recurrent_element_bytes: PositiveInt | None = None
     parameters: NonNegativeInt
+    flash_kda: bool = False
 
     @property
     def label(self) -> str:
@@ -68,6 +72,11 @@ class RecurrentState(LoadedUnknown):
         if self.recurrent_element_bytes is not None:
             return self
         return self.model_copy(update={"recurrent_element_bytes": element_bytes})
+
+    @property
+    def saves_in_prefill(self) -> bool:
+        """Whether there is a kernel that does: FlashKDA."""
+        return self.flash_kda
 
     @property
     def state_elements(self) -> tuple[int, int]:

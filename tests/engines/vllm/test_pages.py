@@ -19,10 +19,13 @@ from kvsim.engines.vllm.pages import (
     align_to_states,
     layer_pages,
 )
+from kvsim.engines.vllm.rules import Rules
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.specs.attention import CompressedLatentAttention, Entry, RecurrentState
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.model import LayerGroup
+
+NEWEST = Rules.of(get_engine("vllm").version)
 
 
 @pytest.mark.parametrize(("in_flight", "pages"), [(0, 2), (1, 3), (16, 3), (17, 4)])
@@ -106,7 +109,7 @@ def test_the_pages_of_deepseek_v4():
     What is yet to be folded (vLLM 0.33, models/deepseek_v4/compressor.py): 4 tokens of 8,192
     bytes, or 8 of 4,096, fill 57 and 4 of 2,048 fill 15; folds of 4 look back on 8 tokens.
     """
-    pages = layer_pages(deployed("deepseek-v4-flash", tensor_parallel_size=8))
+    pages = layer_pages(deployed("deepseek-v4-flash", tensor_parallel_size=8), NEWEST)
     assert [page.layer for page in pages] == sorted(page.layer for page in pages)
     assert Counter(page.spec for page in pages) == {
         PageSpec("window", 64, 65 * 576, 128): 43,
@@ -143,7 +146,7 @@ def test_a_compressor_of_another_ratio_is_refused():
 def test_the_pages_of_glm_5_2():
     """Latents of 656 bytes in all 78 layers, index keys of 132 in the 21 that have an indexer."""
     fp8 = {"kv_cache_dtype": "fp8"}
-    pages = layer_pages(deployed("glm-5.2", tensor_parallel_size=8, **fp8))
+    pages = layer_pages(deployed("glm-5.2", tensor_parallel_size=8, **fp8), NEWEST)
     assert Counter(page.spec for page in pages) == {
         PageSpec("full", 64, 64 * 656): 78,
         PageSpec("full", 64, 64 * 132): 21,
@@ -160,13 +163,13 @@ def test_blocks_are_raised_by_the_widest_token_not_the_widest_page():
     state = LayerPage(0, "state", PageSpec("state", 16, 10_000, 1))
     narrow = LayerPage(1, "narrow", PageSpec("full", 16, 16 * 64))
     wide = LayerPage(2, "wide", PageSpec("full", 8, 8 * 100))
-    aligned = align_to_states([state, narrow, wide], deployed("llama3-8b"))
+    aligned = align_to_states([state, narrow, wide], deployed("llama3-8b"), NEWEST)
     assert [page.spec for page in aligned] == [
         PageSpec("state", 112, 11_200, 1),
         PageSpec("full", 112, 112 * 64),
         PageSpec("full", 112, 112 * 100),
     ]
-    larger = align_to_states([state, wide], deployed("llama3-8b", block_size=128))
+    larger = align_to_states([state, wide], deployed("llama3-8b", block_size=128), NEWEST)
     assert [page.spec.block_size for page in larger] == [128, 128]
 
 
@@ -177,14 +180,14 @@ def test_the_largest_state_decides_and_all_are_padded_to_it():
         LayerPage(1, "small", PageSpec("state", 16, 5000, 1)),
         LayerPage(2, "full", PageSpec("full", 16, 1600)),
     ]
-    aligned = align_to_states(pages, deployed("llama3-8b"))
+    aligned = align_to_states(pages, deployed("llama3-8b"), NEWEST)
     assert [(p.spec.block_size, p.spec.page_bytes) for p in aligned] == [(112, 11_200)] * 3
 
 
 def test_pages_of_states_alone_or_of_attention_alone_stay_as_they_are():
     for spec in (PageSpec("state", 16, 10_000, 1), PageSpec("full", 16, 1024)):
         pages = [LayerPage(0, "only", spec)]
-        assert align_to_states(pages, deployed("llama3-8b")) == pages
+        assert align_to_states(pages, deployed("llama3-8b"), NEWEST) == pages
 
 
 def test_a_state_that_ranks_cannot_split_is_refused():
@@ -197,7 +200,7 @@ def test_a_state_that_ranks_cannot_split_is_refused():
     engine = get_engine("vllm")
     found = Deployment(model, find_accelerator("h100"), EngineOptions(tensor_parallel_size=5))
     with pytest.raises(InputError, match="786432 elements cannot be split over tp=5"):
-        layer_pages(engine.resolve(found))
+        layer_pages(engine.resolve(found), engine.rules)
 
 
 @pytest.mark.parametrize(

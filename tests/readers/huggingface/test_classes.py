@@ -36,7 +36,7 @@ from tests.support.hf_configs import counts, llama, only_cache, read
         ("NemotronHForCausalLM", "nemotron_h"),
         ("FalconH1ForCausalLM", "falcon_h1"),
         ("DeepseekV41ForCausalLM", None),
-        ("Glm5NextForCausalLM", None),
+        ("Glm5NextForCausalLM", "glm5_next"),
         ("FalconMambaForCausalLM", None),
         ("Qwen2AudioForConditionalGeneration", None),
         ("BartForCausalLM", None),

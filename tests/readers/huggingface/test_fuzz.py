@@ -30,6 +30,7 @@ CONFIGS = {
         "jamba-v0.1",
         "kimi-k2-thinking",
         "kimi-linear-48b-a3b",
+        "glm-5.3-flash",
         "llama4-scout",
         "mimo-v2-flash",
         "minimax-m3",

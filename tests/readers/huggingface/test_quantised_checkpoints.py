@@ -75,6 +75,7 @@ EXACT_GB = {
     "nvidia--Qwen3.6-27B-NVFP4": 20.15,
     "zai-org--GLM-5-FP8": 746.19,
     "zai-org--GLM-5.2-FP8": 745.6,
+    "zai-org--GLM-5.3-Flash": 320.74,
 }
 
 

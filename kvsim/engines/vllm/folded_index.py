@@ -1,0 +1,132 @@
+"""Sparse latent attention whose indexer folds tokens into one key (GLM-5.3): what its kernels ask.
+
+::
+
+    latents     # # # # # # # # # #     a row a token; blocks lie whole pages of rows apart
+    index keys  #       #               one for each `fold` tokens, in pages of `states` keys
+    ring                        # #     the tokens that are yet to be folded, overwritten in turn
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kvsim.engines.base import Deployment
+from kvsim.engines.vllm.rules import Rules, kernel_class
+from kvsim.errors import InputError, UnsupportedError
+from kvsim.memory.footprint import layer_caches
+from kvsim.specs.model import ModelSpec
+from kvsim.specs.precision import KVFormat, kv_format
+
+__all__ = ["FoldedKernels", "check_folded", "index_fold"]
+
+
+class FoldedKernels(NamedTuple):
+    """What the kernels of one card take.
+
+    Parameters
+    ----------
+    kv : tuple of str
+        Layouts of a latent, the default first.
+    rows : int
+        Latents of which blocks must lie a whole number apart.
+    states : int
+        Least page of index keys.
+    """
+
+    kv: tuple[str, ...]
+    rows: int
+    states: int
+
+    @classmethod
+    def of(cls, deployment: Deployment, rules: Rules) -> FoldedKernels:
+        """Look the card up.
+
+        Raises
+        ------
+        UnsupportedError
+            For a release or a card whose layout is not known.
+        """
+        by_kernels = rules.value("folded_index_kernels")
+        name = deployment.model.name
+        if by_kernels is None:
+            release = ".".join(map(str, rules.release))
+            raise UnsupportedError(
+                f"how vLLM {release} lays out the index keys of {name}, which several tokens"
+                " share, is not known to kvsim; choose release 0.33"
+            )
+        found = by_kernels.get(kernel_class(deployment.accelerator))
+        if found is None:
+            raise UnsupportedError(
+                f"kvsim knows no kernels of vLLM for the sparse attention of {name} on"
+                f" {deployment.accelerator.name}; choose a Hopper or a Blackwell card"
+            )
+        return cls(tuple(found["kv"]), found["rows"], found["states"])
+
+    def kv_format(self, deployment: Deployment) -> KVFormat:
+        """The layout that is asked for, or the default.
+
+        Raises
+        ------
+        InputError
+            For one that the card's kernels do not take.
+        """
+        if deployment.options.kv_cache_dtype in (None, "auto"):
+            return kv_format(self.kv[0])
+        asked = deployment.kv_format.name
+        if asked == "fp8_e4m3" and asked not in self.kv:
+            return kv_format("fp8_ds_mla")  # the packed layout is what such kernels mean by fp8
+        if asked not in self.kv:
+            raise InputError(
+                f"the sparse attention of {deployment.model.name} has no {asked} KV cache on"
+                f" {deployment.accelerator.name}",
+                where="--kv-cache-dtype",
+                fix=f"choose {', '.join(self.kv)}",
+            )
+        return kv_format(asked)
+
+
+def index_fold(model: ModelSpec) -> int:
+    """Tokens that share an index key of the model's latents; 1 where none do."""
+    caches = (cache for _, cache in layer_caches(model))
+    return max((c.fold_tokens for c in caches if c.keeps("latent")), default=1)
+
+
+def check_folded(deployment: Deployment, rules: Rules) -> None:
+    """Refuse a block, a dtype or a sharding that such attention lacks.
+
+    Raises
+    ------
+    InputError
+        Naming the flag.
+    """
+    options, name = deployment.options, deployment.model.name
+    kernels = FoldedKernels.of(deployment, rules)
+    page = kernels.states * index_fold(deployment.model)
+    if options.block_size is not None and options.block_size % page:
+        raise InputError(
+            f"the index keys of {name} take no blocks of {options.block_size} tokens on"
+            f" {deployment.accelerator.name}",
+            where="--block-size",
+            fix=f"choose a multiple of {page}",
+        )
+    if deployment.dtype != "bf16":
+        raise InputError(
+            f"how vLLM runs the sparse attention of {name} in {deployment.dtype} is not known",
+            where="--dtype",
+            fix="choose bfloat16",
+        )
+    if options.pipeline_parallel_size not in (None, 1):
+        # Its stages do not hand on the state of the hyper-connections (models/glm5next).
+        raise InputError(
+            f"vLLM does not cut {name} into pipeline stages",
+            where="--pipeline-parallel-size",
+            fix="choose 1",
+        )
+    if options.decode_context_parallel_size not in (None, 1):
+        raise InputError(
+            f"how vLLM shares the recurrent states and rings of {name} between ranks of one"
+            " context is not known",
+            where="--decode-context-parallel-size",
+            fix="choose 1",
+        )

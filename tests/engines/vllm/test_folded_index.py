@@ -1,0 +1,212 @@
+"""GLM-5.3 under vLLM: latents, index keys of four tokens, rings and states in one pool.
+
+Rules of vLLM 0.33: models/glm5next, models/config.py (Glm5NextModelConfig),
+v1/attention/backends/mla, platforms/interface.py (_align_hybrid_block_size) and
+v1/core/kv_cache_planning.py.
+"""
+
+import pytest
+
+import kvsim
+from kvsim.catalog.accelerators import find_accelerator
+from kvsim.catalog.models import find_model
+from kvsim.engines import ENGINE_NAMES, Deployment, get_engine
+from kvsim.engines.vllm.layout import layout_of
+from kvsim.errors import InputError, KVSimError, UnsupportedError
+from kvsim.specs.engine_options import EngineOptions
+from kvsim.units import GIB
+
+
+def resolved(model="glm-5.3-flash", gpu="h200", version="0.33.0", **options):
+    engine = get_engine("vllm", version)
+    found = find_model(model) if isinstance(model, str) else model
+    question = Deployment(found, find_accelerator(gpu), EngineOptions(**options))
+    return engine, engine.resolve(question)
+
+
+NINE = [9, 9, 8, 8, 22, 11]
+TWELVE = [12, 11, 11, 22, 11]
+# Card, KV dtype, tp, length, GiB of KV cache, prefix caching: blocks, tokens, concurrency; layers
+# of the groups, tokens and bytes of a block.
+PLANNED = {
+    ("h200", "auto", 1, 16_384, 60, True): (
+        (1273, 1_226_872, 74.882352941),
+        (NINE, 4352, 50_600_960),
+    ),
+    ("h200", "bf16", 8, 16_384, 60, True): (
+        (8657, 3_636_827, 221.974358974),
+        (NINE, 640, 7_441_408),
+    ),
+    ("h200", "fp8", 4, 100_001, 40, True): (
+        (3292, 5_579_716, 55.796610169),
+        (NINE, 2176, 13_045_248),
+    ),
+    ("h200", "fp8_ds_mla", 8, 8192, 40, True): (
+        (4919, 2_238_691, 273.277777778),
+        (TWELVE, 1152, 8_731_360),
+    ),
+    ("b300", "auto", 4, 1_048_576, 100, True): (
+        (8222, 17_416_953, 16.61010101),
+        (NINE, 2176, 13_058_048),
+    ),
+    ("b300", "bf16", 2, 16_384, 60, False): (
+        (2543, 3_204_962, 195.615384615),
+        (NINE, 2176, 25_329_664),
+    ),
+    ("rtx-pro-6000", "auto", 8, 8192, 20, True): (
+        (2204, 1_062_068, 129.647058824),
+        (TWELVE, 1280, 9_740_288),
+    ),
+}
+
+
+@pytest.mark.parametrize("question", PLANNED)
+def test_blocks_tokens_and_groups_are_those_of_vllms_planner(question):
+    """``get_kv_cache_configs`` and ``get_kv_cache_capacity`` of 0.33.0, run on these specs."""
+    gpu, kv, tp, length, kv_gib, prefix = question
+    (blocks, tokens, concurrency), (layers, block, block_bytes) = PLANNED[question]
+    engine, deployment = resolved(
+        gpu=gpu,
+        kv_cache_dtype=kv,
+        tensor_parallel_size=tp,
+        max_model_len=length,
+        enable_prefix_caching=prefix,
+    )
+    layout = layout_of(deployment, engine.rules)
+    assert [len(group.members) for group in layout.groups] == layers
+    assert [group.spec.kind for group in layout.groups][-2:] == ["full", "ring"]
+    assert (layout.groups[-2].spec.block_size, layout.bytes_per_block()) == (block, block_bytes)
+    capacity = engine.capacity(deployment, kv_gib * GIB)
+    assert (capacity.num_blocks, capacity.logged_tokens) == (blocks, tokens)
+    assert capacity.max_concurrency == pytest.approx(concurrency, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "asked", "kv", "block"),
+    [
+        ("h200", None, "bf16", 128),
+        ("h200", "fp8", "fp8_e4m3", 128),
+        ("b300", None, "fp8_e4m3", 128),
+        ("rtx-pro-6000", None, "fp8_ds_mla", 256),
+        ("rtx-pro-6000", "fp8", "fp8_ds_mla", 256),
+    ],
+)
+def test_the_card_decides_the_layout_of_a_latent_and_the_least_block(gpu, asked, kv, block):
+    options = resolved(gpu=gpu, kv_cache_dtype=asked)[1].options
+    assert (options.kv_cache_dtype, options.block_size) == (kv, block)
+
+
+def test_a_ring_is_one_block_whatever_the_length():
+    """Four tokens, a key and a gate's score of 128 bf16 elements each: 2,048 bytes."""
+    engine, deployment = resolved(tensor_parallel_size=8)
+    ring = layout_of(deployment, engine.rules).groups[-1]
+    reserve = layout_of(deployment, engine.rules).reserve
+    assert (ring.spec.block_size, ring.spec.page_bytes, len(ring.members)) == (4, 2048, 11)
+    assert [ring.spec.admission_pages(n, reserve) for n in (1, 4, 5, 100_000)] == [1, 1, 1, 1]
+    assert [ring.spec.growth(reserve).blocks_at(n) for n in (1, 100_000)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "options", "said"),
+    [
+        ("h200", {"block_size": 64}, "no blocks of 64 tokens .*choose a multiple of 128"),
+        ("rtx-pro-6000", {"block_size": 128}, "choose a multiple of 256"),
+        ("b300", {"kv_cache_dtype": "fp8_ds_mla"}, "no fp8_ds_mla KV cache .*fp8_e4m3, bf16"),
+        ("rtx-pro-6000", {"kv_cache_dtype": "bf16"}, "no bf16 KV cache .*choose fp8_ds_mla"),
+        ("h200", {"dtype": "float16"}, "--dtype: .*in fp16 is not known.*bfloat16"),
+        ("h200", {"pipeline_parallel_size": 2}, "does not cut glm-5.3-flash into pipeline stages"),
+        (
+            "h200",
+            {"tensor_parallel_size": 8, "decode_context_parallel_size": 2},
+            "--decode-context-parallel-size: .*is not known",
+        ),
+    ],
+)
+def test_what_its_kernels_lack_is_refused_with_the_choice(gpu, options, said):
+    with pytest.raises(InputError, match=said):
+        resolved(gpu=gpu, **options)
+
+
+def test_a_card_and_a_release_whose_layout_is_not_known_are_refused():
+    with pytest.raises(UnsupportedError, match="no kernels of vLLM for the sparse attention"):
+        resolved(gpu="a100-80gb")
+    with pytest.raises(UnsupportedError, match=r"how vLLM 0\.32\.0 .*choose release 0\.33"):
+        resolved(version="0.32.0")
+
+
+@pytest.mark.parametrize("engine", sorted(set(ENGINE_NAMES) - {"vllm"}))
+def test_other_engines_refuse_it_by_its_word(engine):
+    with pytest.raises(KVSimError, match=r"MLA \+ indexer|not known|latent") as refused:
+        kvsim.plan("glm-5.3-flash", "b300", engine=engine)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "gpu", "tp", "block"),
+    [
+        ("0.19.0", "a100-80gb", 2, 960),  # multiples of 64
+        ("0.26.0", "a100-80gb", 2, 944),  # of 16, the block
+        ("0.26.0", "h100", 2, 960),  # of FlashMLA's 64
+        ("0.27.1", "h100", 2, 1024),  # of 128
+        ("0.33.0", "a100-80gb", 1, 1920),
+    ],
+)
+def test_blocks_of_latents_beside_states_come_in_the_kernels_multiples(version, gpu, tp, block):
+    """Kimi-Linear: (3 * 4,096 * 3 * 2 + 32 * 128 * 128 * 4) / 1,152 bytes is 1,884.4 tokens."""
+    engine, deployment = resolved(
+        "kimi-linear-48b-a3b", gpu, version, tensor_parallel_size=tp, max_model_len=8192
+    )
+    sizes = {group.spec.block_size for group in layout_of(deployment, engine.rules).groups}
+    assert sizes == {block}
+
+
+def test_a_block_that_is_asked_for_is_a_unit_of_one_that_holds_a_state():
+    """Qwen3.5-27B: 783 tokens and more; 0.20 and later round up to multiples of --block-size."""
+    for version, block in (("0.19.0", 784), ("0.33.0", 800)):
+        engine, deployment = resolved("qwen3.5-27b", "h200", version, block_size=32)
+        assert layout_of(deployment, engine.rules).groups[0].spec.block_size == block
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tp", "prefix", "planned"),
+    [
+        ("h200", 8, True, (2528, 1_336_088, 81.548387097, 768)),
+        ("h200", 16, True, (5056, 1_593_028, 97.230769231, 384)),
+        ("b300", 8, False, (2528, 1_656_750, 101.12, 768)),
+    ],
+)
+def test_kimi_k3_is_charged_a_prefills_checkpoint(kvsim_data, gpu, tp, prefix, planned):
+    """The same planner on Kimi-K3's specs: three states a sequence, blocks in multiples of 128."""
+    model = find_model(str(kvsim_data / "reference/configs/moonshotai--Kimi-K3"))
+    engine, deployment = resolved(
+        model, gpu, tensor_parallel_size=tp, max_model_len=16_384, enable_prefix_caching=prefix
+    )
+    capacity = engine.capacity(deployment, 50 * GIB)
+    blocks, tokens, concurrency, block = planned
+    assert (capacity.num_blocks, capacity.logged_tokens) == (blocks, tokens)
+    assert capacity.max_concurrency == pytest.approx(concurrency, abs=1e-9)
+    assert capacity.block_size == block
+
+
+def test_no_checkpoint_is_charged_where_no_kernel_saves_one():
+    def states(gpu="h200", version="0.33.0", model="glm-5.3-flash", **options):
+        engine, deployment = resolved(model, gpu, version, **options)
+        layout = layout_of(deployment, engine.rules)
+        spec = next(g.spec for g in layout.groups if g.spec.kind == "state")
+        return spec.admission_pages(1, layout.reserve), spec.growth(layout.reserve).blocks_at(1)
+
+    assert states() == (3, 2)
+    assert states(enable_prefix_caching=False) == (1, 1)
+    # Kimi-Linear's gate is not bounded
+    assert states(model="kimi-linear-48b-a3b") == (2, 2)
+    bounded = find_model("glm-5.3-flash").group("gated_delta_net_moe")
+    kimi = find_model("kimi-linear-48b-a3b")
+    groups = [
+        group.model_copy(update={"caches": bounded.caches}) if "delta" in group.name else group
+        for group in kimi.layer_groups
+    ]
+    kimi = kimi.model_copy(update={"layer_groups": tuple(groups)})
+    assert states(model=kimi) == states(model=kimi, version="0.29.0") == (3, 2)
+    assert states(model=kimi, version="0.28.0") == (2, 2)
+    assert states("a100-80gb", model=kimi) == (2, 2)
+    assert states(model=kimi, dtype="float16") == (2, 2)
