@@ -148,7 +148,9 @@ def _replicated_heads(sizing: Sizing) -> Iterator[str]:
     if tp == 1 or dcp > 1:
         return
     caches = [cache for _, cache in layer_caches(sizing.deployment.model)]
-    if any(cache.keeps("latent") or cache.keeps("shared") for cache in caches):
+    if any(
+        cache.keeps("latent") or cache.keeps("shared") or cache.keeps("record") for cache in caches
+    ):
         yield (
             f"tp={tp} keeps the whole latent cache on every rank: {tp} copies of the same bytes;"
             " data-parallel attention keeps one"

@@ -23,6 +23,7 @@ from tests.support.needs import examples
 TELLING = (
     "deepseek-v3.2",
     "deepseek-v4-flash",
+    "deepseek-v4.1-flash",
     "gemma3-27b",
     "gemma4-26b-a4b",
     "glm-5.2",

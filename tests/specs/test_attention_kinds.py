@@ -33,6 +33,7 @@ from kvsim.specs.attention import (
     LatentAttention,
     RecurrentState,
     SlidingAttention,
+    SourcedLatentAttention,
 )
 from kvsim.specs.checked import FieldError, PositiveInt, read
 from kvsim.specs.engine_options import EngineOptions
@@ -202,6 +203,18 @@ def test_a_new_kind_is_planned(engine):
 
 # --- kinds are found by their words ---
 
+SOURCED = {
+    "heads": 64,
+    "head_dim": 512,
+    "rope_dim": 64,
+    "window": 128,
+    "top_k": 512,
+    "index_dim": 128,
+    "index_heads": 32,
+    "q_lora_rank": 1280,
+    "output_lora_rank": 1024,
+    "output_groups": 8,
+}
 KINDS = (
     FULL,
     DILATED,
@@ -231,6 +244,20 @@ KINDS = (
     CompressedLatentAttention(
         heads=64, head_dim=512, rope_dim=64, window=128, ratio=4, indexer_dim=128
     ),
+    LatentAttention(
+        heads=16,
+        kv_lora_rank=512,
+        rope_dim=0,
+        nope_dim=256,
+        value_dim=256,
+        indexer_dim=128,
+        indexer_heads=32,
+        indexer_top_k=2048,
+        index_fold=4,
+    ),
+    SourcedLatentAttention(**SOURCED, ratio=0),
+    SourcedLatentAttention(**SOURCED, ratio=2),
+    SourcedLatentAttention(**SOURCED, ratio=2, is_source=True, picks=True),
     RecurrentState(flavour="mamba2", conv_elements=96, recurrent_elements=640, parameters=9),
 )
 each_kind = pytest.mark.parametrize("cache", KINDS, ids=lambda cache: cache.label)

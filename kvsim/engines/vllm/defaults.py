@@ -9,6 +9,7 @@ from kvsim.engines.common import check_options, declared_kv_format, resolve
 from kvsim.engines.vllm.batching import default_batched_tokens
 from kvsim.engines.vllm.folded_index import FoldedKernels, check_folded, index_fold
 from kvsim.engines.vllm.rules import Rules, architecture, card_class, kernel_class
+from kvsim.engines.vllm.sourced import SourcedKernels, check_sourced, shares_states
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
 from kvsim.specs.attention import heads_per_rank
@@ -87,6 +88,8 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
     named = replace(deployment, options=options.model_copy(update=compute))
     if index_fold(model) > 1:
         check_folded(named, rules)
+    if shares_states(model):
+        check_sourced(named, rules)
     resolved = resolve(
         named,
         kv=_kv_format(named, rules),
@@ -170,6 +173,8 @@ def _kv_format(deployment: Deployment, rules: Rules) -> KVFormat:
         deployment = replace(
             deployment, options=deployment.options.model_copy(update={"kv_cache_dtype": name})
         )
+    if shares_states(model):
+        return SourcedKernels.of(deployment, rules).kv_format(deployment)
     if index_fold(model) > 1:
         return FoldedKernels.of(deployment, rules).kv_format(deployment)
     if name in (None, "auto"):
@@ -207,6 +212,8 @@ def _block_size(deployment: Deployment, rules: Rules) -> int:
     model = deployment.model
     if _is_block_sparse(model):
         return _BLOCK_SPARSE_BLOCK
+    if shares_states(model):
+        return SourcedKernels.of(deployment, rules).block
     is_latent = any(cache.keeps("latent") for _, cache in layer_caches(model))
     if not is_latent:
         return _DEFAULT_BLOCK

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from kvsim.engines.base import Deployment
-from kvsim.engines.vllm.rules import Rules, kernel_class
-from kvsim.errors import InputError, UnsupportedError
+from kvsim.engines.vllm.rules import Rules, kernels_on
+from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat, kv_format
@@ -40,27 +40,8 @@ class FoldedKernels(NamedTuple):
 
     @classmethod
     def of(cls, deployment: Deployment, rules: Rules) -> FoldedKernels:
-        """Look the card up.
-
-        Raises
-        ------
-        UnsupportedError
-            For a release or a card whose layout is not known.
-        """
-        by_kernels = rules.value("folded_index_kernels")
-        name = deployment.model.name
-        if by_kernels is None:
-            release = ".".join(map(str, rules.release))
-            raise UnsupportedError(
-                f"how vLLM {release} lays out the index keys of {name}, which several tokens"
-                " share, is not known to kvsim; choose release 0.33"
-            )
-        found = by_kernels.get(kernel_class(deployment.accelerator))
-        if found is None:
-            raise UnsupportedError(
-                f"kvsim knows no kernels of vLLM for the sparse attention of {name} on"
-                f" {deployment.accelerator.name}; choose a Hopper or a Blackwell card"
-            )
+        """Look the card up."""
+        found = kernels_on(deployment, rules, "folded_index_kernels")
         return cls(tuple(found["kv"]), found["rows"], found["states"])
 
     def kv_format(self, deployment: Deployment) -> KVFormat:

@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 from kvsim.engines.base import ResolvedDeployment
 from kvsim.engines.vllm.folded_index import FoldedKernels, index_fold
 from kvsim.engines.vllm.rules import Rules, kernel_class
+from kvsim.engines.vllm.sourced import WINDOW_BLOCK, SourcedKernels
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import Growth
@@ -183,8 +184,11 @@ def _specs(cache: Attention, deployment: ResolvedDeployment, rules: Rules) -> It
     options = deployment.options
     tp = options.tensor_parallel_size
     _check_state(cache, tp)
-    is_compressed = cache.keeps("shared")
+    is_compressed, is_sourced = cache.keeps("shared"), cache.keeps("record")
     for entry in cache.entries(deployment.kv_format, tp):
+        if is_sourced:
+            yield _sourced_page(entry, deployment, rules)
+            continue
         spec = _compressed_page(entry) if is_compressed else _page(entry, options)
         if spec.kind == "state" and _saves_in_prefill(cache, deployment, rules):
             spec = spec._replace(checkpoints=1)
@@ -240,6 +244,17 @@ def _compressed_page(entry: Entry) -> PageSpec:
         entries = ceil_div(_COMPRESSED_BLOCK, entry.span)
         return PageSpec("full", _COMPRESSED_BLOCK, _round_page(entries * entry.entry_bytes))
     raise UnsupportedError(f"how vLLM pages a shared vector for {entry.kept} tokens is not known")
+
+
+def _sourced_page(entry: Entry, deployment: ResolvedDeployment, rules: Rules) -> PageSpec:
+    """Page DeepSeek-V4.1's window, or the folded states or index keys of a source."""
+    kernels = SourcedKernels.of(deployment, rules)
+    if entry.kept == "window":
+        window_bytes = kernels.page_bytes(entry, WINDOW_BLOCK)
+        stride = kernels.stride_bytes(deployment)
+        return PageSpec("window", WINDOW_BLOCK, window_bytes, entry.span, stride_bytes=stride)
+    block = deployment.options.block_size
+    return PageSpec("full", block, kernels.page_bytes(entry, block))
 
 
 def _unfolded_page(entry: Entry) -> PageSpec:

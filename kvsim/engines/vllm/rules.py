@@ -5,12 +5,22 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
+from kvsim.engines.base import Deployment
 from kvsim.engines.common import parse_release, read_data
 from kvsim.errors import UnsupportedError
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.units import GIB
 
-__all__ = ["NEWEST", "OLDEST", "Rules", "architecture", "card_class", "entry_at", "kernel_class"]
+__all__ = [
+    "NEWEST",
+    "OLDEST",
+    "Rules",
+    "architecture",
+    "card_class",
+    "entry_at",
+    "kernel_class",
+    "kernels_on",
+]
 
 _DATA = "vllm_rules"
 NEWEST: str = read_data(_DATA)["newest"]
@@ -112,3 +122,27 @@ class Rules(NamedTuple):
         old_card = architecture(accelerator) in _BEFORE_AMPERE
         name = "engine_core_before_ampere" if old_card else "engine_core"
         return bool(self.value(name) == "v0")
+
+
+def kernels_on(deployment: Deployment, rules: Rules, rule: str) -> dict[str, Any]:
+    """What a rule says of the kernels of a model's attention on the card.
+
+    Raises
+    ------
+    UnsupportedError
+        For a release or a card whose layout is not known.
+    """
+    by_kernels, name = rules.value(rule), deployment.model.name
+    if by_kernels is None:
+        release = ".".join(map(str, rules.release))
+        raise UnsupportedError(
+            f"how vLLM {release} lays out the sparse attention of {name} is not known to kvsim;"
+            f" choose release {NEWEST}"
+        )
+    found: dict[str, Any] | None = by_kernels.get(kernel_class(deployment.accelerator))
+    if found is None:
+        raise UnsupportedError(
+            f"kvsim knows no kernels of vLLM for the sparse attention of {name} on"
+            f" {deployment.accelerator.name}; choose one of the {' and '.join(by_kernels)} cards"
+        )
+    return found

@@ -14,9 +14,10 @@ from kvsim.specs.attention import (
     HeadAttention,
     LatentAttention,
     SlidingAttention,
+    SourcedLatentAttention,
 )
 
-__all__ = ["attention_of", "compressed_of", "latent_of"]
+__all__ = ["attention_of", "compressed_of", "latent_of", "sourced_of"]
 
 # Of DeepSeek-V4's compressed layers, only those that fold 4 tokens have a sparse indexer;
 # the heavily compressed ones read every state.
@@ -123,6 +124,27 @@ def compressed_of(fields: Fields, ratio: int) -> CompressedLatentAttention:
         output_groups=fields.integer("o_groups") if rank else None,
         indexer_dim=fields.integer("index_head_dim") if indexed else None,
         indexer_heads=fields.integer("index_n_heads") if indexed else None,
+    )
+
+
+def sourced_of(
+    fields: Fields, ratio: int, *, is_source: bool, picks: bool
+) -> SourcedLatentAttention:
+    """Read a layer of DeepSeek-V4.1."""
+    return SourcedLatentAttention(
+        heads=fields.integer("num_attention_heads"),
+        head_dim=fields.integer("head_dim"),
+        rope_dim=fields.integer("qk_rope_head_dim"),
+        window=fields.integer("sliding_window"),
+        ratio=ratio,
+        top_k=fields.integer("index_topk"),
+        is_source=is_source,
+        picks=picks,
+        index_dim=fields.integer("index_head_dim"),
+        index_heads=fields.integer("index_n_heads"),
+        q_lora_rank=fields.integer("q_lora_rank"),
+        output_lora_rank=fields.integer("o_lora_rank"),
+        output_groups=fields.integer("o_groups"),
     )
 
 

@@ -11,7 +11,13 @@ from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.specs.numbers import shown
 from kvsim.specs.vision import VisionTower
 
-__all__ = ["other_parameters", "rotary_table_elements", "vision_tower", "whole_media_tokens"]
+__all__ = [
+    "host_table_note",
+    "other_parameters",
+    "rotary_table_elements",
+    "vision_tower",
+    "whole_media_tokens",
+]
 
 # Gemma 4's longest video: 32 frames of 70 soft tokens, 2 around them and 6 of their time (vLLM
 # 0.25, gemma4_mm.py: _VIDEO_MAX_FRAMES, get_mm_max_tokens_per_item).
@@ -53,7 +59,7 @@ def other_parameters(config: Mapping[str, object], fields: Fields) -> int:
     outer = thinker if isinstance(thinker, Mapping) else config
     vision = outer.get("vision_config")
     tower = _vision(vision, outer, fields) if isinstance(vision, Mapping) else 0
-    return tower + _per_layer_embeddings(fields)
+    return tower + _per_layer_embeddings(fields) + _engram_projections(fields)
 
 
 def vision_tower(config: Mapping[str, object], fields: Fields) -> VisionTower | None:
@@ -92,10 +98,15 @@ def _vision(config: Mapping[str, object], outer: Mapping[str, object], fields: F
         return 0
     width, depth = vision.integer("hidden_size"), vision.integer("num_hidden_layers")
     inner = vision.integer("intermediate_size", 4 * width)
-    is_gated = vision.text("hidden_act").startswith("silu") or _is_gemma4(outer)
+    folds = "downsample_ratio" in vision  # DeepSeek-V4.1, gated without a word for it
+    is_gated = folds or vision.text("hidden_act").startswith("silu") or _is_gemma4(outer)
     matrices = 3 if is_gated else 2
     attention = 4 * width * vision.integer("qkv_hidden_size", width)
     blocks = depth * (attention + matrices * width * inner)
+    if folds:
+        merged = width * vision.integer("downsample_ratio") ** 2
+        hidden = fields.integer("hidden_size")
+        return blocks + _patches(vision, width) + merged * hidden + hidden * hidden
     if "projection_intermediate_size" in vision:
         return blocks + _patches(vision, width) + _gated_merger(vision, width)
     beside = Fields(outer, {}, fields.where)
@@ -160,6 +171,31 @@ def _per_layer_embeddings(fields: Fields) -> int:
     rows = fields.integer("vocab_size_per_layer_input", fields.integer("vocab_size"))
     laurel = fields.first_integer("laurel_rank", default=0)
     return layers * (rows * width + 3 * hidden * width + 2 * hidden * laurel)
+
+
+def _engram_projections(fields: Fields) -> int:
+    """DeepSeek-V4.1: what makes keys and values of the rows that n-grams look up.
+
+    Source: vLLM 0.33, ``vllm/models/deepseek_v41/common/engram.py`` (Engram.wkv).
+    """
+    layers = len(fields.integers("engram_layer_ids"))
+    if not layers:
+        return 0
+    columns = (fields.integer("engram_max_ngram_size") - 1) * fields.integer("engram_n_heads")
+    streams = fields.integer("hc_mult") + 1
+    width = columns * fields.integer("engram_head_dim")
+    return layers * width * streams * fields.integer("hidden_size")
+
+
+def host_table_note(fields: Fields) -> str:
+    """Say which tables are left out, as engines keep them in host memory (DeepSeek-V4.1)."""
+    rows = sum(fields.integers("engram_num_embeddings"))
+    if not rows:
+        return ""
+    return (
+        f"engram tables of {rows:,} rows of {fields.integer('engram_head_dim')} are left out:"
+        " engines keep them in host memory"
+    )
 
 
 def whole_media_tokens(fields: Fields, family: Family) -> int:

@@ -214,6 +214,27 @@ FAMILIES: dict[str, Family] = {
             "index_n_heads": 64,
         },
     ),
+    "deepseek_v41": Family(
+        layout="sourced",
+        reads=(
+            "index_topk",
+            "index_head_dim",
+            "index_n_heads",
+            "qk_rope_head_dim",
+            "compress_ratios",
+            "kv_source_layer_ids",
+            "index_source_layer_ids",
+            "candidate_source_layer_id",  # which keys are scored, not which are kept
+            "engram_layer_ids",
+            "engram_num_embeddings",
+            "engram_max_ngram_size",
+            "engram_vocab_size",
+            "engram_n_heads",
+            "engram_head_dim",
+            "engram_pad_token_id",
+            "engram_compressed_vocab_size",
+        ),
+    ),
     **dict.fromkeys(("glm", "glm4", "glm4_moe"), _GLM),
     "chatglm": Family(qkv_bias=True, bias_covers_output=False),
     "gemma": Family(

@@ -15,6 +15,7 @@ Layout = Literal[
     "nemotron_h",
     "mimo",
     "compressed",
+    "sourced",
     "jamba",
     "bamba",
     "falcon_h1",

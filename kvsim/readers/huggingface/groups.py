@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from kvsim.readers.huggingface.attention import attention_of, compressed_of, latent_of
+from kvsim.readers.huggingface.attention import (
+    attention_of,
+    compressed_of,
+    latent_of,
+    sourced_of,
+)
 from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields
 from kvsim.readers.huggingface.layers import LayerKind, layer_kinds
@@ -90,6 +95,8 @@ def _caches(fields: Fields, family: Family, kind: LayerKind) -> tuple[Attention,
             return (latent_of(fields, shares_indexer=kind.shares_indexer),)
         case "compressed":
             return (compressed_of(fields, kind.ratio),)
+        case "sourced":
+            return (sourced_of(fields, kind.ratio, is_source=kind.is_source, picks=kind.picks),)
         case "linear" | "mamba" | "mamba2":
             return (_state(fields, family, kind.name),)
         case "parallel":
@@ -127,9 +134,18 @@ def _plain_name(layer: _Layer, caches: tuple[Attention, ...]) -> str:
     name = {"latent": "mla", "parallel": "full_mamba2"}.get(layer.kind.name, layer.kind.name)
     if layer.kind.name == "compressed":
         name = f"compressed_{layer.kind.ratio}" if layer.kind.ratio else "sliding_state"
+    if layer.kind.name == "sourced":
+        name = _sourced_name(layer.kind)
     if len(caches) == 1 and isinstance(caches[0], RecurrentState):
         name = caches[0].flavour
     return f"{name}_shared" if layer.shares_kv or layer.kind.shares_indexer else name
+
+
+def _sourced_name(kind: LayerKind) -> str:
+    if not kind.ratio:
+        return "window"
+    role = "source" if kind.is_source else "indexed" if kind.picks else "reader"
+    return f"{role}_{kind.ratio}"
 
 
 def _mlp_word(mlp: Mlp | None) -> str:

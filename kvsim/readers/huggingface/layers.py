@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields
 from kvsim.readers.huggingface.indexers import shared_indexers
+from kvsim.readers.huggingface.sources import sourced_layers
 
 __all__ = ["LayerKind", "layer_kinds"]
 
@@ -32,20 +33,24 @@ class LayerKind(NamedTuple):
     Parameters
     ----------
     name : str
-        "full", "sliding", "chunked", "block_sparse", "latent", "compressed", "linear", "mamba",
-        "mamba2", "parallel" (attention beside Mamba-2), "mlp" or "moe".
+        "full", "sliding", "chunked", "block_sparse", "latent", "compressed", "sourced", "linear",
+        "mamba", "mamba2", "parallel" (attention beside Mamba-2), "mlp" or "moe".
     ratio : int
-        Tokens a compressed state (``compressed`` only).
+        Tokens a compressed state (``compressed`` and ``sourced`` only).
     kv_heads : int
         KV heads where layers differ in them; 0 is the config's own number.
     shares_indexer : bool
         Whether an earlier layer picks the tokens to read (``latent`` only).
+    is_source, picks : bool
+        Whether it keeps the states that it reads, and picks them itself (``sourced`` only).
     """
 
     name: str
     ratio: int = 0
     kv_heads: int = 0
     shares_indexer: bool = False
+    is_source: bool = False
+    picks: bool = False
 
 
 _WORDS = {
@@ -75,6 +80,11 @@ def layer_kinds(fields: Fields, family: Family) -> list[LayerKind]:
     names = _LAYOUTS[family.layout](fields, count)
     if family.layout == "compressed":
         return [LayerKind("compressed", ratio) for ratio in _compress_ratios(fields, count)]
+    if family.layout == "sourced":
+        return [
+            LayerKind("sourced", layer.ratio, is_source=layer.is_source, picks=layer.picks)
+            for layer in sourced_layers(fields, _compress_ratios(fields, count))
+        ]
     if "linear" in names and family.linear is None:
         raise fields.error(
             "linear_attention layers of this model_type are not known",
@@ -259,6 +269,7 @@ _LAYOUTS: dict[str, Callable[[Fields, int], list[str]]] = {
     "nemotron_h": _nemotron_h,
     "mimo": _mimo,
     "compressed": _compressed,
+    "sourced": _compressed,
     "jamba": _jamba,
     "bamba": _bamba,
     "falcon_h1": _parallel,

@@ -60,6 +60,7 @@ from kvsim.specs.attention.heads import (
 )
 from kvsim.specs.attention.latent import LatentAttention
 from kvsim.specs.attention.recurrent import RecurrentState
+from kvsim.specs.attention.sourced import SourcedLatentAttention
 
 __all__ = [
     "Attention",
@@ -74,6 +75,7 @@ __all__ = [
     "LatentAttention",
     "RecurrentState",
     "SlidingAttention",
+    "SourcedLatentAttention",
     "TokenCache",
     "Vectors",
     "Weights",

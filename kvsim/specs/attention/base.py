@@ -44,10 +44,10 @@ def heads_per_rank(heads: int, tp: int) -> int:
     return max(1, heads // tp)
 
 
-What = Literal["kv", "latent", "shared", "indexer", "block_indexer", "state", "unfolded"]
+What = Literal["kv", "latent", "shared", "record", "indexer", "block_indexer", "state", "unfolded"]
 
 # What holds the content that queries read; an indexer's key rides along with it.
-_CONTENT = ("kv", "latent", "shared")
+_CONTENT = ("kv", "latent", "shared", "record")
 _RECENT = ("window", "chunk")
 
 
@@ -58,7 +58,8 @@ class Entry(NamedTuple):
     ----------
     what : str
         "kv", a key and a value of each head; "latent", one vector that all heads expand;
-        "shared", one vector that is key and value of all heads; "indexer", a key of the
+        "shared", one vector that is key and value of all heads, or "record", one that other
+        layers read too; "indexer", a key of the
         sparse indexer of latents; "block_indexer", a key by which blocks are picked; "state", a
         recurrent state; "unfolded", what a compressor has yet to fold of a token.
     entry_bytes : int
@@ -280,6 +281,11 @@ class Attention(Checked, ABC):
     @abstractmethod
     def query_heads(self) -> int:
         """Query heads of one layer, all ranks."""
+
+    @property
+    def query_groups(self) -> int:
+        """Groups of query heads that no rank cuts: each head is one unless a kind says so."""
+        return self.query_heads
 
     @abstractmethod
     def read_bytes(self, fmt: KVFormat, context: int, tp: int = 1) -> int:

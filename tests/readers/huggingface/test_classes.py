@@ -35,7 +35,7 @@ from tests.support.hf_configs import counts, llama, only_cache, read
         ("MiMoV2FlashForCausalLM", "mimo_v2_flash"),
         ("NemotronHForCausalLM", "nemotron_h"),
         ("FalconH1ForCausalLM", "falcon_h1"),
-        ("DeepseekV41ForCausalLM", None),
+        ("DeepseekV41ForCausalLM", "deepseek_v41"),
         ("Glm5NextForCausalLM", "glm5_next"),
         ("FalconMambaForCausalLM", None),
         ("Qwen2AudioForConditionalGeneration", None),

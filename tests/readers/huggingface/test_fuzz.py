@@ -21,6 +21,7 @@ CONFIGS = {
     for name in (
         "deepseek-v3.2",
         "deepseek-v4-flash",
+        "deepseek-v4.1-flash",
         "falcon-7b",
         "gemma3n-e4b",
         "gemma4-26b-a4b",

@@ -57,6 +57,7 @@ EXACT_GB = {
     "deepseek-ai--DeepSeek-V3.2": 674.08,
     "deepseek-ai--DeepSeek-V4-Flash": 155.85,
     "deepseek-ai--DeepSeek-V4-Pro": 850.38,
+    "deepseek-ai--DeepSeek-V4.1-Flash": 298.13,
     "moonshotai--Kimi-K3": 1553.0,
     "nvidia--DeepSeek-V3.1-NVFP4": 386.38,
     "nvidia--DeepSeek-V4-Flash-NVFP4": 164.51,
