@@ -7,6 +7,7 @@ from dataclasses import replace
 from kvsim.engines.base import Deployment, ResolvedDeployment
 from kvsim.engines.common import check_options, declared_kv_format, resolve
 from kvsim.engines.vllm.batching import default_batched_tokens
+from kvsim.engines.vllm.block_sparse import SPARSE_BLOCK, check_block_sparse, is_block_sparse
 from kvsim.engines.vllm.folded_index import FoldedKernels, check_folded, index_fold
 from kvsim.engines.vllm.rules import Rules, architecture, card_class, kernel_class
 from kvsim.engines.vllm.sourced import SourcedKernels, check_sourced, shares_states
@@ -15,7 +16,6 @@ from kvsim.memory.footprint import layer_caches
 from kvsim.specs.attention import heads_per_rank
 from kvsim.specs.checked import defaults
 from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
-from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat, kv_format, weight_format
 
@@ -52,10 +52,6 @@ _KV_DTYPES = (
     "int8_per_token_head",
     "int4_per_token_head",
 )
-# Block-sparse attention (vllm/models/minimax_m3/common/sparse_attention.py of 0.33): its kernels
-# take pages of one sparse block, and NVFP4 on the data centre's Blackwell alone (SM100).
-_BLOCK_SPARSE_BLOCK = 128
-_BLOCK_SPARSE_KV_DTYPES = ("bf16", "fp8_e4m3", "fp8_e5m2")
 _MLA_ONLY = ("fp8_ds_mla", "nvfp4_ds_mla")
 _GLM_SPARSE = "GlmMoeDsaForCausalLM"
 _CAST = {"fp32": "bf16"}
@@ -79,8 +75,8 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
     _check_adapters(deployment)
     _check_block(deployment.options)
     _check_sharding(deployment)
-    if _is_block_sparse(model):
-        _check_block_sparse(deployment)
+    if is_block_sparse(model):
+        check_block_sparse(deployment)
     options = deployment.options
     length = options.max_model_len or model.max_position_embeddings
     tokens = options.max_num_batched_tokens or default_batched_tokens(deployment, rules, length)
@@ -108,10 +104,6 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
 def has_recurrent_layers(model: ModelSpec) -> bool:
     """Whether some layer keeps a state instead of a growing cache."""
     return any(cache.fixed_bytes() for _, cache in layer_caches(model))
-
-
-def _is_block_sparse(model: ModelSpec) -> bool:
-    return any(cache.keeps("block_indexer") for _, cache in layer_caches(model))
 
 
 def _with_state_dtype(model: ModelSpec, dtype: str) -> ModelSpec:
@@ -210,8 +202,8 @@ def _sparse_layout(deployment: Deployment, rules: Rules, rule: str) -> str | Non
 def _block_size(deployment: Deployment, rules: Rules) -> int:
     """16, or what the kernels of block-sparse or latent attention on the card ask for."""
     model = deployment.model
-    if _is_block_sparse(model):
-        return _BLOCK_SPARSE_BLOCK
+    if is_block_sparse(model):
+        return SPARSE_BLOCK
     if shares_states(model):
         return SourcedKernels.of(deployment, rules).block
     is_latent = any(cache.keeps("latent") for _, cache in layer_caches(model))
@@ -301,38 +293,6 @@ def _check_block(options: EngineOptions) -> None:
     raise InputError(
         f"vLLM has no blocks of {size} tokens", where="--block-size", fix=f"choose {close}"
     )
-
-
-def _check_block_sparse(deployment: Deployment) -> None:
-    """Refuse a block, a KV format or a context sharding that block-sparse attention lacks."""
-    options, name = deployment.options, deployment.model.name
-    size = options.block_size
-    if size is not None and size % _BLOCK_SPARSE_BLOCK:
-        raise InputError(
-            f"the block-sparse attention of {name} takes no blocks of {size} tokens",
-            where="--block-size",
-            fix=f"choose a multiple of {_BLOCK_SPARSE_BLOCK}",
-        )
-    known = _block_sparse_kv_dtypes(deployment.accelerator)
-    if options.kv_cache_dtype not in (None, "auto") and deployment.kv_format.name not in known:
-        raise InputError(
-            f"the block-sparse attention of {name} has no {deployment.kv_format.name} KV cache"
-            f" on {deployment.accelerator.name}",
-            where="--kv-cache-dtype",
-            fix=f"choose {', '.join(known)}",
-        )
-    if options.decode_context_parallel_size > 1:
-        # Its kernels return no log-sum-exp, by which ranks would join what each has read.
-        raise InputError(
-            f"the block-sparse attention of {name} cannot shard the context of a sequence",
-            where="--decode-context-parallel-size",
-            fix="choose 1",
-        )
-
-
-def _block_sparse_kv_dtypes(card: AcceleratorProfile) -> tuple[str, ...]:
-    is_sm100 = kernel_class(card) == "blackwell"
-    return (*_BLOCK_SPARSE_KV_DTYPES, "nvfp4") if is_sm100 else _BLOCK_SPARSE_KV_DTYPES
 
 
 def _check_adapters(deployment: Deployment) -> None:

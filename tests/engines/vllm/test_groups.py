@@ -125,6 +125,31 @@ def test_as_many_windows_as_a_pattern_repeats_are_one_group():
     assert members(pack_groups(mixed)) == [[0, 1, 2], [0, 0, 1, 1, 2, 2]]
 
 
+def test_states_and_rings_are_cut_to_what_fits_beside_a_pattern():
+    """vLLM 0.33's _get_packed_kv_cache_groups: latents and keys of 2 layers, 7 states, 2 rings.
+
+    Groups of 3 repeats pad 7, 2 and 2 by 4, those of 2 by 1 alone: the pattern is whole, and the
+    states go into four groups of two. Where a block of 2 * (64 + 4) bytes holds one state of 100
+    alone, there are seven.
+    """
+    latent, key = PageSpec("full", 16, 64), PageSpec("full", 16, 4)
+    ring = PageSpec("ring", 4, 8, 4)
+    for state_bytes, expected in ((64, [2, 2, 2, 1]), (100, [1] * 7)):
+        state = PageSpec("state", 16, state_bytes, 2)
+        mixed = [LayerPage(layer, "kda", state) for layer in range(7)]
+        mixed += [LayerPage(layer, "mla", spec) for layer in (7, 8) for spec in (latent, key, ring)]
+        groups = pack_groups(mixed)
+        assert [len(group.members) for group in groups] == [*expected, 4, 2]
+        assert bytes_per_block(groups) == 136
+
+
+def test_a_block_is_a_multiple_of_what_its_pages_are_read_by():
+    wide = LayerPage(0, "wide", FULL._replace(stride_bytes=48))
+    narrow = LayerPage(1, "narrow", FULL._replace(page_bytes=32, stride_bytes=5))
+    groups = pack_groups([wide, narrow])
+    assert bytes_per_block(groups) == 240  # 64 + 32, in multiples of 48 and of 5
+
+
 def test_encoder_pages_beside_a_layers_own_are_no_second_page():
     """Whisper: one layer's self-attention and what it keeps of the encoder unify."""
     fixed = PageSpec("fixed", 16, 32, span=1500)

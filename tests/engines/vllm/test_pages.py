@@ -60,6 +60,7 @@ def test_groups_take_the_larger_bucket_only_below_one_and_a_half_times(windows, 
         ("chunk", 100, 8, 7),  # (100 + 20) / 16; 100 / 16
         ("state", 2, 2, 2),
         ("fixed", 100, 7, 7),
+        ("ring", 16, 1, 1),
     ],
 )
 def test_pages_of_every_kind(kind, span, admitted, held):
@@ -68,6 +69,13 @@ def test_pages_of_every_kind(kind, span, admitted, held):
     reserve = Reserve(in_flight_tokens=20)
     assert spec.admission_pages(1000, reserve) == admitted
     assert spec.growth(reserve).blocks_at(1000) == held
+
+
+def test_a_checkpoint_is_charged_and_not_held():
+    """vLLM's MambaSpec: 2 + num_prefill_checkpoint_blocks; a running request keeps two."""
+    spec = PageSpec("state", block_size=16, page_bytes=1, span=2, checkpoints=1)
+    assert spec.admission_pages(1000, Reserve()) == 3
+    assert spec.growth(Reserve()).blocks_at(1000) == 2
 
 
 def test_a_short_sequence_is_charged_its_own_tokens():
