@@ -32,11 +32,13 @@ from kvsim.engines.common import (
     resolve,
     tokens_at,
 )
+from kvsim.errors import UnsupportedError
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import Growth
 from kvsim.memory.pools import Group, KVPools, Pool
 from kvsim.memory.rank import Rank
 from kvsim.specs.attention import Attention
+from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat, kv_format
 
 __all__ = ["Transformers"]
@@ -134,11 +136,14 @@ class Transformers(ReleasedEngine):
             For a flag that ``generate()`` has no word for, or a cache that is not in the
             model's compute dtype.
         UnsupportedError
-            For DeepSeek's compressed and sparse caches.
+            For DeepSeek's compressed and sparse caches, and for Llama 3.2 Vision where it is
+            not served.
         """
         options, model = deployment.options, deployment.model
         check_options(self.name, options, _FLAGS, _HINTS)
         refuse_unknown(self.name, model, "kv fixed")
+        if model.encoder_tokens:
+            self._check_image_layers(model)
         fmt = deployment.kv_format
         check_kv_format(self.name, "dtype", fmt, _KV_FORMATS)
         length = options.max_model_len or model.max_position_embeddings
@@ -147,6 +152,23 @@ class Transformers(ReleasedEngine):
         )
         self._tensors(resolved, self.rank(resolved))
         return resolved
+
+    def _check_image_layers(self, model: ModelSpec) -> None:
+        """Refuse Llama 3.2 Vision before it was there, and in a cache of one length for all layers.
+
+        Source: ``MllamaPreTrainedModel``: "static cache cannot have different shapes for each
+        layer" (`_supports_static_cache`, `_can_compile_fullgraph`).
+        """
+        if not self.since("image_layers"):
+            raise UnsupportedError(
+                f"transformers {self.version} has no {model.name}: choose --engine-version 4.45 or"
+                " newer"
+            )
+        if self.is_static:
+            raise UnsupportedError(
+                f"a StaticCache has one length for all layers, and those of {model.name} keep text"
+                f" or an image: choose --engine-version {self._release_number()}"
+            )
 
     def rank_budget(self, deployment: ResolvedDeployment, rank: Rank) -> MemoryBudget:
         """Everything but the weights, the CUDA context and the prompt's activations."""

@@ -20,7 +20,8 @@ ENOUGH = 3
 _FEW = 16  # changes of a family that are tried one by one
 UTILIZATIONS = tuple(thousandths / 1000 for thousandths in range(1, 981))
 DEGREES = (2, 4, 8, 16)
-# Pools apart may set memory aside for every seat: states, llama.cpp's windows.
+# Pools apart may set memory aside for every seat: states, llama.cpp's windows; so does a start-up
+# profile with an image of each.
 SEATS = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 # What each engine calls narrower weights and a narrower cache; the others speak vLLM's words.
 WEIGHTS = {"llama.cpp": ("q8_0", "q4_k_m")}
@@ -140,7 +141,7 @@ def _all_families(sizing: Sizing) -> Iterator[Iterator[_Change]]:
             _Change(f"use {share:.1%} of the memory", {"gpu_memory_utilization": share})
             for share in higher
         )
-    if len(sizing.pools.pools) > 1:
+    if len(sizing.pools.pools) > 1 or model.encoder_tokens:
         seats = [count for count in SEATS if count < options.max_num_seqs]
         yield (_Change(f"run at most {n:,} at once", {"max_num_seqs": n}) for n in seats)
     if sizing.kv_format.bits > 8:

@@ -127,6 +127,16 @@ class LayerGroup(Checked):
         return len(self.layers)
 
     @property
+    def encoder_tokens(self) -> int:
+        """Tokens of an encoder that these layers keep, and none of the sequence; 0: the sequence's.
+
+        Llama 3.2 Vision has such layers; a decoder layer of Whisper keeps both.
+        """
+        if len(self.caches) != 1 or self.caches[0].grows:
+            return 0
+        return self.caches[0].states(0)
+
+    @property
     def owned_caches(self) -> tuple[Attention, ...]:
         """The caches that these layers allocate: none when K and V are shared."""
         return () if self.shares_kv_with else self.caches
@@ -225,6 +235,11 @@ class ModelSpec(Checked):
     def num_layers(self) -> int:
         """Layers in the decoder, MLP-only ones included."""
         return sum(group.count for group in self.layer_groups)
+
+    @cached_property
+    def encoder_tokens(self) -> int:
+        """Tokens of an encoder that some layers keep in place of the sequence's; 0: none do."""
+        return max(group.encoder_tokens for group in self.layer_groups)
 
     def group(self, name: str) -> LayerGroup:
         """Return the layer group called `name` (KeyError when there is none)."""

@@ -30,6 +30,7 @@ TELLING = (
     "glm-5.3-flash",
     "gpt-oss-20b",
     "llama2-7b",
+    "llama3.2-11b-vision",
     "llama4-scout",
     "minimax-m3",
     "nemotron-h-8b",

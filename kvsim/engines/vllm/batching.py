@@ -15,7 +15,7 @@ _LEAST_TOKENS = 2048
 
 def default_batched_tokens(deployment: Deployment, rules: Rules, length: int) -> int:
     """Tokens per step; V0 took a whole prompt at once, and a prefix-LM takes a whole video."""
-    if rules.is_v0(deployment.accelerator):
+    if rules.is_v0(deployment.model, deployment.accelerator):
         return _v0_tokens(deployment, rules, length)
     tokens = int(rules.value("max_num_batched_tokens")[card_class(deployment.accelerator)])
     whole = deployment.model.whole_media_tokens if rules.value("whole_media") else 0

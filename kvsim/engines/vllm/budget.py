@@ -14,6 +14,7 @@ from kvsim.engines.vllm.overheads import (
     fused_all_reduce_bytes,
     lora_bytes,
     non_torch_bytes,
+    profiled_images_bytes,
     profiled_step,
     sampler_of,
 )
@@ -80,7 +81,11 @@ def _activation(deployment: ResolvedDeployment, rules: Rules, rank: Rank) -> _Te
         return _Term("activation", given, "given")
     step = profiled_step(deployment, rank, rules)
     sampler = sampler_of(deployment, rules)
-    size = activation_bytes(step, sampler)
+    size, images_bytes = activation_bytes(step, sampler), profiled_images_bytes(deployment, rules)
+    if images_bytes > size:
+        images = f"{deployment.options.max_num_seqs:,} images at once (max_num_seqs)"
+        source = rules.entry("profiled_image_token_bytes")["source"]
+        return _Term("activation", images_bytes, f"computed: {images}, from {source}")
     return _Term(
         "activation", size, f"fitted ({sampler} sampler): {coefficient_source('activation')}"
     )

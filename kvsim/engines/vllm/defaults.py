@@ -9,6 +9,7 @@ from kvsim.engines.common import check_options, declared_kv_format, resolve
 from kvsim.engines.vllm.batching import default_batched_tokens
 from kvsim.engines.vllm.block_sparse import SPARSE_BLOCK, check_block_sparse, is_block_sparse
 from kvsim.engines.vllm.folded_index import FoldedKernels, check_folded, index_fold
+from kvsim.engines.vllm.image_layers import check_batch_of_images, check_image_layers
 from kvsim.engines.vllm.rules import Rules, architecture, card_class, kernel_class
 from kvsim.engines.vllm.sourced import SourcedKernels, check_sourced, shares_states
 from kvsim.errors import InputError
@@ -56,6 +57,7 @@ _MLA_ONLY = ("fp8_ds_mla", "nvfp4_ds_mla")
 _GLM_SPARSE = "GlmMoeDsaForCausalLM"
 _CAST = {"fp32": "bf16"}
 _NO_BF16 = ("volta", "turing")
+_V0_SEQS = 256
 _DEFAULT_BLOCK = 16
 _BLACKWELL_LATENT_BLOCK = 128
 
@@ -69,7 +71,9 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
         For a flag that vLLM lacks, a contradiction, or a sharding that no layout allows.
     """
     check_options("vllm", deployment.options, FLAGS, _HINTS)
-    model, card = deployment.model, deployment.accelerator
+    model = deployment.model
+    if model.encoder_tokens:
+        check_image_layers(deployment, rules)
     _check_length(deployment)
     _check_graphs(deployment)
     _check_adapters(deployment)
@@ -92,12 +96,14 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
         gpu_memory_utilization=rules.value("gpu_memory_utilization"),
         max_model_len=length,
         max_num_batched_tokens=tokens,
-        max_num_seqs=min(rules.value("max_num_seqs")[card_class(card)], tokens),
+        max_num_seqs=min(_sequences(deployment, rules), tokens),
         block_size=_block_size(deployment, rules),
         async_scheduling=rules.value("async_scheduling"),
         enable_prefix_caching=_caches_prefixes(model, rules),
     )
     _check_batch(resolved.options)
+    if model.encoder_tokens:
+        check_batch_of_images(resolved.options)
     return replace(resolved, model=_with_state_dtype(model, resolved.dtype))
 
 
@@ -125,6 +131,8 @@ def _with_state_dtype(model: ModelSpec, dtype: str) -> ModelSpec:
 
 
 def _caches_prefixes(model: ModelSpec, rules: Rules) -> bool:
+    if model.encoder_tokens:
+        return False
     return not has_recurrent_layers(model) or bool(rules.value("recurrent_prefix_caching"))
 
 
@@ -216,6 +224,14 @@ def _block_size(deployment: Deployment, rules: Rules) -> int:
     if size == _DEFAULT_BLOCK or generation not in ("hopper", "blackwell"):
         return _DEFAULT_BLOCK
     return _BLACKWELL_LATENT_BLOCK if generation == "blackwell" else size
+
+
+def _sequences(deployment: Deployment, rules: Rules) -> int:
+    """Most sequences at once: V0's number is one for all cards (``_set_default_args_v0``)."""
+    if rules.is_v0(deployment.model, deployment.accelerator):
+        return _V0_SEQS
+    sequences: int = rules.value("max_num_seqs")[card_class(deployment.accelerator)]
+    return sequences
 
 
 def _check_length(deployment: Deployment) -> None:

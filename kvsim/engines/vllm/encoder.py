@@ -56,7 +56,7 @@ def encoder_profile(
         return None
     if rank.stage:
         return EncoderProfile(0, 0)
-    is_v0 = rules.is_v0(deployment.accelerator)
+    is_v0 = rules.is_v0(deployment.model, deployment.accelerator)
     tokens = _profiled_tokens(deployment, rule, 1 if is_v0 else rule["most_frames"])
     patches = tokens * tower.patches_per_token
     pixels = patches * tower.patch_elements

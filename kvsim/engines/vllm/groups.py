@@ -19,7 +19,14 @@ from kvsim.engines.vllm.pages import LayerPage, PageSpec
 from kvsim.errors import UnsupportedError
 from kvsim.units import ceil_div
 
-__all__ = ["PageGroup", "bytes_per_block", "pack_groups", "promote_to_full", "require_one_group"]
+__all__ = [
+    "PageGroup",
+    "bytes_per_block",
+    "pack_groups",
+    "promote_to_full",
+    "require_one_group",
+    "two_tables",
+]
 
 # Above this ratio of the largest bucket to the smallest, groups are as small as the latter.
 _PADDING_RATIO = 1.5
@@ -85,6 +92,32 @@ def bytes_per_block(groups: tuple[PageGroup, ...], layers: Collection[int] | Non
     stride_bytes = lcm(*(m.spec.stride_bytes for group in groups for m in group.members))
     widest_bytes = max(group.block_bytes(layers) for group in groups)
     return ceil_div(widest_bytes, stride_bytes) * stride_bytes
+
+
+def two_tables(pages: list[LayerPage]) -> tuple[PageGroup, PageGroup]:
+    """Give a sequence V0's two block tables: its own, and its encoder's.
+
+    ::
+
+        block   self 0  self 1  self 2  cross 3  self 4 ...     a page of every layer
+        own     text    text    text    -        text           ceil(tokens / block)
+        cross   -       -       -       image    -              ceil(encoder tokens / block)
+
+    Every layer has a tensor of all blocks, and fills those of one table only.
+
+    Notes
+    -----
+    Source: vLLM 0.10.2, ``core/block_manager.py`` (allocate: block_tables and
+    cross_block_tables) and ``worker/cache_engine.py`` (get_cache_block_size: all layers that
+    ``ModelConfig.get_num_layers_by_block_type`` counts).
+    """
+    encoder = next(page.spec for page in pages if page.spec.kind == "fixed")
+    tables = {"own": encoder._replace(kind="full", span=0), "cross": encoder}
+    own, cross = (
+        PageGroup(tuple(page._replace(name=name, spec=spec) for page in pages))
+        for name, spec in tables.items()
+    )
+    return own, cross
 
 
 def promote_to_full(pages: list[LayerPage]) -> list[LayerPage]:

@@ -13,6 +13,7 @@ from kvsim.engines.vllm.groups import (
     pack_groups,
     promote_to_full,
     require_one_group,
+    two_tables,
 )
 from kvsim.engines.vllm.pages import PageSpec, Reserve, layer_pages
 from kvsim.engines.vllm.rules import Rules
@@ -88,7 +89,10 @@ def layout_of(deployment: ResolvedDeployment, rules: Rules, *, all_full: bool = 
     pages = layer_pages(deployment, rules)
     if not pages:
         raise UnsupportedError(f"{deployment.model.name} keeps no cache: there is nothing to size")
-    is_hybrid = bool(rules.value("hybrid_groups")) and not rules.is_v0(deployment.accelerator)
+    if deployment.model.encoder_tokens:
+        return Layout(two_tables(pages), _reserve(deployment, rules), counts_pages=False)
+    is_v0 = rules.is_v0(deployment.model, deployment.accelerator)
+    is_hybrid = bool(rules.value("hybrid_groups")) and not is_v0
     is_single = options.disable_hybrid_kv_cache_manager or not is_hybrid
     if is_single or all_full:
         pages = promote_to_full(pages)
@@ -165,7 +169,7 @@ def _logged_tokens(layout: Layout, rules: Rules, num_blocks: int, length: int) -
     """The engine's "GPU KV cache size"; the newer one is derived from the concurrency."""
     if rules.value("logged_tokens") == "concurrency":
         return int(layout.concurrency(num_blocks, length) * length)
-    a_group = num_blocks // len(layout.groups)
+    a_group = num_blocks // len(layout.groups) if layout.counts_pages else num_blocks
     return a_group * layout.token_block * layout.reserve.context_ranks
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "fused_all_reduce_bytes",
     "lora_bytes",
     "non_torch_bytes",
+    "profiled_images_bytes",
     "profiled_step",
     "sampler_of",
 ]
@@ -70,7 +71,7 @@ class ProfiledStep(NamedTuple):
     width_bytes : int
         Widest layer's intermediate tensors, and the matrix that bitsandbytes unpacks.
     multimodal : bool
-        Whether an encoder is profiled too whose tensors are not counted.
+        Whether an encoder is profiled too, at once with the step, whose tensors are not counted.
     encoder_bytes : int
         Peak of the encoder that runs before the step.
     held_bytes : int
@@ -101,7 +102,7 @@ def profiled_step(deployment: ResolvedDeployment, rank: Rank, rules: Rules) -> P
         width_bytes=tokens * width * element
         + _unpacked_bytes(deployment, element)
         + stand_in_bytes(deployment, rank, rules, element),
-        multimodal=bool(model.other_parameters) and encoder is None,
+        multimodal=bool(model.other_parameters and not model.encoder_tokens) and encoder is None,
         encoder_bytes=counted.peak_bytes,
         held_bytes=counted.held_bytes + workspace_bytes(deployment, rank, rules, element),
     )
@@ -125,6 +126,17 @@ def activation_bytes(step: ProfiledStep, sampler: str) -> int:
     encoder = fitted["encoder_stream_factor"] * step.stream_bytes * step.multimodal
     at_step = max(at_sampler, at_forward) + step.held_bytes + encoder
     return int(max(at_step, step.encoder_bytes))
+
+
+def profiled_images_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
+    """Peak of an encoder that computes an image of every sequence before the dummy step.
+
+    Llama 3.2 Vision's does (0.10.2, ``worker/enc_dec_model_runner.py``, profile_run), each the
+    longest. Another model has no such images: 0.
+    """
+    images = deployment.options.max_num_seqs
+    token_bytes = int(rules.value("profiled_image_token_bytes"))
+    return images * deployment.model.encoder_tokens * token_bytes
 
 
 def non_torch_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
@@ -186,6 +198,8 @@ def cuda_graph_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
     have none.
     """
     if deployment.options.enforce_eager or deployment.accelerator.vendor not in _GRAPH_VENDORS:
+        return 0
+    if deployment.model.encoder_tokens and not rules.value("image_layer_graphs"):
         return 0
     fitted = read_data(_DATA)["cuda_graph"]
     sizes = capture_sizes(deployment, rules)
@@ -272,7 +286,7 @@ def capture_sizes(deployment: ResolvedDeployment, rules: Rules) -> int:
     stopped at `max_num_seqs` and at 256.
     """
     seqs = deployment.options.max_num_seqs
-    is_v0 = rules.is_v0(deployment.accelerator)
+    is_v0 = rules.is_v0(deployment.model, deployment.accelerator)
     largest = min(seqs, _V0_MAX_CAPTURE) if is_v0 else min(2 * seqs, _MAX_CAPTURE)
     small = sum(size <= largest for size in (1, 2, 4))
     return small + min(largest, 256) // 8 + max(0, largest - 256) // 16

@@ -9,6 +9,7 @@ from kvsim.engines.base import Deployment
 from kvsim.engines.common import parse_release, read_data
 from kvsim.errors import UnsupportedError
 from kvsim.specs.hardware import AcceleratorProfile
+from kvsim.specs.model import ModelSpec
 from kvsim.units import GIB
 
 __all__ = [
@@ -117,8 +118,10 @@ class Rules(NamedTuple):
         """Value, source and first release of a rule."""
         return entry_at(read_data(_DATA)[name], self.release)
 
-    def is_v0(self, accelerator: AcceleratorProfile) -> bool:
-        """Whether this release runs its old engine core on the card."""
+    def is_v0(self, model: ModelSpec, accelerator: AcceleratorProfile) -> bool:
+        """Whether this release runs its old engine core for the model on the card."""
+        if model.encoder_tokens and self.value("image_layers"):
+            return True
         old_card = architecture(accelerator) in _BEFORE_AMPERE
         name = "engine_core_before_ampere" if old_card else "engine_core"
         return bool(self.value(name) == "v0")

@@ -112,7 +112,7 @@ def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
     if known is None:
         _refuse_unknown_encoder_decoder(fields, model_type)
     refuse_unread(fields, family, model_type, known=known is not None)
-    groups, encoder = _groups(fields, family)
+    groups, beside = _groups(config, fields, family)
     dtype, dtype_note = _dtype(fields)
     quantization = quantization_of(fields, groups, family.layout)
     positions = fields.integer("max_position_embeddings", _decoder_positions(fields))
@@ -129,7 +129,7 @@ def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
         family_formats=quantization.family_formats,
         declared_kv=quantization.declared_kv,
         layer_groups=groups,
-        other_parameters=encoder + other_parameters(config, fields),
+        other_parameters=beside,
         vision=vision_tower(config, fields),
         whole_media_tokens=whole_media_tokens(fields, family),
         rotary_table_elements=rotary_table_elements(fields, family),
@@ -141,14 +141,20 @@ def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
     )
 
 
-def _groups(fields: Fields, family: Family) -> tuple[tuple[LayerGroup, ...], int]:
-    """Layer groups of the decoder, and the parameters of an encoder beside it."""
+def _groups(
+    config: Mapping[str, object], fields: Fields, family: Family
+) -> tuple[tuple[LayerGroup, ...], int]:
+    """Layer groups of the decoder, and the parameters beside it."""
     if family.layout in {"t5", "seq2seq"}:
         from kvsim.readers.huggingface.encoder_decoder import encoder_decoder
 
         group, encoder = encoder_decoder(fields, family)
         return (group,), encoder
-    return layer_groups(fields, family), 0
+    if family.layout == "mllama":
+        from kvsim.readers.huggingface.mllama import mllama
+
+        return mllama(config, fields, family)
+    return layer_groups(fields, family), other_parameters(config, fields)
 
 
 def _text_part(config: Mapping[str, object], name: str) -> dict[str, object]:

@@ -270,6 +270,20 @@ FAMILIES: dict[str, Family] = {
         reads=("attention_chunk_size", "no_rope_layers", "no_rope_layer_interval"),
         defaults={"attention_chunk_size": 8192, "no_rope_layer_interval": 4},
     ),
+    "mllama": Family(
+        layout="mllama",
+        reads=("cross_attention_layers",),
+        defaults={
+            "vocab_size": 128_256,
+            "hidden_size": 4096,
+            "intermediate_size": 14_336,
+            "num_hidden_layers": 40,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131_072,
+            "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38],
+        },
+    ),
     "mimo_v2_flash": Family(
         layout="mimo",
         reads=("hybrid_layer_pattern", "attention_chunk_size", "swa_head_dim", "swa_v_head_dim"),

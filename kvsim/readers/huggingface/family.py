@@ -26,6 +26,7 @@ Layout = Literal[
     "minimax_m3",
     "t5",
     "seq2seq",
+    "mllama",
 ]
 
 

@@ -293,7 +293,8 @@ def test_the_longest_prefix_names_the_generation():
     ],
 )
 def test_cards_before_ampere_kept_the_old_engine_until_0_11(gpu, version, is_v0):
-    assert Rules.of(version).is_v0(find_accelerator(gpu)) is is_v0
+    rules, model = Rules.of(version), find_model("llama2-7b")
+    assert rules.is_v0(model, find_accelerator(gpu)) is is_v0
 
 
 def test_an_entry_holds_from_its_own_release_on():

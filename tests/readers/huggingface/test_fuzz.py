@@ -32,6 +32,7 @@ CONFIGS = {
         "kimi-k2-thinking",
         "kimi-linear-48b-a3b",
         "glm-5.3-flash",
+        "llama3.2-11b-vision",
         "llama4-scout",
         "mimo-v2-flash",
         "minimax-m3",
