@@ -31,6 +31,12 @@ from kvsim.engines.common import (
     refuse_unknown,
     resolve,
 )
+from kvsim.engines.sglang.image_layers import (
+    check_image_layers,
+    check_page,
+    step_tokens,
+    text_positions,
+)
 from kvsim.engines.sglang.pools import (
     PoolLayout,
     PoolRules,
@@ -94,7 +100,9 @@ class SGLang(ReleasedEngine):
         """
         options, model = deployment.options, deployment.model
         check_options(self.name, options, _FLAGS, _HINTS)
-        refuse_unknown(self.name, model)
+        refuse_unknown(self.name, model, *(("kv fixed",) if model.encoder_tokens else ()))
+        if model.encoder_tokens:
+            check_image_layers(deployment, reserves_chunks=self.since("reserve_formula"))
         _check_parallelism(options)
         sparse = any(a.keeps("indexer") for _, a in layer_caches(model))
         fmt = self._kv_format(deployment, sparse)
@@ -103,15 +111,19 @@ class SGLang(ReleasedEngine):
         resolved = resolve(
             deployment,
             kv=fmt,
-            max_model_len=model.max_position_embeddings,
+            max_model_len=text_positions(deployment),
             max_num_batched_tokens=chunk,
             max_num_seqs=self.data["running_requests"]["least"],
             block_size=_SPARSE_PAGE if sparse else 1,
-            enable_prefix_caching=True,
+            enable_prefix_caching=not model.encoder_tokens,
             swa_full_tokens_ratio=self.data["swa_full_tokens_ratio"],
             gpu_memory_utilization=options.gpu_memory_utilization
             or self._default_fraction(deployment, chunk),
         )
+        if model.encoder_tokens:
+            check_page(resolved)
+            whole = {"max_num_batched_tokens": step_tokens(deployment)}
+            resolved = replace(resolved, options=resolved.options.model_copy(update=whole))
         self._layout(resolved, self.rank(resolved))
         return resolved
 
@@ -228,7 +240,9 @@ class SGLang(ReleasedEngine):
             return super()._sequences_in(deployment, rank, kv_bytes)
         local = ceil_div(deployment.options.max_model_len, rank.dcp)
         return self._sizes(deployment, layout, kv_bytes).sequences(
-            local, layout.window_tokens(local), self._states_per_request(deployment.options)
+            layout.full_tokens(local),
+            layout.window_tokens(local),
+            self._states_per_request(deployment.options),
         )
 
     def _layout(self, deployment: ResolvedDeployment, rank: Rank) -> PoolLayout:
@@ -263,7 +277,8 @@ class SGLang(ReleasedEngine):
         """``max_running_requests`` as SGLang derives it, or the user's if that is less."""
         rule, options = self.data["running_requests"], deployment.options
         sizes = self.sizes(deployment, kv_bytes)
-        wanted = int(sizes.full_tokens / options.max_model_len * rule["per_context"])
+        context = options.max_model_len + deployment.model.encoder_tokens
+        wanted = int(sizes.full_tokens / context * rule["per_context"])
         limit: int = min(max(wanted, rule["least"]), rule["most"], sizes.full_tokens // 2)
         if sizes.states is not None:
             limit = min(limit, sizes.states // self._states_per_request(options))
@@ -289,10 +304,11 @@ class SGLang(ReleasedEngine):
         layout, sizes = self._layout(deployment, rank), self.sizes(deployment, kv_bytes)
         page, dcp = options.block_size, rank.dcp
         per_request, local = self._states_per_request(options), ceil_div(length, dcp)
-        admission = sizes.sequences(local, layout.window_tokens(local, page), per_request)
-        steady = sizes.sequences(local, layout.window_tokens(local), per_request)
-        all_full = sizes.sequences(local, local, per_request)
-        token_bytes = layout.full_bytes + layout.window_bytes
+        held = layout.full_tokens(local)
+        admission = sizes.sequences(held, layout.window_tokens(local, page), per_request)
+        steady = sizes.sequences(held, layout.window_tokens(local), per_request)
+        all_full = sizes.sequences(held, local, per_request)
+        token_bytes = layout.grown_bytes
         return Capacity(
             kv_cache_bytes=kv_bytes,
             kv_cache_dtype=options.kv_cache_dtype,
@@ -325,6 +341,8 @@ class SGLang(ReleasedEngine):
                 words += [] if value else [flag]
             elif name == "enable_expert_parallel":
                 words.append(f"{flag} {options.tensor_parallel_size}")
+            elif name == "max_model_len":
+                words.append(f"{flag} {value + model.encoder_tokens}")
             elif name == "num_gpu_blocks_override":
                 words.append(f"{flag} {value * self.resolve(deployment).options.block_size}")
             else:

@@ -39,6 +39,8 @@ class PoolLayout:
         Longest window of the window pool, tokens.
     full_layers, window_layers, state_layers : int
         Layers of each pool on the rank.
+    image_layers, image_tokens : int
+        Full layers that keep the image's tokens alone, and those tokens: a request's first rows.
     """
 
     full_bytes: int
@@ -48,6 +50,18 @@ class PoolLayout:
     full_layers: int
     window_layers: int
     state_layers: int
+    image_layers: int = 0
+    image_tokens: int = 0
+
+    @property
+    def grown_bytes(self) -> int:
+        """Bytes that layers keep of one more token; those of the image keep none."""
+        image = self.full_bytes * self.image_layers // max(1, self.full_layers)
+        return self.full_bytes - image + self.window_bytes
+
+    def full_tokens(self, context: int) -> int:
+        """Rows that a request of `context` tokens holds in the full pool."""
+        return self.image_tokens + context
 
     def window_tokens(self, context: int, slack: int = 0) -> int:
         """Tokens that a request of `context` tokens holds in the window pool."""
@@ -56,7 +70,8 @@ class PoolLayout:
     def bytes_at(self, context: int) -> int:
         """Bytes of a request of `context` tokens, its state included."""
         kept = self.window_tokens(context)
-        return context * self.full_bytes + kept * self.window_bytes + self.state_bytes
+        full = self.full_tokens(context) * self.full_bytes
+        return full + kept * self.window_bytes + self.state_bytes
 
     def pools(
         self, sizes: PoolSizes, length: int, page: int, *, ranks: int, states: int
@@ -82,8 +97,8 @@ class PoolLayout:
             padding_layers=0,
             block_size=page,
             page_bytes=page * self.full_bytes // max(1, self.full_layers),
-            blocks_per_sequence=ceil_div(length, page),
-            growth=Growth.full(page * ranks),
+            blocks_per_sequence=ceil_div(self.full_tokens(length), page),
+            growth=Growth.full(page * ranks)._replace(fixed_blocks=self.image_tokens // page),
         )
         yield Pool("full", page, page * self.full_bytes, sizes.full_tokens // page, 0, (full,))
         if sizes.window_tokens is not None:
@@ -163,19 +178,22 @@ def pool_layout(
     own_pool = hybrid and _is_mixed(model)
     tp = max(1, rank.attention_ranks // rank.dcp)
     totals = {False: [0, 0], True: [0, 0]}
-    window = states = state_bytes = 0
+    window = states = state_bytes = image_layers = 0
     for count, attention in layer_caches(model, rank):
         state_bytes += count * attention.fixed_bytes(tp)
-        if not attention.grows:
-            states += count * attention.keeps("state")
+        if attention.keeps("state"):
+            states += count
             continue
+        image_layers += count * (not attention.grows)
         limit = attention.recent_tokens if own_pool else None
         counted = count * _token_bytes(attention, fmt, tp, count_indexer)
         totals[limit is not None][0] += count
         totals[limit is not None][1] += counted
         window = max(window, limit or 0)
     (full_layers, full), (window_layers, windowed) = totals[False], totals[True]
-    return PoolLayout(full, windowed, state_bytes, window, full_layers, window_layers, states)
+    layers = full_layers, window_layers, states
+    image = image_layers, model.encoder_tokens
+    return PoolLayout(full, windowed, state_bytes, window, *layers, *image)
 
 
 def _is_mixed(model: ModelSpec) -> bool:
