@@ -58,6 +58,7 @@ FLAGS: dict[str, Field] = _table(
     _choice("dtype", "Dtype of activations and unquantised weights.", _compute_dtypes),
     _count("kv_cache_memory_bytes", "KV bytes of one rank, instead of what is left."),
     _count("num_gpu_blocks_override", "Blocks, whatever fits."),
+    _count("max_total_tokens", "SGLang, TensorRT-LLM: most tokens of the pool."),
     _count("data_parallel_size", "Replicas that share the experts.", key="dp", default=1),
     _count(
         "decode_context_parallel_size",

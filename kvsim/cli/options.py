@@ -207,6 +207,7 @@ _ENGINE_OPTIONS = (
     click.option("--disable-hybrid-kv-cache-manager", is_flag=True, default=None),
     click.option("--kv-cache-memory-bytes", type=SIZE, help="KV bytes per rank, as 20GiB."),
     click.option("--num-gpu-blocks-override", type=COUNT, help="Blocks, whatever fits."),
+    click.option("--max-total-tokens", type=COUNT, help="SGLang, TensorRT-LLM: tokens at most."),
     click.option("--swa-full-tokens-ratio", type=FRACTION, help="SGLang's window pool share."),
     click.option("--swa-full", is_flag=True, default=None, help="llama.cpp: no window saving."),
     click.option("--flash-attention/--no-flash-attention", default=None, help="llama.cpp's -fa."),

@@ -24,11 +24,13 @@ __all__ = [
     "ReleasedEngine",
     "check_kv_format",
     "check_options",
+    "check_pool",
     "declared_kv_format",
     "deployed_weight_bytes",
     "gib_bytes",
     "layout_ratio",
     "mlp_activation_bytes",
+    "most_tokens",
     "parse_release",
     "read_data",
     "refuse_unknown",
@@ -217,6 +219,22 @@ def mlp_activation_bytes(model: ModelSpec, tokens: int, tp: int) -> int:
         elif group.mlp is not None:
             width = max(width, group.mlp.intermediate_size)
     return 2 * tokens * (2 * ceil_div(width, tp) + 4 * model.hidden_size)
+
+
+def check_pool(options: EngineOptions) -> None:
+    """Refuse a pool whose size is given in tokens and in blocks."""
+    if options.max_total_tokens and options.num_gpu_blocks_override:
+        raise InputError(
+            f"--max-total-tokens {options.max_total_tokens} and --num-gpu-blocks-override"
+            f" {options.num_gpu_blocks_override} both give the pool its size",
+            fix="leave one of the two out",
+        )
+
+
+def most_tokens(options: EngineOptions, block: int) -> int | None:
+    """Tokens that the user allows the pool, in tokens or in blocks of so many; None: no limit."""
+    blocks = options.num_gpu_blocks_override
+    return options.max_total_tokens if blocks is None else blocks * block
 
 
 def tokens_at(kv_bytes: int, sequence_bytes: int, length: int) -> int:

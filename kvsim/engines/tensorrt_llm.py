@@ -24,10 +24,12 @@ from kvsim.engines.common import (
     ReleasedEngine,
     check_kv_format,
     check_options,
+    check_pool,
     deployed_weight_bytes,
     gib_bytes,
     layout_ratio,
     mlp_activation_bytes,
+    most_tokens,
     refuse_unknown,
     resolve,
     tokens_at,
@@ -58,12 +60,13 @@ _FLAGS = {
     "max_num_batched_tokens": "--max_num_tokens",
     "block_size": "kv_cache_config.tokens_per_block",
     "num_gpu_blocks_override": "kv_cache_config.max_tokens",
+    "max_total_tokens": "kv_cache_config.max_tokens",
+    "kv_cache_memory_bytes": "kv_cache_config.max_gpu_total_bytes",
     "enable_prefix_caching": "kv_cache_config.enable_block_reuse",
     "disable_hybrid_kv_cache_manager": "kv_cache_config.max_attention_window",
     "enforce_eager": "cuda_graph_config",
 }
 _HINTS = {
-    "kv_cache_memory_bytes": "set kv_cache_config.max_tokens (--num-gpu-blocks-override here)",
     "data_parallel_size": "start one server per replica, or set enable_attention_dp",
     "decode_context_parallel_size": "TensorRT-LLM does not estimate context-parallel set-ups",
     "swa_full": "leave max_attention_window unset (--disable-hybrid-kv-cache-manager here)",
@@ -123,6 +126,8 @@ class TensorRTLLM(ReleasedEngine):
         model = deployment.model
         check_options(self.name, deployment.options, _FLAGS, _HINTS)
         refuse_unknown(self.name, model)
+        check_pool(deployment.options)
+        self._check_byte_limit(deployment.options)
         fmt = deployment.kv_format
         check_kv_format(self.name, "kv_cache_config.dtype", fmt, _KV_FORMATS)
         block = self.data["tokens_per_block"]["now" if self.since("blocks_of_32") else "before"]
@@ -140,6 +145,15 @@ class TensorRTLLM(ReleasedEngine):
         self._windows(resolved, self.rank(resolved))
         return resolved
 
+    def _check_byte_limit(self, options: EngineOptions) -> None:
+        """Refuse a pool in bytes from releases whose KvCacheConfig had none."""
+        if options.kv_cache_memory_bytes is not None and not self.since("byte_limit"):
+            raise InputError(
+                f"TensorRT-LLM {self.version} has no kv_cache_config.max_gpu_total_bytes",
+                where="--kv-cache-memory-bytes",
+                fix="set kv_cache_config.max_tokens (--max-total-tokens here)",
+            )
+
     def rank(self, deployment: ResolvedDeployment, stage: int = 0) -> Rank:
         """Attention-DP gives each rank the whole attention and its own requests."""
         rank = super().rank(deployment, stage)
@@ -148,8 +162,9 @@ class TensorRTLLM(ReleasedEngine):
     def rank_budget(self, deployment: ResolvedDeployment, rank: Rank) -> MemoryBudget:
         """``kv = fraction * (total - weights - context - peak)`` of one rank.
 
-        The budget is what those terms and the KV cache add up to; the remaining fraction of
-        the free memory lies outside it.
+        ``max_gpu_total_bytes`` is the most that it takes of that (`KvCacheConfig`: "memory
+        corresponding to the minimum will be allocated"). The budget is what those terms and the
+        KV cache add up to; the remaining fraction of the free memory lies outside it.
         """
         options, total = deployment.options, deployment.accelerator.memory_bytes
         weights = deployed_weight_bytes(deployment, rank)
@@ -158,6 +173,8 @@ class TensorRTLLM(ReleasedEngine):
         non_torch = gib_bytes(context)
         used = weights + activation + non_torch
         kv_bytes = int((total - used) * options.gpu_memory_utilization)
+        if options.kv_cache_memory_bytes is not None:
+            kv_bytes = min(kv_bytes, options.kv_cache_memory_bytes)
         return MemoryBudget(
             total_bytes=total,
             budget_bytes=used + kv_bytes,
@@ -221,9 +238,9 @@ class TensorRTLLM(ReleasedEngine):
             raise InputError(f"no layer of {deployment.model.name} keeps tokens: nothing to size")
         longest = next(iter(windows.token_bytes))
         tokens = spare * longest // need
-        if options.num_gpu_blocks_override:
-            tokens = min(tokens, options.num_gpu_blocks_override * block)
-        usable = spare if not options.num_gpu_blocks_override else tokens * need // longest
+        usable, most = spare, most_tokens(options, block)
+        if most is not None and most < tokens:
+            tokens, usable = most, most * need // longest
         sequence, per_token = windows.blocks_bytes(length, block), sum(windows.token_bytes.values())
         all_full = ceil_div(length, block) * block * per_token
         return Capacity(

@@ -63,6 +63,7 @@ _HINTS = {
     "data_parallel_size": "start one process per replica",
     "kv_cache_memory_bytes": "it has no pool to size: set --max-model-len and --max-num-seqs",
     "num_gpu_blocks_override": "its cache has no blocks",
+    "max_total_tokens": "it has no pool to size: set --max-model-len and --max-num-seqs",
 }
 
 

@@ -25,6 +25,7 @@ __all__ = ["idle_options", "read_by_plan"]
 Reads = Callable[[Sizing], object]
 
 # A replica is planned and simulated alone, and both say so.
+_CEILINGS = {"kv_cache_memory_bytes", "max_total_tokens"}
 _NAMED_ELSEWHERE = {"data_parallel_size", "enable_prefix_caching"}
 
 
@@ -34,7 +35,7 @@ def read_by_plan(sizing: Sizing) -> object:
     What the engine may use is no part of it where the KV cache has a stated size.
     """
     budget = sizing.budget
-    if sizing.deployment.options.kv_cache_memory_bytes is not None:
+    if sizing.deployment.options.kv_cache_memory_bytes == budget.kv_cache_bytes:
         budget = replace(budget, budget_bytes=0)
     return (
         budget,
@@ -100,6 +101,8 @@ def _reason(sizing: Sizing, name: str, stated: list[str], reads: Reads) -> str:
 
 def _needs(sizing: Sizing, name: str) -> str:
     """Say what a flag that nothing else overrides would need."""
+    if name in _CEILINGS:
+        return f"{sizing.engine.name} takes it for the most, and there is room for less"
     if name != "enable_expert_parallel":
         return "nothing here depends on it"
     if not any(isinstance(group.mlp, MoeMlp) for group in sizing.deployment.model.layer_groups):

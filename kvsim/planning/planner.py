@@ -245,7 +245,7 @@ def _plan(
         engine=part_of(EngineFacts, engine),
         parallelism=_parallelism(deployment.options),
         options=deployment.options.model_dump(),
-        memory=budget,
+        memory=sizing.memory if deployment.options.pool_is_stated else budget,
         kv_band=_kv_band(sizing),
         kv_cache=_kv_cache(capacity),
         capacity_tokens=_capacity_tokens(capacity),

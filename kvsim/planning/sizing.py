@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
@@ -70,10 +70,16 @@ class Sizing:
 
     @property
     def pool_bytes(self) -> int:
-        """Bytes that sequences share: the KV bytes, or the blocks that the user decreed."""
-        if self.deployment.options.num_gpu_blocks_override is not None:
+        """Bytes that sequences share: the KV bytes, or the pool that the user decreed."""
+        if self.deployment.options.pool_is_stated:
             return self.pools.total_bytes
         return max(0, self.budget.kv_cache_bytes)
+
+    @property
+    def memory(self) -> MemoryBudget:
+        """Where the rank's memory goes: a pool that is stated smaller leaves the rest alone."""
+        left = max(0, self.budget.kv_cache_bytes)
+        return replace(self.budget, kv_cache_bytes=min(left, self.pool_bytes))
 
     @property
     def fixed_bytes(self) -> int:

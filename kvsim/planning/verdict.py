@@ -91,7 +91,9 @@ def binding_term(sizing: Sizing) -> str:
     budget, options = sizing.budget, sizing.deployment.options
     if options.num_gpu_blocks_override is not None:
         return f"num_gpu_blocks_override is {options.num_gpu_blocks_override:,}"
-    if options.kv_cache_memory_bytes is not None:
+    if options.max_total_tokens is not None:
+        return f"max_total_tokens is {options.max_total_tokens:,}"
+    if options.kv_cache_memory_bytes == budget.kv_cache_bytes:
         return "kv_cache_memory_bytes allows no more"
     terms = {
         "the weights": budget.weights_bytes,

@@ -52,6 +52,7 @@ class EngineOptions(Checked):
     disable_hybrid_kv_cache_manager: bool = False
     kv_cache_memory_bytes: Size | None = None
     num_gpu_blocks_override: Count | None = None
+    max_total_tokens: Count | None = None
     swa_full_tokens_ratio: PositiveFloat | None = None
     swa_full: bool = False
     kv_cache_dtype_v: str | None = None
@@ -65,6 +66,11 @@ class EngineOptions(Checked):
     activation_bytes: Term | None = None
     non_torch_bytes: Term | None = None
     cuda_graph_bytes: Term | None = None
+
+    @property
+    def pool_is_stated(self) -> bool:
+        """Whether a number of blocks or of tokens says how large the pool is."""
+        return self.num_gpu_blocks_override is not None or self.max_total_tokens is not None
 
 
 class ResolvedOptions(EngineOptions):

@@ -37,6 +37,13 @@ def line(engine, model, **options):
             "--tp_size 4 --ep_size 4 --extra_llm_api_options <(echo '{cuda_graph_config: null,"
             " kv_cache_config: {max_tokens: 3200, enable_block_reuse: false}}')",
         ),
+        ("sglang", LLAMA, {"max_total_tokens": 7000}, "--max-total-tokens 7000"),
+        (
+            "tensorrt-llm",
+            LLAMA,
+            {"max_total_tokens": 7000, "kv_cache_memory_bytes": "1GiB"},
+            "<(echo '{kv_cache_config: {max_tokens: 7000, max_gpu_total_bytes: 1073741824}}')",
+        ),
         (
             "transformers",
             LLAMA,

@@ -234,7 +234,8 @@ def test_dp_attention_reserves_more_and_copies_the_attention_weights():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"kv_cache_memory_bytes": 1}, "--mem-fraction-static"),
+        ({"kv_cache_memory_bytes": 1}, "set --max-total-tokens"),
+        ({"max_total_tokens": 9, "num_gpu_blocks_override": 9}, "leave one of the two out"),
         ({"swa_full": True}, "--disable-hybrid-swa-memory"),
         ({"flash_attention": True}, "--chunked-prefill-size"),
         ({"kv_cache_dtype": "q8_0"}, "SGLang has no q8_0"),

@@ -169,13 +169,35 @@ def test_max_tokens_caps_the_pool():
     assert capacity.admission_tokens == 320
 
 
+def test_a_pool_in_tokens_is_what_max_tokens_says():
+    engine = TensorRTLLM()
+    capacity = engine.capacity(resolved(engine, QWEN3_600M, max_total_tokens=333), 64 * GIB)
+    assert (capacity.num_blocks, capacity.logged_tokens) == (10, 320)  # whole blocks of 32
+
+
+def test_a_pool_in_bytes_is_the_smaller_of_it_and_the_fraction():
+    """`KvCacheConfig.max_gpu_total_bytes`: "memory corresponding to the minimum"."""
+    engine = TensorRTLLM()
+    free = engine.budget(resolved(engine, QWEN3_600M)).kv_cache_bytes
+    for asked, got in ((5 * GIB, 5 * GIB), (free + 1, free)):
+        limited = resolved(engine, QWEN3_600M, kv_cache_memory_bytes=asked)
+        assert engine.budget(limited).kv_cache_bytes == got
+    with pytest.raises(InputError, match=r"0\.20 has no kv_cache_config\.max_gpu_total_bytes"):
+        resolved(TensorRTLLM("0.20"), QWEN3_600M, kv_cache_memory_bytes=GIB)
+
+
+def test_a_pool_has_one_size():
+    both = {"max_total_tokens": 320, "num_gpu_blocks_override": 10}
+    with pytest.raises(InputError, match="leave one of the two out"):
+        resolved(TensorRTLLM(), QWEN3_600M, **both)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"block_size": 48}, "power of two"),
         ({"block_size": 1}, "power of two"),
         ({"kv_cache_dtype": "q8_0"}, "has no q8_0"),
-        ({"kv_cache_memory_bytes": 1}, "kv_cache_config.max_tokens"),
         ({"swa_full_tokens_ratio": 0.5}, "--kv_cache_free_gpu_memory_fraction"),
         ({"decode_context_parallel_size": 2}, "does not estimate context-parallel"),
         ({"tensor_parallel_size": 3}, "cannot be split over tp=3"),

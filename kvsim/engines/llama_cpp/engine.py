@@ -55,6 +55,7 @@ _FLAGS = {
 _HINTS = {
     "gpu_memory_utilization": "it takes exactly what -c asks for: set --max-model-len",
     "kv_cache_memory_bytes": "size the cache with -c: set --max-model-len",
+    "max_total_tokens": "-c is what counts tokens: set --max-model-len (and --max-num-seqs)",
     "block_size": "its cache is contiguous, one token a cell: leave the block size out",
     "tensor_parallel_size": "it splits by layers: set --pipeline-parallel-size instead",
     "data_parallel_size": "start one server per replica",

@@ -24,10 +24,12 @@ from kvsim.engines.common import (
     ReleasedEngine,
     check_kv_format,
     check_options,
+    check_pool,
     declared_kv_format,
     deployed_weight_bytes,
     gib_bytes,
     layout_ratio,
+    most_tokens,
     refuse_unknown,
     resolve,
 )
@@ -77,9 +79,11 @@ _FLAGS = {
     "disable_hybrid_kv_cache_manager": "--disable-hybrid-swa-memory",
     "swa_full_tokens_ratio": "--swa-full-tokens-ratio",
     "num_gpu_blocks_override": "--max-total-tokens",
+    "max_total_tokens": "--max-total-tokens",
 }
 _HINTS = {
-    "kv_cache_memory_bytes": "set --mem-fraction-static (--gpu-memory-utilization here)",
+    "kv_cache_memory_bytes": "its pool has a size in tokens: set --max-total-tokens, or"
+    " --mem-fraction-static (--gpu-memory-utilization here)",
     "swa_full": "its word for that is --disable-hybrid-swa-memory",
     "kv_cache_dtype_v": "K and V share --kv-cache-dtype",
 }
@@ -103,6 +107,7 @@ class SGLang(ReleasedEngine):
         refuse_unknown(self.name, model, *(("kv fixed",) if model.encoder_tokens else ()))
         if model.encoder_tokens:
             check_image_layers(deployment, reserves_chunks=self.since("reserve_formula"))
+        check_pool(options)
         _check_parallelism(options)
         sparse = any(a.keeps("indexer") for _, a in layer_caches(model))
         fmt = self._kv_format(deployment, sparse)
@@ -269,7 +274,7 @@ class SGLang(ReleasedEngine):
             window_ratio=options.swa_full_tokens_ratio,
             state_ratio=self.data["mamba_full_memory_ratio"],
             most_states=None if options.enable_prefix_caching else options.max_num_seqs,
-            most_tokens=(options.num_gpu_blocks_override or 0) * page or None,
+            most_tokens=most_tokens(options, page),
         )
         return split_pools(layout, rules, max(0, kv_bytes))
 

@@ -27,6 +27,7 @@ FLAGS = {
     for name in defaults(EngineOptions)
     if name
     not in (
+        "max_total_tokens",
         "swa_full_tokens_ratio",
         "swa_full",
         "kv_cache_dtype_v",
@@ -36,6 +37,8 @@ FLAGS = {
     )
 }
 _HINTS = {
+    "max_total_tokens": "its pool has a size in bytes (--kv-cache-memory-bytes) or in blocks"
+    " (--num-gpu-blocks-override)",
     "swa_full_tokens_ratio": "one pool serves windows and full layers here",
     "swa_full": "its word for that is --disable-hybrid-kv-cache-manager",
     "kv_cache_dtype_v": "K and V share --kv-cache-dtype here",
@@ -71,6 +74,7 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
         For a flag that vLLM lacks, a contradiction, or a sharding that no layout allows.
     """
     check_options("vllm", deployment.options, FLAGS, _HINTS)
+    _check_pool(deployment.options, rules)
     model = deployment.model
     if model.encoder_tokens:
         check_image_layers(deployment, rules)
@@ -232,6 +236,17 @@ def _sequences(deployment: Deployment, rules: Rules) -> int:
         return _V0_SEQS
     sequences: int = rules.value("max_num_seqs")[card_class(deployment.accelerator)]
     return sequences
+
+
+def _check_pool(options: EngineOptions, rules: Rules) -> None:
+    """Refuse a pool in bytes from releases that had no such flag."""
+    if options.kv_cache_memory_bytes is None or rules.value("pool_in_bytes"):
+        return
+    raise InputError(
+        f"vLLM {'.'.join(map(str, rules.release))} has no --kv-cache-memory-bytes, which came with"
+        " 0.10.2",
+        fix="set --num-gpu-blocks-override or --gpu-memory-utilization",
+    )
 
 
 def _check_length(deployment: Deployment) -> None:

@@ -131,6 +131,14 @@ def test_a_given_kv_size_bypasses_the_budget():
     assert dict(budget.provenance)["kv_cache"] == "given: --kv-cache-memory-bytes"
 
 
+@pytest.mark.parametrize("version", ["0.9.2", "0.10.0", "0.10.1"])
+def test_releases_before_0_10_2_have_no_kv_size_in_bytes(version):
+    """`engine/arg_utils.py`: the flag is there from 0.10.2 on."""
+    with pytest.raises(InputError, match=r"came with 0\.10\.2; set --num-gpu-blocks-override"):
+        budget_of(version=version, kv_cache_memory_bytes=10 * GIB)
+    assert budget_of(version="0.10.2", kv_cache_memory_bytes=10 * GIB).kv_cache_bytes == 10 * GIB
+
+
 def test_every_fitted_term_can_be_given_instead():
     given = {"activation_bytes": GIB, "non_torch_bytes": 2 * GIB, "cuda_graph_bytes": 3 * GIB}
     budget = budget_of(version="", **given)
