@@ -15,6 +15,7 @@ the recurrent states of a full batch. Rules of the PyTorch executor's ``_util.py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -40,6 +41,7 @@ from kvsim.memory.growth import Growth
 from kvsim.memory.pools import Group, KVPools, Pool
 from kvsim.memory.rank import Rank
 from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
+from kvsim.specs.model import ModelSpec
 from kvsim.units import ceil_div
 
 __all__ = ["TensorRTLLM"]
@@ -134,7 +136,7 @@ class TensorRTLLM(ReleasedEngine):
         resolved = resolve(
             deployment,
             kv=fmt,
-            max_model_len=model.max_position_embeddings,
+            max_model_len=_inferred_length(model),
             max_num_seqs=self.data["max_batch_size"],
             max_num_batched_tokens=self.data["max_num_tokens"],
             block_size=block,
@@ -278,6 +280,20 @@ class TensorRTLLM(ReleasedEngine):
         if sections:
             words.append(f"--extra_llm_api_options <(echo '{{{_yaml_line(sections)}}}')")
         return " ".join(words)
+
+
+def _inferred_length(model: ModelSpec) -> int:
+    """``max_seq_len`` where nobody sets it: a scaling multiplies it, unless it is stated scaled.
+
+    Source: `DecoderModelForCausalLM.infer_max_seq_len` (_torch/models/modeling_utils.py).
+    """
+    factors = [
+        rope.factor or 1
+        for rope in model.rope_scaling
+        if rope.kind not in ("longrope", "llama3", "yarn")
+    ]
+    factor = factors[0] if len(model.rope_scaling) == len(factors) == 1 else 1
+    return math.ceil(model.max_position_embeddings * factor)
 
 
 def _yaml_line(sections: dict[str, list[str]]) -> str:

@@ -195,7 +195,7 @@ def _other_layout(sizing: Sizing) -> Iterator[str]:
 
 
 def _trained_length(sizing: Sizing) -> Iterator[str]:
-    trained, length = sizing.deployment.model.max_position_embeddings, sizing.capacity.max_model_len
+    trained, length = sizing.deployment.model.scaled_positions, sizing.capacity.max_model_len
     if length > trained:
         yield f"max_model_len {length:,} is beyond the {trained:,} tokens the model was made for"
 

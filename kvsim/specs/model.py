@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 from kvsim.specs.attention import Attention
-from kvsim.specs.checked import Checked, NonNegativeInt, PositiveInt, Within
+from kvsim.specs.checked import Checked, NonNegativeInt, PositiveFloat, PositiveInt, Within
 from kvsim.specs.vision import VisionTower
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Mlp",
     "ModelSpec",
     "MoeMlp",
+    "RopeScaling",
 ]
 
 FamilyName = Literal[
@@ -95,6 +96,24 @@ class DeclaredKV(Checked):
 
     format: Literal["fp8_e4m3", "nvfp4"]
     method: Literal["modelopt", "compressed-tensors"]
+
+
+class RopeScaling(Checked):
+    """How a config stretches its rotary positions.
+
+    Parameters
+    ----------
+    kind : str
+        "default", "linear", "dynamic", "yarn", "llama3", "longrope", ...
+    factor : float or None
+        By how much, where it says so.
+    original_positions : int or None
+        Positions that are stretched, where it says so.
+    """
+
+    kind: str
+    factor: PositiveFloat | None = None
+    original_positions: PositiveInt | None = None
 
 
 class LayerGroup(Checked):
@@ -176,7 +195,11 @@ class ModelSpec(Checked):
     position_embeddings : int
         Rows of a learned position table; 0 for rotary, ALiBi or none.
     max_position_embeddings : int
-        Longest context the model was made for, in tokens.
+        Longest context that the config states, in tokens; an engine may multiply it.
+    rope_scaling : tuple of RopeScaling
+        What it multiplies it by: one entry, or one a kind of layer.
+    original_positions : int or None
+        Positions before longrope stretched them, where the config says so outside the scaling.
     tie_embeddings : bool
         Whether the output head is the embedding.
     dtype : str
@@ -217,6 +240,8 @@ class ModelSpec(Checked):
     vocab_size: PositiveInt
     position_embeddings: NonNegativeInt = 0
     max_position_embeddings: PositiveInt
+    rope_scaling: tuple[RopeScaling, ...] = ()
+    original_positions: PositiveInt | None = None
     tie_embeddings: bool = False
     dtype: str = "bf16"
     quantization: str | None = None
@@ -240,6 +265,17 @@ class ModelSpec(Checked):
     def encoder_tokens(self) -> int:
         """Tokens of an encoder that some layers keep in place of the sequence's; 0: none do."""
         return max(group.encoder_tokens for group in self.layer_groups)
+
+    @property
+    def scaled_positions(self) -> int:
+        """Longest context by any engine's reading: what is stated, or what scaling makes of it."""
+        stated = self.max_position_embeddings
+        scaled = (
+            int((rope.original_positions or stated) * (rope.factor or 1))
+            for rope in self.rope_scaling
+            if rope.kind not in ("longrope", "llama3")
+        )
+        return max((stated, *scaled))
 
     def group(self, name: str) -> LayerGroup:
         """Return the layer group called `name` (KeyError when there is none)."""

@@ -39,6 +39,7 @@ from kvsim.engines.sglang.image_layers import (
     step_tokens,
     text_positions,
 )
+from kvsim.engines.sglang.lengths import ALLOWS_LONGER, check_length
 from kvsim.engines.sglang.pools import (
     PoolLayout,
     PoolRules,
@@ -108,6 +109,7 @@ class SGLang(ReleasedEngine):
         if model.encoder_tokens:
             check_image_layers(deployment, reserves_chunks=self.since("reserve_formula"))
         check_pool(options)
+        check_length(deployment)
         _check_parallelism(options)
         sparse = any(a.keeps("indexer") for _, a in layer_caches(model))
         fmt = self._kv_format(deployment, sparse)
@@ -334,6 +336,8 @@ class SGLang(ReleasedEngine):
         """A ``sglang.launch_server`` line with what the user set."""
         options, model = deployment.options, deployment.model
         words = [f"python -m sglang.launch_server --model-path {model.hf_id or model.name}"]
+        if (options.max_model_len or 0) > derived_length(model):
+            words.insert(0, f"{ALLOWS_LONGER}=1")
         switches = {"enforce_eager", "enable_dp_attention", "disable_hybrid_kv_cache_manager"}
         given = options.model_dump(exclude_defaults=True)
         for name, flag in _FLAGS.items():

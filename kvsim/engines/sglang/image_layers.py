@@ -16,6 +16,7 @@ Sources, 0.5.23: ``models/mllama.py`` (pad_input_ids: an image is always padded 
 from __future__ import annotations
 
 from kvsim.engines.base import Deployment, ResolvedDeployment
+from kvsim.engines.sglang.lengths import derived_length
 from kvsim.errors import InputError
 
 __all__ = ["check_image_layers", "check_page", "step_tokens", "text_positions"]
@@ -28,7 +29,7 @@ _PREFILL_TOKENS = 16_384
 def text_positions(deployment: Deployment) -> int:
     """Longest text beside an image: what the context has left."""
     model = deployment.model
-    return max(1, model.max_position_embeddings - model.encoder_tokens)
+    return max(1, derived_length(model) - model.encoder_tokens)
 
 
 def step_tokens(deployment: Deployment) -> int:

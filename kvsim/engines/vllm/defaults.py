@@ -10,6 +10,7 @@ from kvsim.engines.vllm.batching import default_batched_tokens
 from kvsim.engines.vllm.block_sparse import SPARSE_BLOCK, check_block_sparse, is_block_sparse
 from kvsim.engines.vllm.folded_index import FoldedKernels, check_folded, index_fold
 from kvsim.engines.vllm.image_layers import check_batch_of_images, check_image_layers
+from kvsim.engines.vllm.lengths import check_length, default_length
 from kvsim.engines.vllm.rules import Rules, architecture, card_class, kernel_class
 from kvsim.engines.vllm.sourced import SourcedKernels, check_sourced, shares_states
 from kvsim.errors import InputError
@@ -78,7 +79,7 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
     model = deployment.model
     if model.encoder_tokens:
         check_image_layers(deployment, rules)
-    _check_length(deployment)
+    check_length(deployment, rules)
     _check_graphs(deployment)
     _check_adapters(deployment)
     _check_block(deployment.options)
@@ -86,7 +87,7 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
     if is_block_sparse(model):
         check_block_sparse(deployment)
     options = deployment.options
-    length = options.max_model_len or model.max_position_embeddings
+    length = options.max_model_len or default_length(model, rules)
     tokens = options.max_num_batched_tokens or default_batched_tokens(deployment, rules, length)
     compute = {"dtype": _compute_dtype(deployment, rules)}
     named = replace(deployment, options=options.model_copy(update=compute))
@@ -243,20 +244,9 @@ def _check_pool(options: EngineOptions, rules: Rules) -> None:
     if options.kv_cache_memory_bytes is None or rules.value("pool_in_bytes"):
         return
     raise InputError(
-        f"vLLM {'.'.join(map(str, rules.release))} has no --kv-cache-memory-bytes, which came with"
-        " 0.10.2",
+        f"vLLM {rules.said} has no --kv-cache-memory-bytes, which came with 0.10.2",
         fix="set --num-gpu-blocks-override or --gpu-memory-utilization",
     )
-
-
-def _check_length(deployment: Deployment) -> None:
-    asked, most = deployment.options.max_model_len, deployment.model.max_position_embeddings
-    if asked is not None and asked > most:
-        raise InputError(
-            f"--max-model-len {asked} exceeds the {most} positions of {deployment.model.name}",
-            fix=f"choose at most {most} (vLLM's VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 overrides"
-            " this at the price of wrong positions)",
-        )
 
 
 def _check_sharding(deployment: Deployment) -> None:

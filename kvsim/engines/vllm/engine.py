@@ -74,4 +74,4 @@ class VLLM(Engine):
 
     def command(self, deployment: Deployment) -> str:
         """Return the ``vllm serve`` line of the unresolved deployment."""
-        return serve_command(deployment)
+        return serve_command(deployment, self.rules)

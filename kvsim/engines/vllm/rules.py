@@ -110,6 +110,11 @@ class Rules(NamedTuple):
         """
         return cls(parse_release("vllm", version, OLDEST, NEWEST))
 
+    @property
+    def said(self) -> str:
+        """The release as people write it."""
+        return ".".join(map(str, self.release))
+
     def value(self, name: str) -> Any:
         """Value of a rule in this release."""
         return self.entry(name)["value"]

@@ -6,7 +6,8 @@
                 │
                 └── anything that hints at a kind kvsim does not know is refused by name
 
-Rotary fields change no cached size; only the size of load-time tables is read from them.
+Rotary fields change no cached size: the size of load-time tables and the length that engines
+serve are read from them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.readers.huggingface.groups import layer_groups
 from kvsim.readers.huggingface.meanings import family_by_fields, refuse_unread
 from kvsim.readers.huggingface.quantization import quantization_of, states_quantization
+from kvsim.readers.huggingface.rope import longest_stated, original_positions, rope_scaling
 from kvsim.readers.json_file import read_json_object
 from kvsim.specs.checked import FieldError
 from kvsim.specs.model import LayerGroup, ModelSpec
@@ -122,7 +124,9 @@ def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
         hidden_size=fields.integer("hidden_size"),
         vocab_size=fields.integer("vocab_size"),
         position_embeddings=_position_rows(family, positions),
-        max_position_embeddings=positions,
+        max_position_embeddings=longest_stated(fields, positions),
+        rope_scaling=rope_scaling(fields, model_type),
+        original_positions=original_positions(fields),
         tie_embeddings=fields.flag("tie_word_embeddings"),
         dtype=dtype,
         quantization=quantization.name,

@@ -55,6 +55,7 @@ _LARGEST = {
     "vocab_size": 100_000_000,
     "max_position_embeddings": 1_000_000_000,
     "engram_num_embeddings": 100_000_000_000,
+    "model_max_length": 1_000_000_000,
 }
 _LARGEST_OTHERWISE = 10_000_000
 

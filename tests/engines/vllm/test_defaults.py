@@ -191,7 +191,7 @@ def test_the_engine_core_is_asynchronous_from_0_14_on():
     [
         ({"enforce_eager": True, "cuda_graph_bytes": 1}, "captures no CUDA graphs"),
         ({"max_lora_rank": 64}, "says nothing without --enable-lora"),
-        ({"max_model_len": 131_073}, "exceeds the 131072 positions"),
+        ({"max_model_len": 131_073}, "greater than the derived max_model_len 131072"),
         ({"pipeline_parallel_size": 33}, "32 layers cannot fill 33 pipeline stages"),
         ({"max_num_seqs": 101, "max_num_batched_tokens": 100}, "101 exceeds"),
         ({"tensor_parallel_size": 16, "decode_context_parallel_size": 4}, "the 2 replicas"),
