@@ -25,6 +25,7 @@ __all__ = [
     "accelerator_names",
     "describe_accelerators",
     "find_accelerator",
+    "larger_accelerators",
     "load_accelerator",
     "names_file",
     "siblings",
@@ -130,6 +131,22 @@ def siblings(profile: AcceleratorProfile) -> list[str]:
     folder = data_folder("hardware_profiles")
     names = (read_yaml(path)["name"] for path in folder.glob(f"{family.lower()}*.yaml"))
     return sorted(name for name in names if _family(name) == family and name != profile.name)
+
+
+def larger_accelerators(profile: AcceleratorProfile) -> list[str]:
+    """Names of the vendor's cards with no less memory, the smallest first.
+
+    Examples
+    --------
+    >>> larger_accelerators(find_accelerator("h100-nvl"))[:2]
+    ['RTX-PRO-6000', 'GB10']
+    """
+    larger = {
+        each.name: each.memory_bytes
+        for each in _all_profiles()
+        if each.vendor == profile.vendor and each.memory_bytes >= profile.memory_bytes
+    }
+    return sorted(larger.keys() - {profile.name}, key=lambda name: (larger[name], name))
 
 
 def accelerator_names() -> list[str]:

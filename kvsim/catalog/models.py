@@ -8,6 +8,8 @@
     ./folder, config.json, model.gguf  what lies on disk
     hf:org/name                        the hub
 
+An entry's head may list `published` checkpoints of it in other formats, such as a variant's name.
+
 Every entry holds a small config in Hugging Face's words and goes through the same reader as
 a config.json on disk. A lookup parses the heads of the entries only: the lines above
 ``config:``.
@@ -27,11 +29,12 @@ import yaml
 from kvsim.errors import InputError, UnknownNameError
 from kvsim.readers.huggingface.config import spec_from_config, spec_from_json_file
 from kvsim.specs.model import ModelSpec
+from kvsim.specs.precision import weight_format
 
 if TYPE_CHECKING:
     from kvsim.catalog.variants import Variant
 
-__all__ = ["describe_models", "find_model", "model_names"]
+__all__ = ["describe_models", "find_model", "model_names", "published_variants"]
 
 _FOLDER = Path(__file__).resolve().parent / "data"
 _CONFIG_LINE = "\nconfig:"
@@ -95,6 +98,23 @@ def find_model(name_or_path: str | os.PathLike[str]) -> ModelSpec:
 @functools.cache
 def _files() -> frozenset[str]:
     return frozenset(model_names())
+
+
+def published_variants(model: ModelSpec) -> list[tuple[str, str]]:
+    """Published checkpoints of a catalogue's model in fewer bits: hub id and weight format.
+
+    The widest first; none for a model that is not the catalogue's own.
+    """
+    entry = _entry_of(model.name) if model.name else None
+    if entry is None or _load(entry) != model:
+        return []
+    own = weight_format(model.quantization or model.dtype).bits_per_weight
+    named = {
+        hf_id: find_model(hf_id).quantization for hf_id in _heads()[entry].get("published", ())
+    }
+    bits = {hf_id: weight_format(str(name)).bits_per_weight for hf_id, name in named.items()}
+    fewer = sorted((hf_id for hf_id in bits if bits[hf_id] < own), key=lambda hf_id: -bits[hf_id])
+    return [(hf_id, str(named[hf_id])) for hf_id in fewer]
 
 
 def _looks_like_path(name: str) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from kvsim.catalog import models
-from kvsim.catalog.models import describe_models, find_model, model_names
+from kvsim.catalog.models import describe_models, find_model, model_names, published_variants
 from kvsim.errors import InputError, UnknownNameError, UnsupportedError
 from kvsim.memory.footprint import bytes_per_token, fixed_bytes, layer_caches, sequence_bytes
 from kvsim.memory.tensors import parameter_count
@@ -155,6 +155,28 @@ def test_a_published_config_reads_to_the_entrys_spec(published):
         assert spec.model_dump(exclude=apart) == entry.model_dump(exclude=apart), hf_id
 
 
+def test_a_published_variant_is_the_same_model_in_fewer_bits():
+    """Every id in a head's `published` is understood as that entry in a narrower format."""
+    listed = {head["name"]: head["published"] for head in describe_models() if "published" in head}
+    assert len(listed) >= 14
+    for name, ids in listed.items():
+        entry = find_model(name)
+        found = published_variants(entry)
+        assert {hf_id for hf_id, _ in found} == set(ids)
+        for hf_id, weights in found:
+            variant = find_model(hf_id)
+            assert (variant.layer_groups, variant.quantization) == (entry.layer_groups, weights)
+
+
+def test_a_model_that_is_not_the_catalogues_has_no_published_variants():
+    other = find_model("qwen3-32b").model_copy(update={"vocab_size": 151_937})
+    assert published_variants(other) == []
+    assert published_variants(find_model("qwen3-32b")) == [
+        ("Qwen/Qwen3-32B-FP8", "fp8_block"),
+        ("nvidia/Qwen3-32B-NVFP4", "nvfp4"),
+    ]
+
+
 # --- without the reference table ----------------------------------------------------------
 
 # Bytes per token in bf16, each by hand; sources: the models' config.json files.
@@ -256,7 +278,7 @@ def test_an_entrys_head_is_what_the_whole_file_says():
     for head in describe_models():
         text = (models._FOLDER / f"{head['name']}.yaml").read_text("utf-8")
         whole = yaml.safe_load(text)
-        known = {"name", "hf_id", "aliases", "source", "confidence", "parameters"}
+        known = {"name", "hf_id", "aliases", "source", "confidence", "parameters", "published"}
         assert set(whole) <= known | {"other_parameters", "config"}
         assert {key: whole[key] for key in head} == head
         assert head["confidence"] in {"high", "medium"}

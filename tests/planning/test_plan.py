@@ -313,22 +313,6 @@ def test_weights_that_exceed_the_card_are_named():
     assert answer.memory.kv_cache_bytes < 0
 
 
-@pytest.mark.parametrize(("model", "gpu"), [("llama3.1-8b", "l4"), ("llama2-7b", "t4")])
-def test_every_suggestion_fits_when_it_is_taken(model, gpu):
-    answer = plan(model, gpu)
-    assert not answer.fits
-    assert answer.suggestions
-    for suggestion in answer.suggestions:
-        options = {"max_model_len": answer.kv_cache.max_model_len}
-        words = suggestion.flag.split()
-        while words:
-            name = words.pop(0).removeprefix("--").replace("-", "_")
-            options[name] = words.pop(0) if words and not words[0].startswith("--") else True
-        taken = plan(model, gpu, **options)
-        assert taken.fits, suggestion
-        assert taken.kv_cache.max_concurrency == suggestion.max_concurrency
-
-
 def test_the_suggested_length_is_the_longest_that_fits():
     answer = plan("llama3.1-8b", "l4")
     longest = answer.suggestions[0].max_model_len
