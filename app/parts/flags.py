@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 import kvsim
-from app.state import Choice, Count, Field, Flag, PageState, Share
+from app.state import Choice, Count, Field, Flag, PageState, Share, Words
 
 __all__ = ["FLAGS", "ask", "given", "kept"]
 
@@ -33,6 +33,10 @@ def _choice(name: str, help_text: str, options: Callable[[], list[str]]) -> Choi
     return Choice(key=name, label=name, help=help_text, options=options, empty=_DEFAULT)
 
 
+def _words(name: str, help_text: str) -> Words:
+    return Words(key=name, label=name, help=help_text)
+
+
 def _yes_no() -> list[str]:
     return ["yes", "no"]
 
@@ -52,6 +56,8 @@ FLAGS: dict[str, Field] = _table(
     _count("max_model_len", "Longest request, tokens."),
     _share("gpu_memory_utilization", "Share of the card's memory that the engine may use."),
     _choice("quantization", "Format of the weights.", kvsim.weight_format_names),
+    _words("hf_overrides", "JSON: fields in place of those of the model's config."),
+    _words("rope_scaling", "JSON: scaling of positions (vLLM to 0.11.0)."),
     _count("max_num_seqs", "Most requests that run at once."),
     _count("max_num_batched_tokens", "Most tokens in one step."),
     _count("block_size", "Tokens per block."),

@@ -18,6 +18,7 @@ a config.json on disk. A lookup parses the heads of the entries only: the lines 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from collections.abc import Callable
@@ -28,6 +29,7 @@ import yaml
 
 from kvsim.errors import InputError, UnknownNameError
 from kvsim.readers.huggingface.config import spec_from_config, spec_from_json_file
+from kvsim.readers.huggingface.overrides import Overrides
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import weight_format
 
@@ -59,7 +61,9 @@ def describe_models() -> list[dict[str, Any]]:
     return [dict(_heads()[name]) for name in model_names()]
 
 
-def find_model(name_or_path: str | os.PathLike[str]) -> ModelSpec:
+def find_model(
+    name_or_path: str | os.PathLike[str], overrides: Overrides | None = None
+) -> ModelSpec:
     """Find a model.
 
     Parameters
@@ -67,6 +71,8 @@ def find_model(name_or_path: str | os.PathLike[str]) -> ModelSpec:
     name_or_path : str or path
         A catalogue name, alias or hub id; a quantised variant of one; a ``config.json``, its
         folder or a ``.gguf`` file; ``hf:org/name``.
+    overrides : Overrides, optional
+        Fields in place of those of its config.
 
     Returns
     -------
@@ -85,14 +91,41 @@ def find_model(name_or_path: str | os.PathLike[str]) -> ModelSpec:
     name = os.fspath(name_or_path).strip()
     if not name:
         raise InputError("a model needs a name", fix=_FIX)
+    if overrides is None:
+        return _find(name, None)
+    plain, spec = _find(name, None), _find(name, overrides)
+    idle = [
+        path for path in overrides.paths() if _alike(spec, _find(name, overrides.without(path)))
+    ]
+    # The engine loads the shapes that it is told: what lies on disk is another model's then.
+    resized = _shapes(spec) != _shapes(plain)
+    update: dict[str, Any] = {
+        "idle_overrides": tuple(map(".".join, idle)),
+        "source": f"{spec.source}; with {overrides.flag} {json.dumps(overrides.fields)}",
+    }
+    update |= {"weight_bytes_on_disk": None} if resized else {}
+    return spec.model_copy(update=update)
+
+
+def _find(name: str, overrides: Overrides | None) -> ModelSpec:
     if name in _files():
-        return _load(name)
+        return _entry(name, overrides)
     if name.lower().startswith("hf:"):
-        return _from_hub(name[3:])
+        return _from_hub(name[3:], overrides)
     if _looks_like_path(name):
-        return _from_path(Path(name))
+        return _from_path(Path(name), overrides)
     entry = _entry_of(name)
-    return _load(entry) if entry else _variant(name)
+    return _entry(entry, overrides) if entry else _variant(name, overrides)
+
+
+def _shapes(model: ModelSpec) -> tuple[object, ...]:
+    """What the number of a model's parameters follows from."""
+    sizes = model.hidden_size, model.vocab_size, model.position_embeddings
+    return *sizes, model.tie_embeddings, model.layer_groups, model.other_parameters
+
+
+def _alike(one: ModelSpec, other: ModelSpec) -> bool:
+    return one.model_copy(update={"source": other.source}) == other
 
 
 @functools.cache
@@ -131,7 +164,7 @@ def _asks(question: Callable[[], bool]) -> bool:
         return False
 
 
-def _from_path(path: Path) -> ModelSpec:
+def _from_path(path: Path, overrides: Overrides | None) -> ModelSpec:
     try:
         path = path.expanduser()
     except RuntimeError as error:  # ~somebody who has no home here
@@ -139,25 +172,47 @@ def _from_path(path: Path) -> ModelSpec:
     if _asks(path.is_dir):
         from kvsim.readers.checkpoint import spec_from_folder
 
-        return spec_from_folder(path)
+        return spec_from_folder(path, overrides)
     if path.suffix.lower() == ".gguf":
         from kvsim.readers.gguf.file import spec_from_gguf
 
+        if overrides:
+            fix = "give the config.json that it was made from"
+            raise InputError(f"{path} has no config to override", where=overrides.flag, fix=fix)
         return spec_from_gguf(path)
-    return spec_from_json_file(path)
+    return spec_from_json_file(path, overrides)
 
 
-def _from_hub(repo_id: str) -> ModelSpec:
+def _from_hub(repo_id: str, overrides: Overrides | None) -> ModelSpec:
     from kvsim.readers.hub import spec_from_hub
 
-    return spec_from_hub(repo_id)
+    return spec_from_hub(repo_id, overrides=overrides)
+
+
+def _entry(entry: str, overrides: Overrides | None) -> ModelSpec:
+    return _load(entry) if overrides is None else _build(entry, overrides)
 
 
 @functools.cache
 def _load(entry: str) -> ModelSpec:
-    """Build one entry of the catalogue."""
+    return _build(entry, None)
+
+
+def _build(entry: str, overrides: Overrides | None) -> ModelSpec:
+    """Build one entry of the catalogue.
+
+    Raises
+    ------
+    InputError
+        For overrides of a model that has no published config.
+    """
     content = yaml.load((_FOLDER / f"{entry}.yaml").read_text("utf-8"), Loader=_Loader)
-    spec = spec_from_config(content["config"], name=entry, source=content["source"])
+    config = content["config"]
+    if overrides and not content.get("hf_id"):
+        fix = "give the path of a config.json"
+        raise InputError(f"{entry} has no published config", where=overrides.flag, fix=fix)
+    config = overrides.apply(config) if overrides else config
+    spec = spec_from_config(config, name=entry, source=content["source"])
     update = {"hf_id": content.get("hf_id", "")}
     if "other_parameters" in content:
         update["other_parameters"] = content["other_parameters"]
@@ -221,14 +276,14 @@ def _entry_of(name: str) -> str | None:
     return None
 
 
-def _variant(name: str) -> ModelSpec:
+def _variant(name: str, overrides: Overrides | None) -> ModelSpec:
     """A hub id that adds a weight format, or an instruction tuning, to a known model."""
     from kvsim.catalog.variants import variants_of
 
     for variant in variants_of(name):
         entry = _entry_of(variant.base)
         if entry:
-            return _as_variant(_load(entry), name, variant)
+            return _as_variant(_entry(entry, overrides), name, variant)
     raise UnknownNameError("model", name, _known_spellings(), fix=_FIX)
 
 

@@ -199,6 +199,8 @@ _ENGINE_OPTIONS = (
     click.option("--kv-cache-dtype-v", type=_KV_DTYPE, help="Format of V alone (llama.cpp)."),
     click.option("--gpu-memory-utilization", type=FRACTION, help="Share of memory to use."),
     click.option("--max-model-len", type=COUNT, help="Longest request; 32k is 32,000."),
+    click.option("--hf-overrides", metavar="JSON", help="Fields in place of the config's own."),
+    click.option("--rope-scaling", metavar="JSON", help="Scaling of positions (vLLM to 0.11.0)."),
     click.option("--max-num-seqs", type=COUNT, help="Most requests that run at once."),
     click.option("--max-num-batched-tokens", type=COUNT, help="Most tokens in one step."),
     click.option("--block-size", type=COUNT, help="Tokens per block."),

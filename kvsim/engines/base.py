@@ -21,6 +21,7 @@ from typing import ClassVar, NamedTuple
 
 from kvsim.memory.pools import Group, KVPools
 from kvsim.memory.rank import Rank
+from kvsim.readers.huggingface.overrides import Overrides
 from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
@@ -233,6 +234,16 @@ class Engine(ABC):
             For a flag that this engine does not have, a contradiction, or a sharding that
             no rank layout allows.
         """
+
+    def overrides(self, options: EngineOptions) -> Overrides | None:
+        """Fields of the model's config that the flags override; None as a rule.
+
+        Raises
+        ------
+        InputError
+            For a flag that this release does not have.
+        """
+        return None
 
     def rank(self, deployment: ResolvedDeployment, stage: int = 0) -> Rank:
         """A rank of one pipeline stage: how this engine splits the model, and deals layers."""

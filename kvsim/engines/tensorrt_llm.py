@@ -69,6 +69,8 @@ _FLAGS = {
     "enforce_eager": "cuda_graph_config",
 }
 _HINTS = {
+    "hf_overrides": "edit the model's config.json",
+    "rope_scaling": "edit the model's config.json",
     "data_parallel_size": "start one server per replica, or set enable_attention_dp",
     "decode_context_parallel_size": "TensorRT-LLM does not estimate context-parallel set-ups",
     "swa_full": "leave max_attention_window unset (--disable-hybrid-kv-cache-manager here)",

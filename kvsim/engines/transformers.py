@@ -58,6 +58,8 @@ _FLAGS = {
     "max_num_batched_tokens": "prefill_chunk_size",
 }
 _HINTS = {
+    "hf_overrides": "edit the model's config.json",
+    "rope_scaling": "edit the model's config.json",
     "block_size": "its cache has no blocks: leave the block size out",
     "enable_prefix_caching": "it keeps nothing between calls of generate()",
     "data_parallel_size": "start one process per replica",

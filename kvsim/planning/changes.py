@@ -153,8 +153,8 @@ def _utilizations(sizing: Sizing) -> Family:
 
 
 def _seats(sizing: Sizing) -> Family:
-    """Pools apart may set memory aside for every seat: states, llama.cpp's windows."""
-    if len(sizing.pools.pools) == 1:
+    """What is set aside for every seat: states, llama.cpp's windows, an image in the profile."""
+    if len(sizing.pools.pools) == 1 and not sizing.deployment.model.encoder_tokens:
         return ()
     return _Lazy(
         range(sizing.deployment.options.max_num_seqs - 1, 0, -1),

@@ -24,9 +24,15 @@ __all__ = ["idle_options", "read_by_plan"]
 
 Reads = Callable[[Sizing], object]
 
-# A replica is planned and simulated alone, and both say so.
+# A replica is planned and simulated alone, and both say so; a config is overridden before it is
+# read, and the model says which of its fields were idle.
 _CEILINGS = {"kv_cache_memory_bytes", "max_total_tokens"}
-_NAMED_ELSEWHERE = {"data_parallel_size", "enable_prefix_caching"}
+_NAMED_ELSEWHERE = {
+    "data_parallel_size",
+    "enable_prefix_caching",
+    "hf_overrides",
+    "rope_scaling",
+}
 
 
 def read_by_plan(sizing: Sizing) -> object:

@@ -40,6 +40,7 @@ def _checks(sizing: Sizing) -> Iterator[str]:
         _trained_length,
         _stated_blocks,
         _idle_flags,
+        _idle_overrides,
     )
     for check in checks:
         yield from check(sizing)
@@ -141,6 +142,12 @@ def _idle_flags(sizing: Sizing) -> Iterator[str]:
     """Flags that were given and change no number of the plan."""
     for name, why in idle_options(sizing):
         yield f"{name} = {getattr(sizing.asked.options, name)} changes nothing: {why}"
+
+
+def _idle_overrides(sizing: Sizing) -> Iterator[str]:
+    """Fields of the config that a flag overrode to no effect on any number here."""
+    for field in sizing.deployment.model.idle_overrides:
+        yield f"the overridden field {field} changes nothing here"
 
 
 def _replicated_heads(sizing: Sizing) -> Iterator[str]:

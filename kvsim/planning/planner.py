@@ -54,6 +54,7 @@ from kvsim.planning.sizing import (
     context_lengths,
     contiguous_vs_paged,
     fragmentation,
+    overridden,
     size,
 )
 from kvsim.planning.verdict import verdict
@@ -128,8 +129,9 @@ def plan(
     >>> answer.kv_cache.bytes_per_token
     524288
     """
-    deployment = _deployment(model, gpu, options)
-    return _plan(deployment, get_engine(engine, engine_version), gpu, context_len, retention)
+    chosen = get_engine(engine, engine_version)
+    deployment = overridden(_deployment(model, gpu, options), model, chosen)
+    return _plan(deployment, chosen, gpu, context_len, retention)
 
 
 class EngineComparison(NamedTuple):
@@ -170,7 +172,9 @@ def plan_engines(
     refused: list[tuple[str, str]] = []
     for name in engines:
         try:
-            plans.append(_plan(deployment, get_engine(name), gpu, context_len, retention))
+            engine = get_engine(name)
+            asked = overridden(deployment, model, engine)
+            plans.append(_plan(asked, engine, gpu, context_len, retention))
         except KVSimError as error:
             refused.append((name, str(error)))
     if not plans:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
+from kvsim.catalog.models import find_model
 from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
+from kvsim.errors import InputError
 from kvsim.memory import footprint
 from kvsim.memory.pools import KVPools
 from kvsim.memory.rank import Rank
@@ -23,6 +26,7 @@ __all__ = [
     "context_lengths",
     "contiguous_vs_paged",
     "fragmentation",
+    "overridden",
     "size",
 ]
 
@@ -127,6 +131,23 @@ class Sizing:
     def running(self, context: int) -> int:
         """Sequences that run at once: what fits, or ``max_num_seqs`` where that is less."""
         return min(self.requests(context), self.deployment.options.max_num_seqs)
+
+
+def overridden(asked: Deployment, model: str | Path | ModelSpec, engine: Engine) -> Deployment:
+    """The deployment with the model as the engine's flags override its config, if they do.
+
+    Raises
+    ------
+    InputError
+        For a flag that this release does not have, and overrides of what has no config.
+    """
+    overrides = engine.overrides(asked.options)
+    if overrides is None:
+        return asked
+    if isinstance(model, ModelSpec):
+        fix = "give the model by name or path"
+        raise InputError("a model spec has no config to override", where=overrides.flag, fix=fix)
+    return replace(asked, model=find_model(model, overrides))
 
 
 def size(engine: Engine, deployment: Deployment) -> Sizing:

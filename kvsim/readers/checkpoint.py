@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kvsim.errors import InputError
 from kvsim.readers.huggingface.config import CONFIG_FILE, spec_from_json_file
+from kvsim.readers.huggingface.overrides import Overrides
 from kvsim.readers.safetensors import header_weight_bytes, index_total_bytes
 from kvsim.specs.model import ModelSpec
 
@@ -16,13 +17,15 @@ INDEX_FILE = "model.safetensors.index.json"
 _INDEX_FILES = (INDEX_FILE, "pytorch_model.bin.index.json")
 
 
-def spec_from_folder(path: str | os.PathLike[str]) -> ModelSpec:
+def spec_from_folder(path: str | os.PathLike[str], overrides: Overrides | None = None) -> ModelSpec:
     """Read a folder as Hugging Face lays it out.
 
     Parameters
     ----------
     path : path
         A folder with a ``config.json``, and perhaps weights beside it.
+    overrides : Overrides, optional
+        Fields in place of the config's own.
 
     Returns
     -------
@@ -40,7 +43,7 @@ def spec_from_folder(path: str | os.PathLike[str]) -> ModelSpec:
         found = next(iter(sorted(folder.glob("*.gguf"))), None)
         fix = f"give the file itself: {found}" if found else "give a folder that holds one"
         raise InputError(f"there is no {CONFIG_FILE} here", where=str(folder), fix=fix)
-    spec = spec_from_json_file(config)
+    spec = spec_from_json_file(config, overrides)
     return spec.model_copy(update={"weight_bytes_on_disk": folder_weight_bytes(folder)})
 
 

@@ -16,6 +16,7 @@ from types import ModuleType
 from kvsim.errors import InputError, MissingExtraError
 from kvsim.readers.checkpoint import INDEX_FILE, spec_from_folder
 from kvsim.readers.huggingface.config import CONFIG_FILE, QUANTIZATION_FILE
+from kvsim.readers.huggingface.overrides import Overrides
 from kvsim.readers.huggingface.quantization import states_quantization
 from kvsim.readers.json_file import read_json_object
 from kvsim.specs.model import ModelSpec
@@ -27,7 +28,9 @@ _REPO_ID = re.compile(rf"{_PART}(?:/{_PART})?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
-def spec_from_hub(repo_id: str, revision: str | None = None) -> ModelSpec:
+def spec_from_hub(
+    repo_id: str, revision: str | None = None, overrides: Overrides | None = None
+) -> ModelSpec:
     """Fetch a repository's ``config.json``, and beside it what it has of two files.
 
     They are its weight index, and ModelOpt's account of the weights' formats where the config
@@ -39,6 +42,8 @@ def spec_from_hub(repo_id: str, revision: str | None = None) -> ModelSpec:
         "org/name", or "name" for the hub's oldest models.
     revision : str, optional
         Branch, tag or commit; None is the default branch.
+    overrides : Overrides, optional
+        Fields in place of the config's own.
 
     Returns
     -------
@@ -62,7 +67,7 @@ def spec_from_hub(repo_id: str, revision: str | None = None) -> ModelSpec:
         _fetch_if_there(hub, repo_id, INDEX_FILE, commit)  # models of one file have none
         if not states_quantization(read_json_object(config)):
             _fetch_if_there(hub, repo_id, QUANTIZATION_FILE, commit)
-    spec = spec_from_folder(config.parent)
+    spec = spec_from_folder(config.parent, overrides)
     name = repo_id.rpartition("/")[2]
     return spec.model_copy(update={"name": name, "hf_id": repo_id, "source": where})
 

@@ -74,6 +74,8 @@ def idle_keys(scenario: Scenario, sizing: Sizing) -> Iterator[str]:
     """Say which of the scenario's keys change nothing, and why."""
     for key, why in _idle_keys(scenario, sizing):
         yield f"{scenario.where(key, short=True)} changes nothing: {why}"
+    for field in sizing.deployment.model.idle_overrides:
+        yield f"the overridden field {field} changes nothing here"
 
 
 def _stated_pool(scenario: Scenario, sizing: Sizing) -> Iterator[str]:

@@ -13,7 +13,7 @@ from kvsim.memory.footprint import bytes_per_token
 from kvsim.memory.growth import BlockCurve
 from kvsim.memory.pools import KVPools
 from kvsim.memory.rank import Rank
-from kvsim.planning.sizing import Sizing, size
+from kvsim.planning.sizing import Sizing, overridden, size
 from kvsim.planning.verdict import verdict
 from kvsim.simulator.allocators import ALLOCATORS
 from kvsim.simulator.blame import blaming
@@ -134,11 +134,12 @@ def prepare(
     with blaming(scenario, "engine.name"):
         engine = get_engine(scenario.engine.name, scenario.engine.version)
     with blaming(scenario, "model"):
-        model = model or find_model(scenario.model)
+        spec = model or find_model(scenario.model)
     with blaming(scenario, "accelerator"):
         accelerator = accelerator or find_accelerator(scenario.accelerator)
     with blaming(scenario, "engine"):
-        sizing = size(engine, Deployment(model, accelerator, scenario.engine.options))
+        asked = Deployment(spec, accelerator, scenario.engine.options)
+        sizing = size(engine, overridden(asked, model or scenario.model, engine))
     _refuse_overlong(scenario, sizing.deployment)
     _refuse_huge_blocks(scenario, sizing.deployment)
     _refuse_unfit(scenario, sizing)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
+from kvsim.errors import InputError
 from kvsim.specs.checked import Checked, Parsed, PositiveFloat, PositiveInt, Within
 from kvsim.units import parse_bytes, parse_count
 
@@ -20,9 +22,23 @@ def _text(parse: Callable[[str], int]) -> Parsed:
     return Parsed(read)
 
 
+def _json_object(value: Any) -> Any:
+    """Read an object, or the text of one, as the shortest JSON of it."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        raise InputError("should be JSON, such as '{\"num_hidden_layers\": 2}'") from None
+    if value is None:
+        return None
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise InputError("should be an object in JSON")
+    return json.dumps(dict(found))
+
+
 Count = Annotated[int, _text(parse_count), Within(above=0)]
 Size = Annotated[int, _text(parse_bytes), Within(above=0)]
 Term = Annotated[int, _text(parse_bytes), Within(least=0)]
+JsonObject = Annotated[str, Parsed(_json_object)]
 Share = Annotated[float, Within(above=0, most=1)]
 Degree = Annotated[int, Within(above=0, most=65_536)]  # more devices than any cluster has
 
@@ -30,8 +46,8 @@ Degree = Annotated[int, Within(above=0, most=65_536)]  # more devices than any c
 class EngineOptions(Checked):
     """Flags of a serving engine, under vLLM's names; None means the engine's default.
 
-    Sizes are bytes, lengths tokens. An engine ignores nothing silently: a flag that it does
-    not have is an `InputError` from its `resolve`.
+    Sizes are bytes, lengths tokens, objects the text of their JSON. An engine ignores nothing
+    silently: a flag that it does not have is an `InputError` from its `resolve`.
     """
 
     tensor_parallel_size: Degree = 1
@@ -44,6 +60,8 @@ class EngineOptions(Checked):
     kv_cache_dtype: str | None = None
     gpu_memory_utilization: Share | None = None
     max_model_len: Count | None = None
+    hf_overrides: JsonObject | None = None
+    rope_scaling: JsonObject | None = None
     max_num_seqs: Count | None = None
     max_num_batched_tokens: Count | None = None
     block_size: Count | None = None

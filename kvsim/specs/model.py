@@ -231,6 +231,8 @@ class ModelSpec(Checked):
         Exact size of the checkpoint's tensors where a safetensors or GGUF header gave it.
     source : str
         Where these facts come from.
+    idle_overrides : tuple of str
+        Fields of the config that a flag has overridden, and that change nothing here.
     """
 
     name: str
@@ -255,6 +257,7 @@ class ModelSpec(Checked):
     rotary_table_elements: NonNegativeInt | None = None
     weight_bytes_on_disk: int | None = None
     source: str = ""
+    idle_overrides: tuple[str, ...] = ()
 
     @cached_property
     def num_layers(self) -> int:

@@ -39,6 +39,18 @@ def line(engine, model, **options):
         ),
         ("sglang", LLAMA, {"max_total_tokens": 7000}, "--max-total-tokens 7000"),
         (
+            "sglang",
+            LLAMA,
+            {"hf_overrides": {"num_hidden_layers": 5}},
+            """--json-model-override-args '{"num_hidden_layers": 5}'""",
+        ),
+        (
+            "vllm",
+            LLAMA,
+            {"hf_overrides": '{"num_hidden_layers":5}'},
+            """--hf-overrides '{"num_hidden_layers": 5}'""",
+        ),
+        (
             "tensorrt-llm",
             LLAMA,
             {"max_total_tokens": 7000, "kv_cache_memory_bytes": "1GiB"},

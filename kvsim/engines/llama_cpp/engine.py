@@ -53,6 +53,8 @@ _FLAGS = {
     "enable_prefix_caching": "--cache-prompt",
 }
 _HINTS = {
+    "hf_overrides": "its GGUF file says what the model is: convert one that says otherwise",
+    "rope_scaling": "its GGUF file says what the model is: convert one that says otherwise",
     "gpu_memory_utilization": "it takes exactly what -c asks for: set --max-model-len",
     "kv_cache_memory_bytes": "size the cache with -c: set --max-model-len",
     "max_total_tokens": "-c is what counts tokens: set --max-model-len (and --max-num-seqs)",

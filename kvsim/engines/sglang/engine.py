@@ -16,6 +16,8 @@ and ``pool_configurator.py``, and of ``model_runner.profile_max_num_token`` befo
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +53,7 @@ from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.pools import KVPools
 from kvsim.memory.rank import Rank
+from kvsim.readers.huggingface.overrides import Overrides
 from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
 from kvsim.specs.precision import KVFormat, kv_format
 from kvsim.units import GIB, MIB, ceil_div
@@ -72,6 +75,7 @@ _FLAGS = {
     "kv_cache_dtype": "--kv-cache-dtype",
     "gpu_memory_utilization": "--mem-fraction-static",
     "max_model_len": "--context-length",
+    "hf_overrides": "--json-model-override-args",
     "max_num_seqs": "--max-running-requests",
     "max_num_batched_tokens": "--chunked-prefill-size",
     "block_size": "--page-size",
@@ -83,6 +87,7 @@ _FLAGS = {
     "max_total_tokens": "--max-total-tokens",
 }
 _HINTS = {
+    "rope_scaling": "write --hf-overrides '{\"rope_scaling\": {...}}' (--json-model-override-args)",
     "kv_cache_memory_bytes": "its pool has a size in tokens: set --max-total-tokens, or"
     " --mem-fraction-static (--gpu-memory-utilization here)",
     "swa_full": "its word for that is --disable-hybrid-swa-memory",
@@ -133,6 +138,13 @@ class SGLang(ReleasedEngine):
             resolved = replace(resolved, options=resolved.options.model_copy(update=whole))
         self._layout(resolved, self.rank(resolved))
         return resolved
+
+    def overrides(self, options: EngineOptions) -> Overrides | None:
+        """``--json-model-override-args``, which merges a rope scaling into the config's own."""
+        if options.hf_overrides is None:
+            return None
+        fields, flag = json.loads(options.hf_overrides), _FLAGS["hf_overrides"]
+        return Overrides(fields, flag, merges_rope=True, merges_deep=False)
 
     def _kv_format(self, deployment: Deployment, sparse: bool) -> KVFormat:
         """Sparse MLA keeps fp8 in 656-byte entries, and prefers fp8 on Blackwell."""
@@ -355,7 +367,7 @@ class SGLang(ReleasedEngine):
             elif name == "num_gpu_blocks_override":
                 words.append(f"{flag} {value * self.resolve(deployment).options.block_size}")
             else:
-                words.append(f"{flag} {value}")
+                words.append(f"{flag} {shlex.quote(str(value))}")
         return " ".join(words)
 
 

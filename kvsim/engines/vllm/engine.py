@@ -16,9 +16,12 @@ from kvsim.engines.vllm.budget import rank_budget
 from kvsim.engines.vllm.defaults import resolve_options
 from kvsim.engines.vllm.launch import serve_command
 from kvsim.engines.vllm.layout import capacity_of, layout_of
+from kvsim.engines.vllm.overrides import overrides_of
 from kvsim.engines.vllm.residuals import kv_band
 from kvsim.engines.vllm.rules import NEWEST, Rules
 from kvsim.memory.rank import Rank
+from kvsim.readers.huggingface.overrides import Overrides
+from kvsim.specs.engine_options import EngineOptions
 
 __all__ = ["VLLM"]
 
@@ -47,6 +50,10 @@ class VLLM(Engine):
     def resolve(self, deployment: Deployment) -> ResolvedDeployment:
         """Fill every missing option; see `kvsim.engines.base.Engine.resolve`."""
         return resolve_options(deployment, self.rules)
+
+    def overrides(self, options: EngineOptions) -> Overrides | None:
+        """``--hf-overrides`` and ``--rope-scaling``."""
+        return overrides_of(options, self.rules)
 
     def rank(self, deployment: ResolvedDeployment, stage: int = 0) -> Rank:
         """Experts are dealt over the ranks of all replicas."""

@@ -30,6 +30,7 @@ from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.readers.huggingface.groups import layer_groups
 from kvsim.readers.huggingface.meanings import family_by_fields, refuse_unread
+from kvsim.readers.huggingface.overrides import Overrides
 from kvsim.readers.huggingface.quantization import quantization_of, states_quantization
 from kvsim.readers.huggingface.rope import longest_stated, original_positions, rope_scaling
 from kvsim.readers.json_file import read_json_object
@@ -78,7 +79,9 @@ def spec_from_config(config: Mapping[str, object], *, name: str, source: str = "
         raise InputError(error.what, where=name) from None
 
 
-def spec_from_json_file(path: str | os.PathLike[str]) -> ModelSpec:
+def spec_from_json_file(
+    path: str | os.PathLike[str], overrides: Overrides | None = None
+) -> ModelSpec:
     """Read a ``config.json`` file; the model is called after its folder.
 
     Where it does not say how its weights are stored, an ``hf_quant_config.json`` beside it
@@ -98,6 +101,7 @@ def spec_from_json_file(path: str | os.PathLike[str]) -> ModelSpec:
     if file.name == CONFIG_FILE and not states_quantization(config) and beside.is_file():
         config["quantization_config"] = read_json_object(beside)
         source = f"{source} and {QUANTIZATION_FILE}"
+    config = overrides.apply(config) if overrides else config
     spec = spec_from_config(config, name=str(file), source=source)
     folder = file.absolute().parent.name
     return spec.model_copy(update={"name": folder if file.name == CONFIG_FILE else file.stem})
