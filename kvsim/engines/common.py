@@ -227,7 +227,7 @@ def check_pool(options: EngineOptions) -> None:
         raise InputError(
             f"--max-total-tokens {options.max_total_tokens} and --num-gpu-blocks-override"
             f" {options.num_gpu_blocks_override} both give the pool its size",
-            fix="leave one of the two out",
+            fix="leave one of the two out (null in a scenario)",
         )
 
 

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, overload
 from kvsim.catalog.accelerators import larger_accelerators
 from kvsim.catalog.models import published_variants
 from kvsim.planning.sizing import Sizing
-from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.precision import weight_format
 
 __all__ = ["Change", "Family", "families", "flag_of"]
@@ -115,16 +114,10 @@ def cards(sizing: Sizing) -> Family:
     return [Change(f"take a {name}", {}, gpu=name) for name in names]
 
 
-def pool_flag(options: EngineOptions) -> str:
-    """The option in which the pool's size is given; "" where it is not."""
-    given = ("num_gpu_blocks_override", "max_total_tokens", "kv_cache_memory_bytes")
-    return next((name for name in given if getattr(options, name) is not None), "")
-
-
 def _decree(sizing: Sizing, fitting: int) -> Family:
     """From the size that was asked for, in steps of one, to one that fits."""
     options = sizing.deployment.options
-    name = pool_flag(options)
+    name = options.pool_key
     if not name or not fitting:
         return ()
     asked: int = getattr(options, name)

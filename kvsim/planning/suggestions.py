@@ -14,7 +14,7 @@ from dataclasses import replace
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.errors import InvariantError, KVSimError
-from kvsim.planning.changes import Change, Family, cards, families, pool_flag
+from kvsim.planning.changes import Change, Family, cards, families
 from kvsim.planning.plan_types import Suggestion
 from kvsim.planning.sizing import Sizing, size
 from kvsim.specs.engine_options import EngineOptions
@@ -91,7 +91,7 @@ def _is_enough(sizing: Sizing, change: Change) -> bool:
 
 def _fitting_pool(sizing: Sizing) -> int:
     """A size of the pool that fits, in the words in which another one was asked for; or 0."""
-    name = pool_flag(sizing.deployment.options)
+    name = sizing.deployment.options.pool_key
     if name in ("", "kv_cache_memory_bytes"):
         return sizing.room_bytes if name else 0
     free = _replan(sizing, Change("", {name: None}))

@@ -80,16 +80,17 @@ def idle_keys(scenario: Scenario, sizing: Sizing) -> Iterator[str]:
 
 def _stated_pool(scenario: Scenario, sizing: Sizing) -> Iterator[str]:
     """Say where the pool that the scenario states is not the plan's, with both numbers."""
-    stated = sizing.deployment.options.num_gpu_blocks_override
-    if stated is None:
+    options = sizing.deployment.options
+    if not options.pool_is_stated:
         return
-    free = sizing.asked.options.model_copy(update={"num_gpu_blocks_override": None})
+    free = sizing.asked.options.model_copy(update={options.pool_key: None})
     planned = size(sizing.engine, replace(sizing.asked, options=free)).capacity.num_blocks
     given = sizing.capacity.num_blocks
+    stated = options.num_gpu_blocks_override or given
     if given == stated == planned:
         return
     names = f"{sizing.deployment.model.name} on {sizing.deployment.accelerator.name}"
-    where = scenario.where("engine.num_gpu_blocks_override", short=True)
+    where = scenario.where(f"engine.{options.pool_key}", short=True)
     if given != stated:
         yield (
             f"{where} asks for {stated:,} blocks; {sizing.engine.name} takes that for the most, and"

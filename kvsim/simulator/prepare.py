@@ -183,10 +183,11 @@ def _refuse_unfit(scenario: Scenario, sizing: Sizing) -> None:
     A pool of a stated size may be larger than the card has room for: that is a question of
     what if, and a warning.
     """
-    decreed = sizing.deployment.options.num_gpu_blocks_override is not None
+    stated = sizing.deployment.options.pool_key
+    decreed = sizing.deployment.options.pool_is_stated
     if sizing.fits or (decreed and sizing.capacity.holds_one and sizing.room_bytes):
         return
-    key = "engine.num_gpu_blocks_override" if decreed and sizing.room_bytes else "model"
+    key = f"engine.{stated}" if decreed and sizing.room_bytes else "model"
     raise InputError(
         f"{_names(sizing)}: {verdict(sizing)}",
         where=scenario.where(key),

@@ -86,9 +86,15 @@ class EngineOptions(Checked):
     cuda_graph_bytes: Term | None = None
 
     @property
+    def pool_key(self) -> str:
+        """The option in which the pool's size is given; "" where it is not."""
+        given = ("num_gpu_blocks_override", "max_total_tokens", "kv_cache_memory_bytes")
+        return next((name for name in given if getattr(self, name) is not None), "")
+
+    @property
     def pool_is_stated(self) -> bool:
         """Whether a number of blocks or of tokens says how large the pool is."""
-        return self.num_gpu_blocks_override is not None or self.max_total_tokens is not None
+        return self.pool_key in ("num_gpu_blocks_override", "max_total_tokens")
 
 
 class ResolvedOptions(EngineOptions):
