@@ -83,6 +83,7 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
     _check_graphs(deployment)
     _check_adapters(deployment)
     _check_block(deployment.options)
+    _check_weights(deployment, rules)
     _check_sharding(deployment)
     if is_block_sparse(model):
         check_block_sparse(deployment)
@@ -247,6 +248,18 @@ def _check_pool(options: EngineOptions, rules: Rules) -> None:
         f"vLLM {rules.said} has no --kv-cache-memory-bytes, which came with 0.10.2",
         fix="set --num-gpu-blocks-override or --gpu-memory-utilization",
     )
+
+
+def _check_weights(deployment: Deployment, rules: Rules) -> None:
+    """Refuse weights in a format that no kernel of the release knows on the card."""
+    name = deployment.options.quantization or deployment.model.quantization
+    card = deployment.accelerator
+    if architecture(card) in rules.value("weights_lacking").get(name, ()):
+        raise InputError(
+            f"vLLM {rules.said} has no {name} weights on {card.name}",
+            where="--quantization",
+            fix="choose gptq, a model in 16 bits, or a newer card",
+        )
 
 
 def _check_sharding(deployment: Deployment) -> None:

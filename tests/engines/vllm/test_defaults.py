@@ -301,3 +301,28 @@ def test_an_entry_holds_from_its_own_release_on():
     entries = [{"since": "0.1", "value": 1}, {"since": "0.20", "value": 2}]
     found = [entry_at(entries, release)["value"] for release in ((0, 19, 9), (0, 20), (0, 20, 1))]
     assert found == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("version", "gpu", "weights", "has"),
+    [
+        # get_min_capability of quantization/fp8.py: 89 in 0.4.3, 80 to 0.13.0, 75 from 0.14.1 on
+        ("0.4.3", "a100", "fp8", False),
+        ("0.4.3", "l4", "fp8", True),
+        ("0.13.0", "a100", "fp8", True),
+        ("0.13.0", "t4", "fp8", False),
+        ("0.14.1", "t4", "fp8", True),
+        ("", "v100", "fp8", False),
+        # ... and of awq.py: 75; of gptq.py: 60
+        ("", "v100", "awq", False),
+        ("0.13.0", "t4", "awq", True),
+        ("", "v100", "gptq", True),
+        ("", "mi300x", "fp8", True),
+    ],
+)
+def test_a_format_of_weights_needs_a_card_that_has_it(version, gpu, weights, has):
+    if has:
+        assert resolved(gpu=gpu, version=version, quantization=weights)
+        return
+    with pytest.raises(InputError, match=f"has no {weights} weights"):
+        resolved(gpu=gpu, version=version, quantization=weights)
