@@ -17,7 +17,6 @@ and ``pool_configurator.py``, and of ``model_runner.profile_max_num_token`` befo
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -41,7 +40,8 @@ from kvsim.engines.sglang.image_layers import (
     step_tokens,
     text_positions,
 )
-from kvsim.engines.sglang.lengths import ALLOWS_LONGER, check_length
+from kvsim.engines.sglang.launch import FLAGS, launch_command
+from kvsim.engines.sglang.lengths import check_length
 from kvsim.engines.sglang.pools import (
     PoolLayout,
     PoolRules,
@@ -63,29 +63,6 @@ __all__ = ["SGLang"]
 _KV_FORMATS = ("bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2", "mxfp8", "nvfp4", "fp8_ds_mla")
 _SPARSE_PAGE = 64
 
-_FLAGS = {
-    "tensor_parallel_size": "--tp-size",
-    "pipeline_parallel_size": "--pp-size",
-    "data_parallel_size": "--dp-size",
-    "decode_context_parallel_size": "--dcp-size",
-    "enable_dp_attention": "--enable-dp-attention",
-    "enable_expert_parallel": "--ep-size",
-    "dtype": "--dtype",
-    "quantization": "--quantization",
-    "kv_cache_dtype": "--kv-cache-dtype",
-    "gpu_memory_utilization": "--mem-fraction-static",
-    "max_model_len": "--context-length",
-    "hf_overrides": "--json-model-override-args",
-    "max_num_seqs": "--max-running-requests",
-    "max_num_batched_tokens": "--chunked-prefill-size",
-    "block_size": "--page-size",
-    "enforce_eager": "--disable-cuda-graph",
-    "enable_prefix_caching": "--disable-radix-cache",
-    "disable_hybrid_kv_cache_manager": "--disable-hybrid-swa-memory",
-    "swa_full_tokens_ratio": "--swa-full-tokens-ratio",
-    "num_gpu_blocks_override": "--max-total-tokens",
-    "max_total_tokens": "--max-total-tokens",
-}
 _HINTS = {
     "rope_scaling": "write --hf-overrides '{\"rope_scaling\": {...}}' (--json-model-override-args)",
     "kv_cache_memory_bytes": "its pool has a size in tokens: set --max-total-tokens, or"
@@ -109,7 +86,7 @@ class SGLang(ReleasedEngine):
         limit that follows from a capacity.
         """
         options, model = deployment.options, deployment.model
-        check_options(self.name, options, _FLAGS, _HINTS)
+        check_options(self.name, options, FLAGS, _HINTS)
         refuse_unknown(self.name, model, *(("kv fixed",) if model.encoder_tokens else ()))
         if model.encoder_tokens:
             check_image_layers(deployment, reserves_chunks=self.since("reserve_formula"))
@@ -143,7 +120,7 @@ class SGLang(ReleasedEngine):
         """``--json-model-override-args``, which merges a rope scaling into the config's own."""
         if options.hf_overrides is None:
             return None
-        fields, flag = json.loads(options.hf_overrides), _FLAGS["hf_overrides"]
+        fields, flag = json.loads(options.hf_overrides), FLAGS["hf_overrides"]
         return Overrides(fields, flag, merges_rope=True, merges_deep=False)
 
     def _kv_format(self, deployment: Deployment, sparse: bool) -> KVFormat:
@@ -346,29 +323,7 @@ class SGLang(ReleasedEngine):
 
     def command(self, deployment: Deployment) -> str:
         """A ``sglang.launch_server`` line with what the user set."""
-        options, model = deployment.options, deployment.model
-        words = [f"python -m sglang.launch_server --model-path {model.hf_id or model.name}"]
-        if (options.max_model_len or 0) > derived_length(model):
-            words.insert(0, f"{ALLOWS_LONGER}=1")
-        switches = {"enforce_eager", "enable_dp_attention", "disable_hybrid_kv_cache_manager"}
-        given = options.model_dump(exclude_defaults=True)
-        for name, flag in _FLAGS.items():
-            value = getattr(options, name)
-            if name not in given:
-                continue
-            if name in switches:
-                words.append(flag)
-            elif name == "enable_prefix_caching":
-                words += [] if value else [flag]
-            elif name == "enable_expert_parallel":
-                words.append(f"{flag} {options.tensor_parallel_size}")
-            elif name == "max_model_len":
-                words.append(f"{flag} {value + model.encoder_tokens}")
-            elif name == "num_gpu_blocks_override":
-                words.append(f"{flag} {value * self.resolve(deployment).options.block_size}")
-            else:
-                words.append(f"{flag} {shlex.quote(str(value))}")
-        return " ".join(words)
+        return launch_command(deployment, self.resolve(deployment).options.block_size)
 
 
 def _attention_tp(options: EngineOptions) -> int:

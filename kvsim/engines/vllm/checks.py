@@ -1,0 +1,128 @@
+"""Flags that contradict each other, the model or the card, refused as vLLM refuses them."""
+
+from __future__ import annotations
+
+from kvsim.engines.base import Deployment
+from kvsim.engines.vllm.rules import Rules, architecture
+from kvsim.errors import InputError
+from kvsim.memory.footprint import layer_caches
+from kvsim.specs.attention import heads_per_rank
+from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
+
+__all__ = ["check_batch", "check_flags"]
+
+
+def check_flags(deployment: Deployment, rules: Rules) -> None:
+    """Refuse flags, of those that the engine has, that it would not start with.
+
+    Raises
+    ------
+    InputError
+        For the first, with the fix.
+    """
+    _check_pool(deployment.options, rules)
+    _check_graphs(deployment)
+    _check_adapters(deployment)
+    _check_block(deployment.options)
+    _check_weights(deployment, rules)
+    _check_sharding(deployment)
+
+
+def _check_pool(options: EngineOptions, rules: Rules) -> None:
+    """Refuse a pool in bytes from releases that had no such flag."""
+    if options.kv_cache_memory_bytes is None or rules.value("pool_in_bytes"):
+        return
+    raise InputError(
+        f"vLLM {rules.said} has no --kv-cache-memory-bytes, which came with 0.10.2",
+        fix="set --num-gpu-blocks-override or --gpu-memory-utilization",
+    )
+
+
+def _check_weights(deployment: Deployment, rules: Rules) -> None:
+    """Refuse weights in a format that no kernel of the release knows on the card."""
+    name = deployment.options.quantization or deployment.model.quantization
+    card = deployment.accelerator
+    if architecture(card) in rules.value("weights_lacking").get(name, ()):
+        raise InputError(
+            f"vLLM {rules.said} has no {name} weights on {card.name}",
+            where="--quantization",
+            fix="choose gptq, a model in 16 bits, or a newer card",
+        )
+
+
+def _check_sharding(deployment: Deployment) -> None:
+    options, model = deployment.options, deployment.model
+    tp, pp = options.tensor_parallel_size, options.pipeline_parallel_size
+    if pp > model.num_layers:
+        raise InputError(
+            f"{model.num_layers} layers cannot fill {pp} pipeline stages",
+            where="--pipeline-parallel-size",
+            fix=f"choose at most {model.num_layers}",
+        )
+    for _, cache in layer_caches(model):
+        heads = cache.query_heads
+        if heads % tp:
+            raise InputError(
+                f"{heads} attention heads of {model.name} cannot be split over tp={tp}",
+                where="--tensor-parallel-size",
+                fix=f"choose one of {[n for n in range(1, heads + 1) if heads % n == 0]}",
+            )
+        _check_context_parallel(options, max(1, cache.vectors.heads))
+
+
+def _check_context_parallel(options: EngineOptions, kv_heads: int) -> None:
+    """Refuse a context sharding that has no replicated heads to shard."""
+    tp, dcp = options.tensor_parallel_size, options.decode_context_parallel_size
+    heads_per_rank(kv_heads, tp)
+    replicas = max(1, tp // kv_heads)
+    if replicas % dcp:
+        raise InputError(
+            f"{dcp} does not divide the {replicas} replicas that each KV head has at tp={tp}",
+            where="--decode-context-parallel-size",
+            fix=f"choose a divisor of {replicas}, or raise tp",
+        )
+
+
+def check_batch(options: ResolvedOptions) -> None:
+    """Refuse more sequences than a step has tokens."""
+    seqs, tokens = options.max_num_seqs, options.max_num_batched_tokens
+    if seqs > tokens:
+        raise InputError(
+            f"--max-num-seqs {seqs} exceeds --max-num-batched-tokens {tokens}",
+            fix="a step schedules at least one token per sequence: raise the latter",
+        )
+
+
+def _check_graphs(deployment: Deployment) -> None:
+    """Refuse memory for CUDA graphs that are switched off."""
+    if deployment.options.enforce_eager and deployment.options.cuda_graph_bytes:
+        raise InputError(
+            "--enforce-eager captures no CUDA graphs, and --cuda-graph-bytes sets memory aside",
+            fix="leave one of the two out",
+        )
+
+
+def _check_block(options: EngineOptions) -> None:
+    """Refuse a block that no release takes: theirs are 1, 8 and multiples of 16.
+
+    Source: ``BlockSize`` of vllm/config/cache.py is 1, 8, 16, 32, ..., 256 up to 0.15; later
+    attention backends ask for a multiple of 16, such as the 784 tokens of Qwen3.5's blocks.
+    """
+    size = options.block_size
+    if size is None or size in (1, 8) or size % 16 == 0:
+        return
+    below, above = size // 16 * 16, (size // 16 + 1) * 16
+    close = f"{below} or {above}" if below else str(8 if size < 12 else above)
+    raise InputError(
+        f"vLLM has no blocks of {size} tokens", where="--block-size", fix=f"choose {close}"
+    )
+
+
+def _check_adapters(deployment: Deployment) -> None:
+    """Refuse a rank for adapters that are switched off: it would change nothing."""
+    options = deployment.options
+    if options.max_lora_rank != EngineOptions().max_lora_rank and not options.enable_lora:
+        raise InputError(
+            f"--max-lora-rank {options.max_lora_rank} says nothing without --enable-lora",
+            fix="add --enable-lora",
+        )
