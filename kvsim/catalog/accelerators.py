@@ -134,16 +134,17 @@ def siblings(profile: AcceleratorProfile) -> list[str]:
 
 
 def larger_accelerators(profile: AcceleratorProfile) -> list[str]:
-    """Names of the vendor's cards with no less memory, the smallest first.
+    """Names of the vendor's shipped cards with no less memory, the smallest first.
 
     Examples
     --------
     >>> larger_accelerators(find_accelerator("h100-nvl"))[:2]
-    ['RTX-PRO-6000', 'GB10']
+    ['GH200-96GB', 'RTXPRO6000-Blackwell-Server']
     """
+    paths = sorted(data_folder("hardware_profiles").glob("*.yaml"))
     larger = {
         each.name: each.memory_bytes
-        for each in _all_profiles()
+        for each in map(load_accelerator, paths)
         if each.vendor == profile.vendor and each.memory_bytes >= profile.memory_bytes
     }
     return sorted(larger.keys() - {profile.name}, key=lambda name: (larger[name], name))
