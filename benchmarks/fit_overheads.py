@@ -9,7 +9,7 @@ the peak) are in ``kvsim/engines/vllm/overheads.py``; only these numbers are fit
                  peak, and by an encoder whose tensors are not counted (as by those that are)
     non_torch    one number per card generation and period; what NCCL adds when sharded, without
                  a workspace for fused all-reduces and beside one (whose size is computed)
-    cuda_graph   a pool and a share per layer and captured batch size
+    cuda_graph   a pool and a share per captured graph
 
 ``--check`` compares instead of writing and leaves 1 when the file would change;
 ``--leave-one-out`` prints each row's error when the fit never saw it.
@@ -30,7 +30,7 @@ from kvsim.engines.base import Deployment
 from kvsim.engines.vllm.engine import VLLM
 from kvsim.engines.vllm.overheads import (
     ProfiledStep,
-    capture_sizes,
+    captured_graphs,
     fused_all_reduce_bytes,
     profiled_step,
     sampler_of,
@@ -226,12 +226,12 @@ def _engine(sample: Sample) -> VLLM:
 
 
 def fit_graphs(samples: list[Sample]) -> dict[str, float]:
-    """Least squares of printed graph memory on the number of captured sizes."""
+    """Least squares of printed graph memory on the number of captured graphs."""
     rows = graph_samples(samples)
-    sizes = [capture_sizes(row.deployment, _engine(row).rules) for row in rows]
+    graphs = [captured_graphs(row.deployment, _engine(row).rules) for row in rows]
     printed_mib = [(row.graphs_gib or 0.0) * GIB / MIB for row in rows]
-    slope, pool = np.polyfit(sizes, printed_mib, 1)
-    return {"pool_mib": round(float(pool), 1), "size_mib": round(float(slope), 2)}
+    slope, pool = np.polyfit(graphs, printed_mib, 1)
+    return {"pool_mib": round(float(pool), 1), "graph_mib": round(float(slope), 2)}
 
 
 def graph_samples(samples: list[Sample]) -> list[Sample]:
@@ -259,7 +259,7 @@ def render(samples: list[Sample]) -> str:
         "non_torch:",
         *[line for period in libraries for line in _render_period(period)],
         f"fused_all_reduce: {{nccl_gib: {nccl_gib}}}",
-        f"cuda_graph: {{pool_mib: {graphs['pool_mib']}, size_mib: {graphs['size_mib']}}}",
+        f"cuda_graph: {{pool_mib: {graphs['pool_mib']}, graph_mib: {graphs['graph_mib']}}}",
         "sources:",
         f"  activation: start-up logs {_names(samples, 'activation_gib')}",
         f"  non_torch: start-up logs {_names(samples, 'non_torch_gib')}",

@@ -28,7 +28,7 @@ from kvsim.units import GIB, MIB, ceil_div
 __all__ = [
     "ProfiledStep",
     "activation_bytes",
-    "capture_sizes",
+    "captured_graphs",
     "coefficient_source",
     "cuda_graph_bytes",
     "fused_all_reduce_bytes",
@@ -192,7 +192,7 @@ def fused_all_reduce_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
 
 
 def cuda_graph_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
-    """Memory of the captured graphs: a pool, and a share per captured batch size.
+    """Memory of the captured graphs: a pool, and a share per graph.
 
     CUDA's, and HIP's on AMD (an extrapolation: every log is an NVIDIA card's). Other devices
     have none.
@@ -202,8 +202,8 @@ def cuda_graph_bytes(deployment: ResolvedDeployment, rules: Rules) -> int:
     if deployment.model.encoder_tokens and not rules.value("image_layer_graphs"):
         return 0
     fitted = read_data(_DATA)["cuda_graph"]
-    sizes = capture_sizes(deployment, rules)
-    return int((fitted["pool_mib"] + fitted["size_mib"] * sizes) * MIB)
+    graphs = captured_graphs(deployment, rules)
+    return int((fitted["pool_mib"] + fitted["graph_mib"] * graphs) * MIB)
 
 
 def lora_bytes(deployment: ResolvedDeployment) -> int:
@@ -279,14 +279,21 @@ def _linear_ends(group: LayerGroup, hidden: int) -> int:
     return ends
 
 
-def capture_sizes(deployment: ResolvedDeployment, rules: Rules) -> int:
-    """Count the batch sizes that graphs are captured for.
+def captured_graphs(deployment: ResolvedDeployment, rules: Rules) -> int:
+    """Count the graphs that are captured, one a batch size, and one more for decode alone.
 
-    1, 2, 4, then steps of 8 to 256 and of 16 to 512; at most twice `max_num_seqs`. V0
-    stopped at `max_num_seqs` and at 256.
+    Sizes are at most twice `max_num_seqs`, those of decode steps `max_num_seqs` itself
+    (``initialize_cudagraph_keys``, v1/cudagraph_dispatcher.py). V0 stopped there and at 256.
     """
     seqs = deployment.options.max_num_seqs
-    is_v0 = rules.is_v0(deployment.model, deployment.accelerator)
-    largest = min(seqs, _V0_MAX_CAPTURE) if is_v0 else min(2 * seqs, _MAX_CAPTURE)
+    if rules.is_v0(deployment.model, deployment.accelerator):
+        return _sizes_to(min(seqs, _V0_MAX_CAPTURE))
+    largest = min(2 * seqs, _MAX_CAPTURE)
+    decode = _sizes_to(min(seqs, largest)) if rules.value("full_decode_graphs") else 0
+    return _sizes_to(largest) + decode
+
+
+def _sizes_to(largest: int) -> int:
+    """1, 2, 4, then steps of 8 to 256 and of 16 to 512."""
     small = sum(size <= largest for size in (1, 2, 4))
     return small + min(largest, 256) // 8 + max(0, largest - 256) // 16

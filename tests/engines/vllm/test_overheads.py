@@ -16,7 +16,7 @@ from kvsim.engines.common import (
 from kvsim.engines.vllm.overheads import (
     ProfiledStep,
     activation_bytes,
-    capture_sizes,
+    captured_graphs,
     cuda_graph_bytes,
     fused_all_reduce_bytes,
     lora_bytes,
@@ -206,28 +206,29 @@ def test_stages_of_ranks_fuse_their_all_reduces_since_0_21(version, is_fused):
 
 
 @pytest.mark.parametrize(
-    ("version", "seqs", "sizes"),
+    ("version", "seqs", "graphs"),
     [
-        # The bars that logs print: "Capturing CUDA graphs ... 51/51", and V0's "35/35"
-        ("0.19.0", 256, 51),
-        ("0.19.0", 1024, 51),
+        # The bars that logs print: 51/51 of V1 in pieces, 35/35 of decode alone since 0.11, V0's
+        ("0.10.2", 256, 51),
+        ("0.19.0", 256, 51 + 35),
+        ("0.19.0", 1024, 51 + 51),
         ("0.7.3", 256, 35),
         ("0.7.3", 1024, 35),
-        # 1, 2, 4, 8, ..., 64: twice 32 sequences; V0 stopped at 32
-        ("0.19.0", 32, 3 + 8),
+        # 1, 2, 4, 8, ..., 64: twice 32 sequences; decode, and V0, stop at 32
+        ("0.19.0", 32, 3 + 8 + 3 + 4),
         ("0.7.3", 32, 3 + 4),
         # 1 and 2; 1, 2 and 4; then 1 alone
-        ("0.19.0", 1, 2),
-        ("0.19.0", 2, 3),
+        ("0.19.0", 1, 2 + 1),
+        ("0.19.0", 2, 3 + 2),
         ("0.7.3", 1, 1),
-        # ... 256, 272, 288
-        ("0.19.0", 144, 3 + 32 + 2),
+        # ... 256, 272, 288; 1, 2, 4, 8, ..., 144
+        ("0.19.0", 144, 3 + 32 + 2 + 3 + 18),
     ],
 )
-def test_the_batch_sizes_that_graphs_are_captured_for(version, seqs, sizes):
+def test_the_graphs_that_are_captured(version, seqs, graphs):
     engine, deployment = resolved("llama2-7b", version=version, max_num_seqs=seqs)
-    assert capture_sizes(deployment, engine.rules) == sizes
-    expected = int((175.0 + 14.1 * sizes) * MIB)
+    assert captured_graphs(deployment, engine.rules) == graphs
+    expected = int((303.6 + 6.39 * graphs) * MIB)
     assert cuda_graph_bytes(deployment, engine.rules) == expected
 
 
