@@ -168,15 +168,21 @@ def _shares(has: np.ndarray, squares: np.ndarray) -> np.ndarray:
     """Squared per cents of a plain start-up, and what each trait adds.
 
     Least squares of the squared errors on the traits, none below zero, in rounds: an error's
-    square is as uncertain as it is large. A trait that no start-up has takes the largest share.
+    square is as uncertain as it is large. Few start-ups may be near by chance: each trait counts
+    as if one more had it, as far off as all are on average. A trait that none has takes the
+    largest share.
     """
+    is_seen = has.any(axis=0)
+    alone = np.eye(has.shape[1], dtype=bool)[1:] | (np.arange(has.shape[1]) == 0)
+    squares = np.concatenate([squares, np.full(len(alone), squares.mean())])
+    has = np.concatenate([has, alone])
     variances = np.full(len(squares), squares.mean())
     shares = np.zeros(has.shape[1])
     for _ in range(_ROUNDS):
         shares = nnls(has / variances[:, None], squares / variances)[0]
         shares[0] = max(shares[0], _LEAST_VARIANCE)
         variances = has @ shares
-    shares[~has.any(axis=0)] = shares.max()
+    shares[~is_seen] = shares.max()
     return shares
 
 
