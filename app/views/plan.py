@@ -10,7 +10,6 @@ from app.parts.trouble import say
 from app.parts.words import plain
 from app.state import PageState
 from kvsim import Plan, figures
-from kvsim.planning.verdict import certainty
 
 GIB = 2**30
 
@@ -111,9 +110,8 @@ def _numbers(plan: Plan) -> None:
         "Blocks x tokens each": f"{kv.num_blocks:,} x {kv.block_size:,}",
     }
     shown.metrics(numbers)
-    sure = certainty(plan.kv_band, plan.memory.kv_cache_bytes)
-    if sure:
-        st.caption(f":material/straighten: {plain(sure)}")
+    if plan.certainty:
+        st.caption(f":material/straighten: {plain(plan.certainty)}")
 
 
 def _behind(plan: Plan) -> None:

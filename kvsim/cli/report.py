@@ -8,7 +8,6 @@ from kvsim.cli.render import Bar, Part, Section, Table
 from kvsim.engines.base import MemoryBudget
 from kvsim.planning.plan_types import KVKind, Plan, PoolFacts
 from kvsim.planning.planner import EngineComparison
-from kvsim.planning.verdict import certainty
 from kvsim.units import GIB, format_bytes, format_seconds
 
 __all__ = ["comparison_sections", "gib", "kinds_table", "plan_sections", "size_text"]
@@ -87,9 +86,8 @@ def _memory(plan: Plan) -> Section:
         for label, size, note in terms
         if size
     )
-    sure = certainty(plan.kv_band, memory.kv_cache_bytes)
     total = f"{gib(memory.total_bytes)} per rank; the engine may use {gib(memory.budget_bytes)}."
-    return Section("Where the memory goes", (Bar(parts), total, *filter(None, [sure])))
+    return Section("Where the memory goes", (Bar(parts), total, *filter(None, [plan.certainty])))
 
 
 def _share(memory: MemoryBudget, size_bytes: int) -> str:

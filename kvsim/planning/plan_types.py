@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from kvsim.engines.base import Band, MemoryBudget
 from kvsim.errors import InputError
+from kvsim.planning.certainty import certainty
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -269,6 +270,11 @@ class Plan:
     suggestions: tuple[Suggestion, ...]
     provenance: dict[str, str]
     schema_version: str = SCHEMA_VERSION
+
+    @property
+    def certainty(self) -> str:
+        """How sure the KV size is, in one sentence; "" where it was given."""
+        return certainty(self.kv_band, self.memory.kv_cache_bytes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready lists and dicts, ``schema_version`` first."""

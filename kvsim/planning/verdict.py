@@ -1,13 +1,12 @@
-"""The answer in one sentence: it fits, or which term took the memory; and how sure that is."""
+"""The answer in one sentence: it fits, or which term took the memory."""
 
 from __future__ import annotations
 
-from kvsim.engines.base import Band
 from kvsim.memory.pools import Pool
 from kvsim.planning.sizing import Sizing
 from kvsim.units import GIB, format_bytes
 
-__all__ = ["binding_term", "certainty", "verdict"]
+__all__ = ["binding_term", "verdict"]
 
 # Share of the pools' bytes from which one pool is what keeps the others small.
 _CROWDED = 0.9
@@ -34,20 +33,6 @@ def verdict(sizing: Sizing) -> str:
     return (
         f"DOES NOT FIT: one request of {longest} needs {needed} of KV cache and there is"
         f" {left}{_withheld(sizing)}; {binding_term(sizing)}"
-    )
-
-
-def certainty(band: Band, kv_bytes: int) -> str:
-    """Say within what most start-ups like this one lie; "" of a size that was given."""
-    if band.within_bytes is None:
-        return f"KV cache: how sure this is cannot be said, as {band.source}."
-    if not band.within_bytes:
-        return ""
-    near = f"{band.within_bytes / kv_bytes:.1%}, " if kv_bytes > 0 else ""
-    return (
-        f"KV cache: {band.share:.0%} of such start-ups within {near}{_gib(band.within_bytes)}."
-        f" {'Extrapolated' if band.is_extrapolated else 'Such'}: {', '.join(band.like)}"
-        f" ({band.start_ups} of {band.source})."
     )
 
 

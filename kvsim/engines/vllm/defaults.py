@@ -233,5 +233,3 @@ def _sequences(deployment: Deployment, rules: Rules) -> int:
         return _V0_SEQS
     sequences: int = rules.value("max_num_seqs")[card_class(deployment.accelerator)]
     return sequences
-
-

@@ -11,7 +11,7 @@ from kvsim.engines import Deployment, get_engine
 from kvsim.engines.base import Band
 from kvsim.engines.vllm import residuals
 from kvsim.engines.vllm.residuals import TRAITS, kv_band, traits_of
-from kvsim.planning.verdict import certainty
+from kvsim.planning.certainty import certainty
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import GIB
 

@@ -1,0 +1,23 @@
+"""How sure a KV size is, in one sentence."""
+
+from __future__ import annotations
+
+from kvsim.engines.base import Band
+from kvsim.units import GIB
+
+__all__ = ["certainty"]
+
+
+def certainty(band: Band, kv_bytes: int) -> str:
+    """Say within what most start-ups like this one lie; "" of a size that was given."""
+    if band.within_bytes is None:
+        return f"KV cache: how sure this is cannot be said, as {band.source}."
+    if not band.within_bytes:
+        return ""
+    near = f"{band.within_bytes / kv_bytes:.1%}, " if kv_bytes > 0 else ""
+    return (
+        f"KV cache: {band.share:.0%} of such start-ups within"
+        f" {near}{band.within_bytes / GIB:,.2f} GiB."
+        f" {'Extrapolated' if band.is_extrapolated else 'Such'}: {', '.join(band.like)}"
+        f" ({band.start_ups} of {band.source})."
+    )
