@@ -24,6 +24,7 @@ __all__ = [
     "Sharding",
     "TensorFamily",
     "active_parameter_count",
+    "draft_families",
     "matmul_flops_per_token",
     "parameter_count",
     "stage_share",
@@ -103,6 +104,27 @@ def tensor_families(model: ModelSpec) -> tuple[TensorFamily, ...]:
         Families that have parameters; a layer group yields its own.
     """
     return tuple(family for family in _all_families(model) if family.parameters)
+
+
+def draft_families(model: ModelSpec) -> tuple[TensorFamily, ...]:
+    """List the tensors of a checkpoint's draft layers, of which `tensor_families` has none.
+
+    Each layer joins the hidden state and an embedding by a matrix that is stored unquantised
+    (``eh_proj`` of DeepSeek-V3, ``fc`` of Qwen3-Next), and goes on as the decoder's last does.
+    """
+    draft, hidden = model.draft, model.hidden_size
+    if draft is None:
+        return ()
+    last = model.num_layers - 1
+    group = next(group for group in model.layer_groups if last in group.layers)
+    tables = model.vocab_size * hidden * draft.keeps_tables
+    one = (
+        *(family._replace(layers=(last,)) for family in _layer_families(group, hidden)),
+        TensorFamily("other", None, 2 * hidden * hidden),
+        TensorFamily("embedding", None, tables),
+        TensorFamily("output_head", None, tables),
+    )
+    return tuple(f._replace(parameters=draft.count * f.parameters) for f in one if f.parameters)
 
 
 def parameter_count(model: ModelSpec) -> int:

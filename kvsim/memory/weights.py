@@ -19,7 +19,7 @@ import math
 from typing import NamedTuple
 
 from kvsim.memory.rank import Rank
-from kvsim.memory.tensors import TensorFamily, stage_share, tensor_families
+from kvsim.memory.tensors import TensorFamily, draft_families, stage_share, tensor_families
 from kvsim.specs.attention import heads_per_rank
 from kvsim.specs.model import FamilyFormat, ModelSpec
 from kvsim.specs.precision import WeightFormat, weight_format
@@ -49,7 +49,8 @@ class WeightStorage(NamedTuple):
     families : tuple of FamilyFormat
         Where a family is stored in another format; the first that fits holds.
     scale : float
-        Real size over computed size, where a checkpoint's real size is known.
+        Real size over computed size, where a checkpoint's real size is known; with its draft
+        layers, which the file holds too.
     """
 
     plain: WeightFormat
@@ -95,14 +96,15 @@ def weight_storage(
     storage = WeightStorage(plain, weight_format(name) if name else plain, families)
     if model.weight_bytes_on_disk is None or dtype is not None or quantization is not None:
         return storage
-    computed_bytes = sum(storage.bytes_of(f, f.parameters) for f in tensor_families(model))
+    stored = (*tensor_families(model), *draft_families(model))
+    computed_bytes = sum(storage.bytes_of(family, family.parameters) for family in stored)
     return storage._replace(scale=model.weight_bytes_on_disk / computed_bytes)
 
 
 def weight_bytes(
     model: ModelSpec, *, dtype: str | None = None, quantization: str | None = None
 ) -> int:
-    """Bytes of the whole model's weights.
+    """Bytes of the whole model's weights; layers that only draft are not loaded with them.
 
     Parameters
     ----------
@@ -116,8 +118,8 @@ def weight_bytes(
     Returns
     -------
     int
-        The checkpoint's exact size where it is known and nothing is overridden, else
-        the sum over tensor families.
+        The checkpoint's exact size, less its draft layers', where it is known and nothing is
+        overridden; else the sum over tensor families.
 
     Raises
     ------

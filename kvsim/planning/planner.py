@@ -333,10 +333,13 @@ def _capacity_tokens(capacity: Capacity) -> CapacityTokens:
 def _provenance(deployment: ResolvedDeployment, budget: MemoryBudget) -> dict[str, str]:
     """Where each number comes from: sources of the model, the card and the engine's terms."""
     model, card = deployment.model, deployment.accelerator
-    exact = model.weight_bytes_on_disk is not None
+    weights = "computed from the shapes"
+    if model.weight_bytes_on_disk is not None:
+        draft = ", less that of layers that only draft" if model.draft else ""
+        weights = f"the checkpoint's own size{draft}"
     return {
         "model": model.source,
-        "weights": "the checkpoint's own size" if exact else "computed from the shapes",
+        "weights": weights,
         "total": card.memory.source,
         "bandwidth": card.bandwidth.source,
         **{term.removesuffix("_bytes"): source for term, source in budget.provenance},

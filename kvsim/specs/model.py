@@ -17,6 +17,7 @@ __all__ = [
     "QUANTISED_FAMILIES",
     "DeclaredKV",
     "DenseMlp",
+    "DraftLayers",
     "FamilyFormat",
     "FamilyName",
     "LayerGroup",
@@ -179,6 +180,17 @@ class FamilyFormat(Checked):
     layers: tuple[int, ...] | None = None
 
 
+class DraftLayers(Checked):
+    """Layers that a checkpoint has beside the decoder's, for multi-token prediction.
+
+    Each is one like the decoder's last, behind a matrix that joins the hidden state with the
+    token's embedding. Engines load them to speculate, and leave them in the file otherwise.
+    """
+
+    count: PositiveInt
+    keeps_tables: bool = False  # an embedding and an output head of its own
+
+
 class ModelSpec(Checked):
     """Everything about a model that memory and step time depend on.
 
@@ -227,6 +239,8 @@ class ModelSpec(Checked):
         Elements of the cosine and sine tables that engines compute at load; None is one
         table of `max_position_embeddings` rows. Gemma 3 has two, one of them eight times
         longer by its linear scaling.
+    draft : DraftLayers or None
+        Layers of the checkpoint that only draft, of a family that is known.
     weight_bytes_on_disk : int or None
         Exact size of the checkpoint's tensors where a safetensors or GGUF header gave it.
     source : str
@@ -255,6 +269,7 @@ class ModelSpec(Checked):
     vision: VisionTower | None = None
     whole_media_tokens: NonNegativeInt = 0
     rotary_table_elements: NonNegativeInt | None = None
+    draft: DraftLayers | None = None
     weight_bytes_on_disk: int | None = None
     source: str = ""
     idle_overrides: tuple[str, ...] = ()

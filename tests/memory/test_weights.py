@@ -3,6 +3,7 @@
 import csv
 import itertools
 import math
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from kvsim.errors import InputError, UnknownNameError
 from kvsim.memory.rank import Rank
 from kvsim.memory.tensors import (
     active_parameter_count,
+    draft_families,
     matmul_flops_per_token,
     parameter_count,
     tensor_families,
@@ -46,6 +48,47 @@ def decoder(layers, hidden, vocab, mlp, cache, **more):
     return ModelSpec(
         name="test", hidden_size=hidden, vocab_size=vocab, layer_groups=(group,), **more
     )
+
+
+def drafting(name):
+    """Parameters of a model's draft layers by family."""
+    sizes = Counter()
+    for family in draft_families(find_model(name)):
+        sizes[family.name] += family.parameters
+    return sizes
+
+
+def test_deepseek_v3_drafts_with_fourteen_billion_parameters():
+    """DeepSeek-V3's README_WEIGHTS: 11.5 B of its own, 0.9 B of embedding and as much of head; the
+    README: 671 B, and 14 B of multi-token prediction."""
+    sizes = drafting("deepseek-v3")
+    assert round(sizes.total() / 1e9) == 13  # 11.5 + 0.9 + 0.9
+    tables = sizes.pop("embedding"), sizes.pop("output_head")
+    assert [round(size / 1e9, 1) for size in tables] == [0.9, 0.9]
+    assert sizes.total() / 1e9 == pytest.approx(11.5, abs=0.12)  # the joint is 0.1 of it
+
+
+def test_qwen3_5_drafts_with_one_layer_of_full_attention():
+    """By hand: 256 experts of 3 * 2,048 * 512, attention of 16 gated query heads and 2 KV heads of
+    256, and the joint of 2 * 2,048 * 2,048 (vLLM's qwen3_5_mtp.py)."""
+    sizes = drafting("qwen3.5-35b-a3b")
+    assert sizes["experts"] == 256 * 3 * 2048 * 512
+    assert sizes["other"] == 2 * 2048 * 2048
+    assert sizes["attention"] + sizes["attention_output"] == 2048 * 256 * (2 * 16 + 2 * 2 + 16)
+    assert not {"embedding", "output_head"} & set(sizes)
+
+
+def test_what_only_drafts_is_in_the_file_and_not_on_the_card():
+    """A file that is as large as both parts: the engine holds one of them."""
+    model = find_model("deepseek-v3")
+    loaded = weight_bytes(model)
+    storage = weight_storage(model)
+    draft = sum(storage.bytes_of(family, family.parameters) for family in draft_families(model))
+    assert draft > 13e9
+    on_disk = model.model_copy(update={"weight_bytes_on_disk": loaded + round(draft)})
+    assert weight_bytes(on_disk) == pytest.approx(loaded, abs=1)
+    alone = on_disk.model_copy(update={"draft": None})
+    assert weight_bytes(alone) == loaded + round(draft)
 
 
 def test_learned_positions_are_a_table_of_vectors():

@@ -19,6 +19,7 @@ from pathlib import Path
 from kvsim.errors import InputError
 from kvsim.readers.huggingface.bidirectional import BIDIRECTIONAL, refuse_bidirectional
 from kvsim.readers.huggingface.extras import (
+    draft_layers,
     host_table_note,
     other_parameters,
     rotary_table_elements,
@@ -141,6 +142,7 @@ def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
         vision=vision_tower(config, fields),
         whole_media_tokens=whole_media_tokens(fields, family),
         rotary_table_elements=rotary_table_elements(fields, family),
+        draft=draft_layers(fields, model_type),
         source="; ".join(
             part
             for part in (source, dtype_note, quantization.note, host_table_note(fields))

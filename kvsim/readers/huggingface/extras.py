@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields, canonical
+from kvsim.specs.model import DraftLayers
 from kvsim.specs.numbers import shown
 from kvsim.specs.vision import VisionTower
 
 __all__ = [
+    "draft_layers",
     "host_table_note",
     "other_parameters",
     "rotary_table_elements",
@@ -36,7 +38,35 @@ _TOWERS: dict[str, Literal["qwen3_vl", "qwen2_5_vl", "gemma3"]] = {
 _GEMMA3_POOLED = 4
 # Places of each axis in Gemma 4's table of positions, by default (Gemma4VisionConfig).
 _GEMMA4_PLACES = 10240
+
+
+class _DraftKeys(NamedTuple):
+    """How a family's configs count layers that draft, and whether those keep tables."""
+
+    layers: str
+    keeps_tables: bool
+
+
+# Tensors by vLLM's deepseek_mtp.py and glm4_moe_mtp.py (embed_tokens and shared_head in each layer)
+# and by qwen3_5_mtp.py (fc; the decoder's own tables).
+_DRAFT_KEYS = {
+    **dict.fromkeys(
+        ("deepseek_v3", "deepseek_v32", "glm4_moe", "glm_moe_dsa"),
+        _DraftKeys("num_nextn_predict_layers", keeps_tables=True),
+    ),
+    **dict.fromkeys(
+        ("qwen3_next", "qwen3_5", "qwen3_5_moe"),
+        _DraftKeys("mtp_num_hidden_layers", keeps_tables=False),
+    ),
+}
 _VISION_SPELLINGS = {"temporal_patch_size": "patch_temporal", "spatial_merge_size": "merge_size"}
+
+
+def draft_layers(fields: Fields, model_type: str) -> DraftLayers | None:
+    """Find the layers for multi-token prediction, of the families whose checkpoints are known."""
+    keys = _DRAFT_KEYS.get(model_type.removesuffix("_text"))
+    count = fields.first_integer(keys.layers, default=0) if keys else 0
+    return DraftLayers(count=count, keeps_tables=keys.keeps_tables) if keys and count else None
 
 
 def other_parameters(config: Mapping[str, object], fields: Fields) -> int:
