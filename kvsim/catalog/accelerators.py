@@ -134,18 +134,20 @@ def siblings(profile: AcceleratorProfile) -> list[str]:
 
 
 def larger_accelerators(profile: AcceleratorProfile) -> list[str]:
-    """Names of the vendor's shipped cards with no less memory, the smallest first.
+    """Names of the vendor's shipped cards with no less memory or bandwidth, the smallest first.
 
     Examples
     --------
     >>> larger_accelerators(find_accelerator("h100-nvl"))[:2]
-    ['GH200-96GB', 'RTXPRO6000-Blackwell-Server']
+    ['GH200-96GB', 'H20-96GB']
     """
     paths = sorted(data_folder("hardware_profiles").glob("*.yaml"))
     larger = {
         each.name: each.memory_bytes
         for each in map(load_accelerator, paths)
-        if each.vendor == profile.vendor and each.memory_bytes >= profile.memory_bytes
+        if each.vendor == profile.vendor
+        and each.memory_bytes >= profile.memory_bytes
+        and each.bandwidth_bytes_per_s >= profile.bandwidth_bytes_per_s
     }
     return sorted(larger.keys() - {profile.name}, key=lambda name: (larger[name], name))
 
