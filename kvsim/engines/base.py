@@ -83,7 +83,7 @@ class Band(NamedTuple):
     source : str
         What the band comes from.
     is_extrapolated : bool
-        Whether nothing like the device was compared.
+        Whether few or no devices like this one were compared.
     """
 
     share: float

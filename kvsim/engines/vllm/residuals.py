@@ -50,6 +50,10 @@ def _is_desktop(start: Start) -> bool:
     return start.deployment.accelerator.name.upper().startswith(_DESKTOP)
 
 
+def _is_of_another_vendor(start: Start) -> bool:
+    return start.deployment.accelerator.vendor != "NVIDIA"
+
+
 def _is_uncompared(start: Start) -> bool:
     return kernel_class(start.deployment.accelerator) not in start.data["cards"]
 
@@ -80,6 +84,7 @@ def _has_encoder(start: Start) -> bool:
 TRAITS: dict[str, tuple[str, Callable[[Start], bool]]] = {
     "newer": ("a release after {fitted_to}", _is_newer),
     "desktop": ("a desktop card", _is_desktop),
+    "vendor": ("a device that is not NVIDIA's", _is_of_another_vendor),
     "uncompared": ("no card like {card} was compared", _is_uncompared),
     "unswitched": ("ranks without NVSwitches between them", _lacks_switches),
     "states": ("recurrent layers", _has_states),
@@ -123,7 +128,7 @@ def kv_band(deployment: ResolvedDeployment, rules: Rules, budget: MemoryBudget) 
         start_ups=len(rows),
         like=tuple(TRAITS[each][0].format(**named) for each in traits) or (_PLAIN,),
         source=f"{len(data['start_ups'])} start-ups of vLLM",
-        is_extrapolated="uncompared" in traits,
+        is_extrapolated=not {"vendor", "uncompared"}.isdisjoint(traits),
     )
 
 

@@ -15,7 +15,7 @@ from kvsim.planning.certainty import certainty
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import GIB
 
-COVERED = {"fitted_to": [0, 19], "cards": ["ada", "ampere", "hopper"]}
+COVERED = {"fitted_to": [0, 19], "cards": ["ada", "ampere", "hopper", "rocm"]}
 # Round numbers: sigma is 1 % of a plain start-up, and its parts are told apart.
 SHARES = {name: 10.0**power for power, name in enumerate(TRAITS)}
 DATA = COVERED | {
@@ -48,7 +48,8 @@ TWO = {"tensor_parallel_size": 2}
         ("llama3-8b", "h100", "0.20.0", {}, ("newer",)),
         ("llama3-8b", "l40s", "0.19.0", TWO, ("unswitched",)),
         ("llama3-8b", "rtx4090", "0.19.0", {}, ("desktop",)),
-        ("llama3-8b", "tpu-v6e", "0.19.0", {}, ("uncompared",)),
+        ("llama3-8b", "tpu-v6e", "0.19.0", {}, ("vendor", "uncompared")),
+        ("llama3-8b", "mi300x", "0.19.0", {}, ("vendor",)),
         ("llama3-8b", "b200", "0.19.0", {}, ("uncompared",)),
         ("gemma3-12b", "h100", "0.19.0", {}, ("encoder",)),
         ("mixtral-8x7b", "h100", "0.19.0", TWO, ("experts",)),
@@ -80,12 +81,20 @@ def test_every_trait_widens_the_band_by_its_share(monkeypatch, model, version, s
     assert (band.share, band.start_ups, band.is_extrapolated) == (0.9, start_ups, False)
 
 
-def test_a_card_that_nothing_like_it_was_compared_with_says_so(monkeypatch):
+@pytest.mark.parametrize(
+    ("gpu", "words"),
+    [
+        ("b200", ("no card like B200-SXM-180GB was compared",)),
+        ("mi300x", ("a device that is not NVIDIA's",)),
+        ("gaudi3", ("a device that is not NVIDIA's", "no card like Gaudi3 was compared")),
+    ],
+)
+def test_a_device_that_little_was_compared_with_is_extrapolated(monkeypatch, gpu, words):
     monkeypatch.setattr(residuals, "read_data", lambda name: DATA)
-    engine, deployment = started(gpu="tpu-v6e")
+    engine, deployment = started(gpu=gpu)
     band = kv_band(deployment, engine.rules, engine.budget(deployment))
     assert band.is_extrapolated
-    assert band.like == ("no card like TPU-v6e was compared",)
+    assert band.like == words
 
 
 def test_a_size_that_is_given_is_sure_and_an_engine_that_was_not_compared_says_so():
