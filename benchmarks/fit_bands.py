@@ -67,6 +67,11 @@ class StartUp:
     is_fitted: bool
 
     @property
+    def is_nvidia(self) -> bool:
+        """Whether it ran on an NVIDIA card."""
+        return self.deployment.accelerator.vendor == "NVIDIA"
+
+    @property
     def card_gib(self) -> float:
         """The card's memory."""
         return self.deployment.accelerator.memory_bytes / GIB
@@ -89,11 +94,14 @@ def coefficients(text: str) -> Iterator[None]:
 
 
 def start_ups(data: Path) -> list[StartUp]:
-    """All start-ups of vLLM whose KV size was printed and can be predicted."""
+    """All start-ups of vLLM on NVIDIA's cards whose KV size was printed and can be predicted.
+
+    AMD's two rows are one start-up twice, and what that holds outside torch is taken from it.
+    """
     samples = read_samples(data)
     seen = (_seen(row, samples) for row in observations(data) if row.engine_name == "vllm")
     unseen = (_unseen(case) for case in cases(data) if isinstance(case.engine, VLLM))
-    found = [each for each in (*seen, *unseen) if each is not None]
+    found = [each for each in (*seen, *unseen) if each is not None and each.is_nvidia]
     return list({_likeness(each): each for each in found}.values())
 
 

@@ -14,10 +14,10 @@ def certainty(band: Band, kv_bytes: int) -> str:
         return f"KV cache: how sure this is cannot be said, as {band.source}."
     if not band.within_bytes:
         return ""
-    near = f"{band.within_bytes / kv_bytes:.1%}, " if kv_bytes > 0 else ""
+    near = f" ({band.within_bytes / kv_bytes:.1%})" if kv_bytes > 0 else ""
+    had = f"{band.start_ups} had just this" if band.start_ups else "none had all of this"
     return (
-        f"KV cache: {band.share:.0%} of such start-ups within"
-        f" {near}{band.within_bytes / GIB:,.2f} GiB."
-        f" {'Extrapolated' if band.is_extrapolated else 'Such'}: {', '.join(band.like)}"
-        f" ({band.start_ups} of {band.source})."
+        f"KV cache {kv_bytes / GIB:,.2f} GiB ± {band.within_bytes / GIB:,.2f}{near},"
+        f" {'extrapolated' if band.is_extrapolated else f'{band.share:.0%} sure'}:"
+        f" of {band.source} that were compared {had}: {', '.join(band.like)}."
     )

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, overload
 from kvsim.catalog.accelerators import larger_accelerators
 from kvsim.catalog.models import published_variants
 from kvsim.planning.sizing import Sizing
-from kvsim.specs.precision import weight_format
 
 __all__ = ["Change", "Family", "families", "flag_of"]
 
@@ -146,9 +145,7 @@ def _utilizations(sizing: Sizing) -> Family:
 
 
 def _seats(sizing: Sizing) -> Family:
-    """What is set aside for every seat: states, llama.cpp's windows, an image in the profile."""
-    if len(sizing.pools.pools) == 1 and not sizing.deployment.model.encoder_tokens:
-        return ()
+    """What is set aside for every seat: logits and graphs, states, llama.cpp's windows."""
     return _Lazy(
         range(sizing.deployment.options.max_num_seqs - 1, 0, -1),
         lambda seats: Change(f"run at most {seats:,} at once", {"max_num_seqs": seats}),
@@ -176,22 +173,14 @@ def _published(sizing: Sizing) -> Family:
 
 
 def _weights(sizing: Sizing) -> Family:
-    """Formats that an engine makes as it loads, or else of a checkpoint that somebody must make."""
+    """Formats that an engine makes as it loads a checkpoint in 16 bits; llama.cpp's files."""
     model, options = sizing.deployment.model, sizing.deployment.options
     if model.quantization is not None or options.quantization is not None:
         return ()
-    names = WEIGHTS.get(sizing.engine.name, ("fp8", "awq"))
-    least = min((weight_format(name).bits_per_weight for _, name in _known(sizing)), default=16)
     return [
         Change(f"quantize the weights to {name}", {"quantization": name})
-        for name in names
-        if name != "awq" or least >= 8
+        for name in WEIGHTS.get(sizing.engine.name, ("fp8",))
     ]
-
-
-def _known(sizing: Sizing) -> list[tuple[str, str]]:
-    published = sizing.engine.name in _LOADS_PUBLISHED
-    return published_variants(sizing.deployment.model) if published else []
 
 
 def _degrees(sizing: Sizing, kind: str, words: str, degrees: Sequence[int]) -> Family:

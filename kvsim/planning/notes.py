@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kvsim.catalog.accelerators import names_file, siblings
+from kvsim.engines.base import Band
 from kvsim.memory.footprint import layer_caches
 from kvsim.planning.idle_options import idle_options
 from kvsim.planning.plan_types import Fragmentation
 from kvsim.planning.sizing import Sizing
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.precision import weight_format
-from kvsim.units import format_bytes
+from kvsim.units import GIB, format_bytes
 
 __all__ = ["alias_warning", "warnings"]
 
@@ -21,9 +22,9 @@ __all__ = ["alias_warning", "warnings"]
 WASTEFUL_SHARE = 0.05
 
 
-def warnings(sizing: Sizing, fragments: Fragmentation) -> tuple[str, ...]:
+def warnings(sizing: Sizing, fragments: Fragmentation, band: Band) -> tuple[str, ...]:
     """Collect what a reader of this plan should know and may not have asked."""
-    return (*_checks(sizing), *_fragmentation(fragments))
+    return (*_checks(sizing), *_close_call(sizing, band), *_fragmentation(fragments))
 
 
 def _checks(sizing: Sizing) -> Iterator[str]:
@@ -41,6 +42,7 @@ def _checks(sizing: Sizing) -> Iterator[str]:
         _stated_blocks,
         _idle_flags,
         _idle_overrides,
+        _rope_as_stated,
     )
     for check in checks:
         yield from check(sizing)
@@ -68,6 +70,33 @@ def _fits(asked: str, name: str) -> bool:
     said = [word for word in re.findall(r"[a-z0-9]+", asked.lower()) if word != "nvidia"]
     words = re.findall(r"[a-z0-9]+", name.lower())
     return all(any(word.startswith(each) for word in words) for each in said)
+
+
+def _close_call(sizing: Sizing, band: Band) -> Iterator[str]:
+    """One request fits, or does not, by less than the estimate is sure to."""
+    held, requests = sizing.pool_bytes, sizing.capacity.max_concurrency
+    if not band.within_bytes or held <= 0 or requests <= 0:
+        return
+    needed = held / requests
+    if abs(held - needed) < band.within_bytes:
+        verb = "fits by" if held >= needed else "is short of"
+        yield (
+            f"one request of {sizing.capacity.max_model_len:,} tokens {verb}"
+            f" {abs(held - needed) / GIB:.2f} GiB, and the KV size is sure to"
+            f" {band.within_bytes / GIB:.2f}"
+        )
+
+
+def _rope_as_stated(sizing: Sizing) -> Iterator[str]:
+    """A scaling that the user gave, of which the engine makes no longer requests."""
+    asked, model = sizing.asked.options, sizing.deployment.model
+    told = f"{asked.hf_overrides or ''}{asked.rope_scaling or ''}"
+    longest = sizing.capacity.max_model_len
+    if "rope" in told and asked.max_model_len is None and longest <= model.max_position_embeddings:
+        yield (
+            f"the rope scaling makes no request longer here: {longest:,} tokens are what"
+            " max_position_embeddings says; override that too"
+        )
 
 
 def _longer_than_servable(sizing: Sizing) -> Iterator[str]:

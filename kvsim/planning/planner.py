@@ -242,7 +242,7 @@ def _plan(
     deployment, budget, capacity = sizing.deployment, sizing.budget, sizing.capacity
     context = _context(context_len, capacity.max_model_len)
     policies = (retention,) if isinstance(retention, str) else retention
-    fragments = fragmentation(sizing, context)
+    fragments, band = fragmentation(sizing, context), _kv_band(sizing)
     return Plan(
         model=_model_facts(deployment),
         accelerator=part_of(AcceleratorFacts, deployment.accelerator),
@@ -250,7 +250,7 @@ def _plan(
         parallelism=_parallelism(deployment.options),
         options=deployment.options.model_dump(),
         memory=sizing.memory if deployment.options.pool_is_stated else budget,
-        kv_band=_kv_band(sizing),
+        kv_band=band,
         kv_cache=_kv_cache(capacity),
         capacity_tokens=_capacity_tokens(capacity),
         kv_kinds=kv_kinds(deployment.model, sizing.kv_format, context, sizing.rank),
@@ -265,7 +265,7 @@ def _plan(
         fits=sizing.fits,
         verdict=verdict(sizing),
         command=engine.command(asked),
-        warnings=(*alias_warning(sizing, gpu), *warnings(sizing, fragments)),
+        warnings=(*alias_warning(sizing, gpu), *warnings(sizing, fragments, band)),
         suggestions=_suggestions(sizing),
         provenance=_provenance(deployment, budget),
     )
@@ -273,8 +273,9 @@ def _plan(
 
 def _kv_band(sizing: Sizing) -> Band:
     """How sure the KV size is; what the user gave is not estimated."""
-    if sizing.deployment.options.kv_cache_memory_bytes is not None:
-        return Band.exact("given: --kv-cache-memory-bytes")
+    given = sizing.deployment.options.pool_key
+    if given:
+        return Band.exact(f"given: --{given.replace('_', '-')}")
     return sizing.engine.kv_band(sizing.deployment, sizing.budget)
 
 

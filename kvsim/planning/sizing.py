@@ -56,6 +56,11 @@ class Sizing:
         return self.capacity.holds_one and self.pool_bytes <= self.room_bytes
 
     @property
+    def serves(self) -> bool:
+        """Whether such a request also finishes: it may be let in and outgrow the pool."""
+        return self.fits and self.requests(self.capacity.max_model_len) >= 1
+
+    @property
     def room_bytes(self) -> int:
         """What the card has for KV cache, whatever was decreed: all less the other terms."""
         budget = self.budget

@@ -53,7 +53,7 @@ def suggest(sizing: Sizing) -> tuple[Suggestion, ...]:
 def _suggestion(sizing: Sizing, change: Change) -> Suggestion:
     """Say what the plan is with a change that is known to fit."""
     changed = _replan(sizing, change)
-    if changed is None or not changed.fits:
+    if changed is None or not changed.serves:
         raise InvariantError(f"{change.flag} was found to be enough, and is not")
     return Suggestion(
         change=change.words,
@@ -86,7 +86,7 @@ def _replan(sizing: Sizing, change: Change) -> Sizing | None:
 
 def _is_enough(sizing: Sizing, change: Change) -> bool:
     changed = _replan(sizing, change)
-    return changed is not None and changed.fits
+    return changed is not None and changed.serves
 
 
 def _fitting_pool(sizing: Sizing) -> int:

@@ -86,9 +86,13 @@ def binding_term(sizing: Sizing) -> str:
         "memory outside the framework": budget.non_torch_bytes,
         "captured graphs": budget.cuda_graph_bytes if budget.cuda_graph_in_budget else 0,
     }
-    name = max(terms, key=lambda term: terms[term])
+    ranked = sorted(terms.items(), key=lambda term: -term[1])
+    (name, most), (other, next_most) = ranked[:2]
+    budget_gib = f"of the {_gib(budget.budget_bytes)} budget"
+    if budget.kv_cache_bytes <= 0 and most < budget.budget_bytes:  # no term alone is the cause
+        return f"{name} take {_gib(most)} and {other} {_gib(next_most)} {budget_gib}"
     verb = "take" if name.endswith("s") else "takes"
-    return f"{name} {verb} {_gib(terms[name])} of the {_gib(budget.budget_bytes)} budget"
+    return f"{name} {verb} {_gib(most)} {budget_gib}"
 
 
 def _gib(size_bytes: float, digits: int = 2) -> str:

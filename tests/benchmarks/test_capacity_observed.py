@@ -90,7 +90,7 @@ def test_the_committed_bands_are_the_fitted_ones(kvsim_data):
 def test_bands_hold_the_start_ups_that_they_were_fitted_without(kvsim_data):
     """Nine in ten of all; four in five of those that nothing else was fitted on either."""
     left_out = fit_bands.leave_one_out(fit_bands.start_ups(kvsim_data))
-    assert len(left_out) >= 40
+    assert len(left_out) >= 38
     inside = [abs(each.error_gib) <= half for each, half in left_out]
     assert sum(inside) >= 0.87 * len(inside)
     unseen = [

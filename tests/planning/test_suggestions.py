@@ -68,12 +68,12 @@ def changed(flag: str) -> Asked:
 
 
 def fits(asked: Asked) -> bool:
-    """Whether it fits: a plan without its tables, and without suggestions of its own."""
+    """Whether it fits, and the longest request runs: a plan without tables and suggestions."""
     rest = dict(asked)
     model, card = find_model(rest.pop("model")), find_accelerator(rest.pop("gpu"))
     engine = get_engine(rest.pop("engine", "vllm"))
     try:
-        return size(engine, Deployment(model, card, EngineOptions(**rest))).fits
+        return size(engine, Deployment(model, card, EngineOptions(**rest))).serves
     except KVSimError:  # one notch less may be what the engine has no way to do
         return False
 
@@ -117,8 +117,10 @@ def weakened(
     asked: Asked, taken: Asked, name: str, value: Any, length: int, block: int
 ) -> list[Asked]:
     """One notch less of one thing that a suggestion says."""
-    back = {key: found for key, found in taken.items() if key != name}
-    back |= {name: asked[name]} if name in asked else {}
+    both = ("kv_cache_dtype", "kv_cache_dtype_v")  # llama.cpp narrows K and V at once
+    undone = both if name in both else (name,)
+    back = {key: found for key, found in taken.items() if key not in undone}
+    back |= {key: asked[key] for key in undone if key in asked}
     if name == "gpu":
         names = larger_accelerators(find_accelerator(asked["gpu"]))
         return [taken | {"gpu": each} for each in names[: names.index(value)]]
@@ -181,3 +183,34 @@ def test_the_smallest_larger_card_of_the_vendor_is_offered():
     ]
     assert card.vendor == "NVIDIA"
     assert not any(fits(asked | {"gpu": name}) for name in smaller)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"model": "gpt-oss-20b", "gpu": "rtx5080", "engine": "llama.cpp"},
+        {"model": "gemma3-12b", "gpu": "t4", "engine": "llama.cpp"},
+    ],
+)
+def test_what_is_offered_also_runs(asked):
+    """A request that the start-up check lets in may outgrow the pool: that is no way out."""
+    offered = plan(**asked).suggestions
+    assert offered
+    for each in offered:
+        words = each.flag.split()
+        changes = dict(zip(words[::2], words[1::2], strict=True))
+        options = {name[2:].replace("-", "_"): read_word(word) for name, word in changes.items()}
+        again = plan(**asked | options)
+        longest = again.kv_cache.max_model_len
+        (row,) = [row for row in again.concurrency if row.context_len == longest]
+        assert row.requests >= 1, each.flag
+
+
+def read_word(word):
+    """A flag's value as `plan` takes it."""
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            pass
+    return word

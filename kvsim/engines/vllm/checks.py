@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from kvsim.engines.base import Deployment
-from kvsim.engines.vllm.rules import Rules, architecture
-from kvsim.errors import InputError
+from kvsim.engines.common import read_data
+from kvsim.engines.vllm.rules import Rules, architecture, parts_of
+from kvsim.errors import InputError, UnsupportedError
 from kvsim.memory.footprint import layer_caches
 from kvsim.specs.attention import heads_per_rank
 from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
+from kvsim.specs.model import ModelSpec
 
 __all__ = ["check_batch", "check_flags"]
+
+_MODELS = "vllm_models"
+_ANY_PATCH = (999, 999)  # of a release of which only the first parts are known
 
 
 def check_flags(deployment: Deployment, rules: Rules) -> None:
@@ -20,12 +25,30 @@ def check_flags(deployment: Deployment, rules: Rules) -> None:
     InputError
         For the first, with the fix.
     """
+    _check_served(deployment.model, rules)
     _check_pool(deployment.options, rules)
     _check_graphs(deployment)
     _check_adapters(deployment)
     _check_block(deployment.options)
     _check_weights(deployment, rules)
     _check_sharding(deployment)
+
+
+def _check_served(model: ModelSpec, rules: Rules) -> None:
+    """Refuse a model whose class the release does not have yet, or no longer has."""
+    known = read_data(_MODELS)
+    absent, last = (known[each].get(model.architecture) for each in ("absent_through", "last"))
+    patch = (*rules.release, *_ANY_PATCH)[:3]
+    if absent and patch <= parts_of(absent):
+        raise UnsupportedError(
+            f"vLLM {rules.said} does not serve {model.name}: {absent} had no"
+            f" {model.architecture} yet; choose a later --engine-version"
+        )
+    if last and rules.release[:2] > parts_of(last)[:2]:
+        raise UnsupportedError(
+            f"vLLM {rules.said} no longer serves {model.name}: {last} was the last to have"
+            f" {model.architecture}; choose --engine-version {last}"
+        )
 
 
 def _check_pool(options: EngineOptions, rules: Rules) -> None:

@@ -80,10 +80,16 @@ def check_length(deployment: Deployment, rules: Rules) -> None:
     if can_lift and allows_longer():
         return
     lift = f", or set {ALLOWS_LONGER}=1: positions beyond are nan or out of bounds"
+    is_as_stated = any(rope.kind in rules.value("ropes_as_stated") for rope in model.rope_scaling)
+    scale = (
+        f"state max_position_embeddings {asked} beside the scaling, which multiplies nothing here"
+        if is_as_stated
+        else "scale its rope"
+    )
     raise InputError(
         f"--max-model-len {asked} is greater than the derived max_model_len {derived} of"
         f" {model.name}{_how(model, derived)}",
-        fix=f"choose at most {derived}, scale its rope{lift if can_lift else ''}",
+        fix=f"choose at most {derived}, {scale}{lift if can_lift else ''}",
     )
 
 

@@ -20,7 +20,7 @@ __all__ = [
     "card_class",
     "entry_at",
     "kernel_class",
-    "kernels_on",
+    "parts_of",
 ]
 
 _DATA = "vllm_rules"
@@ -40,12 +40,13 @@ def entry_at(entries: list[dict[str, Any]], release: tuple[int, ...]) -> dict[st
     >>> entry_at(entries, (0, 9, 2))["value"], entry_at(entries, (0, 20))["value"]
     (1, 2)
     """
-    held = [entry for entry in entries if _release_of(entry["since"]) <= release]
+    held = [entry for entry in entries if parts_of(entry["since"]) <= release]
     return held[-1]
 
 
 @cache
-def _release_of(text: str) -> tuple[int, ...]:
+def parts_of(text: str) -> tuple[int, ...]:
+    """Numbers of a release as the data files write it."""
     return tuple(int(part) for part in text.split("."))
 
 

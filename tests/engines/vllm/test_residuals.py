@@ -15,7 +15,7 @@ from kvsim.planning.certainty import certainty
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import GIB
 
-COVERED = {"fitted_to": [0, 19], "cards": ["ada", "ampere", "hopper", "rocm"]}
+COVERED = {"fitted_to": [0, 19], "cards": ["ada", "ampere", "hopper"]}
 # Round numbers: sigma is 1 % of a plain start-up, and its parts are told apart.
 SHARES = {name: 10.0**power for power, name in enumerate(TRAITS)}
 DATA = COVERED | {
@@ -49,7 +49,7 @@ TWO = {"tensor_parallel_size": 2}
         ("llama3-8b", "l40s", "0.19.0", TWO, ("unswitched",)),
         ("llama3-8b", "rtx4090", "0.19.0", {}, ("desktop",)),
         ("llama3-8b", "tpu-v6e", "0.19.0", {}, ("vendor", "uncompared")),
-        ("llama3-8b", "mi300x", "0.19.0", {}, ("vendor",)),
+        ("llama3-8b", "mi300x", "0.19.0", {}, ("vendor", "uncompared")),
         ("llama3-8b", "b200", "0.19.0", {}, ("uncompared",)),
         ("gemma3-12b", "h100", "0.19.0", {}, ("encoder",)),
         ("mixtral-8x7b", "h100", "0.19.0", TWO, ("experts",)),
@@ -85,7 +85,7 @@ def test_every_trait_widens_the_band_by_its_share(monkeypatch, model, version, s
     ("gpu", "words"),
     [
         ("b200", ("no card like B200-SXM-180GB was compared",)),
-        ("mi300x", ("a device that is not NVIDIA's",)),
+        ("mi300x", ("a device that is not NVIDIA's", "no card like MI300X was compared")),
         ("gaudi3", ("a device that is not NVIDIA's", "no card like Gaudi3 was compared")),
     ],
 )
@@ -111,16 +111,16 @@ def test_a_size_that_is_given_is_sure_and_an_engine_that_was_not_compared_says_s
         (
             Band(0.9, GIB, 2, ("a release after 0.19",), "41 start-ups", is_extrapolated=False),
             50 * GIB,
-            "KV cache: 90% of such start-ups within 2.0%, 1.00 GiB. Such: a release after 0.19"
-            " (2 of 41 start-ups).",
+            "KV cache 50.00 GiB ± 1.00 (2.0%), 90% sure: of 41 start-ups that were compared 2 had"
+            " just this: a release after 0.19.",
         ),
         (
             Band(
                 0.9, GIB, 0, ("no card like X was compared",), "9 start-ups", is_extrapolated=True
             ),
             -GIB,  # nothing is left, so nothing is a share of it
-            "KV cache: 90% of such start-ups within 1.00 GiB. Extrapolated: no card like X was"
-            " compared (0 of 9 start-ups).",
+            "KV cache -1.00 GiB ± 1.00, extrapolated: of 9 start-ups that were compared none had"
+            " all of this: no card like X was compared.",
         ),
         (Band.exact("given"), GIB, ""),
         (

@@ -15,7 +15,7 @@ from kvsim.memory.rank import Rank
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import MIB
 
-LENGTH = 202_752
+LENGTH = 163_840
 
 
 def resolved(model, gpu="h200", version="0.19.1", **options):
@@ -71,21 +71,21 @@ def test_ranks_split_experts_or_take_them_whole():
 
 
 @pytest.mark.parametrize(
-    ("version", "kv", "gpu", "expected"),
+    ("model", "version", "kv", "gpu", "expected"),
     [
         # Experts: 8,192 tokens, 8 of them each, max(256, 6,144) and max(512, 6,144) numbers
-        ("0.19.1", "bfloat16", "h200", 8192 * 8 * 2 * 6144 * 2),
+        ("glm-5.1", "0.19.1", "bfloat16", "h200", 8192 * 8 * 2 * 6144 * 2),
         # B200's kernels for experts keep nothing there: 40 contexts of keys of 132 bytes
-        ("0.19.1", "bfloat16", "b200", LENGTH * 40 * 132),
+        ("glm-5.1", "0.19.1", "bfloat16", "b200", LENGTH * 40 * 132),
         # ... or 5 contexts of latents, unpacked to 576 numbers of 2 bytes
-        ("0.13.0", "fp8", "h200", LENGTH * 5 * 576 * 2),
-        ("0.13.0", "bfloat16", "h200", LENGTH * 40 * 132),
-        ("0.12.0", "bfloat16", "h200", 0),
+        ("deepseek-v3.2", "0.13.0", "fp8", "h200", LENGTH * 5 * 576 * 2),
+        ("deepseek-v3.2", "0.13.0", "bfloat16", "h200", LENGTH * 40 * 132),
+        ("deepseek-v3.2", "0.12.0", "bfloat16", "h200", 0),
     ],
 )
-def test_what_a_sparse_indexer_gathers(version, kv, gpu, expected):
+def test_what_a_sparse_indexer_gathers(model, version, kv, gpu, expected):
     found = held(
-        "glm-5.1",
+        model,
         gpu=gpu,
         version=version,
         rank=Rank(tp=8),
