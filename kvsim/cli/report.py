@@ -282,6 +282,12 @@ def _side_by_side(plans: tuple[Plan, ...]) -> Section:
     return Section(title, (Table(("", *(plan.engine.name for plan in plans)), rows),))
 
 
+def _kv_gib(size_bytes: int) -> str:
+    """GiB of KV cache, or by how much the rest is too large."""
+    owed = "over by " if size_bytes < 0 else ""
+    return f"{owed}{abs(size_bytes) / GIB:,.2f}"
+
+
 def _column(plan: Plan) -> dict[str, str]:
     memory, kv, tokens = plan.memory, plan.kv_cache, plan.capacity_tokens
     return {
@@ -289,7 +295,10 @@ def _column(plan: Plan) -> dict[str, str]:
         "fits": "yes" if plan.fits else "no",
         "weights GiB": f"{memory.weights_bytes / GIB:,.2f}",
         "other GiB": f"{memory.overhead_bytes / GIB:,.2f}",
-        "KV cache GiB": f"{memory.kv_cache_bytes / GIB:,.2f}",
+        "KV cache GiB": _kv_gib(memory.kv_cache_bytes),
+        "sure to GiB": "?"
+        if (within := plan.kv_band.within_bytes) is None
+        else f"{within / GIB:.2f}",
         "KV dtype": kv.dtype,
         "B/token": f"{kv.bytes_per_token:,}",
         "block tokens": f"{kv.block_size:,}",

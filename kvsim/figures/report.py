@@ -63,6 +63,13 @@ def _blocks(plans: Sequence[Plan]) -> Iterator[Table]:
     if warnings:
         yield Lines("warnings", "Warnings", warnings)
     yield memory_chart(plans)
+    sure = [
+        f"{text}: {plan.certainty}"
+        for text, plan in zip(labels, plans, strict=True)
+        if plan.certainty
+    ]
+    if sure:
+        yield Lines("certainty", "How sure the KV size is", sure)
     if len(plans) > 1:
         yield comparison_table(plans)
     yield capacity_chart(plans)

@@ -50,7 +50,8 @@ def decode(sizing: Sizing, context: int) -> Decode:
     """Predict decode steps of growing batches, up to what may run at `context` tokens.
 
     The ridge point is the datasheet's: FLOP/s in the weights' compute dtype over bytes/s.
-    A step with fewer FLOPs per byte is bound by bandwidth, whatever its efficiency.
+    The device's part of a step with fewer FLOPs per byte is bound by bandwidth; the step may be
+    by the host or the link.
     """
     curve = sizing.read_curve
     steps = StepTimeModel.from_deployment(sizing.deployment, engine=sizing.engine.name)
@@ -65,7 +66,7 @@ def decode(sizing: Sizing, context: int) -> Decode:
         context_len=context,
         arithmetic_intensity=intensity,
         ridge_point=ridge,
-        bound_by="bandwidth" if intensity < ridge else "compute",
+        bound_by=batches[-1].bound_by,
         batches=tuple(batches),
         source=steps.provenance,
     )

@@ -61,7 +61,13 @@ def test_the_page_holds_the_plan(tmp_path):
     page, plan = file.read_text("utf-8"), kvsim.plan("llama2-7b", "a100", tensor_parallel_size=2)
     headings = parsed(page).headings
     assert headings[0] == "llama2-7b on A100-SXM4-80GB"
-    for title in ("The answer", "Where the memory goes", "Launch", "Where the numbers come from"):
+    for title in (
+        "The answer",
+        "Where the memory goes",
+        "How sure the KV size is",
+        "Launch",
+        "Where the numbers come from",
+    ):
         assert title in headings
     assert plan.verdict in page
     assert plan.command in page
