@@ -30,7 +30,7 @@ from kvsim.readers.huggingface.families import FAMILIES, model_type_of_class
 from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.readers.huggingface.groups import layer_groups
-from kvsim.readers.huggingface.meanings import family_by_fields, refuse_unread
+from kvsim.readers.huggingface.meanings import family_by_fields, refuse_beside, refuse_unread
 from kvsim.readers.huggingface.overrides import Overrides
 from kvsim.readers.huggingface.quantization import quantization_of, states_quantization
 from kvsim.readers.huggingface.rope import longest_stated, original_positions, rope_scaling
@@ -109,7 +109,7 @@ def spec_from_json_file(
 
 
 def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
-    text = _text_part(config, name)
+    text, beside_text = _text_part(config, name)
     model_type = _model_type(config, text)
     architecture = _architecture(config, model_type)
     refuse_bidirectional(text, model_type, architecture, name)
@@ -119,6 +119,7 @@ def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
     if known is None:
         _refuse_unknown_encoder_decoder(fields, model_type)
     refuse_unread(fields, family, model_type, known=known is not None)
+    refuse_beside(Fields(beside_text, {}, name))
     groups, beside = _groups(config, fields, family)
     dtype, dtype_note = _dtype(fields)
     quantization = quantization_of(fields, groups, family.layout)
@@ -167,9 +168,14 @@ def _groups(
     return layer_groups(fields, family), other_parameters(config, fields)
 
 
-def _text_part(config: Mapping[str, object], name: str) -> dict[str, object]:
-    """The language model's own fields, with what only the outer level says beneath them."""
-    text = canonical(config)
+def _text_part(
+    config: Mapping[str, object], name: str
+) -> tuple[dict[str, object], dict[str, object]]:
+    """The language model's own fields, and what the levels around it say that it does not.
+
+    A few are inherited from there.
+    """
+    text, around = canonical(config), dict[str, object]()
     while inner := next((text[key] for key in _TEXT_PARTS if text.get(key)), None):
         if not isinstance(inner, Mapping):
             raise InputError("text_config is not an object", where=name)
@@ -177,8 +183,10 @@ def _text_part(config: Mapping[str, object], name: str) -> dict[str, object]:
         for key in _INHERITED:
             if nested.get(key) is None and text.get(key) is not None:
                 nested[key] = text[key]
+        around |= text
         text = nested
-    return _counted(_uniform_width(text))
+    beside = {key: value for key, value in around.items() if key not in text}
+    return _counted(_uniform_width(text)), beside
 
 
 def _counted(text: dict[str, object]) -> dict[str, object]:

@@ -6,7 +6,8 @@
           ──▶ the family's layout reads it       passed on
           ──▶ "full attention", in its words     nothing to read
           ──▶ speaks of attention or its state,  refused by name: a guess would be a wrong number
-              and nobody reads it
+              and nobody reads it, or nobody
+              where it lies
 
 A ``model_type`` that nobody knows is read by its fields alone, where they say everything that a
 kind of layer needs.
@@ -22,7 +23,7 @@ from kvsim.readers.huggingface.families import DELTA_FIELDS, MLA_FIELDS
 from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields
 
-__all__ = ["family_by_fields", "refuse_unread"]
+__all__ = ["family_by_fields", "refuse_beside", "refuse_unread"]
 
 # Fields that speak of an attention kind, of a state, or of the width that something is kept in.
 # One that is set, and that the family's layout does not read, means that the model is something
@@ -34,13 +35,16 @@ _TELLING = re.compile(
     r"|local_attention|attention_type|sparse_attention|cross_attention"
     r"|indexer_types|index_kpool|source_layer|engram|block_configs|heads_per_layer"
     r"|attention_other|qk_(rope|nope)"
+    r"|kv_(compress|cache_(compress|shar|ratio|budget)|shar|reuse|evict|budget|merg|group)|kv_lora"
+    r"|cross_layer|shared_kv|evict|local_attn|sparse_attn|(^|_)(nsa|moba|yoco)(_|$)"
+    r"|(attn|attention)_(kind|layers|sink|budget|block_size)"
 )
 # Fields that match, and can change nothing that is kept: which kernel runs, how the model was
 # trained, what a draft layer is (engines drop those unless they speculate), biases, activations,
 # and which layers hold experts, which is read for every family.
 _IDLE = re.compile(
     r"^mlp_layer_types$|^mtp_|_mtp_|^num_mtp|^dspark_|^use_\w+_kernels$|^time_step_|^index_share_for_mtp"
-    r"|_(hidden_act|act|bias|dropout|rope_theta|chunk_size|rms_norm|norm_before_gate)$"
+    r"|^(mamba|ssm)\w*_chunk_size$|_(hidden_act|act|bias|dropout|rope_theta|rms_norm|norm_before_gate)$"
 )
 _WINDOW_FIELDS = ("layer_types", "sliding_window", "use_sliding_window", "max_window_layers")
 
@@ -119,6 +123,27 @@ def refuse_unread(fields: Fields, family: Family, model_type: str, *, known: boo
             " kvsim does not know",
             "kvsim never guesses; a plain decoder has no such field",
         )
+
+
+def refuse_beside(beside: Fields) -> None:
+    """Refuse fields around the language model's own that speak of its attention.
+
+    Parameters
+    ----------
+    beside : Fields
+        What the outer config says and the language model's own does not.
+
+    Raises
+    ------
+    InputError
+        Naming the field.
+    """
+    for key in beside.names():
+        if _TELLING.search(key) and not _IDLE.search(key) and not _is_plain(beside, key):
+            raise beside.error(
+                f"the field {key!r} lies outside the language model's config: nothing reads it",
+                "move it inside, or leave it out",
+            )
 
 
 def _is_plain(fields: Fields, key: str) -> bool:

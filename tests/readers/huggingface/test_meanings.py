@@ -48,6 +48,7 @@ def without_name(config):
         ("dspark_window", 5),
         ("mamba_hidden_act", "silu"),
         ("mamba_proj_bias", False),
+        ("mamba_chunk_size", 256),
         ("compress_rope_theta", 160_000),
         ("attn_type_list", [1] * 32),
         ("layer_types", ["full_attention"] * 32),
@@ -75,12 +76,38 @@ def test_what_can_change_nothing_changes_nothing(key, value, model_type):
         ("block_configs", [{"attention": {"no_op": True}}]),
         ("attention_type", "hashed"),
         ("num_key_value_heads_per_layer", [4] * 32),
+        ("attention_chunk_size", 8192),
+        ("moba_chunk_size", 512),
+        ("attention_kind", "block_sparse"),
+        ("attention_sink_size", 4),
+        ("kv_compression_ratio", 4),
+        ("kv_cache_sharing", 2),
+        ("kv_reuse_every", 2),
+        ("cross_layer_kv", 2),
+        ("local_attn_every", 4),
+        ("token_eviction_budget", 1024),
+        ("nsa_config", {"block": 64}),
     ],
 )
 @pytest.mark.parametrize("model_type", ["llama", "brand_new"])
 def test_what_could_change_what_is_kept_is_refused_by_name(key, value, model_type):
     with pytest.raises(InputError, match=key):
         read(called(model_type, **{key: value}))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "brand_new"])
+def test_what_lies_around_the_language_models_config_is_refused_too(model_type):
+    inner = called(model_type)
+    around = {"model_type": "seeing", "text_config": inner, "vision_config": {}}
+    with pytest.raises(InputError, match=r"my_sparse_attention_window.*move it inside"):
+        read(around | {"my_sparse_attention_window": 512})
+
+    # what the language model's own config has counts, and what says that there is nothing
+    plain = without_name(around)
+    assert without_name(around | {"use_sliding_window": False}) == plain
+    own = {**inner, "sliding_window": None}
+    repeated = around | {"text_config": own, "sliding_window": 4096}
+    assert without_name(repeated) == plain
 
 
 @pytest.mark.parametrize(
