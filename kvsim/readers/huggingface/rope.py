@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kvsim.errors import nearest
 from kvsim.readers.huggingface.fields import Fields
 from kvsim.specs.model import RopeScaling
 
@@ -24,6 +25,24 @@ ROPE_FIELDS = (
 )
 # transformers' patch_rope_parameters_dict: other names of the same kinds
 _SAME = {"su": "longrope", "mrope": "default"}
+# What engines know (vLLM 0.33 and SGLang 0.5.23, get_rope; transformers, ROPE_INIT_FUNCTIONS).
+_KINDS = (
+    "default",
+    "linear",
+    "dynamic",
+    "yarn",
+    "llama3",
+    "longrope",
+    "proportional",
+    "ntk",
+    "xdrope",
+    "mllama4",
+    "openpangu",
+    "bailing_mrope",
+    "telechat3-yarn",
+    "deepseek_yarn",
+    "deepseek_llama_scaling",
+)
 # What a config may state one of each for: vLLM 0.33, is_rope_parameters_nested.
 _NESTED_BY = ("attention", "main", "compress")
 
@@ -38,7 +57,8 @@ def rope_scaling(fields: Fields, model_type: str) -> tuple[RopeScaling, ...]:
     Raises
     ------
     InputError
-        For a scaling that is no object, or a factor that is no number from 1 on.
+        For a scaling that is no object, a factor that is no number from 1 on, or one of a kind
+        that no engine knows: whether it multiplies the length is the kind's to say.
     """
     if "gemma3" in model_type:
         return ()
@@ -58,9 +78,13 @@ def rope_scaling(fields: Fields, model_type: str) -> tuple[RopeScaling, ...]:
 
 def _one(rope: Fields) -> RopeScaling:
     stated = rope.text("rope_type") or rope.text("type") or "default"
+    kind, factor = _SAME.get(stated, stated), _factor(rope)
+    if factor is not None and kind not in _KINDS:
+        known = nearest(stated, _KINDS) or _KINDS
+        raise rope.error(f"rope_type {stated!r} is not known", f"write {' or '.join(known)}")
     return RopeScaling(
-        kind=_SAME.get(stated, stated),
-        factor=_factor(rope),
+        kind=kind,
+        factor=factor,
         original_positions=rope.optional_integer("original_max_position_embeddings"),
     )
 

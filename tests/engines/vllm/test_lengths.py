@@ -151,3 +151,10 @@ def test_tensorrt_llm_multiplies_all_but_what_is_stated_scaled(scaling, length):
 def test_an_absurd_factor_is_refused(factor):
     with pytest.raises(InputError, match=r"rope_scaling: factor is .*outside"):
         read(llama(rope_scaling={"type": "linear", "factor": factor}))
+
+
+@pytest.mark.parametrize(("kind", "meant"), [("linaer", "linear"), ("yarm", "yarn")])
+def test_a_kind_of_scaling_that_no_engine_knows_is_refused(kind, meant):
+    """vLLM 0.33, get_rope: "Unknown RoPE scaling type"."""
+    with pytest.raises(InputError, match=f"rope_type '{kind}' is not known; write {meant}"):
+        read(llama(rope_parameters={"rope_type": kind, "factor": 2.0}))
