@@ -162,6 +162,8 @@ class Capacity(NamedTuple):
         check, real steady residency, and no window saving at all.
     pools : KVPools
         What is handed out, and what a sequence holds of it.
+    lacking_bytes : int
+        What the start-up check finds too few for one sequence, though the blocks may hold it.
     """
 
     kv_cache_bytes: int
@@ -174,6 +176,7 @@ class Capacity(NamedTuple):
     steady_tokens: int
     all_full_tokens: int
     pools: KVPools
+    lacking_bytes: int = 0
 
     @property
     def block_size(self) -> int:
@@ -202,9 +205,12 @@ class Capacity(NamedTuple):
 
     @property
     def holds_one(self) -> bool:
-        """Whether the blocks that are given out hold one sequence of ``max_model_len``."""
+        """Whether one sequence of ``max_model_len`` passes the start-up check and fits."""
         main = self.pools.main
         given = main.given_blocks
+        charged = sum(group.blocks_per_sequence for group in main.groups)
+        if self.lacking_bytes or given < charged:
+            return False
         return given > 0 and self.max_concurrency * given >= main.num_blocks * (1 - 1e-12)
 
 

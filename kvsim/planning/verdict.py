@@ -66,6 +66,8 @@ def _withheld(sizing: Sizing) -> str:
 def _request_bytes(sizing: Sizing) -> float:
     """KV bytes of one request of ``max_model_len``, as admission charges it where it can."""
     capacity = sizing.capacity
+    if capacity.lacking_bytes:
+        return sizing.pool_bytes + capacity.lacking_bytes
     if capacity.max_concurrency > 0:
         return sizing.pool_bytes / capacity.max_concurrency
     return sizing.occupied_bytes(capacity.max_model_len)

@@ -8,6 +8,7 @@ import pytest
 
 from kvsim import find_accelerator, find_model
 from kvsim.engines import Deployment, get_engine
+from kvsim.errors import UnsupportedError
 from kvsim.memory.growth import Growth
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import GIB
@@ -210,13 +211,13 @@ def test_vllm_draws_four_block_sizes_of_deepseek_v4_from_one_pool():
     assert pools.main.curve.slots_per_block == 256
 
 
-def v4_capacity(model, length):
-    """Blocks, tokens and concurrency of 40 GiB, with 16,384 tokens in flight.
+def v4_capacity(model, length, release="0.33.0"):
+    """Blocks, tokens and concurrency of 40 GiB, with 16,384 tokens in flight from 0.26 on.
 
     Two batches of 8,192, for scheduling is asynchronous.
     """
     options = EngineOptions(**{**V4_SETUP, "max_model_len": length})
-    engine = get_engine("vllm", "0.33.0")
+    engine = get_engine("vllm", release)
     asked = Deployment(find_model(model), find_accelerator("b300"), options)
     capacity = engine.capacity(engine.resolve(asked), 40 * GIB)
     return capacity.num_blocks, capacity.logged_tokens, round(capacity.max_concurrency, 9)
@@ -253,3 +254,69 @@ def test_vllm_admits_deepseek_v4_pro_as_its_own_planner_does(
     config = kvsim_data / "reference/configs/deepseek-ai--DeepSeek-V4-Pro/config.json"
     assert 40 * GIB // 1_435_968 == 29_909
     assert v4_capacity(str(config), length) == (29_909, tokens, concurrency)
+
+
+@pytest.mark.parametrize(
+    ("release", "blocks", "tokens", "concurrency"),
+    [
+        # A page of each of three sizes for 22 layers: 22 x (37,440 + 8,640 + 1,728) = 1,051,776
+        ("0.20.2", 40_835, 112_104, 13.684651475),
+        ("0.22.1", 40_835, 112_104, 13.684651475),
+        # 22 windows, 21 index keys and 20 states of 128: 1,039,680
+        ("0.23.0", 41_310, 113_408, 13.84383378),
+        ("0.25.1", 41_310, 113_408, 13.84383378),
+        ("0.26.0", 41_310, 113_408, 13.84383378),
+    ],
+)
+def test_older_vllm_admits_deepseek_v4_flash_as_its_own_planner_does(
+    release, blocks, tokens, concurrency
+):
+    """get_kv_cache_configs of each release (v1/core/kv_cache_utils.py), run on a CPU."""
+    assert (22 * (37_440 + 8_640 + 1_728), 22 * 37_440 + 21 * 8_640 + 20 * 1_728) == (
+        1_051_776,
+        1_039_680,
+    )
+    assert v4_capacity("deepseek-v4-flash", 8192, release) == (blocks, tokens, concurrency)
+
+
+@pytest.mark.parametrize(
+    ("release", "blocks", "tokens", "concurrency"),
+    [
+        ("0.20.2", 28_979, 848_339, 8.483313817),
+        ("0.23.0", 29_149, 853_316, 8.533079625),
+        # from here on, two batches are in flight
+        ("0.26.0", 29_149, 454_109, 4.541050008),
+    ],
+)
+def test_older_vllm_admits_deepseek_v4_pro_as_its_own_planner_does(
+    release, blocks, tokens, concurrency
+):
+    """As for Flash, at 100,001 tokens."""
+    assert v4_capacity("deepseek-v4-pro", 100_001, release) == (blocks, tokens, concurrency)
+
+
+@pytest.mark.parametrize(
+    ("release", "spare_bytes"),
+    [
+        # 3,364 blocks and the null block, of 1,051,776 bytes
+        ("0.22.1", 1_051_776),
+        # the same number of those bytes are asked for, where a block has 1,039,680 or 1,002,240
+        ("0.26.0", 0),
+        ("0.28.0", 0),
+    ],
+)
+def test_older_vllm_starts_with_deepseek_v4_as_its_check_says(release, spare_bytes):
+    """_max_memory_usage_bytes_from_groups of 0.20 to 0.28 counts a page of each size 22 times."""
+    options = EngineOptions(**{**V4_SETUP, "max_model_len": 8192})
+    engine = get_engine("vllm", release)
+    asked = Deployment(find_model("deepseek-v4-flash"), find_accelerator("b300"), options)
+    resolved = engine.resolve(asked)
+    needed = 3364 * 1_051_776 + spare_bytes
+    assert engine.capacity(resolved, needed).holds_one
+    assert not engine.capacity(resolved, needed - 1).holds_one
+
+
+def test_vllm_served_no_deepseek_v4_before_0_20():
+    """model_executor/models of 0.19.1 has none."""
+    with pytest.raises(UnsupportedError, match=r"0\.19\.1 has no .* choose release 0\.20 or newer"):
+        v4_capacity("deepseek-v4-flash", 8192, "0.19.1")

@@ -10,8 +10,7 @@ sequence takes blocks from every group. Gemma-3-27B, 10 full and 52 window layer
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from itertools import chain
+from collections.abc import Collection
 from math import lcm
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from kvsim.units import ceil_div
 __all__ = [
     "PageGroup",
     "bytes_per_block",
+    "is_unifiable",
     "pack_groups",
     "promote_to_full",
     "require_one_group",
@@ -61,8 +61,8 @@ class PageGroup(NamedTuple):
         return sum(m.spec.page_bytes for m in self.members if layers is None or m.layer in layers)
 
 
-def pack_groups(pages: list[LayerPage], *, packs_mixed: bool = True) -> tuple[PageGroup, ...]:
-    """Pack layers into groups, as vLLM's KV-cache planning does.
+def pack_groups(pages: list[LayerPage]) -> tuple[PageGroup, ...]:
+    """Pack layers into groups, as vLLM's KV-cache planning does where they are unifiable.
 
     One spec, or several that keep the same tokens, make one group. Otherwise pages are made
     equal, and every bucket of equal specs is cut into groups of the smallest bucket's size
@@ -72,19 +72,22 @@ def pack_groups(pages: list[LayerPage], *, packs_mixed: bool = True) -> tuple[Pa
     ----------
     pages : list of LayerPage
         In layer order.
-    packs_mixed : bool
-        Whether pages that cannot be made equal are cut into groups too, not one a kind.
     """
-    kinds = {(p.spec.kind, p.spec.block_size, p.spec.span) for p in pages}
-    if len(kinds) == 1:
+    if _is_one_kind(pages):
         return (PageGroup(tuple(pages)),)
-    if not _can_unify(pages):
-        kept = _kinds(pages)
-        return _pack_mixed(kept) if packs_mixed else tuple(bucket.whole for bucket in kept)
     buckets = _buckets(_unify(pages))
     sizes = [len(bucket) for bucket in buckets]
     size = max(sizes) if max(sizes) < _PADDING_RATIO * min(sizes) else min(sizes)
     return tuple(group for bucket in buckets for group in _cut(bucket, size))
+
+
+def is_unifiable(pages: list[LayerPage]) -> bool:
+    """Whether pages are of one kind or may be made equal.
+
+    A layer with two pages (DeepSeek-V4) keeps them apart.
+    """
+    layers = [page.layer for page in pages if page.spec.kind != "fixed"]
+    return _is_one_kind(pages) or len(set(layers)) == len(layers)
 
 
 def bytes_per_block(groups: tuple[PageGroup, ...], layers: Collection[int] | None = None) -> int:
@@ -157,128 +160,10 @@ def _cut(bucket: list[LayerPage], size: int) -> list[PageGroup]:
     return [PageGroup(hand, size - len(hand)) for hand in hands]
 
 
-def _can_unify(pages: list[LayerPage]) -> bool:
-    """Whether pages may be made equal: a layer with two pages (DeepSeek-V4) keeps them apart."""
-    layers = [page.layer for page in pages if page.spec.kind != "fixed"]
-    return len(set(layers)) == len(layers)
+def _is_one_kind(pages: list[LayerPage]) -> bool:
+    return len({(p.spec.kind, p.spec.block_size, p.spec.span) for p in pages}) == 1
 
 
 def _unify(pages: list[LayerPage]) -> list[LayerPage]:
     widest = max(page.spec.page_bytes for page in pages)
     return [page._replace(spec=page.spec.with_page(widest)) for page in pages]
-
-
-class _Bucket(NamedTuple):
-    """Layers that keep the same tokens, in pages of one or several sizes.
-
-    Parameters
-    ----------
-    columns : tuple of tuple of LayerPage
-        The layers of each page size. Columns of equal length are a pattern that repeats: one
-        page of each size.
-    """
-
-    columns: tuple[tuple[LayerPage, ...], ...]
-
-    @property
-    def whole(self) -> PageGroup:
-        """All of them under one block table."""
-        return PageGroup(tuple(sorted(self._members, key=lambda page: page.layer)))
-
-    @property
-    def _members(self) -> Iterator[LayerPage]:
-        return chain.from_iterable(self.columns)
-
-    @property
-    def repeats(self) -> int:
-        """Layers of the longest column."""
-        return max(map(len, self.columns))
-
-    @property
-    def is_balanced(self) -> bool:
-        """Whether it is a pattern that repeats, and so may be cut."""
-        return len(set(map(len, self.columns))) == 1
-
-    def widest_bytes(self, count: int) -> int:
-        """Bytes of the largest of the groups that it is cut into."""
-        return sum(ceil_div(len(each), count) * each[0].spec.page_bytes for each in self.columns)
-
-    def pieces_in(self, block_bytes: int) -> int:
-        """Groups that it takes where each fits so many bytes, or is one page."""
-        pages = max(1, block_bytes // self.whole.spec.page_bytes)
-        return ceil_div(self.repeats, pages)
-
-    def cut(self, count: int) -> list[PageGroup]:
-        """Deal the repeats of the pattern out in turn."""
-        if count == 1:
-            return [self.whole]
-        rows = list(zip(*self.columns, strict=True))
-        hands = (rows[start::count] for start in range(count))
-        return [PageGroup(tuple(chain.from_iterable(hand))) for hand in hands]
-
-
-def _kinds(pages: list[LayerPage]) -> list[_Bucket]:
-    """Part the layers by the tokens that they keep, in the order in which they come."""
-    kinds: dict[tuple[str, int, int], dict[int, list[LayerPage]]] = {}
-    for page in pages:
-        spec = page.spec
-        columns = kinds.setdefault((spec.kind, spec.block_size, spec.span), {})
-        columns.setdefault(spec.page_bytes, []).append(page)
-    return [_Bucket(tuple(map(tuple, columns.values()))) for columns in kinds.values()]
-
-
-def _pack_mixed(buckets: list[_Bucket]) -> tuple[PageGroup, ...]:
-    """Keep pages as they are, and cut the buckets so that their groups fill a block alike.
-
-    Where a balanced bucket mixes page sizes, all balanced ones are cut into groups of about as
-    many repeats. States and rings, and windows where none mixes sizes, are also cut to what fits
-    beside the widest of the others.
-
-    Notes
-    -----
-    Source: vLLM 0.33, ``v1/core/kv_cache_planning.py`` (_get_packed_kv_cache_groups).
-    Page counts of each group::
-
-        DeepSeek-V4-Flash  windows            22  21      two groups of 43 layers
-                           full               62          21 + 21 index keys + 20: whole
-                           unfolded by 4      21 + 21     balanced and mixed: at least 21 a group
-                           unfolded by 128    20
-        GLM-5.3-Flash      states             9 9 8 8     34 layers; 11 fit beside the latents
-                           full               11 + 11 index keys
-                           rings              11
-    """
-    mixed = [b.repeats for b in buckets if b.is_balanced and len(b.columns) > 1]
-    size = None
-    if mixed:
-        size = _least_padding([b.repeats for b in buckets if b.is_balanced], max(mixed))
-    counts = [ceil_div(b.repeats, size) if size and b.is_balanced else 1 for b in buckets]
-    loose = [_is_loose(bucket, is_free=size is None) for bucket in buckets]
-    block_bytes = max(
-        bucket.widest_bytes(bucket.repeats if cuts else count)
-        for bucket, count, cuts in zip(buckets, counts, loose, strict=True)
-    )
-    return tuple(
-        group
-        for bucket, count, cuts in zip(buckets, counts, loose, strict=True)
-        for group in bucket.cut(max(count, bucket.pieces_in(block_bytes)) if cuts else count)
-    )
-
-
-def _is_loose(bucket: _Bucket, *, is_free: bool) -> bool:
-    """Whether it may be cut anywhere: states, rings, and windows that no pattern binds."""
-    kinds = ("state", "ring", "window", "unfolded") if is_free else ("state", "ring")
-    return bucket.whole.spec.kind in kinds and len(bucket.columns) == 1
-
-
-def _least_padding(sizes: list[int], least: int) -> int:
-    """Return the group size from `least` up that pads `sizes` least; of equals the largest.
-
-    Examples
-    --------
-    43 windows, and 21 and 20 layers of states: 22 leaves 1 + 1 + 2 slots empty.
-
-    >>> _least_padding([43, 21, 20], 21)
-    22
-    """
-    padding = {size: sum(-each % size for each in sizes) for size in range(least, max(sizes) + 1)}
-    return min(padding, key=lambda size: (padding[size], -size))

@@ -196,8 +196,7 @@ def _specs(cache: Attention, deployment: ResolvedDeployment, rules: Rules) -> It
             rows = FoldedKernels.of(deployment, rules).rows
             spec = spec._replace(stride_bytes=rows * entry.entry_bytes)
         yield spec
-    if rules.value("packed_pages"):
-        yield from map(_unfolded_page, cache.unfolded)
+    yield from map(_unfolded_page, cache.unfolded)
 
 
 def _saves_in_prefill(cache: Attention, deployment: ResolvedDeployment, rules: Rules) -> bool:

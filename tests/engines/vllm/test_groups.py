@@ -5,6 +5,7 @@ import pytest
 from kvsim.engines.vllm.groups import (
     PageGroup,
     bytes_per_block,
+    is_unifiable,
     pack_groups,
     promote_to_full,
     require_one_group,
@@ -71,78 +72,6 @@ def test_the_smaller_page_takes_more_tokens():
     assert [group.spec.block_size for group in groups] == [16, 32]
 
 
-WIDE = PageSpec("window", 64, 100, 128)
-FOLDED = PageSpec("full", 256, 30)
-
-
-def test_a_layer_of_two_pages_keeps_pages_as_they_are():
-    """DeepSeek-V4 in a release that has a group for each kind, of pages of its own sizes."""
-    mixed = [LayerPage(0, "v4", WIDE), LayerPage(0, "v4", FOLDED), LayerPage(1, "v4", WIDE)]
-    groups = pack_groups(mixed, packs_mixed=False)
-    assert [group.members for group in groups] == [(mixed[0], mixed[2]), (mixed[1],)]
-    assert [group.spec.page_bytes for group in groups] == [100, 30]
-    assert bytes_per_block(groups) == 200
-    assert bytes_per_block(groups, [1]) == 100
-
-
-@pytest.mark.parametrize(
-    ("folded_bytes", "expected"),
-    [
-        # a block need hold one window, and does not hold two
-        (30, [[0], [1], [2], [3], [0]]),
-        # two windows fit beside 250 bytes: groups of two
-        (250, [[0, 2], [1, 3], [0]]),
-        # all four fit
-        (400, [[0, 1, 2, 3], [0]]),
-    ],
-)
-def test_windows_are_cut_to_what_the_widest_other_group_holds(folded_bytes, expected):
-    """vLLM 0.33's _get_packed_kv_cache_groups, where no bucket mixes page sizes."""
-    mixed = [LayerPage(layer, "v4", WIDE) for layer in range(4)]
-    mixed.append(LayerPage(0, "v4", FOLDED._replace(page_bytes=folded_bytes)))
-    assert members(pack_groups(mixed)) == expected
-
-
-def test_patterns_of_two_page_sizes_set_the_size_of_all_groups():
-    """vLLM 0.33's _get_packed_kv_cache_groups: 5 windows beside a pattern that repeats twice.
-
-    Groups of 2 repeats pad 5 by 1, groups of 3 pad 5 and 2 by 1 each, and groups of 5 pad 2 by 3.
-    """
-    pattern = [PageSpec("unfolded", 4, size, 8) for size in (90, 20)]
-    mixed = [LayerPage(layer, "v4", WIDE) for layer in range(5)]
-    mixed += [LayerPage(layer, "v4", spec) for layer in (1, 3) for spec in pattern]
-    groups = pack_groups(mixed)
-    assert members(groups) == [[0, 3], [1, 4], [2], [1, 1, 3, 3]]
-    assert [group.block_bytes() for group in groups] == [200, 200, 100, 220]
-    assert not any(group.padding_layers for group in groups)
-
-
-def test_as_many_windows_as_a_pattern_repeats_are_one_group():
-    """vLLM 0.33's _approximate_gcd tries every size up to the largest: three, which pads none."""
-    pattern = [PageSpec("unfolded", 4, size, 8) for size in (90, 20)]
-    mixed = [LayerPage(layer, "v4", WIDE) for layer in range(3)]
-    mixed += [LayerPage(layer, "v4", spec) for layer in (0, 1, 2) for spec in pattern]
-    assert members(pack_groups(mixed)) == [[0, 1, 2], [0, 0, 1, 1, 2, 2]]
-
-
-def test_states_and_rings_are_cut_to_what_fits_beside_a_pattern():
-    """vLLM 0.33's _get_packed_kv_cache_groups: latents and keys of 2 layers, 7 states, 2 rings.
-
-    Groups of 3 repeats pad 7, 2 and 2 by 4, those of 2 by 1 alone: the pattern is whole, and the
-    states go into four groups of two. Where a block of 2 * (64 + 4) bytes holds one state of 100
-    alone, there are seven.
-    """
-    latent, key = PageSpec("full", 16, 64), PageSpec("full", 16, 4)
-    ring = PageSpec("ring", 4, 8, 4)
-    for state_bytes, expected in ((64, [2, 2, 2, 1]), (100, [1] * 7)):
-        state = PageSpec("state", 16, state_bytes, 2)
-        mixed = [LayerPage(layer, "kda", state) for layer in range(7)]
-        mixed += [LayerPage(layer, "mla", spec) for layer in (7, 8) for spec in (latent, key, ring)]
-        groups = pack_groups(mixed)
-        assert [len(group.members) for group in groups] == [*expected, 4, 2]
-        assert bytes_per_block(groups) == 136
-
-
 def test_a_block_is_a_multiple_of_what_its_pages_are_read_by():
     wide = LayerPage(0, "wide", FULL._replace(stride_bytes=48))
     narrow = LayerPage(1, "narrow", FULL._replace(page_bytes=32, stride_bytes=5))
@@ -150,10 +79,19 @@ def test_a_block_is_a_multiple_of_what_its_pages_are_read_by():
     assert bytes_per_block(groups) == 240  # 64 + 32, in multiples of 48 and of 5
 
 
+def test_a_layer_of_two_pages_of_two_kinds_is_not_made_equal():
+    """DeepSeek-V4's: a window and folded states, where a latent and its keys are one kind."""
+    assert is_unifiable(pages(FULL, WINDOW))
+    assert is_unifiable([LayerPage(0, "v3", FULL), LayerPage(0, "v3", FULL)])
+    assert not is_unifiable([LayerPage(0, "v4", FULL), LayerPage(0, "v4", WINDOW)])
+
+
 def test_encoder_pages_beside_a_layers_own_are_no_second_page():
     """Whisper: one layer's self-attention and what it keeps of the encoder unify."""
     fixed = PageSpec("fixed", 16, 32, span=1500)
-    groups = pack_groups([LayerPage(0, "self", FULL), LayerPage(0, "cross", fixed)])
+    both = [LayerPage(0, "self", FULL), LayerPage(0, "cross", fixed)]
+    assert is_unifiable(both)
+    groups = pack_groups(both)
     assert [group.spec.page_bytes for group in groups] == [64, 64]
 
 

@@ -130,16 +130,29 @@ def test_the_pages_of_deepseek_v4():
     }
 
 
-@pytest.mark.parametrize("version", ["0.20.2", "0.26.0"])
-def test_older_releases_page_no_unfolded_tokens(version):
-    """They do in vLLM too, in a layout that kvsim does not know: windows and folds alone."""
+@pytest.mark.parametrize(
+    ("version", "block_bytes"),
+    [
+        # full layers' pages, two groups of windows, and compressors' in pages of the same sizes
+        ("0.20.2", [1_002_240, 823_680, 786_240, 967_680, 748_800]),
+        ("0.26.0", [1_002_240, 823_680, 786_240, 967_680, 748_800]),
+        # ... in pages as they are
+        ("0.28.0", [1_002_240, 823_680, 786_240, 870_912, 656_640]),
+    ],
+)
+def test_older_releases_group_deepseek_v4_in_tuples(version, block_bytes):
+    """The groups of each release's own get_kv_cache_groups (v1/core/kv_cache_utils.py)."""
     engine = get_engine("vllm", version)
     deployment = deployed("deepseek-v4-flash", version=version, tensor_parallel_size=8)
     groups = layout_of(deployment, engine.rules).groups
     assert [(group.spec.kind, len(group.members)) for group in groups] == [
-        ("window", 43),
         ("full", 62),
+        ("window", 22),
+        ("window", 21),
+        ("unfolded", 42),
+        ("unfolded", 20),
     ]
+    assert [group.block_bytes() for group in groups] == block_bytes
 
 
 def test_a_compressor_of_another_ratio_is_refused():
