@@ -83,12 +83,13 @@ def _check_sharding(deployment: Deployment) -> None:
             fix=f"choose at most {model.num_layers}",
         )
     for _, cache in layer_caches(model):
-        heads = cache.query_heads
-        if heads % tp:
+        heads, groups = cache.query_heads, cache.query_groups
+        if heads % tp or groups % tp:
+            what = f"{heads} attention heads" if heads % tp else f"{groups} groups of heads"
             raise InputError(
-                f"{heads} attention heads of {model.name} cannot be split over tp={tp}",
+                f"{what} of {model.name} cannot be split over tp={tp}",
                 where="--tensor-parallel-size",
-                fix=f"choose one of {[n for n in range(1, heads + 1) if heads % n == 0]}",
+                fix=f"choose one of {[n for n in range(1, groups + 1) if groups % n == 0]}",
             )
         _check_context_parallel(options, max(1, cache.vectors.heads))
 

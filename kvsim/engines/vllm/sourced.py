@@ -134,11 +134,3 @@ def check_sourced(deployment: Deployment, rules: Rules) -> None:
             where="--decode-context-parallel-size",
             fix="choose 1",
         )
-    groups = min(cache.query_groups for _, cache in layer_caches(deployment.model))
-    if groups % (options.tensor_parallel_size or 1):
-        raise InputError(
-            f"the {groups} groups of heads of {name} cannot be split over"
-            f" tp={options.tensor_parallel_size}",
-            where="--tensor-parallel-size",
-            fix=f"choose one of {[n for n in range(1, groups + 1) if groups % n == 0]}",
-        )

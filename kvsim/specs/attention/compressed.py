@@ -65,6 +65,18 @@ class CompressedLatentAttention(LoadedUnknown, TokenCache):
         return self.heads
 
     @property
+    def query_groups(self) -> int:
+        """Groups that the output is compressed in.
+
+        Notes
+        -----
+        Source: vLLM 0.20.2, ``model_executor/models/deepseek_v4.py``, and 0.33,
+        ``models/deepseek_v4/attention.py`` (n_local_groups = o_groups // tp_size, by which heads
+        are divided).
+        """
+        return self.output_groups or self.heads
+
+    @property
     def vectors(self) -> Vectors:
         """One vector that is key and value of all heads."""
         return Vectors(1, self.head_dim, self.head_dim, value_in_key=True)

@@ -210,6 +210,19 @@ def test_attention_heads_are_split_evenly_even_where_kv_heads_could_be_copied():
         resolved("qwen3-14b", tensor_parallel_size=16)
 
 
+def test_groups_that_share_an_output_are_split_evenly():
+    """DeepSeek-V4-Flash has 64 heads in 8 groups: 16 ranks would have no group each, by whose
+    number vLLM divides (models/deepseek_v4/attention.py, n_local_groups)."""
+    message = r"8 groups of heads .* tp=16; choose one of \[1, 2, 4, 8\]"
+    with pytest.raises(InputError, match=message):
+        resolved("deepseek-v4-flash", "b300", tensor_parallel_size=16)
+    with pytest.raises(
+        InputError, match=r"64 attention heads .* tp=3; choose one of \[1, 2, 4, 8\]"
+    ):
+        resolved("deepseek-v4-flash", "b300", tensor_parallel_size=3)
+    assert resolved("deepseek-v4-pro", "b300", tensor_parallel_size=16)
+
+
 @pytest.mark.parametrize(
     "options",
     [
