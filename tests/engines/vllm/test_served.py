@@ -6,8 +6,8 @@ from kvsim import plan
 from kvsim.errors import UnsupportedError
 
 # vLLM's registry.py: 0.10.0 lacks GptOssForCausalLM and 0.10.2 has it; 0.16.0 lacks
-# Qwen3_5ForConditionalGeneration and 0.17.1 has it; 0.19.1 lacks DeepseekV4ForCausalLM and 0.20.2
-# has it. _PREVIOUSLY_SUPPORTED_MODELS of 0.33: MPTForCausalLM until 0.28.0.
+# Qwen3_5ForConditionalGeneration and 0.17.1 has it. _PREVIOUSLY_SUPPORTED_MODELS of 0.33:
+# MPTForCausalLM until 0.28.0.
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,6 @@ from kvsim.errors import UnsupportedError
     [
         ("gpt-oss-20b", "0.10.0", "does not serve gpt-oss-20b: 0.10.0 had no GptOssForCausalLM"),
         ("qwen3.5-27b", "0.15.0", "does not serve qwen3.5-27b: 0.16.0 had no"),
-        ("deepseek-v4-flash", "0.19.1", "does not serve deepseek-v4-flash"),
         ("mpt-7b", "0.29.0", "no longer serves mpt-7b: 0.28.0 was the last"),
     ],
 )
