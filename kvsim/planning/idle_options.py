@@ -26,7 +26,7 @@ Reads = Callable[[Sizing], object]
 
 # A replica is planned and simulated alone, and both say so; a config is overridden before it is
 # read, and the model says which of its fields were idle.
-_CEILINGS = {"kv_cache_memory_bytes", "max_total_tokens"}
+_CEILINGS = {"kv_cache_memory_bytes", "max_total_tokens", "num_gpu_blocks_override"}
 _NAMED_ELSEWHERE = {
     "data_parallel_size",
     "enable_prefix_caching",

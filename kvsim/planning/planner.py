@@ -273,9 +273,9 @@ def _plan(
 
 def _kv_band(sizing: Sizing) -> Band:
     """How sure the KV size is; what the user gave is not estimated."""
-    given = sizing.deployment.options.pool_key
-    if given:
-        return Band.exact(f"given: --{given.replace('_', '-')}")
+    if sizing.has_given_pool:
+        flag = sizing.deployment.options.pool_key.replace("_", "-")
+        return Band.exact(f"given: --{flag}")
     return sizing.engine.kv_band(sizing.deployment, sizing.budget)
 
 

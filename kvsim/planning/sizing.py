@@ -91,6 +91,17 @@ class Sizing:
         return replace(self.budget, kv_cache_bytes=min(left, self.pool_bytes))
 
     @property
+    def has_given_pool(self) -> bool:
+        """Whether the size that `memory` shows was asked for: what is no ceiling above the room."""
+        options, capacity = self.deployment.options, self.capacity
+        if not options.pool_is_stated:
+            return self.budget.kv_cache_bytes == options.kv_cache_memory_bytes
+        unit = capacity.block_size if options.pool_key == "max_total_tokens" else 1
+        asked: int = getattr(options, options.pool_key)
+        held = capacity.num_blocks * unit
+        return asked - unit < held and self.pool_bytes <= self.budget.kv_cache_bytes
+
+    @property
     def fixed_bytes(self) -> int:
         """Bytes of one sequence whatever its length, one rank: states, an encoder's output."""
         shared = Rank(

@@ -28,6 +28,43 @@ def test_the_pool_is_what_was_stated(engine, stated, kv_bytes, tokens):
 
 
 @pytest.mark.parametrize(
+    ("engine", "stated"),
+    [
+        ("vllm", {"num_gpu_blocks_override": 600}),
+        ("vllm", {"kv_cache_memory_bytes": 10 * GIB}),
+        ("sglang", {"num_gpu_blocks_override": 9000}),
+        ("sglang", {"max_total_tokens": 100_000, "block_size": 64}),
+        ("tensorrt-llm", {"num_gpu_blocks_override": 600}),
+        ("tensorrt-llm", {"max_total_tokens": 64_001}),
+        ("tensorrt-llm", {"kv_cache_memory_bytes": 10 * GIB}),
+    ],
+)
+def test_a_stated_pool_is_no_estimate(engine, stated):
+    answer = plan(**ASKED, engine=engine, **stated)
+    (name,) = {*stated} - {"block_size"}
+    assert answer.kv_band.within_bytes == 0
+    assert answer.kv_band.source == f"given: --{name.replace('_', '-')}"
+    assert answer.certainty == ""
+
+
+@pytest.mark.parametrize(
+    ("engine", "stated"),
+    [
+        ("vllm", {"num_gpu_blocks_override": 10_000_000}),
+        ("sglang", {"num_gpu_blocks_override": 10_000_000}),
+        ("sglang", {"max_total_tokens": 10_000_000}),
+        ("tensorrt-llm", {"max_total_tokens": 10_000_000}),
+        ("tensorrt-llm", {"kv_cache_memory_bytes": 70 * GIB}),
+    ],
+)
+def test_what_a_ceiling_leaves_is_as_sure_as_without_it(engine, stated):
+    """What the plan shows then is the room, which is an estimate."""
+    answer, free = plan(**ASKED, engine=engine, **stated), plan(**ASKED, engine=engine)
+    assert answer.kv_band == free.kv_band
+    assert answer.certainty == free.certainty != ""
+
+
+@pytest.mark.parametrize(
     ("engine", "stated", "fix"),
     [
         ("sglang", {"kv_cache_memory_bytes": GIB}, "set --max-total-tokens"),
@@ -49,6 +86,8 @@ def test_an_engine_without_the_flag_names_the_nearest(engine, stated, fix):
         ("sglang", {"max_total_tokens": 10_000_000}),
         ("tensorrt-llm", {"max_total_tokens": 10_000_000}),
         ("tensorrt-llm", {"kv_cache_memory_bytes": 70 * GIB}),
+        ("sglang", {"num_gpu_blocks_override": 10_000_000}),
+        ("tensorrt-llm", {"num_gpu_blocks_override": 10_000_000}),
     ],
 )
 def test_a_ceiling_above_the_room_is_said_to_change_nothing(engine, stated):
