@@ -32,7 +32,10 @@ def _json_object(value: Any) -> Any:
         return None
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
         raise InputError("should be an object in JSON")
-    return json.dumps(dict(found))
+    try:
+        return json.dumps(dict(found))
+    except (TypeError, ValueError, RecursionError):  # what only Python has, or a loop
+        raise InputError("holds what JSON cannot") from None
 
 
 Count = Annotated[int, _text(parse_count), Within(above=0)]

@@ -214,3 +214,9 @@ def read_word(word):
         except ValueError:
             pass
     return word
+
+
+def test_no_pool_is_offered_where_the_weights_leave_no_room():
+    offered = flags(model="llama3.1-70b", gpu="l4", num_gpu_blocks_override=100)
+    assert offered
+    assert [flag for flag in offered if "num-gpu-blocks" in flag] == []

@@ -15,6 +15,8 @@ VLLM = {"flag": "--hf-overrides"}
 SGLANG = {"flag": "--json-model-override-args", "merges_rope": True, "merges_deep": False}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 LINEAR = {"rope_type": "linear", "factor": 2.0}
+LOOP: list[object] = []
+LOOP.append(LOOP)
 SCALED = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
 
 
@@ -132,6 +134,8 @@ def test_each_field_without_effect_is_named(config):
         ("vllm", "", {"hf_overrides": {"num_hidden_layers": "4"}}, "not a whole number"),
         ("vllm", "", {"hf_overrides": '{"a": 1'}, "should be JSON"),
         ("vllm", "", {"hf_overrides": "[1]"}, "should be an object"),
+        ("vllm", "", {"hf_overrides": {"a": {1, 2}}}, "holds what JSON cannot"),
+        ("vllm", "", {"hf_overrides": {"a": LOOP}}, "holds what JSON cannot"),
         ("sglang", "", {"rope_scaling": YARN}, "--json-model-override-args"),
         ("tensorrt-llm", "", {"hf_overrides": {"a": 1}}, r"edit the model's config\.json"),
         ("llama.cpp", "", {"hf_overrides": {"a": 1}}, "GGUF"),
