@@ -220,3 +220,11 @@ def test_no_pool_is_offered_where_the_weights_leave_no_room():
     offered = flags(model="llama3.1-70b", gpu="l4", num_gpu_blocks_override=100)
     assert offered
     assert [flag for flag in offered if "num-gpu-blocks" in flag] == []
+
+
+def test_a_pool_that_is_too_large_is_offered_all_that_the_card_has():
+    """Beside the weights and what the engine takes, to the byte: one more does not fit."""
+    asked = {"model": "llama3.1-8b", "gpu": "h100", "max_model_len": 8192}
+    rest = plan(**asked).memory
+    room = rest.total_bytes - rest.weights_bytes - rest.activation_bytes - rest.non_torch_bytes
+    assert f"--kv-cache-memory-bytes {room}" in flags(**asked, kv_cache_memory_bytes=2 * room)
