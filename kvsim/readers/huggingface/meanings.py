@@ -46,6 +46,35 @@ _IDLE = re.compile(
     r"^mlp_layer_types$|^mtp_|_mtp_|^num_mtp|^dspark_|^use_\w+_kernels$|^time_step_|^index_share_for_mtp"
     r"|^(mamba|ssm)\w*_chunk_size$|_(hidden_act|act|bias|dropout|rope_theta|rms_norm|norm_before_gate)$"
 )
+# All that an object about attention may say, of the configs that have one (Kimi Linear and K3,
+# GLM-5.3-Flash; MiniMax-M3).
+_INSIDE = {
+    "linear_attn_config": frozenset(
+        (
+            "full_attn_layers",
+            "gate_lower_bound",
+            "head_dim",
+            "kda_layers",
+            "num_heads",
+            "short_conv_kernel_size",
+            "use_full_rank_gate",
+        )
+    ),
+    "sparse_attention_config": frozenset(
+        (
+            "sparse_attention_freq",
+            "sparse_block_size",
+            "sparse_disable_index_value",
+            "sparse_index_dim",
+            "sparse_init_block",
+            "sparse_local_block",
+            "sparse_num_index_heads",
+            "sparse_score_type",
+            "sparse_topk_blocks",
+            "use_sparse_attention",
+        )
+    ),
+}
 _WINDOW_FIELDS = ("layer_types", "sliding_window", "use_sliding_window", "max_window_layers")
 
 
@@ -115,6 +144,13 @@ def refuse_unread(fields: Fields, family: Family, model_type: str, *, known: boo
         Naming the field.
     """
     read = frozenset((*family.reads, *_WINDOW_FIELDS)) if known else frozenset(family.reads)
+    for name in read & _INSIDE.keys():
+        unknown = sorted(set(fields.inner(name).names()) - _INSIDE[name])
+        if unknown:
+            raise fields.error(
+                f"{name} says {unknown[0]!r}, which kvsim does not know",
+                f"it knows {', '.join(sorted(_INSIDE[name]))}",
+            )
     for key in fields.names():
         if key in read or not _TELLING.search(key) or _IDLE.search(key) or _is_plain(fields, key):
             continue

@@ -119,6 +119,10 @@ def test_attention_is_loaded_in_16_bits_whatever_the_list_leaves_out():
         ({"layer_types": [*WORDS, *WORDS[:3], "dilated"]}, "the kind 'dilated'"),
         ({"layer_types": WORDS}, "layer_types describes 4 layers, num_hidden_layers is 8"),
         (
+            {"linear_attn_config": DELTA | {"my_window": 512}},
+            "linear_attn_config says 'my_window', which kvsim does not know",
+        ),
+        (
             {"linear_attn_config": DELTA | {"kda_layers": [0, 1, 2, 3, 4, 5]}},
             "kda_layers names other layers than layer_types",
         ),
