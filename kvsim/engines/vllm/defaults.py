@@ -44,19 +44,8 @@ _HINTS = {
     "swa_full": "its word for that is --disable-hybrid-kv-cache-manager",
     "kv_cache_dtype_v": "K and V share --kv-cache-dtype here",
 }
-_KV_DTYPES = (
-    "fp32",
-    "fp16",
-    "bf16",
-    "fp8_e4m3",
-    "fp8_e5m2",
-    "fp8_ds_mla",
-    "nvfp4_ds_mla",
-    "nvfp4",
-    "fp8_per_token_head",
-    "int8_per_token_head",
-    "int4_per_token_head",
-)
+# Before 0.11 the flag had no words for these, and they are what "auto" means.
+_COMPUTE_DTYPES = ("fp32", "fp16", "bf16")
 _MLA_ONLY = ("fp8_ds_mla", "nvfp4_ds_mla")
 _GLM_SPARSE = "GlmMoeDsaForCausalLM"
 _CAST = {"fp32": "bf16"}
@@ -184,9 +173,12 @@ def _kv_format(deployment: Deployment, rules: Rules) -> KVFormat:
         own = _sparse_layout(deployment, rules, "sparse_latent_auto") if is_sparse else None
         return kv_format(own) if own else deployment.kv_format
     fmt = deployment.kv_format.name
-    if fmt not in _KV_DTYPES:
+    known = rules.value("kv_dtypes")
+    if fmt not in (*_COMPUTE_DTYPES, *known):
         raise InputError(
-            f"vLLM has no KV cache dtype {name!r}", fix=f"choose one of {', '.join(_KV_DTYPES)}"
+            f"vLLM {rules.said} has no KV cache dtype {name!r}",
+            where="--kv-cache-dtype",
+            fix=f"choose auto or one of {', '.join((*_COMPUTE_DTYPES, *known))}",
         )
     if fmt in _MLA_ONLY and not latent and not is_compressed:
         raise InputError(

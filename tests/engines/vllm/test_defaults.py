@@ -2,6 +2,7 @@
 
 import pytest
 
+from kvsim import plan
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.engines import Deployment, get_engine
@@ -339,3 +340,24 @@ def test_a_format_of_weights_needs_a_card_that_has_it(version, gpu, weights, has
         return
     with pytest.raises(InputError, match=f"has no {weights} weights"):
         resolved(gpu=gpu, version=version, quantization=weights)
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [("0.19.0", "nvfp4"), ("0.24.0", "int4_per_token_head"), ("0.11.0", "fp8_ds_mla")],
+)
+def test_a_kv_format_that_the_release_lacks_is_refused(version, name):
+    """CacheDType of 0.19.0, 0.24.0 and 0.11.0; the next release that was read has each."""
+    model = "deepseek-v3.2" if name == "fp8_ds_mla" else "llama3.1-8b"
+    with pytest.raises(InputError, match=f"vLLM {version} has no KV cache dtype '{name}'"):
+        plan(model, "b200", engine_version=version, kv_cache_dtype=name)
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "bits"),
+    [("0.20.2", "nvfp4", 4), ("0.25.1", "int4_per_token_head", 4), ("0.10.2", "bfloat16", 16)],
+)
+def test_a_kv_format_that_the_release_has_is_planned(version, name, bits):
+    found = plan("llama3.1-8b", "b200", engine_version=version, kv_cache_dtype=name)
+    assert found.kv_cache.bytes_per_token >= 32 * 2 * 1024 * bits // 8
+    assert found.kv_cache.bytes_per_token < 1.2 * 32 * 2 * 1024 * bits // 8
