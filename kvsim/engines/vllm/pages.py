@@ -19,6 +19,7 @@ tokens that GLM-5.3's indexers have yet to fold, overwritten in turn.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import lcm
 from typing import Literal, NamedTuple
 
 from kvsim.engines.base import ResolvedDeployment
@@ -153,11 +154,21 @@ def align_to_states(
     tokens = unit["latent" if token_bytes else "other"]
     asked = deployment.options.block_size
     multiple = max(tokens, asked) if unit["asked"] else tokens
+    multiple = lcm(multiple, _export_tokens(deployment, rules))
     if not token_bytes:
         widest = max(attention, key=lambda spec: spec.page_bytes / spec.block_size)
         token_bytes = widest.page_bytes // widest.block_size
     block = max(multiple * ceil_div(state, multiple * token_bytes), asked)
     return [p._replace(spec=_aligned(p.spec, block, block * token_bytes)) for p in pages]
+
+
+def _export_tokens(deployment: ResolvedDeployment, rules: Rules) -> int:
+    """Tokens of which a block is a multiple, so that checkpoints of a prefill end one."""
+    caches = [cache for _, cache in layer_caches(deployment.model) if cache.fixed_bytes()]
+    if not all(_saves_in_prefill(cache, deployment, rules) for cache in caches):
+        return 1
+    tokens = rules.value("checkpoint_block")
+    return lcm(*(tokens.get(cache.saves_in_prefill, 1) for cache in caches))
 
 
 def _latent_token_bytes(deployment: ResolvedDeployment) -> int:
@@ -201,12 +212,12 @@ def _specs(cache: Attention, deployment: ResolvedDeployment, rules: Rules) -> It
 
 def _saves_in_prefill(cache: Attention, deployment: ResolvedDeployment, rules: Rules) -> bool:
     """Whether a prefill leaves a checkpoint of its state in a block of its own."""
-    kernels = kernel_class(deployment.accelerator)
+    exporter = cache.saves_in_prefill
+    cards = rules.value("prefill_checkpoints").get(exporter, ())
     return (
-        cache.saves_in_prefill
-        and deployment.options.enable_prefix_caching
-        and deployment.dtype == "bf16"
-        and kernels in rules.value("prefill_checkpoints")
+        deployment.options.enable_prefix_caching
+        and (exporter != "flash_kda" or deployment.dtype == "bf16")
+        and ("any" in cards or kernel_class(deployment.accelerator) in cards)
     )
 
 

@@ -15,8 +15,8 @@ from kvsim.specs.attention import RecurrentState
 
 __all__ = ["linear_state", "mamba2_state", "mamba_state"]
 
-# The heads that FlashKDA computes, where the gate is bounded.
-_FLASH_KDA_DIM = 128
+# The heads whose states FlashKDA (where the gate is bounded) and FlashInfer save in a prefill.
+_EXPORTED_DIM = 128
 _STATE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": None}
 
 
@@ -46,6 +46,7 @@ def _gated_delta_net(fields: Fields) -> RecurrentState:
         conv_elements=channels * (taps - 1),
         recurrent_elements=value_heads * key_dim * value_dim,
         recurrent_element_bytes=_state_bytes(fields),
+        exporter="flashinfer" if key_dim == _EXPORTED_DIM else None,
         parameters=projections + channels * taps + 2 * value_heads + value_dim,
     )
 
@@ -62,7 +63,7 @@ def _kimi_delta(fields: Fields) -> RecurrentState:
         conv_elements=3 * inner * (taps - 1),
         recurrent_elements=heads * dim * dim,
         recurrent_element_bytes=4,  # whatever the model's dtype (vLLM's kda_state_dtype)
-        flash_kda=dim == _FLASH_KDA_DIM and "gate_lower_bound" in linear,
+        exporter="flash_kda" if dim == _EXPORTED_DIM and "gate_lower_bound" in linear else None,
         parameters=4 * hidden * inner
         + low_rank
         + gate
@@ -106,6 +107,7 @@ def mamba2_state(fields: Fields) -> RecurrentState:
         conv_elements=channels * (shape.taps - 1),
         recurrent_elements=inner * shape.state,
         recurrent_element_bytes=_state_bytes(fields),
+        exporter="mamba2",
         parameters=projections + channels * (shape.taps + 1) + 3 * shape.heads + inner,
     )
 

@@ -201,9 +201,9 @@ class Attention(Checked, ABC):
         return self
 
     @property
-    def saves_in_prefill(self) -> bool:
-        """Whether kernels can save a state from inside a prefill, not at its end alone."""
-        return False
+    def saves_in_prefill(self) -> str | None:
+        """Kernels that can save a state from inside a prefill, not at its end alone."""
+        return None
 
     @property
     @abstractmethod

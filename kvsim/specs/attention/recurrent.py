@@ -30,9 +30,10 @@ class RecurrentState(LoadedUnknown):
         engine, which keeps fp32 unless its rules say otherwise (vLLM: the model's dtype).
     parameters : int
         Weights of the layer's mixer.
-    flash_kda : bool
-        Whether it is what FlashKDA computes: Kimi's delta attention in heads of 128 with a
-        bounded gate.
+    exporter : str or None
+        Kernels that can save the state from inside a prefill: "flash_kda" (Kimi's delta attention
+        in heads of 128 with a bounded gate), "flashinfer" (Qwen's gated delta nets with keys of
+        128) or "mamba2".
 
     Examples
     --------
@@ -50,7 +51,7 @@ class RecurrentState(LoadedUnknown):
     conv_element_bytes: PositiveInt = 2
     recurrent_element_bytes: PositiveInt | None = None
     parameters: NonNegativeInt
-    flash_kda: bool = False
+    exporter: Literal["flash_kda", "flashinfer", "mamba2"] | None = None
 
     @property
     def label(self) -> str:
@@ -74,9 +75,9 @@ class RecurrentState(LoadedUnknown):
         return self.model_copy(update={"recurrent_element_bytes": element_bytes})
 
     @property
-    def saves_in_prefill(self) -> bool:
-        """Whether there is a kernel that does: FlashKDA."""
-        return self.flash_kda
+    def saves_in_prefill(self) -> str | None:
+        """As given."""
+        return self.exporter
 
     @property
     def state_elements(self) -> tuple[int, int]:

@@ -173,12 +173,13 @@ def test_quantisation_is_echoed_and_leaves_the_compute_dtype():
 @pytest.mark.parametrize(
     ("version", "model", "caches"),
     [
-        ("0.20.0", "qwen3.5-27b", False),  # no prefix caching of recurrent states until 0.21
-        ("0.21.0", "qwen3.5-27b", True),
-        ("0.20.0", "llama3.1-8b", True),
+        # config/model.py, is_prefix_caching_supported of 0.25.1 and 0.26.0
+        ("0.25.1", "qwen3.5-27b", False),
+        ("0.26.0", "qwen3.5-27b", True),
+        ("0.25.1", "llama3.1-8b", True),
     ],
 )
-def test_recurrent_layers_cache_prefixes_from_0_21_on(version, model, caches):
+def test_recurrent_layers_cache_prefixes_from_0_26_on(version, model, caches):
     assert resolved(model, version=version).options.enable_prefix_caching is caches
 
 

@@ -161,10 +161,42 @@ def test_blocks_of_latents_beside_states_come_in_the_kernels_multiples(version, 
 
 
 def test_a_block_that_is_asked_for_is_a_unit_of_one_that_holds_a_state():
-    """Qwen3.5-27B: 783 tokens and more; 0.20 and later round up to multiples of --block-size."""
-    for version, block in (("0.19.0", 784), ("0.33.0", 800)):
-        engine, deployment = resolved("qwen3.5-27b", "h200", version, block_size=32)
+    """Qwen3.5-27B: 783 tokens and more; 0.20 and later round up to multiples of --block-size.
+
+    0.33 also rounds up to 64, of which checkpoints of a prefill are multiples (lcm of 48 and 64).
+    """
+    asked = {("0.19.0", 32): 784, ("0.32.0", 32): 800, ("0.33.0", 32): 832, ("0.33.0", 48): 960}
+    for (version, size), block in asked.items():
+        engine, deployment = resolved("qwen3.5-27b", "h200", version, block_size=size)
         assert layout_of(deployment, engine.rules).groups[0].spec.block_size == block
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "version", "length", "planned"),
+    [
+        # 16 full layers and three groups of 16 states: 316 + 3 x 3 blocks of 832 tokens
+        ("qwen3.5-27b", "h200", "0.33.0", 262_144, (787, 634_791, 2.421538462, 832)),
+        # no kernel of FlashInfer's: 335 + 3 x 2 blocks of 784 tokens
+        ("qwen3.5-27b", "a100-80gb", "0.33.0", 262_144, (835, 641_906, 2.448680352, 784)),
+        ("qwen3.5-27b", "h200", "0.32.0", 262_144, (835, 641_906, 2.448680352, 784)),
+        # Mamba-2's own kernels save states on any card: 8 + 6 x 3 blocks of 1,040 tokens
+        ("nemotron-h-8b", "h200", "0.33.0", 8192, (2520, 793_993, 96.923076923, 1040)),
+        ("nemotron-h-8b", "a100-80gb", "0.32.0", 8192, (2520, 793_993, 96.923076923, 1040)),
+        # 8 + 6 x 2 before
+        ("nemotron-h-8b", "h200", "0.31.0", 8192, (2520, 1_032_192, 126.0, 1040)),
+    ],
+)
+def test_a_prefills_checkpoint_is_charged_where_the_release_has_one(
+    model, gpu, version, length, planned
+):
+    """vLLM 0.33's get_kv_cache_configs and get_kv_cache_capacity, on specs with the checkpoints
+    and blocks of each release's layers and _align_hybrid_block_size; 40 GiB."""
+    engine, deployment = resolved(model, gpu, version, max_model_len=length)
+    capacity = engine.capacity(deployment, 40 * GIB)
+    blocks, tokens, concurrency, block = planned
+    assert (capacity.num_blocks, capacity.logged_tokens) == (blocks, tokens)
+    assert capacity.max_concurrency == pytest.approx(concurrency, abs=1e-9)
+    assert capacity.block_size == block
 
 
 @pytest.mark.parametrize(
