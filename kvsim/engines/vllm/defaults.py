@@ -212,6 +212,10 @@ def _block_size(deployment: Deployment, rules: Rules) -> int:
         return _DEFAULT_BLOCK
     if (fold := index_fold(model)) > 1:
         return fold * FoldedKernels.of(deployment, rules).states
+    preferred = rules.value("state_block").get("preferred")
+    if preferred is not None and has_recurrent_layers(model):
+        by_bits = preferred.get(kernel_class(deployment.accelerator), {})
+        return int(by_bits.get(_kv_format(deployment, rules).bits, _DEFAULT_BLOCK))
     size = int(rules.value("latent_block_size"))
     generation = architecture(deployment.accelerator)
     if size == _DEFAULT_BLOCK or generation not in ("hopper", "blackwell"):

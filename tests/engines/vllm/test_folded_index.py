@@ -142,20 +142,28 @@ def test_other_engines_refuse_it_by_its_word(engine):
 
 
 @pytest.mark.parametrize(
-    ("version", "gpu", "tp", "block"),
+    ("version", "gpu", "tp", "kv", "block"),
     [
-        ("0.19.0", "a100-80gb", 2, 960),  # multiples of 64
-        ("0.26.0", "a100-80gb", 2, 944),  # of 16, the block
-        ("0.26.0", "h100", 2, 960),  # of FlashMLA's 64
-        ("0.27.1", "h100", 2, 1024),  # of 128
-        ("0.33.0", "a100-80gb", 1, 1920),
+        ("0.19.0", "a100-80gb", 2, "auto", 960),  # multiples of 64
+        ("0.26.0", "a100-80gb", 2, "auto", 944),  # of 16, the block
+        # get_preferred_block_size of the first of _get_backend_priorities (platforms/cuda.py)
+        ("0.20.2", "h100", 2, "auto", 944),  # of FlashAttention's 16
+        ("0.26.0", "h100", 2, "fp8", 1920),  # of FlashMLA's 64
+        ("0.26.0", "b200", 1, "auto", 1888),  # of FlashInfer's 32
+        ("0.26.0", "b200", 2, "fp8", 1888),
+        ("0.26.0", "rtx-pro-6000", 2, "auto", 944),  # of Triton's 16
+        ("0.27.1", "h100", 2, "auto", 1024),  # of 128
+        ("0.27.1", "b200", 1, "auto", 1920),
+        ("0.33.0", "a100-80gb", 1, "auto", 1920),
     ],
 )
-def test_blocks_of_latents_beside_states_come_in_the_kernels_multiples(version, gpu, tp, block):
-    """Kimi-Linear: (3 * 4,096 * 3 * 2 + 32 * 128 * 128 * 4) / 1,152 bytes is 1,884.4 tokens."""
-    engine, deployment = resolved(
-        "kimi-linear-48b-a3b", gpu, version, tensor_parallel_size=tp, max_model_len=8192
-    )
+def test_blocks_of_latents_beside_states_come_in_the_kernels_multiples(version, gpu, tp, kv, block):
+    """Kimi-Linear: (3 * 4,096 * 3 * 2 + 32 * 128 * 128 * 4) / 1,152 bytes is 1,884.4 tokens.
+
+    Of 576 bytes in fp8 two ranks hold as many.
+    """
+    options = {"tensor_parallel_size": tp, "max_model_len": 8192, "kv_cache_dtype": kv}
+    engine, deployment = resolved("kimi-linear-48b-a3b", gpu, version, **options)
     sizes = {group.spec.block_size for group in layout_of(deployment, engine.rules).groups}
     assert sizes == {block}
 
