@@ -82,12 +82,13 @@ def pack_groups(pages: list[LayerPage]) -> tuple[PageGroup, ...]:
 
 
 def is_unifiable(pages: list[LayerPage]) -> bool:
-    """Whether pages are of one kind or may be made equal.
+    """Whether pages are of one kind or size, or may be made equal.
 
-    A layer with two pages (DeepSeek-V4) keeps them apart.
+    A layer with pages of two sizes (DeepSeek-V4) keeps them apart.
     """
     layers = [page.layer for page in pages if page.spec.kind != "fixed"]
-    return _is_one_kind(pages) or len(set(layers)) == len(layers)
+    has_one_size = len({page.spec.page_bytes for page in pages}) == 1
+    return _is_one_kind(pages) or has_one_size or len(set(layers)) == len(layers)
 
 
 def bytes_per_block(groups: tuple[PageGroup, ...], layers: Collection[int] | None = None) -> int:

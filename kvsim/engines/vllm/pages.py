@@ -7,7 +7,8 @@
     window    block_size tokens       ceil(min(window - 1 + in flight, L) / block) + 1
     unfolded  block_size tokens       as a window
     chunk     block_size tokens       ceil(min(chunk + in flight, L) / block)
-    state     one recurrent state     1, or 2 with prefix caching, and 1 for a prefill's checkpoint
+    state     one recurrent state     1, or 2 with prefix caching, and 1 for a prefill's checkpoint;
+                                      or ceil(L / block)
     ring      one ring                1
     fixed     block_size tokens       ceil(encoder tokens / block), whatever L
 
@@ -71,6 +72,8 @@ class PageSpec(NamedTuple):
         States that admission charges beside those.
     stride_bytes : int
         Bytes of which a block that holds such a page is a multiple.
+    is_per_block : bool
+        Whether admission charges a state for every block of the sequence.
     """
 
     kind: Literal["full", "window", "unfolded", "chunk", "state", "ring", "fixed"]
@@ -79,6 +82,7 @@ class PageSpec(NamedTuple):
     span: int = 0
     checkpoints: int = 0
     stride_bytes: int = 1
+    is_per_block: bool = False
 
     def admission_pages(self, length: int, reserve: Reserve) -> int:
         """Pages that the start-up check and the scheduler's gate charge a sequence."""
@@ -90,6 +94,8 @@ class PageSpec(NamedTuple):
                 return ceil_div(min(self.span - 1 + in_flight, length), self.block_size) + 1
             case "chunk":
                 return ceil_div(min(self.span + in_flight, length), self.block_size)
+            case "state" if self.is_per_block:
+                return ceil_div(length, self.block_size)
             case "state":
                 return self.span + self.checkpoints
             case "fixed" | "ring":
@@ -158,17 +164,28 @@ def align_to_states(
     if not token_bytes:
         widest = max(attention, key=lambda spec: spec.page_bytes / spec.block_size)
         token_bytes = widest.page_bytes // widest.block_size
+    multiple = lcm(multiple, *(_chunk(c, deployment, rules) or 1 for c in _states(deployment)))
     block = max(multiple * ceil_div(state, multiple * token_bytes), asked)
     return [p._replace(spec=_aligned(p.spec, block, block * token_bytes)) for p in pages]
 
 
 def _export_tokens(deployment: ResolvedDeployment, rules: Rules) -> int:
     """Tokens of which a block is a multiple, so that checkpoints of a prefill end one."""
-    caches = [cache for _, cache in layer_caches(deployment.model) if cache.fixed_bytes()]
+    caches = _states(deployment)
     if not all(_saves_in_prefill(cache, deployment, rules) for cache in caches):
         return 1
     tokens = rules.value("checkpoint_block")
     return lcm(*(tokens.get(cache.saves_in_prefill, 1) for cache in caches))
+
+
+def _states(deployment: ResolvedDeployment) -> list[Attention]:
+    return [cache for _, cache in layer_caches(deployment.model) if cache.fixed_bytes()]
+
+
+def _chunk(cache: Attention, deployment: ResolvedDeployment, rules: Rules) -> int | None:
+    """Tokens of which a state is kept each, or a multiple of them, where prefixes are cached so."""
+    is_kept = rules.value("states_per_block") and deployment.options.enable_prefix_caching
+    return cache.state_chunk if is_kept else None
 
 
 def _latent_token_bytes(deployment: ResolvedDeployment) -> int:
@@ -201,8 +218,10 @@ def _specs(cache: Attention, deployment: ResolvedDeployment, rules: Rules) -> It
             yield _sourced_page(entry, deployment, rules)
             continue
         spec = _compressed_page(entry) if is_compressed else _page(entry, options)
-        if spec.kind == "state" and _saves_in_prefill(cache, deployment, rules):
-            spec = spec._replace(checkpoints=1)
+        if spec.kind == "state":
+            checkpoints = int(_saves_in_prefill(cache, deployment, rules))
+            is_per_block = bool(_chunk(cache, deployment, rules))
+            spec = spec._replace(checkpoints=checkpoints, is_per_block=is_per_block)
         if entry.what == "latent" and index_fold(deployment.model) > 1:
             rows = FoldedKernels.of(deployment, rules).rows
             spec = spec._replace(stride_bytes=rows * entry.entry_bytes)

@@ -111,6 +111,7 @@ _DELTA = Family(
     },
 )
 _MAMBA_READS = (
+    "mamba_chunk_size",
     "mamba_d_conv",
     "mamba_d_state",
     "mamba_d_head",
@@ -137,6 +138,7 @@ _NEMOTRON_H = Family(
         "chunk_size",
     ),
     defaults={
+        "chunk_size": 128,
         "conv_kernel": 4,
         "n_groups": 8,
         "ssm_state_size": 128,
@@ -146,7 +148,12 @@ _NEMOTRON_H = Family(
 _BAMBA = Family(
     layout="bamba",
     reads=_MAMBA_READS,
-    defaults={"mamba_d_conv": 4, "mamba_n_groups": 1, "mamba_d_state": 256},
+    defaults={
+        "mamba_chunk_size": 256,
+        "mamba_d_conv": 4,
+        "mamba_n_groups": 1,
+        "mamba_d_state": 256,
+    },
 )
 _SEQ2SEQ = Family(
     layout="seq2seq",

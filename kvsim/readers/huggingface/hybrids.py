@@ -17,6 +17,8 @@ __all__ = ["linear_state", "mamba2_state", "mamba_state"]
 
 # The heads whose states FlashKDA (where the gate is bounded) and FlashInfer save in a prefill.
 _EXPORTED_DIM = 128
+# Mamba has no chunks of its own: what vLLM takes for one (config/model.py, get_mamba_chunk_size).
+_MAMBA_CHUNK = 2048
 _STATE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": None}
 
 
@@ -94,6 +96,7 @@ class _Mamba2Shape:
     groups: int
     state: int
     taps: int
+    chunk_key: str
 
 
 def mamba2_state(fields: Fields) -> RecurrentState:
@@ -108,6 +111,7 @@ def mamba2_state(fields: Fields) -> RecurrentState:
         recurrent_elements=inner * shape.state,
         recurrent_element_bytes=_state_bytes(fields),
         exporter="mamba2",
+        chunk=fields.integer(shape.chunk_key),
         parameters=projections + channels * (shape.taps + 1) + 3 * shape.heads + inner,
     )
 
@@ -119,6 +123,7 @@ def _nemotron_shape(fields: Fields) -> _Mamba2Shape:
         groups=fields.integer("n_groups"),
         state=fields.integer("ssm_state_size"),
         taps=fields.integer("conv_kernel"),
+        chunk_key="chunk_size",
     )
 
 
@@ -138,6 +143,7 @@ def _bamba_shape(fields: Fields) -> _Mamba2Shape:
         groups=fields.integer("mamba_n_groups"),
         state=fields.integer("mamba_d_state"),
         taps=fields.integer("mamba_d_conv"),
+        chunk_key="mamba_chunk_size",
     )
 
 
@@ -152,6 +158,7 @@ def mamba_state(fields: Fields) -> RecurrentState:
     mixer = inner * (3 * hidden + taps + 1 + rank + 2 * state) + (rank + 1) * inner
     return RecurrentState(
         flavour="mamba",
+        chunk=_MAMBA_CHUNK,
         conv_elements=inner * (taps - 1),
         recurrent_elements=inner * state,
         recurrent_element_bytes=_state_bytes(fields),

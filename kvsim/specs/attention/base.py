@@ -206,6 +206,11 @@ class Attention(Checked, ABC):
         return None
 
     @property
+    def state_chunk(self) -> int | None:
+        """Tokens of which kernels can keep a state each, or a multiple of them."""
+        return None
+
+    @property
     @abstractmethod
     def state_elements(self) -> tuple[int, int]:
         """Elements of a sequence's state, all ranks: its convolution's and its matrix's."""

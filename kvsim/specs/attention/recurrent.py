@@ -30,6 +30,9 @@ class RecurrentState(LoadedUnknown):
         engine, which keeps fp32 unless its rules say otherwise (vLLM: the model's dtype).
     parameters : int
         Weights of the layer's mixer.
+    chunk : int or None
+        Tokens of which an engine may keep a state each, or a multiple of them; None where kernels
+        compute no such states.
     exporter : str or None
         Kernels that can save the state from inside a prefill: "flash_kda" (Kimi's delta attention
         in heads of 128 with a bounded gate), "flashinfer" (Qwen's gated delta nets with keys of
@@ -51,6 +54,7 @@ class RecurrentState(LoadedUnknown):
     conv_element_bytes: PositiveInt = 2
     recurrent_element_bytes: PositiveInt | None = None
     parameters: NonNegativeInt
+    chunk: PositiveInt | None = None
     exporter: Literal["flash_kda", "flashinfer", "mamba2"] | None = None
 
     @property
@@ -78,6 +82,11 @@ class RecurrentState(LoadedUnknown):
     def saves_in_prefill(self) -> str | None:
         """As given."""
         return self.exporter
+
+    @property
+    def state_chunk(self) -> int | None:
+        """As given."""
+        return self.chunk
 
     @property
     def state_elements(self) -> tuple[int, int]:

@@ -190,7 +190,13 @@ def test_a_block_that_is_asked_for_is_a_unit_of_one_that_holds_a_state():
         # Mamba-2's own kernels save states on any card: 8 + 6 x 3 blocks of 1,040 tokens
         ("nemotron-h-8b", "h200", "0.33.0", 8192, (2520, 793_993, 96.923076923, 1040)),
         ("nemotron-h-8b", "a100-80gb", "0.32.0", 8192, (2520, 793_993, 96.923076923, 1040)),
-        # 8 + 6 x 2 before
+        # Mamba-2's states of every block, of whole chunks of 128 tokens: 8 + 6 x 8 blocks of 1,152
+        # (planned by 0.26.0 and by 0.27.1: v1/core/kv_cache_utils.py)
+        ("nemotron-h-8b", "h200", "0.26.0", 8192, (2275, 332_800, 40.625, 1152)),
+        ("nemotron-h-8b", "h200", "0.27.1", 2048, (2275, 332_800, 162.5, 1152)),
+        # without prefix caching, 8 + 6
+        ("nemotron-h-8b", "h200", "0.25.1", 8192, (2520, 1_474_560, 180.0, 1040)),
+        # two states until 0.31: 8 + 6 x 2
         ("nemotron-h-8b", "h200", "0.31.0", 8192, (2520, 1_032_192, 126.0, 1040)),
     ],
 )

@@ -83,7 +83,12 @@ def test_a_layer_of_two_pages_of_two_kinds_is_not_made_equal():
     """DeepSeek-V4's: a window and folded states, where a latent and its keys are one kind."""
     assert is_unifiable(pages(FULL, WINDOW))
     assert is_unifiable([LayerPage(0, "v3", FULL), LayerPage(0, "v3", FULL)])
-    assert not is_unifiable([LayerPage(0, "v4", FULL), LayerPage(0, "v4", WINDOW)])
+    small = FULL._replace(page_bytes=36)
+    assert not is_unifiable([LayerPage(0, "v4", small), LayerPage(0, "v4", WINDOW)])
+    # Falcon-H1's layers keep a state and attention, in pages of one size.
+    both = [LayerPage(0, "h1", FULL), LayerPage(0, "h1", STATE)]
+    assert is_unifiable(both)
+    assert members(pack_groups(both)) == [[0], [0]]
 
 
 def test_encoder_pages_beside_a_layers_own_are_no_second_page():

@@ -78,6 +78,13 @@ def test_a_checkpoint_is_charged_and_not_held():
     assert spec.growth(Reserve()).blocks_at(1000) == 2
 
 
+def test_states_of_every_block_are_charged_and_two_are_held():
+    """vLLM's MambaSpec in mode "all"; its manager frees all but the last token's."""
+    spec = PageSpec("state", block_size=16, page_bytes=1, span=2, is_per_block=True)
+    assert [spec.admission_pages(length, Reserve()) for length in (16, 17, 1000)] == [1, 2, 63]
+    assert spec.growth(Reserve()).blocks_at(1000) == 2
+
+
 def test_a_short_sequence_is_charged_its_own_tokens():
     """min(window - 1 + in flight, length): 10 tokens take one block of 16, and one more."""
     for kind, pages in (("window", 2), ("chunk", 1)):

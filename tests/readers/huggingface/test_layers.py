@@ -2,6 +2,7 @@
 
 import pytest
 
+from kvsim.catalog.models import find_model
 from kvsim.errors import InputError
 from kvsim.memory.footprint import bytes_per_token, fixed_bytes
 from kvsim.specs.attention import (
@@ -351,6 +352,31 @@ def test_mamba2_state_is_convolution_and_matrix():
     """Channels 256 * 64 + 2 * 8 * 256 with three taps in bf16; 256 * 64 * 256 in fp32."""
     cache = read(nemotron("M*", 2)).group("mamba2").caches[0]
     assert cache.fixed_bytes() == 20480 * 3 * 2 + 256 * 64 * 256 * 4
+
+
+def test_chunks_are_the_configurations_own():
+    """128 by transformers' NemotronHConfig, 2,048 by vLLM's get_mamba_chunk_size for Jamba."""
+    config = nemotron("M*", 2)
+    assert read(config).group("mamba2").caches[0].chunk == 128
+    assert read({**config, "chunk_size": 64}).group("mamba2").caches[0].chunk == 64
+    assert find_model("granite-4.0-h-small").group("mamba2").caches[0].chunk == 256
+    assert find_model("jamba-v0.1").group("mamba_moe").caches[0].chunk == 2048
+
+
+@pytest.mark.parametrize(
+    ("model", "exporter"),
+    [
+        ("qwen3.5-27b", "flashinfer"),
+        ("nemotron-h-8b", "mamba2"),
+        ("glm-5.3-flash", "flash_kda"),
+        ("kimi-linear-48b-a3b", None),  # no bounded gate
+        ("jamba-v0.1", None),
+    ],
+)
+def test_states_are_saved_in_a_prefill_by_the_kernels_of_their_kind(model, exporter):
+    """get_kv_cache_spec of vLLM 0.33's qwen_gdn_linear_attn.py, mamba_mixer2.py and kda.py."""
+    caches = (cache for group in find_model(model).layer_groups for cache in group.caches)
+    assert {cache.saves_in_prefill for cache in caches if cache.fixed_bytes()} == {exporter}
 
 
 def test_pattern_of_another_length_is_refused():
