@@ -296,9 +296,7 @@ def _column(plan: Plan) -> dict[str, str]:
         "weights GiB": f"{memory.weights_bytes / GIB:,.2f}",
         "other GiB": f"{memory.overhead_bytes / GIB:,.2f}",
         "KV cache GiB": _kv_gib(memory.kv_cache_bytes),
-        "sure to GiB": "?"
-        if (within := plan.kv_band.within_bytes) is None
-        else f"{within / GIB:.2f}",
+        "sure to GiB": f"{plan.kv_band.within_bytes / GIB:,.2f}",
         "KV dtype": kv.dtype,
         "B/token": f"{kv.bytes_per_token:,}",
         "block tokens": f"{kv.block_size:,}",

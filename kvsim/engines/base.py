@@ -74,8 +74,8 @@ class Band(NamedTuple):
     ----------
     share : float
         Share of such start-ups that lie within (0.9).
-    within_bytes : int or None
-        Bytes of one rank, above or below; None where too few start-ups were compared to say.
+    within_bytes : int
+        Bytes of one rank, above or below.
     start_ups : int
         How many of the same traits were compared.
     like : tuple of str
@@ -87,7 +87,7 @@ class Band(NamedTuple):
     """
 
     share: float
-    within_bytes: int | None
+    within_bytes: int
     start_ups: int
     like: tuple[str, ...]
     source: str
@@ -97,11 +97,6 @@ class Band(NamedTuple):
     def exact(cls, source: str) -> Band:
         """Make the band of a size that is not an estimate."""
         return cls(1.0, 0, 0, (), source, is_extrapolated=False)
-
-    @classmethod
-    def unknown(cls, source: str) -> Band:
-        """Make the band of an estimate that was not compared with enough start-ups."""
-        return cls(0.0, None, 0, (), source, is_extrapolated=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,9 +298,9 @@ class Engine(ABC):
         """Predict where the tightest rank's memory goes."""
         return self.rank_budget(deployment, self.tightest_rank(deployment))
 
+    @abstractmethod
     def kv_band(self, deployment: ResolvedDeployment, budget: MemoryBudget) -> Band:
         """How far the budget's KV size may be from what the engine prints."""
-        return Band.unknown(f"too few start-ups of {self.name} were compared")
 
     @abstractmethod
     def capacity(self, deployment: ResolvedDeployment, kv_bytes: int) -> Capacity:

@@ -10,8 +10,6 @@ __all__ = ["certainty"]
 
 def certainty(band: Band, kv_bytes: int) -> str:
     """Say within what most start-ups like this one lie; "" of a size that was given."""
-    if band.within_bytes is None:
-        return f"KV cache: how sure this is cannot be said, as {band.source}."
     if not band.within_bytes:
         return ""
     near = f" ({band.within_bytes / kv_bytes:.1%})" if kv_bytes > 0 else ""

@@ -13,10 +13,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from kvsim.engines.base import Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
+from kvsim.engines.base import Band, Capacity, Deployment, Engine, MemoryBudget, ResolvedDeployment
 from kvsim.engines.common import (
     check_options,
     deployed_weight_bytes,
+    extrapolated_band,
     gib_bytes,
     layout_ratio,
     read_data,
@@ -223,6 +224,10 @@ class LlamaCpp(Engine):
                 ("non_torch_bytes", context["source"]),
             ),
         )
+
+    def kv_band(self, deployment: ResolvedDeployment, budget: MemoryBudget) -> Band:
+        """How far what is left for KV may be from what is; its size follows from ``-c`` exactly."""
+        return extrapolated_band(self.name, budget)
 
     def capacity(self, deployment: ResolvedDeployment, kv_bytes: int) -> Capacity:
         """The largest ``-c`` that `kv_bytes` of one device hold at this ``-np``.

@@ -97,12 +97,21 @@ def test_a_device_that_little_was_compared_with_is_extrapolated(monkeypatch, gpu
     assert band.like == words
 
 
-def test_a_size_that_is_given_is_sure_and_an_engine_that_was_not_compared_says_so():
+def test_a_size_that_is_given_is_sure():
     given = plan("llama3-8b", "h100", kv_cache_memory_bytes=10 * GIB).kv_band
     assert (given.share, given.within_bytes) == (1.0, 0)
-    other = plan("llama3-8b", "h100", engine="tensorrt-llm").kv_band
-    assert other.within_bytes is None
-    assert other.source == "too few start-ups of tensorrt-llm were compared"
+
+
+@pytest.mark.parametrize("engine", ["sglang", "tensorrt-llm", "llama.cpp", "transformers"])
+def test_an_engine_that_was_hardly_compared_is_as_unsure_as_a_card_that_was_not(engine):
+    other = plan("llama3-8b", "h100", engine=engine).kv_band
+    assert other.is_extrapolated
+    assert other.like == (f"another engine, {engine}",)
+    known = plan("llama3-8b", "h100").kv_band
+    unlike = plan("llama3-8b", "b200", engine_version="0.19.0")
+    assert known.within_bytes < other.within_bytes
+    share = unlike.kv_band.within_bytes / unlike.memory.total_bytes
+    assert other.within_bytes == pytest.approx(share * 79.19 * GIB, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -123,11 +132,6 @@ def test_a_size_that_is_given_is_sure_and_an_engine_that_was_not_compared_says_s
             " all of this: no card like X was compared.",
         ),
         (Band.exact("given"), GIB, ""),
-        (
-            Band.unknown("none was compared"),
-            GIB,
-            "KV cache: how sure this is cannot be said, as none was compared.",
-        ),
     ],
 )
 def test_how_sure_in_one_sentence(band, kv_bytes, expected):
