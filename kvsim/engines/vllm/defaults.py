@@ -52,7 +52,8 @@ _CAST = {"fp32": "bf16"}
 _NO_BF16 = ("volta", "turing")
 _V0_SEQS = 256
 _DEFAULT_BLOCK = 16
-_BLACKWELL_LATENT_BLOCK = 128
+# Keys of an indexer: 0.13.0 platforms/cuda.py; since 0.18 DeepseekV32IndexerBackend's only size.
+_INDEXED_BLOCK = 64
 
 
 def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
@@ -80,14 +81,15 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
         check_folded(named, rules)
     if shares_states(model):
         check_sourced(named, rules)
+    kv = _kv_format(named, rules)
     resolved = resolve(
         named,
-        kv=_kv_format(named, rules),
+        kv=kv,
         gpu_memory_utilization=rules.value("gpu_memory_utilization"),
         max_model_len=length,
         max_num_batched_tokens=tokens,
         max_num_seqs=min(_sequences(deployment, rules), tokens),
-        block_size=_block_size(deployment, rules),
+        block_size=_block_size(deployment, rules, kv),
         async_scheduling=rules.value("async_scheduling"),
         enable_prefix_caching=_caches_prefixes(model, rules),
     )
@@ -200,7 +202,7 @@ def _sparse_layout(deployment: Deployment, rules: Rules, rule: str) -> str | Non
     return layout
 
 
-def _block_size(deployment: Deployment, rules: Rules) -> int:
+def _block_size(deployment: Deployment, rules: Rules, kv: KVFormat) -> int:
     """16, or what the kernels of block-sparse or latent attention on the card ask for."""
     model = deployment.model
     if is_block_sparse(model):
@@ -212,15 +214,11 @@ def _block_size(deployment: Deployment, rules: Rules) -> int:
         return _DEFAULT_BLOCK
     if (fold := index_fold(model)) > 1:
         return fold * FoldedKernels.of(deployment, rules).states
-    preferred = rules.value("state_block").get("preferred")
-    if preferred is not None and has_recurrent_layers(model):
-        by_bits = preferred.get(kernel_class(deployment.accelerator), {})
-        return int(by_bits.get(_kv_format(deployment, rules).bits, _DEFAULT_BLOCK))
-    size = int(rules.value("latent_block_size"))
-    generation = architecture(deployment.accelerator)
-    if size == _DEFAULT_BLOCK or generation not in ("hopper", "blackwell"):
-        return _DEFAULT_BLOCK
-    return _BLACKWELL_LATENT_BLOCK if generation == "blackwell" else size
+    kernels = kernel_class(deployment.accelerator)
+    if any(cache.keeps("indexer") for _, cache in layer_caches(model)) and kernels != "rocm":
+        return _INDEXED_BLOCK
+    by_bits = rules.value("latent_block_size").get(kernels, {})
+    return int(by_bits.get(kv.bits, _DEFAULT_BLOCK))
 
 
 def _sequences(deployment: Deployment, rules: Rules) -> int:

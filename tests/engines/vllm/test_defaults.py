@@ -362,3 +362,29 @@ def test_a_kv_format_that_the_release_has_is_planned(version, name, bits):
     found = plan("llama3.1-8b", "b200", engine_version=version, kv_cache_dtype=name)
     assert found.kv_cache.bytes_per_token >= 32 * 2 * 1024 * bits // 8
     assert found.kv_cache.bytes_per_token < 1.2 * 32 * 2 * 1024 * bits // 8
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "gpu", "kv", "block"),
+    [
+        # to 0.17.1 (platforms/cuda.py, check_and_update_config): FlashMLA, CUTLASS, the indexer
+        ("deepseek-v3", "0.13.0", "h200", "auto", 64),
+        ("deepseek-v3", "0.13.0", "b200", "auto", 128),
+        ("deepseek-v3.2", "0.13.0", "b200", "auto", 64),
+        # since 0.18.1 what the first backend that takes the cache prefers: FlashAttention 16,
+        # FlashMLA 64 (in fp8), FlashInfer 32, Triton 16; an indexer's keys 64
+        ("deepseek-v3", "0.19.1", "h200", "auto", 16),
+        ("deepseek-v3", "0.19.1", "h200", "fp8", 64),
+        ("deepseek-v3", "0.33.0", "b200", "auto", 32),
+        ("deepseek-v3", "0.33.0", "b200", "fp8", 32),
+        ("deepseek-v3", "0.33.0", "rtx-pro-6000", "auto", 16),
+        ("deepseek-v3.2", "0.33.0", "h200", "auto", 64),
+        ("deepseek-v3.2", "0.33.0", "b200", "auto", 64),
+        ("llama3.1-8b", "0.33.0", "h200", "fp8", 16),
+    ],
+)
+def test_blocks_of_latent_attention_by_release_and_card(model, version, gpu, kv, block):
+    found = plan(
+        model, gpu, engine_version=version, kv_cache_dtype=kv, tensor_parallel_size=8
+    ).kv_cache
+    assert found.block_size == block

@@ -109,7 +109,7 @@ def test_what_a_sparse_indexer_gathers(model, version, kv, gpu, expected):
         (
             "deepseek-v3",
             "0.19.1",
-            {"max_model_len": 1000, "max_num_seqs": 100},
+            {"max_model_len": 1000, "max_num_seqs": 100, "block_size": 64},
             25_600 * 16 * 256 * 2,
         ),
         # an indexer's logits, VLLM_SPARSE_INDEXER_MAX_LOGITS_MB, are more than 8 heads of 192 + 256
