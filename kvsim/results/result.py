@@ -261,7 +261,7 @@ class SimulationResult:
         busy = totals.busy_seconds or np.inf
         summary |= {
             "kv_cache": self.kv_cache(),
-            "preemptions": sum(recorder.preemptions.values()),
+            "preemptions": len(recorder.preempted),
             "recomputed_tokens": recorder.recomputed_tokens,
             "swapped_tokens": recorder.swapped_tokens,
             "prefix_cache": {"queries": recorder.queried_tokens, "hits": recorder.hit_tokens},

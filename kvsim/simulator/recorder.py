@@ -6,6 +6,7 @@ Nothing is judged here; ``kvsim.results.result`` turns these arrays into statist
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from struct import Struct
@@ -53,9 +54,9 @@ class Recorder:
         a request, and at the end of the steps that produced its first token and its last.
     tables : list of RequestTable
         The arrivals, in order of their rows.
-    preemptions, cached_tokens : dict of int to int
-        By request row, of those that have any: how often it was preempted, and the tokens
-        that an admission last found in the prefix cache.
+    cached_tokens : dict of int to int
+        By request row, of those that have any: the tokens that an admission last found in the
+        prefix cache.
     rejected_rows : list of int
         Requests that could never be served.
     preempted : list of (int, int)
@@ -77,7 +78,6 @@ class Recorder:
         self.scheduled_seconds = array("d")
         self.first_token_seconds = array("d")
         self.finish_seconds = array("d")
-        self.preemptions: dict[int, int] = {}
         self.preempted: list[tuple[int, int]] = []
         self.cached_tokens: dict[int, int] = {}
         self.rejected_rows: list[int] = []
@@ -109,8 +109,12 @@ class Recorder:
 
     def preempt(self, request: Request) -> None:
         """Note a preemption; what becomes of its tokens is added to one of the totals."""
-        self.preemptions[request.row] = self.preemptions.get(request.row, 0) + 1
         self.preempted.append((request.row, self.step_rows))
+
+    @property
+    def preemptions(self) -> Counter[int]:
+        """How often each request was preempted, by its row."""
+        return Counter(row for row, _ in self.preempted)
 
     @property
     def step_rows(self) -> int:

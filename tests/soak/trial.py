@@ -113,8 +113,9 @@ def _in_company(world: World, scenario: Scenario, whole: Told) -> bool:
 def _every_admission(preemption: str, log: runs.Log) -> None:
     """Who is preempted is admitted once more, or brought back from the host."""
     admitted = Counter(row for row, *_ in log.admissions)
+    preemptions = log.preemptions
     for row, times in admitted.items():
-        most = 1 + log.preemptions.get(row, 0)
+        most = 1 + preemptions[row]
         hold(times <= most, f"request {row} was admitted {times} times of {most}")
         if preemption == "recompute":
             hold(times == most, f"request {row} was admitted {times} times, not {most}")
