@@ -26,7 +26,7 @@ from capacity_accuracy import compare
 from capacity_cases import Case, cases
 from fit_overheads import Sample, read_samples, render
 from observed_rows import Observation, observations
-from reference_data import parsed, parser
+from reference_data import parsed, parser, written
 from scipy.optimize import nnls
 
 from kvsim.engines.base import Engine, ResolvedDeployment
@@ -272,12 +272,7 @@ def main() -> int:
     if chosen.leave_one_out:
         print_left_out(found)
         return 0
-    text = render_bands(found)
-    if chosen.check:
-        return int(text != TARGET.read_text(encoding="utf-8"))
-    TARGET.write_text(text, encoding="utf-8")
-    print(text)
-    return 0
+    return written(render_bands(found), TARGET, check=chosen.check)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from statistics import median
 
 import numpy as np
 from observed_rows import Observation, UnpredictableRowError, observations
-from reference_data import parsed, parser
+from reference_data import parsed, parser, written
 
 from kvsim.engines.base import Deployment
 from kvsim.engines.vllm.engine import VLLM
@@ -303,12 +303,7 @@ def main() -> int:
         for name, gib, percent in leave_one_out(samples):
             print(f"{name}  {gib:+.3f} GiB  {percent:+.2f} % of KV")
         return 0
-    text = render(samples)
-    if chosen.check:
-        return int(text != TARGET.read_text(encoding="utf-8"))
-    TARGET.write_text(text, encoding="utf-8")
-    print(text)
-    return 0
+    return written(render(samples), TARGET, check=chosen.check)
 
 
 if __name__ == "__main__":

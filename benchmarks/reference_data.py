@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["parsed", "parser"]
+__all__ = ["parsed", "parser", "written"]
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -24,3 +24,12 @@ def parsed(made: argparse.ArgumentParser) -> argparse.Namespace:
         sys.exit("give --data FOLDER or set KVSIM_DATA: the folder that holds reference/")
     chosen.data = Path(chosen.data)
     return chosen
+
+
+def written(text: str, target: Path, *, check: bool) -> int:
+    """Write a fit's data file, or only compare: 1 when it would change."""
+    if check:
+        return int(text != target.read_text(encoding="utf-8"))
+    target.write_text(text, encoding="utf-8")
+    print(text)
+    return 0

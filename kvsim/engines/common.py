@@ -22,7 +22,9 @@ from kvsim.specs.precision import KVFormat
 from kvsim.units import GIB, ceil_div
 
 __all__ = [
+    "RESIDUALS",
     "ReleasedEngine",
+    "band_of",
     "check_kv_format",
     "check_options",
     "check_pool",
@@ -40,6 +42,8 @@ __all__ = [
     "tokens_at",
 ]
 
+# How far vLLM's start-ups were off: kvsim.engines.vllm.residuals.
+RESIDUALS = "vllm_residuals"
 _DATA_FOLDER = Path(__file__).resolve().parent / "data"
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -80,22 +84,49 @@ class ReleasedEngine(Engine):
         return self.release >= tuple(self.data["releases"][change]["release"])
 
 
+def band_of(
+    data: Mapping[str, Any],
+    squared: float,
+    budget: MemoryBudget,
+    *,
+    start_ups: int,
+    like: tuple[str, ...],
+    unlike: bool,
+) -> Band:
+    """Make the band of a variance, by the quantile of the start-ups of vLLM that were compared.
+
+    Parameters
+    ----------
+    data : mapping
+        Of the data file `RESIDUALS`.
+    squared : float
+        Squared per cents of the card's memory.
+    budget : MemoryBudget
+        What was predicted.
+    start_ups, like, unlike
+        As `Band` has them; `unlike` is its `is_extrapolated`.
+    """
+    percent = data["quantile"] * math.sqrt(squared)
+    return Band(
+        share=data["share"],
+        within_bytes=round(budget.total_bytes * percent / 100),
+        start_ups=start_ups,
+        like=like,
+        source=f"{len(data['start_ups'])} start-ups of vLLM",
+        is_extrapolated=unlike,
+    )
+
+
 def extrapolated_band(engine: str, budget: MemoryBudget) -> Band:
     """As unsure as vLLM on the least sure of cards: of other engines hardly one was compared.
 
     SGLang's two lie within: they are off by 0.2 and 0.5 % of their KV.
     """
-    data = read_data("vllm_residuals")
+    data = read_data(RESIDUALS)
     shares = data["percent_squared"]
-    percent = data["quantile"] * math.sqrt(shares["plain"] + max(shares.values()))
-    return Band(
-        share=data["share"],
-        within_bytes=round(budget.total_bytes * percent / 100),
-        start_ups=0,
-        like=(f"another engine, {engine}",),
-        source=f"{len(data['start_ups'])} start-ups of vLLM",
-        is_extrapolated=True,
-    )
+    squared = shares["plain"] + max(shares.values())
+    like = (f"another engine, {engine}",)
+    return band_of(data, squared, budget, start_ups=0, like=like, unlike=True)
 
 
 def check_options(

@@ -102,7 +102,7 @@ def _rope_as_stated(sizing: Sizing) -> Iterator[str]:
 def _longer_than_servable(sizing: Sizing) -> Iterator[str]:
     """A request may be admitted that can never finish: its blocks exceed the whole pool."""
     length = sizing.capacity.max_model_len
-    if sizing.fits and sizing.requests(length) < 1:
+    if sizing.fits and not sizing.serves:
         yield (
             f"a request of {length:,} tokens passes the start-up check but needs more blocks than"
             " there are: it would be preempted for ever"

@@ -11,13 +11,12 @@ __all__ = ["default_batched_tokens"]
 # V0 took a prompt whole, and chunked it only beyond this length.
 _V0_CHUNKED_BEYOND = 32768
 _LEAST_TOKENS = 2048
-_V0_IMAGE_TOKENS = 5120
 
 
 def default_batched_tokens(deployment: Deployment, rules: Rules, length: int) -> int:
     """Tokens per step; V0 took a whole prompt at once, and a prefix-LM takes a whole video."""
     if deployment.model.encoder_tokens:  # never chunked, and as many as images need
-        return max(length, _V0_IMAGE_TOKENS)
+        return max(length, int(rules.value("v0_media_tokens")))
     if rules.is_v0(deployment.model, deployment.accelerator):
         return _v0_tokens(deployment, rules, length)
     tokens = int(rules.value("max_num_batched_tokens")[card_class(deployment.accelerator)])

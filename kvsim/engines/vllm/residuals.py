@@ -18,18 +18,16 @@ the error that it has when the fit never saw it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import sqrt
 from typing import Any, NamedTuple
 
 from kvsim.engines.base import Band, MemoryBudget, ResolvedDeployment
-from kvsim.engines.common import read_data
+from kvsim.engines.common import RESIDUALS, band_of, read_data
 from kvsim.engines.vllm.rules import Rules, kernel_class
 from kvsim.memory.footprint import layer_caches
 from kvsim.specs.model import MoeMlp
 
 __all__ = ["TRAITS", "kv_band", "traits_of", "variance"]
 
-_DATA = "vllm_residuals"
 _PLAIN = "dense, of text, on one card or behind NVSwitches"
 _DESKTOP = ("RTX", "GB10")  # cards that draw a screen too
 
@@ -114,21 +112,19 @@ def traits_of(
 
 def kv_band(deployment: ResolvedDeployment, rules: Rules, budget: MemoryBudget) -> Band:
     """How far the budget's KV size may be from what vLLM prints."""
-    data = read_data(_DATA)
+    data = read_data(RESIDUALS)
     traits = traits_of(deployment, rules, data)
-    percent = data["quantile"] * sqrt(variance(traits, data["percent_squared"]))
-    rows = [row for row in data["start_ups"] if set(row["traits"]) == set(traits)]
     named = {
         "fitted_to": ".".join(map(str, data["fitted_to"])),
         "card": deployment.accelerator.name,
     }
-    return Band(
-        share=data["share"],
-        within_bytes=round(budget.total_bytes * percent / 100),
-        start_ups=len(rows),
+    return band_of(
+        data,
+        variance(traits, data["percent_squared"]),
+        budget,
+        start_ups=sum(set(row["traits"]) == set(traits) for row in data["start_ups"]),
         like=tuple(TRAITS[each][0].format(**named) for each in traits) or (_PLAIN,),
-        source=f"{len(data['start_ups'])} start-ups of vLLM",
-        is_extrapolated=not {"vendor", "uncompared"}.isdisjoint(traits),
+        unlike=not {"vendor", "uncompared"}.isdisjoint(traits),
     )
 
 

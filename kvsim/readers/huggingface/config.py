@@ -18,6 +18,7 @@ from pathlib import Path
 
 from kvsim.errors import InputError
 from kvsim.readers.huggingface.bidirectional import BIDIRECTIONAL, refuse_bidirectional
+from kvsim.readers.huggingface.classes import model_type_of_class
 from kvsim.readers.huggingface.extras import (
     draft_layers,
     host_table_note,
@@ -26,7 +27,7 @@ from kvsim.readers.huggingface.extras import (
     vision_tower,
     whole_media_tokens,
 )
-from kvsim.readers.huggingface.families import FAMILIES, model_type_of_class
+from kvsim.readers.huggingface.families import FAMILIES
 from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.readers.huggingface.groups import layer_groups

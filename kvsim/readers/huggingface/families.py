@@ -13,7 +13,6 @@ __all__ = [
     "DELTA_FIELDS",
     "FAMILIES",
     "MLA_FIELDS",
-    "model_type_of_class",
 ]
 
 _TIED = {"tie_word_embeddings": True}
@@ -381,27 +380,3 @@ FAMILIES: dict[str, Family] = {
     "whisper": _SEQ2SEQ,
     **dict.fromkeys(("bart", "mbart", "m2m_100", "pegasus", "marian"), _SEQ2SEQ),
 }
-
-
-# Classes that engines build a decoder from are named after its model_type: DeepseekV3ForCausalLM,
-# GPTNeoXForCausalLM. Encoder-decoders have several classes a model, so they are left out.
-_HEADS = ("ForCausalLM", "LMHeadModel")
-_STEMS = {
-    model_type.replace("_", ""): model_type
-    for model_type, family in FAMILIES.items()
-    if family.layout not in {"t5", "seq2seq"}
-}
-
-
-def model_type_of_class(name: str) -> str | None:
-    """Say which family a class of ``architectures`` builds; None where none here does.
-
-    Examples
-    --------
-    >>> model_type_of_class("DeepseekV4ForCausalLM"), model_type_of_class("GPT2LMHeadModel")
-    ('deepseek_v4', 'gpt2')
-    """
-    head = next((head for head in _HEADS if name.endswith(head)), None)
-    if head is None:
-        return None
-    return _STEMS.get(name.removesuffix(head).replace("_", "").lower())

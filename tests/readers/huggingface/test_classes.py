@@ -10,8 +10,9 @@ from kvsim.catalog.models import find_model
 from kvsim.errors import InputError
 from kvsim.memory.tensors import parameter_count
 from kvsim.memory.weights import weight_bytes
+from kvsim.readers.huggingface.classes import model_type_of_class
 from kvsim.readers.huggingface.config import spec_from_json_file
-from kvsim.readers.huggingface.families import FAMILIES, model_type_of_class
+from kvsim.readers.huggingface.families import FAMILIES
 from tests.support.hf_configs import counts, llama, only_cache, read
 
 
