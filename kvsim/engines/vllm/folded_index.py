@@ -12,6 +12,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from kvsim.engines.base import Deployment
+from kvsim.engines.vllm.kernel_checks import (
+    check_bf16,
+    check_block_multiple,
+    check_undivided,
+)
 from kvsim.engines.vllm.rules import Rules, kernels_on
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
@@ -81,33 +86,20 @@ def check_folded(deployment: Deployment, rules: Rules) -> None:
     InputError
         Naming the flag.
     """
-    options, name = deployment.options, deployment.model.name
-    kernels = FoldedKernels.of(deployment, rules)
+    name, kernels = deployment.model.name, FoldedKernels.of(deployment, rules)
     page = kernels.states * index_fold(deployment.model)
-    if options.block_size is not None and options.block_size % page:
-        raise InputError(
-            f"the index keys of {name} take no blocks of {options.block_size} tokens on"
-            f" {deployment.accelerator.name}",
-            where="--block-size",
-            fix=f"choose a multiple of {page}",
-        )
-    if deployment.dtype != "bf16":
-        raise InputError(
-            f"how vLLM runs the sparse attention of {name} in {deployment.dtype} is not known",
-            where="--dtype",
-            fix="choose bfloat16",
-        )
-    if options.pipeline_parallel_size not in (None, 1):
-        # Its stages do not hand on the state of the hyper-connections (models/glm5next).
-        raise InputError(
-            f"vLLM does not cut {name} into pipeline stages",
-            where="--pipeline-parallel-size",
-            fix="choose 1",
-        )
-    if options.decode_context_parallel_size not in (None, 1):
-        raise InputError(
-            f"how vLLM shares the recurrent states and rings of {name} between ranks of one"
-            " context is not known",
-            where="--decode-context-parallel-size",
-            fix="choose 1",
-        )
+    check_block_multiple(deployment, page, "the index keys")
+    check_bf16(
+        deployment,
+        f"how vLLM runs the sparse attention of {name} in {deployment.dtype} is not known",
+    )
+    # Its stages do not hand on the state of the hyper-connections (models/glm5next).
+    check_undivided(
+        deployment, "pipeline_parallel_size", f"vLLM does not cut {name} into pipeline stages"
+    )
+    check_undivided(
+        deployment,
+        "decode_context_parallel_size",
+        f"how vLLM shares the recurrent states and rings of {name} between ranks of one context"
+        " is not known",
+    )

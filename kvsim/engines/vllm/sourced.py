@@ -14,6 +14,11 @@ from math import lcm
 from typing import NamedTuple
 
 from kvsim.engines.base import Deployment, ResolvedDeployment
+from kvsim.engines.vllm.kernel_checks import (
+    check_bf16,
+    check_block_multiple,
+    check_undivided,
+)
 from kvsim.engines.vllm.rules import Rules, kernels_on
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
@@ -106,31 +111,17 @@ def check_sourced(deployment: Deployment, rules: Rules) -> None:
     InputError
         Naming the flag.
     """
-    options, name = deployment.options, deployment.model.name
-    block = SourcedKernels.of(deployment, rules).block
-    if options.block_size is not None and options.block_size % block:
-        raise InputError(
-            f"the states of {name} take no blocks of {options.block_size} tokens on"
-            f" {deployment.accelerator.name}",
-            where="--block-size",
-            fix=f"choose a multiple of {block}",
-        )
-    if deployment.dtype != "bf16":
-        raise InputError(
-            f"the sparse attention of {name} does not run in {deployment.dtype}",
-            where="--dtype",
-            fix="choose bfloat16",
-        )
-    if options.pipeline_parallel_size not in (None, 1):
-        raise InputError(
-            f"layers of {name} read states that a layer of another pipeline stage may keep",
-            where="--pipeline-parallel-size",
-            fix="choose 1",
-        )
-    if options.decode_context_parallel_size not in (None, 1):
-        raise InputError(
-            f"how vLLM shares the rings and windows of {name} between ranks of one context is"
-            " not known",
-            where="--decode-context-parallel-size",
-            fix="choose 1",
-        )
+    name = deployment.model.name
+    check_block_multiple(deployment, SourcedKernels.of(deployment, rules).block, "the states")
+    check_bf16(deployment, f"the sparse attention of {name} does not run in {deployment.dtype}")
+    check_undivided(
+        deployment,
+        "pipeline_parallel_size",
+        f"layers of {name} read states that a layer of another pipeline stage may keep",
+    )
+    check_undivided(
+        deployment,
+        "decode_context_parallel_size",
+        f"how vLLM shares the rings and windows of {name} between ranks of one context is not"
+        " known",
+    )
