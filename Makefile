@@ -1,6 +1,6 @@
 # Every target is a command that a person runs and that CI runs too.
 .DEFAULT_GOAL := help
-.PHONY: help install format check test whole slow coverage soak bench screenshots gpu wheel ci
+.PHONY: help install format check test whole slow coverage soak oracle bench screenshots gpu wheel ci
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,14 @@ coverage:  ## `make test`, and what of kvsim it leaves out: less than 95 % of it
 
 soak:  ## Ten minutes of random worlds, judged from outside; a line that replays the first that fails
 	python -m tests.soak --seconds 600
+
+# In pieces: make oracle SEEDS=1000 FAMILY="prefix turns"
+RELEASE ?= 0.33.0
+SEEDS ?= 200
+FAMILY ?= all
+
+oracle:  ## vLLM's own scheduler on a CPU beside ours, seed by seed (fetches its Python sources once)
+	python scripts/engine_oracle.py --release $(RELEASE) --seeds $(SEEDS) --family $(FAMILY)
 
 bench:  ## Start-up times and capacity accuracy against observed engines
 	python benchmarks/startup.py

@@ -16,6 +16,7 @@ from kvsim.simulator.allocators.no_cache import NoCache
 from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.prefix import Prefix, refuse_hybrid
 from kvsim.simulator.allocators.reserve import RESERVATIONS, Reservation, Reserve
+from kvsim.simulator.allocators.runs import PrefixRuns
 from kvsim.simulator.allocators.virtual import Virtual, tokens_per_page
 from kvsim.simulator.batch import decode_batch
 from kvsim.simulator.blame import blaming
@@ -57,6 +58,8 @@ def _paged(setup: Setup) -> Allocator:
 def _prefix(setup: Setup) -> Allocator:
     if len(setup.pools.pools) > 1:
         refuse_hybrid()
+    if setup.scenario.memory.eviction == "lru":
+        return PrefixRuns(setup.num_blocks, setup.curve)
     return Prefix(setup.num_blocks, setup.curve, setup.scenario.memory.eviction)
 
 

@@ -102,7 +102,9 @@ class StepClock:
             seconds += (self._mixed_per_byte if slowed else self._per_byte) * batch.kv_bytes
         return seconds
 
-    def decode_run(self, batch: DecodeBatch, limit: int, gap: float) -> tuple[int, float]:
+    def decode_run(
+        self, batch: DecodeBatch, limit: int, gap: float, beyond: int = 0
+    ) -> tuple[int, float]:
         """Steps of a decode-only run and their seconds.
 
         Parameters
@@ -114,6 +116,8 @@ class StepClock:
         gap : float
             Seconds until an arrival that may change the plan (infinite: none); the run ends
             with the first step that reaches it.
+        beyond : int
+            Steps after that one that are planned already when the request arrives.
         """
         sequences = batch.sequences
         first = self._decode_base.get(sequences) or self._decode_seconds(sequences)
@@ -122,8 +126,19 @@ class StepClock:
         seconds = limit * first + growth * (limit * (limit - 1) // 2)
         if gap >= seconds:
             return limit, seconds
-        steps = steps_reaching(gap, first, growth, limit)
+        steps = beyond + (steps_reaching(gap, first, growth, limit) if gap > 0 else 0)
+        if steps >= limit:
+            return limit, seconds
         return steps, steps * first + growth * (steps * (steps - 1) // 2)
+
+    def lead_seconds(self, batch: DecodeBatch, steps: int) -> float:
+        """Seconds of all decode steps of a run but its last, before it is taken."""
+        if steps == 1:
+            return 0.0
+        first = self._decode_base[batch.sequences] + self._per_byte * batch.kv_bytes
+        return (steps - 1) * first + self._per_byte * batch.kv_slope * (
+            (steps - 1) * (steps - 2) // 2
+        )
 
 
 class RecomputeClock(StepClock):
@@ -141,7 +156,9 @@ class RecomputeClock(StepClock):
         sequences = sum(samples for _, samples in contexts)
         return self.base_seconds(tokens, sequences) + self.pair_seconds(sequences) * pairs
 
-    def decode_run(self, batch: DecodeBatch, limit: int, gap: float) -> tuple[int, float]:
+    def decode_run(
+        self, batch: DecodeBatch, limit: int, gap: float, beyond: int = 0
+    ) -> tuple[int, float]:
         """One step: the next one computes more."""
         return 1, self.mixed_seconds(StepPlan([], decodes=True), batch)
 

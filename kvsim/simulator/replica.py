@@ -53,6 +53,9 @@ class Replica:
     ----------
     now : float
         The replica's time, seconds; at or ahead of the environment's.
+    seen : float
+        Until when the next plan has seen arrivals, seconds: `now`, or, where a step is
+        scheduled while the one before it is computed, the beginning of that one.
     camera : Camera or None
         Looks at the scheduler between two runs, now and then.
     """
@@ -70,11 +73,13 @@ class Replica:
         self.clock = clock
         self.arrivals = arrivals
         self.recorder = recorder
-        self.now = 0.0
+        self.now = self.seen = 0.0
+        self._is_async = scheduler.is_async
         self.camera: Camera | None = None
         self._watch = watch
         self._is_closed_loop = arrivals.is_closed_loop
         self._is_plain = _is_plain(scheduler.allocator)
+        self._shares = scheduler.allocator.shares_prefixes
         batch = scheduler.batch
         self._hybrid = batch if isinstance(batch, HybridBatch) else None
         self._slots_per_block = scheduler.allocator.slots_per_block
@@ -100,15 +105,15 @@ class Replica:
             When the laws of the scheduler, its batch and its memory do not hold at the end.
         """
         scheduler, arrivals = self.scheduler, self.arrivals
-        now = self.now = env.now
+        now = self.now = self.seen = env.now
         closed_loop = self._is_closed_loop
         # whoever waits for a batch to end has that to decide as well
         is_plain = self._is_plain and not (self.camera or scheduler.keeps_batch_closed)
         looked_at = self.camera is not None or self._watch is not None
         horizon = min(until, env.peek())
         while now < until:
-            if arrivals.next_seconds <= now:
-                self._add_arrivals(now)
+            if arrivals.next_seconds <= self.seen:
+                self._add_arrivals(self.seen)
             elif (
                 is_plain
                 and not (scheduler.waiting or scheduler.prefilling or scheduler.moved_tokens)
@@ -118,14 +123,15 @@ class Replica:
                 continue
             plan = scheduler.schedule(now)
             if plan is None:
+                if self._sees_more(now):
+                    continue
                 if self._is_over():
                     break
-                now = self.now = arrivals.next_seconds
+                now = self.now = self.seen = arrivals.next_seconds
                 yield env.timeout(now - env.now)
                 horizon = min(until, env.peek())
                 continue
-            steps, seconds = self._span(plan, now)
-            now = self.now = now + self._begin(plan, steps, seconds, now)
+            steps, now = self._take(plan, now)
             if horizon < now:
                 yield env.timeout(now - env.now)
                 horizon = min(until, env.peek())
@@ -144,6 +150,22 @@ class Replica:
             request = arrivals.pop()
             if not self.scheduler.add_request(request):
                 arrivals.refused(request)
+
+    def _take(self, plan: StepPlan, now: float) -> tuple[int, float]:
+        """Begin a run of steps; return how many, and when they end."""
+        scheduler = self.scheduler
+        steps, seconds = self._span(plan, now)
+        lead = self.clock.lead_seconds(scheduler.batch, steps) if self._is_async else 0.0
+        end = self.now = now + self._begin(plan, steps, seconds, now)
+        self.seen = now + lead if self._is_async else end
+        if scheduler.leaving:
+            scheduler.settle()
+        return steps, end
+
+    def _sees_more(self, now: float) -> bool:
+        """Whether an idle replica sees more than before: nothing is in flight any more."""
+        seen, self.seen = self.seen, now
+        return self.scheduler.settle() or seen < now
 
     def _is_over(self) -> bool:
         """Whether an idle replica has nothing to wait for.
@@ -180,26 +202,42 @@ class Replica:
         scheduler, arrivals, clock = self.scheduler, self.arrivals, self.clock
         batch, allocator, write = scheduler.batch, scheduler.allocator, self.recorder.write_steps
         total, size, hybrid = allocator.total_blocks, self._slots_per_block, self._hybrid
+        is_async, beyond, shares = self._is_async, int(self._is_async), allocator.shares_prefixes
         start = now = self.now
-        coming = arrivals.next_seconds
-        while batch.sequences and coming > now:
-            limit = allocator.decode_steps(batch, batch.steps_to_change())
+        seen, coming = self.seen, arrivals.next_seconds
+        while batch.sequences and coming > seen:
+            limit = 1 if scheduler.leaving else batch.steps_to_change()
+            limit = allocator.decode_steps(batch, limit)
             if not limit:
                 break
-            steps, seconds = clock.decode_run(batch, limit, coming - now)
+            steps, seconds = clock.decode_run(batch, limit, coming - now, beyond)
             end = now + seconds
             if end > until:
                 break
             opening, free = batch.phases.blocks_for(batch.step, steps), allocator.free_blocks
+            kept = allocator.cached_blocks
             allocator.allocate_steps(batch, steps, opening)
             held, grown = (total - free) * size, (free - allocator.free_blocks) * size
             sequences, read, claimed = batch.sequences, batch.kv_bytes, scheduler.claimed_slots
-            filled = (hybrid.filled_slots if hybrid else batch.tokens) - batch.shared_slots
+            if scheduler.leaving:
+                filled = scheduler.filled_slots() - scheduler.shared_slots()
+            else:
+                filled = (hybrid.filled_slots if hybrid else batch.tokens) - batch.shared_slots
             if hybrid:
                 self.recorder.filling_slots.append(steps * hybrid.fill_slope)
-            write(_decode_row(now, seconds, steps, sequences, read, filled, claimed, held, grown))
+            if shares:
+                shared = allocator.further_refs * size
+                write(_row(now, seconds, steps, sequences, 0, read, 0, filled - shared,
+                           claimed - shared, held, grown, 0, 0, kept * size))  # fmt: skip
+            else:
+                write(
+                    _decode_row(now, seconds, steps, sequences, read, filled, claimed, held, grown)
+                )
             scheduler.claimed_slots = claimed + opening * size
+            seen = self.seen = now + clock.lead_seconds(batch, steps) if is_async else end
             now = self.now = end  # at once: an interrupt may fall anywhere
+            if scheduler.leaving:
+                scheduler.settle()
             done = scheduler.decoded(steps, now)
             if done and self._is_closed_loop:
                 arrivals.finished(done, now)
@@ -215,7 +253,8 @@ class Replica:
         if waiting and not waiting.arrivals_can_overtake and not self._is_closed_loop:
             return self.clock.decode_run(batch, plan.steps, inf)  # behind a blocked queue
         # in a closed loop whoever is refused there asks again, in the meantime
-        return self.clock.decode_run(batch, plan.steps, arrivals.next_seconds - now)
+        gap = arrivals.next_seconds - now
+        return self.clock.decode_run(batch, plan.steps, gap, int(self._is_async))
 
     def _begin(self, plan: StepPlan, steps: int, seconds: float, now: float) -> float:
         """Allocate the run's blocks and record it; return its seconds, copies included."""
@@ -230,17 +269,24 @@ class Replica:
             if done:
                 claimed -= claim(request, done)
         if self._is_usual:
-            filled = scheduler.cached_tokens_in_all() - batch.shared_slots
-            before = held = (allocator.total_blocks - allocator.free_blocks) * self._slots_per_block
+            size = self._slots_per_block
+            filled = scheduler.cached_tokens_in_all() - scheduler.shared_slots()
+            before = held = (allocator.total_blocks - allocator.free_blocks) * size
+            if self._shares:
+                cached, shared = allocator.cached_blocks * size, allocator.further_refs * size
+                filled -= shared
         else:
             before = allocator.held_slots
             filled, held, (reserved, external, cached, shared) = self._look(plan, steps)
+        if opened := plan.opened_blocks:
+            held -= opened * self._slots_per_block
+            cached += plan.evicted_blocks * self._slots_per_block
         if plan.decodes and batch.sequences:
             decoding, read = batch.sequences, batch.kv_bytes
             opening, free = batch.phases.blocks_for(batch.step, steps), allocator.free_blocks
             due = allocator.claim_steps(batch, steps, opening)
-            allocator.allocate_steps(batch, steps, opening)
-            grown = (free - allocator.free_blocks) * self._slots_per_block
+            allocator.allocate_steps(batch, steps, opening - opened)
+            grown = (free - allocator.free_blocks + opened) * self._slots_per_block
             if self._weighs_blocks:
                 grown = allocator.held_slots - before
         scheduler.claimed_slots = claimed + due

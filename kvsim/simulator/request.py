@@ -13,7 +13,7 @@ writes nothing, so a request ends with ``prompt_tokens + output_tokens - 1`` of 
 
 from __future__ import annotations
 
-from kvsim.workload.content import PrefixContent
+from kvsim.workload.content import PrefixContent, Segments
 
 __all__ = ["Request"]
 
@@ -44,10 +44,14 @@ class Request:
         Kept by `kvsim.simulator.batch` while decoding; the steps are None at any other time.
     preemptions : int
         How often it was preempted.
+    seat : int
+        Number of its last admission.
     swapped : bool
         Whether its cached tokens wait on the host.
     blocks : object
         The allocator's own note (a block list, an address, ...).
+    segments : Segments or None
+        The allocator's note of the identities of its blocks; see `PrefixContent.segments`.
     content, content_row : PrefixContent or None, int
         Who knows the identities of the request's blocks, and by which row; None shares
         nothing.
@@ -56,9 +60,11 @@ class Request:
     # What is read once per request or less has its default here; an instance's own is read faster.
     priority = 0
     base = 0
+    seat = 0
     finish_step: int | None = None
     bend_step: int | None = None
     blocks: object = None
+    segments: Segments | None = None
     content: PrefixContent | None = None
     content_row = 0
 

@@ -20,7 +20,9 @@ import numpy as np
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.units import ceil_div
 
-__all__ = ["HashedContent", "IdRuns", "PrefixContent", "SegmentContent"]
+__all__ = ["HashedContent", "IdRuns", "PrefixContent", "SegmentContent", "Segments"]
+
+Segments = tuple[tuple[int, int], ...]
 
 _INDEX_BITS = 32  # a stream holds at most 2**32 blocks
 _PRIVATE_BITS = 24  # a request holds at most 2**24 blocks that nobody shares
@@ -28,6 +30,17 @@ _PRIVATE_BITS = 24  # a request holds at most 2**24 blocks that nobody shares
 
 class PrefixContent(Protocol):
     """The block identities of a table's requests."""
+
+    def segments(self, row: int, block_size: int) -> Segments:
+        """Identities of all blocks of request `row`, where they do not go on one by one.
+
+        Returns
+        -------
+        tuple of (int, int)
+            Number of a block and its identity, ascending from block 0; the blocks after it have
+            the identities after it, up to the next pair, and for ever after the last.
+        """
+        ...
 
     def block_ids(self, row: int, block_size: int, tokens: int) -> Sequence[int]:
         """Identities of the first ``tokens // block_size`` full blocks of request `row`.
@@ -69,7 +82,8 @@ class SegmentContent:
         How many tokens of it; 0 where nothing is shared.
     own_stream : sequence of int
         Stream that follows: one per request, or one per session, so that a turn finds what the
-        turns before it wrote. Disjoint from the shared streams.
+        turns before it wrote. Disjoint from the shared streams, and always behind the same
+        prefix: an identity names all that is before it.
 
     Notes
     -----
@@ -88,6 +102,14 @@ class SegmentContent:
     shared_stream: Any
     shared_tokens: Any
     own_stream: Any
+
+    def segments(self, row: int, block_size: int) -> Segments:
+        """Where identities begin anew; see `PrefixContent.segments`."""
+        shared = int(self.shared_tokens[row]) // block_size
+        own = int(self.own_stream[row]) << _INDEX_BITS
+        if not shared:
+            return ((0, own),)
+        return ((0, int(self.shared_stream[row]) << _INDEX_BITS), (shared, own + shared))
 
     def block_ids(self, row: int, block_size: int, tokens: int) -> Sequence[int]:
         """Identities of the first full blocks; see `PrefixContent.block_ids`."""
@@ -225,6 +247,27 @@ class HashedContent:
             named.extend(self._private(row, len(named), blocks))
         return named
 
+    def segments(self, row: int, block_size: int) -> Segments:
+        """Where identities begin anew; see `PrefixContent.segments`."""
+        finer, coarser = self._ratio(block_size)
+        ids = self.ids[row]
+        known = int(self.prompt_tokens[row]) // block_size
+        if coarser > 1:
+            ids = list(ids)[coarser - 1 : known * coarser : coarser]
+        runs = (
+            [(run.start, len(run)) for run in ids.runs]
+            if isinstance(ids, IdRuns)
+            else _consecutive(ids)
+        )
+        found, at = [], 0
+        for first, count in runs:
+            if at >= known:
+                break
+            found.append((at, first * finer))
+            at += count * finer
+        at = min(at, known)
+        return (*found, (at, self._private(row, at, at + 1).start))
+
     def _ratio(self, block_size: int) -> tuple[int, int]:
         """How many blocks an identity spans, and how many identities a block spans."""
         if block_size not in self._blocks_per_id:
@@ -238,8 +281,8 @@ class HashedContent:
         return named[:known]
 
     def _private(self, row: int, start: int, stop: int) -> range:
-        base = -1 - (int(self.numbers[row]) << _PRIVATE_BITS)
-        return range(base - start, base - stop, -1)
+        base = -(int(self.numbers[row]) + 1 << _PRIVATE_BITS)
+        return range(base + start, base + stop)
 
     def take(self, rows: Sequence[int] | slice | np.ndarray) -> HashedContent:
         """Return the content of the chosen rows."""
@@ -263,6 +306,22 @@ class HashedContent:
             [tokens for part in parts for tokens in part.prompt_tokens],
             self.hash_block_size,
         )
+
+
+def _consecutive(ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Runs of consecutive integers: the first of each, and how many."""
+    runs: list[tuple[int, int]] = []
+    first = count = 0
+    for each in ids:
+        if each == first + count and count:
+            count += 1
+        else:
+            if count:
+                runs.append((first, count))
+            first, count = each, 1
+    if count:
+        runs.append((first, count))
+    return runs
 
 
 def _block_ratio(hash_block_size: int, block_size: int) -> tuple[int, int]:

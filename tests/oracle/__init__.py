@@ -10,7 +10,7 @@ from .jobs import Arrivals, Job
 from .memory import Memory, Nothing
 from .policies import ENGINES
 from .regions import Growing, Reserved, Space
-from .shared import SharedBlocks
+from .shared import NamedBlocks, SharedBlocks
 
 __all__ = [
     "ENGINES",
@@ -24,6 +24,7 @@ __all__ = [
     "Job",
     "Limits",
     "Memory",
+    "NamedBlocks",
     "Nothing",
     "Reserved",
     "SharedBlocks",

@@ -40,6 +40,8 @@ class Blocks(Memory):
     A `weight` is what a slot counts as beside those of other pools.
     """
 
+    in_order = True
+
     def __init__(self, total: int, groups: Sequence[Group], weight: int = 1) -> None:
         self.free = list(range(total))
         self.total, self.groups, self.weight = total, list(groups), weight

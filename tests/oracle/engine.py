@@ -25,6 +25,7 @@ class Limits:
     max_num_batched_tokens: int
     max_model_len: int
     threshold: int = 0
+    waives_threshold: bool = True
     admission: str = "fcfs"
     swap: bool = False
     watermark_blocks: int = 0
@@ -85,6 +86,9 @@ class Engine:
     running: list[Job] = field(default_factory=list)  # in the order of admission
     prefilling: list[Job] = field(default_factory=list)
     decoding: list[Job] = field(default_factory=list)  # in the order of joining
+    resting: list[Job] = field(default_factory=list)  # for whom this step has no token
+    opened: dict[Job, int] = field(default_factory=dict)  # slots taken for a decode in planning
+    evictions: int = 0  # of the memory, when the step began to be planned
     ended: list[Job] = field(default_factory=list)  # kept by static batching
     admissions: list[tuple[int, float, int]] = field(default_factory=list)
     preemptions: list[tuple[int, int]] = field(default_factory=list)
@@ -140,8 +144,14 @@ class Engine:
 
     def take(self, step: Step) -> None:
         """Let a step happen."""
-        decoding = list(self.decoding) if step.decodes else []
+        decoding = [job for job in self.decoding if job not in self.resting]
+        decoding = decoding if step.decodes else []
+        self.resting = []
         held, before = self.memory.held, self.row_before(step, decoding)
+        opened = sum(self.opened.values())
+        held -= opened
+        before["cached"] += min(opened, self.memory.evictions - self.evictions)  # if taken last
+        self.opened, self.evictions = {}, self.memory.evictions
         copied = self.memory.copied() + self.memory.write(decoding)
         grown = self.memory.held - held
         seconds = self.seconds(step, decoding) + copied * self.costs.copy_seconds_per_token
@@ -210,7 +220,6 @@ class Engine:
             if job.generated == job.output:
                 self.decoding.remove(job)
                 done.append(job)
-        done.sort(key=lambda job: job.row)
         for job, count in step.prompts:
             job.computed += count
             if job.computed == job.target:
@@ -218,6 +227,7 @@ class Engine:
                 self.first_token.setdefault(job.row, self.now)
                 job.generated += 1
                 (done if job.generated == job.output else self.decoding).append(job)
+        done.sort(key=self.running.index)
         for job in self.leaving(done):
             self.running.remove(job)
             self.memory.release(job, preempted=False)
@@ -292,6 +302,7 @@ class Engine:
         self.preemptions.append((job.row, len(self.rows)))
         swap = self.limits.swap and job in self.decoding
         lost = job.computed * self.copies(job)
+        self.opened.pop(job, None)
         self.running.remove(job)
         (self.decoding if job in self.decoding else self.prefilling).remove(job)
         self.memory.release(job, preempted=True)

@@ -10,6 +10,8 @@ class Memory(ABC):
     """What an engine asks of its memory."""
 
     cached = 0  # slots of finished prefixes
+    evictions = 0  # slots of finished prefixes that were given up for something else
+    in_order = False  # whether vLLM's loop, one running job after the other, is for it
 
     @abstractmethod
     def ever_holds(self, job: Job) -> bool:

@@ -7,63 +7,106 @@ from .jobs import Job
 
 
 class VLLMv1(Engine):
-    """One budget: decodes, then prompts begun, then new ones."""
+    """One budget: those who run, in the order of admission, then new prompts.
+
+    The rules are those that the engine's own runs show (``tests/engine_oracle``).
+    """
 
     def plan(self) -> Step | None:
-        """Decode; then spend what is left."""
-        gave_way = self.make_room()
-        prompts: list[tuple[Job, int]] = []
-        gave_way = self.continue_prompts(prompts) or gave_way
+        """Who runs has its tokens first; then what is left is spent on who waits."""
+        self.planned: dict[Job, int] = {}
+        self.evictions = self.memory.evictions
+        longest = self.longest()
+        run = self.run_in_order if self.memory.in_order else self.run_together
+        gave_way = run(longest)
         if not (gave_way and self.running):
-            self.begin_prompts(prompts)
-        return self.step(prompts)
+            self.begin_prompts(longest)
+        prefilling = self.prefilling
+        return self.step([(job, n) for job, n in self.planned.items() if job in prefilling])
 
-    def chunk(self, tokens: int, prompts: list[tuple[Job, int]]) -> int:
-        """Tokens of a prompt that still fit this step."""
-        left = self.limits.max_num_batched_tokens - sum(count for _, count in prompts)
-        left -= sum(job.samples for job in self.decoding)
-        return min(tokens, left, self.limits.threshold or tokens)
+    def longest(self) -> int:
+        """Most tokens of a prompt in a step: a request that is alone has no threshold."""
+        alone = len(self.running) + len(self.waiting) <= 1 and self.limits.waives_threshold
+        return (not alone and self.limits.threshold) or self.limits.max_num_batched_tokens
 
-    def continue_prompts(self, prompts: list[tuple[Job, int]]) -> bool:
-        """Compute more of the prompts begun; tell whether anybody gave way for it."""
+    def left(self) -> int:
+        """Tokens of this step that nobody has yet."""
+        decoding = [job for job in self.decoding if job not in self.resting]
+        prompts = sum(count for job, count in self.planned.items() if job in self.prefilling)
+        return self.limits.max_num_batched_tokens - prompts - sum(job.samples for job in decoding)
+
+    def run_in_order(self, longest: int) -> bool:
+        """Tokens and blocks for one after the other; tell whether anybody gave way."""
         gave_way = False
-        begun = list(self.prefilling)
-        if self.limits.admission == "priority":
-            begun.sort(key=lambda job: (job.priority, job.row))
-        for job in begun:
+        budget = self.limits.max_num_batched_tokens
+        for job in list(self.running):
+            if job not in self.running:
+                continue
+            decodes = job in self.decoding
+            count = job.samples if decodes else min(job.target - job.computed, budget, longest)
+            if count > budget or count == 0:
+                if decodes:
+                    self.resting.append(job)
+                continue
+            while not self.grown(job, 1 if decodes else count):
+                gave_way = True
+                victim = self.victim(self.running)
+                budget += self.planned.pop(victim, 0)
+                self.preempt(victim)
+                if victim is job:
+                    break
+            if job in self.running:
+                self.planned[job] = count
+                budget -= count
+        return gave_way
+
+    def grown(self, job: Job, count: int) -> bool:
+        """Make room for so many tokens more of a job that runs."""
+        held = self.memory.held
+        fits = self.memory.extend(job, job.computed + count, 0, [])
+        if fits and job in self.decoding:
+            self.opened[job] = self.memory.held - held
+        return fits
+
+    def run_together(self, longest: int) -> bool:
+        """Room for all who decode, then for more of the prompts begun."""
+        gave_way = self.make_room()
+        for job in list(self.prefilling):
             if job not in self.prefilling:
                 continue
-            count = self.chunk(job.target - job.computed, prompts)
+            count = min(job.target - job.computed, self.left(), longest)
             if count <= 0:
                 break
             while not self.extend(job, count):
                 gave_way = True
                 victim = self.victim(self.running)
+                self.planned.pop(victim, None)
                 self.preempt(victim)
                 if victim is job:
                     break
             if job in self.prefilling:
-                prompts.append((job, count))
+                self.planned[job] = count
         return gave_way
 
-    def begin_prompts(self, prompts: list[tuple[Job, int]]) -> None:
+    def begin_prompts(self, longest: int) -> None:
         """Admit from the head of the queue."""
-        while self.has_slot():
-            chunk = self.chunk(self.waiting[0].target, prompts)
-            if chunk <= 0:
-                break
+        while self.has_slot() and self.left() > 0:
             if self.waiting[0].swapped:
+                job = self.waiting[0]
                 if not self.resume(self.spare()):
                     break
+                if self.memory.in_order:
+                    assert self.grown(job, 1)
                 continue
-            admitted = self.admit(chunk, self.spare())
+            admitted = self.admit(min(self.waiting[0].target, self.left(), longest), self.spare())
             if admitted is None:
                 break
-            prompts.append(admitted)
+            job, count = admitted
+            self.planned[job] = count
 
     def spare(self) -> int:
         """Blocks that an admission leaves."""
-        return self.opening()
+        return 0 if self.memory.in_order else self.opening()
 
 
 class Sarathi(VLLMv1):
@@ -71,7 +114,7 @@ class Sarathi(VLLMv1):
 
     def spare(self) -> int:
         """Blocks that an admission leaves."""
-        return self.opening() + self.watermark()
+        return super().spare() + self.watermark()
 
 
 class VLLMv0(Engine):

@@ -21,7 +21,9 @@ class Block:
 class SharedBlocks(Memory):
     """Every block is an object; the idle ones stand in a list in the order of their release."""
 
-    def __init__(self, total: int, block_size: int, eviction: str = "lru") -> None:
+    names_decodes = False  # as they are planned, and not when they are released
+
+    def __init__(self, total: int, block_size: int, eviction: str = "fifo") -> None:
         self.total, self.block_size, self.eviction = total, block_size, eviction
         self.idle = [Block() for _ in range(total)]
         self.known: dict[object, Block] = {}
@@ -32,8 +34,6 @@ class SharedBlocks(Memory):
     def _next(self) -> Block:
         """Choose the idle block to be taken next."""
         anonymous = [block for block in self.idle if block.name is None]
-        if self.eviction == "lru":
-            return self.idle[0]
         if anonymous:
             return anonymous[0]
         if self.eviction == "fifo":
@@ -43,6 +43,8 @@ class SharedBlocks(Memory):
     def _take(self) -> Block:
         block = self._next()
         self.idle.remove(block)
+        if block.name is not None:
+            self.evictions += self.block_size
         self._forget(block)
         block.holders = 1
         return block
@@ -143,7 +145,8 @@ class SharedBlocks(Memory):
         if self._need(job, tokens, self._own(job)) + spare > len(self.idle):
             return False
         self._grow(job, tokens)
-        self._name(job, tokens)
+        if tokens <= job.target or self.names_decodes:
+            self._name(job, tokens)
         return True
 
     def restore(self, job: Job, spare: int, decoding: Sequence[Job]) -> bool:
@@ -198,3 +201,62 @@ class SharedBlocks(Memory):
     def cached(self) -> int:
         """Slots of idle blocks with a name."""
         return sum(block.name is not None for block in self.idle) * self.block_size
+
+
+class NamedBlocks(SharedBlocks):
+    """vLLM's own order: the least recently freed block is taken next, a nameless one before it.
+
+    A block has its name as soon as the step that fills it is planned, and several may have one.
+    """
+
+    in_order = names_decodes = True
+
+    def __init__(self, total: int, block_size: int) -> None:
+        super().__init__(total, block_size)
+        self.copies: dict[object, list[Block]] = {}
+
+    def _next(self) -> Block:
+        return self.idle[0]
+
+    def _forget(self, block: Block) -> None:
+        if block.name is not None:
+            self.copies[block.name].remove(block)
+        block.name = None
+
+    def _let_go(self, block: Block, keep: bool) -> None:
+        block.holders -= 1
+        if not block.holders:
+            self.idle.insert(0 if block.name is None else len(self.idle), block)
+
+    def _name(self, job: Job, tokens: int) -> None:
+        for at in range(job.named, tokens // self.block_size):
+            block = job.memory[0][at]
+            block.name = self._names(job, tokens)[at]
+            self.copies.setdefault(block.name, []).append(block)
+        job.named = max(job.named, tokens // self.block_size)
+
+    def _names(self, job: Job, tokens: int) -> Sequence[object]:
+        own = [("own", job.row, at) for at in range(tokens // self.block_size)]
+        return own if job.content is None else job.names(self.block_size, tokens) or own
+
+    def _hits(self, job: Job) -> list[Block]:
+        hits = []
+        for name in self._names(job, job.target)[: (job.target - 1) // self.block_size]:
+            if not self.copies.get(name):
+                break
+            hits.append(self.copies[name][0])
+        return hits
+
+    def write(self, decoding: Sequence[Job]) -> int:
+        """One token of each, in turn."""
+        for job in decoding:
+            self._grow(job, job.computed + 1)
+            self._name(job, job.computed + 1)
+        return 0
+
+    def release(self, job: Job, *, preempted: bool) -> None:
+        """The tail first."""
+        for own in reversed(job.memory):
+            for block in reversed(own):
+                self._let_go(block, keep=True)
+        job.memory, job.named = None, 0

@@ -13,8 +13,8 @@ from kvsim.results.result import _is_whole, swap_break_even_tokens
 from kvsim.simulator.allocators.apart import PagedApart
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.allocators.paged import Paged
-from kvsim.simulator.allocators.prefix import Prefix
 from kvsim.simulator.allocators.reserve import Reserve
+from kvsim.simulator.allocators.runs import PrefixRuns
 from kvsim.simulator.allocators.virtual import Virtual
 from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.recorder import STEP_COLUMNS
@@ -417,7 +417,7 @@ def lose(memory: Allocator, blocks: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(Paged, "paged"), (Prefix, "prefix"), (Reserve, "reserve-max")]
+    ("kind", "name"), [(Paged, "paged"), (PrefixRuns, "prefix"), (Reserve, "reserve-max")]
 )
 @pytest.mark.parametrize("lost", [1, -1])
 def test_a_leak_that_is_mended_before_the_end_is_in_the_split(monkeypatch, kind, name, lost):
@@ -447,7 +447,7 @@ def test_a_leak_that_is_mended_before_the_end_is_in_the_split(monkeypatch, kind,
         (Virtual, {"memory.allocator": "virtual"}),
         (Paged, {"model": "gemma3-27b", "accelerator": "h200"}),
         (PagedApart, {"model": "gpt-oss-20b", "engine.name": "sglang"}),
-        (Prefix, {"memory.allocator": "prefix"}),
+        (PrefixRuns, {"memory.allocator": "prefix"}),
     ],
 )
 @pytest.mark.parametrize("lost", [1, -1])

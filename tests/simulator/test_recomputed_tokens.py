@@ -14,7 +14,7 @@ def preempted_while_it_prefills(samples):
     A token of the prompt each second: before its 16 are computed, the first takes its blocks.
     """
     workload = Given([table([0, 19.5], [20, 16], [20, 1], samples=[1, samples])])
-    limits = SchedulerLimits(4, 2, 100, long_prefill_token_threshold=1)
+    limits = SchedulerLimits(4, 2, 100, long_prefill_token_threshold=1, waives_threshold=False)
     pool = Pool("paged", 10, BlockCurve(4))
     return Case("vllm-v1", pool, limits, step_time=ConstantStepTime(1.0)), workload
 

@@ -193,6 +193,7 @@ def test_v1_preempts_for_the_next_chunk_of_an_older_prompt() -> None:
     """
     rows = table([0, 0.5, 0.5], [24, 4, 4], [1, 9, 9])
     flags = {"long_prefill_token_threshold": 8, "max_num_batched_tokens": 32}
+    flags["waives_threshold"] = False
     assert story("vllm-v1", 7, rows, **flags) == [
         "t=0 prompts 0:8 decodes -",
         "t=1 prompts 0:8 1:4 2:4 decodes -",

@@ -51,6 +51,8 @@ def _memory(setup: Setup) -> oracle.Memory:
         return oracle.Nothing()
     if name == "prefix":
         size = setup.curve.block_size
+        if memory.eviction == "lru":
+            return oracle.NamedBlocks(setup.num_blocks, size)
         return oracle.SharedBlocks(setup.num_blocks, size, str(memory.eviction))
     if name == "virtual":
         tokens = tokens_per_page(memory.page_bytes, _tensor_token_bytes(setup))
@@ -77,6 +79,7 @@ def agree(setup: Setup, log: Log, replica: Replica) -> None:
         bounds.max_num_batched_tokens,
         bounds.max_model_len,
         bounds.long_prefill_token_threshold,
+        bounds.waives_threshold,
         str(bounds.admission),
         bounds.preemption == "swap",
         int(scheduler.watermark * scheduler.allocator.total_blocks),

@@ -47,7 +47,7 @@ class Gentle(Scheduler):
         prefills = [] if preempted and self.running else self.admitted(now)
         if prefills or self.moved_tokens:
             return self._compute(prefills, decodes=True)
-        return self._decode(once=preempted)
+        return self._decode(1 if preempted else 0)
 
     def admitted(self, now: float) -> list[tuple[Request, int]]:
         prefills: list[tuple[Request, int]] = []

@@ -14,6 +14,7 @@ from kvsim.simulator.allocators.no_cache import NoCache
 from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.prefix import Prefix
 from kvsim.simulator.allocators.reserve import Reserve, reserve_max, reserve_oracle, reserve_pow2
+from kvsim.simulator.allocators.runs import PrefixRuns
 from kvsim.simulator.allocators.virtual import Virtual
 from tests import oracle
 
@@ -110,9 +111,15 @@ class Pool:
             "apart": lambda: PagedApart(self.all_pools),
             "paged": lambda: Paged(self.blocks, self.curve),
             "virtual": lambda: Virtual(self.blocks, self.curve),
-            "prefix": lambda: Prefix(self.blocks, self.curve, self.eviction),
+            "prefix": self._sharing,
         }
         return makers[self.allocator]()
+
+    def _sharing(self) -> Allocator:
+        """Prefix caching in vLLM's order, or another."""
+        if self.eviction == "lru":
+            return PrefixRuns(self.blocks, self.curve)
+        return Prefix(self.blocks, self.curve, self.eviction)
 
     def plain(self) -> oracle.Memory:
         """The oracle's."""
@@ -128,7 +135,11 @@ class Pool:
         makers: dict[str, Callable[[], oracle.Memory]] = {
             "none": oracle.Nothing,
             "grow": lambda: oracle.Growing(slots, rounded_to_4, self.placement),
-            "prefix": lambda: oracle.SharedBlocks(self.blocks, curve.block_size, self.eviction),
+            "prefix": lambda: (
+                oracle.NamedBlocks(self.blocks, curve.block_size)
+                if self.eviction == "lru"
+                else oracle.SharedBlocks(self.blocks, curve.block_size, self.eviction)
+            ),
         }
         if self.allocator in makers:
             return makers[self.allocator]()

@@ -90,9 +90,12 @@ def requests(draw: st.DrawFn, menu: Menu) -> Given:
     gaps = column(0, draw(st.sampled_from(menu.gaps)))
     content = None
     if draw(st.booleans()):
-        shared = [min(prompt, dice.choice([5, 16, 33])) for prompt in prompts]
         streams = column(3, 6) if draw(st.booleans()) else [*range(9, 9 + count)]
-        content = SegmentContent(column(0, 2), shared, streams)
+        # an identity names all that is before it, so a stream always follows the same prefix
+        opens = {one: (dice.randint(0, 2), dice.choice([5, 16, 33])) for one in streams}
+        shared = [opens[one][1] for one in streams]
+        prompts = [max(pair) for pair in zip(prompts, shared, strict=True)]
+        content = SegmentContent([opens[one][0] for one in streams], shared, streams)
     rows = table(
         list(np.cumsum(gaps) * TICK),
         prompts,

@@ -314,6 +314,7 @@ def stepped(case: Case, workload: Workload | ClosedLoop) -> oracle.Engine:
         limits.max_num_batched_tokens,
         limits.max_model_len,
         limits.long_prefill_token_threshold,
+        limits.waives_threshold,
         limits.admission,
         limits.preemption == "swap",
         int(case.watermark * case.pool.blocks) if case.scheduler in marked else 0,

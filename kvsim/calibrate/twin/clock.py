@@ -62,7 +62,9 @@ class WallClock(StepClock):
         self.samples.append(StepSample(load, seconds))
         return seconds
 
-    def decode_run(self, batch: DecodeBatch, limit: int, gap: float) -> tuple[int, float]:
+    def decode_run(
+        self, batch: DecodeBatch, limit: int, gap: float, beyond: int = 0
+    ) -> tuple[int, float]:
         """Run one step of what could be many: reality has no closed form."""
         return 1, self.mixed_seconds(StepPlan([], decodes=True), batch)
 

@@ -66,12 +66,15 @@ class PagedApart(Allocator):
         """Whether every pool, empty, could hold the request to its last token."""
         return all(part.can_allocate(request) for part in self.parts)
 
-    def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+    def allocate(
+        self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0, whole: bool = True
+    ) -> int | None:
         """Require room for the whole prompt in every pool, allocate the first chunk's blocks."""
-        if not self._fits(request, request.prefill_tokens, 0, spare_blocks):
+        due = request.prefill_tokens if whole else chunk_tokens
+        if not self._fits(request, due, 0, spare_blocks):
             return None
         for part in self.parts:
-            part.allocate(request, chunk_tokens)
+            part.allocate(request, chunk_tokens, whole=whole)
         self._count()
         return 0
 
@@ -129,10 +132,10 @@ class PagedApart(Allocator):
             part.allocate_steps(batch, steps, phases.blocks_for(batch.step, steps))
         self._count()
 
-    def free(self, request: Request, *, preempted: bool = False) -> None:
+    def free(self, request: Request, *, preempted: bool = False, planned_tokens: int = 0) -> None:
         """Free its blocks in every pool."""
         for part in self.parts:
-            part.free(request)
+            part.free(request, planned_tokens=planned_tokens)
         self._count()
 
     def _count(self) -> None:

@@ -90,6 +90,14 @@ class Allocator(ABC):
         Blocks that one sequence holds.
     batch : DecodeBatch or None
         The decoding sequences; set by the scheduler that owns both.
+    planned_tokens : int
+        Tokens of a decoding sequence that are planned before prompts are looked up.
+    unknown_tokens : int
+        Newest tokens of a decoding sequence whose content the scheduler does not know yet.
+    cached_blocks, further_refs : int
+        Idle blocks that keep a prefix; references to held blocks beyond the first to each.
+    evictions : int
+        Cached blocks that were taken for something else so far.
     copied_tokens : int
         Cached tokens that the device has copied since the replica last asked.
     growths : tuple of (BlockCurve, int)
@@ -102,11 +110,18 @@ class Allocator(ABC):
     """
 
     batch: DecodeBatch | None = None
+    planned_tokens = 0
+    unknown_tokens = 0
+    cached_blocks = 0
+    further_refs = 0
+    evictions = 0
+    grows_by_blocks = False  # whether a sequence takes a block at a time, whichever is free
     contiguous = False  # whether all layers of a token lie together, in slots and not in blocks
     sets_slots_apart = False  # whether `slots` ever differs from plain use
     keeps_tokens = True  # whether what was computed lies in the pool
     samples_share = True  # whether samples hold their prompt's full blocks together
     shares_prefixes = False  # whether an admission looks its prompt up
+    running_first = False  # whether decodes evict before it does, as vLLM's
     rounded_slots = 0
 
     def __init__(self, total_blocks: int, curve: BlockCurve) -> None:
@@ -175,8 +190,14 @@ class Allocator(ABC):
             return request.prompt_tokens + request.output_tokens - 1 <= self._longest
         return self.blocks_of(request, request.final_tokens) <= self.total_blocks
 
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens of a waiting request that an admission would find; nothing changes."""
+        return 0
+
     @abstractmethod
-    def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+    def allocate(
+        self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0, whole: bool = True
+    ) -> int | None:
         """Give a waiting request room for its first prefill chunk.
 
         Parameters
@@ -188,6 +209,8 @@ class Allocator(ABC):
         spare_blocks : int
             Blocks that must stay free afterwards: those that this step's decodes open, and a
             watermark. A policy whose sequences do not grow by blocks has no use for it.
+        whole : bool
+            Whether all that is to be computed must have room, or the first chunk alone.
 
         Returns
         -------
@@ -234,8 +257,18 @@ class Allocator(ABC):
         """
 
     @abstractmethod
-    def free(self, request: Request, *, preempted: bool = False) -> None:
-        """Free everything that a request holds; its ``computed_tokens`` are up to date."""
+    def free(self, request: Request, *, preempted: bool = False, planned_tokens: int = 0) -> None:
+        """Free everything that a request holds.
+
+        Parameters
+        ----------
+        request : Request
+            Its ``computed_tokens`` are up to date.
+        preempted : bool
+            Whether it will come back.
+        planned_tokens : int
+            Tokens beyond them that it has room for already.
+        """
 
     def slots(self, tokens: int, head: Request | None) -> Slots:
         """Describe what is not plain use of the pool now; nothing, as a rule.

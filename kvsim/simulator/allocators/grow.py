@@ -100,7 +100,9 @@ class Grow(Allocator):
         copied = self._space.region_size(before) if request.output_tokens > 1 else 0
         return self._space.region_size(last) + copied <= self.total_blocks
 
-    def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+    def allocate(
+        self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0, whole: bool = True
+    ) -> int | None:
         """Make the prompt's tensor whole (a plain loop prefills in one go).
 
         The copies of those that decode must still find a place beside it.
@@ -132,7 +134,7 @@ class Grow(Allocator):
             self.copied_tokens += request.samples * tokens
         self.free_blocks = self._space.free_slots
 
-    def free(self, request: Request, *, preempted: bool = False) -> None:
+    def free(self, request: Request, *, preempted: bool = False, planned_tokens: int = 0) -> None:
         """Free the tensor."""
         self._space.free(address_of(request))
         request.blocks = None

@@ -31,7 +31,9 @@ class NoCache(Allocator):
         """Always."""
         return True
 
-    def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+    def allocate(
+        self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0, whole: bool = True
+    ) -> int | None:
         """Always, finding nothing cached."""
         return 0
 
@@ -50,7 +52,7 @@ class NoCache(Allocator):
     def allocate_steps(self, batch: DecodeBatch, steps: int, opening: int) -> None:
         """Nothing."""
 
-    def free(self, request: Request, *, preempted: bool = False) -> None:
+    def free(self, request: Request, *, preempted: bool = False, planned_tokens: int = 0) -> None:
         """Nothing is held."""
 
     def holdings(self, live: Iterable[tuple[Request, int]]) -> list[Holding]:

@@ -18,10 +18,14 @@ class Paged(Allocator):
     Waste is internal only, less than a block per sequence, so no address is ever needed.
     """
 
-    def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+    grows_by_blocks = True
+
+    def allocate(
+        self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0, whole: bool = True
+    ) -> int | None:
         """Require room for the whole prompt, allocate the first chunk's blocks."""
-        whole = self.blocks_of(request, request.prefill_tokens)
-        if whole + spare_blocks > self.free_blocks:
+        due = self.blocks_of(request, request.prefill_tokens if whole else chunk_tokens)
+        if due + spare_blocks > self.free_blocks:
             return None
         self.free_blocks -= self.blocks_of(request, chunk_tokens)
         return 0
@@ -50,9 +54,9 @@ class Paged(Allocator):
         """Allocate the blocks that open during the run."""
         self.free_blocks -= opening
 
-    def free(self, request: Request, *, preempted: bool = False) -> None:
+    def free(self, request: Request, *, preempted: bool = False, planned_tokens: int = 0) -> None:
         """Free all of its blocks."""
-        self.free_blocks += self.blocks_of(request, request.computed_tokens)
+        self.free_blocks += self.blocks_of(request, request.computed_tokens + planned_tokens)
 
     def check(self, live: Iterable[tuple[Request, int]]) -> None:
         """State ``held + free = total``."""

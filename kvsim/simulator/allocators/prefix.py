@@ -67,6 +67,7 @@ class Prefix(Paged):
 
     sets_slots_apart = True
     shares_prefixes = True
+    grows_by_blocks = False  # in an order of its own
 
     def __init__(self, total_blocks: int, curve: BlockCurve, eviction: str = "lru") -> None:
         if curve != BlockCurve(curve.block_size):
@@ -77,11 +78,19 @@ class Prefix(Paged):
         self._idle = EVICTION_POLICIES.find(eviction)()
         self._idle.add_anonymous(total_blocks)
 
-    def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens that a lookup finds."""
+        ids = self._ids(request, request.prefill_tokens)
+        return self._lookup(ids, request.prefill_tokens)[0] * self.block_size
+
+    def allocate(
+        self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0, whole: bool = True
+    ) -> int | None:
         """Look the prompt up; touch its hits and allocate blocks for the first new chunk."""
         ids = self._ids(request, request.prefill_tokens)
         hits, idle_hits = self._lookup(ids, request.prefill_tokens)
-        new = self.blocks_of(request, request.prefill_tokens) - hits
+        first = min(hits * self.block_size + chunk_tokens, request.prefill_tokens)
+        new = self.blocks_of(request, request.prefill_tokens if whole else first) - hits
         if new + idle_hits + spare_blocks > self.free_blocks:
             return None
         request.blocks = list(ids[:hits])
@@ -103,17 +112,18 @@ class Prefix(Paged):
         if not computed:
             request.blocks = []
         self._allocate_new(need)
-        self._name_full_blocks(request, self._ids(request, tokens), tokens)
+        if tokens <= request.prefill_tokens or not computed:  # a decode's when it is freed
+            self._name_full_blocks(request, self._ids(request, tokens), tokens)
         return True
 
     def allocate_steps(self, batch: DecodeBatch, steps: int, opening: int) -> None:
         """Allocate the blocks that open during the run."""
         self._allocate_new(opening)
 
-    def free(self, request: Request, *, preempted: bool = False) -> None:
+    def free(self, request: Request, *, preempted: bool = False, planned_tokens: int = 0) -> None:
         """Free the tail first, so that a prefix outlives what was built on it."""
         tokens = request.computed_tokens
-        held = self.blocks_of(request, tokens) if tokens else 0
+        held = self.blocks_of(request, tokens + planned_tokens) if tokens else 0
         if preempted or request.content is not None:
             ids = self._ids(request, tokens, leaving=preempted)
             self._name_full_blocks(request, ids, tokens)
@@ -161,6 +171,11 @@ class Prefix(Paged):
                 f" != {self.total_blocks}"
             )
 
+    @property
+    def cached_blocks(self) -> int:  # type: ignore[override]
+        """Idle blocks that keep a prefix."""
+        return self._idle.cached
+
     # ---- one block ------------------------------------------------------------------------
 
     def _lookup(self, ids: Sequence[int], tokens: int) -> tuple[int, int]:
@@ -204,7 +219,9 @@ class Prefix(Paged):
 
     def _allocate_new(self, count: int) -> None:
         """Allocate blocks in order of eviction."""
+        cached = self._idle.cached
         self._idle.evict(count)
+        self.evictions += cached - self._idle.cached
         self.free_blocks -= count
 
     # ---- identities -----------------------------------------------------------------------

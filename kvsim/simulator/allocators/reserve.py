@@ -108,7 +108,9 @@ class Reserve(Allocator):
         """Whether the reservation fits an empty space."""
         return self._space.region_size(self._length(request)) <= self.total_blocks
 
-    def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+    def allocate(
+        self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0, whole: bool = True
+    ) -> int | None:
         """Place the whole reservation, whatever the first chunk needs; nothing grows later."""
         address = self._place(self._length(request))
         if address is None:
@@ -136,7 +138,7 @@ class Reserve(Allocator):
     def allocate_steps(self, batch: DecodeBatch, steps: int, opening: int) -> None:
         """Nothing new is held."""
 
-    def free(self, request: Request, *, preempted: bool = False) -> None:
+    def free(self, request: Request, *, preempted: bool = False, planned_tokens: int = 0) -> None:
         """Free the region."""
         address = address_of(request)
         self._space.free(address)

@@ -13,6 +13,7 @@ A plan that only decodes stays right until something changes, and says for how m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,6 +45,18 @@ class SchedulerLimits:
         Order of the waiting queue: "fcfs", "priority", "shortest-first", or one of yours.
     preemption : str
         What becomes of a victim's cache: "recompute" or "swap".
+    watermark : float
+        Share of the pool's blocks that an admission leaves free beside others that run.
+    long_prefill_token_threshold_adaptive : bool
+        Whether the threshold is at least a fair share of a step's tokens.
+    waives_threshold : bool
+        Whether a request that is alone is not held to the threshold.
+    prefill_schedule_interval : int
+        Steps from one that computes prompts to the next that may.
+    scheduler_reserve_full_isl : bool
+        Whether all of a prompt must have room before its first chunk is computed.
+    async_scheduling : bool
+        Whether a step is scheduled while the one before it is computed.
     """
 
     max_num_seqs: int
@@ -52,6 +65,12 @@ class SchedulerLimits:
     long_prefill_token_threshold: int = 0
     admission: str = "fcfs"
     preemption: str = "recompute"
+    watermark: float = 0.0
+    long_prefill_token_threshold_adaptive: bool = False
+    waives_threshold: bool = True
+    prefill_schedule_interval: int = 1
+    scheduler_reserve_full_isl: bool = True
+    async_scheduling: bool = False
 
 
 @dataclass(slots=True)
@@ -68,12 +87,17 @@ class StepPlan:
         Most steps before a completion, a shortage or a window changes the plan.
     moved_tokens : int
         Cached tokens that cross the host link for this step (swap in and out).
+    opened_blocks, evicted_blocks : int
+        Blocks of the first step's decodes that were allocated while it was planned, and how many
+        of them were cached ones, if decodes were the last to be served.
     """
 
     prefills: list[tuple[Request, int]]
     decodes: bool
     steps: int = 1
     moved_tokens: int = 0
+    opened_blocks: int = 0
+    evicted_blocks: int = 0
 
 
 class Scheduler(ABC):
@@ -97,6 +121,12 @@ class Scheduler(ABC):
     claimed_slots : int
         Slots that running requests are due, by what each has cached or computes in this step:
         a ledger beside the memory's own count of what is held.
+    steps_taken : int
+        Steps that have computed anything.
+    resting : list of Request
+        Decoding requests that this step has no tokens for.
+    leaving : dict of Request to None
+        Requests that have ended, and keep seat and memory until the next step is scheduled.
     watermark : float
         Share of the pool that an admission leaves free beside others that run.
     """
@@ -106,22 +136,25 @@ class Scheduler(ABC):
     bounds_step_tokens: ClassVar[bool] = True  # whether a full step keeps requests out
     prefills_stop_decodes: ClassVar[bool] = False  # whether steps that prefill decode nobody
     keeps_batch_closed: ClassVar[bool] = False  # whether requests wait for a batch to end
+    is_async = False  # whether a step is planned while the one before it is computed
 
     def __init__(
         self, limits: SchedulerLimits, allocator: Allocator, batch: DecodeBatch, recorder: Recorder
     ) -> None:
         self.limits = limits
-        self._longest_chunk = limits.long_prefill_token_threshold or limits.max_num_batched_tokens
         self.allocator = allocator
         self.batch = allocator.batch = batch
         self.recorder = recorder
         self._watermark_blocks = int(self.watermark * allocator.total_blocks)
+        self._seats_taken = self.steps_taken = 0
         self._by_importance = limits.admission == "priority"
         self.waiting: WaitingQueue = ADMISSION_POLICIES.find(limits.admission)()
         self.running: dict[Request, None] = {}
         self.running_sequences = 0
         self.claimed_slots = 0
         self.prefilling: dict[Request, None] = {}
+        self.resting: list[Request] = []
+        self.leaving: dict[Request, None] = {}
         self.moved_tokens = 0
         self._decode_plan = StepPlan([], decodes=True)
         self._step_plan = StepPlan([], decodes=True)
@@ -155,13 +188,21 @@ class Scheduler(ABC):
 
     def decoded(self, steps: int, now: float) -> list[Request]:
         """Apply `steps` decode steps that have just ended; return the finished requests."""
+        self.steps_taken += steps
         done = self.batch.advance(steps)
+        if len(done) > 1:
+            done.sort(key=_seat)
         for request in done:
             self._complete(request, now)
         return done
 
+    def settle(self) -> bool:
+        """Take back what requests hold that have left; tell whether there were any."""
+        return False
+
     def finish(self, plan: StepPlan, steps: int, now: float) -> list[Request]:
         """Apply a plan whose `steps` steps have just ended; return the finished requests."""
+        self.steps_taken += steps
         done: list[Request] = []
         if plan.decodes and self.batch.sequences:
             done = self.batch.advance(steps)
@@ -177,32 +218,57 @@ class Scheduler(ABC):
                 done.append(request)
             else:
                 self.batch.join(request)
+        if self.resting:
+            for request in self.resting:
+                self.batch.join(request)
+            self.resting.clear()
+        if len(done) > 1:
+            done.sort(key=_seat)
         for request in done:
             self._complete(request, now)
         return done
 
     def _complete(self, request: Request, now: float) -> None:
         """Free everything that a finished request holds."""
+        self.recorder.finish_seconds[request.row] = now
+        self._leave(request)
+
+    def _leave(self, request: Request) -> None:
+        """Take a finished request's seat and memory back."""
         del self.running[request]
         self.running_sequences -= request.samples
         allocator = self.allocator
         self.claimed_slots -= allocator.claim(request, request.computed_tokens)
         allocator.free(request)
-        self.recorder.finish_seconds[request.row] = now
 
-    def _decode(self, *, once: bool = False) -> StepPlan | None:
+    def _decode(self, most_steps: int = 0, opened_blocks: int = 0) -> StepPlan | None:
         """Plan to decode on until something changes; None when nothing decodes.
 
-        After a preemption that is one step (`once`): nobody was admitted beside it, and the
-        room that it left may let somebody in at the next step. The plan is one object that
-        is filled in anew, because most plans are this one.
+        After a preemption that is one step: nobody was admitted beside it, and the room that it
+        left may let somebody in at the next step. The plan is one object that is filled in
+        anew, because most plans are this one.
+
+        Parameters
+        ----------
+        most_steps : int
+            Steps after which something changes that the batch does not know; 0: nothing does.
+        opened_blocks : int
+            Blocks of the first step that are allocated already.
         """
-        batch = self.batch
+        batch, plan = self.batch, self._decode_plan
         if not batch.sequences:
             return None
-        limit = 1 if once else batch.steps_to_change()
-        self._decode_plan.steps = self.allocator.decode_steps(batch, limit)
-        return self._decode_plan
+        limit = batch.steps_to_change()
+        if most_steps and most_steps < limit:
+            limit = most_steps
+        plan.opened_blocks, plan.evicted_blocks = opened_blocks, 0
+        if opened_blocks:
+            self.allocator.free_blocks += opened_blocks
+            plan.steps = self.allocator.decode_steps(batch, limit)
+            self.allocator.free_blocks -= opened_blocks
+        else:
+            plan.steps = self.allocator.decode_steps(batch, limit)
+        return plan
 
     # ---- admission ----------------------------------------------------------------------
 
@@ -220,6 +286,8 @@ class Scheduler(ABC):
     def _enter(self) -> None:
         """Move the head of the queue among the running requests."""
         request = self.waiting.pop()
+        self._seats_taken += 1
+        request.seat = self._seats_taken
         self.running[request] = None
         self.running_sequences += request.samples
 
@@ -262,8 +330,11 @@ class Scheduler(ABC):
             return max(self.running, key=importance)
         return next(reversed(self.running))
 
-    def _preempt(self, request: Request) -> None:
-        """Take a request's memory away and put it back in the queue."""
+    def _preempt(self, request: Request, planned_tokens: int = 0) -> None:
+        """Take a request's memory away and put it back in the queue.
+
+        That includes the blocks of what it was to compute in this step, if it was planned.
+        """
         sequences = 1
         if request in self.batch.members:
             sequences = request.samples
@@ -275,7 +346,7 @@ class Scheduler(ABC):
         del self.running[request]
         self.running_sequences -= request.samples
         self.claimed_slots -= self.allocator.claim(request, request.computed_tokens)
-        self.allocator.free(request, preempted=True)
+        self.allocator.free(request, preempted=True, planned_tokens=planned_tokens)
         self.recorder.preempt(request)
         request.preemptions += 1
         self._forget_or_swap(request, sequences)
@@ -298,6 +369,7 @@ class Scheduler(ABC):
         plan = self._step_plan
         plan.prefills, plan.decodes = prefills, decodes
         plan.moved_tokens, self.moved_tokens = self.moved_tokens, 0
+        plan.opened_blocks = plan.evicted_blocks = 0
         return plan
 
     # ---- laws ---------------------------------------------------------------------------
@@ -307,17 +379,29 @@ class Scheduler(ABC):
         tokens = self.batch.tokens
         for request in self.prefilling:
             tokens += request.computed_tokens
+        if self.leaving or self.resting:
+            tokens += sum(each.computed_tokens * each.samples for each in self._still())
         return tokens
+
+    def _still(self) -> Iterator[Request]:
+        """Requests that hold memory and compute nothing in this step."""
+        yield from self.leaving
+        yield from self.resting
 
     def filled_slots(self) -> int:
         """Slots that the cached tokens of all running requests fill, samples counted each."""
         batch = self.batch
         decoding = batch.filled_slots if isinstance(batch, HybridBatch) else batch.tokens
-        return decoding + sum(batch.slots_of(each.computed_tokens) for each in self.prefilling)
+        slots_of = batch.slots_of
+        still = sum(slots_of(each.computed_tokens) * each.samples for each in self._still())
+        return decoding + still + sum(slots_of(each.computed_tokens) for each in self.prefilling)
 
     def shared_slots(self) -> int:
         """Slots that the samples of a request fill together, for every sample but the first."""
-        return self.batch.shared_slots
+        shared = self.batch.shared_slots
+        if self.leaving or self.resting:
+            shared += sum(map(self.batch.shared_slots_of, self._still()))
+        return shared
 
     def cached_tokens(self, request: Request) -> int:
         """Cached tokens per sequence, of a running request."""
@@ -333,7 +417,8 @@ class Scheduler(ABC):
         InvariantError
             When a running request is counted twice or not at all.
         """
-        if len(self.running) != len(self.prefilling) + len(self.batch.members):
+        held = len(self.prefilling) + len(self.batch.members) + sum(1 for _ in self._still())
+        if len(self.running) != held:
             raise InvariantError("a running request neither prefills nor decodes, or does both")
         self._check_memory()
 
@@ -351,6 +436,11 @@ class Scheduler(ABC):
                 f"running requests hold {held} slots, and are due {due}: by the memory's count of"
                 " what is free, and by the claim of each"
             )
+
+
+def _seat(request: Request) -> int:
+    """Order of admission, the last one of a request."""
+    return request.seat
 
 
 def importance(request: Request) -> tuple[int, int]:

@@ -25,7 +25,7 @@ class Orca(Scheduler):
         prefills = [] if preempted and self.running else self._admit(now)
         if prefills or self.moved_tokens:
             return self._compute(prefills, decodes=True)
-        return self._decode(once=preempted)
+        return self._decode(int(preempted))
 
     def _admit(self, now: float) -> list[tuple[Request, int]]:
         """Admit whole prompts from the head of the queue while slots and memory last."""

@@ -37,7 +37,7 @@ class VLLMv0(Scheduler):
             return self._compute(prefills, decodes=False)
         if self.moved_tokens:
             return self._compute([], decodes=True)
-        return self._decode(once=preempted)
+        return self._decode(int(preempted))
 
     def _admit(self, now: float) -> list[tuple[Request, int]]:
         """Admit whole prompts from the head of the queue while they fit."""

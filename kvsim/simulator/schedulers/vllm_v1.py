@@ -1,9 +1,25 @@
-"""vLLM V1: one token budget, running requests first, chunked prefill, last-in recompute."""
+"""vLLM V1: one token budget, running requests first, chunked prefill, last-in recompute.
+
+Every rule is that of ``Scheduler.schedule`` in ``vllm/v1/core/sched/scheduler.py`` (and of what
+it calls), beside which ``tests/engine_oracle`` runs this module.
+
+Asynchronous scheduling (``AsyncScheduler``, ``EngineCore.step_with_batch_queue``) plans a step
+while the one before it is computed. Of that step it knows everything but the tokens, so the plan
+is the same, made with what was known a step earlier::
+
+    step s              |----- computed -----|
+    step s + 1 planned  ^                    |----- computed -----|
+                        arrivals until here   a request that ends in s keeps seat and memory
+                        are seen by s + 1     until s + 1 is planned
+"""
 
 from __future__ import annotations
 
+from kvsim.simulator.allocators.base import Allocator
+from kvsim.simulator.batch import DecodeBatch
+from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.request import Request
-from kvsim.simulator.schedulers.base import Scheduler, StepPlan, importance
+from kvsim.simulator.schedulers.base import Scheduler, SchedulerLimits, StepPlan
 
 __all__ = ["VLLMv1"]
 
@@ -11,96 +27,339 @@ __all__ = ["VLLMv1"]
 class VLLMv1(Scheduler):
     """The scheduler of vLLM's V1 engine.
 
-    Every step has ``max_num_batched_tokens`` to spend: one for each decoding sequence, then
-    prompts already begun, then new ones, first come first served. A new prompt is admitted
-    only when all of it fits in the free blocks (there is no watermark), and only in a step
-    that preempted nobody. When blocks run out, the request that was admitted last (under
-    priorities, the least important) gives its own up and is computed again later.
+    Every step has ``max_num_batched_tokens`` to spend: on running requests in the order of their
+    admission (a token for each that decodes, a chunk of each prompt that was begun), then on
+    new ones, first come first served. A new prompt is admitted only when all of it fits in the
+    free blocks, and only in a step that preempted nobody. When blocks run out, the request that
+    was admitted last (under priorities, the least important) gives its own up and is computed
+    again later.
     """
 
     mimics = "vLLM 0.33 (V1 scheduler, chunked prefill, full-prompt admission)"
 
+    def __init__(
+        self, limits: SchedulerLimits, allocator: Allocator, batch: DecodeBatch, recorder: Recorder
+    ) -> None:
+        super().__init__(limits, allocator, batch, recorder)
+        if limits.watermark:  # KVCacheManager counts the null block in
+            self._watermark_blocks = int(limits.watermark * (allocator.total_blocks + 1))
+        self.is_async = limits.async_scheduling
+        allocator.planned_tokens, allocator.unknown_tokens = 1, int(self.is_async)
+        # whose blocks are all alike, and who gives way newest first, may be asked in any order
+        self._order_matters = allocator.running_first or self._by_importance
+        self._opened = 0  # blocks of this step's decodes that are allocated
+        self._planned: dict[Request, int] = {}  # tokens of those planned so far
+        interval = limits.prefill_schedule_interval
+        self._has_rules = interval > 1 or limits.long_prefill_token_threshold > 0
+        self._last_prefill_step = -limits.prefill_schedule_interval
+        self._is_bound_by_capacity = False
+
+    # ---- a step -------------------------------------------------------------------------
+
     def schedule(self, now: float) -> StepPlan | None:
-        """Decode everything, then spend what is left of the budget on prompts."""
-        preempted = not self.allocator.can_decode(self.batch) and self._make_room_to_decode()
-        if not self.waiting and not self.prefilling and not self.moved_tokens:
-            return self._decode()
-        prefills: list[tuple[Request, int]] = []
-        if self.prefilling:
-            preempted = self._continue_prefills(prefills) or preempted
-        if self.waiting and not (preempted and self.running):
-            self._admit(prefills, now)
-        if prefills or self.moved_tokens:
-            return self._compute(prefills, decodes=True)
-        return self._decode(once=preempted)
+        """Spend the budget on who runs, then on who waits."""
+        allocator, batch = self.allocator, self.batch
+        if not (self.waiting or self.prefilling or self.moved_tokens):
+            self._is_bound_by_capacity = False
+            if allocator.can_decode(batch):
+                return self._decode(1 if self.leaving else 0)
+        evictions = allocator.evictions
+        gave_way, held_back = self._spend(now)
+        planned, opened = self._planned, self._opened
+        plan: StepPlan | None
+        if planned or self.moved_tokens or (gave_way and batch.sequences):
+            prefilling = self.prefilling
+            chunks = [pair for pair in planned.items() if pair[0] in prefilling]
+            plan = self._compute(chunks, decodes=True)
+        elif gave_way or not batch.sequences:
+            return None
+        else:
+            plan = self._decode(1 if self.leaving else held_back, opened)
+        if opened and plan is not None:
+            plan.opened_blocks = opened
+            plan.evicted_blocks = min(opened, allocator.evictions - evictions)
+        return plan
 
-    def _budget(self, prefills: list[tuple[Request, int]]) -> int:
-        """Tokens left to spend on prompts."""
-        budget = self.limits.max_num_batched_tokens - self.batch.sequences
-        for _, tokens in prefills:
-            budget -= tokens
-        return budget
+    def _spend(self, now: float) -> tuple[bool, int]:
+        """Spend the step's tokens.
 
-    def _continue_prefills(self, prefills: list[tuple[Request, int]]) -> bool:
-        """Give each prompt already begun its next chunk; return whether others gave way for it.
-
-        Victims come later in this order, so nobody loses a chunk that was planned.
+        Returns
+        -------
+        gave_way : bool
+            Whether anybody was preempted.
+        held_back : int
+            Steps for which prompts are held back.
         """
-        preempted = False
-        for request in self._begun():
+        planned = self._planned = {}
+        self._opened = held_back = 0
+        longest, gave_way = self.limits.max_num_batched_tokens, False
+        if self._has_rules:
+            held_back, longest = self._steps_held_back(), self._longest_chunk()
+        if self.prefilling or not self.allocator.can_decode(self.batch):
+            together = self._suffices(longest, held_back)
+            run = self._run_together if together else self._run_one_by_one
+            gave_way = run(longest, held_back)
+        went_on = bool(planned)
+        if self.waiting and not (gave_way and (self.running or self.is_async)):
+            went_on = self._admit(longest, held_back, now) or went_on
+        if self._has_rules:
+            self._note_cadence(went_on, gave_way, held_back)
+        return gave_way, held_back
+
+    def _note_cadence(self, went_on: bool, gave_way: bool, held_back: int) -> None:
+        """Note what `_steps_held_back` goes by (0.33.0 scheduler.py:1612-1631)."""
+        if not gave_way and not held_back:
+            self._is_bound_by_capacity = bool(self.waiting)
+        if went_on and any(request in self.prefilling for request in self._planned):
+            self._last_prefill_step = self.steps_taken + 1
+
+    def _longest_chunk(self) -> int:
+        """Most tokens of one prompt in this step (0.33.0 scheduler.py:754-768)."""
+        limits = self.limits
+        most, threshold = limits.max_num_batched_tokens, limits.long_prefill_token_threshold
+        if not threshold:
+            return most
+        requests = len(self.running) + len(self.waiting)
+        if requests <= 1 and limits.waives_threshold:
+            return most
+        if limits.long_prefill_token_threshold_adaptive:
+            threshold = max(threshold, most // requests)
+        return threshold
+
+    def _steps_held_back(self) -> int:
+        """Steps for which prompts are held back, so that decodes go on undisturbed.
+
+        `prefill_schedule_interval`: not when the last release left somebody waiting, nor when
+        nobody decodes (0.33.0 scheduler.py:770-792).
+        """
+        interval = self.limits.prefill_schedule_interval
+        if interval == 1 or self._is_bound_by_capacity:
+            return 0
+        left = self._last_prefill_step + interval - self.steps_taken - 1
+        if left > 0 and any(request not in self.prefilling for request in self.running):
+            return left
+        return 0
+
+    # ---- who runs -----------------------------------------------------------------------
+
+    def _suffices(self, longest: int, held_back: int) -> bool:
+        """Whether tokens and blocks suffice for all who run, so that their order is no matter."""
+        allocator, batch, prefilling = self.allocator, self.batch, self.prefilling
+        if not allocator.grows_by_blocks:
+            return True  # no order to keep: what does not fit gives way newest first
+        blocks, tokens = batch.opening, batch.sequences
+        if prefilling and not held_back:
+            for request in prefilling:
+                done = request.computed_tokens
+                chunk = min(request.prefill_tokens - done, longest)
+                tokens += chunk
+                blocks += allocator.blocks_of(request, done + chunk)
+                blocks -= allocator.blocks_of(request, done)
+        if blocks > allocator.free_blocks and self._order_matters:
+            return False
+        return tokens <= self.limits.max_num_batched_tokens or self._prompts_come_last()
+
+    def _prompts_come_last(self) -> bool:
+        """Whether everybody who decodes was admitted before those whose prompt is computed."""
+        left = len(self.prefilling)
+        for request in reversed(self.running):
+            if request in self.leaving:
+                continue
+            if not left:
+                return True
+            if request not in self.prefilling:
+                return False
+            left -= 1
+        return True
+
+    def _run_together(self, longest: int, held_back: int) -> bool:
+        """Let all decode, and give each prompt already begun its next chunk.
+
+        Returns
+        -------
+        bool
+            Whether others gave way for it: never, where blocks suffice.
+        """
+        gave_way = not self.allocator.can_decode(self.batch) and self._make_room_to_decode()
+        if self.allocator.running_first:
+            self._open()
+        budget = self.limits.max_num_batched_tokens - self.batch.sequences
+        for request in () if held_back else list(self.prefilling):
             if request not in self.prefilling:
                 continue  # it was preempted for one before it
             rest = request.prefill_tokens - request.computed_tokens
-            tokens = min(rest, self._budget(prefills), self._longest_chunk)
+            tokens = min(rest, budget, longest)
             if tokens <= 0:
                 break
-            fits = self._extend(request, tokens)
-            while not fits:
-                preempted = True
+            while not self._extend(request, tokens):
+                gave_way = True
                 victim = self._victim()
-                self._preempt(victim)
+                budget += self._give_way(victim)
                 if victim is request:
                     break
-                fits = self._extend(request, tokens)
-            if fits:
-                prefills.append((request, tokens))
-        return preempted
+            else:
+                self._planned[request] = tokens
+                budget -= tokens
+        return gave_way
 
-    def _begun(self) -> list[Request]:
-        """Prompts already begun: in the order of admission, or of importance."""
-        if self._by_importance:
-            return sorted(self.prefilling, key=importance)
-        return list(self.prefilling)
+    def _run_one_by_one(self, longest: int, held_back: int) -> bool:
+        """Give every running request its tokens and blocks, in the order of admission.
+
+        This is the loop of the engine, word by word; a request for which no token is left sits
+        this step out.
+        """
+        gave_way = False
+        budget = self.limits.max_num_batched_tokens
+        for request in list(self.running):
+            if request not in self.running or request in self.leaving:
+                continue
+            decodes = request in self.batch.members
+            tokens = request.samples
+            if not decodes:
+                if held_back:
+                    continue
+                tokens = min(request.prefill_tokens - request.computed_tokens, budget, longest)
+            if budget < tokens or not tokens:
+                if decodes:
+                    self._rest(request)
+                continue
+            while not self._grow(request, tokens, decodes=decodes):
+                gave_way = True
+                victim = self._victim()
+                budget += self._give_way(victim)
+                if victim is request:
+                    break
+            else:
+                self._planned[request] = tokens
+                budget -= tokens
+        return gave_way
+
+    def _grow(self, request: Request, tokens: int, *, decodes: bool) -> bool:
+        """Make room for a request's next tokens, alone."""
+        if decodes:
+            done = self.batch.cached_tokens(request)
+            if request.samples == 1 and done % self.allocator.block_size:
+                return True  # its last block has room
+            request.computed_tokens, tokens = done, 1
+        allocator = self.allocator
+        free = allocator.free_blocks
+        grown = allocator.append_slots(request, request.computed_tokens + tokens)
+        if decodes:
+            self._opened += free - allocator.free_blocks
+        return grown
+
+    def _give_way(self, victim: Request) -> int:
+        """Preempt a request; return the tokens that were planned for it."""
+        tokens = self._planned.pop(victim, 0)
+        if not tokens or victim in self.prefilling:
+            self._preempt(victim, tokens)
+            return tokens
+        cached, allocator = self.batch.cached_tokens(victim), self.allocator
+        self._opened -= allocator.blocks_of(victim, cached + 1)
+        self._opened += allocator.blocks_of(victim, cached)
+        self._preempt(victim, 1)
+        return tokens
+
+    def _rest(self, request: Request) -> None:
+        """Let a decoding request sit this step out."""
+        self.batch.leave(request)
+        request.generated_tokens = request.computed_tokens - request.prompt_tokens + 1
+        self.resting.append(request)
 
     def _extend(self, request: Request, tokens: int) -> bool:
         """Grow a prompt by a chunk, leaving the blocks that this step's decodes will open."""
         end = request.computed_tokens + tokens
-        return self.allocator.append_slots(request, end, spare_blocks=self.batch.opening)
+        spare = self.batch.opening - self._opened
+        return self.allocator.append_slots(request, end, spare_blocks=spare)
 
-    def _admit(self, prefills: list[tuple[Request, int]], now: float) -> None:
-        """Admit from the head of the queue while slots, budget and blocks last."""
-        waiting, longest, seats = self.waiting, self._longest_chunk, self.limits.max_num_seqs
-        budget, opening = self._budget(prefills), self.batch.opening
-        beside_others = opening + self._watermark_blocks
+    # ---- who waits ----------------------------------------------------------------------
+
+    def _admit(self, longest: int, held_back: int, now: float) -> bool:
+        """Admit from the head of the queue while slots, budget and blocks last.
+
+        Returns
+        -------
+        bool
+            Whether more than the last token of a prompt is computed.
+        """
+        waiting, seats, allocator = self.waiting, self.limits.max_num_seqs, self.allocator
+        whole, went_on = self.limits.scheduler_reserve_full_isl, False
+        budget = self._left()
+        if allocator.running_first and budget > 0 and not self._opened and not self.resting:
+            self._open()  # what decodes evict is not found
+        opening = self.batch.opening - self._opened
         while waiting and budget > 0:
             request = waiting.head()
             if self.running_sequences + request.samples > seats:
                 break
-            spare = beside_others if self.running else opening
+            spare = opening + (self._watermark_blocks if self.running else 0)
             if request.swapped:
-                if not self._resume(request, spare):
+                if not self._bring_back(request, spare):
                     break
                 budget -= request.samples
-                beside_others = self.batch.opening + self._watermark_blocks
+                opening = self.batch.opening - self._opened
                 continue
-            chunk = request.prefill_tokens
-            if chunk > budget or chunk > longest:
-                chunk = min(budget, longest)
-            cached = self.allocator.allocate(request, chunk, spare_blocks=spare)
+            if held_back and allocator.cached_tokens(request) < request.prefill_tokens - 1:
+                break
+            chunk = min(request.prefill_tokens, budget, longest)
+            cached = allocator.allocate(request, chunk, spare_blocks=spare, whole=whole)
             if cached is None:
                 break
             self._start(request, cached, now)
-            tokens = min(chunk, request.prefill_tokens - cached) if cached else chunk
+            rest = request.prefill_tokens - cached
+            tokens = chunk if chunk < rest else rest
             self.prefilling[request] = None
-            prefills.append((request, tokens))
+            self._planned[request] = tokens
             budget -= tokens
+            went_on = went_on or rest > 1
+        return went_on
+
+    def _left(self) -> int:
+        """Tokens of this step that nobody has."""
+        budget = self.limits.max_num_batched_tokens - self.batch.sequences
+        for request, tokens in self._planned.items():
+            if request in self.prefilling:
+                budget -= tokens
+        return budget
+
+    def _bring_back(self, request: Request, spare_blocks: int) -> bool:
+        """Resume a swapped-out head, if there is room; it decodes in this step."""
+        if not self._resume(request, spare_blocks):
+            return False
+        if self._opened or self.allocator.running_first:
+            self._open()
+        return True
+
+    def _open(self) -> None:
+        """Allocate the blocks that this step's decodes open and have not yet."""
+        more = self.batch.opening - self._opened
+        self.allocator.allocate_steps(self.batch, 1, more)
+        self._opened += more
+
+    # ---- who leaves ---------------------------------------------------------------------
+
+    def _complete(self, request: Request, now: float) -> None:
+        """Asynchronously, a request that ended stays until the next step is scheduled."""
+        if not self.is_async:
+            super()._complete(request, now)
+            return
+        self.recorder.finish_seconds[request.row] = now
+        self.leaving[request] = None
+
+    def settle(self) -> bool:
+        """Take back what those hold who ended with the step before the one just scheduled."""
+        gone, self.leaving = self.leaving, {}
+        for request in gone:
+            self._leave(request)
+        return bool(gone)
+
+    def _preempt(self, request: Request, planned_tokens: int = 0) -> None:
+        """As the base; one that has ended gives its memory up early and does not come back."""
+        if request not in self.leaving:
+            super()._preempt(request, planned_tokens)
+            return
+        del self.leaving[request], self.running[request]
+        self.running_sequences -= request.samples
+        self.claimed_slots -= self.allocator.claim(request, request.computed_tokens)
+        self.allocator.free(request, preempted=True)
+        self.recorder.preempt(request)

@@ -1,0 +1,521 @@
+"""Prefix caching in vLLM's order, at the cost of the runs of blocks that a request touches.
+
+Identities of neighbouring blocks mostly follow one another (a system prompt, a turn, an answer),
+and such blocks are named, found, held, freed and evicted together. A run is split where a holder
+needs a part of it::
+
+    index   first identity -> run      request A   [ 3:0 ........ 3:127 ][ A:128 .. A:140 ]
+                                       request B   [ 3:0 ........ 3:127 ][ B:128 .. B:131 ]
+    idle    oldest run first           evicted from its end: [ A:128 .. A:137 ] is left
+
+Rules are those of ``vllm/v1/core/block_pool.py`` and ``single_type_kv_cache_manager.py``:
+
+- blocks get their identity when the step that fills them is scheduled (``cache_blocks``);
+- a second block with a known identity keeps it, and takes over when the first is evicted
+  (``BlockHashToBlockMap``);
+- a request frees its tail first; named blocks go to the end of the free queue, nameless ones to
+  its front, or, before release 0.24, to its end as well (``free_blocks``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from kvsim.errors import InvariantError
+from kvsim.memory.growth import BlockCurve
+from kvsim.simulator.allocators.base import Holding, Slots
+from kvsim.simulator.allocators.paged import Paged
+from kvsim.simulator.allocators.prefix import refuse_hybrid
+from kvsim.simulator.batch import DecodeBatch
+from kvsim.simulator.request import Request
+from kvsim.workload.content import Segments
+
+__all__ = ["PrefixRuns"]
+
+_PRIVATE_SPAN = 1 << 48  # identities of one request's own blocks
+_ENDLESS = 1 << 62
+
+
+class Run:
+    """Neighbouring blocks that are held by the same requests.
+
+    Attributes
+    ----------
+    first, stop : int
+        Their identities are ``range(first, stop)``.
+    refs : int
+        Requests that hold them; 0: they are idle.
+    is_named : bool
+        False for idle blocks without identity; `first` and `stop` only count them then.
+    """
+
+    __slots__ = ("first", "is_named", "refs", "stop")
+
+    def __init__(self, first: int, stop: int, refs: int = 1, is_named: bool = True) -> None:
+        self.first, self.stop, self.refs, self.is_named = first, stop, refs, is_named
+
+    def __repr__(self) -> str:
+        return f"Run({self.first}..{self.stop - 1}, {self.refs} refs)"
+
+
+class Note:
+    """What a request holds (``request.blocks``).
+
+    Attributes
+    ----------
+    named : int
+        Its leading blocks that have an identity; all others are its own, and nameless.
+    tail : Run or None
+        The run that it named last, which grows as long as nobody else holds it.
+    copies : list of (int, Run)
+        Number of a block, and the run of that one block, where another block had its identity
+        before it; ascending.
+    beside : Run or None
+        The run that held the identities of the last of them.
+    """
+
+    __slots__ = ("beside", "copies", "named", "tail")
+
+    def __init__(self) -> None:
+        self.named = 0
+        self.tail: Run | None = None
+        self.copies: list[tuple[int, Run]] = []
+        self.beside: Run | None = None
+
+
+class PrefixRuns(Paged):
+    """Automatic prefix caching, least recently used first.
+
+    Parameters
+    ----------
+    total_blocks : int
+        Size of the pool.
+    curve : BlockCurve
+        Blocks of one sequence; must be that of a plain model.
+    nameless_first : bool
+        Whether freed blocks without identity are used again before all others.
+
+    Raises
+    ------
+    InputError
+        For a hybrid model, whose groups keep different parts of a prefix.
+    """
+
+    shares_prefixes = running_first = True
+
+    def __init__(
+        self, total_blocks: int, curve: BlockCurve, *, nameless_first: bool = True
+    ) -> None:
+        if curve != BlockCurve(curve.block_size):
+            refuse_hybrid()
+        super().__init__(total_blocks, curve)
+        self._nameless_first = nameless_first
+        self._front = total_blocks  # nameless idle blocks before all that is in:
+        self._idle: OrderedDict[Run, None] = OrderedDict()
+        self.cached_blocks = self.further_refs = 0
+        self._index: dict[int, Run] = {}
+        self._copies: dict[int, list[Run]] = {}
+        # decoding requests, whose blocks are named when somebody asks: by the first identity of
+        # what they write, where all come by who write or read the same
+        self._growing: dict[int, list[Request]] = {}
+
+    # ---- a request's life -----------------------------------------------------------------
+
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens that a lookup finds."""
+        found, _ = self._find(request)
+        return sum(count for _, count in found) * self._size
+
+    def allocate(
+        self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0, whole: bool = True
+    ) -> int | None:
+        """Look the prompt up; touch its hits and allocate blocks for the first new chunk."""
+        found, idle = self._find(request)
+        hits = 0
+        for _, count in found:
+            hits += count
+        size, target = self._size, request.prefill_tokens
+        cached = hits * size
+        end = cached + chunk_tokens
+        if end > target:
+            end = target
+        need = self.blocks_of(request, target if whole else end) - hits
+        if need + idle + spare_blocks > self.free_blocks:
+            return None
+        note = request.blocks = Note()
+        note.named = hits
+        for run, count in found:
+            self._touch(run, count)
+        self._allocate_new(self.blocks_of(request, end) - hits)
+        self._name(request, note, end // size)
+        if end == target:
+            self._let_grow(request)
+        return cached
+
+    def append_slots(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
+        """Allocate the blocks of a further chunk and name those that it fills."""
+        computed = request.computed_tokens
+        need = self.blocks_of(request, tokens)
+        need -= self.blocks_of(request, computed) if computed else 0
+        if need + spare_blocks > self.free_blocks:
+            return False
+        if not computed:
+            request.blocks = Note()
+        self._allocate_new(need)
+        note = _note(request)
+        target = request.prefill_tokens
+        if tokens <= target or not computed:  # a decode's are named when somebody asks
+            self._name(request, note, tokens // self._size)
+            if tokens >= target:
+                self._let_grow(request)
+        return True
+
+    def allocate_steps(self, batch: DecodeBatch, steps: int, opening: int) -> None:
+        """Allocate the blocks that open during the run."""
+        if opening:
+            self._allocate_new(opening)
+
+    def free(self, request: Request, *, preempted: bool = False, planned_tokens: int = 0) -> None:
+        """Free the tail first, so that a prefix outlives what was built on it."""
+        note = _note(request)
+        tokens = request.computed_tokens + planned_tokens
+        held = self.blocks_of(request, tokens) if tokens else 0
+        known = tokens - (self.unknown_tokens if preempted else 0)
+        self._stop_growing(request)
+        self._name(request, note, known // self._size)
+        nameless = held - note.named
+        if nameless:
+            self._let_go(nameless)
+        runs = list(self._runs(request, note))
+        runs.reverse()
+        idle = self._idle
+        for run in runs:
+            count = run.stop - run.first
+            if run.refs == 1:
+                run.refs = 0
+                idle[run] = None
+                self.cached_blocks += count
+                self.free_blocks += count
+            else:
+                run.refs -= 1
+                self.further_refs -= count
+        request.blocks = None
+
+    def _let_go(self, count: int) -> None:
+        """Put nameless blocks among the idle, those that were freed with them after them."""
+        self.free_blocks += count
+        if self._nameless_first or not self._idle:
+            self._front += count
+        else:
+            self._idle[Run(0, count, 0, is_named=False)] = None
+
+    # ---- what is known --------------------------------------------------------------------
+
+    def _find(self, request: Request) -> tuple[list[tuple[Run, int]], int]:
+        """Runs that a prompt begins with, how much of each, and how many blocks are idle.
+
+        The last token is always computed, so a prompt is never found whole
+        (``KVCacheManager.get_computed_blocks``).
+        """
+        index, growing = self._index, self._growing
+        limit = (request.prefill_tokens - 1) // self._size
+        found: list[tuple[Run, int]] = []
+        idle = at = 0
+        segments = request.segments or self._segments(request)
+        last = len(segments) - 1
+        for number, (start, first) in enumerate(segments):
+            end = segments[number + 1][0] if number < last else limit
+            if end > limit:
+                end = limit
+            shift = first - start
+            while at < end:
+                run = index.get(at + shift)
+                if run is None:
+                    if first in growing and self._name_grown(first):
+                        return self._find(request)  # maybe a run found before is longer now
+                    return found, idle
+                count = run.stop - run.first
+                if count > end - at:
+                    count = end - at
+                found.append((run, count))
+                if not run.refs:
+                    idle += count
+                at += count
+            if at >= limit:
+                break
+        return found, idle
+
+    def _segments(self, request: Request) -> Segments:
+        """Where a request's identities begin anew; worked out once."""
+        if request.content is not None:
+            segments = request.content.segments(request.content_row, self._size)
+        else:
+            segments = ((0, -(request.row + 1) * _PRIVATE_SPAN),)
+        request.segments = segments
+        return segments
+
+    def _runs(self, request: Request, note: Note) -> Iterator[Run]:
+        """Runs that a request holds, in the order of its tokens."""
+        index, copies, named = self._index, iter(note.copies), note.named
+        copied, copy = next(copies, (_ENDLESS, None))
+        at = 0
+        segments = request.segments or self._segments(request)
+        last = len(segments) - 1
+        for number, (start, first) in enumerate(segments):
+            end = min(segments[number + 1][0], named) if number < last else named
+            while at < end:
+                if at == copied and copy is not None:
+                    yield copy
+                    at += 1
+                    copied, copy = next(copies, (_ENDLESS, None))
+                    continue
+                run = index[at + first - start]
+                yield run
+                at += run.stop - run.first
+
+    # ---- names ----------------------------------------------------------------------------
+
+    def _name(self, request: Request, note: Note, upto: int) -> None:
+        """Give the blocks before number `upto` their identities."""
+        at = note.named
+        if at >= upto:
+            return
+        segments = request.segments or self._segments(request)
+        index, growing = self._index, self._growing
+        number = len(segments) - 1
+        while segments[number][0] > at:
+            number -= 1
+        while at < upto:
+            start, first = segments[number]
+            number += 1
+            end = min(segments[number][0], upto) if number < len(segments) else upto
+            if first in growing:
+                self._name_grown(first, ahead_of=request)
+            while at < end:
+                known = at + first - start
+                run = index.get(known) or self._beside(note, known)
+                if run is not None:
+                    at += self._copy(note, run, known, at, end)
+                    continue
+                tail = note.tail
+                if tail is not None and tail.stop == known and tail.refs == 1:
+                    tail.stop += end - at
+                else:
+                    note.tail = index[known] = Run(known, known + end - at)
+                at = end
+        note.named = upto
+
+    def _beside(self, note: Note, known: int) -> Run | None:
+        """The run of which a request copied blocks before, if it goes on with an identity."""
+        run = note.beside
+        if (
+            run is None
+            or not run.first <= known < run.stop
+            or self._index.get(run.first) is not run
+        ):
+            return None
+        return run
+
+    def _copy(self, note: Note, run: Run, known: int, at: int, end: int) -> int:
+        """Note second blocks of known identities, one by one; return how many."""
+        count = min(end - at, run.stop - known)
+        for more in range(count):
+            copy = Run(known + more, known + more + 1)
+            self._copies.setdefault(known + more, []).append(copy)
+            note.copies.append((at + more, copy))
+        note.beside, note.tail = run, None
+        return count
+
+    def _let_grow(self, request: Request) -> None:
+        """Remember that a request goes on to write blocks, to be named when asked for."""
+        if request.content is not None and request.segments is not None:
+            self._growing.setdefault(request.segments[-1][1], []).append(request)
+
+    def _stop_growing(self, request: Request) -> None:
+        """Forget it, if it was so far."""
+        if request.content is None or request.segments is None:
+            return
+        first = request.segments[-1][1]
+        others = self._growing.get(first)
+        if others is None or request not in others:
+            return
+        others.remove(request)
+        if not others:
+            del self._growing[first]
+
+    def _name_grown(self, first: int, ahead_of: Request | None = None) -> bool:
+        """Name what decoding requests have filled of the blocks from an identity on.
+
+        Who filled a block first comes first.
+
+        Parameters
+        ----------
+        first : int
+            First identity of what they write.
+        ahead_of : Request, optional
+            Name those alone who were ahead of it.
+
+        Returns
+        -------
+        bool
+            Whether there was anything to name.
+        """
+        others = self._growing[first]
+        tokens_of = self._known_tokens
+        ahead = others
+        if ahead_of is not None:
+            least = (-tokens_of(ahead_of), ahead_of.seat)
+            ahead = [each for each in others if (-tokens_of(each), each.seat) < least]
+        if len(ahead) > 1:
+            ahead = sorted(ahead, key=lambda each: (-tokens_of(each), each.seat))
+        named = False
+        for request in ahead:
+            note, upto = _note(request), tokens_of(request) // self._size
+            if upto > note.named:
+                others.remove(request)  # or it would be asked for itself
+                if not others:
+                    del self._growing[first]
+                self._name(request, note, upto)
+                self._let_grow(request)
+                others = self._growing[first]
+                named = True
+        return named
+
+    def _known_tokens(self, request: Request) -> int:
+        """Tokens that a request has in its blocks, this step's with them, and that are known."""
+        batch = self.batch
+        if batch is None or request not in batch.members:
+            return request.computed_tokens
+        return batch.cached_tokens(request) + self.planned_tokens - self.unknown_tokens
+
+    # ---- runs -----------------------------------------------------------------------------
+
+    def _touch(self, run: Run, count: int) -> None:
+        """Hold the first blocks of a run once more, reviving them if they were idle."""
+        was_idle = not run.refs
+        if count < run.stop - run.first:
+            head = Run(run.first, run.first + count, run.refs)
+            run.first += count  # the rest keeps its place among the idle
+            self._index[head.first], self._index[run.first] = head, run
+            run = head
+        elif was_idle:
+            del self._idle[run]
+        run.refs += 1
+        if was_idle:
+            self.cached_blocks -= count
+            self.free_blocks -= count
+        else:
+            self.further_refs += count
+
+    def _allocate_new(self, count: int) -> None:
+        """Allocate blocks in order of eviction; what they held is forgotten."""
+        self.free_blocks -= count
+        if count <= self._front:
+            self._front -= count
+            return
+        count -= self._front
+        self._front = 0
+        idle = self._idle
+        while count:
+            run = next(iter(idle))
+            first, stop = run.first, run.stop
+            if stop - first > count:
+                first = run.stop = stop - count
+            else:
+                del idle[run]
+            count -= stop - first
+            if run.is_named:
+                self.evictions += stop - first
+                self.cached_blocks -= stop - first
+                self._forget(run, first, stop)
+
+    def _forget(self, run: Run, first: int, stop: int) -> None:
+        """Drop the last identities of a run, ``range(first, stop)``; copies of them take over."""
+        index, copies = self._index, self._copies
+        if first == run.first:
+            if index.get(first) is not run:  # a copy, of one block
+                _remove(copies, first, run)
+                return
+            del index[first]
+        if copies:
+            for known in range(first, stop):
+                if known in copies:
+                    index[known] = copies[known][0]
+                    _remove(copies, known, copies[known][0])
+
+    # ---- what is seen from outside --------------------------------------------------------
+
+    def slots(self, tokens: int, head: Request | None) -> Slots:
+        """Slots of idle prefixes, and of those that several requests begin with."""
+        size = self._size
+        return Slots(cached=self.cached_blocks * size, shared=self.further_refs * size)
+
+    @property
+    def shared_blocks(self) -> int:
+        """Blocks with two or more references."""
+        return sum(run.stop - run.first for run in self._all() if run.refs > 1)
+
+    def _all(self) -> Iterator[Run]:
+        """Every run with an identity."""
+        yield from self._index.values()
+        for others in self._copies.values():
+            yield from others
+
+    def holdings(self, live: Iterable[tuple[Request, int]]) -> list[Holding]:
+        """What each request holds alone: all of its blocks but the shared ones."""
+        holdings = []
+        for request, tokens in live:
+            runs = self._runs(request, _note(request))
+            shared = sum(run.stop - run.first for run in runs if run.refs > 1)
+            holdings.append(Holding(request.row, self.blocks_of(request, tokens) - shared))
+        return holdings
+
+    def check(self, live: Iterable[tuple[Request, int]]) -> None:
+        """State ``held + idle = total``, and that references are counted and runs disjoint."""
+        holders: Counter[Run] = Counter()
+        nameless = 0
+        for request, tokens in live:
+            note = _note(request)
+            holders.update(self._runs(request, note))
+            nameless += self.blocks_of(request, tokens) - note.named
+        held = {run: run.refs for run in self._all() if run.refs}
+        if holders != Counter(held):
+            raise InvariantError("references to shared blocks are miscounted")
+        more = sum((refs - 1) * (run.stop - run.first) for run, refs in held.items())
+        if more != self.further_refs:
+            raise InvariantError(f"{self.further_refs} further references, but {more} are counted")
+        blocks = sum(run.stop - run.first for run in held)
+        queued = self._front + sum(run.stop - run.first for run in self._idle)
+        if queued != self.free_blocks:
+            raise InvariantError(f"{queued} idle blocks, but {self.free_blocks} free")
+        if blocks + nameless + self.free_blocks != self.total_blocks:
+            raise InvariantError(
+                f"{blocks} named + {nameless} nameless + {self.free_blocks} free blocks"
+                f" != {self.total_blocks}"
+            )
+        idle = {run for run in self._all() if not run.refs}
+        if idle != {run for run in self._idle if run.is_named}:
+            raise InvariantError("an idle run is lost, or is in the queue while it is held")
+        if self.cached_blocks != sum(run.stop - run.first for run in idle):
+            raise InvariantError("idle blocks with an identity are miscounted")
+        ends = sorted((run.first, run.stop) for run in self._index.values())
+        if any(stop > first for (_, stop), (first, _) in pairwise(ends)):
+            raise InvariantError("two runs claim the same identity")
+
+
+def _remove(copies: dict[int, list[Run]], known: int, run: Run) -> None:
+    """Take a run out of the copies of an identity."""
+    others = copies[known]
+    others.remove(run)
+    if not others:
+        del copies[known]
+
+
+def _note(request: Request) -> Note:
+    """The request's note, made on first use."""
+    note = request.blocks
+    if not isinstance(note, Note):
+        note = request.blocks = Note()
+    return note

@@ -1,0 +1,48 @@
+"""Make a disagreeing case small while it goes on disagreeing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from .cases import Case
+
+__all__ = ["shrunk"]
+
+_TRIES = 400
+
+
+def shrunk(case: Case, disagrees: Callable[[Case], bool]) -> Case:
+    """Drop requests, shorten them, and take blocks away, as long as the two still differ."""
+    tries = 0
+    smaller = True
+    while smaller and tries < _TRIES:
+        smaller = False
+        for one in _smaller(case):
+            tries += 1
+            if one.jobs and one.longest <= one.blocks and disagrees(one):
+                case, smaller = one, True
+                break
+    return case
+
+
+def _smaller(case: Case) -> Iterator[Case]:
+    """Cases that are a little smaller."""
+    jobs = case.jobs
+    half = len(jobs) // 2
+    if half:
+        yield replace(case, jobs=jobs[:half])
+        yield replace(case, jobs=jobs[half:])
+    for at in reversed(range(len(jobs))):
+        yield replace(case, jobs=jobs[:at] + jobs[at + 1 :])
+    for at, job in enumerate(jobs):
+        for name, least in (("output", 1), ("prompt", max(1, job.shared)), ("arrival", 0)):
+            value = getattr(job, name)
+            for less in {least, (value + least) // 2, value - 1}:
+                if least <= less < value and not (
+                    name == "arrival" and at and less < jobs[at - 1].arrival
+                ):
+                    changed = replace(job, **{name: less})
+                    yield replace(case, jobs=(*jobs[:at], changed, *jobs[at + 1 :]))
+    yield replace(case, blocks=case.blocks - 1)
+    yield replace(case, blocks=case.blocks // 2)
