@@ -24,6 +24,7 @@ from kvsim.simulator.allocators.virtual import Virtual
 from kvsim.simulator.schedulers import SCHEDULERS
 from kvsim.simulator.schedulers.orca import Orca
 from kvsim.simulator.schedulers.sarathi import Sarathi
+from kvsim.simulator.schedulers.sglang import SGLang
 from kvsim.simulator.schedulers.static import Static
 from kvsim.simulator.schedulers.vllm_v0 import VLLMv0
 from kvsim.simulator.schedulers.vllm_v1 import VLLMv1
@@ -167,6 +168,11 @@ def _idle_of_scheduler(scenario: Scenario, options: ResolvedOptions) -> Idle:
         yield (
             "scheduler.long_prefill_token_threshold",
             f"the scheduler {spec.policy} computes prompts whole",
+        )
+    elif threshold and SCHEDULERS.find(spec.policy) is SGLang:
+        yield (
+            "scheduler.long_prefill_token_threshold",
+            f"the scheduler {spec.policy} bounds a chunk by max_num_batched_tokens alone",
         )
     elif threshold >= most and SCHEDULERS.find(spec.policy) in _IN_CHUNKS:
         yield "scheduler.long_prefill_token_threshold", f"a step has at most {most:,} tokens"

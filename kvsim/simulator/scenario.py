@@ -118,7 +118,8 @@ class SchedulerSpec(Described):
     Parameters
     ----------
     policy : PolicyName
-        "vllm-v1", "vllm-v0", "orca", "static", "sarathi", or one of yours.
+        "vllm-v1", "vllm-v0", "sglang", "orca", "static", "sarathi", or one of yours; the
+        engine's own where none is said: "sglang" for sglang, "vllm-v1" for all others.
     admission : PolicyName
         "fcfs", "priority", "shortest-first", or one of yours.
     preemption : str
@@ -222,6 +223,7 @@ class Scenario(Described):
             if section != getattr(self, name):
                 self.model_fields_set.add(name)
             self.__dict__[name] = section  # frozen to everybody else
+        self.__dict__["scheduler"] = _own_policy(self.scheduler, self.engine)
         return self
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -235,7 +237,9 @@ class Scenario(Described):
         update = dict(update or {})
         if {"engine", "memory"} & update.keys():
             update["engine"], update["memory"] = replaced(self.engine, self.memory, update)
-        return super().model_copy(update=update, deep=deep)
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__["scheduler"] = _own_policy(copy.scheduler, copy.engine)
+        return copy
 
     def where(self, key: str, *, short: bool = False) -> str:
         """Say which override, or line of the file (`short`: without its folder), gave a key."""
@@ -250,6 +254,16 @@ class Scenario(Described):
         """
         given = _without_none(self.model_dump(mode="json", exclude_unset=True, exclude={"folder"}))
         return dump_yaml(given)
+
+
+def _own_policy(scheduler: SchedulerSpec, engine: EngineSpec) -> SchedulerSpec:
+    """Give a scheduler's section the policy of its engine where it states none."""
+    own = "sglang" if engine.name == "sglang" else "vllm-v1"
+    if "policy" in scheduler.model_fields_set or scheduler.policy == own:
+        return scheduler
+    chosen = scheduler.model_copy()
+    chosen.__dict__["policy"] = PolicyName(own)  # and not as something that was said
+    return chosen
 
 
 _SECTIONS = sorted(Scenario.model_fields.keys() - {"folder"})  # that is where the file lies

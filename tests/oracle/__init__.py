@@ -8,8 +8,9 @@ from .blocks import Apart, Blocks, Group
 from .engine import Costs, Engine, Limits, StepRow
 from .jobs import Arrivals, Job
 from .memory import Memory, Nothing
-from .policies import ENGINES
+from .policies import ENGINES as OF_OTHERS
 from .regions import Growing, Reserved, Space
+from .sglang import SGLang
 from .shared import NamedBlocks, SharedBlocks
 
 __all__ = [
@@ -31,3 +32,5 @@ __all__ = [
     "Space",
     "StepRow",
 ]
+
+ENGINES = OF_OTHERS | {"sglang": SGLang}

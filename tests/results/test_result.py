@@ -41,6 +41,7 @@ TINY = {
         },
         "requests": 1,
     },
+    "scheduler": {"policy": "vllm-v1"},
     "step_time": {"kind": "constant", "seconds": 1.0},
 }
 

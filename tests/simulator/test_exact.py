@@ -205,7 +205,7 @@ def test_a_scenario_agrees_with_its_steps(
     run_replica(Replica(scheduler, make_clock(setup), arrivals, log))
 
     bounds, spec, reads = scheduler.limits, setup.deployment.model, scheduler.batch.reads
-    engine = oracle.ENGINES["vllm-v1"](
+    engine = oracle.ENGINES[str(setup.scenario.scheduler.policy)](
         plain_memory(setup.pools),
         oracle.Limits(bounds.max_num_seqs, bounds.max_num_batched_tokens, bounds.max_model_len),
         oracle.Costs(setup.step_time, partial(prefill_pairs, spec), reads.bytes_at),

@@ -7,7 +7,8 @@ from kvsim.simulator.schedulers import SCHEDULERS, SchedulerLimits
 from kvsim.steptime.model import ConstantStepTime
 from tests.support.parts import Case, Given, Pool, simulated, stepped, table
 
-# Blocks of 4. Both prompts are computed in the first step; k steps later the first request
+# Not under sglang, which foresees that the second will not fit, and admits it when the first has
+# ended. Blocks of 4. Both prompts are computed in the first step; k steps later the first request
 # has ceil((18 + k) / 4) blocks, and the second, of s samples, 1 + s * ceil(k / 4):
 #
 #   s  pool   does not fit at       so the second leaves with
@@ -18,7 +19,7 @@ BY_HAND = {1: (11, 14), 2: (14, 2 * 14), 3: (14, 3 * 12)}
 
 
 @pytest.mark.parametrize("samples", BY_HAND)
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", [name for name in SCHEDULERS if name != "sglang"])
 def test_swapped_tokens_are_those_of_every_sample(scheduler, samples):
     blocks, tokens = BY_HAND[samples]
     workload = Given([table([0, 0], [18, 4], [20, 14], samples=[1, samples])])

@@ -1,0 +1,233 @@
+"""SGLang: prompts first, in steps of their own, admitted by what all will still need."""
+
+from __future__ import annotations
+
+from kvsim.errors import InputError
+from kvsim.simulator.request import Request
+from kvsim.simulator.schedulers.base import Scheduler, StepPlan
+from kvsim.simulator.schedulers.queues import FirstComeQueue
+from kvsim.simulator.schedulers.sglang_budget import PrefillBudget
+
+__all__ = ["SGLang"]
+
+# Environment variables of SGLang 0.5.23 (srt/environ.py), at their defaults.
+_FIRST_RATIO = 0.7  # SGLANG_INIT_NEW_TOKEN_RATIO
+_LEAST_SHARE = 0.14  # SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR
+_DECAY_STEPS = 600  # SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS
+_RETRACT_STEPS = 20  # SGLANG_RETRACT_DECODE_STEPS
+
+
+class _Queue(FirstComeQueue):
+    """First come, first served; who was retracted comes again (``_add_request_to_queue``)."""
+
+    push_back = FirstComeQueue.push
+
+
+class SGLang(Scheduler):
+    """The scheduler of SGLang 0.5 without overlap (``Scheduler.get_next_batch_to_run``).
+
+    A step is either prefill or decode, and as long as a prompt can be admitted or one is under
+    way, decoding stalls. An admission leaves room for what those that run may still produce: a
+    share of their outputs, the new-token ratio, which decays with each decode step and is
+    estimated anew when memory ran out. Then those with the fewest output tokens give way, and
+    queue again behind all others.
+
+    Parameters
+    ----------
+    conservativeness : float
+        ``--schedule-conservativeness``: what the new-token ratio starts from, as a multiple
+        of 0.7.
+    ignore_eos : bool
+        Whether requests ask for their length (the sampling parameter of that name): then the
+        whole of it is reckoned with.
+
+    Notes
+    -----
+    A request that no estimate admits is admitted when nobody else runs; the engine itself
+    cuts such an output short (``init_req_max_new_tokens``).
+
+    Raises
+    ------
+    InputError
+        For a conservativeness that is no positive number.
+    """
+
+    mimics = "SGLang 0.5.23 (prefill first, new-token ratio, no overlap)"
+    prefills_stop_decodes = True
+
+    def __init__(
+        self, *args: object, conservativeness: float = 1.0, ignore_eos: bool = False
+    ) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        if type(conservativeness) not in (int, float) or not 0 < conservativeness < float("inf"):
+            raise InputError(
+                f"conservativeness = {conservativeness!r:.60} is no positive number",
+                fix="set 1.0, --schedule-conservativeness' default",
+            )
+        if type(ignore_eos) is not bool:
+            raise InputError(f"ignore_eos = {ignore_eos!r:.60} should be true or false")
+        if type(self.waiting) is FirstComeQueue:
+            self.waiting = _Queue()
+        self.ignore_eos = ignore_eos
+        self._first_ratio = min(_FIRST_RATIO * conservativeness, 1.0)
+        self._least_ratio = min(self._first_ratio * _LEAST_SHARE, 1.0)
+        self._decay = (self._first_ratio - self._least_ratio) / _DECAY_STEPS
+        self._ratio = self._first_ratio
+        self._full = False  # ScheduleBatch.batch_is_full: nobody is asked until somebody left
+        self._retracted = False  # whether somebody was, in the step under way
+
+    def schedule(self, now: float) -> StepPlan | None:
+        """Compute prompts if any can be, else decode."""
+        self._retracted = False
+        prefills = self._prefill(now)
+        if not prefills:
+            self._retracted = self._retract()
+            if self._retracted and not self.running:
+                prefills = self._prefill(now)
+        if prefills:
+            return self._compute(prefills, decodes=False)
+        if self.moved_tokens:
+            return self._compute([], decodes=True)
+        once = self._retracted or (bool(self.waiting) and not self._full)
+        plan = self._decode(once=once)
+        if plan is None:
+            self._ratio = self._first_ratio  # `on_idle`
+        return plan
+
+    def decoded(self, steps: int, now: float) -> list[Request]:
+        """As the base; the ratio decays with each step."""
+        self._retracted = False
+        self._decay_by(steps)
+        done = super().decoded(steps, now)
+        self._full = self._full and not done
+        return done
+
+    def finish(self, plan: StepPlan, steps: int, now: float) -> list[Request]:
+        """As the base; the ratio decays with each step that decodes and retracted nobody."""
+        if plan.decodes and not self._retracted:
+            self._decay_by(steps)
+        done = super().finish(plan, steps, now)
+        self._full = self._full and not done
+        return done
+
+    def _decay_by(self, steps: int) -> None:
+        """``NewTokenRatioTracker.decay_step``, so many times."""
+        for _ in range(steps):
+            if self._ratio <= self._least_ratio:
+                break
+            self._ratio = max(self._ratio - self._decay, self._least_ratio)
+
+    # ---- prefill: _get_new_batch_prefill_raw ----------------------------------------------
+
+    def _prefill(self, now: float) -> list[tuple[Request, int]]:
+        """Prompts of this step: the one under way, then new ones while the budget lasts."""
+        prefills: list[tuple[Request, int]] = []
+        if self.prefilling:
+            self._full = False
+        if self.prefilling or (self.waiting and not self._full):
+            budget = self._budget()
+            for request in list(self.prefilling):
+                prefills.append((request, self._continue(request, budget)))
+            self._admit(prefills, budget, now)
+        if not self.batch.sequences:  # the flag was that of a batch which is thrown away
+            self._full = False
+        return prefills
+
+    def _budget(self) -> PrefillBudget:
+        """What this pass may spend."""
+        running = ((each, self._produced(each)) for each in self.batch.members)
+        ratio = 1.0 if self.ignore_eos else self._ratio
+        return PrefillBudget(self.allocator, self.limits.max_num_batched_tokens, ratio, running)
+
+    def _continue(self, request: Request, budget: PrefillBudget) -> int:
+        """The next chunk of a prompt under way (``add_chunked_req``)."""
+        tokens = budget.go_on(request)
+        end = request.computed_tokens + tokens
+        free = self.allocator.free_blocks
+        while not self.allocator.append_slots(request, end):
+            self._preempt(self._victim())
+        budget.handed_out((free - self.allocator.free_blocks) * self.allocator.block_size)
+        budget.take(request, tokens, last=end == request.prefill_tokens)
+        return tokens
+
+    def _admit(
+        self, prefills: list[tuple[Request, int]], budget: PrefillBudget, now: float
+    ) -> None:
+        """Admit from the head of the queue (``add_one_req``) until a budget is spent."""
+        while self.waiting and (budget.chunk > 0 or not budget.has_room):
+            request = self.waiting.head()
+            if not self._has_slot():
+                self._full = True
+                break
+            if request.swapped or self.moved_tokens:
+                if prefills or not request.swapped:
+                    break  # who comes back decodes at once, in a step without prompts
+                if not self._resume(request, self.batch.opening):
+                    self._full = bool(self.running)
+                    break
+                continue
+            tokens = self._fit(request, budget)
+            if tokens == 0:
+                break  # the next step has more
+            tokens = tokens and self._begin(request, tokens, budget, now)
+            if tokens is None:
+                self._full = bool(self.running)
+                break
+            prefills.append((request, tokens))
+            if not budget.has_room:
+                self._full = True
+                break
+
+    def _fit(self, request: Request, budget: PrefillBudget) -> int | None:
+        """Tokens of the head of the queue that this step may compute; None: no memory."""
+        if self.ignore_eos and not self.allocator.shares_prefixes:
+            tokens = budget.fit_whole(request)
+        else:
+            tokens = budget.fit(request, 0)
+        if tokens is None and not self.running:
+            return budget.chunk_of(request, 0)
+        return tokens
+
+    def _begin(
+        self, request: Request, tokens: int, budget: PrefillBudget, now: float
+    ) -> int | None:
+        """Admit the head of the queue with a chunk; None: the memory has no room for it."""
+        free = self.allocator.free_blocks
+        cached = self.allocator.allocate(request, tokens)
+        if cached is None:
+            return None
+        self._start(request, cached, now)
+        self.prefilling[request] = None
+        rest = request.prefill_tokens - cached
+        budget.handed_out((free - self.allocator.free_blocks) * self.allocator.block_size)
+        budget.take(request, min(tokens, rest), last=tokens >= rest)
+        return min(tokens, rest)
+
+    # ---- retraction: retract_decode -------------------------------------------------------
+
+    def _retract(self) -> bool:
+        """Send requests back until the others can decode, at least one; tell whether any was.
+
+        The last one stays, unless it lies in memory that no page more can be added to.
+        """
+        members, can_decode = self.batch.members, self.allocator.can_decode
+        retracted = False
+        while members and not can_decode(self.batch):
+            self._preempt(self._victim())
+            retracted = True
+        if retracted:
+            self._full = False
+            produced = sum(map(self._produced, members))
+            expected = sum(request.output_tokens for request in members)
+            produced += _RETRACT_STEPS * len(members)
+            self._ratio = min(1.0, produced / (expected + 1))
+        return retracted
+
+    def _victim(self) -> Request:
+        """The fewest output tokens, then the longest prompt, then the newest in the batch."""
+        newest_first = reversed(self.batch.members)
+        return min(newest_first, key=lambda each: (self._produced(each), -each.prompt_tokens))
+
+    def _produced(self, request: Request) -> int:
+        """Output tokens so far, of a decoding request."""
+        return self.batch.cached_tokens(request) - request.prompt_tokens + 1

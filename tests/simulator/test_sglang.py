@@ -1,0 +1,80 @@
+"""SGLang's scheduler in a scenario: whose it is, its parameters, and its rules by hand.
+
+What the engine itself did is in tests/engine_oracle.
+"""
+
+import pytest
+
+import kvsim
+from kvsim.memory.growth import BlockCurve
+from kvsim.simulator.scenario import load_scenario, with_overrides
+from kvsim.simulator.schedulers import SchedulerLimits
+from kvsim.steptime.model import ConstantStepTime
+from tests.support.parts import Case, Given, Pool, simulated, table
+
+
+def policy(scenario):
+    return str(scenario.scheduler.policy)
+
+
+# --- whose it is ---------------------------------------------------------------------------
+
+
+def test_sglang_has_its_own_scheduler_where_no_other_is_said():
+    vllm = load_scenario("peer-w")
+    sglang = with_overrides(vllm, {"engine.name": "sglang"})
+    assert (policy(vllm), policy(sglang)) == ("vllm-v1", "sglang")
+    assert policy(with_overrides(sglang, {"engine.name": "vllm"})) == "vllm-v1"
+    assert policy(vllm.model_copy(update={"engine": sglang.engine})) == "sglang"
+    assert policy(sglang.model_copy(update={"engine": vllm.engine})) == "vllm-v1"
+
+
+def test_a_scheduler_that_is_said_stays():
+    said = load_scenario("peer-w", {"engine.name": "sglang", "scheduler.policy": "vllm-v1"})
+    assert policy(said) == "vllm-v1"
+    assert policy(load_scenario("peer-w", {"scheduler.policy": "sglang"})) == "sglang"
+    assert "policy" not in load_scenario("peer-w", {"engine.name": "sglang"}).to_yaml()
+
+
+# --- its parameters ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parameter", ["conservativeness", "ignore_eos"])
+@pytest.mark.parametrize("value", [0, -1, "0.3", float("nan"), float("inf"), None])
+def test_a_parameter_out_of_range_is_refused(parameter, value):
+    chosen = {"name": "sglang", parameter: value}
+    scenario = load_scenario("peer-w", {"scheduler.policy": chosen, "workload.requests": 1})
+    with pytest.raises(kvsim.InputError, match=parameter):
+        kvsim.simulate(scenario)
+
+
+# --- its rules, by hand --------------------------------------------------------------------
+
+
+def run(blocks, jobs):
+    """Serve ``(prompt, output)`` jobs that all come at once, in steps of a second."""
+    prompts, outputs = zip(*jobs, strict=True)
+    workload = Given([table([0.0] * len(jobs), prompts, outputs)])
+    limits = SchedulerLimits(8, 64, 1000)
+    pool = Pool("paged", blocks, BlockCurve(1))
+    return simulated(Case("sglang", pool, limits, step_time=ConstantStepTime(1)), workload)
+
+
+def test_prompts_come_before_decodes_and_in_chunks():
+    """64 tokens a step: 40, and 24 of 40; then 16; then all decode."""
+    log = run(200, [(40, 2), (40, 3)])
+    assert list(log.first_token_seconds) == [1, 2]
+    assert list(log.finish_seconds) == [3, 4]
+    assert list(log.step_columns()["prefill_tokens"]) == [64, 16, 0, 0]
+
+
+def test_an_admission_leaves_room_for_the_outputs_of_those_that_run():
+    """The first needs 10 + 1 + 20 = 31; the second as much, which is not less than 62 - 31.
+
+    In the next step 62 - 10 are free, and 0.7 of the 19 tokens that the first still wants are
+    foreseen: 31 < 52 - 13.3, so it comes then.
+    """
+    log = run(62, [(10, 20), (10, 20)])
+    assert [(row, at) for row, at, _ in log.admissions] == [(0, 0), (1, 1)]
+    log = run(63, [(10, 20), (10, 20)])
+    assert [(row, at) for row, at, _ in log.admissions] == [(0, 0), (1, 0)]
