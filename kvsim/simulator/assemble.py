@@ -15,6 +15,7 @@ from kvsim.simulator.allocators.grow import Grow, caching_allocator_slots
 from kvsim.simulator.allocators.no_cache import NoCache
 from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.prefix import Prefix, refuse_hybrid
+from kvsim.simulator.allocators.radix import Radix
 from kvsim.simulator.allocators.reserve import RESERVATIONS, Reservation, Reserve
 from kvsim.simulator.allocators.runs import PrefixRuns
 from kvsim.simulator.allocators.virtual import Virtual, tokens_per_page
@@ -24,6 +25,7 @@ from kvsim.simulator.clock import RecomputeClock, StepClock
 from kvsim.simulator.prepare import Setup
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.schedulers import Scheduler, SchedulerLimits
+from kvsim.simulator.schedulers.sglang import SGLang
 from kvsim.steptime.kv_reads import attended_layers, prefill_pairs
 from kvsim.units import ceil_div
 
@@ -58,9 +60,12 @@ def _paged(setup: Setup) -> Allocator:
 def _prefix(setup: Setup) -> Allocator:
     if len(setup.pools.pools) > 1:
         refuse_hybrid()
-    if setup.scenario.memory.eviction == "lru":
+    eviction = setup.scenario.memory.eviction
+    if issubclass(setup.scheduler, SGLang):
+        return Radix(setup.num_blocks, setup.curve, eviction)
+    if eviction == "lru":
         return PrefixRuns(setup.num_blocks, setup.curve)
-    return Prefix(setup.num_blocks, setup.curve, setup.scenario.memory.eviction)
+    return Prefix(setup.num_blocks, setup.curve, eviction)
 
 
 def _reserve(setup: Setup) -> Allocator:

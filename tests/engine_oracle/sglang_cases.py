@@ -152,12 +152,15 @@ for _name, _size in _PAGES.items():
         f"fixed{_name}": lambda random, size=_size: _fixed(_draw(random, size=size)),
         f"prefix{_name}": lambda random, size=_size: _draw(random, shared=True, size=size),
         f"turns{_name}": lambda random, size=_size: _draw(random, turns=True, size=size),
+        f"pressed{_name}": lambda random, size=_size: _conservative(
+            random, _draw(random, shared=True, turns=random.random() < 0.5, size=size)
+        ),
         f"cached{_name}": lambda random, size=_size: replace(
             _draw(random, size=size), caching=True
         ),
     }
 
-_SHARING = ("prefix", "turns", "cached")
+_SHARING = ("prefix", "turns", "pressed", "cached")
 ALONE = [name for name in FAMILIES if not name.startswith(_SHARING)]  # nothing is cached
 
 

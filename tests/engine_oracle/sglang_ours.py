@@ -7,7 +7,7 @@ import numpy as np
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.allocators.paged import Paged
-from kvsim.simulator.allocators.prefix import Prefix
+from kvsim.simulator.allocators.radix import Radix
 from kvsim.simulator.arrival_queue import arrival_queue
 from kvsim.simulator.batch import decode_batch
 from kvsim.simulator.clock import StepClock
@@ -43,6 +43,12 @@ class _Watched(SGLang):
         self.now = now
         return super().schedule(now)
 
+    def finish(self, plan: StepPlan, steps: int, now: float) -> list[Request]:
+        """End a step, and state every law."""
+        done = super().finish(plan, steps, now)
+        self.check()
+        return done
+
     def _start(self, request: Request, cached_tokens: int, now: float) -> None:
         super()._start(request, cached_tokens, now)
         self.seen.note(now, "admitted", request.row, cached_tokens)
@@ -54,7 +60,7 @@ class _Watched(SGLang):
 
 def _memory(case: Case) -> Allocator:
     curve = BlockCurve(case.page_size)
-    return Prefix(case.pages, curve) if case.caching else Paged(case.pages, curve)
+    return Radix(case.pages, curve) if case.caching else Paged(case.pages, curve)
 
 
 def run(case: Case) -> Seen:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.engine_oracle import sglang_ours
 from tests.engine_oracle.sglang import disagreement
-from tests.engine_oracle.sglang_cases import ALONE, case_of
+from tests.engine_oracle.sglang_cases import FAMILIES, case_of
 from tests.engine_oracle.sglang_stub import missing
 
 # Written by `python -m tests.engine_oracle.sglang --record`: what the engine did.
@@ -21,10 +21,14 @@ def test_what_the_engine_did_is_done_again(name):
     assert sorted(map(list, seen.events)) == RECORDED["runs"][name]
 
 
-def test_the_recorded_runs_retract_and_chunk():
+def test_the_recorded_runs_retract_and_chunk_and_hit():
     """They are worth their file: memory ran out in some, and prompts came in pieces."""
     words = [event[1] for events in RECORDED["runs"].values() for event in events]
-    assert words.count("preempted") >= 5
+    assert words.count("preempted") >= 20
+    hits = [
+        n for events in RECORDED["runs"].values() for _, word, _, n in events if word == "admitted"
+    ]
+    assert sum(n > 0 for n in hits) >= 20
     chunked = [
         max(job.prompt for job in case.jobs) > case.chunk
         for case in (case_of(*_named(name)) for name in RECORDED["runs"])
@@ -37,7 +41,7 @@ def _named(name):
     return family, int(seed)
 
 
-@pytest.mark.parametrize("family", ALONE)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_engine_agrees(family):
     lacks = missing()
     if lacks:

@@ -34,7 +34,7 @@ def understands(setup: Setup) -> bool:
         asked.add(str(memory.eviction))
     if _is_contiguous(setup):
         asked.add(str(memory.placement))
-    if asked & _OF_OTHERS:
+    if asked & _OF_OTHERS or {"sglang", "prefix"} <= asked:  # its radix cache: tests.engine_oracle
         return False
     whole = memory.allocator in ("paged", "prefix", "none")
     return whole or not setup.curve.fixed

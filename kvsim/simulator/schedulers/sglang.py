@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice
+
 from kvsim.errors import InputError
+from kvsim.simulator.allocators.radix import Radix
 from kvsim.simulator.request import Request
 from kvsim.simulator.schedulers.base import Scheduler, StepPlan
 from kvsim.simulator.schedulers.queues import FirstComeQueue
@@ -15,6 +19,8 @@ _FIRST_RATIO = 0.7  # SGLANG_INIT_NEW_TOKEN_RATIO
 _LEAST_SHARE = 0.14  # SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR
 _DECAY_STEPS = 600  # SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS
 _RETRACT_STEPS = 20  # SGLANG_RETRACT_DECODE_STEPS
+_REFRESH_PASSES = 32  # WAITING_PREFIX_REFRESH_INTERVAL (managers/schedule_policy.py)
+_REFRESHED = 128  # WAITING_QUEUE_PREFIX_MATCH_MAX
 
 
 class _Queue(FirstComeQueue):
@@ -75,6 +81,11 @@ class SGLang(Scheduler):
         self._ratio = self._first_ratio
         self._full = False  # ScheduleBatch.batch_is_full: nobody is asked until somebody left
         self._retracted = False  # whether somebody was, in the step under way
+        self._radix = self.allocator if isinstance(self.allocator, Radix) else None
+        self._passes = 0  # over a queue that was not empty
+        self._joins = 0
+        self._joined: dict[Request, int] = {}  # the batch's order
+        self._ended: list[Request] = []
 
     def schedule(self, now: float) -> StepPlan | None:
         """Compute prompts if any can be, else decode."""
@@ -99,7 +110,7 @@ class SGLang(Scheduler):
         self._retracted = False
         self._decay_by(steps)
         done = super().decoded(steps, now)
-        self._full = self._full and not done
+        self._let_go(now)
         return done
 
     def finish(self, plan: StepPlan, steps: int, now: float) -> list[Request]:
@@ -107,8 +118,29 @@ class SGLang(Scheduler):
         if plan.decodes and not self._retracted:
             self._decay_by(steps)
         done = super().finish(plan, steps, now)
-        self._full = self._full and not done
+        self._let_go(now, [request for request, _ in plan.prefills])
         return done
+
+    def _complete(self, request: Request, now: float) -> None:
+        """Note who ends, until all of the step are known."""
+        self._ended.append(request)
+
+    def _let_go(self, now: float, computed: Sequence[Request] = ()) -> None:
+        """Free those that end, in the batch's order, and let the tree have computed prompts."""
+        ended, self._ended = self._ended, []
+        self._full = self._full and not ended
+        if self._radix is None:
+            for request in ended:
+                super()._complete(request, now)
+            return
+        for request in computed or sorted(ended, key=self._joined.__getitem__):
+            if request in ended:
+                super()._complete(request, now)
+                self._joined.pop(request, None)
+                continue
+            self._radix.checkpoint(request)
+            self._joins += 1
+            self._joined[request] = self._joins  # a prompt under way joins again, later
 
     def _decay_by(self, steps: int) -> None:
         """``NewTokenRatioTracker.decay_step``, so many times."""
@@ -124,14 +156,28 @@ class SGLang(Scheduler):
         prefills: list[tuple[Request, int]] = []
         if self.prefilling:
             self._full = False
+        elif self.waiting and not self._full and not self._has_slot():
+            self._full = True
         if self.prefilling or (self.waiting and not self._full):
+            self._renew()
             budget = self._budget()
             for request in list(self.prefilling):
                 prefills.append((request, self._continue(request, budget)))
             self._admit(prefills, budget, now)
+            if self._radix:
+                self._radix.settle()
         if not self.batch.sequences:  # the flag was that of a batch which is thrown away
             self._full = False
         return prefills
+
+    def _renew(self) -> None:
+        """Keep what waits from being evicted, now and then (``_touch_waiting_prefixes``)."""
+        if not self._radix or not self.waiting:
+            return
+        if self._passes % _REFRESH_PASSES == 0:
+            for request in reversed(list(islice(self.waiting, _REFRESHED))):
+                self._radix.touch(request)
+        self._passes += 1
 
     def _budget(self) -> PrefillBudget:
         """What this pass may spend."""
@@ -166,7 +212,10 @@ class SGLang(Scheduler):
                     self._full = bool(self.running)
                     break
                 continue
-            tokens = self._fit(request, budget)
+            cached = self._radix.look_up(request) if self._radix else 0
+            tokens = self._fit(request, cached, budget)
+            if not tokens and self._radix:
+                self._radix.forget(request)
             if tokens == 0:
                 break  # the next step has more
             tokens = tokens and self._begin(request, tokens, budget, now)
@@ -178,14 +227,14 @@ class SGLang(Scheduler):
                 self._full = True
                 break
 
-    def _fit(self, request: Request, budget: PrefillBudget) -> int | None:
+    def _fit(self, request: Request, cached: int, budget: PrefillBudget) -> int | None:
         """Tokens of the head of the queue that this step may compute; None: no memory."""
         if self.ignore_eos and not self.allocator.shares_prefixes:
             tokens = budget.fit_whole(request)
         else:
-            tokens = budget.fit(request, 0)
+            tokens = budget.fit(request, cached)
         if tokens is None and not self.running:
-            return budget.chunk_of(request, 0)
+            return budget.chunk_of(request, cached)
         return tokens
 
     def _begin(
@@ -215,6 +264,10 @@ class SGLang(Scheduler):
         while members and not can_decode(self.batch):
             self._preempt(self._victim())
             retracted = True
+            if self._radix:
+                self._radix.evict_until(
+                    -(-_RETRACT_STEPS * len(members) // self.allocator.block_size)
+                )
         if retracted:
             self._full = False
             produced = sum(map(self._produced, members))
