@@ -41,6 +41,7 @@ def _named(name):
     return family, int(seed)
 
 
+@pytest.mark.filterwarnings("ignore")  # the engine's own, and torch's
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_engine_agrees(family):
     lacks = missing()
