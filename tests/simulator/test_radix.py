@@ -6,9 +6,9 @@ What the engine itself found, kept and evicted is in tests/engine_oracle.
 import pytest
 
 import kvsim
-from kvsim.simulator.allocators.prefix import Prefix
 from kvsim.simulator.allocators.radix import Radix
 from kvsim.simulator.allocators.radix_tree import RadixTree, key_of
+from kvsim.simulator.allocators.runs import PrefixRuns
 from kvsim.simulator.arrival_queue import arrival_queue
 from kvsim.simulator.assemble import make_clock, make_scheduler
 from kvsim.simulator.prepare import prepare
@@ -138,7 +138,7 @@ def test_every_law_holds_and_prefixes_are_found(more):
 
 def test_the_tree_is_that_of_the_scheduler_and_not_of_the_engine():
     assert type(memory_of(TALKS)) is Radix
-    assert type(memory_of(TALKS | {"scheduler.policy": "vllm-v1"})) is Prefix
+    assert type(memory_of(TALKS | {"scheduler.policy": "vllm-v1"})) is PrefixRuns
     assert type(memory_of(TALKS | {"engine.name": "vllm", "scheduler.policy": "sglang"})) is Radix
 
 

@@ -107,14 +107,17 @@ class Radix(Paged):
         self.tree.unlock(self._found.pop(request))
         self._count()
 
-    def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+    def allocate(
+        self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0, whole: bool = True
+    ) -> int | None:
         """Promise pages for the first chunk behind the prefix that is locked."""
         if request not in self._found:
             self.look_up(request)
         node = self._found[request]
         cached = node.depth * self._size
-        whole = self.blocks_of(request, request.prefill_tokens) - node.depth
-        if whole + spare_blocks > self.free_blocks:
+        first = min(cached + chunk_tokens, request.prefill_tokens)
+        due = self.blocks_of(request, request.prefill_tokens if whole else first) - node.depth
+        if due + spare_blocks > self.free_blocks:
             self.forget(request)
             return None
         del self._found[request]
@@ -193,7 +196,7 @@ class Radix(Paged):
         lease.node, lease.pages = node, pages
         self._count()
 
-    def free(self, request: Request, *, preempted: bool = False) -> None:
+    def free(self, request: Request, *, preempted: bool = False, planned_tokens: int = 0) -> None:
         """Give back all that the tree does not keep (``release_kv_cache``)."""
         tokens = request.computed_tokens
         if not preempted:

@@ -100,7 +100,7 @@ class SGLang(Scheduler):
         if self.moved_tokens:
             return self._compute([], decodes=True)
         once = self._retracted or (bool(self.waiting) and not self._full)
-        plan = self._decode(once=once)
+        plan = self._decode(1 if once else 0)
         if plan is None:
             self._ratio = self._first_ratio  # `on_idle`
         return plan
