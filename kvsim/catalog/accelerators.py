@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kvsim.errors import InputError, UnknownNameError
-from kvsim.specs.files import read_text
+from kvsim.specs.files import once_per_file, read_text
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.yaml_files import data_folder, read_described, read_yaml
 from kvsim.units import GIB
@@ -82,7 +82,7 @@ def find_accelerator(name_or_path: str | Path) -> AcceleratorProfile:
             return load_accelerator(path)
     shipped = _find_shipped(key)
     if shipped is not None:
-        return shipped
+        return load_accelerator(shipped)
     fix = "see `kvsim gpus`, or give the path of a YAML profile"
     raise UnknownNameError("accelerator", text, _known_words(), fix=fix)
 
@@ -95,7 +95,11 @@ def load_accelerator(path: str | os.PathLike[str]) -> AcceleratorProfile:
     InputError
         When the file is not a valid profile, or a number is implausible in its unit.
     """
-    path = Path(path)
+    return _load(Path(path))
+
+
+@once_per_file
+def _load(path: Path) -> AcceleratorProfile:
     profile = read_described(path, AcceleratorProfile)
     for key, rate in _rates(profile):
         if not _LEAST_RATE <= rate <= _GREATEST_RATE:
@@ -129,7 +133,7 @@ def siblings(profile: AcceleratorProfile) -> list[str]:
     """
     family = _family(profile.name)
     folder = data_folder("hardware_profiles")
-    names = (read_yaml(path)["name"] for path in folder.glob(f"{family.lower()}*.yaml"))
+    names = (load_accelerator(path).name for path in folder.glob(f"{family.lower()}*.yaml"))
     return sorted(name for name in names if _family(name) == family and name != profile.name)
 
 
@@ -217,15 +221,20 @@ def _find_file(folder: Path, key: str) -> Path | None:
         if _key(path.stem) == key:
             return path
     # Only a file that mentions the name can carry it: the others are not parsed.
-    mentions = (path for path in paths if key in _PUNCTUATION.sub("", read_text(path).lower()))
+    mentions = (path for path in paths if key in _squeezed(path))
     return next((path for path in mentions if key in map(_key, _words(read_yaml(path)))), None)
 
 
+@once_per_file
+def _squeezed(path: Path) -> str:
+    """The letters and digits of a file."""
+    return _PUNCTUATION.sub("", read_text(path).lower())
+
+
 @functools.cache
-def _find_shipped(key: str) -> AcceleratorProfile | None:
-    """Return the shipped profile that answers to `key`; what is shipped stays as it is."""
-    path = _find_file(data_folder("hardware_profiles"), key)
-    return None if path is None else load_accelerator(path)
+def _find_shipped(key: str) -> Path | None:
+    """Return the shipped profile that answers to `key`: no such file comes or goes."""
+    return _find_file(data_folder("hardware_profiles"), key)
 
 
 def _words(content: dict[str, Any]) -> list[str]:

@@ -125,4 +125,6 @@ class Rank:
     def count_of(self, model: ModelSpec, layers: Collection[int]) -> int:
         """How many of some layers of the model the rank holds."""
         mine = self.layers_of(model)
+        if len(mine) == model.num_layers:
+            return len(layers)
         return sum(layer in mine for layer in layers)

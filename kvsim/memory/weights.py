@@ -26,10 +26,12 @@ from kvsim.specs.precision import WeightFormat, weight_format
 from kvsim.units import ceil_div
 
 __all__ = [
+    "WeightReads",
     "WeightStorage",
     "decode_read_bytes",
     "rank_weight_bytes",
     "weight_bytes",
+    "weight_reads",
     "weight_storage",
 ]
 
@@ -209,15 +211,37 @@ def decode_read_bytes(
     float
         Bytes, an expectation where there are experts.
     """
+    return weight_reads(model, rank, dtype=dtype, quantization=quantization).bytes_of(tokens)
+
+
+class WeightReads(NamedTuple):
+    """The weights that steps read on one rank: each family with its bytes there."""
+
+    families: tuple[tuple[float, TensorFamily], ...]
+
+    def bytes_of(self, tokens: int) -> float:
+        """Bytes that a step of so many tokens reads; see `decode_read_bytes`."""
+        return sum(held * _touched_share(family, tokens) for held, family in self.families)
+
+
+def weight_reads(
+    model: ModelSpec,
+    rank: Rank = Rank(),
+    *,
+    dtype: str | None = None,
+    quantization: str | None = None,
+) -> WeightReads:
+    """What `decode_read_bytes` is made of, for steps of several sizes."""
     storage = weight_storage(model, dtype, quantization)
     outside = {"embedding", "position", "other"}
     if model.tie_embeddings and rank.is_last:
         outside.remove("embedding")
-    return sum(
-        storage.bytes_of(family, _rank_parameters(model, family, rank))
-        * _touched_share(family, tokens)
-        for family in tensor_families(model)
-        if family.name not in outside
+    return WeightReads(
+        tuple(
+            (storage.bytes_of(family, _rank_parameters(model, family, rank)), family)
+            for family in tensor_families(model)
+            if family.name not in outside
+        )
     )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from kvsim.memory.rank import Rank
 from kvsim.memory.tensors import matmul_flops_per_token
-from kvsim.memory.weights import decode_read_bytes
+from kvsim.memory.weights import WeightReads, weight_reads
 from kvsim.planning.plan_types import Decode, DecodeBatch
 from kvsim.planning.sizing import Sizing
 from kvsim.specs.precision import weight_format
 from kvsim.steptime.kv_reads import attended_layers
 from kvsim.steptime.model import StepLoad, StepTimeModel
 
-__all__ = ["batch_sizes", "decode", "step_flops", "step_read_bytes"]
+__all__ = ["batch_sizes", "decode"]
 
 
 def batch_sizes(largest: int) -> list[int]:
@@ -26,24 +26,22 @@ def batch_sizes(largest: int) -> list[int]:
     return [*powers, largest] if largest > 0 else []
 
 
-def step_flops(sizing: Sizing, batch: int, context: int) -> float:
-    """FLOPs of one decode step on one rank: ``batch * (GEMMs + attention) / tp``."""
+def _token_flops(sizing: Sizing, context: int) -> float:
+    """FLOPs of one sequence in a decode step, on all tensor-parallel ranks: GEMMs and attention."""
     model = sizing.deployment.model
     attention = sum(count * cache.decode_flops(context) for count, cache in attended_layers(model))
-    return batch * (matmul_flops_per_token(model) + attention) / sizing.rank.tp
+    return matmul_flops_per_token(model) + attention
 
 
-def step_read_bytes(sizing: Sizing, batch: int, kv_read_bytes: float) -> float:
-    """Bytes that one decode step reads on one rank: the weights once, each sequence's KV."""
-    options = sizing.deployment.options
-    weights = decode_read_bytes(
-        sizing.deployment.model,
-        batch,
+def _read_weights(sizing: Sizing) -> WeightReads:
+    """The weights that a decode step reads on one rank, once for all of its sequences."""
+    deployment = sizing.deployment
+    return weight_reads(
+        deployment.model,
         _all_stages(sizing),
-        dtype=sizing.deployment.weight_dtype,
-        quantization=options.quantization,
+        dtype=deployment.weight_dtype,
+        quantization=deployment.options.quantization,
     )
-    return weights + kv_read_bytes
 
 
 def decode(sizing: Sizing, context: int) -> Decode:
@@ -56,8 +54,14 @@ def decode(sizing: Sizing, context: int) -> Decode:
     curve = sizing.read_curve
     steps = StepTimeModel.from_deployment(sizing.deployment, engine=sizing.engine.name)
     largest = max(1, sizing.running(context))
+    weights, flops = _read_weights(sizing), _token_flops(sizing, context)
     batches = [
-        _batch(sizing, steps, batch, batch * curve.bytes_at(context), context)
+        _batch(
+            steps,
+            _load(batch, batch * curve.bytes_at(context)),
+            weights,
+            batch * flops / sizing.rank.tp,
+        )
         for batch in batch_sizes(largest)
     ]
     intensity, ridge = batches[-1].arithmetic_intensity, ridge_point(sizing)
@@ -85,15 +89,17 @@ def ridge_point(sizing: Sizing) -> float:
     return accelerator.flops_per_s(weights.compute) / accelerator.bandwidth_bytes_per_s
 
 
-def _batch(
-    sizing: Sizing, steps: StepTimeModel, batch: int, kv_read_bytes: float, context: int
-) -> DecodeBatch:
-    cost = steps.cost(StepLoad(tokens=batch, sequences=batch, kv_read_bytes=kv_read_bytes))
-    flops = step_flops(sizing, batch, context)
+def _load(batch: int, kv_read_bytes: float) -> StepLoad:
+    return StepLoad(tokens=batch, sequences=batch, kv_read_bytes=kv_read_bytes)
+
+
+def _batch(steps: StepTimeModel, load: StepLoad, weights: WeightReads, flops: float) -> DecodeBatch:
+    """One row: a step reads the weights once, and each sequence's KV."""
+    cost = steps.cost(load)
     return DecodeBatch(
-        batch=batch,
+        batch=load.sequences,
         step_seconds=cost.seconds,
-        tokens_per_s=batch / cost.seconds,
-        arithmetic_intensity=flops / step_read_bytes(sizing, batch, kv_read_bytes),
+        tokens_per_s=load.sequences / cost.seconds,
+        arithmetic_intensity=flops / (weights.bytes_of(load.tokens) + load.kv_read_bytes),
         bound_by=cost.bound_by,
     )

@@ -1,7 +1,8 @@
 """Reading files that somebody else named: bounded, and refused in one line.
 
 Whatever path a user gives (a folder, a device without end, a dangling link), it is opened here
-and nowhere else in kvsim; ``tests/test_one_door.py`` holds the source to that.
+and nowhere else in kvsim; ``tests/test_one_door.py`` holds the source to that. What is made of a
+file is remembered here too (`once_per_file`), and made again as soon as the file is another one.
 
 ============================  ==========================================================
 ``MAX_YAML_BYTES``            a scenario or a profile: some 10 KB as written
@@ -15,10 +16,14 @@ and nowhere else in kvsim; ``tests/test_one_door.py`` holds the source to that.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from kvsim.errors import InputError
 
@@ -29,6 +34,7 @@ __all__ = [
     "MAX_LOG_BYTES",
     "MAX_RESULT_BYTES",
     "MAX_YAML_BYTES",
+    "once_per_file",
     "open_binary",
     "read_start",
     "read_text",
@@ -42,6 +48,71 @@ MAX_LOG_BYTES = 64 * 2**20
 MAX_RESULT_BYTES = 512 * 2**20
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _PIECE_BYTES = 2**20
+_MOST_KEPT = 256
+# The coarsest clock of a file system in use (FAT's): a file may change twice within it and show
+# the same times.
+_TICK_NS = 2 * 10**9
+
+Made = TypeVar("Made")
+
+
+class _Identity(NamedTuple):
+    """What tells a file, and a state of it, from every other."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+def once_per_file(make: Callable[[Path], Made]) -> Callable[[Path], Made]:
+    """Remember what a function makes of a file, for as long as the file stays as it is.
+
+    Parameters
+    ----------
+    make : callable
+        ``make(path)``: of what the file holds alone, and a value that nobody changes.
+
+    Returns
+    -------
+    callable
+        The same, but a file that has neither been written nor replaced is read once. One that
+        changed a moment ago is read each time: by its times alone it could change again unseen
+        (git's "racy" files). Errors are not remembered.
+    """
+    kept: dict[str, tuple[_Identity, Made]] = {}
+
+    @wraps(make)
+    def made_of(path: Path) -> Made:
+        key, identity = os.fspath(path), _identity(path)
+        known = kept.get(key)
+        if known is not None and known[0] == identity:
+            return known[1]
+        made = make(path)
+        if identity is not None and _is_settled(identity):
+            if len(kept) >= _MOST_KEPT:
+                kept.clear()
+            kept[key] = identity, made
+        return made
+
+    return made_of
+
+
+def _identity(path: Path) -> _Identity | None:
+    """None of what is no regular file, or cannot be asked."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return _Identity(found.st_dev, found.st_ino, found.st_size, *times)
+
+
+def _is_settled(identity: _Identity) -> bool:
+    return time.time_ns() - max(identity.mtime_ns, identity.ctime_ns) > _TICK_NS
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_YAML_BYTES, undecodable: str = "strict") -> str:

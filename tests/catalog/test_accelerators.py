@@ -16,6 +16,7 @@ from kvsim.catalog.accelerators import (
     siblings,
 )
 from kvsim.errors import InputError, KVSimError, UnknownNameError
+from kvsim.specs import files
 from kvsim.specs.yaml_files import data_folder
 from kvsim.units import GIB
 
@@ -376,3 +377,24 @@ def test_any_value_under_a_known_key_gives_a_profile_or_one_line(tmp_path_factor
     path = tmp_path_factory.mktemp("fuzz") / "card.yaml"
     path.write_text(yaml.safe_dump(base | {key: value}), encoding="utf-8")
     assert "\n" not in problem_with(path)
+
+
+# --- in a loop ---
+
+
+def test_an_edited_profile_counts_in_the_same_process(written, monkeypatch):
+    path = written(memory={"value": "140 GiB", "source": "a test", "confidence": "low"})
+    monkeypatch.setattr(files, "_TICK_NS", -(2**62))  # remembered at once
+    monkeypatch.setenv("KVSIM_PATH", str(path.parent))
+    assert find_accelerator("mine").memory_bytes == 140 * GIB
+    written(memory={"value": "139 GiB", "source": "a test", "confidence": "low"})
+    assert find_accelerator("mine").memory_bytes == 139 * GIB
+    written(aliases=["ours"])
+    assert find_accelerator("ours").name == find_accelerator(path).name
+
+
+def test_the_same_card_again_reads_no_file_again(monkeypatch):
+    find_accelerator("a100")
+    siblings(find_accelerator("a100"))
+    monkeypatch.setattr(files, "_opened", None)
+    assert siblings(find_accelerator("a100"))[0] == "A100-PCIE-40GB"

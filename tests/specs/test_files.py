@@ -2,6 +2,7 @@
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -99,3 +100,98 @@ def test_text_may_come_through_a_pipe(tmp_path):
     assert read_text(pipe) == "x" * 100_000
     writer.join()
     assert refusal(piped, pipe).endswith("is a pipe or a device, not a file; save it to a file")
+
+
+# --- what is made of a file is remembered, and never stale ---
+
+
+class Upper:
+    """Reads in capitals; `reads` counts how often."""
+
+    def __init__(self, monkeypatch, settle_ns=None):
+        self.reads = 0
+        self.of = files.once_per_file(self._read)
+        if settle_ns is not None:
+            monkeypatch.setattr(files, "_TICK_NS", settle_ns)
+
+    def _read(self, path):
+        self.reads += 1
+        return read_text(path).upper()
+
+
+AT_ONCE = -(2**62)  # as if every file had last changed long ago
+
+
+def test_a_file_that_stays_is_read_once(tmp_path, monkeypatch):
+    upper = Upper(monkeypatch, AT_ONCE)
+    (tmp_path / "a").write_text("one")
+    (tmp_path / "b").write_text("two")
+    for _ in range(3):
+        assert (upper.of(tmp_path / "a"), upper.of(tmp_path / "b")) == ("ONE", "TWO")
+    assert upper.reads == 2
+
+
+def test_a_file_that_is_written_or_replaced_is_read_again(tmp_path, monkeypatch):
+    upper = Upper(monkeypatch, AT_ONCE)
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_text("one")
+    assert upper.of(path) == "ONE"
+    path.write_text("longer")
+    assert upper.of(path) == "LONGER"
+    os.utime(path, ns=(1, 1))
+    other.write_text("LENGTH")  # of the same size and time
+    os.utime(other, ns=(1, 1))
+    assert upper.of(path) == "LONGER"
+    other.replace(path)
+    assert upper.of(path) == "LENGTH"
+    path.unlink()
+    assert refusal(upper.of, path) == f"{path}: no such file"
+
+
+def test_the_same_relative_name_elsewhere_is_another_file(tmp_path, monkeypatch):
+    upper = Upper(monkeypatch, AT_ONCE)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text(name)
+    for name in ("one", "two", "one"):
+        monkeypatch.chdir(tmp_path / name)
+        assert upper.of(Path("a")) == name.upper()
+
+
+def test_a_file_of_this_very_moment_is_not_trusted(tmp_path, monkeypatch):
+    """Two contents of one size within one tick of the file system's clock look alike."""
+    path = tmp_path / "a"
+    path.write_text("one")
+    first = path.stat()
+    monkeypatch.setattr(files, "_identity", lambda _: files._Identity(1, 1, 3, *times_of(first)))
+    upper = Upper(monkeypatch)
+    assert upper.of(path) == "ONE"
+    path.write_text("two")
+    assert upper.of(path) == "TWO"
+
+
+def times_of(found):
+    return found.st_mtime_ns, found.st_ctime_ns
+
+
+def test_a_pipe_is_read_each_time(tmp_path, monkeypatch):
+    upper = Upper(monkeypatch, AT_ONCE)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    for said in ("one", "two"):
+        writer = threading.Thread(target=path.write_text, args=(said,))
+        writer.start()
+        assert upper.of(path) == said.upper()
+        writer.join()
+
+
+def test_many_files_do_not_stay_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_MOST_KEPT", 2)
+    upper = Upper(monkeypatch, AT_ONCE)
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+        upper.of(tmp_path / name)
+    upper.of(tmp_path / "c")
+    assert upper.reads == 3
+    upper.of(tmp_path / "a")
+    assert upper.reads == 4
