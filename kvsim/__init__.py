@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kvsim.errors import MissingExtraError as MissingExtraError
     from kvsim.errors import UnknownNameError as UnknownNameError
     from kvsim.errors import UnsupportedError as UnsupportedError
+    from kvsim.planning.many import plan_many as plan_many
     from kvsim.planning.planner import EngineComparison as EngineComparison
     from kvsim.planning.planner import Plan as Plan
     from kvsim.planning.planner import plan as plan
@@ -118,6 +119,7 @@ _HOMES = {
     "model_names": "kvsim.catalog.models",
     "plan": "kvsim.planning.planner",
     "plan_engines": "kvsim.planning.planner",
+    "plan_many": "kvsim.planning.many",
     "pool_cells": "kvsim.results.pool_cells",
     "read_bench_result": "kvsim.calibrate.served.bench",
     "read_prefixes": "kvsim.studies.cache",

@@ -43,7 +43,7 @@ ROOMS = (
     room("memory", "derived"),
     room("engines", "derived", "yaml"),  # overheads and rules by release are data
     room("steptime", "derived"),
-    room("planning", "closed answers"),
+    room("planning", "closed answers", "", "pandas"),
     room("workload", "living", "numpy pydantic"),
     room("simulator", "living", "numpy pydantic simpy"),
     room("results", "recorded", "numpy", "pandas pyarrow"),

@@ -14,6 +14,7 @@ model's name says so (``hf:org/name``).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -24,7 +25,6 @@ from kvsim.engines.base import (
     Band,
     Capacity,
     Deployment,
-    Engine,
     MemoryBudget,
     ResolvedDeployment,
 )
@@ -63,7 +63,14 @@ from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 
-__all__ = ["EngineComparison", "Plan", "engine_options", "plan", "plan_engines"]
+__all__ = [
+    "EngineComparison",
+    "Plan",
+    "engine_options",
+    "plan",
+    "plan_engines",
+    "plan_unadvised",
+]
 
 AnyModel: TypeAlias = str | Path | ModelSpec
 AnyAccelerator: TypeAlias = str | Path | AcceleratorProfile
@@ -130,8 +137,24 @@ def plan(
     524288
     """
     chosen = get_engine(engine, engine_version)
-    deployment = overridden(_deployment(model, gpu, options), model, chosen)
-    return _plan(deployment, chosen, gpu, context_len, retention)
+    sizing = size(chosen, overridden(_deployment(model, gpu, options), model, chosen))
+    return _advised(sizing, gpu, context_len, retention)
+
+
+def plan_unadvised(
+    model: AnyModel,
+    gpu: AnyAccelerator,
+    *,
+    engine: str = "vllm",
+    engine_version: str = "",
+    context_len: int | None = None,
+    retention: str | Iterable[str] = (),
+    **options: Any,
+) -> Plan:
+    """`plan` less its suggestions, which re-plan a deployment that does not fit a hundred times."""
+    chosen = get_engine(engine, engine_version)
+    sizing = size(chosen, overridden(_deployment(model, gpu, options), model, chosen))
+    return _plan(sizing, gpu, context_len, retention)
 
 
 class EngineComparison(NamedTuple):
@@ -173,8 +196,8 @@ def plan_engines(
     for name in engines:
         try:
             engine = get_engine(name)
-            asked = overridden(deployment, model, engine)
-            plans.append(_plan(asked, engine, gpu, context_len, retention))
+            sizing = size(engine, overridden(deployment, model, engine))
+            plans.append(_advised(sizing, gpu, context_len, retention))
         except KVSimError as error:
             refused.append((name, str(error)))
     if not plans:
@@ -231,14 +254,24 @@ def _context(asked: int | None, max_model_len: int) -> int:
     return asked
 
 
-def _plan(
-    asked: Deployment,
-    engine: Engine,
+def _advised(
+    sizing: Sizing,
     gpu: AnyAccelerator,
     context_len: int | None,
     retention: str | Iterable[str],
 ) -> Plan:
-    sizing = size(engine, asked)
+    answer = _plan(sizing, gpu, context_len, retention)
+    return replace(answer, suggestions=_suggestions(sizing))
+
+
+def _plan(
+    sizing: Sizing,
+    gpu: AnyAccelerator,
+    context_len: int | None,
+    retention: str | Iterable[str],
+) -> Plan:
+    """Everything but the suggestions."""
+    engine = sizing.engine
     deployment, budget, capacity = sizing.deployment, sizing.budget, sizing.capacity
     context = _context(context_len, capacity.max_model_len)
     policies = (retention,) if isinstance(retention, str) else retention
@@ -264,9 +297,9 @@ def _plan(
         regimes=dict(REGIMES),
         fits=sizing.fits,
         verdict=verdict(sizing),
-        command=engine.command(asked),
+        command=engine.command(sizing.asked),
         warnings=(*alias_warning(sizing, gpu), *warnings(sizing, fragments, band)),
-        suggestions=_suggestions(sizing),
+        suggestions=(),
         provenance=_provenance(deployment, budget),
     )
 
