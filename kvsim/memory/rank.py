@@ -124,7 +124,7 @@ class Rank:
 
     def count_of(self, model: ModelSpec, layers: Collection[int]) -> int:
         """How many of some layers of the model the rank holds."""
-        mine = self.layers_of(model)
-        if len(mine) == model.num_layers:
+        if self.pp == 1 and self.layers is None:
             return len(layers)
+        mine = self.layers_of(model)
         return sum(layer in mine for layer in layers)

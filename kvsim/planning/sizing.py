@@ -101,7 +101,7 @@ class Sizing:
         held = capacity.num_blocks * unit
         return asked - unit < held and self.pool_bytes <= self.budget.kv_cache_bytes
 
-    @property
+    @cached_property
     def fixed_bytes(self) -> int:
         """Bytes of one sequence whatever its length, one rank: states, an encoder's output."""
         shared = Rank(

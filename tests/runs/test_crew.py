@@ -32,7 +32,7 @@ class Squares:
 
     def here(self, number):
         self.begun_here.append(number)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while len(self.kept) < self._wait_for and time.monotonic() < until:
             time.sleep(0.01)  # let the others have some
         return number**2
@@ -306,7 +306,7 @@ def test_a_stop_while_others_work_keeps_what_ended(scenario):
 
 # --- signals -----------------------------------------------------------------------------------
 
-ENDLESS = ["simulate", "peer-w", "--set", "workload.requests=150000", "--replications", "6"]
+ENDLESS = ["simulate", "peer-w", "--set", "workload.requests=150000", "--replications", "60"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
