@@ -119,6 +119,8 @@ class RequestTable:
 
     def rows(self, start: int, stop: int) -> RequestTable:
         """Return rows `start` up to, not including, `stop`."""
+        if start == 0 and stop >= len(self):
+            return self
         return self.take(slice(start, stop))
 
     @classmethod

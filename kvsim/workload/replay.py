@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
 
 import numpy as np
 
@@ -14,9 +12,10 @@ from kvsim.workload.base import BATCH_ROWS, CHUNK_ROWS, RequestTable, cut, in_ti
 from kvsim.workload.content import HashedContent
 from kvsim.workload.generated import Limits
 from kvsim.workload.streams import Streams
-from kvsim.workload.traces import ReadReport, Trace, TraceRow
+from kvsim.workload.traces import ReadReport, Trace
+from kvsim.workload.traces.columns import Columns, TraceRow
 
-__all__ = ["TraceReplay", "table_of"]
+__all__ = ["TraceReplay", "batched", "table_of"]
 
 
 @dataclass
@@ -59,11 +58,10 @@ class TraceReplay:
     def _batches(self, rng: np.random.Generator) -> Iterator[tuple[RequestTable, float]]:
         reading = self.trace.reading()
         self.report = reading.report
-        rows = self.trace.rows(reading)
         first = 0
-        while batch := list(islice(rows, BATCH_ROWS)):
-            table = self._moved(table_of(batch, reading.hash_block_size, first), rng)
-            yield table, self.time_scale * (batch[-1].arrival_seconds or 0.0)
+        for batch in batched(self.trace.pieces(reading), BATCH_ROWS):
+            table = table_of(batch, reading.hash_block_size, first)
+            yield self._moved(table, rng), self.time_scale * float(table.arrival_seconds[-1])
             first += len(batch)
 
     def _moved(self, table: RequestTable, rng: np.random.Generator) -> RequestTable:
@@ -77,12 +75,38 @@ class TraceReplay:
         )
 
 
-def table_of(rows: list[TraceRow], hash_block_size: int | None, first_row: int) -> RequestTable:
-    """Make a table of trace rows.
+def batched(pieces: Iterable[TraceRow | Columns], rows: int) -> Iterator[Columns]:
+    """Yield the requests of `pieces` by `rows`, the last fewer; no piece is asked for too early."""
+    held: list[Columns] = []
+    single: list[TraceRow] = []
+    count = 0
+    for piece in pieces:
+        if isinstance(piece, TraceRow):
+            single.append(piece)
+            count += 1
+        else:
+            held += [*_together(single), piece]
+            single, count = [], count + len(piece)
+        if count >= rows:
+            whole = Columns.concat([*held, *_together(single)])
+            full = count - count % rows
+            for at in range(0, full, rows):
+                yield whole.rows_from(at, at + rows)
+            held, single, count = [whole.rows_from(full, count)], [], count - full
+    if count:
+        yield Columns.concat([*held, *_together(single)])
+
+
+def _together(rows: list[TraceRow]) -> list[Columns]:
+    return [Columns.of_rows(rows)] if rows else []
+
+
+def table_of(batch: Columns, hash_block_size: int | None, first_row: int) -> RequestTable:
+    """Make a table of the requests of a trace.
 
     Parameters
     ----------
-    rows : list of TraceRow
+    batch : Columns
         With arrivals, in order.
     hash_block_size : int or None
         Tokens behind an identity; None shares nothing.
@@ -94,7 +118,7 @@ def table_of(rows: list[TraceRow], hash_block_size: int | None, first_row: int) 
     InputError
         For rows without arrivals: a file of lengths only.
     """
-    if rows[0].arrival_seconds is None:
+    if batch.arrival_seconds is None:
         raise InputError(
             "the file has lengths and no arrival times",
             where="trace",
@@ -102,24 +126,15 @@ def table_of(rows: list[TraceRow], hash_block_size: int | None, first_row: int) 
         )
     content = None
     if hash_block_size is not None:
-        ids = [() if row.block_ids is None else row.block_ids for row in rows]
-        numbers = range(first_row, first_row + len(rows))
-        content = HashedContent(ids, numbers, [row.prompt_tokens for row in rows], hash_block_size)
+        ids = [() if row is None else row for row in batch.names()]
+        numbers = range(first_row, first_row + len(batch))
+        content = HashedContent(ids, numbers, batch.prompt_tokens.tolist(), hash_block_size)
     return RequestTable(
-        np.array([row.arrival_seconds for row in rows], dtype=float),
-        _column(row.prompt_tokens for row in rows),
-        _column(row.output_tokens for row in rows),
-        _optional(row.session for row in rows),
-        _optional(row.priority for row in rows),
-        _optional(row.samples for row in rows),
+        batch.arrival_seconds,
+        batch.prompt_tokens,
+        batch.output_tokens,
+        batch.session,
+        batch.priority,
+        batch.samples,
         content,
     )
-
-
-def _column(values: Iterable[int]) -> Any:
-    return np.fromiter(values, dtype=np.int64)
-
-
-def _optional(values: Iterable[int | None]) -> Any:
-    listed = list(values)
-    return None if listed[0] is None else np.array(listed, dtype=np.int64)

@@ -5,7 +5,6 @@ A file that no format (or more than one) recognises is refused: units are never 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from kvsim.errors import InputError, UnknownNameError, UnsupportedError
-from kvsim.specs.numbers import LONGEST_SECONDS
-from kvsim.units import ceil_div
 from kvsim.workload.base import Ints
-from kvsim.workload.traces.base import Head, Reading, TraceFormat, TraceRow
+from kvsim.workload.traces.base import Head, Reading, TraceFormat
+from kvsim.workload.traces.checks import Checks
+from kvsim.workload.traces.columns import Columns, TraceRow
 from kvsim.workload.traces.formats.azure import AZURE
 from kvsim.workload.traces.formats.bailian import BAILIAN
 from kvsim.workload.traces.formats.burstgpt import BURSTGPT
@@ -41,8 +40,6 @@ FORMATS: dict[str, TraceFormat] = {
         LENGTHS, VLLM_BENCH, KVSIM,
     )
 }  # fmt: skip
-
-_MOST_TOKENS = 2**31
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,17 @@ class Trace:
         return Reading(self.path, ReadReport(self.path, self.format.name), size)
 
     def rows(self, reading: Reading) -> Iterator[TraceRow]:
+        """Yield the requests of a pass one by one; see `pieces`."""
+        for piece in self.pieces(reading):
+            if isinstance(piece, TraceRow):
+                yield piece
+            else:
+                yield from piece.rows()
+
+    def pieces(self, reading: Reading) -> Iterator[TraceRow | Columns]:
         """Yield the requests of a pass, checked, in the order of the file.
+
+        Where thousands of lines are alike and nothing is wrong with any, they come together.
 
         Raises
         ------
@@ -77,92 +84,19 @@ class Trace:
             For a time that is not finite, negative, absurdly late or goes back, a prompt below 1
             token, a negative output (each with file, line and key), or when no request is left.
         """
-        checks = _Checks(self, reading)
-        for row in self.format.rows(reading):
-            kept = checks.passed(row)
-            if kept is not None:
-                reading.report.rows += 1
-                yield kept
+        checks, report = Checks(self.format, reading), reading.report
+        for piece in self.format.rows(reading):
+            if not isinstance(piece, TraceRow) and checks.all_pass(piece):
+                report.rows += len(piece)
+                yield piece
+                continue
+            for row in [piece] if isinstance(piece, TraceRow) else piece.rows():
+                kept = checks.passed(row)
+                if kept is not None:
+                    report.rows += 1
+                    yield kept
         if not reading.report.rows:
             raise checks.empty()
-
-
-class _Checks:
-    """What every row must fulfil, whatever its format."""
-
-    def __init__(self, trace: Trace, reading: Reading) -> None:
-        self._reading, self._report = reading, reading.report
-        self._arrival, self._prompt, self._output = trace.format.columns
-        self._recorded = trace.format.arrivals == "recorded"
-        self._keeps_empty_outputs = trace.format.arrivals == "closed-loop"
-        self._last = 0.0
-        self._shape: tuple[bool, ...] | None = None
-
-    def passed(self, row: TraceRow) -> TraceRow | None:
-        """Return the row, or None when it was counted as left out."""
-        self._check_lengths(row)
-        if row.output_tokens == 0 and not self._keeps_empty_outputs:
-            self._report.dropped["no output token"] += 1
-            return None
-        reason = self._ids_reason(row) or self._shape_reason(row)
-        if reason:
-            self._report.malform(row.line, reason)
-            return None
-        self._check_time(row)
-        return row
-
-    def _fail(self, row: TraceRow, key: str, what: str) -> InputError:
-        return InputError(what, where=f"{self._report.path}:{row.line}: {key}")
-
-    def _check_lengths(self, row: TraceRow) -> None:
-        if not 1 <= row.prompt_tokens <= _MOST_TOKENS:
-            raise self._fail(row, self._prompt, f"a prompt of {_number(row.prompt_tokens)} tokens")
-        if not 0 <= row.output_tokens <= _MOST_TOKENS:
-            raise self._fail(row, self._output, f"an output of {_number(row.output_tokens)} tokens")
-
-    def _check_time(self, row: TraceRow) -> None:
-        at = row.arrival_seconds
-        if at is None:
-            return
-        if not (math.isfinite(at) and at >= 0):
-            raise self._fail(row, self._arrival, f"an arrival at {at} s")
-        if at > LONGEST_SECONDS:
-            late = f"an arrival at {at:.3g} s; times go to {LONGEST_SECONDS:.0e} s"
-            raise self._fail(row, self._arrival, late)
-        if self._recorded and at < self._last:
-            raise self._fail(
-                row, self._arrival, f"the time goes back from {self._last} s to {at} s"
-            )
-        self._last = at
-
-    def _ids_reason(self, row: TraceRow) -> str:
-        size = self._reading.hash_block_size
-        if row.block_ids is None or size is None:
-            return ""
-        count, most = len(row.block_ids), ceil_div(row.prompt_tokens, size)
-        if most - 1 <= count <= most and count >= row.prompt_tokens // size:
-            return ""
-        return f"{count} ids for {row.prompt_tokens} tokens in blocks of {size}"
-
-    def _shape_reason(self, row: TraceRow) -> str:
-        shape = (row.session is None, row.priority is None, row.samples is None)
-        self._shape = self._shape or shape
-        if shape == self._shape:
-            return ""
-        return "session, priority or samples present in some rows and absent in others"
-
-    def empty(self) -> InputError:
-        """Describe a trace that gave no request."""
-        report = self._report
-        left_out = report.malformed + sum(report.dropped.values())
-        why = f"all {left_out} rows were left out" if left_out else "the trace is empty"
-        first = f" (first: {report.first_problem})" if report.examples else ""
-        dropped = "".join(f"; {count} because {why}" for why, count in report.dropped.items())
-        return InputError(f"no request: {why}{first}{dropped}", where=str(report.path))
-
-
-def _number(value: int) -> str:
-    return str(value) if abs(value) < 10**18 else f"over {10**18:.0e}"
 
 
 def open_trace(
@@ -227,6 +161,9 @@ def read_lengths(path: Path | str, format_name: str | None = None) -> tuple[Ints
     trace = open_trace(path, format_name)
     if trace.format.arrivals == "rates":
         raise UnsupportedError(f"{path}: ServeGen holds histograms, not (prompt, output) pairs")
-    pairs = [(row.prompt_tokens, max(row.output_tokens, 1)) for row in trace.rows(trace.reading())]
-    prompt, output = np.array(pairs, dtype=np.int64).T
-    return prompt, output
+    pieces = [
+        Columns.of_rows([piece]) if isinstance(piece, TraceRow) else piece
+        for piece in trace.pieces(trace.reading())
+    ]
+    prompt = np.concatenate([piece.prompt_tokens for piece in pieces])
+    return prompt, np.maximum(np.concatenate([piece.output_tokens for piece in pieces]), 1)

@@ -14,15 +14,17 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from kvsim.errors import InputError
 from kvsim.readers.json_file import RepeatedKeyError, each_key_once
 from kvsim.specs.numbers import finite, shown, whole
+from kvsim.workload.traces.columns import Columns, TraceRow
+from kvsim.workload.traces.plain_json import JsonBlock
+from kvsim.workload.traces.plain_lines import CsvBlock, NotPlain, PlainLines
 from kvsim.workload.traces.report import ReadReport
-from kvsim.workload.traces.source import LineSource
+from kvsim.workload.traces.source import LineSource, lines_of
 
 __all__ = [
     "Dropped",
@@ -41,21 +43,7 @@ __all__ = [
 ]
 
 
-class TraceRow(NamedTuple):
-    """One request of a trace, in kvsim's units.
-
-    `arrival_seconds` is None in files that hold lengths only; `block_ids` are chained
-    identities of `Reading.hash_block_size` tokens each.
-    """
-
-    line: int
-    arrival_seconds: float | None
-    prompt_tokens: int
-    output_tokens: int
-    block_ids: Sequence[int] | None = None
-    session: int | None = None
-    priority: int | None = None
-    samples: int | None = None
+_PART_LINES = 128  # read together where a larger block is not plain
 
 
 class Dropped(Exception):  # noqa: N818 - an answer about a row, not an error
@@ -132,7 +120,7 @@ class TraceFormat:
     matches : callable
         Whether a `Head` is of this format, beyond doubt: units are never guessed.
     rows : callable
-        Yields the `TraceRow` of a `Reading`.
+        Yields the requests of a `Reading`, in rows or many at a time in `Columns`.
     arrivals : str
         "recorded", "closed-loop" (think times), "rates" (a generator) or "none" (lengths).
     hash_block_size : int, optional
@@ -144,7 +132,7 @@ class TraceFormat:
     name: str
     what: str
     matches: Callable[[Head], bool]
-    rows: Callable[[Reading], Iterator[TraceRow]]
+    rows: Callable[[Reading], Iterator[TraceRow | Columns]]
     arrivals: Literal["recorded", "closed-loop", "rates", "none"] = "recorded"
     hash_block_size: int | None = None
     columns: tuple[str, str, str] = ("arrival", "prompt", "output")
@@ -189,10 +177,10 @@ def whole_list(value: Any, key: str) -> list[int]:
     return value
 
 
-def block_ids(record: dict[str, Any], key: str) -> list[int] | None:
+def block_ids(record: dict[str, Any], key: str) -> tuple[int, ...] | None:
     """Read the names of the prompt's blocks under `key`; None where the row has none."""
     ids = record.get(key)
-    return None if ids is None else whole_list(ids, key)
+    return None if ids is None else tuple(whole_list(ids, key))
 
 
 def _split(line: str) -> list[str]:
@@ -207,8 +195,11 @@ def _split(line: str) -> list[str]:
 
 
 def csv_rows(
-    reading: Reading, columns: Sequence[str], to_row: Callable[[int, list[str]], TraceRow]
-) -> Iterator[TraceRow]:
+    reading: Reading,
+    columns: Sequence[str],
+    to_row: Callable[[int, list[str]], TraceRow],
+    to_columns: Callable[[CsvBlock], Columns],
+) -> Iterator[TraceRow | Columns]:
     """Yield the rows of a CSV file with a header.
 
     Parameters
@@ -219,9 +210,10 @@ def csv_rows(
         Columns to pick, in this order, wherever the file has them.
     to_row : callable
         Makes a row of (line number, picked fields).
+    to_columns : callable
+        Makes the same of many lines at once, or raises `NotPlain`.
     """
-    lines = reading.source.lines()
-    number, header = next(lines, (1, ""))
+    number, header = next(reading.source.lines(), (1, ""))
     try:
         names = [name.strip() for name in _split(header)]
     except ValueError as error:
@@ -243,7 +235,10 @@ def csv_rows(
             raise ValueError(f"{len(fields)} fields under a header of {len(names)}")
         return to_row(line, [fields[place].strip() for place in places])
 
-    yield from _each(reading, lines, parse)
+    def parse_all(lines: PlainLines) -> Columns:
+        return to_columns(CsvBlock(lines, len(names), places))
+
+    yield from _each(reading, 1, parse, parse_all)
 
 
 def plain_format(name: str, what: str, columns: tuple[str, str, str]) -> TraceFormat:
@@ -253,24 +248,39 @@ def plain_format(name: str, what: str, columns: tuple[str, str, str]) -> TraceFo
         prompt, output = length(fields[1], columns[1]), length(fields[2], columns[2])
         return TraceRow(line, seconds(fields[0], columns[0]), prompt, output)
 
+    def to_columns(block: CsvBlock) -> Columns:
+        lengths = block.integers(1), block.integers(2)
+        return Columns(block.lines.numbers(), block.reals(0), *lengths)
+
     return TraceFormat(
         name,
         what,
         lambda head: head.has_columns(*columns),
-        lambda reading: csv_rows(reading, columns, to_row),
+        lambda reading: csv_rows(reading, columns, to_row, to_columns),
         columns=columns,
     )
 
 
 def json_rows(
-    reading: Reading, to_row: Callable[[int, dict[str, Any]], TraceRow], skip_lines: int = 0
-) -> Iterator[TraceRow]:
-    """Yield the rows of a file of one JSON object per line, after `skip_lines` of header."""
+    reading: Reading,
+    to_row: Callable[[int, dict[str, Any]], TraceRow],
+    to_columns: Callable[[JsonBlock], Columns] | None = None,
+    skip_lines: int = 0,
+) -> Iterator[TraceRow | Columns]:
+    """Yield the rows of a file of one JSON object per line, after `skip_lines` of header.
+
+    `to_columns` makes of many lines at once what `to_row` makes of each, or raises `NotPlain`.
+    """
 
     def parse(line: int, text: str) -> TraceRow:
         return to_row(line, json_object(text))
 
-    yield from _each(reading, islice(reading.source.lines(), skip_lines, None), parse)
+    def parse_all(lines: PlainLines) -> Columns:
+        if to_columns is None:
+            raise NotPlain
+        return to_columns(JsonBlock(lines))
+
+    yield from _each(reading, skip_lines, parse, parse_all)
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -289,6 +299,31 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def _each(
+    reading: Reading,
+    skip_lines: int,
+    parse: Callable[[int, str], TraceRow],
+    parse_all: Callable[[PlainLines], Columns],
+) -> Iterator[TraceRow | Columns]:
+    """Yield what the lines hold: of a block at once if it is plain, else of its parts, of each."""
+    for number, block in reading.source.blocks(skip_lines):
+        try:
+            yield parse_all(PlainLines.of(number, block))
+        except NotPlain:
+            for first, part in _parts(number, block):
+                try:
+                    yield parse_all(PlainLines.of(first, part))
+                except NotPlain:
+                    yield from _one_by_one(reading, lines_of(first, part), parse)
+
+
+def _parts(number: int, block: bytes) -> Iterator[tuple[int, bytes]]:
+    """Split whole lines into fewer, with the number of each part's first."""
+    lines = block.split(b"\n")
+    for at in range(0, len(lines), _PART_LINES):
+        yield number + at, b"\n".join(lines[at : at + _PART_LINES])
+
+
+def _one_by_one(
     reading: Reading, lines: Iterator[tuple[int, str]], parse: Callable[[int, str], TraceRow]
 ) -> Iterator[TraceRow]:
     for number, text in lines:

@@ -184,7 +184,7 @@ def _noting(rows: Iterable[TraceRow], reading: Reading, to: str) -> Iterator[Tra
 
 def _says(value: object) -> bool:
     """Whether a field of a row has something to lose."""
-    return value is not None and value != []
+    return value is not None and value != ()
 
 
 def _require_time(row: TraceRow, reading: Reading) -> None:

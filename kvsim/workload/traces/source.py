@@ -1,11 +1,12 @@
 """Bytes of a trace, line by line, with the guards that untrusted files need.
 
 A line or an unpacked file beyond a cap, a binary file, a truncated archive and a git-LFS
-pointer each raise one `InputError`; nothing is read into memory beyond one line.
+pointer each raise one `InputError`; of what is read a block or one line is in memory.
 """
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -18,10 +19,11 @@ from typing import BinaryIO, cast
 from kvsim.errors import InputError
 from kvsim.specs.files import LFS_POINTER, open_binary, reading
 
-__all__ = ["MAX_LINE_BYTES", "LineSource", "unpacking"]
+__all__ = ["MAX_LINE_BYTES", "LineSource", "lines_of", "unpacking"]
 
 MAX_LINE_BYTES = 64 * 2**20
 _HEAD_BYTES = 2**16
+_BLOCK_BYTES = 2**20
 # DEFLATE packs at most about 1,032 to 1; traces in use pack 5 to 30 to 1.
 _MAX_PACKING = 200
 _PACKING_ALLOWANCE = 64 * 2**20
@@ -109,20 +111,52 @@ class LineSource:
         Raises
         ------
         InputError
+            As `blocks`.
+        """
+        for number, block in self.blocks():
+            yield from lines_of(number, block)
+
+    def blocks(self, skip_lines: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Yield (number of the first line, whole lines of about 1 MiB together).
+
+        Parameters
+        ----------
+        skip_lines : int
+            Lines of a header to leave out, 0 or 1.
+
+        Raises
+        ------
+        InputError
             For a line over 64 MiB, or a gzip file that unpacks over 200 to 1.
         """
         most = self._most_bytes()
-        seen = number = 0
+        seen, number = 0, 1
         with self._open() as file:
-            while raw := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                seen += len(raw)
-                if len(raw) > MAX_LINE_BYTES:
-                    self._too_large(f"line {number}", MAX_LINE_BYTES)
+            begun = file.read(_BLOCK_BYTES)
+            while begun:
+                whole, rest = self._parted(file, begun, number)
+                seen += len(whole)
                 if seen > most:
                     self._too_large("the unpacked file", most)
-                text = raw.decode("utf-8", errors="replace").rstrip("\r\n")
-                yield number, text.removeprefix("\ufeff") if number == 1 else text
+                if number == 1:
+                    whole = whole.removeprefix(codecs.BOM_UTF8)
+                if number <= skip_lines:
+                    whole, number = whole.partition(b"\n")[2], number + 1
+                if whole:
+                    yield number, whole
+                number += whole.count(b"\n")
+                begun = rest + file.read(_BLOCK_BYTES)
+
+    def _parted(self, file: BinaryIO, begun: bytes, number: int) -> tuple[bytes, bytes]:
+        """Part whole lines from the start of another; a line that fills it all is read on."""
+        whole, end, rest = begun.rpartition(b"\n")
+        if not end:
+            whole, rest = begun + file.readline(max(MAX_LINE_BYTES + 1 - len(begun), 0)), b""
+        if len(whole) >= MAX_LINE_BYTES:
+            for at, line in enumerate(whole.split(b"\n"), start=number):
+                if len(line) >= MAX_LINE_BYTES:
+                    self._too_large(f"line {at}", MAX_LINE_BYTES)
+        return whole + end, rest
 
     def text(self, max_bytes: int = 512 * 2**20) -> str:
         """Return the whole file: for formats that are one JSON value."""
@@ -141,3 +175,12 @@ class LineSource:
 
     def _too_large(self, what: str, most: float) -> None:
         raise InputError(f"{what} is over {most / 2**20:,.0f} MiB; not read", where=str(self.path))
+
+
+def lines_of(number: int, block: bytes) -> Iterator[tuple[int, str]]:
+    """Yield (line number, text without its line end) of whole lines; `number` is the first's."""
+    lines = block.split(b"\n")
+    if not lines[-1]:  # behind the last line's end
+        lines.pop()
+    for at, raw in enumerate(lines, start=number):
+        yield at, raw.decode("utf-8", errors="replace").rstrip("\r")

@@ -63,7 +63,7 @@ def test_finer_identities_become_blocks_of_512(tmp_path):
     path.write_text("\n".join(map(json.dumps, rows)))
     convert_trace(path, tmp_path / "m", "mooncake")
     found, _ = rows_of(tmp_path / "m")
-    assert [row[3] for row in found] == [[0, 1, 2], [0, 3, 4]]
+    assert [list(row[3]) for row in found] == [[0, 1, 2], [0, 3, 4]]
 
 
 def test_no_identities_become_identities_that_nobody_shares(tmp_path):

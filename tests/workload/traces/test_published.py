@@ -215,7 +215,7 @@ REFERENCE = [
 def mooncake(kvsim_data):
     trace = open_trace(kvsim_data / MOONCAKE)
     rows = list(trace.rows(trace.reading()))
-    full = [row.block_ids[: row.prompt_tokens // 512] for row in rows]
+    full = [list(row.block_ids[: row.prompt_tokens // 512]) for row in rows]
     return [row.block_ids for row in rows], full
 
 

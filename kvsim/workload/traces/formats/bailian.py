@@ -16,19 +16,19 @@ from kvsim.workload.traces.base import (
     Head,
     Reading,
     TraceFormat,
-    TraceRow,
     block_ids,
     json_rows,
     length,
     seconds,
 )
+from kvsim.workload.traces.columns import Columns, TraceRow
 
 __all__ = ["BAILIAN"]
 
 _KEYS = {"chat_id", "parent_chat_id", "timestamp", "input_length", "output_length"}
 
 
-def _rows(reading: Reading) -> Iterator[TraceRow]:
+def _rows(reading: Reading) -> Iterator[TraceRow | Columns]:
     root_of: dict[int, int] = {}  # only chats that have a parent
 
     def to_row(line: int, record: dict[str, Any]) -> TraceRow:

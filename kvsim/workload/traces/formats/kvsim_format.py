@@ -21,22 +21,25 @@ from kvsim.workload.traces.base import (
     Head,
     Reading,
     TraceFormat,
-    TraceRow,
     block_ids,
     json_object,
     json_rows,
     length,
     seconds,
 )
+from kvsim.workload.traces.columns import Columns, TraceRow
+from kvsim.workload.traces.plain_json import JsonBlock
+from kvsim.workload.traces.plain_lines import NotPlain
 
 __all__ = ["KVSIM", "SCHEMA", "kvsim_lines"]
 
 SCHEMA = "kvsim-trace/1"
 _REQUIRED = ("arrival_seconds", "prompt_tokens", "output_tokens")
+_MOST_SAMPLES = 1024
 _OPTIONAL = ("block_ids", "session", "priority", "samples")
 
 
-def _rows(reading: Reading) -> Iterator[TraceRow]:
+def _rows(reading: Reading) -> Iterator[TraceRow | Columns]:
     reading.hash_block_size = _header(reading)
 
     def to_row(line: int, record: dict[str, Any]) -> TraceRow:
@@ -46,8 +49,8 @@ def _rows(reading: Reading) -> Iterator[TraceRow]:
         arrival, prompt, output = (record[key] for key in _REQUIRED)
         if record.get("block_ids") is not None and reading.hash_block_size is None:
             raise ValueError("block_ids without a hash_block_size in the header")
-        if not 1 <= length(record.get("samples", 1), "samples") <= 1024:
-            raise ValueError("samples is not between 1 and 1024")
+        if not 1 <= length(record.get("samples", 1), "samples") <= _MOST_SAMPLES:
+            raise ValueError(f"samples is not between 1 and {_MOST_SAMPLES}")
         return TraceRow(
             line,
             seconds(arrival, "arrival_seconds"),
@@ -60,7 +63,29 @@ def _rows(reading: Reading) -> Iterator[TraceRow]:
             ),
         )
 
-    return json_rows(reading, to_row, skip_lines=1)
+    def to_columns(block: JsonBlock) -> Columns:
+        if block.keys - {*_REQUIRED, *_OPTIONAL} or not _may_name(block, reading):
+            raise NotPlain
+        found = Columns(
+            block.lines.numbers(),
+            block.reals("arrival_seconds"),
+            block.integers("prompt_tokens"),
+            block.integers("output_tokens"),
+            block.lists("block_ids"),
+            *(block.integers(key) if key in block.keys else None for key in _OPTIONAL[1:]),
+        )
+        if (
+            found.samples is not None
+            and not 1 <= found.samples.min() <= found.samples.max() <= 1024
+        ):
+            raise NotPlain
+        return found
+
+    return json_rows(reading, to_row, to_columns, skip_lines=1)
+
+
+def _may_name(block: JsonBlock, reading: Reading) -> bool:
+    return "block_ids" not in block.keys or reading.hash_block_size is not None
 
 
 def _header(reading: Reading) -> int | None:

@@ -17,12 +17,14 @@ from kvsim.workload.traces.base import (
     Head,
     Reading,
     TraceFormat,
-    TraceRow,
     json_rows,
     length,
     seconds,
     whole_list,
 )
+from kvsim.workload.traces.columns import Columns, TraceRow
+from kvsim.workload.traces.plain_json import JsonBlock
+from kvsim.workload.traces.plain_lines import NotPlain
 
 __all__ = ["LLMSERVINGSIM"]
 
@@ -47,17 +49,24 @@ def chained_ids(tokens: list[int], block_size: int) -> list[int]:
     return ids
 
 
-def _rows(reading: Reading) -> Iterator[TraceRow]:
+def _rows(reading: Reading) -> Iterator[TraceRow | Columns]:
     def to_row(line: int, record: dict[str, Any]) -> TraceRow:
         prompt = length(record["input_toks"], "input_toks")
         output = length(record["output_toks"], "output_toks")
         arrival = seconds(record["arrival_time_ns"], "arrival_time_ns") * 1e-9
         return TraceRow(line, arrival, prompt, output, _ids(record, prompt))
 
-    return json_rows(reading, to_row)
+    def to_columns(block: JsonBlock) -> Columns:
+        if "input_tok_ids" in block.keys:
+            raise NotPlain  # each row's tokens are hashed
+        arrival = block.reals("arrival_time_ns") * 1e-9
+        lengths = block.integers("input_toks"), block.integers("output_toks")
+        return Columns(block.lines.numbers(), arrival, *lengths)
+
+    return json_rows(reading, to_row, to_columns)
 
 
-def _ids(record: dict[str, Any], prompt: int) -> list[int] | None:
+def _ids(record: dict[str, Any], prompt: int) -> tuple[int, ...] | None:
     if "input_tok_ids" not in record:
         return None
     tokens = whole_list(record["input_tok_ids"], "input_tok_ids")
@@ -65,7 +74,7 @@ def _ids(record: dict[str, Any], prompt: int) -> list[int] | None:
         raise ValueError(f"{len(tokens)} input_tok_ids for input_toks {prompt}")
     if tokens and max(tokens) >= 2**64:
         raise ValueError("input_tok_ids holds a number over 64 bits")
-    return chained_ids(tokens, _BLOCK)
+    return tuple(chained_ids(tokens, _BLOCK))
 
 
 def _matches(head: Head) -> bool:

@@ -16,19 +16,20 @@ from kvsim.workload.traces.base import (
     Head,
     Reading,
     TraceFormat,
-    TraceRow,
     block_ids,
     json_rows,
     length,
     seconds,
 )
+from kvsim.workload.traces.columns import Columns, TraceRow
+from kvsim.workload.traces.plain_json import JsonBlock
 
 __all__ = ["MOONCAKE"]
 
 _KEYS = {"timestamp", "input_length", "output_length"}
 
 
-def _rows(reading: Reading) -> Iterator[TraceRow]:
+def _rows(reading: Reading) -> Iterator[TraceRow | Columns]:
     def to_row(line: int, record: dict[str, Any]) -> TraceRow:
         return TraceRow(
             line,
@@ -38,7 +39,16 @@ def _rows(reading: Reading) -> Iterator[TraceRow]:
             block_ids(record, "hash_ids"),
         )
 
-    return json_rows(reading, to_row)
+    def to_columns(block: JsonBlock) -> Columns:
+        return Columns(
+            block.lines.numbers(),
+            block.reals("timestamp") / 1000,
+            block.integers("input_length"),
+            block.integers("output_length"),
+            block.lists("hash_ids"),
+        )
+
+    return json_rows(reading, to_row, to_columns)
 
 
 def _matches(head: Head) -> bool:

@@ -24,11 +24,13 @@ from kvsim.workload.traces.base import (
     Head,
     Reading,
     TraceFormat,
-    TraceRow,
     json_object,
     length,
     whole_list,
 )
+from kvsim.workload.traces.columns import TraceRow
+from kvsim.workload.traces.id_lists import with_id_runs
+from kvsim.workload.traces.plain_lines import NotPlain
 
 __all__ = ["WEKA", "Conversation", "Thread", "Turn", "conversations"]
 
@@ -126,16 +128,31 @@ def _non_negative(value: Any, key: str) -> float:
 
 
 def _turn(entry: dict[str, Any], recorded: float, number: int) -> Turn:
-    ids = whole_list(entry["hash_ids"], "hash_ids")
-    if ids and max(ids) >= 2**_ID_BITS:
-        raise ValueError("hash_ids holds a number over 32 bits")
     return Turn(
         length(entry["in"], "in"),
         length(entry["out"], "out"),
         _non_negative(entry["think_time"], "think_time"),
         recorded,
-        IdRuns.of(ids).shifted(number << _ID_BITS),
+        _ids(entry["hash_ids"], number),
     )
+
+
+def _ids(ids: Any, number: int) -> IdRuns:
+    if isinstance(ids, IdRuns):
+        return ids
+    listed = whole_list(ids, "hash_ids")
+    if listed and max(listed) >= 2**_ID_BITS:
+        raise ValueError("hash_ids holds a number over 32 bits")
+    return IdRuns.of(listed).shifted(number << _ID_BITS)
+
+
+def _record(text: str, number: int) -> dict[str, Any]:
+    """Parse a conversation; if anything is odd the plain way, which says what is wrong."""
+    try:
+        record = with_id_runs(text, "hash_ids", 2**_ID_BITS, number << _ID_BITS)
+    except (NotPlain, ValueError, RecursionError):
+        return json_object(text)
+    return record if isinstance(record, dict) else json_object(text)
 
 
 def _conversation(record: dict[str, Any], number: int, line: int) -> Conversation:
@@ -170,7 +187,7 @@ def conversations(reading: Reading) -> Iterator[Conversation]:
         if not text.strip():
             continue
         try:
-            found = _conversation(json_object(text), number, line)
+            found = _conversation(_record(text, number), number, line)
             _check_scope(reading, found)
         except KeyError as error:
             reading.report.malform(line, f"no key {error}")
