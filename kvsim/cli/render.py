@@ -88,21 +88,25 @@ def emit(sections: Iterable[Section], content: Any, output_format: str) -> None:
     ----------
     sections : iterable of Section
         The answer for a person; read for "table" and "markdown" only.
-    content : dict
-        The same answer as JSON-ready values.
+    content : dict, or a callable that makes it
+        The same answer as JSON-ready values; made for "json" and "csv" only.
     output_format : str
         "table", "json", "markdown" or "csv".
     """
     if output_format == "json":
         import json
 
-        click.echo(json.dumps(content, indent=2, allow_nan=False))
+        click.echo(json.dumps(_made(content), indent=2, allow_nan=False))
     elif output_format == "csv":
-        click.echo(csv_text([("key", "value"), *flatten(content)]), nl=False)
+        click.echo(csv_text([("key", "value"), *flatten(_made(content))]), nl=False)
     elif output_format == "markdown":
         click.echo("\n\n".join(_markdown(section) for section in sections))
     else:
         _print(sections)
+
+
+def _made(content: Any) -> Any:
+    return content() if callable(content) else content
 
 
 def print_records(
@@ -168,13 +172,17 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def _print(sections: Iterable[Section]) -> None:
+    """Print all sections at once: a call for every line takes longer than laying them out."""
     width = max(40, min(shutil.get_terminal_size().columns, WIDEST))
-    for number, section in enumerate(sections):
-        title = textwrap.fill(section.title, width)
-        click.echo(("\n" if number else "") + _style(title, bold=True))
+    pages = []
+    for section in sections:
+        lines = [_style(textwrap.fill(section.title, width), bold=True)]
         for block in section.blocks:
-            for line in _lines(block, width - len(INDENT)):
-                click.echo((INDENT + line).rstrip())
+            inner = _lines(block, width - len(INDENT))
+            lines += [(INDENT + line).rstrip() for line in inner]
+        pages.append("\n".join(lines))
+    if pages:
+        click.echo("\n\n".join(pages))
 
 
 def _style(text: str, **looks: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,7 +76,7 @@ def _show(runs: Replications, output_format: str) -> None:
     if runs.interrupted:
         explain_interrupt(runs)
     tell_notes(runs.first.setup.scenario.name, runs)
-    emit(run_sections(runs), run_record(runs), output_format)
+    emit(run_sections(runs), partial(run_record, runs), output_format)
 
 
 def tell_notes(name: str, *variants: Replications) -> None:

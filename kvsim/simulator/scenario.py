@@ -207,11 +207,12 @@ class Scenario(Described):
         EngineSpec, PlainValidator(_engine), PlainSerializer(EngineSpec.model_dump)
     ] = EngineSpec()
     workload: WorkloadSpec
-    memory: MemorySpec = MemorySpec()
-    scheduler: SchedulerSpec = SchedulerSpec()
-    step_time: StepTimeSpec = StepTimeSpec()
-    slo: SLO = SLO()
-    run: RunSpec = RunSpec()
+    # Constructed, not called: to check nothing each class would build a validator of its own.
+    memory: MemorySpec = MemorySpec.model_construct()
+    scheduler: SchedulerSpec = SchedulerSpec.model_construct()
+    step_time: StepTimeSpec = StepTimeSpec.model_construct()
+    slo: SLO = SLO.model_construct()
+    run: RunSpec = RunSpec.model_construct()
     folder: Path = Path()
     _file: Path | None = PrivateAttr(default=None)
     _spelled: dict[str, str] = PrivateAttr(default_factory=dict)

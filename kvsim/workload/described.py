@@ -28,7 +28,8 @@ __all__ = [
 class Described(BaseModel):
     """Base of everything a person writes about a scenario."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Built when it is first used: of twenty kinds of distribution a scenario has two.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 def _plain_truth(value: Any) -> Any:

@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
@@ -25,7 +25,6 @@ from kvsim.errors import InputError, UnknownNameError
 from kvsim.workload.arrivals import Arrivals, AtOnce, ClosedLoopArrivals, Piecewise
 from kvsim.workload.base import ClosedLoop, Workload
 from kvsim.workload.clients import ClientLoop
-from kvsim.workload.conversation_replay import ConversationReplay
 from kvsim.workload.described import (
     Count,
     Described,
@@ -38,10 +37,10 @@ from kvsim.workload.described import (
 from kvsim.workload.generated import GeneratedWorkload, Limits, Marks
 from kvsim.workload.lengths import Lengths, LengthsDraw, PairsFile
 from kvsim.workload.prefix import Conversations, NoPrefix, Prefix
-from kvsim.workload.replay import TraceReplay
-from kvsim.workload.servegen import ServeGenWorkload
-from kvsim.workload.traces import Trace, open_trace
 from kvsim.workload.validation import field_error
+
+if TYPE_CHECKING:
+    from kvsim.workload.traces import Trace
 
 __all__ = ["TraceSpec", "WorkloadSpec", "build_workload", "parse_workload"]
 
@@ -211,6 +210,16 @@ def _replay(spec: TraceSpec, limits: Limits, folder: Path) -> Workload | ClosedL
             where="workload.trace.jitter_seconds",
             fix="leave it out",
         )
+    return _replayed(spec, trace, limits)
+
+
+def _replayed(spec: TraceSpec, trace: Trace, limits: Limits) -> Workload | ClosedLoop:
+    # Twelve formats and three ways to replay them are imported by who replays a trace.
+    from kvsim.workload.conversation_replay import ConversationReplay
+    from kvsim.workload.replay import TraceReplay
+    from kvsim.workload.servegen import ServeGenWorkload
+
+    kind = trace.format.arrivals
     if kind == "closed-loop":
         return ConversationReplay(trace, spec.clients, spec.time_scale, limits)
     if kind == "rates":
@@ -219,6 +228,8 @@ def _replay(spec: TraceSpec, limits: Limits, folder: Path) -> Workload | ClosedL
 
 
 def _opened(spec: TraceSpec, folder: Path) -> Trace:
+    from kvsim.workload.traces import open_trace
+
     try:
         return open_trace(folder / spec.file, spec.format, hash_block_size=spec.hash_block_size)
     except UnknownNameError as error:

@@ -1,6 +1,7 @@
 """The command line: what goes to stdout, what to stderr, and with which exit code."""
 
 import csv
+import gc
 import io
 import json
 import re
@@ -398,3 +399,20 @@ def test_every_command_answers_in_json():
         )
     }
     assert silent == {("dashboard",), ("completion",)}
+
+
+def test_only_a_process_of_its_own_changes_the_collector(run_kvsim):
+    """Who calls `main` with words has a process that goes on."""
+    before = gc.get_threshold(), gc.get_freeze_count()
+    assert run_kvsim("gpus")[0] == 0
+    assert (gc.get_threshold(), gc.get_freeze_count()) == before
+    code = """import gc, kvsim.cli
+try:
+    kvsim.cli.main()
+except SystemExit:
+    print(gc.get_threshold()[0], gc.get_freeze_count())"""
+    words = [sys.executable, "-c", code, "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    threshold, frozen = map(int, done.stdout.split()[-2:])
+    assert threshold > before[0][0]
+    assert frozen > 10_000

@@ -34,6 +34,11 @@ def waits_of_a_single_server(load, requests, seed, service="fixed"):
 # --- distributions -------------------------------------------------------------------------
 
 
+@given(values, st.lists(st.floats(0, 1), min_size=1, max_size=5).map(np.array))
+def test_quantiles_are_numpys_to_the_last_bit(observed, shares):
+    assert quantiles(observed, shares).tolist() == np.quantile(observed, shares).tolist()
+
+
 @given(values)
 def test_plain_percentiles_are_numpys(observed):
     found = distribution(observed)
