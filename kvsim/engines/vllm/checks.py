@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kvsim.engines.base import Deployment
 from kvsim.engines.common import read_data
-from kvsim.engines.vllm.rules import Rules, architecture, parts_of
+from kvsim.engines.vllm.kernel_checks import check_block_multiple
+from kvsim.engines.vllm.rules import Rules, architecture, kernel_class, parts_of
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.memory.footprint import layer_caches
 from kvsim.specs.attention import heads_per_rank
@@ -32,6 +33,8 @@ def check_flags(deployment: Deployment, rules: Rules) -> None:
     _check_block(deployment.options)
     _check_weights(deployment, rules)
     _check_sharding(deployment)
+    _check_whole_heads(deployment, rules)
+    _check_indexed_block(deployment, rules)
 
 
 def _check_served(model: ModelSpec, rules: Rules) -> None:
@@ -92,6 +95,27 @@ def _check_sharding(deployment: Deployment) -> None:
                 fix=f"choose one of {[n for n in range(1, groups + 1) if groups % n == 0]}",
             )
         _check_context_parallel(options, max(1, cache.vectors.heads))
+
+
+def _check_whole_heads(deployment: Deployment, rules: Rules) -> None:
+    """Refuse more ranks than KV heads where the model's class copies none."""
+    model, tp = deployment.model, deployment.options.tensor_parallel_size
+    heads = min((cache.vectors.heads for _, cache in layer_caches(model)), default=tp)
+    if model.architecture in rules.value("undealt_kv_heads") and tp > heads:
+        raise InputError(
+            f"vLLM {rules.said} copies none of the {heads} KV heads of {model.name} to tp={tp}",
+            where="--tensor-parallel-size",
+            fix=f"choose at most {heads}",
+        )
+
+
+def _check_indexed_block(deployment: Deployment, rules: Rules) -> None:
+    """Refuse a block that no indexer's kernel takes."""
+    multiple, caches = rules.value("indexed_block_multiple"), layer_caches(deployment.model)
+    if multiple is None or kernel_class(deployment.accelerator) == "rocm":
+        return
+    if any(cache.keeps("indexer") for _, cache in caches):
+        check_block_multiple(deployment, multiple, "the indexers")
 
 
 def _check_context_parallel(options: EngineOptions, kv_heads: int) -> None:

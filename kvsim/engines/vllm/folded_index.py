@@ -31,23 +31,24 @@ class FoldedKernels(NamedTuple):
 
     Parameters
     ----------
-    kv : tuple of str
-        Layouts of a latent, the default first.
-    rows : int
-        Latents of which blocks must lie a whole number apart.
+    kv : dict
+        Layouts of a latent, the default first, each with the rows of which blocks must lie a whole
+        number apart.
     states : int
         Least page of index keys.
+    whole_states : int
+        Index keys of which blocks must lie a whole number apart.
     """
 
-    kv: tuple[str, ...]
-    rows: int
+    kv: dict[str, int]
     states: int
+    whole_states: int
 
     @classmethod
     def of(cls, deployment: Deployment, rules: Rules) -> FoldedKernels:
         """Look the card up."""
         found = kernels_on(deployment, rules, "folded_index_kernels")
-        return cls(tuple(found["kv"]), found["rows"], found["states"])
+        return cls(found["kv"], *found["states"])
 
     def kv_format(self, deployment: Deployment) -> KVFormat:
         """The layout that is asked for, or the default.
@@ -58,7 +59,7 @@ class FoldedKernels(NamedTuple):
             For one that the card's kernels do not take.
         """
         if deployment.options.kv_cache_dtype in (None, "auto"):
-            return kv_format(self.kv[0])
+            return kv_format(next(iter(self.kv)))
         asked = deployment.kv_format.name
         if asked == "fp8_e4m3" and asked not in self.kv:
             return kv_format("fp8_ds_mla")  # the packed layout is what such kernels mean by fp8
@@ -88,7 +89,8 @@ def check_folded(deployment: Deployment, rules: Rules) -> None:
     """
     name, kernels = deployment.model.name, FoldedKernels.of(deployment, rules)
     page = kernels.states * index_fold(deployment.model)
-    check_block_multiple(deployment, page, "the index keys")
+    if rules.value("state_block")["latent"] % page:  # beside states blocks are multiples of that
+        check_block_multiple(deployment, page, "the index keys")
     check_bf16(
         deployment,
         f"how vLLM runs the sparse attention of {name} in {deployment.dtype} is not known",

@@ -63,7 +63,8 @@ class PageSpec(NamedTuple):
     kind : str
         See the module's table.
     block_size : int
-        Tokens per page (for a state, the attention block that it is aligned with).
+        Tokens per page (for a state, the attention block that it is aligned with, or all that a
+        sequence may have where no prefix is cached).
     page_bytes : int
         Bytes per page, padding included.
     span : int
@@ -166,7 +167,10 @@ def align_to_states(
         token_bytes = widest.page_bytes // widest.block_size
     multiple = lcm(multiple, *(_chunk(c, deployment, rules) or 1 for c in _states(deployment)))
     block = max(multiple * ceil_div(state, multiple * token_bytes), asked)
-    return [p._replace(spec=_aligned(p.spec, block, block * token_bytes)) for p in pages]
+    options = deployment.options
+    covered = block if options.enable_prefix_caching else options.max_model_len
+    state_page = PageSpec("state", covered, block * token_bytes)
+    return [p._replace(spec=_aligned(p.spec, block, state_page)) for p in pages]
 
 
 def _export_tokens(deployment: ResolvedDeployment, rules: Rules) -> int:
@@ -198,11 +202,11 @@ def _latent_token_bytes(deployment: ResolvedDeployment) -> int:
     return max((ceil_div(cache.vectors.key_dim * bits, 8) for cache in latents), default=0)
 
 
-def _aligned(spec: PageSpec, block: int, page_bytes: int) -> PageSpec:
+def _aligned(spec: PageSpec, block: int, state_page: PageSpec) -> PageSpec:
     if spec.kind == "ring":
         return spec
     if spec.kind == "state":
-        return spec._replace(block_size=block, page_bytes=page_bytes)
+        return spec._replace(block_size=state_page.block_size, page_bytes=state_page.page_bytes)
     own_bytes = spec.page_bytes * block // spec.block_size
     return spec._replace(block_size=block, page_bytes=own_bytes)
 
@@ -222,8 +226,10 @@ def _specs(cache: Attention, deployment: ResolvedDeployment, rules: Rules) -> It
             checkpoints = int(_saves_in_prefill(cache, deployment, rules))
             is_per_block = bool(_chunk(cache, deployment, rules))
             spec = spec._replace(checkpoints=checkpoints, is_per_block=is_per_block)
-        if entry.what == "latent" and index_fold(deployment.model) > 1:
-            rows = FoldedKernels.of(deployment, rules).rows
+        if entry.what in ("latent", "indexer") and index_fold(deployment.model) > 1:
+            kernels = FoldedKernels.of(deployment, rules)
+            is_key, kv = entry.what == "indexer", deployment.kv_format.name
+            rows = kernels.whole_states if is_key else kernels.kv[kv]
             spec = spec._replace(stride_bytes=rows * entry.entry_bytes)
         yield spec
     yield from map(_unfolded_page, cache.unfolded)

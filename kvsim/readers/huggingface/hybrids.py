@@ -46,6 +46,8 @@ def _gated_delta_net(fields: Fields) -> RecurrentState:
     return RecurrentState(
         flavour="gated_delta_net",
         conv_elements=channels * (taps - 1),
+        groups=key_heads,
+        group_elements=2 * key_dim * (taps - 1),
         recurrent_elements=value_heads * key_dim * value_dim,
         recurrent_element_bytes=_state_bytes(fields),
         exporter="flashinfer" if key_dim == _EXPORTED_DIM else None,
@@ -108,6 +110,8 @@ def mamba2_state(fields: Fields) -> RecurrentState:
     return RecurrentState(
         flavour="mamba2",
         conv_elements=channels * (shape.taps - 1),
+        groups=shape.groups,
+        group_elements=2 * shape.state * (shape.taps - 1),
         recurrent_elements=inner * shape.state,
         recurrent_element_bytes=_state_bytes(fields),
         exporter="mamba2",

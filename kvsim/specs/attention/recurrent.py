@@ -33,6 +33,11 @@ class RecurrentState(LoadedUnknown):
     chunk : int or None
         Tokens of which an engine may keep a state each, or a multiple of them; None where kernels
         compute no such states.
+    groups : int
+        Groups of heads that share what a rank keeps whole (keys, or Mamba-2's B and C): ranks
+        divide them, or each has a copy of the only one. 0 where heads share nothing.
+    group_elements : int
+        Elements of the convolution's input that one group shares.
     exporter : str or None
         Kernels that can save the state from inside a prefill: "flash_kda" (Kimi's delta attention
         in heads of 128 with a bounded gate), "flashinfer" (Qwen's gated delta nets with keys of
@@ -55,6 +60,8 @@ class RecurrentState(LoadedUnknown):
     recurrent_element_bytes: PositiveInt | None = None
     parameters: NonNegativeInt
     chunk: PositiveInt | None = None
+    groups: NonNegativeInt = 0
+    group_elements: NonNegativeInt = 0
     exporter: Literal["flash_kda", "flashinfer", "mamba2"] | None = None
 
     @property
@@ -67,8 +74,16 @@ class RecurrentState(LoadedUnknown):
         return (Entry("state", self.fixed_bytes(tp), "fixed", 1),)
 
     def fixed_bytes(self, tp: int = 1) -> int:
-        """Convolution and recurrent state, split by heads over the ranks."""
-        conv = ceil_div(self.conv_elements, tp) * self.conv_element_bytes
+        """Convolution and recurrent state, split by heads over the ranks.
+
+        Notes
+        -----
+        Source: vLLM 0.33.0, ``model_executor/layers/mamba/mamba_utils.py``
+        (extra_groups_for_head_shards).
+        """
+        copies = tp - 1 if self.groups == 1 else 0
+        elements = self.conv_elements + copies * self.group_elements
+        conv = ceil_div(elements, tp) * self.conv_element_bytes
         element_bytes = self.recurrent_element_bytes or _FP32_BYTES
         return conv + ceil_div(self.recurrent_elements, tp) * element_bytes
 
@@ -102,6 +117,11 @@ class RecurrentState(LoadedUnknown):
     def query_heads(self) -> int:
         """None that attend."""
         return 0
+
+    @property
+    def query_groups(self) -> int:
+        """Those that ranks divide: of a single one each has a copy."""
+        return self.groups if self.groups > 1 else 0
 
     def read_bytes(self, fmt: KVFormat, context: int, tp: int = 1) -> int:
         """The state, read and written."""

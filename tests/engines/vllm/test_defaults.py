@@ -388,3 +388,29 @@ def test_blocks_of_latent_attention_by_release_and_card(model, version, gpu, kv,
         model, gpu, engine_version=version, kv_cache_dtype=kv, tensor_parallel_size=8
     ).kv_cache
     assert found.block_size == block
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "options", "said"),
+    [
+        # models/gpt_oss.py: num_key_value_heads // tp_size is 0, and then a divisor
+        ("gpt-oss-20b", "h100", {"tensor_parallel_size": 16}, "copies none of the 8 KV heads"),
+        # mamba_mixer2.py: num_groups must equal 1
+        ("nemotron-h-8b", "h100", {"tensor_parallel_size": 16}, "8 groups of heads"),
+        ("qwen3.5-27b", "h100", {"tensor_parallel_size": 24}, "16 groups of heads"),
+        # mla/indexer.py: pages of 64 keys
+        ("deepseek-v3.2", "h100", {"block_size": 32}, "no blocks of 32 tokens .*multiple of 64"),
+        ("glm-5", "b200", {"block_size": 16}, "no blocks of 16 tokens .*multiple of 64"),
+    ],
+)
+def test_a_start_that_stops_in_the_models_class_is_refused(model, gpu, options, said):
+    with pytest.raises(InputError, match=said):
+        resolved(model, gpu, **options)
+
+
+def test_what_those_take_is_not_refused():
+    assert resolved("gpt-oss-20b", tensor_parallel_size=8).options.tensor_parallel_size == 8
+    assert resolved("granite-4.0-h-small", tensor_parallel_size=16)  # one group: every rank's own
+    assert resolved("deepseek-v3.2", "h100", block_size=128).options.block_size == 128
+    # to 0.17 the engine set 64 itself (platforms/cuda.py, check_and_update_config)
+    assert resolved("deepseek-v3.2", "h100", "0.17.1", block_size=32)
