@@ -84,6 +84,10 @@ def cases_of(model: str, card: str, max_model_len: int) -> list[Case]:
     ]
     wide = [base._replace(block_size=block) for block in (16, 64, 128, 256)]
     staged = [base._replace(tp=tp, pp=pp) for tp in (1, 2) for pp in (2, 3, 4)]
-    shared = [base._replace(tp=tp, dcp=dcp) for tp in (4, 8, 16) for dcp in (2, 4)]
+    shared = [
+        base._replace(tp=tp, dcp=dcp, kv_dtype=kv)
+        for tp, dcp in ((4, 2), (4, 4), (8, 2), (8, 4), (8, 8), (16, 2), (16, 4))
+        for kv in ("auto", "fp8")
+    ]
     bare = [base._replace(caches_prefixes=False, tp=tp) for tp in (1, 4)]
     return [*plain, *wide, *staged, *shared, *bare]

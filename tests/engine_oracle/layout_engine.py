@@ -27,6 +27,9 @@ from tests.engine_oracle.layout_stub import on_no_device, set_groups
 __all__ = ["plan_in_engine"]
 
 _LEFT_OUT = ("quantization_config", "compression_config", "rope_scaling", "rope_parameters")
+# Models whose first step, which is not run here, drops what the next stage needs: vLLM 0.33.0,
+# models/glm5next/common/model.py, the comment at ``if not get_pp_group().is_last_rank``.
+_ONE_STAGE = ("glm5_next",)
 _HYPER = {"hc_eps": 1e-6, "hc_mult": 4, "hc_sinkhorn_iters": 20, "swiglu_limit": 10.0}
 _ROUTER = {
     "n_group": 1,
@@ -197,6 +200,8 @@ def _on_stage(case: Case, config: Mapping[str, Any], stage: int) -> tuple[Any, d
     )
 
     engine = _config(case, config)
+    if case.pp > 1 and config["model_type"] in _ONE_STAGE:
+        raise NotImplementedError("stages do not hand on what its hyper-connections defer")
     set_groups(case.tp, case.pp, stage, case.dcp)
     with set_default_torch_dtype(engine.model_config.dtype), torch.device("meta"), on_no_device():
         initialize_model(engine)

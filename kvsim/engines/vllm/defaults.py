@@ -11,6 +11,7 @@ from kvsim.engines.vllm.block_sparse import SPARSE_BLOCK, check_block_sparse, is
 from kvsim.engines.vllm.checks import check_batch, check_flags
 from kvsim.engines.vllm.folded_index import FoldedKernels, check_folded, index_fold
 from kvsim.engines.vllm.image_layers import check_batch_of_images, check_image_layers
+from kvsim.engines.vllm.kernel_checks import check_shared_context
 from kvsim.engines.vllm.lengths import check_length, default_length
 from kvsim.engines.vllm.rules import Rules, architecture, card_class, kernel_class
 from kvsim.engines.vllm.sourced import SourcedKernels, check_sourced, shares_states
@@ -82,6 +83,7 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
     if shares_states(model):
         check_sourced(named, rules)
     kv = _kv_format(named, rules)
+    check_shared_context(named, rules, kv)
     resolved = resolve(
         named,
         kv=kv,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from kvsim.engines.base import Deployment
+from kvsim.engines.vllm.rules import Rules, kernel_class
 from kvsim.errors import InputError
+from kvsim.memory.footprint import layer_caches
+from kvsim.specs.precision import KVFormat
 
-__all__ = ["check_bf16", "check_block_multiple", "check_undivided"]
+__all__ = ["check_bf16", "check_block_multiple", "check_shared_context", "check_undivided"]
 
 
 def check_block_multiple(deployment: Deployment, multiple: int, what: str) -> None:
@@ -57,3 +60,43 @@ def check_undivided(deployment: Deployment, degree: str, refusal: str) -> None:
     """
     if getattr(deployment.options, degree) not in (None, 1):
         raise InputError(refusal, where=f"--{degree.replace('_', '-')}", fix="choose 1")
+
+
+def check_shared_context(deployment: Deployment, rules: Rules, kv: KVFormat) -> None:
+    """Refuse ranks that share a context where an indexer's kernels cannot join what each has read.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        As it was asked for.
+    rules : Rules
+        The release's.
+    kv : KVFormat
+        Of the KV cache, as the engine decides it.
+
+    Raises
+    ------
+    InputError
+        With the flag.
+    """
+    options = deployment.options
+    asked = rules.value("indexed_context_parallel").get(kernel_class(deployment.accelerator))
+    caches = [c for _, c in layer_caches(deployment.model) if c.keeps("indexer")]
+    ranks = options.decode_context_parallel_size
+    if ranks == 1 or not asked or not any(cache.keeps("latent") for cache in caches):
+        return
+    what = f"the sparse attention of {deployment.model.name} shares a context between ranks"
+    if kv.name != asked["kv"]:
+        raise InputError(
+            f"{what} in {asked['kv']} alone, and the KV cache is {kv.name}",
+            where="--decode-context-parallel-size",
+            fix="choose 1, or --kv-cache-dtype fp8",
+        )
+    heads = max(cache.query_heads for cache in caches) // options.tensor_parallel_size
+    if heads >= asked["heads"] or (heads <= asked["padded"] < heads * ranks):
+        raise InputError(
+            f"{what} with fewer than {asked['heads']} heads on each, {asked['padded']} on all that"
+            f" share, and here are {heads} of {ranks} ranks",
+            where="--decode-context-parallel-size",
+            fix="choose 1, or another --tensor-parallel-size",
+        )

@@ -390,6 +390,14 @@ def test_blocks_of_latent_attention_by_release_and_card(model, version, gpu, kv,
     assert found.block_size == block
 
 
+def shared(tp, dcp, kv="auto"):
+    return {
+        "tensor_parallel_size": tp,
+        "decode_context_parallel_size": dcp,
+        "kv_cache_dtype": kv,
+    }
+
+
 @pytest.mark.parametrize(
     ("model", "gpu", "options", "said"),
     [
@@ -401,6 +409,10 @@ def test_blocks_of_latent_attention_by_release_and_card(model, version, gpu, kv,
         # mla/indexer.py: pages of 64 keys
         ("deepseek-v3.2", "h100", {"block_size": 32}, "no blocks of 32 tokens .*multiple of 64"),
         ("glm-5", "b200", {"block_size": 16}, "no blocks of 16 tokens .*multiple of 64"),
+        # mla/flashmla_sparse.py: "requires an fp8_ds_mla kv-cache", "num_heads <", padded heads
+        ("deepseek-v3.2", "h100", shared(8, 2), "in fp8_ds_mla alone, and the KV cache is bf16"),
+        ("deepseek-v3.2", "h100", shared(4, 2, "fp8"), "fewer than 32 heads .* 32 of 2 ranks"),
+        ("deepseek-v3.2", "h100", shared(8, 8, "fp8"), "64 on all that share, .* 16 of 8 ranks"),
     ],
 )
 def test_a_start_that_stops_in_the_models_class_is_refused(model, gpu, options, said):
@@ -412,5 +424,6 @@ def test_what_those_take_is_not_refused():
     assert resolved("gpt-oss-20b", tensor_parallel_size=8).options.tensor_parallel_size == 8
     assert resolved("granite-4.0-h-small", tensor_parallel_size=16)  # one group: every rank's own
     assert resolved("deepseek-v3.2", "h100", block_size=128).options.block_size == 128
+    assert resolved("deepseek-v3.2", "h100", **shared(8, 4, "fp8")).options.block_size == 64
     # to 0.17 the engine set 64 itself (platforms/cuda.py, check_and_update_config)
     assert resolved("deepseek-v3.2", "h100", "0.17.1", block_size=32)
