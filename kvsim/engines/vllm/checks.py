@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kvsim.engines.base import Deployment
 from kvsim.engines.common import read_data
-from kvsim.engines.vllm.kernel_checks import check_block_multiple
+from kvsim.engines.vllm.kernel_checks import check_block_multiple, check_undivided
+from kvsim.engines.vllm.pages import COMPRESSED_BLOCK
 from kvsim.engines.vllm.rules import Rules, architecture, kernel_class, parts_of
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.memory.footprint import layer_caches
@@ -35,6 +36,7 @@ def check_flags(deployment: Deployment, rules: Rules) -> None:
     _check_sharding(deployment)
     _check_whole_heads(deployment, rules)
     _check_indexed_block(deployment, rules)
+    _check_compressed(deployment)
 
 
 def _check_served(model: ModelSpec, rules: Rules) -> None:
@@ -114,8 +116,27 @@ def _check_indexed_block(deployment: Deployment, rules: Rules) -> None:
     multiple, caches = rules.value("indexed_block_multiple"), layer_caches(deployment.model)
     if multiple is None or kernel_class(deployment.accelerator) == "rocm":
         return
-    if any(cache.keeps("indexer") for _, cache in caches):
+    if any(cache.keeps("indexer") and cache.keeps("latent") for _, cache in caches):
         check_block_multiple(deployment, multiple, "the indexers")
+
+
+def _check_compressed(deployment: Deployment) -> None:
+    """Refuse blocks and a shared context that DeepSeek-V4's layers lack.
+
+    Source: vLLM 0.33.0, ``models/deepseek_v4/sparse_mla.py`` (get_supported_kernel_block_sizes) and
+    ``v1/kv_cache_interface.py`` (SlidingWindowSpec.max_memory_usage_bytes, so since 0.20.2).
+    """
+    name, size = deployment.model.name, deployment.options.block_size
+    if not any(cache.keeps("shared") for _, cache in layer_caches(deployment.model)):
+        return
+    if size not in (None, COMPRESSED_BLOCK):
+        raise InputError(
+            f"the kernels of {name} take no blocks of {size} tokens",
+            where="--block-size",
+            fix=f"choose {COMPRESSED_BLOCK}",
+        )
+    refusal = f"ranks of one context cannot share the windows of {name}"
+    check_undivided(deployment, "decode_context_parallel_size", refusal)
 
 
 def _check_context_parallel(options: EngineOptions, kv_heads: int) -> None:

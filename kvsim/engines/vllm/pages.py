@@ -34,11 +34,11 @@ from kvsim.specs.attention import Attention, Entry
 from kvsim.specs.engine_options import ResolvedOptions
 from kvsim.units import ceil_div
 
-__all__ = ["LayerPage", "PageSpec", "Reserve", "align_to_states", "layer_pages"]
+__all__ = ["COMPRESSED_BLOCK", "LayerPage", "PageSpec", "Reserve", "align_to_states", "layer_pages"]
 
 # DeepSeek-V4 in vLLM: 256-token blocks, 64-token ones for its windows, pages in multiples
 # of one fp8 entry without its scales.
-_COMPRESSED_BLOCK = 256
+COMPRESSED_BLOCK = 256
 _COMPRESSED_WINDOW_BLOCK = 64
 _COMPRESSED_PAGE_MULTIPLE = 576
 # ... and blocks of what its compressors have yet to fold, by the tokens that they look back on: as
@@ -276,8 +276,8 @@ def _compressed_page(entry: Entry) -> PageSpec:
         window_bytes = _round_page(_COMPRESSED_WINDOW_BLOCK * entry.entry_bytes)
         return PageSpec("window", _COMPRESSED_WINDOW_BLOCK, window_bytes, entry.span)
     if entry.kept == "folded":
-        entries = ceil_div(_COMPRESSED_BLOCK, entry.span)
-        return PageSpec("full", _COMPRESSED_BLOCK, _round_page(entries * entry.entry_bytes))
+        entries = ceil_div(COMPRESSED_BLOCK, entry.span)
+        return PageSpec("full", COMPRESSED_BLOCK, _round_page(entries * entry.entry_bytes))
     raise UnsupportedError(f"how vLLM pages a shared vector for {entry.kept} tokens is not known")
 
 

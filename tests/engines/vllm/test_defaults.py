@@ -413,6 +413,9 @@ def shared(tp, dcp, kv="auto"):
         ("deepseek-v3.2", "h100", shared(8, 2), "in fp8_ds_mla alone, and the KV cache is bf16"),
         ("deepseek-v3.2", "h100", shared(4, 2, "fp8"), "fewer than 32 heads .* 32 of 2 ranks"),
         ("deepseek-v3.2", "h100", shared(8, 8, "fp8"), "64 on all that share, .* 16 of 8 ranks"),
+        # kv_cache_interface.py: "DCP not support sliding window."; deepseek_v4/sparse_mla.py: [256]
+        ("deepseek-v4-flash", "h200", shared(4, 2), "cannot share the windows"),
+        ("deepseek-v4-flash", "h200", {"block_size": 128}, "blocks of 128 tokens.*choose 256"),
     ],
 )
 def test_a_start_that_stops_in_the_models_class_is_refused(model, gpu, options, said):
@@ -425,5 +428,6 @@ def test_what_those_take_is_not_refused():
     assert resolved("granite-4.0-h-small", tensor_parallel_size=16)  # one group: every rank's own
     assert resolved("deepseek-v3.2", "h100", block_size=128).options.block_size == 128
     assert resolved("deepseek-v3.2", "h100", **shared(8, 4, "fp8")).options.block_size == 64
+    assert resolved("deepseek-v4-flash", "h200", block_size=256)
     # to 0.17 the engine set 64 itself (platforms/cuda.py, check_and_update_config)
     assert resolved("deepseek-v3.2", "h100", "0.17.1", block_size=32)
