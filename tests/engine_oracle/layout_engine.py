@@ -224,6 +224,11 @@ def _stops_later(case: Case, config: Mapping[str, Any]) -> str:
         case "deepseek_v4" if case.tp > config["o_groups"]:
             # models/deepseek_v4/attention.py, n_local_groups
             return "ranks without a group of heads"
+        case "deepseek_v32" | "glm_moe_dsa" if case.dcp > 1 and case.kv_dtype == "fp8":
+            # v1/attention/backends/mla/flashmla_sparse.py, FlashMLASparseMetadataBuilder
+            heads = config["num_attention_heads"] // case.tp
+            if heads >= 32 or heads * case.dcp > 64:
+                return "the builder of FlashMLA's metadata cannot join so many heads"
     return ""
 
 

@@ -9,6 +9,7 @@ from kvsim.engines.vllm.pages import COMPRESSED_BLOCK
 from kvsim.engines.vllm.rules import Rules, architecture, kernel_class, parts_of
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.memory.footprint import layer_caches
+from kvsim.memory.rank import Rank
 from kvsim.specs.attention import heads_per_rank
 from kvsim.specs.engine_options import EngineOptions, ResolvedOptions
 from kvsim.specs.model import ModelSpec
@@ -37,6 +38,8 @@ def check_flags(deployment: Deployment, rules: Rules) -> None:
     _check_whole_heads(deployment, rules)
     _check_indexed_block(deployment, rules)
     _check_compressed(deployment)
+    _check_windows(deployment, rules)
+    _check_stages(deployment, rules)
 
 
 def _check_served(model: ModelSpec, rules: Rules) -> None:
@@ -121,22 +124,57 @@ def _check_indexed_block(deployment: Deployment, rules: Rules) -> None:
 
 
 def _check_compressed(deployment: Deployment) -> None:
-    """Refuse blocks and a shared context that DeepSeek-V4's layers lack.
+    """Refuse blocks that DeepSeek-V4's kernels do not take.
 
-    Source: vLLM 0.33.0, ``models/deepseek_v4/sparse_mla.py`` (get_supported_kernel_block_sizes) and
-    ``v1/kv_cache_interface.py`` (SlidingWindowSpec.max_memory_usage_bytes, so since 0.20.2).
+    Source: vLLM 0.33.0, ``models/deepseek_v4/sparse_mla.py`` (get_supported_kernel_block_sizes).
     """
     name, size = deployment.model.name, deployment.options.block_size
-    if not any(cache.keeps("shared") for _, cache in layer_caches(deployment.model)):
-        return
-    if size not in (None, COMPRESSED_BLOCK):
+    is_compressed = any(cache.keeps("shared") for _, cache in layer_caches(deployment.model))
+    if is_compressed and size not in (None, COMPRESSED_BLOCK):
         raise InputError(
             f"the kernels of {name} take no blocks of {size} tokens",
             where="--block-size",
             fix=f"choose {COMPRESSED_BLOCK}",
         )
-    refusal = f"ranks of one context cannot share the windows of {name}"
-    check_undivided(deployment, "decode_context_parallel_size", refusal)
+
+
+def _check_windows(deployment: Deployment, rules: Rules) -> None:
+    """Refuse ranks that share a context of which some layers keep a window.
+
+    Source: vLLM 0.11.0 to 0.33.0, ``v1/kv_cache_interface.py`` (SlidingWindowSpec,
+    max_memory_usage_bytes); a window that is charged as full attention is shared like it.
+    """
+    if deployment.options.disable_hybrid_kv_cache_manager or not rules.value("hybrid_groups"):
+        return
+    sorts = {sort for _, cache in layer_caches(deployment.model) for sort in cache.sorts}
+    if any(sort.endswith(" window") for sort in sorts):
+        refusal = f"ranks of one context cannot share the windows of {deployment.model.name}"
+        check_undivided(deployment, "decode_context_parallel_size", refusal)
+
+
+def _check_stages(deployment: Deployment, rules: Rules) -> None:
+    """Refuse stages of a class that has none, or of which one reads another's keys and values.
+
+    Source: vLLM 0.33.0, ``model_executor/layers/attention/attention.py``
+    (validate_kv_sharing_target).
+    """
+    model, stages = deployment.model, deployment.options.pipeline_parallel_size
+    if model.architecture in rules.value("undivided_layers"):
+        refusal = f"vLLM {rules.said} does not cut {model.name} into pipeline stages"
+        check_undivided(deployment, "pipeline_parallel_size", refusal)
+    for stage in range(stages if stages > 1 else 0):
+        held = Rank(pp=stages, stage=stage).layers_of(model)
+        for group in model.layer_groups:
+            if group.shares_kv_with is None or not any(i in held for i in group.layers):
+                continue
+            kept = max(model.group(group.shares_kv_with).layers)
+            if kept not in held:
+                raise InputError(
+                    f"layers of {model.name} on stage {stage} read the keys and values of layer"
+                    f" {kept}, which another of {stages} stages keeps",
+                    where="--pipeline-parallel-size",
+                    fix="choose 1",
+                )
 
 
 def _check_context_parallel(options: EngineOptions, kv_heads: int) -> None:

@@ -415,7 +415,12 @@ def shared(tp, dcp, kv="auto"):
         ("deepseek-v3.2", "h100", shared(8, 8, "fp8"), "64 on all that share, .* 16 of 8 ranks"),
         # kv_cache_interface.py: "DCP not support sliding window."; deepseek_v4/sparse_mla.py: [256]
         ("deepseek-v4-flash", "h200", shared(4, 2), "cannot share the windows"),
+        ("gemma4-e2b", "h100", shared(4, 2), "cannot share the windows of gemma4-e2b"),
         ("deepseek-v4-flash", "h200", {"block_size": 128}, "blocks of 128 tokens.*choose 256"),
+        # gemma3n.py has no SupportsPP; attention.py, validate_kv_sharing_target: 15 to 34 read
+        # what 13 (windows) and 14 (full attention) keep, and stages are 18 and 17 layers
+        ("gemma3n-e4b", "h100", {"pipeline_parallel_size": 2}, "does not cut gemma3n-e4b"),
+        ("gemma4-e2b", "h100", {"pipeline_parallel_size": 2}, "on stage 1 .* of layer 1[34],"),
     ],
 )
 def test_a_start_that_stops_in_the_models_class_is_refused(model, gpu, options, said):
@@ -429,5 +434,8 @@ def test_what_those_take_is_not_refused():
     assert resolved("deepseek-v3.2", "h100", block_size=128).options.block_size == 128
     assert resolved("deepseek-v3.2", "h100", **shared(8, 4, "fp8")).options.block_size == 64
     assert resolved("deepseek-v4-flash", "h200", block_size=256)
+    full = {"disable_hybrid_kv_cache_manager": True}  # windows charged and shared as full attention
+    assert resolved("gemma4-e2b", **shared(4, 2), **full)
+    assert resolved("gemma4-e4b", pipeline_parallel_size=2)  # 24 to 41 read 22 and 23, as stage 1
     # to 0.17 the engine set 64 itself (platforms/cuda.py, check_and_update_config)
     assert resolved("deepseek-v3.2", "h100", "0.17.1", block_size=32)

@@ -125,7 +125,7 @@ def test_the_pages_of_each_card_by_hand():
         (
             "h200",
             {"tensor_parallel_size": 8, "decode_context_parallel_size": 2},
-            "between ranks of one context is not known",
+            "cannot share the windows",
         ),
     ],
 )
