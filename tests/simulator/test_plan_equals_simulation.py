@@ -286,6 +286,7 @@ def test_mla_expanded_into_heads_is_moved_and_reserved_as_it_lies():
 def test_ranks_of_decode_context_parallelism_share_a_sequences_blocks():
     # DeepSeek-V3.2 in vLLM: a block of 64 tokens on each of four ranks, 4,096 tokens in 16 of them.
     flags = {"max_model_len": 4096, "tensor_parallel_size": 8, "decode_context_parallel_size": 4}
+    flags["kv_cache_dtype"] = "fp8"  # the one format that its kernels join between ranks
     main = prepare(law.scenario("deepseek-v3.2", "vllm", flags, 1)).pools.main
 
     assert (main.block_size, main.blocks_at(4096), main.blocks_at(4097)) == (64, 16, 17)
