@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache, lru_cache, partial
 from typing import Any
 
+from kvsim.engines.vllm.rules import NEWEST, Rules
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import BlockCurve
@@ -64,7 +65,8 @@ def _prefix(setup: Setup) -> Allocator:
     if issubclass(setup.scheduler, SGLang):
         return Radix(setup.num_blocks, setup.curve, eviction)
     if eviction == "lru":
-        return PrefixRuns(setup.num_blocks, setup.curve)
+        first = _rule(setup, "nameless_blocks_first")
+        return PrefixRuns(setup.num_blocks, setup.curve, nameless_first=first)
     return Prefix(setup.num_blocks, setup.curve, eviction)
 
 
@@ -123,10 +125,18 @@ def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
         long_prefill_token_threshold=scenario.scheduler.long_prefill_token_threshold,
         admission=scenario.scheduler.admission,
         preemption=scenario.scheduler.preemption,
+        waives_threshold=_rule(setup, "waives_threshold"),
+        scheduler_reserve_full_isl=_rule(setup, "reserves_full_prompt"),
     )
     batch = decode_batch(allocator.growths, reads)
     with blaming(scenario, "scheduler.policy"):
         return setup.scheduler(limits, allocator, batch, recorder)
+
+
+def _rule(setup: Setup, name: str) -> bool:
+    """What vLLM's release does; where another engine is served by its scheduler, the newest."""
+    engine = setup.sizing.engine
+    return bool(Rules.of(engine.version if engine.name == "vllm" else NEWEST).value(name))
 
 
 def make_clock(setup: Setup) -> StepClock:

@@ -33,11 +33,17 @@ def compare(family: str, seeds: range, *, shrink: bool) -> bool:
 def main() -> None:
     """Run one family or all of them; exit with 1 when a seed disagrees."""
     parser = argparse.ArgumentParser(prog="python -m tests.engine_oracle", description=__doc__)
-    parser.add_argument("family", choices=[*FAMILIES, "all"])
-    parser.add_argument("count", type=int)
+    parser.add_argument("family", choices=[*FAMILIES, "all"], nargs="?", default="all")
+    parser.add_argument("count", type=int, nargs="?", default=20)
     parser.add_argument("first", type=int, nargs="?", default=0)
     parser.add_argument("--shrink", action="store_true", help="make the first disagreement small")
+    parser.add_argument("--record", action="store_true", help="write what the engine did in a few")
     given = parser.parse_args()
+    if given.record:
+        from .recorded import record
+
+        record()
+        return
     families = FAMILIES if given.family == "all" else [given.family]
     seeds = range(given.first, given.first + given.count)
     agree = [compare(family, seeds, shrink=given.shrink) for family in families]

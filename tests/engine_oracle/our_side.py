@@ -62,18 +62,24 @@ def run(case: Case) -> Seen:
     memory = _memory(case)
     recorder = Recorder()
     limits = SchedulerLimits(
-        max_num_seqs=case.active or case.max_num_seqs,
+        max_num_seqs=case.max_num_seqs,
         max_num_batched_tokens=case.max_num_batched_tokens,
         max_model_len=_LONGEST,
         long_prefill_token_threshold=case.threshold,
         admission=case.policy,
-        watermark=case.watermark,
-        long_prefill_token_threshold_adaptive=case.adaptive,
-        prefill_schedule_interval=case.interval,
-        scheduler_reserve_full_isl=case.reserve_full,
         async_scheduling=case.asynchronous,
     )
-    scheduler = _Watched(limits, memory, decode_batch(memory.growths, _READS), recorder)
+    scheduler = _Watched(
+        limits,
+        memory,
+        decode_batch(memory.growths, _READS),
+        recorder,
+        watermark=case.watermark,
+        max_num_active_seqs=case.active,
+        long_prefill_token_threshold_adaptive=case.adaptive and case.threshold > 0,
+        prefill_schedule_interval=case.interval,
+        scheduler_reserve_full_isl=case.reserve_full,
+    )
     scheduler.seen = seen = Seen()
     clock = StepClock(ConstantStepTime(1.0), lambda start, count: 0.0)
     arrivals = arrival_queue(Given([_table(case)]), Streams(0), recorder)

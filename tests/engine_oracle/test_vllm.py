@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import pytest
 
-from . import stub
+from . import our_side, stub
 from .cases import FAMILIES, case_of
+from .recorded import recorded
 from .seen import differences
 
-SEEDS = range(12)
+RECORDED = recorded()
 
-pytestmark = pytest.mark.skipif(
+
+@pytest.mark.parametrize(("family", "seed"), RECORDED)
+def test_what_the_engine_did_is_what_we_do(family: str, seed: int) -> None:
+    """Runs of vLLM 0.33, kept in ``vllm_recorded.json``."""
+    assert differences(our_side.run(case_of(family, seed)), RECORDED[family, seed]) is None
+
+
+def test_the_recorded_runs_press_the_pool_and_find_prefixes() -> None:
+    """Runs in which nothing happens would show nothing."""
+    assert {family for family, _ in RECORDED} == set(FAMILIES)
+    events = [event for seen in RECORDED.values() for event in seen.events]
+    assert sum(word == "preempted" for _, word, _, _ in events) > 50
+    assert sum(word == "admitted" and cached > 0 for _, word, _, cached in events) > 50
+
+
+@pytest.mark.skipif(
     stub.sources() is None,
     reason=f"{stub.VARIABLE} names no folder with the sources of vLLM (make oracle sets it up)",
 )
-
-
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_engine_agrees(family: str, seed: int) -> None:
     """A workload of a family; more seeds by ``python -m tests.engine_oracle``."""
-    from . import our_side, vllm_side
+    from . import vllm_side
 
     case = case_of(family, seed)
     assert differences(our_side.run(case), vllm_side.run(case)) is None

@@ -65,13 +65,23 @@ def test_an_allocator_without_from_setup_is_refused(families):
         kvsim.register("allocators", "mine", type("Mine", (paged,), {}))
 
 
+VLLM_FLAGS = [
+    "watermark",
+    "max_num_active_seqs",
+    "long_prefill_token_threshold_adaptive",
+    "prefill_schedule_interval",
+    "scheduler_reserve_full_isl",
+]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_built_in_policies_have_no_parameters_of_their_own(family):
     """Theirs are keys of the scenario, such as `memory.page_bytes`; but for one engine's flags."""
     own = {name: list(FAMILIES[family].parameters(name)) for name in FAMILIES[family]}
-    flags = ["conservativeness", "ignore_eos"] if family == "schedulers" else []
-    assert own.pop("sglang", []) == flags
-    assert not any(own.values())
+    flags = {"sglang": ["conservativeness", "ignore_eos"], "vllm-v1": VLLM_FLAGS}
+    assert {name: some for name, some in own.items() if some} == (
+        flags if family == "schedulers" else {}
+    )
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "allocators"])

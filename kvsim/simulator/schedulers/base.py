@@ -45,14 +45,8 @@ class SchedulerLimits:
         Order of the waiting queue: "fcfs", "priority", "shortest-first", or one of yours.
     preemption : str
         What becomes of a victim's cache: "recompute" or "swap".
-    watermark : float
-        Share of the pool's blocks that an admission leaves free beside others that run.
-    long_prefill_token_threshold_adaptive : bool
-        Whether the threshold is at least a fair share of a step's tokens.
     waives_threshold : bool
         Whether a request that is alone is not held to the threshold.
-    prefill_schedule_interval : int
-        Steps from one that computes prompts to the next that may.
     scheduler_reserve_full_isl : bool
         Whether all of a prompt must have room before its first chunk is computed.
     async_scheduling : bool
@@ -65,10 +59,7 @@ class SchedulerLimits:
     long_prefill_token_threshold: int = 0
     admission: str = "fcfs"
     preemption: str = "recompute"
-    watermark: float = 0.0
-    long_prefill_token_threshold_adaptive: bool = False
     waives_threshold: bool = True
-    prefill_schedule_interval: int = 1
     scheduler_reserve_full_isl: bool = True
     async_scheduling: bool = False
 

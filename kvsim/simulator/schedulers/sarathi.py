@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from kvsim.simulator.allocators.base import Allocator
+from kvsim.simulator.batch import DecodeBatch
+from kvsim.simulator.recorder import Recorder
+from kvsim.simulator.schedulers.base import SchedulerLimits
 from kvsim.simulator.schedulers.vllm_v0 import VLLMv0
 from kvsim.simulator.schedulers.vllm_v1 import VLLMv1
 
@@ -17,3 +21,8 @@ class Sarathi(VLLMv1):
 
     mimics = "Sarathi-Serve (OSDI 2024), stall-free batching"
     watermark = VLLMv0.watermark
+
+    def __init__(
+        self, limits: SchedulerLimits, allocator: Allocator, batch: DecodeBatch, recorder: Recorder
+    ) -> None:
+        super().__init__(limits, allocator, batch, recorder)

@@ -15,6 +15,9 @@ is the same, made with what was known a step earlier::
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from kvsim.errors import InputError
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.recorder import Recorder
@@ -22,6 +25,53 @@ from kvsim.simulator.request import Request
 from kvsim.simulator.schedulers.base import Scheduler, SchedulerLimits, StepPlan
 
 __all__ = ["VLLMv1"]
+
+
+class VLLMv1Settings(NamedTuple):
+    """What vLLM's scheduler can be told beside the limits of a step; see `VLLMv1`."""
+
+    watermark: float
+    max_num_active_seqs: int | None
+    long_prefill_token_threshold_adaptive: bool
+    prefill_schedule_interval: int
+    scheduler_reserve_full_isl: bool | None
+
+    def check(self, limits: SchedulerLimits) -> None:
+        """Refuse what ``SchedulerConfig`` refuses.
+
+        Raises
+        ------
+        InputError
+            With the name, the value and what it should be.
+        """
+        active = self.max_num_active_seqs
+        wrong = {
+            "watermark": (
+                type(self.watermark) not in (int, float) or not 0 <= self.watermark < 1,
+                "should be a number from 0 to below 1",
+            ),
+            "max_num_active_seqs": (
+                active is not None
+                and (type(active) is not int or not 1 <= active <= limits.max_num_seqs),
+                f"should be a whole number from 1 to max_num_seqs, {limits.max_num_seqs}",
+            ),
+            "prefill_schedule_interval": (
+                type(self.prefill_schedule_interval) is not int
+                or self.prefill_schedule_interval < 1,
+                "should be a whole number of at least 1",
+            ),
+        }
+        for name in ("long_prefill_token_threshold_adaptive", "scheduler_reserve_full_isl"):
+            value = getattr(self, name)
+            wrong[name] = value not in (None, True, False), "should be true or false"
+        for name, (is_wrong, what) in wrong.items():
+            if is_wrong:
+                raise InputError(f"{name} = {getattr(self, name)!r:.60} {what}")
+        if self.long_prefill_token_threshold_adaptive and not limits.long_prefill_token_threshold:
+            raise InputError(
+                "long_prefill_token_threshold_adaptive raises a threshold, and there is none",
+                fix="set scheduler.long_prefill_token_threshold",
+            )
 
 
 class VLLMv1(Scheduler):
@@ -33,25 +83,70 @@ class VLLMv1(Scheduler):
     free blocks, and only in a step that preempted nobody. When blocks run out, the request that
     was admitted last (under priorities, the least important) gives its own up and is computed
     again later.
+
+    Parameters
+    ----------
+    watermark : float
+        ``--watermark`` (from 0.24): share of the pool's blocks that an admission leaves free
+        beside others that run.
+    max_num_active_seqs : int, optional
+        ``--max-num-active-seqs`` (from 0.31): most sequences that run, where fewer than
+        ``max_num_seqs``, for which graphs and buffers are made.
+    long_prefill_token_threshold_adaptive : bool
+        ``--long-prefill-token-threshold-adaptive`` (from 0.31): whether the threshold is at
+        least a fair share of a step's tokens.
+    prefill_schedule_interval : int
+        ``--prefill-schedule-interval`` (0.33): steps from one that computes prompts to the next
+        that may, while somebody decodes and the queue is short.
+    scheduler_reserve_full_isl : bool, optional
+        ``--scheduler-reserve-full-isl`` (from 0.19): whether all of a prompt must have room
+        before its first chunk is computed; left out, what the release does.
+
+    Raises
+    ------
+    InputError
+        For values that the engine refuses.
     """
 
     mimics = "vLLM 0.33 (V1 scheduler, chunked prefill, full-prompt admission)"
 
     def __init__(
-        self, limits: SchedulerLimits, allocator: Allocator, batch: DecodeBatch, recorder: Recorder
+        self,
+        limits: SchedulerLimits,
+        allocator: Allocator,
+        batch: DecodeBatch,
+        recorder: Recorder,
+        *,
+        watermark: float = 0.0,
+        max_num_active_seqs: int | None = None,
+        long_prefill_token_threshold_adaptive: bool = False,
+        prefill_schedule_interval: int = 1,
+        scheduler_reserve_full_isl: bool | None = None,
     ) -> None:
         super().__init__(limits, allocator, batch, recorder)
-        if limits.watermark:  # KVCacheManager counts the null block in
-            self._watermark_blocks = int(limits.watermark * (allocator.total_blocks + 1))
+        settings = VLLMv1Settings(
+            watermark,
+            max_num_active_seqs,
+            long_prefill_token_threshold_adaptive,
+            prefill_schedule_interval,
+            scheduler_reserve_full_isl,
+        )
+        settings.check(limits)
+        if watermark:  # KVCacheManager counts the null block in
+            self._watermark_blocks = int(watermark * (allocator.total_blocks + 1))
+        self._seats = max_num_active_seqs or limits.max_num_seqs
+        self._is_adaptive = long_prefill_token_threshold_adaptive
+        self._interval = interval = prefill_schedule_interval
+        reserves = scheduler_reserve_full_isl
+        self._reserves_all = limits.scheduler_reserve_full_isl if reserves is None else reserves
         self.is_async = limits.async_scheduling
         allocator.planned_tokens, allocator.unknown_tokens = 1, int(self.is_async)
         # whose blocks are all alike, and who gives way newest first, may be asked in any order
         self._order_matters = allocator.running_first or self._by_importance
         self._opened = 0  # blocks of this step's decodes that are allocated
         self._planned: dict[Request, int] = {}  # tokens of those planned so far
-        interval = limits.prefill_schedule_interval
         self._has_rules = interval > 1 or limits.long_prefill_token_threshold > 0
-        self._last_prefill_step = -limits.prefill_schedule_interval
+        self._last_prefill_step = -interval
         self._is_bound_by_capacity = False
 
     # ---- a step -------------------------------------------------------------------------
@@ -122,7 +217,7 @@ class VLLMv1(Scheduler):
         requests = len(self.running) + len(self.waiting)
         if requests <= 1 and limits.waives_threshold:
             return most
-        if limits.long_prefill_token_threshold_adaptive:
+        if self._is_adaptive:
             threshold = max(threshold, most // requests)
         return threshold
 
@@ -132,7 +227,7 @@ class VLLMv1(Scheduler):
         `prefill_schedule_interval`: not when the last release left somebody waiting, nor when
         nobody decodes (0.33.0 scheduler.py:770-792).
         """
-        interval = self.limits.prefill_schedule_interval
+        interval = self._interval
         if interval == 1 or self._is_bound_by_capacity:
             return 0
         left = self._last_prefill_step + interval - self.steps_taken - 1
@@ -282,8 +377,8 @@ class VLLMv1(Scheduler):
         bool
             Whether more than the last token of a prompt is computed.
         """
-        waiting, seats, allocator = self.waiting, self.limits.max_num_seqs, self.allocator
-        whole, went_on = self.limits.scheduler_reserve_full_isl, False
+        waiting, seats, allocator = self.waiting, self._seats, self.allocator
+        whole, went_on = self._reserves_all, False
         budget = self._left()
         if allocator.running_first and budget > 0 and not self._opened and not self.resting:
             self._open()  # what decodes evict is not found

@@ -1,0 +1,44 @@
+"""What vLLM 0.33 did in a few small runs of every family, kept for machines without it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path
+
+from .cases import FAMILIES, case_of
+from .seen import Seen
+
+__all__ = ["record", "recorded"]
+
+_FILE = Path(__file__).with_name("vllm_recorded.json")
+_EACH = 4  # runs a family
+_MOST_JOBS = 9
+
+
+def _small(family: str) -> Iterator[int]:
+    """Seeds whose workloads are small."""
+    return (seed for seed in count() if 3 <= len(case_of(family, seed).jobs) <= _MOST_JOBS)
+
+
+def record() -> None:
+    """Run the engine and write the file."""
+    from . import vllm_side
+
+    runs = []
+    for family in FAMILIES:
+        for seed in islice(_small(family), _EACH):
+            seen = vllm_side.run(case_of(family, seed))
+            runs.append([family, seed, sorted(seen.events), sorted(seen.used.items())])
+    _FILE.write_text(
+        "[" + ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs) + "]\n"
+    )
+
+
+def recorded() -> dict[tuple[str, int], Seen]:
+    """What the engine did, by family and seed."""
+    return {
+        (family, seed): Seen([tuple(event) for event in events], dict(used))
+        for family, seed, events, used in json.loads(_FILE.read_text())
+    }
