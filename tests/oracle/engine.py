@@ -26,6 +26,7 @@ class Limits:
     max_model_len: int
     threshold: int = 0
     waives_threshold: bool = True
+    asynchronous: bool = False
     admission: str = "fcfs"
     swap: bool = False
     watermark_blocks: int = 0
@@ -81,6 +82,8 @@ class Engine:
     costs: Costs
     arrivals: Arrivals
     now: float = 0.0
+    seen: float = 0.0  # until when arrivals are known to whoever plans
+    gone: list[Job] = field(default_factory=list)  # ended, and there until the next step is planned
     moved: int = 0
     waiting: list[Job] = field(default_factory=list)
     running: list[Job] = field(default_factory=list)  # in the order of admission
@@ -105,13 +108,16 @@ class Engine:
     def run(self) -> "Engine":
         """Serve everything."""
         while True:
-            while (job := self.arrivals.due(self.now)) is not None:
+            while (job := self.arrivals.due(self.seen)) is not None:
                 self.submit(job)
             step = self.plan()
             if step is not None:
                 self.take(step)
+            elif self.gone or self.seen < self.now:
+                self.settle()
+                self.seen = self.now
             elif self.arrivals.coming:
-                self.now = self.arrivals.coming[0].arrival
+                self.now = self.seen = self.arrivals.coming[0].arrival
             else:
                 assert not self.waiting
                 assert not self.running
@@ -156,6 +162,8 @@ class Engine:
         grown = self.memory.held - held
         seconds = self.seconds(step, decoding) + copied * self.costs.copy_seconds_per_token
         start, self.now = self.now, self.now + seconds
+        self.seen = start if self.limits.asynchronous else self.now
+        self.settle()
         self.end(step, decoding)
         row = StepRow(start, seconds, **before, held=held, grown=grown, held_after=self.memory.held)
         self.rows.append(row)
@@ -229,10 +237,18 @@ class Engine:
                 (done if job.generated == job.output else self.decoding).append(job)
         done.sort(key=self.running.index)
         for job in self.leaving(done):
+            self.finished[job.row] = self.now
+            self.gone.append(job)
+            if not self.limits.asynchronous:
+                self.settle()
+            self.arrivals.finished(job.row, self.now)
+
+    def settle(self) -> None:
+        """Those who ended give up their seats and their memory."""
+        for job in self.gone:
             self.running.remove(job)
             self.memory.release(job, preempted=False)
-            self.finished[job.row] = self.now
-            self.arrivals.finished(job.row, self.now)
+        self.gone = []
 
     def leaving(self, done: list[Job]) -> list[Job]:
         """Who leaves at the end of a step in which `done` produced their last tokens."""
@@ -300,6 +316,11 @@ class Engine:
     def preempt(self, job: Job) -> None:
         """Send a running job back to the queue."""
         self.preemptions.append((job.row, len(self.rows)))
+        if job in self.gone:  # it has ended, and does not come back
+            self.gone.remove(job)
+            self.running.remove(job)
+            self.memory.release(job, preempted=True)
+            return
         swap = self.limits.swap and job in self.decoding
         lost = job.computed * self.copies(job)
         self.opened.pop(job, None)

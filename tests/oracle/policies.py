@@ -19,7 +19,7 @@ class VLLMv1(Engine):
         longest = self.longest()
         run = self.run_in_order if self.memory.in_order else self.run_together
         gave_way = run(longest)
-        if not (gave_way and self.running):
+        if not (gave_way and (self.running or self.limits.asynchronous)):
             self.begin_prompts(longest)
         prefilling = self.prefilling
         return self.step([(job, n) for job, n in self.planned.items() if job in prefilling])
@@ -40,7 +40,7 @@ class VLLMv1(Engine):
         gave_way = False
         budget = self.limits.max_num_batched_tokens
         for job in list(self.running):
-            if job not in self.running:
+            if job not in self.running or job in self.gone:
                 continue
             decodes = job in self.decoding
             count = job.samples if decodes else min(job.target - job.computed, budget, longest)

@@ -211,8 +211,9 @@ class NamedBlocks(SharedBlocks):
 
     in_order = names_decodes = True
 
-    def __init__(self, total: int, block_size: int) -> None:
+    def __init__(self, total: int, block_size: int, unknown: int = 0) -> None:
         super().__init__(total, block_size)
+        self.unknown = unknown  # newest tokens of a decode whose content is not known yet
         self.copies: dict[object, list[Block]] = {}
 
     def _next(self) -> Block:
@@ -229,6 +230,7 @@ class NamedBlocks(SharedBlocks):
             self.idle.insert(0 if block.name is None else len(self.idle), block)
 
     def _name(self, job: Job, tokens: int) -> None:
+        tokens = max(min(tokens, job.target), tokens - self.unknown)
         for at in range(job.named, tokens // self.block_size):
             block = job.memory[0][at]
             block.name = self._names(job, tokens)[at]
@@ -255,7 +257,11 @@ class NamedBlocks(SharedBlocks):
         return 0
 
     def release(self, job: Job, *, preempted: bool) -> None:
-        """The tail first."""
+        """The tail first; what has ended is known to its last token."""
+        if not preempted:
+            self.unknown, unknown = 0, self.unknown
+            self._name(job, job.computed)
+            self.unknown = unknown
         for own in reversed(job.memory):
             for block in reversed(own):
                 self._let_go(block, keep=True)

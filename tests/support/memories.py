@@ -121,8 +121,8 @@ class Pool:
             return PrefixRuns(self.blocks, self.curve)
         return Prefix(self.blocks, self.curve, self.eviction)
 
-    def plain(self) -> oracle.Memory:
-        """The oracle's."""
+    def plain(self, unknown: int = 0) -> oracle.Memory:
+        """The oracle's; of decodes the newest `unknown` tokens are not known when it is asked."""
         slots, curve = self.blocks * self.curve.block_size, self.curve
         if self.allocator in RESERVATIONS:
             length = RESERVATIONS[self.allocator][1]
@@ -136,7 +136,7 @@ class Pool:
             "none": oracle.Nothing,
             "grow": lambda: oracle.Growing(slots, rounded_to_4, self.placement),
             "prefix": lambda: (
-                oracle.NamedBlocks(self.blocks, curve.block_size)
+                oracle.NamedBlocks(self.blocks, curve.block_size, unknown)
                 if self.eviction == "lru"
                 else oracle.SharedBlocks(self.blocks, curve.block_size, self.eviction)
             ),

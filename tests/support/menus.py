@@ -69,6 +69,7 @@ def limits(draw: st.DrawFn, menu: Menu, longest: int) -> SchedulerLimits:
         long_prefill_token_threshold=draw(st.sampled_from([0, 1, 7, 30])),
         admission=draw(st.sampled_from(["fcfs", "priority", "shortest-first"])),
         preemption=draw(st.sampled_from(["recompute", "swap"])),
+        async_scheduling=draw(st.booleans()),
     )
 
 

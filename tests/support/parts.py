@@ -307,7 +307,9 @@ def simulated(case: Case, workload: Workload | ClosedLoop, *, checked: bool = Tr
 
 def stepped(case: Case, workload: Workload | ClosedLoop) -> oracle.Engine:
     """Run the oracle."""
-    memory, limits = case.pool.plain(), case.limits
+    limits = case.limits
+    is_async = limits.async_scheduling and case.scheduler == "vllm-v1"
+    memory = case.pool.plain(int(is_async))
     marked = {"vllm-v0", "sarathi"}
     bounds = oracle.Limits(
         limits.max_num_seqs,
@@ -315,6 +317,7 @@ def stepped(case: Case, workload: Workload | ClosedLoop) -> oracle.Engine:
         limits.max_model_len,
         limits.long_prefill_token_threshold,
         limits.waives_threshold,
+        is_async,
         limits.admission,
         limits.preemption == "swap",
         int(case.watermark * case.pool.blocks) if case.scheduler in marked else 0,

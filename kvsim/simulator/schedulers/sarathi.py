@@ -21,6 +21,7 @@ class Sarathi(VLLMv1):
 
     mimics = "Sarathi-Serve (OSDI 2024), stall-free batching"
     watermark = VLLMv0.watermark
+    plans_ahead = False
 
     def __init__(
         self, limits: SchedulerLimits, allocator: Allocator, batch: DecodeBatch, recorder: Recorder

@@ -15,7 +15,7 @@ is the same, made with what was known a step earlier::
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from kvsim.errors import InputError
 from kvsim.simulator.allocators.base import Allocator
@@ -108,6 +108,7 @@ class VLLMv1(Scheduler):
         For values that the engine refuses.
     """
 
+    plans_ahead: ClassVar[bool] = True  # where the limits ask for it
     mimics = "vLLM 0.33 (V1 scheduler, chunked prefill, full-prompt admission)"
 
     def __init__(
@@ -139,7 +140,7 @@ class VLLMv1(Scheduler):
         self._interval = interval = prefill_schedule_interval
         reserves = scheduler_reserve_full_isl
         self._reserves_all = limits.scheduler_reserve_full_isl if reserves is None else reserves
-        self.is_async = limits.async_scheduling
+        self.is_async = limits.async_scheduling and self.plans_ahead
         allocator.planned_tokens, allocator.unknown_tokens = 1, int(self.is_async)
         # whose blocks are all alike, and who gives way newest first, may be asked in any order
         self._order_matters = allocator.running_first or self._by_importance
