@@ -102,10 +102,15 @@ def oracle_run(case: Case) -> None:
     reads = KVReadCurve.from_model(model, setup.kv, setup.rank)
     blocks, block_size = setup.num_blocks, setup.curve.block_size
     oracle.ENGINES["vllm-v1"](
-        oracle.NamedBlocks(blocks, block_size)
+        oracle.NamedBlocks(blocks, block_size, int(options.async_scheduling))
         if case.prefix_caching
         else oracle.Blocks(blocks, [oracle.Group(block_size)]),
-        oracle.Limits(options.max_num_seqs, options.max_num_batched_tokens, options.max_model_len),
+        oracle.Limits(
+            options.max_num_seqs,
+            options.max_num_batched_tokens,
+            options.max_model_len,
+            asynchronous=options.async_scheduling,
+        ),
         oracle.Costs(setup.step_time, partial(prefill_pairs, model), reads.bytes_at),
         oracle.Arrivals(build_workload(scenario.workload, scenario.folder)),
     ).run()

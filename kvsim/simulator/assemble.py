@@ -127,6 +127,7 @@ def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
         preemption=scenario.scheduler.preemption,
         waives_threshold=_rule(setup, "waives_threshold"),
         scheduler_reserve_full_isl=_rule(setup, "reserves_full_prompt"),
+        async_scheduling=options.async_scheduling,
     )
     batch = decode_batch(allocator.growths, reads)
     with blaming(scenario, "scheduler.policy"):

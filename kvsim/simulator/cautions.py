@@ -124,7 +124,8 @@ def _idle_flags(scenario: Scenario, sizing: Sizing) -> Idle:
 def _read_by_run(scenario: Scenario, sizing: Sizing) -> object:
     """Everything of a sizing that a run reads."""
     options, deployment = sizing.deployment.options, sizing.deployment
-    counts_tokens = SCHEDULERS.find(scenario.scheduler.policy).bounds_step_tokens
+    policy = SCHEDULERS.find(scenario.scheduler.policy)
+    counts_tokens = policy.bounds_step_tokens
     profiled = scenario.step_time.kind == "profile"
     return (
         sizing.pools,
@@ -134,6 +135,7 @@ def _read_by_run(scenario: Scenario, sizing: Sizing) -> object:
         options.max_num_seqs,
         options.max_model_len,
         options.max_num_batched_tokens if counts_tokens else None,
+        policy.plans_ahead and options.async_scheduling,
         StepTimeModel.from_deployment(deployment, engine=sizing.engine.name) if profiled else None,
     )
 

@@ -396,7 +396,7 @@ def test_the_text_is_the_golden_one():
     """The file's first lines, and one histogram by hand: two requests, steps of one second.
 
     They come at 0.25 s and 0.5 s; the first is computed at once and has its first token after
-    1 s, the second waits 0.75 s for that step and has it after 1.75 s.
+    1 s. When the second comes, the step after that is planned, and it has its own after 2.75 s.
     """
     two = {
         "workload.requests": 2,
@@ -411,8 +411,8 @@ def test_the_text_is_the_golden_one():
     assert lines[start + 11 : start + 15] == [
         f'vllm:time_to_first_token_seconds_bucket{{{labels},le="0.75"}} 0.0',
         f'vllm:time_to_first_token_seconds_bucket{{{labels},le="1.0"}} 1.0',
-        f'vllm:time_to_first_token_seconds_bucket{{{labels},le="2.5"}} 2.0',
+        f'vllm:time_to_first_token_seconds_bucket{{{labels},le="2.5"}} 1.0',
         f'vllm:time_to_first_token_seconds_bucket{{{labels},le="5.0"}} 2.0',
     ]
-    assert f"vllm:time_to_first_token_seconds_sum{{{labels}}} 2.75" in lines
+    assert f"vllm:time_to_first_token_seconds_sum{{{labels}}} 3.75" in lines
     assert text.endswith("\n")

@@ -69,6 +69,7 @@ def test_one_request_by_hand():
         "workload.lengths.output": {"kind": "fixed", "tokens": 9},
         "step_time": {"kind": "constant", "seconds": 1.0},
         "workload.arrivals": {"kind": "at_once"},
+        "engine.async_scheduling": False,  # it leaves as its last token comes
     }
     _, camera = filmed("reserve-oracle", **request)
     # After the prompt's step 100 tokens lie there, then decoding is one run to the end.

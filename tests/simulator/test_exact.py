@@ -207,7 +207,12 @@ def test_a_scenario_agrees_with_its_steps(
     bounds, spec, reads = scheduler.limits, setup.deployment.model, scheduler.batch.reads
     engine = oracle.ENGINES[str(setup.scenario.scheduler.policy)](
         plain_memory(setup.pools),
-        oracle.Limits(bounds.max_num_seqs, bounds.max_num_batched_tokens, bounds.max_model_len),
+        oracle.Limits(
+            bounds.max_num_seqs,
+            bounds.max_num_batched_tokens,
+            bounds.max_model_len,
+            asynchronous=scheduler.is_async,
+        ),
         oracle.Costs(setup.step_time, partial(prefill_pairs, spec), reads.bytes_at),
         oracle.Arrivals(Given(log.tables)),
     ).run()

@@ -44,7 +44,7 @@ def _is_contiguous(setup: Setup) -> bool:
     return setup.scenario.memory.allocator in ("grow", *RESERVATIONS)
 
 
-def _memory(setup: Setup) -> oracle.Memory:
+def _memory(setup: Setup, unknown: int) -> oracle.Memory:
     memory, slots = setup.scenario.memory, setup.pool_slots
     name = str(memory.allocator)
     if name == "none":
@@ -52,7 +52,7 @@ def _memory(setup: Setup) -> oracle.Memory:
     if name == "prefix":
         size = setup.curve.block_size
         if memory.eviction == "lru":
-            return oracle.NamedBlocks(setup.num_blocks, size)
+            return oracle.NamedBlocks(setup.num_blocks, size, unknown)
         return oracle.SharedBlocks(setup.num_blocks, size, str(memory.eviction))
     if name == "virtual":
         tokens = tokens_per_page(memory.page_bytes, _tensor_token_bytes(setup))
@@ -80,6 +80,7 @@ def agree(setup: Setup, log: Log, replica: Replica) -> None:
         bounds.max_model_len,
         bounds.long_prefill_token_threshold,
         bounds.waives_threshold,
+        scheduler.is_async,
         str(bounds.admission),
         bounds.preemption == "swap",
         int(scheduler.watermark * scheduler.allocator.total_blocks),
@@ -95,7 +96,7 @@ def agree(setup: Setup, log: Log, replica: Replica) -> None:
     )
     make = oracle.ENGINES[str(setup.scenario.scheduler.policy)]
     arrivals = oracle.Arrivals(workload_of(setup), setup.scenario.run.seed)
-    engine = make(_memory(setup), limits, costs, arrivals).run()
+    engine = make(_memory(setup, int(scheduler.is_async)), limits, costs, arrivals).run()
     try:
         compare_requests(log, engine)
         compare_steps(log, engine)

@@ -127,6 +127,7 @@ class Scheduler(ABC):
     bounds_step_tokens: ClassVar[bool] = True  # whether a full step keeps requests out
     prefills_stop_decodes: ClassVar[bool] = False  # whether steps that prefill decode nobody
     keeps_batch_closed: ClassVar[bool] = False  # whether requests wait for a batch to end
+    plans_ahead: ClassVar[bool] = False  # whether asynchronous scheduling is heeded
     is_async = False  # whether a step is planned while the one before it is computed
 
     def __init__(

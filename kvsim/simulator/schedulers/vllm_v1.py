@@ -15,7 +15,7 @@ is the same, made with what was known a step earlier::
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from kvsim.errors import InputError
 from kvsim.simulator.allocators.base import Allocator
@@ -108,7 +108,7 @@ class VLLMv1(Scheduler):
         For values that the engine refuses.
     """
 
-    plans_ahead: ClassVar[bool] = True  # where the limits ask for it
+    plans_ahead = True
     mimics = "vLLM 0.33 (V1 scheduler, chunked prefill, full-prompt admission)"
 
     def __init__(
