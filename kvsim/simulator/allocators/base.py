@@ -194,6 +194,10 @@ class Allocator(ABC):
         """Tokens of a waiting request that an admission would find; nothing changes."""
         return 0
 
+    def steps_to_more(self, request: Request) -> int:
+        """Steps after which a lookup may find more, though nobody comes or goes; 0: never."""
+        return 0
+
     @abstractmethod
     def allocate(
         self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0, whole: bool = True

@@ -247,6 +247,15 @@ class PrefixRuns(Paged):
                 break
         return found, idle
 
+    def steps_to_more(self, request: Request) -> int:
+        """Steps until somebody who decodes may have filled a block that the prompt begins with."""
+        size, steps = self._size, 0
+        for _, first in request.segments or ():
+            for other in self._growing.get(first, ()):
+                left = size - self._known_tokens(other) % size
+                steps = min(steps or left, left)
+        return steps
+
     def _segments(self, request: Request) -> Segments:
         """Where a request's identities begin anew; worked out once."""
         if request.content is not None:
@@ -386,8 +395,8 @@ class PrefixRuns(Paged):
     def _known_tokens(self, request: Request) -> int:
         """Tokens that a request has in its blocks, this step's with them, and that are known."""
         batch = self.batch
-        if batch is None or request not in batch.members:
-            return request.computed_tokens
+        if batch is None or request not in batch.members:  # it has ended, or sits this step out
+            return request.computed_tokens - self.unknown_tokens
         return batch.cached_tokens(request) + self.planned_tokens - self.unknown_tokens
 
     # ---- runs -----------------------------------------------------------------------------

@@ -170,11 +170,18 @@ class VLLMv1(Scheduler):
         elif gave_way or not batch.sequences:
             return None
         else:
-            plan = self._decode(1 if self.leaving else held_back, opened)
+            plan = self._decode(self._most_steps(held_back), opened)
         if opened and plan is not None:
             plan.opened_blocks = opened
             plan.evicted_blocks = min(opened, allocator.evictions - evictions)
         return plan
+
+    def _most_steps(self, held_back: int) -> int:
+        """Steps after which somebody may be admitted though nobody comes or ends; 0: never."""
+        if self.leaving:
+            return 1
+        more = self.allocator.steps_to_more(self.waiting.head()) if self.waiting else 0
+        return min(held_back, more) if held_back and more else held_back or more
 
     def _spend(self, now: float) -> tuple[bool, int]:
         """Spend the step's tokens.
