@@ -13,8 +13,7 @@ from kvsim.errors import InputError, InvariantError
 from kvsim.interrupts import held, released
 from kvsim.results.result import SimulationResult, grows_with_the_run, without_growing
 from kvsim.results.statistics import Interval, confidence_interval
-from kvsim.runs.board import Job
-from kvsim.runs.crew import Jobs, crew_for, gathered
+from kvsim.runs.crew import Job, Jobs, crew_for, gathered
 from kvsim.runs.simulate import run_setup
 from kvsim.simulator.camera import Camera
 from kvsim.simulator.prepare import Setup, prepare

@@ -11,8 +11,7 @@ from typing import Any
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.errors import InputError, KVSimError, shortened
 from kvsim.results.result import SimulationResult
-from kvsim.runs.board import Job
-from kvsim.runs.crew import Jobs, crew_for, gathered
+from kvsim.runs.crew import Job, Jobs, crew_for, gathered
 from kvsim.search.rate import (
     OVERLOAD_RATE,
     Probe,

@@ -13,8 +13,7 @@ import pytest
 
 from kvsim import InputError, SearchSettings, compare, load_scenario, replicate, size_fleet
 from kvsim.runs import crew as module
-from kvsim.runs.board import Job
-from kvsim.runs.crew import WORTH_REQUESTS, Crew, at_once, cores, gathered
+from kvsim.runs.crew import WORTH_REQUESTS, Crew, Job, at_once, cores, gathered
 from kvsim.simulator.schedulers.queues import SortedQueue
 
 
