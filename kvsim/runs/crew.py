@@ -106,7 +106,7 @@ class Crew:
 
     def __init__(self, others: int) -> None:
         self.hands: list[_Hand] = []
-        for _ in range(others if _is_python(sys.executable) else 0):
+        for _ in range(others if sys.executable else 0):
             with suppress(OSError):  # no more processes here: fewer do as well
                 self.hands.append(_Hand())
 
@@ -123,11 +123,6 @@ class Crew:
         for hand in self.hands:
             hand.end()
         self.hands = []
-
-
-def _is_python(executable: str | None) -> bool:
-    """Whether it takes ``-c``: a program that embeds Python, or is frozen, is called otherwise."""
-    return os.path.basename(executable or "").lower().startswith(("python", "pypy"))  # noqa: PTH119
 
 
 @contextmanager

@@ -182,12 +182,6 @@ def test_cores_are_those_that_this_process_may_use():
     assert cores() == len(os.sched_getaffinity(0))
 
 
-@pytest.mark.parametrize("executable", ["", None, "/opt/app/frozen", "/usr/bin/blender"])
-def test_a_program_that_is_no_python_works_alone(monkeypatch, executable):
-    monkeypatch.setattr(sys, "executable", executable)
-    assert Crew(3).hands == []
-
-
 @pytest.mark.parametrize("jobs", [0, -1, True, 2.5, "2"])
 def test_no_number_of_processes(scenario, jobs):
     with pytest.raises(InputError, match="is no number of processes; choose 1 or more"):
