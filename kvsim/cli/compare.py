@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvsim.cli import INTERRUPTED
-from kvsim.cli.jobs import crew, stated_requests
 from kvsim.cli.options import format_option
 from kvsim.cli.render import emit
 from kvsim.cli.report_page import write_report
 from kvsim.cli.scenario_options import (
     check_writable,
     chosen_scenario,
+    crew,
     progress,
     refuse_fixed,
     scenario_options,
@@ -55,8 +55,7 @@ def command(
     """  # noqa: D301 - \b keeps click from wrapping the examples
     values = varied(vary)
     variants = prod(map(len, values.values()))
-    runs = variants * (flags["replications"] or 1)
-    with crew(jobs, runs, stated_requests(scenario, settings)) as others:
+    with crew(jobs, variants * (flags["replications"] or 1)) as others:
         from kvsim.runs.compare import compare
 
         question = chosen_scenario(scenario, trace, settings, flags)

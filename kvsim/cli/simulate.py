@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvsim.cli import INTERRUPTED, say
-from kvsim.cli.jobs import crew, refuse_idle, stated_requests
 from kvsim.cli.options import format_option
 from kvsim.cli.render import emit
 from kvsim.cli.report_page import write_report
 from kvsim.cli.scenario_options import (
     check_writable,
     chosen_scenario,
+    crew,
     progress,
+    refuse_idle,
     scenario_options,
 )
 from kvsim.interrupts import held
@@ -50,7 +51,7 @@ def command(
     kvsim simulate peer-w --set workload.arrivals.rate=20 --replications 5
     kvsim simulate azure-conversation --trace AzureLLMInferenceTrace_conv.csv
     """  # noqa: D301 - \b keeps click from wrapping the examples
-    with crew(jobs, flags["replications"], stated_requests(scenario, settings)) as others:
+    with crew(jobs, flags["replications"]) as others:
         from kvsim.runs.replicate import replicate
         from kvsim.simulator.camera import Camera
 
