@@ -17,7 +17,6 @@ OTHERS = {
     "calibrate/measure/collective.py": {"read_text": 1},  # written by its own child processes
     "calibrate/measure/device.py": {"read_text": 1},  # a number that the kernel states in /sys
     "results/outputs/folder.py": {"fdopen": 1, "os.open": 1},  # writes; holds a folder's lock
-    "runs/crew.py": {"fdopen": 1},  # writes to the process that asked
     "cli/__init__.py": {"os.open": 1},  # /dev/null in the place of a stdout that is gone
 }
 READERS = ("read_text", "read_bytes")

@@ -96,7 +96,6 @@ class Asked:
                     seed=self.question.seed,
                     replications=self.replications,
                     watch=watch,
-                    jobs=1,  # a server's visitors share its cores; progress counts run by run
                 )
 
         return runs.Task(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ from kvsim.cli.report_page import write_report
 from kvsim.cli.scenario_options import (
     check_writable,
     chosen_scenario,
-    crew,
     progress,
     refuse_fixed,
     scenario_options,
@@ -25,7 +23,7 @@ from kvsim.cli.simulate import explain_interrupt, tell_notes
 from kvsim.interrupts import held
 
 if TYPE_CHECKING:
-    from kvsim.runs.compare import SimulationComparison, Variant
+    from kvsim.runs.compare import SimulationComparison
 
 __all__ = ["command"]
 
@@ -39,7 +37,6 @@ def command(
     trace: str | None,
     settings: tuple[str, ...],
     vary: tuple[str, ...],
-    jobs: int | None,
     report: str | None,
     output_format: str,
     **flags: Any,
@@ -53,21 +50,19 @@ def command(
     kvsim compare azure-conversation --vary engine=vllm,sglang,tensorrt-llm
     kvsim compare peer-w --vary max_num_seqs=64,256 --replications 5
     """  # noqa: D301 - \b keeps click from wrapping the examples
-    values = varied(vary)
-    variants = prod(map(len, values.values()))
-    with crew(jobs, variants * (flags["replications"] or 1)) as others:
-        from kvsim.runs.compare import compare
+    from kvsim.runs.compare import compare
 
-        question = chosen_scenario(scenario, trace, settings, flags)
-        refuse_fixed(values, flags, settings)
-        check_writable(None, report)
-        with held():
-            with progress(question) as watch:
-                found = compare(question, values, watch=watch, jobs=others)
-            try:  # files first: who reads stdout may leave early, as head does
-                _report(found, report)
-            finally:
-                _show(found, variants, output_format)
+    question = chosen_scenario(scenario, trace, settings, flags)
+    values = varied(vary)
+    refuse_fixed(values, flags, settings)
+    check_writable(None, report)
+    with held():
+        with progress(question) as watch:
+            found = compare(question, values, watch=watch)
+        try:  # files first: who reads stdout may leave early, as head does
+            _report(found, report)
+        finally:
+            _show(found, prod(map(len, values.values())), output_format)
     if found.interrupted:
         raise click.exceptions.Exit(INTERRUPTED)
 
@@ -76,20 +71,12 @@ def _show(found: SimulationComparison, of: int, output_format: str) -> None:
     """Print the answer, and say what is to be known about it."""
     from kvsim.cli.simulation_report import comparison_sections
 
-    first = found.variants[0]
+    first, last = found.variants[0], found.variants[-1]
     if found.interrupted:
-        number, cut = _cut(found.variants)
-        explain_interrupt(cut.runs, f" in variant {number} of {of} ({cut.label})")
+        explain_interrupt(last.runs, f" in variant {len(found.variants)} of {of} ({last.label})")
     variants = (variant.runs for variant in found.variants)
     tell_notes(first.runs.first.setup.scenario.name, *variants)
     emit(comparison_sections(found), found.to_dict(), output_format)
-
-
-def _cut(variants: Sequence[Variant]) -> tuple[int, Variant]:
-    """The variant that an interrupt cut, counted from 1; the last, where it fell between two."""
-    cut = [at for at, variant in enumerate(variants, 1) if variant.runs.interrupted]
-    number = cut[0] if cut else len(variants)
-    return number, variants[number - 1]
 
 
 def _report(found: SimulationComparison, file: str | None) -> None:

@@ -28,7 +28,6 @@ from kvsim.cli.options import (
 from kvsim.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
-    from kvsim.runs.crew import Jobs
     from kvsim.simulator.overrides import Layer
     from kvsim.simulator.replica import Watch
     from kvsim.simulator.scenario import Scenario
@@ -37,11 +36,9 @@ __all__ = [
     "SCENARIO",
     "check_writable",
     "chosen_scenario",
-    "crew",
     "parsed_values",
     "progress",
     "refuse_fixed",
-    "refuse_idle",
     "scenario_options",
     "varied",
 ]
@@ -70,7 +67,6 @@ _OPTIONS = (
     ),
     click.option("--seed", type=click.IntRange(min=0), help="Seed of every random stream."),
     click.option("--replications", type=COUNT, help="Independent runs; 2 or more give intervals."),
-    click.option("--jobs", type=COUNT, help="Most processes at once; default: one a core."),
     click.option("--report", type=click.Path(dir_okay=False), help="Also write an HTML page."),
 )
 
@@ -155,47 +151,6 @@ def varied(settings: tuple[str, ...]) -> dict[str, list[Any]]:
             fix="give two values or more, separated by commas",
         )
     return found
-
-
-@contextmanager
-def crew(jobs: int | None, runs: int | None) -> Iterator[Jobs]:
-    """Start other processes as early as may be: they boot while this one reads its scenario.
-
-    Parameters
-    ----------
-    jobs : int or None
-        As asked on the command line.
-    runs : int or None
-        Simulations that there will be; None is what the scenario says, when it is read.
-
-    Yields
-    ------
-    int, Crew or None
-        What to hand to `kvsim.replicate` and `kvsim.compare`.
-    """
-    from kvsim.runs.crew import Crew, at_once
-
-    if runs is None:
-        yield jobs
-        return
-    with Crew(at_once(jobs, runs) - 1) as others:
-        yield others
-
-
-def refuse_idle(jobs: int | None, runs: int) -> None:
-    """Refuse several processes for one run.
-
-    Raises
-    ------
-    InputError
-        With what would give them work.
-    """
-    if jobs is not None and jobs > 1 and runs == 1:
-        raise InputError(
-            "one run keeps one process busy",
-            where=f"--jobs {jobs}",
-            fix="ask for --replications 2 or more, or leave it out",
-        )
 
 
 def refuse_fixed(

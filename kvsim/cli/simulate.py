@@ -14,9 +14,7 @@ from kvsim.cli.report_page import write_report
 from kvsim.cli.scenario_options import (
     check_writable,
     chosen_scenario,
-    crew,
     progress,
-    refuse_idle,
     scenario_options,
 )
 from kvsim.interrupts import held
@@ -36,7 +34,6 @@ def command(
     scenario: str,
     trace: str | None,
     settings: tuple[str, ...],
-    jobs: int | None,
     report: str | None,
     output: str | None,
     output_format: str,
@@ -51,21 +48,19 @@ def command(
     kvsim simulate peer-w --set workload.arrivals.rate=20 --replications 5
     kvsim simulate azure-conversation --trace AzureLLMInferenceTrace_conv.csv
     """  # noqa: D301 - \b keeps click from wrapping the examples
-    with crew(jobs, flags["replications"]) as others:
-        from kvsim.runs.replicate import replicate
-        from kvsim.simulator.camera import Camera
+    from kvsim.runs.replicate import replicate
+    from kvsim.simulator.camera import Camera
 
-        question = chosen_scenario(scenario, trace, settings, flags)
-        refuse_idle(jobs, question.run.replications)
-        check_writable(output, report)
-        camera = None if report is None else Camera()
-        with held():
-            with progress(question) as watch:
-                runs = replicate(question, watch=watch, camera=camera, jobs=others)
-            try:  # files first: who reads stdout may leave early, as head does
-                _keep(runs, output, report, camera)
-            finally:
-                _show(runs, output_format)
+    question = chosen_scenario(scenario, trace, settings, flags)
+    check_writable(output, report)
+    camera = None if report is None else Camera()
+    with held():
+        with progress(question) as watch:
+            runs = replicate(question, watch=watch, camera=camera)
+        try:  # files first: who reads stdout may leave early, as head does
+            _keep(runs, output, report, camera)
+        finally:
+            _show(runs, output_format)
     if runs.interrupted:
         raise click.exceptions.Exit(INTERRUPTED)
 

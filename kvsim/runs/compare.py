@@ -7,23 +7,18 @@ Differences are therefore taken in pairs, which is what makes their intervals na
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from kvsim.errors import InputError, UnsupportedError
-from kvsim.interrupts import released
 from kvsim.results.result import grows_with_the_run, swap_break_even_tokens
 from kvsim.results.statistics import Interval
-from kvsim.runs.crew import Jobs
-from kvsim.runs.replicate import Question, Replications, mean_interval, numbers, replicate_all
+from kvsim.runs.replicate import Replications, mean_interval, numbers, replicate
 from kvsim.simulator.facts import key_of, refuse_twice
-from kvsim.simulator.prepare import prepare
 from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import Scenario, with_overrides
 from kvsim.version import __version__
@@ -108,8 +103,7 @@ class SimulationComparison:
         base, other = self.variants[0].runs, variant.runs
         if (base.saturated or other.saturated) and grows_with_the_run(key):
             return None
-        before, after = base.whole_by_place, other.whole_by_place
-        pairs = [(before[place], after[place]) for place in before if place in after]
+        pairs = zip(base.whole, other.whole, strict=False)
         return mean_interval(
             [_minus(dict(numbers(b)).get(key), dict(numbers(a)).get(key)) for a, b in pairs]
         )
@@ -160,7 +154,6 @@ def compare(
     seed: int | None = None,
     replications: int | None = None,
     watch: Watch | None = None,
-    jobs: Jobs = None,
 ) -> SimulationComparison:
     """Run every combination of the values given, on the same requests.
 
@@ -171,7 +164,7 @@ def compare(
     vary : mapping of str to sequence
         Values by dotted key or name of a flag: ``{"engine": ["vllm", "sglang"]}``. Several
         keys give all their combinations; the first is the baseline.
-    seed, replications, watch, jobs
+    seed, replications, watch
         See `replicate`.
 
     Raises
@@ -182,39 +175,32 @@ def compare(
     """
     stated = {"run.seed": seed, "run.replications": replications}
     scenario = with_overrides(scenario, {k: v for k, v in stated.items() if v is not None})
+    variants: list[Variant] = []
     wanted = _variants(scenario, vary)
-    with released():
-        questions = [_question(overrides, changed) for overrides, changed in wanted]
-    found = replicate_all(questions, jobs, watch=watch)
-    if found[0] is None:  # there is nothing to compare with
-        raise KeyboardInterrupt
-    pairs = list(zip(wanted, found, strict=True))
-    variants = tuple(Variant(overrides, runs) for (overrides, _), runs in pairs if runs)
-    return SimulationComparison(
-        variants,
-        interrupted=len(variants) < len(wanted) or any(each.runs.interrupted for each in variants),
-        never_begun=tuple(overrides for (overrides, _), runs in pairs if runs is None),
-    )
+    for number, (overrides, changed) in enumerate(wanted):
+        try:
+            runs = replicate(changed, watch=watch)
+        except (InputError, UnsupportedError) as error:
+            said = str(error)
+            if not said.startswith("vary "):
+                named = ", ".join(f"{key}={value}" for key, value in overrides.items())
+                said = f"vary {named}: {said}"
+            raise InputError(said) from None
+        except KeyboardInterrupt:
+            if not variants:
+                raise
+            return _cut(variants, wanted[number:])
+        variants.append(Variant(overrides, runs))
+        if runs.interrupted:
+            return _cut(variants, wanted[number + 1 :])
+    return SimulationComparison(tuple(variants))
 
 
-def _question(overrides: Mapping[str, Any], scenario: Scenario) -> Question:
-    """One variant's runs; what goes wrong before or in them names it."""
-    naming = partial(_naming, overrides)
-    runs, seed = scenario.run.replications, scenario.run.seed
-    with naming():
-        return Question(prepare(scenario), range(seed, seed + runs), naming)
-
-
-@contextmanager
-def _naming(overrides: Mapping[str, Any]) -> Iterator[None]:
-    try:
-        yield
-    except (InputError, UnsupportedError) as error:
-        said = str(error)
-        if not said.startswith("vary "):
-            named = ", ".join(f"{key}={value}" for key, value in overrides.items())
-            said = f"vary {named}: {said}"
-        raise InputError(said) from None
+def _cut(
+    variants: Sequence[Variant], left: Sequence[tuple[dict[str, Any], Scenario]]
+) -> SimulationComparison:
+    never_begun = tuple(overrides for overrides, _ in left)
+    return SimulationComparison(tuple(variants), interrupted=True, never_begun=never_begun)
 
 
 def _variants(

@@ -11,7 +11,6 @@ from typing import Any
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.errors import InputError, KVSimError, shortened
 from kvsim.results.result import SimulationResult
-from kvsim.runs.crew import Job, Jobs, crew_for, gathered
 from kvsim.search.rate import (
     OVERLOAD_RATE,
     Probe,
@@ -27,8 +26,6 @@ from kvsim.simulator.scenario import Scenario, with_overrides
 from kvsim.specs.hardware import Price
 
 __all__ = ["FleetOption", "replicas_for", "size_fleet"]
-
-_SIMULATIONS = 10  # of a search, about
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,6 @@ def size_fleet(
     settings: SearchSettings | None = None,
     *,
     watch: Watch | None = None,
-    jobs: Jobs = None,
 ) -> tuple[FleetOption, ...]:
     """Size a fleet of each card for a demand, under the scenario's objectives.
 
@@ -129,9 +125,6 @@ def size_fleet(
         Accelerator and tensor-parallel degree.
     settings, watch
         See `highest_rate`. An interrupt keeps the cards that are finished.
-    jobs : int, optional
-        Processes at once, this one included: 1 is this one alone. Left out, one a core, a card
-        each, where there is work for them. The answer is the same.
 
     Returns
     -------
@@ -148,39 +141,12 @@ def size_fleet(
     if not 0 < demand < OVERLOAD_RATE:
         raise InputError(f"a demand of {demand:g} requests/s is not above 0 and finite")
     require_steady(scenario)
-    sizes = _Sizes(scenario, demand, list(cards), settings or SearchSettings(), watch)
-    requests = _SIMULATIONS * sizes.settings.requests * sizes.tasks
-    with suppress(KeyboardInterrupt), crew_for(jobs, sizes.tasks, requests) as crew:
-        gathered(crew, sizes, watch)
-    return tuple(option for _, option in sorted(sizes.options.items()))
-
-
-@dataclass
-class _Sizes:
-    """One card each: searches that know nothing of each other, rate after rate in each."""
-
-    scenario: Scenario
-    demand: float
-    cards: list[tuple[str, int]]
-    settings: SearchSettings
-    watch: Watch | None
-    options: dict[int, FleetOption] = field(default_factory=dict)
-
-    @property
-    def tasks(self) -> int:
-        return len(self.cards)
-
-    def here(self, number: int) -> FleetOption:
-        return _option(self.scenario, self.demand, self.cards[number], self.settings, self.watch)
-
-    def there(self, number: int) -> Job:
-        return Job(_option, (self.scenario, self.demand, self.cards[number], self.settings))
-
-    def keep(self, number: int, option: FleetOption) -> None:
-        self.options[number] = option
-
-    def is_cut(self, _: FleetOption) -> bool:
-        return False  # a search that is cut raises
+    chosen = settings or SearchSettings()
+    options: list[FleetOption] = []
+    with suppress(KeyboardInterrupt):
+        for card in cards:
+            options.append(_option(scenario, demand, card, chosen, watch))
+    return tuple(options)
 
 
 def _option(
