@@ -34,23 +34,29 @@ _SIMULATOR = tuple(
     f"kvsim/simulator/{name}.py"
     for name in ("arrival_queue", "batch", "clock", "phases", "plain_batch", "replica", "request")
 )
-_SIMULATOR_TESTS = tuple(
-    f"tests/simulator/test_{name}.py"
-    for name in (
-        "allocators",
-        "apart",
-        "addresses",
-        "schedulers",
-        "queues",
-        "swap",
-        "recomputed_tokens",
-        "recorder",
-        "camera",
-        "prefix",
-        "batch",
-        "exact",
-        "queueing",
-    )
+_SIMULATOR_TESTS = (
+    "tests/engine_oracle/test_vllm.py",
+    "tests/engine_oracle/test_sglang.py",
+    *(
+        f"tests/simulator/test_{name}.py"
+        for name in (
+            "allocators",
+            "apart",
+            "addresses",
+            "schedulers",
+            "queues",
+            "swap",
+            "recomputed_tokens",
+            "recorder",
+            "camera",
+            "prefix",
+            "batch",
+            "exact",
+            "queueing",
+            "radix",
+            "sglang",
+        )
+    ),
 )
 _RESULTS = tuple(
     f"kvsim/results/{name}.py"

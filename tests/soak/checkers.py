@@ -90,6 +90,36 @@ class Told:
         begun = self.moment(start)[self.served] <= at
         return (begun & (self.moment(end)[self.served] > at)).sum(axis=1)
 
+    @cached_property
+    def plans_ahead(self) -> bool:
+        """Whether a step is planned while the one before it is computed."""
+        setup = self.setup
+        return setup.scheduler.plans_ahead and bool(setup.deployment.options.async_scheduling)
+
+    @property
+    def leaving(self) -> npt.NDArray[np.int64]:
+        """Requests that ended as a row began, and keep their memory until it is planned."""
+        at = self.steps["start_seconds"][:, None]
+        ended = (self.moment("finish")[self.served] == at).sum(axis=1)
+        return ended if self.plans_ahead else np.zeros_like(ended)
+
+    def seen(self, at: float) -> float:
+        """Until when arrivals were known, at the least, to the plan of the row that began then."""
+        if not self.plans_ahead:
+            return at
+        starts = self.steps["start_seconds"]
+        row = int(np.searchsorted(starts, at)) - 1
+        return float(starts[row]) if row >= 0 else -np.inf
+
+    @property
+    def unseen(self) -> npt.NDArray[np.int64]:
+        """Most served requests that came before a row, and that its plan did not know of yet."""
+        starts = self.steps["start_seconds"]
+        if not self.plans_ahead:
+            return np.zeros(len(starts), dtype=np.int64)
+        came = np.searchsorted(np.sort(self.moment("arrival")[self.served]), starts, side="right")
+        return came - np.concatenate([[0], came[:-1]])
+
 
 # ---- nothing is lost ------------------------------------------------------------------------
 
@@ -164,7 +194,7 @@ def admissions_in_order(told: Told) -> None:
     for place, later in enumerate(order):
         for earlier in order[:place]:
             at = scheduled[earlier]
-            there = arrival[later] <= at < scheduled[later]
+            there = arrival[later] <= told.seen(at) and at < scheduled[later]
             if there and keys[later] < keys[earlier]:
                 raise LawError(
                     f"request {earlier} was admitted at {at} while {later}, before it in the"
@@ -232,12 +262,13 @@ def littles_law(told: Told) -> None:
     """The queue that steps counted is the one that requests stood in, at every step.
 
     Little's law equates the means of the two; here it holds moment by moment. A preempted
-    request waits again, which its row does not say, so then it is a bound.
+    request waits again, which its row does not say, so then it is a bound; and so it is where a
+    step is planned while the one before it is computed.
     """
     steps = told.steps
     waiting = told.between("arrival", "scheduled")
     again = told.preemptions
-    least, most = waiting, waiting + again
+    least, most = waiting - told.unseen, waiting + again
     counted = steps["waiting"]
     lasting = steps["seconds"] > 0  # a step without work ends a batch in no time at all
     wrong = np.flatnonzero(lasting & ((counted < least) | (counted > most)))
@@ -250,7 +281,8 @@ def littles_law(told: Told) -> None:
     most_decode = (steps["sequences"] <= decoding).all()
     hold(most_decode, "more sequences decode than have had their first token")
     scheduler = told.setup.scheduler
-    if not again and not scheduler.keeps_batch_closed:
+    held_back = told.setup.scenario.scheduler.long_prefill_token_threshold > 0
+    if not again and not scheduler.keeps_batch_closed and not held_back:
         lazy = steps["sequences"] < decoding
         if scheduler.prefills_stop_decodes:
             lazy &= steps["prefill_tokens"] == 0
@@ -290,7 +322,7 @@ def no_block_is_held_by_nobody(told: Told) -> None:
     if not is_plain or memory not in ("paged", "prefix", "soak-thrifty"):
         return
     steps = told.steps
-    running = told.samples * told.between("scheduled", "finish")
+    running = told.samples * (told.between("scheduled", "finish") + told.leaving)
     beyond = steps["held_slots"] - steps["filled_slots"] - steps["prefill_tokens"]
     size = pools.main.curve.block_size
     least = 0 if told.samples > 1 else 1  # written of a block; a copy is made empty
@@ -313,7 +345,9 @@ def preemptions_are_accounted_for(told: Told) -> None:
         if step < len(starts):
             at, place = starts[step], places[row]
             hold(
-                scheduled[place] <= at < finish[place], f"{row} was preempted while it did not run"
+                scheduled[place] <= at < finish[place]
+                or (told.plans_ahead and at == finish[place]),
+                f"{row} was preempted while it did not run",
             )
     if not events:
         hold(not summary["recomputed_tokens"], "tokens are recomputed, and nobody was preempted")

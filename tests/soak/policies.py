@@ -78,10 +78,12 @@ class Thrifty(Paged):
     def from_setup(cls, setup: Setup, spared: int = 1) -> Self:
         return cls(setup.num_blocks, setup.curve, spared)
 
-    def allocate(self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0) -> int | None:
+    def allocate(
+        self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0, whole: bool = True
+    ) -> int | None:
         others_run = self.free_blocks < self.total_blocks
         spare = spare_blocks + (self.spared if others_run else 0)
-        return super().allocate(request, chunk_tokens, spare_blocks=spare)
+        return super().allocate(request, chunk_tokens, spare_blocks=spare, whole=whole)
 
 
 class Tightest(BestFit):

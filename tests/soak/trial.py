@@ -111,9 +111,15 @@ def _in_company(world: World, scenario: Scenario, whole: Told) -> bool:
 
 
 def _every_admission(preemption: str, log: runs.Log) -> None:
-    """Who is preempted is admitted once more, or brought back from the host."""
+    """Who is preempted is admitted once more, or brought back from the host.
+
+    But for who had ended, and had to give its memory up before the next step was planned.
+    """
     admitted = Counter(row for row, *_ in log.admissions)
-    preemptions = log.preemptions
+    starts, finish = log.step_columns()["start_seconds"], log.finish_seconds
+    preemptions = Counter(
+        row for row, step in log.preempted if step >= len(starts) or starts[step] != finish[row]
+    )
     for row, times in admitted.items():
         most = 1 + preemptions[row]
         hold(times <= most, f"request {row} was admitted {times} times of {most}")
