@@ -213,7 +213,7 @@ class VLLMv1(Scheduler):
         """Note what `_steps_held_back` goes by (0.33.0 scheduler.py:1612-1631)."""
         if not gave_way and not held_back:
             self._is_bound_by_capacity = bool(self.waiting)
-        if went_on and any(request in self.prefilling for request in self._planned):
+        if went_on and not self.prefilling.keys().isdisjoint(self._planned):
             self._last_prefill_step = self.steps_taken + 1
 
     def _longest_chunk(self) -> int:
@@ -239,7 +239,7 @@ class VLLMv1(Scheduler):
         if interval == 1 or self._is_bound_by_capacity:
             return 0
         left = self._last_prefill_step + interval - self.steps_taken - 1
-        if left > 0 and any(request not in self.prefilling for request in self.running):
+        if left > 0 and len(self.running) > len(self.prefilling):
             return left
         return 0
 
