@@ -23,9 +23,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .vllm_stub import VARIABLE as SOURCES
+
 __all__ = ["CARDS", "SOURCES", "Card", "import_engine", "on_no_device", "set_groups"]
 
-SOURCES = "KVSIM_VLLM"
 _ABSENT = {
     "av",
     "compressed_tensors",

@@ -6,27 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
-__all__ = ["ALONE", "FAMILIES", "Case", "Job", "case_of"]
+from .jobs import Job, drawn_jobs, drawn_limits
 
-
-@dataclass(frozen=True)
-class Job:
-    """One request; its first `shared` tokens are those of a stream that others begin with too.
-
-    Streams are numbers; the token at a position follows from the stream and the position.
-    """
-
-    arrival: int
-    prompt: int
-    output: int
-    shared: int = 0
-    shared_stream: int = 0
-    own_stream: int = 0
-
-    def token(self, position: int) -> int:
-        """Token at a position of the prompt, or of the output behind it."""
-        stream = self.shared_stream if position < self.shared else self.own_stream
-        return stream * 10_000 + position + 1
+__all__ = ["ALONE", "FAMILIES", "Case", "case_of"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +19,7 @@ class Case:
     ----------
     jobs : tuple of Job
         The requests, in order of arrival.
-    pages, page_size : int
+    blocks, block_size : int
         The pool: ``--max-total-tokens`` is their product, ``--page-size``.
     running : int
         ``--max-running-requests``.
@@ -52,8 +34,8 @@ class Case:
     """
 
     jobs: tuple[Job, ...]
-    pages: int
-    page_size: int = 1
+    blocks: int
+    block_size: int = 1
     running: int = 16
     chunk: int = 2048
     caching: bool = False
@@ -61,14 +43,14 @@ class Case:
     conservativeness: float = 1.0
 
     @property
-    def least_pages(self) -> int:
+    def least_blocks(self) -> int:
         """Pages with which the engine cuts no output short.
 
         ``BaseTokenToKVPoolAllocator.max_new_tokens_for_memory`` leaves an output of capacity -
         prompt in whole pages - a page - 1. Of an output that is asked for to the last token and
         leaves no more than that, ``add_one_req_ignore_eos`` never admits the request.
         """
-        size, more = self.page_size, 2 if self.ignore_eos else 1
+        size, more = self.block_size, 2 if self.ignore_eos else 1
         needs = (-(-job.prompt // size) * size + size + job.output + more for job in self.jobs)
         return -(-max(needs) // size)
 
@@ -80,64 +62,24 @@ def _draw(
     count = random.randint(4, 40)
     running = random.choice([2, 3, 4, 8, 16, 64])
     chunk = size * max(1, random.choice([8, 16, 32, 64, 128, 512, 2048]) // size)
-    said, answered = random.choice([20, 60, 150]), random.choice([5, 30, 80])
-    gap = random.choice([0, 1, 4, 15])
-    draw = _turns if turns else _alone
-    jobs = draw(random, count, said, answered, gap, shared)
-    case = Case(tuple(jobs), 0, size, running, chunk, caching=shared or turns)
-    need = case.least_pages
+    jobs = drawn_jobs(random, drawn_limits(random, count), shared=shared, turns=turns)
+    case = Case(jobs, 0, size, running, chunk, caching=shared or turns)
+    need = case.least_blocks
     more = random.randint(0, max(2, 2 * need)) if tight else 20_000 // size
-    return replace(case, pages=need + more)
-
-
-def _alone(
-    random: Random, count: int, said: int, answered: int, gap: int, shared: bool
-) -> list[Job]:
-    """Requests that have nothing to do with one another, but maybe a prefix."""
-    jobs, now = [], 0
-    for at in range(count):
-        now += random.randint(0, gap)
-        prefix = random.choice([0, 16, 30, 48, 100]) if shared else 0
-        prompt = prefix + random.randint(1, said)
-        stream = random.randint(1, 3) if shared else 0
-        jobs.append(Job(now, prompt, random.randint(1, answered), prefix, stream, 100 + at))
-    return jobs
-
-
-def _turns(
-    random: Random, count: int, said: int, answered: int, gap: int, shared: bool
-) -> list[Job]:
-    """Conversations: a turn repeats all before it, and mostly comes when that has ended."""
-    jobs: list[Job] = []
-    sessions = random.randint(2, 8)
-    past: dict[int, tuple[int, int, int]] = {}
-    now = 0
-    for _ in range(count):
-        talk = random.randrange(sessions)
-        prefix, told, free = past.get(talk, (random.choice([0, 5, 16, 40]), 0, 0))
-        now += random.randint(0, gap)
-        prompt = (told or prefix) + random.randint(1, said)
-        output = random.randint(1, answered)
-        if jobs and prompt + output > 900:
-            continue
-        at = max(now, free)
-        jobs.append(Job(at, prompt, output, min(prefix, prompt), 1 + talk % 2, 100 + talk))
-        after = at + 3 * (prompt + output) // 2 + random.randint(0, 30)
-        past[talk] = prefix, prompt + output, after if random.random() < 0.9 else at
-    return sorted(jobs, key=lambda job: job.arrival)
+    return replace(case, blocks=need + more)
 
 
 def _conservative(random: Random, case: Case) -> Case:
     """Another estimate of what running requests will still need, and much that they will."""
     longer = tuple(replace(job, output=job.output + random.randint(10, 120)) for job in case.jobs)
     case = replace(case, jobs=longer, conservativeness=random.choice([0.05, 0.1, 0.3, 0.8, 1.3]))
-    return replace(case, pages=case.least_pages + random.randint(0, case.least_pages))
+    return replace(case, blocks=case.least_blocks + random.randint(0, case.least_blocks))
 
 
 def _fixed(case: Case) -> Case:
     """Outputs that are asked for to the last token."""
     case = replace(case, ignore_eos=True)
-    return replace(case, pages=max(case.pages, case.least_pages))
+    return replace(case, blocks=max(case.blocks, case.least_blocks))
 
 
 _PAGES = {"": 1, "-pages": 16}

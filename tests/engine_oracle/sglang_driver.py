@@ -36,8 +36,9 @@ from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
-from .sglang_cases import Case, Job
-from .sglang_seen import Seen
+from .jobs import Job
+from .seen import Seen
+from .sglang_cases import Case
 from .sglang_stub import publish
 
 __all__ = ["run"]
@@ -116,7 +117,7 @@ class _Driven(Scheduler):
         self.spec_algorithm = SpeculativeAlgorithm.NONE
         self.forward_ct = self.processed_tokens_counter = 0
         self.max_running_requests = case.running
-        self.schedule_policy, self.page_size = "fcfs", case.page_size
+        self.schedule_policy, self.page_size = "fcfs", case.block_size
         self.schedule_low_priority_values_first = False
         self.priority_scheduling_preemption_threshold = 0
         self.max_prefill_tokens = _prefill_tokens(case)
@@ -126,7 +127,7 @@ class _Driven(Scheduler):
 
     def _make_memory(self, case: Case) -> None:
         """As ``kv_cache_builder.build_kv_cache``: rows, slots, and the tree."""
-        size, tokens = case.page_size, case.pages * case.page_size
+        size, tokens = case.block_size, case.blocks * case.block_size
         self.req_to_token_pool = ReqToTokenPool(case.running, _LONGEST, "cpu", False)
         if size == 1:
             slots: Any = TokenToKVPoolAllocator(tokens, torch.float16, "cpu", None, False)
@@ -267,7 +268,7 @@ def _prefill_tokens(case: Case) -> int:
 def run(case: Case) -> Seen:
     """Serve a case's requests with the engine's own scheduler."""
     publish(
-        page_size=case.page_size,
+        page_size=case.block_size,
         chunked_prefill_size=case.chunk,
         disable_overlap_schedule=True,
         disable_radix_cache=not case.caching,

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-
-from .cases import Case
+from typing import Any
 
 __all__ = ["shrunk"]
 
 _TRIES = 400
 
 
-def shrunk(case: Case, disagrees: Callable[[Case], bool]) -> Case:
+def shrunk(case: Any, disagrees: Callable[[Any], bool]) -> Any:
     """Drop requests, shorten them, and take blocks away, as long as the two still differ."""
-    tries = 0
-    smaller = True
+    tries, smaller = 0, True
     while smaller and tries < _TRIES:
         smaller = False
         for one in _smaller(case):
             tries += 1
-            if one.jobs and one.longest <= one.blocks and disagrees(one):
+            if one.jobs and one.least_blocks <= one.blocks and disagrees(one):
                 case, smaller = one, True
                 break
     return case
 
 
-def _smaller(case: Case) -> Iterator[Case]:
+def _smaller(case: Any) -> Iterator[Any]:
     """Cases that are a little smaller."""
     jobs = case.jobs
     half = len(jobs) // 2
@@ -39,9 +37,8 @@ def _smaller(case: Case) -> Iterator[Case]:
         for name, least in (("output", 1), ("prompt", max(1, job.shared)), ("arrival", 0)):
             value = getattr(job, name)
             for less in {least, (value + least) // 2, value - 1}:
-                if least <= less < value and not (
-                    name == "arrival" and at and less < jobs[at - 1].arrival
-                ):
+                earlier = name == "arrival" and at and less < jobs[at - 1].arrival
+                if least <= less < value and not earlier:
                     changed = replace(job, **{name: less})
                     yield replace(case, jobs=(*jobs[:at], changed, *jobs[at + 1 :]))
     yield replace(case, blocks=case.blocks - 1)

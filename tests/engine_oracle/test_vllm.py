@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from . import our_side, stub
-from .cases import FAMILIES, case_of
-from .recorded import recorded
+from . import vllm_ours
 from .seen import differences
+from .vllm_cases import FAMILIES, case_of
+from .vllm_recorded import recorded
+from .vllm_stub import missing
 
 RECORDED = recorded()
 
@@ -15,7 +16,7 @@ RECORDED = recorded()
 @pytest.mark.parametrize(("family", "seed"), RECORDED)
 def test_what_the_engine_did_is_what_we_do(family: str, seed: int) -> None:
     """Runs of vLLM 0.33, kept in ``vllm_recorded.json``."""
-    assert differences(our_side.run(case_of(family, seed)), RECORDED[family, seed]) is None
+    assert differences(vllm_ours.run(case_of(family, seed)), RECORDED[family, seed]) is None
 
 
 def test_the_recorded_runs_press_the_pool_and_find_prefixes() -> None:
@@ -26,15 +27,12 @@ def test_the_recorded_runs_press_the_pool_and_find_prefixes() -> None:
     assert sum(word == "admitted" and cached > 0 for _, word, _, cached in events) > 50
 
 
-@pytest.mark.skipif(
-    stub.sources() is None,
-    reason=f"{stub.VARIABLE} names no folder with the sources of vLLM (make oracle sets it up)",
-)
+@pytest.mark.skipif(missing() is not None, reason=missing() or "")
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_engine_agrees(family: str, seed: int) -> None:
     """A workload of a family; more seeds by ``python -m tests.engine_oracle``."""
-    from . import vllm_side
+    from . import vllm_driver
 
     case = case_of(family, seed)
-    assert differences(our_side.run(case), vllm_side.run(case)) is None
+    assert differences(vllm_ours.run(case), vllm_driver.run(case)) is None

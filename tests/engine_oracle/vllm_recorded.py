@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
 
-from .cases import FAMILIES, case_of
 from .seen import Seen
+from .vllm_cases import FAMILIES, case_of
 
 __all__ = ["record", "recorded"]
 
@@ -28,12 +28,12 @@ def _small(family: str) -> Iterator[int]:
 
 def record() -> None:
     """Run the engine and write the file."""
-    from . import vllm_side
+    from . import vllm_driver
 
     runs = []
     for family in FAMILIES:
         for seed in (*islice(_small(family), _EACH), *_TELLING.get(family, ())):
-            seen = vllm_side.run(case_of(family, seed))
+            seen = vllm_driver.run(case_of(family, seed))
             runs.append([family, seed, sorted(seen.events), sorted(seen.used.items())])
     _FILE.write_text(
         "[" + ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs) + "]\n"

@@ -11,11 +11,13 @@ from collections import deque
 from functools import cache
 from typing import Any
 
-from . import stub
-from .cases import Case, Job
+from . import vllm_stub
+from .jobs import Job
+from .product import LONGEST
 from .seen import Seen
+from .vllm_cases import Case
 
-stub.prepare()
+vllm_stub.prepare()
 
 import torch
 from vllm.config import (
@@ -38,7 +40,6 @@ from vllm.v1.kv_cache_interface import (
     FullAttentionSpec,
     KVCacheConfig,
     KVCacheGroupSpec,
-    SlidingWindowSpec,
 )
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
@@ -46,7 +47,6 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 __all__ = ["run"]
 
-_LONGEST = 4000
 _STUCK = 5  # empty schedules in a row
 init_none_hash(sha256)
 
@@ -54,11 +54,11 @@ init_none_hash(sha256)
 @cache
 def _model() -> ModelConfig:
     return ModelConfig(
-        model=stub.model_folder(),
+        model=vllm_stub.model_folder(),
         dtype="float16",
         seed=42,
         skip_tokenizer_init=True,
-        max_model_len=_LONGEST,
+        max_model_len=LONGEST,
     )
 
 
@@ -76,7 +76,7 @@ def _scheduler(case: Case) -> Scheduler:
                 "max_num_seqs": case.max_num_seqs,
                 "max_num_active_seqs": case.active,
                 "max_num_batched_tokens": case.max_num_batched_tokens,
-                "max_model_len": _LONGEST,
+                "max_model_len": LONGEST,
                 "long_prefill_token_threshold": case.threshold,
                 "long_prefill_token_threshold_adaptive": case.adaptive,
                 "enable_chunked_prefill": True,
@@ -117,16 +117,10 @@ def _scheduler(case: Case) -> Scheduler:
 
 
 def _groups(case: Case) -> list[KVCacheGroupSpec]:
-    shape = {"block_size": case.block_size, "num_kv_heads": 1, "head_size": 1}
-    shape["dtype"] = torch.float32
-    full = KVCacheGroupSpec(["full"], FullAttentionSpec(**shape))
-    windows = [
-        KVCacheGroupSpec(
-            [f"window{at}"], SlidingWindowSpec(**shape, sliding_window=window, dcp_sharded=False)
-        )
-        for at, window in enumerate(case.windows)
-    ]
-    return [full, *windows]
+    spec = FullAttentionSpec(
+        block_size=case.block_size, num_kv_heads=1, head_size=1, dtype=torch.float32
+    )
+    return [KVCacheGroupSpec(["layer"], spec)]
 
 
 def _request(row: int, job: Job, case: Case) -> Request:

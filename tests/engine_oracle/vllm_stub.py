@@ -15,9 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["VARIABLE", "model_folder", "sources"]
+__all__ = ["RELEASE", "VARIABLE", "missing", "model_folder", "prepare"]
 
 VARIABLE = "KVSIM_VLLM"
+RELEASE = "0.33.0"
 _CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -35,10 +36,15 @@ _CONFIG = {
 }
 
 
-def sources() -> Path | None:
-    """Folder that contains the engine's package, where the environment names one."""
+def missing() -> str | None:
+    """Say in one line what the environment lacks to run the engine's scheduler, if anything."""
     named = os.environ.get(VARIABLE)
-    return Path(named) if named and (Path(named) / "vllm").is_dir() else None
+    if not named or not (Path(named) / "vllm").is_dir():
+        return (
+            f"{VARIABLE} does not name a folder with the package vllm (make oracle sets one up; or"
+            f" pip download --no-deps vllm=={RELEASE}, then unzip its Python files there)"
+        )
+    return None
 
 
 def model_folder() -> str:
@@ -50,16 +56,10 @@ def model_folder() -> str:
 
 def prepare() -> None:
     """Put the engine on the path and say that there is a GPU."""
-    folder = sources()
-    if folder is None:
-        sys.exit(
-            f"{VARIABLE} does not name a folder with the package vllm (pip download --no-deps"
-            " vllm==0.33.0, then unzip its Python files there)"
-        )
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, os.environ[VARIABLE])
     import vllm.platforms
 
     vllm.platforms.current_platform.device_type = "cuda"
