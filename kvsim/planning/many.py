@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kvsim.errors import InputError, KVSimError, nearest
 from kvsim.planning.plan_types import Plan
-from kvsim.planning.planner import plan, plan_unadvised
+from kvsim.planning.planner import plan
 from kvsim.specs.checked import defaults
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.specs.hardware import AcceleratorProfile
@@ -125,6 +125,7 @@ def _check_columns(columns: list[Any]) -> None:
     """Refuse what is no argument of `plan`, and a table that lacks those that it needs."""
     named = inspect.signature(plan).parameters.values()
     known = [each.name for each in named if each.kind is not each.VAR_KEYWORD]
+    known.remove("suggests")  # what would fit is a plan's own question
     known += defaults(EngineOptions)
     for at, name in enumerate(columns):
         if name not in known:
@@ -140,7 +141,7 @@ def _check_columns(columns: list[Any]) -> None:
 
 def _answer(cells: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return {**_numbers(plan_unadvised(**_question(cells))), "error": ""}
+        return {**_numbers(plan(**_question(cells), suggests=False)), "error": ""}
     except KVSimError as error:
         return {"error": str(error)}
 

@@ -69,7 +69,6 @@ __all__ = [
     "engine_options",
     "plan",
     "plan_engines",
-    "plan_unadvised",
 ]
 
 AnyModel: TypeAlias = str | Path | ModelSpec
@@ -96,6 +95,7 @@ def plan(
     engine_version: str = "",
     context_len: int | None = None,
     retention: str | Iterable[str] = (),
+    suggests: bool = True,
     **options: Any,
 ) -> Plan:
     """Plan a deployment: what fits on the accelerator, and how many requests that is.
@@ -113,6 +113,8 @@ def plan(
         that is less.
     retention : str or iterable of str
         Retention policies to set beside full retention, as "window:4096".
+    suggests : bool
+        Whether a deployment that does not fit is planned a hundred times more, for what would.
     **options
         Fields of `EngineOptions`, under vLLM's names: ``tensor_parallel_size=2``.
 
@@ -138,23 +140,8 @@ def plan(
     """
     chosen = get_engine(engine, engine_version)
     sizing = size(chosen, overridden(_deployment(model, gpu, options), model, chosen))
-    return _advised(sizing, gpu, context_len, retention)
-
-
-def plan_unadvised(
-    model: AnyModel,
-    gpu: AnyAccelerator,
-    *,
-    engine: str = "vllm",
-    engine_version: str = "",
-    context_len: int | None = None,
-    retention: str | Iterable[str] = (),
-    **options: Any,
-) -> Plan:
-    """`plan` less its suggestions, which re-plan a deployment that does not fit a hundred times."""
-    chosen = get_engine(engine, engine_version)
-    sizing = size(chosen, overridden(_deployment(model, gpu, options), model, chosen))
-    return _plan(sizing, gpu, context_len, retention)
+    answer = _plan(sizing, gpu, context_len, retention)
+    return replace(answer, suggestions=_suggestions(sizing)) if suggests else answer
 
 
 class EngineComparison(NamedTuple):
@@ -197,7 +184,8 @@ def plan_engines(
         try:
             engine = get_engine(name)
             sizing = size(engine, overridden(deployment, model, engine))
-            plans.append(_advised(sizing, gpu, context_len, retention))
+            answer = _plan(sizing, gpu, context_len, retention)
+            plans.append(replace(answer, suggestions=_suggestions(sizing)))
         except KVSimError as error:
             refused.append((name, str(error)))
     if not plans:
@@ -252,16 +240,6 @@ def _context(asked: int | None, max_model_len: int) -> int:
             fix="raise max_model_len or lower context_len",
         )
     return asked
-
-
-def _advised(
-    sizing: Sizing,
-    gpu: AnyAccelerator,
-    context_len: int | None,
-    retention: str | Iterable[str],
-) -> Plan:
-    answer = _plan(sizing, gpu, context_len, retention)
-    return replace(answer, suggestions=_suggestions(sizing))
 
 
 def _plan(

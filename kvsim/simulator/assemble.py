@@ -65,7 +65,7 @@ def _prefix(setup: Setup) -> Allocator:
     if issubclass(setup.scheduler, SGLang):
         return Radix(setup.num_blocks, setup.curve, eviction)
     if eviction == "lru":
-        first = _rule(setup, "nameless_blocks_first")
+        first = _rules(setup).value("nameless_blocks_first")
         return PrefixRuns(setup.num_blocks, setup.curve, nameless_first=first)
     return Prefix(setup.num_blocks, setup.curve, eviction)
 
@@ -117,7 +117,7 @@ def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
     scenario, options = setup.scenario, setup.deployment.options
     with blaming(scenario, "memory.allocator"):
         allocator = _make_allocator(setup)
-    reads = setup.sizing.read_curve
+    reads, rules = setup.sizing.read_curve, _rules(setup)
     limits = SchedulerLimits(
         max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.max_num_batched_tokens,
@@ -125,19 +125,31 @@ def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
         long_prefill_token_threshold=scenario.scheduler.long_prefill_token_threshold,
         admission=scenario.scheduler.admission,
         preemption=scenario.scheduler.preemption,
-        waives_threshold=_rule(setup, "waives_threshold"),
-        scheduler_reserve_full_isl=_rule(setup, "reserves_full_prompt"),
+        waives_threshold=rules.value("waives_threshold"),
+        scheduler_reserve_full_isl=rules.value("reserves_full_prompt"),
         async_scheduling=options.async_scheduling,
     )
     batch = decode_batch(allocator.growths, reads)
     with blaming(scenario, "scheduler.policy"):
+        _refuse_flags(setup, rules)
         return setup.scheduler(limits, allocator, batch, recorder)
 
 
-def _rule(setup: Setup, name: str) -> bool:
-    """What vLLM's release does; where another engine is served by its scheduler, the newest."""
+def _rules(setup: Setup) -> Rules:
+    """Those of vLLM's release; where another engine is served by its scheduler, the newest."""
     engine = setup.sizing.engine
-    return bool(Rules.of(engine.version if engine.name == "vllm" else NEWEST).value(name))
+    return Rules.of(engine.version if engine.name == "vllm" else NEWEST)
+
+
+def _refuse_flags(setup: Setup, rules: Rules) -> None:
+    """Refuse parameters of the scheduler that are flags of another release."""
+    has, known = rules.value("scheduler_flags"), Rules.of(NEWEST).value("scheduler_flags")
+    for name in setup.scenario.scheduler.policy.parameters:
+        if name in known and name not in has:
+            raise InputError(
+                f"vLLM {rules.said} has no {name}",
+                fix=f"leave it out, or choose release {NEWEST}",
+            )
 
 
 def make_clock(setup: Setup) -> StepClock:

@@ -163,9 +163,12 @@ class Replica:
         return steps, end
 
     def _sees_more(self, now: float) -> bool:
-        """Whether an idle replica sees more than before: nothing is in flight any more."""
+        """Whether an idle replica sees more than before: nothing is in flight any more.
+
+        What was preempted left room, too.
+        """
         seen, self.seen = self.seen, now
-        return self.scheduler.settle() or seen < now
+        return self.scheduler.settle() or seen < now or self.scheduler.gave_way
 
     def _is_over(self) -> bool:
         """Whether an idle replica has nothing to wait for.
@@ -250,7 +253,7 @@ class Replica:
         if plan.prefills or plan.moved_tokens or not plan.decodes:
             return 1, self.clock.mixed_seconds(plan, batch)
         waiting, arrivals = self.scheduler.waiting, self.arrivals
-        if waiting and not waiting.arrivals_can_overtake and not self._is_closed_loop:
+        if waiting and not self.scheduler.heeds_arrivals and not self._is_closed_loop:
             return self.clock.decode_run(batch, plan.steps, inf)  # behind a blocked queue
         # in a closed loop whoever is refused there asks again, in the meantime
         gap = arrivals.next_seconds - now

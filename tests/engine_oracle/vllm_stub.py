@@ -60,6 +60,9 @@ def prepare() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     sys.path.insert(0, os.environ[VARIABLE])
+    # it looks at a model's class in a process of its own
+    inherited = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ[VARIABLE], inherited]))
     import vllm.platforms
 
     vllm.platforms.current_platform.device_type = "cuda"

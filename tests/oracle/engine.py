@@ -84,6 +84,7 @@ class Engine:
     now: float = 0.0
     seen: float = 0.0  # until when arrivals are known to whoever plans
     gone: list[Job] = field(default_factory=list)  # ended, and there until the next step is planned
+    gave_way: bool = False  # whether somebody did, and nobody was admitted after it
     moved: int = 0
     waiting: list[Job] = field(default_factory=list)
     running: list[Job] = field(default_factory=list)  # in the order of admission
@@ -113,7 +114,7 @@ class Engine:
             step = self.plan()
             if step is not None:
                 self.take(step)
-            elif self.gone or self.seen < self.now:
+            elif self.gone or self.seen < self.now or self.gave_way:
                 self.settle()
                 self.seen = self.now
             elif self.arrivals.coming:

@@ -18,8 +18,8 @@ class VLLMv1(Engine):
         self.evictions = self.memory.evictions
         longest = self.longest()
         run = self.run_in_order if self.memory.in_order else self.run_together
-        gave_way = run(longest)
-        if not (gave_way and (self.running or self.limits.asynchronous)):
+        self.gave_way = run(longest)
+        if not self.gave_way:
             self.begin_prompts(longest)
         prefilling = self.prefilling
         return self.step([(job, n) for job, n in self.planned.items() if job in prefilling])

@@ -78,7 +78,6 @@ class SGLang(Engine):
 
     ratio = 0.7
     full = False
-    gave_way = False
 
     def plan(self) -> Step | None:
         """Prompts if there are any, else decodes."""

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -319,6 +320,14 @@ def test_the_suggested_length_is_the_longest_that_fits():
     assert plan("llama3.1-8b", "l4", max_model_len=longest).fits
     one_block_more = longest + answer.kv_cache.block_size
     assert not plan("llama3.1-8b", "l4", max_model_len=one_block_more).fits
+
+
+def test_a_plan_that_is_told_so_suggests_nothing():
+    """And is the same plan otherwise."""
+    asked = {"model": "llama3.1-70b", "gpu": "h100"}
+    answer = plan(**asked)
+    assert answer.suggestions
+    assert plan(**asked, suggests=False) == replace(answer, suggestions=())
 
 
 def test_a_plan_that_fits_suggests_nothing(llama2):

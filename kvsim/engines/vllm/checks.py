@@ -40,6 +40,22 @@ def check_flags(deployment: Deployment, rules: Rules) -> None:
     _check_compressed(deployment)
     _check_windows(deployment, rules)
     _check_stages(deployment, rules)
+    _check_async(deployment.options, rules)
+
+
+def plans_ahead(options: EngineOptions, rules: Rules) -> bool:
+    """Whether a step can be scheduled while the one before it is computed."""
+    return options.pipeline_parallel_size == 1 or bool(rules.value("async_with_stages"))
+
+
+def _check_async(options: EngineOptions, rules: Rules) -> None:
+    """Refuse asynchronous scheduling of pipeline stages in a release that cannot."""
+    if options.async_scheduling and not plans_ahead(options, rules):
+        raise InputError(
+            f"vLLM {rules.said} does not schedule pipeline stages asynchronously",
+            where="async_scheduling",
+            fix="leave it out, choose --pp 1 or a later --engine-version",
+        )
 
 
 def _check_served(model: ModelSpec, rules: Rules) -> None:

@@ -8,7 +8,7 @@ from kvsim.engines.base import Deployment, ResolvedDeployment
 from kvsim.engines.common import check_options, declared_kv_format, resolve
 from kvsim.engines.vllm.batching import default_batched_tokens
 from kvsim.engines.vllm.block_sparse import SPARSE_BLOCK, check_block_sparse, is_block_sparse
-from kvsim.engines.vllm.checks import check_batch, check_flags
+from kvsim.engines.vllm.checks import check_batch, check_flags, plans_ahead
 from kvsim.engines.vllm.folded_index import FoldedKernels, check_folded, index_fold
 from kvsim.engines.vllm.image_layers import check_batch_of_images, check_image_layers
 from kvsim.engines.vllm.kernel_checks import check_shared_context
@@ -92,7 +92,7 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
         max_num_batched_tokens=tokens,
         max_num_seqs=min(_sequences(deployment, rules), tokens),
         block_size=_block_size(deployment, rules, kv),
-        async_scheduling=rules.value("async_scheduling"),
+        async_scheduling=rules.value("async_scheduling") and plans_ahead(options, rules),
         enable_prefix_caching=_caches_prefixes(model, rules),
     )
     check_batch(resolved.options)

@@ -112,6 +112,11 @@ class Scheduler(ABC):
     claimed_slots : int
         Slots that running requests are due, by what each has cached or computes in this step:
         a ledger beside the memory's own count of what is held.
+    heeds_arrivals : bool
+        Whether an arrival may change a plan that leaves others waiting.
+    gave_way : bool
+        Whether somebody was preempted in the plan made last and nobody admitted for it, so that
+        one that has nothing to compute is made again at once.
     steps_taken : int
         Steps that have computed anything.
     resting : list of Request
@@ -141,6 +146,8 @@ class Scheduler(ABC):
         self._seats_taken = self.steps_taken = 0
         self._by_importance = limits.admission == "priority"
         self.waiting: WaitingQueue = ADMISSION_POLICIES.find(limits.admission)()
+        self.heeds_arrivals = self.waiting.arrivals_can_overtake
+        self.gave_way = False
         self.running: dict[Request, None] = {}
         self.running_sequences = 0
         self.claimed_slots = 0

@@ -15,63 +15,17 @@ is the same, made with what was known a step earlier::
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import replace
 
-from kvsim.errors import InputError
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.request import Request
 from kvsim.simulator.schedulers.base import Scheduler, SchedulerLimits, StepPlan
+from kvsim.simulator.schedulers.vllm_settings import VLLMv1Settings
 
 __all__ = ["VLLMv1"]
-
-
-class VLLMv1Settings(NamedTuple):
-    """What vLLM's scheduler can be told beside the limits of a step; see `VLLMv1`."""
-
-    watermark: float
-    max_num_active_seqs: int | None
-    long_prefill_token_threshold_adaptive: bool
-    prefill_schedule_interval: int
-    scheduler_reserve_full_isl: bool | None
-
-    def check(self, limits: SchedulerLimits) -> None:
-        """Refuse what ``SchedulerConfig`` refuses.
-
-        Raises
-        ------
-        InputError
-            With the name, the value and what it should be.
-        """
-        active = self.max_num_active_seqs
-        wrong = {
-            "watermark": (
-                type(self.watermark) not in (int, float) or not 0 <= self.watermark < 1,
-                "should be a number from 0 to below 1",
-            ),
-            "max_num_active_seqs": (
-                active is not None
-                and (type(active) is not int or not 1 <= active <= limits.max_num_seqs),
-                f"should be a whole number from 1 to max_num_seqs, {limits.max_num_seqs}",
-            ),
-            "prefill_schedule_interval": (
-                type(self.prefill_schedule_interval) is not int
-                or self.prefill_schedule_interval < 1,
-                "should be a whole number of at least 1",
-            ),
-        }
-        for name in ("long_prefill_token_threshold_adaptive", "scheduler_reserve_full_isl"):
-            value = getattr(self, name)
-            wrong[name] = value not in (None, True, False), "should be true or false"
-        for name, (is_wrong, what) in wrong.items():
-            if is_wrong:
-                raise InputError(f"{name} = {getattr(self, name)!r:.60} {what}")
-        if self.long_prefill_token_threshold_adaptive and not limits.long_prefill_token_threshold:
-            raise InputError(
-                "long_prefill_token_threshold_adaptive raises a threshold, and there is none",
-                fix="set scheduler.long_prefill_token_threshold",
-            )
 
 
 class VLLMv1(Scheduler):
@@ -124,31 +78,34 @@ class VLLMv1(Scheduler):
         prefill_schedule_interval: int = 1,
         scheduler_reserve_full_isl: bool | None = None,
     ) -> None:
-        super().__init__(limits, allocator, batch, recorder)
-        settings = VLLMv1Settings(
+        self._settings = VLLMv1Settings(
             watermark,
             max_num_active_seqs,
             long_prefill_token_threshold_adaptive,
             prefill_schedule_interval,
             scheduler_reserve_full_isl,
         )
-        settings.check(limits)
+        self._settings.check(limits)
+        if max_num_active_seqs is not None:
+            limits = replace(limits, max_num_seqs=max_num_active_seqs)
+        if scheduler_reserve_full_isl is not None:
+            limits = replace(limits, scheduler_reserve_full_isl=scheduler_reserve_full_isl)
+        super().__init__(limits, allocator, batch, recorder)
         if watermark:  # KVCacheManager counts the null block in
             self._watermark_blocks = int(watermark * (allocator.total_blocks + 1))
-        self._seats = max_num_active_seqs or limits.max_num_seqs
-        self._is_adaptive = long_prefill_token_threshold_adaptive
-        self._interval = interval = prefill_schedule_interval
-        reserves = scheduler_reserve_full_isl
-        self._reserves_all = limits.scheduler_reserve_full_isl if reserves is None else reserves
         self.is_async = limits.async_scheduling and self.plans_ahead
         allocator.planned_tokens, allocator.unknown_tokens = 1, int(self.is_async)
         # whose blocks are all alike, and who gives way newest first, may be asked in any order
         self._order_matters = allocator.running_first or self._by_importance
-        self._opened = 0  # blocks of this step's decodes that are allocated
-        self._planned: dict[Request, int] = {}  # tokens of those planned so far
-        self._has_rules = interval > 1 or limits.long_prefill_token_threshold > 0
-        self._last_prefill_step = -interval
+        self._has_rules = prefill_schedule_interval > 1 or limits.long_prefill_token_threshold > 0
+        self._last_prefill_step = -prefill_schedule_interval
         self._is_bound_by_capacity = False
+        # who is blocked waits for a larger share of the step where a share is all that must fit
+        if long_prefill_token_threshold_adaptive and not limits.scheduler_reserve_full_isl:
+            self.heeds_arrivals = True
+        # of the step that is planned
+        self._planned: dict[Request, int] = {}  # tokens of those planned so far
+        self._opened = 0  # blocks of its decodes that are allocated
 
     # ---- a step -------------------------------------------------------------------------
 
@@ -160,8 +117,8 @@ class VLLMv1(Scheduler):
             if allocator.can_decode(batch):
                 return self._decode(1 if self.leaving else 0)
         evictions = allocator.evictions
-        gave_way, held_back = self._spend(now)
-        planned, opened = self._planned, self._opened
+        held_back = self._spend(now)
+        planned, opened, gave_way = self._planned, self._opened, self.gave_way
         plan: StepPlan | None
         if planned or self.moved_tokens or (gave_way and batch.sequences):
             prefilling = self.prefilling
@@ -183,37 +140,29 @@ class VLLMv1(Scheduler):
         more = self.allocator.steps_to_more(self.waiting.head()) if self.waiting else 0
         return min(held_back, more) if held_back and more else held_back or more
 
-    def _spend(self, now: float) -> tuple[bool, int]:
-        """Spend the step's tokens.
-
-        Returns
-        -------
-        gave_way : bool
-            Whether anybody was preempted.
-        held_back : int
-            Steps for which prompts are held back.
-        """
+    def _spend(self, now: float) -> int:
+        """Spend the step's tokens; return the steps for which prompts are held back."""
         planned = self._planned = {}
-        self._opened = held_back = 0
-        longest, gave_way = self.limits.max_num_batched_tokens, False
+        self._opened, self.gave_way = 0, False
+        longest, held_back = self.limits.max_num_batched_tokens, 0
         if self._has_rules:
             held_back, longest = self._steps_held_back(), self._longest_chunk()
         if self.prefilling or not self.allocator.can_decode(self.batch):
             together = self._suffices(longest, held_back)
             run = self._run_together if together else self._run_one_by_one
-            gave_way = run(longest, held_back)
-        went_on = bool(planned)
-        if self.waiting and not (gave_way and (self.running or self.is_async)):
+            run(longest, held_back)
+        went_on = not self.prefilling.keys().isdisjoint(planned)
+        if self.waiting and not self.gave_way:
             went_on = self._admit(longest, held_back, now) or went_on
         if self._has_rules:
-            self._note_cadence(went_on, gave_way, held_back)
-        return gave_way, held_back
+            self._note_cadence(held_back, went_on=went_on)
+        return held_back
 
-    def _note_cadence(self, went_on: bool, gave_way: bool, held_back: int) -> None:
+    def _note_cadence(self, held_back: int, *, went_on: bool) -> None:
         """Note what `_steps_held_back` goes by (0.33.0 scheduler.py:1612-1631)."""
-        if not gave_way and not held_back:
+        if not self.gave_way and not held_back:
             self._is_bound_by_capacity = bool(self.waiting)
-        if went_on and not self.prefilling.keys().isdisjoint(self._planned):
+        if went_on:
             self._last_prefill_step = self.steps_taken + 1
 
     def _longest_chunk(self) -> int:
@@ -225,7 +174,7 @@ class VLLMv1(Scheduler):
         requests = len(self.running) + len(self.waiting)
         if requests <= 1 and limits.waives_threshold:
             return most
-        if self._is_adaptive:
+        if self._settings.long_prefill_token_threshold_adaptive:
             threshold = max(threshold, most // requests)
         return threshold
 
@@ -235,7 +184,7 @@ class VLLMv1(Scheduler):
         `prefill_schedule_interval`: not when the last release left somebody waiting, nor when
         nobody decodes (0.33.0 scheduler.py:770-792).
         """
-        interval = self._interval
+        interval = self._settings.prefill_schedule_interval
         if interval == 1 or self._is_bound_by_capacity:
             return 0
         left = self._last_prefill_step + interval - self.steps_taken - 1
@@ -275,15 +224,10 @@ class VLLMv1(Scheduler):
             left -= 1
         return True
 
-    def _run_together(self, longest: int, held_back: int) -> bool:
-        """Let all decode, and give each prompt already begun its next chunk.
-
-        Returns
-        -------
-        bool
-            Whether others gave way for it: never, where blocks suffice.
-        """
-        gave_way = not self.allocator.can_decode(self.batch) and self._make_room_to_decode()
+    def _run_together(self, longest: int, held_back: int) -> None:
+        """Let all decode, and give each prompt already begun its next chunk."""
+        if not self.allocator.can_decode(self.batch):
+            self.gave_way = self._make_room_to_decode()
         if self.allocator.running_first:
             self._open()
         budget = self.limits.max_num_batched_tokens - self.batch.sequences
@@ -294,24 +238,14 @@ class VLLMv1(Scheduler):
             tokens = min(rest, budget, longest)
             if tokens <= 0:
                 break
-            while not self._extend(request, tokens):
-                gave_way = True
-                victim = self._victim()
-                budget += self._give_way(victim)
-                if victim is request:
-                    break
-            else:
-                self._planned[request] = tokens
-                budget -= tokens
-        return gave_way
+            budget -= self._fit(request, tokens, self._extend)
 
-    def _run_one_by_one(self, longest: int, held_back: int) -> bool:
+    def _run_one_by_one(self, longest: int, held_back: int) -> None:
         """Give every running request its tokens and blocks, in the order of admission.
 
         This is the loop of the engine, word by word; a request for which no token is left sits
         this step out.
         """
-        gave_way = False
         budget = self.limits.max_num_batched_tokens
         for request in list(self.running):
             if request not in self.running or request in self.leaving:
@@ -322,33 +256,40 @@ class VLLMv1(Scheduler):
                 if held_back:
                     continue
                 tokens = min(request.prefill_tokens - request.computed_tokens, budget, longest)
-            if budget < tokens or not tokens:
-                if decodes:
-                    self._rest(request)
-                continue
-            while not self._grow(request, tokens, decodes=decodes):
-                gave_way = True
-                victim = self._victim()
-                budget += self._give_way(victim)
-                if victim is request:
-                    break
-            else:
-                self._planned[request] = tokens
-                budget -= tokens
-        return gave_way
+            if 0 < tokens <= budget:
+                budget -= self._fit(request, tokens, self._grow)
+            elif decodes:
+                self._rest(request)
 
-    def _grow(self, request: Request, tokens: int, *, decodes: bool) -> bool:
+    def _fit(self, request: Request, tokens: int, grow: Callable[[Request, int], bool]) -> int:
+        """Plan a running request's tokens; whoever must give way for them does.
+
+        Returns
+        -------
+        int
+            Tokens that the step has less, those that victims had been promised taken back.
+        """
+        spent = 0
+        while not grow(request, tokens):
+            self.gave_way = True
+            victim = self._victim()
+            spent -= self._give_way(victim)
+            if victim is request:
+                return spent
+        self._planned[request] = tokens
+        return spent + tokens
+
+    def _grow(self, request: Request, tokens: int) -> bool:
         """Make room for a request's next tokens, alone."""
-        if decodes:
-            done = self.batch.cached_tokens(request)
-            if request.samples == 1 and done % self.allocator.block_size:
-                return True  # its last block has room
-            request.computed_tokens, tokens = done, 1
         allocator = self.allocator
-        free = allocator.free_blocks
-        grown = allocator.append_slots(request, request.computed_tokens + tokens)
-        if decodes:
-            self._opened += free - allocator.free_blocks
+        if request in self.prefilling:
+            return allocator.append_slots(request, request.computed_tokens + tokens)
+        done = self.batch.cached_tokens(request)
+        if request.samples == 1 and done % allocator.block_size:
+            return True  # its last block has room
+        request.computed_tokens, free = done, allocator.free_blocks
+        grown = allocator.append_slots(request, done + 1)
+        self._opened += free - allocator.free_blocks
         return grown
 
     def _give_way(self, victim: Request) -> int:
@@ -385,8 +326,8 @@ class VLLMv1(Scheduler):
         bool
             Whether more than the last token of a prompt is computed.
         """
-        waiting, seats, allocator = self.waiting, self._seats, self.allocator
-        whole, went_on = self._reserves_all, False
+        waiting, seats, allocator = self.waiting, self.limits.max_num_seqs, self.allocator
+        whole, went_on = self.limits.scheduler_reserve_full_isl, False
         budget = self._left()
         if allocator.running_first and budget > 0 and not self._opened and not self.resting:
             self._open()  # what decodes evict is not found
