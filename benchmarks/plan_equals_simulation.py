@@ -5,6 +5,8 @@
 For each model, engine and number of devices: the plan's requests at a length, against the most
 requests of that length that a simulation holds at once when all of them arrive together and
 nothing but memory limits them (scheduler `orca`, one token of output, no limit of sequences).
+Where windows give blocks back while a prompt is computed in chunks, its memory is asked instead:
+prompt after prompt, chunk by chunk, until one is refused.
 What a plan refuses must be refused by the simulation too, in the same words.
 """
 
@@ -22,6 +24,10 @@ from kvsim.catalog.models import model_names
 from kvsim.engines import engine_names
 from kvsim.errors import KVSimError
 from kvsim.planning.plan_types import Plan
+from kvsim.simulator.assemble import make_scheduler
+from kvsim.simulator.prepare import Setup, prepare
+from kvsim.simulator.recorder import Recorder
+from kvsim.simulator.request import Request
 from kvsim.simulator.scenario import Scenario
 
 GPU = "h200"
@@ -29,6 +35,8 @@ DEGREES = (1, 2, 4)
 LONGEST = 8192
 # More sequences than nearly every pool holds; the few that hold more are compared up to here.
 SEATS = 4096
+# Tokens short of the longest length, so that windows straddle as many blocks as they ever do.
+SHORT = 6
 
 
 class Pair(NamedTuple):
@@ -75,7 +83,7 @@ def compared(model: str, engine: str, devices: int) -> Pair:
     """Plan, then simulate."""
     try:
         flags = options_of(model, engine, devices)
-        tokens = flags["max_model_len"] - 1
+        tokens = flags["max_model_len"] - SHORT
         answer = kvsim.plan(model, GPU, engine=engine, context_len=tokens, **flags)
     except KVSimError as error:
         return Pair(model, engine, devices, 0, 0, _reason(str(error)))
@@ -95,7 +103,7 @@ def planned(answer: Plan, tokens: int) -> int:
 
 
 def scenario(model: str, engine: str, flags: dict[str, Any], requests: int) -> Scenario:
-    """So many requests at once, one token short of the longest that is served.
+    """So many requests at once, a little short of the longest that is served.
 
     The one token that a request answers with is never cached.
     """
@@ -107,7 +115,7 @@ def scenario(model: str, engine: str, flags: dict[str, Any], requests: int) -> S
         workload={
             "arrivals": {"kind": "at_once"},
             "lengths": {
-                "prompt": {"kind": "fixed", "tokens": flags["max_model_len"] - 1},
+                "prompt": {"kind": "fixed", "tokens": flags["max_model_len"] - SHORT},
                 "output": {"kind": "fixed", "tokens": 1},
             },
             "requests": requests,
@@ -118,8 +126,31 @@ def scenario(model: str, engine: str, flags: dict[str, Any], requests: int) -> S
     )
 
 
+def admitted_at_once(setup: Setup, tokens: int, most: int) -> int:
+    """Requests of so many tokens that the memory itself admits, chunk by chunk, up to a number."""
+    memory = make_scheduler(setup, Recorder()).allocator
+    step = setup.deployment.options.max_num_batched_tokens
+    chunk = step if memory.gives_back else tokens
+    live: list[tuple[Request, int]] = []
+    for row in range(most):
+        request = Request(row, 0.0, tokens, 1)
+        if memory.allocate(request, chunk) is None:
+            break
+        while request.computed_tokens < tokens:
+            request.computed_tokens = min(request.computed_tokens + chunk, tokens)
+            grown = memory.append_slots(request, min(request.computed_tokens + chunk, tokens))
+            assert grown, "who is admitted has room to its last chunk"
+        live.append((request, tokens))
+    memory.check(live)
+    return len(live)
+
+
 def peak_residents(question: Scenario) -> int:
     """Most requests that were admitted and not yet finished at one moment."""
+    setup = prepare(question)
+    if any(group.growth.window for group in setup.pools.main.groups):
+        lengths = question.workload.lengths
+        return admitted_at_once(setup, lengths.prompt.least_tokens, question.workload.requests)
     requests = kvsim.simulate(question).requests
     starts = np.sort(requests["scheduled_seconds"].to_numpy())
     ends = np.sort(requests["finish_seconds"].to_numpy())

@@ -11,7 +11,37 @@ from typing import NamedTuple
 
 from kvsim.units import ceil_div
 
-__all__ = ["BlockCurve", "Growth"]
+__all__ = ["BlockCurve", "Growth", "Window"]
+
+
+class Window(NamedTuple):
+    """Tokens that later ones still attend to, where an engine gives back the blocks before them.
+
+    Parameters
+    ----------
+    tokens : int
+        Length of the window, the newest token included, or of the chunk.
+    is_chunk : bool
+        Whether attention begins anew after so many tokens.
+    admitted_blocks : int
+        Most blocks that an admission asks for.
+    """
+
+    tokens: int
+    is_chunk: bool
+    admitted_blocks: int
+
+    def first_token(self, computed: int) -> int:
+        """First token that anybody attends to, once so many are computed.
+
+        Examples
+        --------
+        >>> Window(4, False, 2).first_token(7), Window(4, True, 2).first_token(7)
+        (4, 4)
+        """
+        if self.is_chunk:
+            return computed // self.tokens * self.tokens
+        return max(0, computed - self.tokens + 1)
 
 
 class Growth(NamedTuple):
@@ -23,6 +53,7 @@ class Growth(NamedTuple):
 
         Growth.full(16)           every token keeps its place
         Growth.capped(16, 65)     a window or a chunk: as many blocks and no more
+        Growth.moving(16, window) the same, of an engine that frees blocks as the window moves on
         Growth.constant(2)        a recurrent state, an encoder's output: whatever the length
 
     Parameters
@@ -35,12 +66,15 @@ class Growth(NamedTuple):
         Blocks held whatever the length.
     width : int
         Blocks that open at once.
+    window : Window or None
+        What moves on with the sequence: `most_blocks` is the most that it spans between steps.
     """
 
     block_size: int
     most_blocks: int | None
     fixed_blocks: int
     width: int
+    window: Window | None = None
 
     @classmethod
     def full(cls, block_size: int, *, width: int = 1) -> Growth:
@@ -53,6 +87,16 @@ class Growth(NamedTuple):
         return cls(block_size, most_blocks, 0, width)
 
     @classmethod
+    def moving(cls, block_size: int, window: Window) -> Growth:
+        """Grow for ever, and give back what a window has left behind.
+
+        A chunk begins with a block; a window may straddle one more than it fills.
+        """
+        straddled = 0 if window.is_chunk else 1
+        most = ceil_div(window.tokens - straddled, block_size) + straddled
+        return cls(block_size, most, 0, 1, window)
+
+    @classmethod
     def constant(cls, blocks: int) -> Growth:
         """Do not grow at all."""
         return cls(1, 0, blocks, 1)
@@ -63,6 +107,12 @@ class Growth(NamedTuple):
         if self.most_blocks is not None:
             blocks = min(blocks, self.most_blocks)
         return self.fixed_blocks + self.width * blocks
+
+    def admitted_at(self, tokens: int) -> int:
+        """Blocks that an admission asks for, of a prompt of so many tokens."""
+        if self.window is None:
+            return self.blocks_at(tokens)
+        return min(ceil_div(tokens, self.block_size), self.window.admitted_blocks)
 
 
 class _Capped(NamedTuple):

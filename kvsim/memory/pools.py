@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import inf
+from math import floor, inf
 from typing import NamedTuple
 
 from kvsim.memory.growth import BlockCurve, Growth
@@ -99,6 +99,20 @@ class Pool(NamedTuple):
         """Blocks that a running sequence of `tokens` cached tokens holds."""
         return sum(group.growth.blocks_at(tokens) for group in self.groups)
 
+    def concurrency(self, tokens: int) -> float:
+        """Sequences of `tokens` tokens that fit at once, with a fraction.
+
+        Of those that run, windows hold what they span; whoever comes last must have room for
+        what its prompt holds while it is computed. `inf` where a sequence holds nothing here.
+        """
+        held = self.blocks_at(tokens)
+        if not held:
+            return inf
+        last = max(held, sum(group.growth.admitted_at(tokens) for group in self.groups))
+        if self.given_blocks < last:
+            return self.given_blocks / last
+        return 1 + (self.given_blocks - last) / held
+
 
 @dataclass(frozen=True)
 class KVPools:
@@ -174,11 +188,11 @@ class KVPools:
 
     def requests(self, tokens: int) -> int:
         """Sequences of `tokens` tokens that fit at once: the first pool to run out decides."""
-        return min((pool.given_blocks // need for pool, need in self._drawn(tokens)), default=0)
+        return floor(self.concurrency(tokens))
 
     def concurrency(self, tokens: int) -> float:
         """The same with its fraction: how far the first pool to run out would reach."""
-        return min((pool.given_blocks / need for pool, need in self._drawn(tokens)), default=0.0)
+        return min((pool.concurrency(tokens) for pool in self._drawn(tokens)), default=0.0)
 
     def concurrency_beside(self, tokens: int) -> float:
         """The same of the pools beside the main one: what no change to the main one moves."""
@@ -186,12 +200,10 @@ class KVPools:
 
     def scarcest(self, tokens: int) -> Pool:
         """The pool that runs out first, with sequences of `tokens` tokens."""
-        drawn = self._drawn(tokens)
-        if not drawn:
-            return self.main
-        return min(drawn, key=lambda each: each[0].given_blocks / each[1])[0]
+        return min(
+            self._drawn(tokens), key=lambda pool: pool.concurrency(tokens), default=self.main
+        )
 
-    def _drawn(self, tokens: int) -> list[tuple[Pool, int]]:
-        """Pools that a sequence of this length draws from, and the blocks that it takes there."""
-        needs = ((pool, pool.blocks_at(tokens)) for pool in self)
-        return [(pool, need) for pool, need in needs if need]
+    def _drawn(self, tokens: int) -> list[Pool]:
+        """Pools that a sequence of this length draws from."""
+        return [pool for pool in self if pool.blocks_at(tokens)]

@@ -3,7 +3,7 @@ r"""The parts of the pool over a run of steps: tokens, reserved, wasted, kept.
 Within a run every decoding sequence writes one token per step, so each part changes linearly
 between the two ends of a step row::
 
-    tokens     ____/     written: sequences * steps + prefill tokens
+    tokens     ____/     written: sequences * steps + prefill tokens; less what windows leave
     reserved   ‾‾‾‾\     what is written was reserved (contiguous), or
     held       ____/     lies in blocks that the run allocates (paged: stairs; the ends are exact)
 """
@@ -58,11 +58,12 @@ def pool_parts(steps: Columns, pool_slots: float) -> dict[str, Ends]:
     """
     held = steps["held_slots"], steps["held_slots"] + steps["grown_slots"]
     written = steps["filling_slots"]
-    tokens = steps["filled_slots"], steps["filled_slots"] + written
+    tokens = steps["filled_slots"], steps["filled_slots"] + written - steps["left_slots"]
     reserved = steps["reserved_slots"], np.maximum(0, steps["reserved_slots"] - written)
     unused = steps["claimed_slots"] - tokens[0] - reserved[0]
     beyond = written - (reserved[0] - reserved[1])  # written into blocks that were not full
-    internal = unused, unused + steps["grown_slots"] - beyond
+    opened = steps["grown_slots"] + steps["left_slots"]
+    internal = unused, unused + opened - beyond
     left = np.maximum(0, pool_slots - held[1])
     external = steps["external_slots"], np.minimum(steps["external_slots"], left)
     cached = steps["cached_slots"], np.minimum(steps["cached_slots"], left - external[1])

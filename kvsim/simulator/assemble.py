@@ -9,7 +9,7 @@ from typing import Any
 from kvsim.engines.vllm.rules import NEWEST, Rules
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
-from kvsim.memory.growth import BlockCurve
+from kvsim.memory.growth import BlockCurve, Growth
 from kvsim.simulator.allocators import ALLOCATORS, Allocator
 from kvsim.simulator.allocators.apart import PagedApart
 from kvsim.simulator.allocators.grow import Grow, caching_allocator_slots
@@ -19,6 +19,7 @@ from kvsim.simulator.allocators.prefix import Prefix, refuse_hybrid
 from kvsim.simulator.allocators.radix import Radix
 from kvsim.simulator.allocators.reserve import RESERVATIONS, Reservation, Reserve
 from kvsim.simulator.allocators.runs import PrefixRuns
+from kvsim.simulator.allocators.tables import BlockTables
 from kvsim.simulator.allocators.virtual import Virtual, tokens_per_page
 from kvsim.simulator.batch import decode_batch
 from kvsim.simulator.blame import blaming
@@ -52,13 +53,28 @@ def _grow(setup: Setup) -> Allocator:
 
 def _paged(setup: Setup) -> Allocator:
     pools = setup.pools
+    if _moves_on(setup) and setup.scenario.workload.samples == 1:
+        waits = _rules(setup).value("in_flight_batches")
+        return BlockTables(setup.num_blocks, _growths(setup), waits=waits)
     if len(pools.pools) == 1:
         return Paged(setup.num_blocks, setup.curve)
     weighed = zip(pools, pools.slot_weights, strict=True)
     return PagedApart([(pool.given_blocks, pool.curve, weight) for pool, weight in weighed])
 
 
+def _moves_on(setup: Setup) -> bool:
+    """Whether windows give blocks back while a request runs."""
+    return any(growth.window is not None for growth in _growths(setup))
+
+
+def _growths(setup: Setup) -> tuple[Growth, ...]:
+    """Groups of the first pool."""
+    return tuple(group.growth for group in setup.pools.main.groups)
+
+
 def _prefix(setup: Setup) -> Allocator:
+    if _moves_on(setup):
+        return _prefix_of_windows(setup)
     if len(setup.pools.pools) > 1:
         refuse_hybrid()
     eviction = setup.scenario.memory.eviction
@@ -68,6 +84,32 @@ def _prefix(setup: Setup) -> Allocator:
         first = _rules(setup).value("nameless_blocks_first")
         return PrefixRuns(setup.num_blocks, setup.curve, nameless_first=first)
     return Prefix(setup.num_blocks, setup.curve, eviction)
+
+
+def _prefix_of_windows(setup: Setup) -> Allocator:
+    scenario = setup.scenario
+    if any(cache.fixed_bytes() for _, cache in layer_caches(setup.deployment.model)):
+        refuse_hybrid()
+    if scenario.memory.eviction != "lru":
+        raise InputError(
+            f"memory.eviction {scenario.memory.eviction}: windows give their blocks back in vLLM's"
+            " order",
+            fix="set it to lru",
+        )
+    if scenario.workload.samples > 1:
+        raise InputError(
+            "prefixes of a model with windows are kept for one sample a request",
+            fix="set workload.samples to 1, or memory.allocator to paged",
+        )
+    rules = _rules(setup)
+    return BlockTables(
+        setup.num_blocks,
+        _growths(setup),
+        caching=True,
+        retention_interval=rules.value("prefix_cache_retention_interval"),
+        nameless_first=rules.value("nameless_blocks_first"),
+        waits=rules.value("in_flight_batches"),
+    )
 
 
 def _reserve(setup: Setup) -> Allocator:

@@ -22,11 +22,8 @@ from kvsim.simulator.allocators.prefix import Prefix
 from kvsim.simulator.allocators.reserve import Reserve
 from kvsim.simulator.allocators.virtual import Virtual
 from kvsim.simulator.schedulers import SCHEDULERS
-from kvsim.simulator.schedulers.orca import Orca
 from kvsim.simulator.schedulers.sarathi import Sarathi
 from kvsim.simulator.schedulers.sglang import SGLang
-from kvsim.simulator.schedulers.static import Static
-from kvsim.simulator.schedulers.vllm_v0 import VLLMv0
 from kvsim.simulator.schedulers.vllm_v1 import VLLMv1
 from kvsim.steptime.model import StepTimeModel
 
@@ -53,7 +50,6 @@ _LACKS = {
 }
 _OURS = ("first-fit", "best-fit", "buddy")
 _NEVER_SHORT = (NoCache, Reserve)  # nobody is preempted: all is held from the admission on
-_WHOLE_PROMPTS = (VLLMv0, Orca, Static)
 _IN_CHUNKS = (VLLMv1, Sarathi)
 _BLIND_TO_PRIORITY = ("fcfs", "shortest-first")
 
@@ -164,7 +160,7 @@ def _idle_of_scheduler(scenario: Scenario, options: ResolvedOptions) -> Idle:
     if spec.preemption == "swap" and _chosen(scenario) in _NEVER_SHORT:
         allocator = scenario.memory.allocator
         yield "scheduler.preemption", f"under the allocator {allocator} nobody is preempted"
-    whole = SCHEDULERS.find(spec.policy) in _WHOLE_PROMPTS
+    whole = not SCHEDULERS.find(spec.policy).in_chunks
     threshold, most = spec.long_prefill_token_threshold, options.max_num_batched_tokens
     if threshold and whole:
         yield (

@@ -35,7 +35,11 @@ ROW_COLUMNS = (
     "external_slots",  # free slots that the head of the queue cannot use
     "cached_slots",  # slots of finished prefixes kept for reuse
 )
-STEP_COLUMNS = (*ROW_COLUMNS, "filling_slots")  # slots that the run fills
+STEP_COLUMNS = (
+    *ROW_COLUMNS,
+    "filling_slots",  # slots that the run fills
+    "left_slots",  # slots that windows leave behind in it, and give back
+)
 STEP_ROW = Struct(f"2d{len(ROW_COLUMNS) - 2}q")  # times, then counts
 # The same row when nobody waits, nobody prefills, and no slot is set apart: pad bytes are zeros.
 DECODE_ROW = Struct("2d2q8xq8x4q24x")
@@ -71,6 +75,8 @@ class Recorder:
     filling_slots : array of int
         By step row, the slots that it fills; empty where a slot is a token, so that they
         follow from the row.
+    left_slots : array of int
+        By step row, the slots that windows leave behind in it; empty where none ever does.
     """
 
     def __init__(self) -> None:
@@ -88,6 +94,7 @@ class Recorder:
         self._rows = BytesIO()
         self.write_steps: Callable[[bytes], object] = self._rows.write
         self.filling_slots = array("q")
+        self.left_slots = array("q")
 
     def arrive(self, table: RequestTable) -> None:
         """Note a table of arrivals: their rows follow those noted before."""
@@ -134,12 +141,19 @@ class Recorder:
         """Turn packed rows into a float array per column, with what follows from them."""
         rows = np.frombuffer(self._rows.getbuffer(), dtype=_ROW_DTYPE)[part]
         columns = {name: rows[name].astype(np.float64) for name in ROW_COLUMNS}
+        columns["left_slots"] = np.zeros(len(rows))
+        if self.left_slots:
+            columns["left_slots"] = _numbers(self.left_slots[part], len(rows))
         if self.filling_slots:
-            filling = self.filling_slots[part][: len(rows)]  # an interrupt may have lost a row
-            columns["filling_slots"] = np.array(filling, dtype=np.float64)
+            columns["filling_slots"] = _numbers(self.filling_slots[part], len(rows))
             return columns
         prompts, reserved = columns["prefill_tokens"], columns["reserved_slots"]
         columns["filling_slots"] = columns["steps"] * columns["sequences"] + prompts
         # held for this step's prompts, and not yet written
         np.copyto(reserved, prompts, where=reserved == 0)
         return columns
+
+
+def _numbers(kept: array[int], rows: int) -> npt.NDArray[np.float64]:
+    """One number a row: an interrupt may have lost a row."""
+    return np.array(kept[:rows], dtype=np.float64)

@@ -23,6 +23,7 @@ from kvsim.simulator.batch import HybridBatch
 from kvsim.simulator.camera import Camera
 from kvsim.simulator.clock import StepClock
 from kvsim.simulator.recorder import DECODE_ROW, STEP_ROW, Recorder
+from kvsim.simulator.request import Request
 from kvsim.simulator.schedulers.base import Scheduler, StepPlan
 
 __all__ = ["Replica", "Watch", "run_replica"]
@@ -263,14 +264,12 @@ class Replica:
         """Allocate the run's blocks and record it; return its seconds, copies included."""
         scheduler = self.scheduler
         batch, allocator = scheduler.batch, scheduler.allocator
-        decoding = read = grown = due = prompts = reserved = external = cached = shared = 0
-        claimed, claim = scheduler.claimed_slots, allocator.claim
-        for request, count in plan.prefills:
-            prompts += count
-            done = request.computed_tokens
-            claimed += claim(request, done + count)
-            if done:
-                claimed -= claim(request, done)
+        decoding = read = grown = due = left = prompts = reserved = external = cached = shared = 0
+        claimed = scheduler.claimed_slots
+        if plan.prefills:
+            allocator.take_closed()  # a prompt may have them by now
+            prompts = sum(count for _, count in plan.prefills)
+            claimed += self._claimed_by(plan.prefills)
         if self._is_usual:
             size = self._slots_per_block
             filled = scheduler.cached_tokens_in_all() - scheduler.shared_slots()
@@ -289,10 +288,13 @@ class Replica:
             opening, free = batch.phases.blocks_for(batch.step, steps), allocator.free_blocks
             due = allocator.claim_steps(batch, steps, opening)
             allocator.allocate_steps(batch, steps, opening - opened)
+            left = allocator.take_closed()
             grown = (free - allocator.free_blocks + opened) * self._slots_per_block
             if self._weighs_blocks:
-                grown = allocator.held_slots - before
+                grown = allocator.held_slots - before + opened * self._slots_per_block
         scheduler.claimed_slots = claimed + due
+        if allocator.gives_back:
+            self.recorder.left_slots.append(left * self._slots_per_block)
         if allocator.copied_tokens:
             seconds += allocator.copied_tokens * self.clock.copy_seconds_per_token
             allocator.copied_tokens = 0
@@ -302,6 +304,16 @@ class Replica:
         )  # fmt: skip
         self.recorder.write_steps(row)
         return seconds
+
+    def _claimed_by(self, chunks: list[tuple[Request, int]]) -> int:
+        """Slots that prompts are due beyond their own once these chunks of them are computed."""
+        claim, claimed = self.scheduler.allocator.claim, 0
+        for request, count in chunks:
+            done = request.computed_tokens
+            claimed += claim(request, done + count)
+            if done:
+                claimed -= claim(request, done)
+        return claimed
 
     def _look(self, plan: StepPlan, steps: int) -> tuple[int, int, Slots]:
         """Slots that are filled, held and set apart, where a filled slot is more than a token."""

@@ -112,6 +112,6 @@ def test_saturated_variants_are_named():
 
 
 def test_a_variant_that_cannot_run_is_told_in_place():
-    app = compared(scenario="gemma-window", allocators="paged,prefix")
-    assert "prefix" in errors(app)[0]
+    app = compared(scenario="gemma-window", allocators="paged", cards="h200,l4")
+    assert "accelerator=L4" in errors(app)[0]
     assert charts(app) == []

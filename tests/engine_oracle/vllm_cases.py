@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
+from typing import NamedTuple
+
+from kvsim.engines.vllm.pages import PageSpec, Reserve
+from kvsim.memory.growth import Growth
 
 from .jobs import Job, drawn_jobs, drawn_limits
+from .product import LONGEST
 
-__all__ = ["FAMILIES", "Case", "case_of"]
+__all__ = ["FAMILIES", "Case", "Layers", "case_of"]
+
+
+class Layers(NamedTuple):
+    """Layers that share a table: "full", or those of a "window" or "chunk" of so many tokens.
+
+    Their blocks are `factor` times as long as the case's.
+    """
+
+    kind: str = "full"
+    span: int = 0
+    factor: int = 1
 
 
 @dataclass(frozen=True)
@@ -29,11 +45,33 @@ class Case:
     active: int | None = None
     interval: int = 1
     reserve_full: bool = True
+    layers: tuple[Layers, ...] = (Layers(),)
+    retention_interval: int | None = 0
+
+    @property
+    def block_sizes(self) -> tuple[int, ...]:
+        """Tokens of a block, by layers."""
+        return tuple(self.block_size * each.factor for each in self.layers)
+
+    @property
+    def growths(self) -> tuple[Growth, ...]:
+        """What the product makes of the layers."""
+        in_flight = Reserve((2 if self.asynchronous else 1) * self.max_num_batched_tokens)
+        return tuple(
+            PageSpec(each.kind, size, 1, each.span).growth(LONGEST, in_flight)  # type: ignore[arg-type]
+            for each, size in zip(self.layers, self.block_sizes, strict=True)
+        )
 
     @property
     def least_blocks(self) -> int:
-        """Blocks that the longest request needs."""
-        return max(-(-(job.prompt + job.output) // self.block_size) for job in self.jobs)
+        """Blocks that the request in most need of them needs."""
+
+        def blocks(growth: Growth, tokens: int) -> int:
+            most = -(-tokens // growth.block_size)
+            return min(most, growth.window.admitted_blocks) if growth.window else most
+
+        longest = max(job.prompt + job.output for job in self.jobs)
+        return sum(blocks(growth, longest) for growth in self.growths)
 
 
 def _draw(random: Random, *, tight: bool = True, shared: bool = False, turns: bool = False) -> Case:
@@ -44,9 +82,13 @@ def _draw(random: Random, *, tight: bool = True, shared: bool = False, turns: bo
     budget = max(seqs, random.choice([8, 16, 32, 64, 128, 512, 2048]))
     jobs = drawn_jobs(random, drawn_limits(random, count), shared=shared, turns=turns)
     case = Case(jobs, 0, size, seqs, budget, caching=shared or turns)
+    return _pressed(random, case) if tight else replace(case, blocks=5000)
+
+
+def _pressed(random: Random, case: Case) -> Case:
+    """Give it a pool that holds few requests."""
     need = case.least_blocks
-    more = random.randint(0, max(2, need)) if tight else 5000
-    return replace(case, blocks=need + more)
+    return replace(case, blocks=need + random.randint(0, max(2, need)))
 
 
 def _with(**settings: Callable[[Random, Case], object]) -> Callable[[Random, Case], Case]:
@@ -61,6 +103,35 @@ def _with(**settings: Callable[[Random, Case], object]) -> Callable[[Random, Cas
 def _prioritised(random: Random, case: Case) -> Case:
     jobs = tuple(replace(job, priority=random.randint(0, 3)) for job in case.jobs)
     return replace(case, jobs=jobs, policy="priority")
+
+
+def _alike(random: Random, case: Case) -> Case:
+    """Several requests write the same at once, some of them a token a step."""
+    twins = (random.randint(101, 104) for _ in case.jobs)
+    jobs = (
+        replace(job, shared=32, shared_stream=twin % 2, own_stream=twin, prompt=32 + job.prompt % 9)
+        for job, twin in zip(case.jobs, twins, strict=True)
+    )
+    case = replace(case, jobs=tuple(jobs), threshold=random.choice([0, 1, 1, 4]))
+    return _pressed(random, case)
+
+
+def _layered(random: Random, case: Case) -> Case:
+    """Give the model windows or chunks, mostly beside full attention."""
+    one, other = (Layers("window", random.choice([2, 8, 17, 32, 100])) for _ in range(2))
+    chunk = Layers("chunk", case.block_size * random.choice([1, 2, 5]))
+    full = Layers()
+    layers = random.choice(
+        [(full, one), (full, one, one), (full, one, other), (one,), (full, chunk)]
+    )
+    interval = random.choice([None, 0, case.block_size * random.randint(1, 4)])
+    if layers[-1].kind == "chunk":
+        interval = 0  # the engine refuses others
+    elif random.random() < 0.3:
+        layers = tuple(each._replace(factor=random.choice([1, 2, 4])) for each in layers)
+        longest = case.block_size * max(each.factor for each in layers)
+        interval = random.choice([None, 0, longest * random.randint(1, 4)])
+    return _pressed(random, replace(case, layers=layers, retention_interval=interval))
 
 
 _threshold = _with(threshold=lambda random, _: random.choice([4, 8, 16, 33, 64]))
@@ -83,11 +154,21 @@ FAMILIES: dict[str, Callable[[Random], Case]] = {
     "priority-prefix": lambda random: _prioritised(random, _draw(random, shared=True)),
     "settings": lambda random: _settings(random, _draw(random)),
     "settings-prefix": lambda random: _settings(random, _draw(random, shared=True)),
+    "alike": lambda random: _alike(random, _draw(random, shared=True)),
+    "windows": lambda random: _layered(random, _draw(random)),
+    "windows-prefix": lambda random: _layered(random, _draw(random, shared=True)),
+    "windows-turns": lambda random: _layered(random, _draw(random, turns=True)),
 }
 FAMILIES |= {
-    f"async-{name}": lambda random, draw=draw: replace(draw(random), asynchronous=True)
+    f"async-{name}": lambda random, draw=draw: _asynchronous(draw(random))
     for name, draw in FAMILIES.items()
 }
+
+
+def _asynchronous(case: Case) -> Case:
+    """Windows wait for the step in flight, and so need more."""
+    case = replace(case, asynchronous=True)
+    return replace(case, blocks=max(case.blocks, case.least_blocks))
 
 
 def case_of(family: str, seed: int) -> Case:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from functools import cache
+from math import gcd, lcm
 from typing import Any
 
 from . import vllm_stub
 from .jobs import Job
 from .product import LONGEST
 from .seen import Seen
-from .vllm_cases import Case
+from .vllm_cases import Case, Layers
 
 vllm_stub.prepare()
 
@@ -37,9 +38,12 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
 from vllm.v1.kv_cache_interface import (
+    ChunkedLocalAttentionSpec,
     FullAttentionSpec,
     KVCacheConfig,
     KVCacheGroupSpec,
+    KVCacheSpec,
+    SlidingWindowSpec,
 )
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
@@ -104,11 +108,15 @@ def _scheduler(case: Case) -> Scheduler:
     given = {
         "vllm_config": config,
         "kv_cache_config": KVCacheConfig(
-            blocks, kv_cache_tensors=[], kv_cache_groups=_groups(case)
+            blocks,
+            kv_cache_tensors=[],
+            kv_cache_groups=_groups(case),
+            prefix_cache_retention_interval=case.retention_interval,
         ),
         "log_stats": True,
         "structured_output_manager": StructuredOutputManager(config),
-        "block_size": case.block_size,
+        "block_size": lcm(*case.block_sizes),
+        "hash_block_size": gcd(*case.block_sizes),
     }
     kind = AsyncScheduler if case.asynchronous else Scheduler
     scheduler = kind(**_known(Scheduler.__init__, given))
@@ -117,14 +125,20 @@ def _scheduler(case: Case) -> Scheduler:
 
 
 def _groups(case: Case) -> list[KVCacheGroupSpec]:
-    spec = FullAttentionSpec(
-        block_size=case.block_size, num_kv_heads=1, head_size=1, dtype=torch.float32
-    )
-    return [KVCacheGroupSpec(["layer"], spec)]
+    def spec(layers: Layers, size: int) -> KVCacheSpec:
+        given = {"block_size": size, "num_kv_heads": 1, "head_size": 1, "dtype": torch.float32}
+        if layers.kind == "window":
+            return SlidingWindowSpec(**given, sliding_window=layers.span, dcp_sharded=False)
+        if layers.kind == "chunk":
+            return ChunkedLocalAttentionSpec(**given, attention_chunk_size=layers.span)
+        return FullAttentionSpec(**given)
+
+    pairs = zip(case.layers, case.block_sizes, strict=True)
+    return [KVCacheGroupSpec([str(at)], spec(*pair)) for at, pair in enumerate(pairs)]
 
 
 def _request(row: int, job: Job, case: Case) -> Request:
-    hasher = get_request_block_hasher(case.block_size, sha256) if case.caching else None
+    hasher = get_request_block_hasher(gcd(*case.block_sizes), sha256) if case.caching else None
     given = {
         "request_id": str(row),
         "prompt_token_ids": [job.token(at) for at in range(job.prompt)],

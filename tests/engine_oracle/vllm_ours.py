@@ -6,6 +6,7 @@ from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.runs import PrefixRuns
+from kvsim.simulator.allocators.tables import BlockTables
 from kvsim.simulator.schedulers import SchedulerLimits
 from kvsim.simulator.schedulers.vllm_v1 import VLLMv1
 
@@ -20,8 +21,6 @@ _POLICY = watched(VLLMv1)
 
 def run(case: Case) -> Seen:
     """Serve a case's requests with the product's scheduler."""
-    curve = BlockCurve(case.block_size)
-    memory: Allocator = (PrefixRuns if case.caching else Paged)(case.blocks, curve)
     limits = SchedulerLimits(
         max_num_seqs=case.max_num_seqs,
         max_num_batched_tokens=case.max_num_batched_tokens,
@@ -33,7 +32,7 @@ def run(case: Case) -> Seen:
     return serve(
         case,
         _POLICY,
-        memory,
+        _memory(case),
         limits,
         watermark=case.watermark,
         max_num_active_seqs=case.active,
@@ -41,3 +40,15 @@ def run(case: Case) -> Seen:
         prefill_schedule_interval=case.interval,
         scheduler_reserve_full_isl=case.reserve_full,
     )
+
+
+def _memory(case: Case) -> Allocator:
+    """Plain attention has a policy of its own; see `kvsim.simulator.assemble`."""
+    if any(growth.window for growth in case.growths):
+        return BlockTables(
+            case.blocks,
+            case.growths,
+            caching=case.caching,
+            retention_interval=case.retention_interval,
+        )
+    return (PrefixRuns if case.caching else Paged)(case.blocks, BlockCurve(case.block_size))

@@ -9,7 +9,7 @@ import pytest
 from kvsim import find_accelerator, find_model
 from kvsim.engines import Deployment, get_engine
 from kvsim.errors import UnsupportedError
-from kvsim.memory.growth import Growth
+from kvsim.memory.growth import Growth, Window
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import GIB
 
@@ -197,8 +197,13 @@ def test_vllm_draws_four_block_sizes_of_deepseek_v4_from_one_pool():
     assert beside == (823_680, 786_240, 870_912, 656_640)
     assert folded == max(folded, *beside) == 1_002_240
     assert sizes(pools) == [("blocks", 256, folded, 10_713)]
-    # 127, 7 and 127 earlier tokens may begin inside a block of 64, 4 and 8.
-    windows, by_4, by_128 = Growth.capped(64, 3), Growth.capped(4, 3), Growth.capped(8, 17)
+    # 127, 7 and 127 earlier tokens may begin inside a block of 64, 4 and 8; while it is computed,
+    # a prompt holds up to its 8,192 tokens and a block more
+    windows, by_4, by_128 = (
+        Growth.moving(block, Window(span, False, 8192 // block + 1))
+        for block, span in ((64, 128), (4, 8), (8, 128))
+    )
+    assert [windows.most_blocks, by_4.most_blocks, by_128.most_blocks] == [3, 3, 17]
     assert growths(pools) == [windows, windows, Growth.full(256), by_4, by_128]
     assert [pools.main.blocks_at(tokens) for tokens in (8, 64, 65, 256, 257)] == [
         2 * 1 + 1 + 2 + 1,
@@ -207,7 +212,8 @@ def test_vllm_draws_four_block_sizes_of_deepseek_v4_from_one_pool():
         2 * 3 + 1 + 3 + 17,
         2 * 3 + 2 + 3 + 17,
     ]
-    assert pools.requests(8192) == 10_712 // (26 + 32) == 184
+    last = 32 + 2 * 129 + 2049 + 1025  # whose prompt is computed, among those that decode
+    assert pools.requests(8192) == 1 + (10_712 - last) // (26 + 32) == 127
     assert pools.main.curve.slots_per_block == 256
 
 

@@ -12,6 +12,7 @@ from .policies import ENGINES as OF_OTHERS
 from .regions import Growing, Reserved, Space
 from .sglang import SGLang
 from .shared import NamedBlocks, SharedBlocks
+from .windows import Moving, Windows
 
 __all__ = [
     "ENGINES",
@@ -25,12 +26,14 @@ __all__ = [
     "Job",
     "Limits",
     "Memory",
+    "Moving",
     "NamedBlocks",
     "Nothing",
     "Reserved",
     "SharedBlocks",
     "Space",
     "StepRow",
+    "Windows",
 ]
 
 ENGINES = OF_OTHERS | {"sglang": SGLang}

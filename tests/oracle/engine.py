@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from kvsim.steptime.model import StepCost, StepLoad
 
@@ -61,6 +61,7 @@ class StepRow:
     reserved: int
     external: int
     cached: int
+    left: int
     held_after: int
 
 
@@ -103,6 +104,10 @@ class Engine:
     first_token: dict[int, float] = field(default_factory=dict)
     finished: dict[int, float] = field(default_factory=dict)
     rows: list[StepRow] = field(default_factory=list)
+    in_chunks: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        self.memory.in_chunks = self.in_chunks
 
     # ---- the loop -------------------------------------------------------------------------
 
@@ -154,19 +159,22 @@ class Engine:
         decoding = [job for job in self.decoding if job not in self.resting]
         decoding = decoding if step.decodes else []
         self.resting = []
-        held, before = self.memory.held, self.row_before(step, decoding)
         opened = sum(self.opened.values())
-        held -= opened
-        before["cached"] += min(opened, self.memory.evictions - self.evictions)  # if taken last
+        if step.prompts:  # which may have what decodes have given back
+            opened += self.memory.closed()
+        held, before = self.memory.held - opened, self.row_before(step, decoding)
+        evicted = min(max(0, opened), self.memory.evictions - self.evictions)
+        before["cached"] += evicted  # if taken last
         self.opened, self.evictions = {}, self.memory.evictions
         copied = self.memory.copied() + self.memory.write(decoding)
-        grown = self.memory.held - held
+        grown, left = self.memory.held - held, self.memory.closed()
         seconds = self.seconds(step, decoding) + copied * self.costs.copy_seconds_per_token
         start, self.now = self.now, self.now + seconds
         self.seen = start if self.limits.asynchronous else self.now
         self.settle()
         self.end(step, decoding)
-        row = StepRow(start, seconds, **before, held=held, grown=grown, held_after=self.memory.held)
+        after = {"grown": grown, "left": left, "held_after": self.memory.held}
+        row = StepRow(start, seconds, **before, held=held, **after)
         self.rows.append(row)
 
     def row_before(self, step: Step, decoding: Sequence[Job]) -> dict[str, int]:
@@ -223,6 +231,11 @@ class Engine:
     def end(self, step: Step, decoding: Sequence[Job]) -> None:
         """Count the tokens of a step that has just ended."""
         done = []
+        for job in self.running:
+            job.flying = 0
+        if self.limits.asynchronous:
+            for job, count in [*step.prompts, *((job, 1) for job in decoding)]:
+                job.flying = count
         for job in decoding:
             job.computed += 1
             job.generated += 1

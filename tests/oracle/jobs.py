@@ -27,6 +27,7 @@ class Job:
     preempted: bool = False
     memory: Any = None
     named: int = 0
+    flying: int = 0  # tokens of the last step, while the next one is planned without its outcome
 
     def __post_init__(self) -> None:
         self.target = self.prompt  # tokens to compute before the next one can be produced

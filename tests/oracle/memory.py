@@ -11,7 +11,12 @@ class Memory(ABC):
 
     cached = 0  # slots of finished prefixes
     evictions = 0  # slots of finished prefixes that were given up for something else
+    in_chunks = True
     in_order = False  # whether vLLM's loop, one running job after the other, is for it
+
+    def closed(self) -> int:
+        """Slots that decodes have given back since the last call."""
+        return 0
 
     @abstractmethod
     def ever_holds(self, job: Job) -> bool:

@@ -64,8 +64,8 @@ class VLLMv1(Engine):
         """Make room for so many tokens more of a job that runs."""
         held = self.memory.held
         fits = self.memory.extend(job, job.computed + count, 0, [])
-        if fits and job in self.decoding:
-            self.opened[job] = self.memory.held - held
+        if job in self.decoding:  # what does not fit may have given something back
+            self.opened[job] = self.opened.get(job, 0) + self.memory.held - held
         return fits
 
     def run_together(self, longest: int) -> bool:
@@ -120,6 +120,8 @@ class Sarathi(VLLMv1):
 class VLLMv0(Engine):
     """Prompts in steps of their own, before any decode."""
 
+    in_chunks = False
+
     def servable(self, job: Job) -> bool:
         """A prompt is computed in one step."""
         return job.prompt <= self.limits.max_num_batched_tokens and super().servable(job)
@@ -152,6 +154,8 @@ class VLLMv0(Engine):
 
 class Orca(Engine):
     """Whole prompts beside decodes."""
+
+    in_chunks = False
 
     def plan(self) -> Step | None:
         """Admit whoever fits, unless somebody had to give way."""

@@ -8,6 +8,7 @@ from .engine import Engine, Step
 from .jobs import Job
 from .memory import Memory, Nothing
 from .shared import SharedBlocks
+from .windows import Windows
 
 
 def free(memory: Memory) -> float:
@@ -18,6 +19,8 @@ def free(memory: Memory) -> float:
         return free(memory.pools[0])
     if isinstance(memory, Blocks):
         return len(memory.free) * page(memory)
+    if isinstance(memory, Windows):
+        return memory.free * page(memory)
     if isinstance(memory, SharedBlocks):
         return len(memory.idle) * memory.block_size
     space: Any = memory
@@ -28,7 +31,7 @@ def page(memory: Memory) -> int:
     """Tokens of a block; the smallest group's of the first pool."""
     if isinstance(memory, Apart):
         return page(memory.pools[0])
-    if isinstance(memory, Blocks):
+    if isinstance(memory, Blocks | Windows):
         return min([group.size for group in memory.groups if not group.stays] or [1])
     return memory.block_size if isinstance(memory, SharedBlocks) else 1
 

@@ -59,6 +59,7 @@ ALLOCATORS = (
     "prefix",
     "virtual",
     "apart",
+    "windows",
 )
 
 
@@ -86,7 +87,7 @@ def test_runs_agree_with_steps(scheduler: str, allocator: str, data: st.DataObje
     agree(case, workload, workload)
 
 
-@pytest.mark.parametrize("allocator", ["grow", "paged", "prefix", "virtual", "apart"])
+@pytest.mark.parametrize("allocator", ["grow", "paged", "prefix", "virtual", "apart", "windows"])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @settings(max_examples=examples(20))
 @given(data=st.data())

@@ -39,20 +39,6 @@ TELLING = (
 )
 
 
-def requests_at_once(setup: Setup, tokens: int, most: int) -> int:
-    """Requests of so many tokens that the allocator admits, called directly."""
-    memory = make_scheduler(setup, Recorder()).allocator
-    live: list[tuple[Request, int]] = []
-    for row in range(most):
-        request = Request(row, 0.0, tokens, 1)
-        if memory.allocate(request, tokens) is None:
-            break
-        request.computed_tokens = tokens
-        live.append((request, tokens))
-        memory.check(live)
-    return len(live)
-
-
 @pytest.mark.parametrize("engine", engine_names())
 def test_a_simulation_holds_as_many_requests_as_the_plan_says(engine):
     found = [law.compared(m, engine, n) for m in TELLING for n in law.DEGREES]
@@ -75,14 +61,14 @@ def test_the_whole_catalogue_holds_as_many_requests_as_planned():
 def test_the_allocator_itself_admits_as_many(engine):
     for model in TELLING:
         flags = law.options_of(model, engine, 1)
-        tokens = flags["max_model_len"] - 1
+        tokens = flags["max_model_len"] - law.SHORT
         try:
             answer = kvsim.plan(model, law.GPU, engine=engine, context_len=tokens, **flags)
             setup = prepare(law.scenario(model, engine, flags, 1))
         except KVSimError:
             continue
         wanted = min(law.planned(answer, tokens), 300)
-        admitted = requests_at_once(setup, tokens, min(wanted + 3, 300))
+        admitted = law.admitted_at_once(setup, tokens, min(wanted + 3, 300))
         assert admitted == wanted, (model, engine)
 
 

@@ -45,7 +45,7 @@ def compare_steps(log: Log, engine: oracle.Engine) -> None:
     starts, ends = first[:-1], first[1:]
     sums = {
         name: np.concatenate([[0], np.cumsum(rows[name])])
-        for name in ("seconds", "grown", "filling")
+        for name in ("seconds", "grown", "filling", "left")
     }
     expected = {
         "start_seconds": rows["start"][starts],
@@ -55,6 +55,7 @@ def compare_steps(log: Log, engine: oracle.Engine) -> None:
         "waiting": rows["waiting"][starts],
         "kv_read_bytes": rows["read_bytes"][starts],
         "filled_slots": rows["filled"][starts],
+        "left_slots": sums["left"][ends] - sums["left"][starts],
         "filling_slots": sums["filling"][ends] - sums["filling"][starts],
         "claimed_slots": rows["held"][starts],  # by two ways of counting
         "held_slots": rows["held"][starts],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from kvsim.memory import pools
-from kvsim.memory.growth import BlockCurve
+from kvsim.memory.growth import BlockCurve, Growth
 from kvsim.simulator.allocators.apart import PagedApart
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.allocators.grow import Grow
@@ -15,6 +15,7 @@ from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.prefix import Prefix
 from kvsim.simulator.allocators.reserve import Reserve, reserve_max, reserve_oracle, reserve_pow2
 from kvsim.simulator.allocators.runs import PrefixRuns
+from kvsim.simulator.allocators.tables import BlockTables
 from kvsim.simulator.allocators.virtual import Virtual
 from tests import oracle
 
@@ -62,8 +63,23 @@ def groups_that_grow(pool: pools.Pool) -> list[oracle.Group]:
     return groups
 
 
+def moving_groups(growths: Iterable[Growth]) -> Iterator[oracle.Moving]:
+    """The groups of one pool of which windows give blocks back."""
+    for growth in growths:
+        yield from [oracle.Moving(1, stays=True)] * growth.fixed_blocks
+        window = growth.window
+        if window is not None:
+            seen = {"chunk" if window.is_chunk else "window": window.tokens}
+            yield oracle.Moving(growth.block_size, admitted=window.admitted_blocks, **seen)
+        elif growth.most_blocks is None:
+            yield oracle.Moving(growth.block_size)
+
+
 def plain_memory(kept: pools.KVPools) -> oracle.Memory:
     """The oracle's memory for the groups of layers that an engine states."""
+    growths = [group.growth for group in kept.main.groups]
+    if any(growth.window for growth in growths):
+        return oracle.Windows(kept.main.given_blocks, moving_groups(growths))
     made = [
         oracle.Blocks(pool.given_blocks, groups_that_grow(pool), weight)
         for pool, weight in zip(kept, kept.slot_weights, strict=True)
@@ -86,6 +102,7 @@ class Pool:
     compaction: bool = False
     max_model_len: int = 1000
     weight: int = 1
+    growths: tuple[Growth, ...] = ()  # of "windows", in place of the curve
     beside: tuple[tuple[int, BlockCurve, int], ...] = ()
 
     @property
@@ -111,6 +128,7 @@ class Pool:
             "apart": lambda: PagedApart(self.all_pools),
             "paged": lambda: Paged(self.blocks, self.curve),
             "virtual": lambda: Virtual(self.blocks, self.curve),
+            "windows": lambda: BlockTables(self.blocks, self.growths),
             "prefix": self._sharing,
         }
         return makers[self.allocator]()
@@ -134,6 +152,7 @@ class Pool:
             )
         makers: dict[str, Callable[[], oracle.Memory]] = {
             "none": oracle.Nothing,
+            "windows": lambda: oracle.Windows(self.blocks, moving_groups(self.growths)),
             "grow": lambda: oracle.Growing(slots, rounded_to_4, self.placement),
             "prefix": lambda: (
                 oracle.NamedBlocks(self.blocks, curve.block_size, unknown)

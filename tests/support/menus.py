@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from hypothesis import strategies as st
 
-from kvsim.memory.growth import BlockCurve, Growth
+from kvsim.memory.growth import BlockCurve, Growth, Window
 from kvsim.simulator.schedulers import SchedulerLimits
 from kvsim.steptime.kv_reads import KVReadCurve
 from kvsim.workload.content import SegmentContent
@@ -182,6 +182,24 @@ def pools(draw: st.DrawFn, menu: Menu, allocator: str, longest: int) -> Pool:
     )
 
 
+@st.composite
+def with_windows(draw: st.DrawFn, pool: Pool, longest: int, budget: int) -> Pool:
+    """Give its groups windows or chunks, and as many blocks as before a token, but for luck."""
+
+    def window() -> Growth:
+        size, span = draw(st.sampled_from([4, 1, 16, 8])), draw(st.sampled_from([8, 2, 17, 40]))
+        is_chunk = draw(st.sampled_from([False, False, True]))
+        admitted = -(-(span - 1 + 2 * budget) // size) + 1
+        return Growth.moving(size, Window(span, is_chunk, admitted))
+
+    full = [Growth.full(draw(st.sampled_from([4, 8])))] * draw(st.integers(0, 1))
+    states = [Growth.constant(1)] * draw(st.integers(0, 1))
+    growths = (*full, *(window() for _ in range(draw(st.integers(1, 2)))), *states)
+    least = BlockCurve.of(growths).blocks_at(longest) + len(growths)
+    more = draw(st.sampled_from([0, 1, least, 10 * least]))
+    return replace(pool, blocks=least + more, growths=growths)
+
+
 def read_curves() -> st.SearchStrategy[KVReadCurve]:
     """Plain attention, windows, chunks."""
     return st.sampled_from(
@@ -196,6 +214,9 @@ def cases(draw: st.DrawFn, menu: Menu, scheduler: str, allocator: str) -> tuple[
     longest = longest_of(workload)
     bounds = draw(limits(menu, longest))
     pool = replace(draw(pools(menu, allocator, longest)), max_model_len=bounds.max_model_len)
+    if allocator == "windows":
+        workload = Given([replace(part, samples=None) for part in workload.parts])
+        pool = draw(with_windows(pool, longest_of(workload), bounds.max_num_batched_tokens))
     watermark = draw(st.sampled_from([0.01, 0.1, 0.3]))
     return Case(scheduler, pool, bounds, draw(read_curves()), watermark=watermark), workload
 

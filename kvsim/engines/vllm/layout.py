@@ -248,5 +248,5 @@ def _describe(group: PageGroup, layout: Layout, length: int) -> Group:
         block_size=spec.block_size,
         page_bytes=spec.page_bytes,
         blocks_per_sequence=spec.admission_pages(length, layout.reserve),
-        growth=spec.growth(layout.reserve),
+        growth=spec.growth(length, layout.reserve),
     )

@@ -29,7 +29,7 @@ from kvsim.engines.vllm.rules import Rules, kernel_class
 from kvsim.engines.vllm.sourced import WINDOW_BLOCK, SourcedKernels
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.memory.footprint import layer_caches
-from kvsim.memory.growth import Growth
+from kvsim.memory.growth import Growth, Window
 from kvsim.specs.attention import Attention, Entry
 from kvsim.specs.engine_options import ResolvedOptions
 from kvsim.units import ceil_div
@@ -102,15 +102,15 @@ class PageSpec(NamedTuple):
             case "fixed" | "ring":
                 return ceil_div(self.span, self.block_size)
 
-    def growth(self, reserve: Reserve) -> Growth:
-        """Pages that a running sequence occupies: a window may straddle one more block."""
+    def growth(self, length: int, reserve: Reserve) -> Growth:
+        """Pages that a running sequence of at most `length` tokens occupies."""
         match self.kind:
             case "full":
                 return Growth.full(self.block_size * reserve.context_ranks)
-            case "window" | "unfolded":
-                return Growth.capped(self.block_size, ceil_div(self.span - 1, self.block_size) + 1)
-            case "chunk":
-                return Growth.capped(self.block_size, ceil_div(self.span, self.block_size))
+            case "window" | "unfolded" | "chunk":
+                admitted = self.admission_pages(length, reserve)
+                window = Window(self.span, self.kind == "chunk", admitted)
+                return Growth.moving(self.block_size, window)
             case "state":
                 return Growth.constant(self.span)
             case "fixed" | "ring":

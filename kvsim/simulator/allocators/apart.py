@@ -100,7 +100,7 @@ class PagedApart(Allocator):
     def _fits(self, request: Request, tokens: int, held: int, spare_blocks: int) -> bool:
         """Whether every pool has the blocks of `tokens` tokens beyond those of `held`."""
         for number, part in enumerate(self.parts):
-            need = part.blocks_of(request, tokens) - (part.blocks_of(request, held) if held else 0)
+            need = part.new_blocks(request, held, tokens)
             spare = self._opening(number) if number else spare_blocks
             if need + spare > part.free_blocks:
                 return False

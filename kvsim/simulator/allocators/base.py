@@ -16,7 +16,8 @@ Scarcity is an answer, never an exception. ``check()`` states the conservation l
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from kvsim.errors import InvariantError
@@ -44,7 +45,8 @@ class Slots(NamedTuple):
     cached : int
         Slots of finished requests' prefixes, kept until something needs the room.
     shared : int
-        Slots that several requests hold together, once for each but the first.
+        Slots that requests are due and do not hold: several hold them together, counted once
+        for each but the first, or a window has left them behind.
     """
 
     reserved: int = 0
@@ -94,10 +96,15 @@ class Allocator(ABC):
         Tokens of a decoding sequence that are planned before prompts are looked up.
     unknown_tokens : int
         Newest tokens of a decoding sequence whose content the scheduler does not know yet.
+    in_flight : mapping of Request to int
+        Prompt tokens that the step under way computes while the next one is planned.
     cached_blocks, further_refs : int
         Idle blocks that keep a prefix; references to held blocks beyond the first to each.
     evictions : int
         Cached blocks that were taken for something else so far.
+    in_chunks : bool
+        Whether no step computes more of a prompt than its budget, so that a window's share of a
+        prompt is bounded.
     copied_tokens : int
         Cached tokens that the device has copied since the replica last asked.
     growths : tuple of (BlockCurve, int)
@@ -112,6 +119,7 @@ class Allocator(ABC):
     batch: DecodeBatch | None = None
     planned_tokens = 0
     unknown_tokens = 0
+    in_chunks = True
     cached_blocks = 0
     further_refs = 0
     evictions = 0
@@ -122,6 +130,8 @@ class Allocator(ABC):
     samples_share = True  # whether samples hold their prompt's full blocks together
     shares_prefixes = False  # whether an admission looks its prompt up
     running_first = False  # whether decodes evict before it does, as vLLM's
+    gives_back = False  # whether requests free blocks while they run, and so one for another
+    in_flight: Mapping[Request, int] = MappingProxyType({})
     rounded_slots = 0
 
     def __init__(self, total_blocks: int, curve: BlockCurve) -> None:
@@ -166,6 +176,26 @@ class Allocator(ABC):
             return blocks
         shared = self.curve.shared_blocks_at(request.prompt_tokens)
         return shared + request.samples * (blocks - shared)
+
+    def new_blocks(self, request: Request, computed: int, tokens: int) -> int:
+        """Blocks that open as a request goes on from `computed` cached tokens to `tokens`."""
+        before = self.blocks_of(request, computed) if computed else 0
+        return self.blocks_of(request, tokens) - before
+
+    def follow(self, request: Request, in_flight_tokens: int) -> None:  # noqa: B027
+        """Note that a request decodes from the next step on; asked of those who `gives_back`.
+
+        Parameters
+        ----------
+        request : Request
+            Its ``computed_tokens`` are up to date.
+        in_flight_tokens : int
+            Tokens of it that the step computes which has just ended.
+        """
+
+    def take_closed(self) -> int:
+        """Blocks that decodes have given back since the last call; they count as held until it."""
+        return 0
 
     def claim(self, request: Request, tokens: int) -> int:
         """Slots that a running request is due when `tokens` tokens per sequence are cached.

@@ -32,9 +32,7 @@ class Paged(Allocator):
 
     def append_slots(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
         """Allocate the blocks between the computed tokens and `tokens`."""
-        need = self.blocks_of(request, tokens)
-        if request.computed_tokens:
-            need -= self.blocks_of(request, request.computed_tokens)
+        need = self.new_blocks(request, request.computed_tokens, tokens)
         if need + spare_blocks > self.free_blocks:
             return False
         self.free_blocks -= need

@@ -38,8 +38,9 @@ def refuse_hybrid() -> NoReturn:
         Always.
     """
     raise InputError(
-        "prefix sharing is modelled for models with full attention in every layer",
-        fix="use the paged allocator for windowed and recurrent models",
+        "prefix sharing is modelled for models with full attention in every layer, and for"
+        " windows under vLLM",
+        fix="use the paged allocator for recurrent models, and for windows elsewhere",
     )
 
 

@@ -72,8 +72,8 @@ class Note:
     copies : list of (int, Run)
         Number of a block, and the run of that one block, where another block had its identity
         before it; ascending.
-    beside : Run or None
-        The run that held the identities of the last of them.
+    beside : int or None
+        First identity of the run that held those of the last of them.
     """
 
     __slots__ = ("beside", "copies", "named", "tail")
@@ -82,7 +82,7 @@ class Note:
         self.named = 0
         self.tail: Run | None = None
         self.copies: list[tuple[int, Run]] = []
-        self.beside: Run | None = None
+        self.beside: int | None = None
 
 
 class PrefixRuns(Paged):
@@ -318,13 +318,10 @@ class PrefixRuns(Paged):
 
     def _beside(self, note: Note, known: int) -> Run | None:
         """The run of which a request copied blocks before, if it goes on with an identity."""
-        run = note.beside
-        if (
-            run is None
-            or not run.first <= known < run.stop
-            or self._index.get(run.first) is not run
-        ):
-            return None
+        index, first = self._index, note.beside
+        run = None if first is None or first > known else index.get(first)
+        while run is not None and run.stop <= known:
+            run = index.get(run.stop)  # it was split
         return run
 
     def _copy(self, note: Note, run: Run, known: int, at: int, end: int) -> int:
@@ -334,7 +331,7 @@ class PrefixRuns(Paged):
             copy = Run(known + more, known + more + 1)
             self._copies.setdefault(known + more, []).append(copy)
             note.copies.append((at + more, copy))
-        note.beside, note.tail = run, None
+        note.beside, note.tail = run.first, None
         return count
 
     def _let_grow(self, request: Request) -> None:
@@ -364,7 +361,7 @@ class PrefixRuns(Paged):
         first : int
             First identity of what they write.
         ahead_of : Request, optional
-            Name those alone who were ahead of it.
+            Name those alone who were ahead of it, and what they had filled before it.
 
         Returns
         -------
@@ -372,16 +369,16 @@ class PrefixRuns(Paged):
             Whether there was anything to name.
         """
         others = self._growing[first]
-        tokens_of = self._known_tokens
-        ahead = others
+        ahead = sorted(others, key=self._place) if len(others) > 1 else list(others)
         if ahead_of is not None:
-            least = (-tokens_of(ahead_of), ahead_of.seat)
-            ahead = [each for each in others if (-tokens_of(each), each.seat) < least]
-        if len(ahead) > 1:
-            ahead = sorted(ahead, key=lambda each: (-tokens_of(each), each.seat))
+            place = self._place(ahead_of)
+            ahead = [each for each in ahead if self._place(each) < place]
         named = False
         for request in ahead:
-            note, upto = _note(request), tokens_of(request) // self._size
+            known = self._known_tokens(request)
+            if ahead_of is not None and request.seat > ahead_of.seat:
+                known -= self.planned_tokens  # its turn in this step comes later
+            note, upto = _note(request), known // self._size
             if upto > note.named:
                 others.remove(request)  # or it would be asked for itself
                 if not others:
@@ -391,6 +388,13 @@ class PrefixRuns(Paged):
                 others = self._growing[first]
                 named = True
         return named
+
+    def _place(self, request: Request) -> tuple[int, int]:
+        """Order of those who write the same: the most tokens before this step, the first seat."""
+        batch = self.batch
+        decodes = batch is not None and request in batch.members
+        tokens = batch.cached_tokens(request) if batch and decodes else request.computed_tokens
+        return -tokens, request.seat
 
     def _known_tokens(self, request: Request) -> int:
         """Tokens that a request has in its blocks, this step's with them, and that are known."""

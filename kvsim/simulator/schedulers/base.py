@@ -132,6 +132,7 @@ class Scheduler(ABC):
     bounds_step_tokens: ClassVar[bool] = True  # whether a full step keeps requests out
     prefills_stop_decodes: ClassVar[bool] = False  # whether steps that prefill decode nobody
     keeps_batch_closed: ClassVar[bool] = False  # whether requests wait for a batch to end
+    in_chunks: ClassVar[bool] = True  # whether no step computes more of a prompt than its budget
     plans_ahead: ClassVar[bool] = False  # whether asynchronous scheduling is heeded
     is_async = False  # whether a step is planned while the one before it is computed
 
@@ -141,9 +142,11 @@ class Scheduler(ABC):
         self.limits = limits
         self.allocator = allocator
         self.batch = allocator.batch = batch
+        allocator.in_chunks = self.in_chunks
         self.recorder = recorder
         self._watermark_blocks = int(self.watermark * allocator.total_blocks)
         self._seats_taken = self.steps_taken = 0
+        self._follows = allocator.gives_back
         self._by_importance = limits.admission == "priority"
         self.waiting: WaitingQueue = ADMISSION_POLICIES.find(limits.admission)()
         self.heeds_arrivals = self.waiting.arrivals_can_overtake
@@ -216,16 +219,22 @@ class Scheduler(ABC):
             if request.generated_tokens == request.output_tokens:
                 done.append(request)
             else:
-                self.batch.join(request)
+                self._join(request, tokens)
         if self.resting:
             for request in self.resting:
-                self.batch.join(request)
+                self._join(request)
             self.resting.clear()
         if len(done) > 1:
             done.sort(key=_seat)
         for request in done:
             self._complete(request, now)
         return done
+
+    def _join(self, request: Request, in_flight_tokens: int = 0) -> None:
+        """Let a request decode from the next step on."""
+        self.batch.join(request)
+        if self._follows:
+            self.allocator.follow(request, in_flight_tokens)
 
     def _complete(self, request: Request, now: float) -> None:
         """Free everything that a finished request holds."""
@@ -258,6 +267,9 @@ class Scheduler(ABC):
         if not batch.sequences:
             return None
         limit = batch.steps_to_change()
+        if self._follows and self._has_slot():
+            more = self.allocator.steps_to_more(self.waiting.head())
+            most_steps = min(most_steps, more) if most_steps and more else most_steps or more
         if most_steps and most_steps < limit:
             limit = most_steps
         plan.opened_blocks, plan.evicted_blocks = opened_blocks, 0
@@ -298,7 +310,7 @@ class Scheduler(ABC):
         self.moved_tokens += request.computed_tokens * request.samples
         self.claimed_slots += self.allocator.claim(request, request.computed_tokens)
         request.swapped = False
-        self.batch.join(request)
+        self._join(request)
         return True
 
     def _has_slot(self) -> bool:

@@ -17,7 +17,7 @@ class Orca(Scheduler):
     """
 
     mimics = "Orca (OSDI 2022), iteration-level scheduling with selective batching"
-    bounds_step_tokens = False
+    bounds_step_tokens = in_chunks = False
 
     def schedule(self, now: float) -> StepPlan | None:
         """Admit whoever fits, and decode everybody."""

@@ -21,6 +21,7 @@ class VLLMv0(Scheduler):
     mimics = "vLLM 0.6 (V0 scheduler, no chunked prefill)"
     watermark = 0.01
     prefills_stop_decodes = True
+    in_chunks = False
 
     def servable(self, request: Request) -> bool:
         """Whole prompts must also fit one step."""

@@ -115,6 +115,7 @@ class VLLMv1(Scheduler):
         if not (self.waiting or self.prefilling or self.moved_tokens):
             self._is_bound_by_capacity = False
             if allocator.can_decode(batch):
+                self._planned = {}
                 return self._decode(1 if self.leaving else 0)
         evictions = allocator.evictions
         held_back = self._spend(now)
@@ -137,11 +138,13 @@ class VLLMv1(Scheduler):
         """Steps after which somebody may be admitted though nobody comes or ends; 0: never."""
         if self.leaving:
             return 1
-        more = self.allocator.steps_to_more(self.waiting.head()) if self.waiting else 0
+        more = self.allocator.steps_to_more(self.waiting.head()) if self._has_slot() else 0
         return min(held_back, more) if held_back and more else held_back or more
 
     def _spend(self, now: float) -> int:
         """Spend the step's tokens; return the steps for which prompts are held back."""
+        if self.is_async:
+            self.allocator.in_flight = self._planned
         planned = self._planned = {}
         self._opened, self.gave_way = 0, False
         longest, held_back = self.limits.max_num_batched_tokens, 0
@@ -205,11 +208,11 @@ class VLLMv1(Scheduler):
                 done = request.computed_tokens
                 chunk = min(request.prefill_tokens - done, longest)
                 tokens += chunk
-                blocks += allocator.blocks_of(request, done + chunk)
-                blocks -= allocator.blocks_of(request, done)
+                blocks += allocator.new_blocks(request, done, done + chunk)
         if blocks > allocator.free_blocks and self._order_matters:
             return False
-        return tokens <= self.limits.max_num_batched_tokens or self._prompts_come_last()
+        fits = tokens <= self.limits.max_num_batched_tokens and not allocator.gives_back
+        return fits or self._prompts_come_last()
 
     def _prompts_come_last(self) -> bool:
         """Whether everybody who decodes was admitted before those whose prompt is computed."""
@@ -285,12 +288,14 @@ class VLLMv1(Scheduler):
         if request in self.prefilling:
             return allocator.append_slots(request, request.computed_tokens + tokens)
         done = self.batch.cached_tokens(request)
-        if request.samples == 1 and done % allocator.block_size:
+        opening = allocator.new_blocks(request, done, done + 1)
+        if not (opening or allocator.gives_back):
             return True  # its last block has room
-        request.computed_tokens, free = done, allocator.free_blocks
-        grown = allocator.append_slots(request, done + 1)
-        self._opened += free - allocator.free_blocks
-        return grown
+        request.computed_tokens = done
+        if not allocator.append_slots(request, done + 1):
+            return False
+        self._opened += opening
+        return True
 
     def _give_way(self, victim: Request) -> int:
         """Preempt a request; return the tokens that were planned for it."""
@@ -298,9 +303,8 @@ class VLLMv1(Scheduler):
         if not tokens or victim in self.prefilling:
             self._preempt(victim, tokens)
             return tokens
-        cached, allocator = self.batch.cached_tokens(victim), self.allocator
-        self._opened -= allocator.blocks_of(victim, cached + 1)
-        self._opened += allocator.blocks_of(victim, cached)
+        cached = self.batch.cached_tokens(victim)
+        self._opened -= self.allocator.new_blocks(victim, cached, cached + 1)
         self._preempt(victim, 1)
         return tokens
 

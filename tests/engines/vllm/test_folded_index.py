@@ -106,7 +106,7 @@ def test_a_ring_is_one_block_whatever_the_length():
     reserve = layout_of(deployment, engine.rules).reserve
     assert (ring.spec.block_size, ring.spec.page_bytes, len(ring.members)) == (4, 2048, 11)
     assert [ring.spec.admission_pages(n, reserve) for n in (1, 4, 5, 100_000)] == [1, 1, 1, 1]
-    assert [ring.spec.growth(reserve).blocks_at(n) for n in (1, 100_000)] == [1, 1]
+    assert [ring.spec.growth(100_000, reserve).blocks_at(n) for n in (1, 100_000)] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_no_checkpoint_is_charged_where_no_kernel_saves_one():
         engine, deployment = resolved(model, gpu, version, **options)
         layout = layout_of(deployment, engine.rules)
         spec = next(g.spec for g in layout.groups if g.spec.kind == "state")
-        return spec.admission_pages(1, layout.reserve), spec.growth(layout.reserve).blocks_at(1)
+        return spec.admission_pages(1, layout.reserve), spec.growth(1, layout.reserve).blocks_at(1)
 
     assert states() == (3, 2)
     assert states(enable_prefix_caching=False) == (1, 1)

@@ -329,7 +329,7 @@ def test_a_model_that_keeps_nothing_has_nothing_to_size():
 def test_chunked_layers_keep_a_chunk_and_what_is_in_flight():
     spec = PageSpec("chunk", 16, 1024, span=8192)
     assert spec.admission_pages(131072, Reserve(8192)) == 1024
-    assert spec.growth(Reserve(8192)).blocks_at(131072) == 512
+    assert spec.growth(131072, Reserve(8192)).blocks_at(131072) == 512
     llama_4 = model_of(
         ([i for i in range(48) if i % 4 != 3], full(kind=ChunkedAttention, chunk=8192, query=40)),
         ([i for i in range(48) if i % 4 == 3], full(query=40)),
@@ -456,7 +456,7 @@ def test_groups_lose_no_layer_and_are_all_as_wide(full_layers, window_layers):
 def test_admission_never_charges_less_than_a_sequence_occupies(length, in_flight, span, kind):
     spec = PageSpec(kind, 16, 1024, span)
     reserve = Reserve(in_flight)
-    held = spec.growth(reserve).blocks_at(length)
+    held = spec.growth(length, reserve).blocks_at(length)
     assert held <= spec.admission_pages(length, reserve)
     longer = spec.admission_pages(length + 16, reserve)
     assert spec.admission_pages(length, reserve) <= longer

@@ -39,7 +39,7 @@ def test_a_window_is_charged_what_it_sees_before_the_newest_token(in_flight, pag
 def test_a_window_that_straddles_blocks_holds_one_more_of_them(context, pages):
     """16 tokens before the newest may start inside a block: two of 16 are touched."""
     spec = PageSpec("window", block_size=16, page_bytes=1, span=17)
-    assert spec.growth(Reserve()).blocks_at(context) == pages
+    assert spec.growth(1000, Reserve()).blocks_at(context) == pages
 
 
 @pytest.mark.parametrize(("windows", "sizes"), [(5, [5, 5]), (6, [4, 4, 4])])
@@ -68,21 +68,21 @@ def test_pages_of_every_kind(kind, span, admitted, held):
     spec = PageSpec(kind, block_size=16, page_bytes=1, span=span)
     reserve = Reserve(in_flight_tokens=20)
     assert spec.admission_pages(1000, reserve) == admitted
-    assert spec.growth(reserve).blocks_at(1000) == held
+    assert spec.growth(1000, reserve).blocks_at(1000) == held
 
 
 def test_a_checkpoint_is_charged_and_not_held():
     """vLLM's MambaSpec: 2 + num_prefill_checkpoint_blocks; a running request keeps two."""
     spec = PageSpec("state", block_size=16, page_bytes=1, span=2, checkpoints=1)
     assert spec.admission_pages(1000, Reserve()) == 3
-    assert spec.growth(Reserve()).blocks_at(1000) == 2
+    assert spec.growth(1000, Reserve()).blocks_at(1000) == 2
 
 
 def test_states_of_every_block_are_charged_and_two_are_held():
     """vLLM's MambaSpec in mode "all"; its manager frees all but the last token's."""
     spec = PageSpec("state", block_size=16, page_bytes=1, span=2, is_per_block=True)
     assert [spec.admission_pages(length, Reserve()) for length in (16, 17, 1000)] == [1, 2, 63]
-    assert spec.growth(Reserve()).blocks_at(1000) == 2
+    assert spec.growth(1000, Reserve()).blocks_at(1000) == 2
 
 
 def test_a_short_sequence_is_charged_its_own_tokens():
@@ -96,7 +96,7 @@ def test_context_ranks_share_the_tokens_of_full_layers():
     """1,000 tokens over 8 ranks are 125 each: 8 blocks of 16."""
     spec = PageSpec("full", block_size=16, page_bytes=1)
     assert spec.admission_pages(1000, Reserve(0, context_ranks=8)) == 8
-    growth = spec.growth(Reserve(0, context_ranks=8))
+    growth = spec.growth(1000, Reserve(0, context_ranks=8))
     assert [growth.blocks_at(tokens) for tokens in (128, 129, 1000)] == [1, 2, 8]
 
 

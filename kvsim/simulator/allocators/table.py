@@ -1,0 +1,126 @@
+"""One request's blocks, by groups of layers.
+
+::
+
+    full     [ 0 ][ 1 ][ 2 ][ 3 ][ 4 ][ 5
+    window                  [ 3 ][ 4 ][ 5        first = 3, stop = 6
+             ^ left behind  ^             ^ room for the tokens of this step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvsim.errors import InvariantError
+from kvsim.memory.growth import Growth
+from kvsim.simulator.allocators.block_pool import Block
+from kvsim.simulator.request import Request
+from kvsim.units import ceil_div
+from kvsim.workload.content import Segments
+
+__all__ = ["Table", "first_block", "table_of"]
+
+_PRIVATE_SPAN = 1 << 48  # identities of one request's own blocks
+
+
+class Table:
+    """What a request holds in each group (``request.blocks``).
+
+    Attributes
+    ----------
+    first, stop : list of int
+        By group, the blocks that it holds are ``range(first, stop)``.
+    named : list of int
+        By group, the blocks before this one have had their chance of an identity.
+    blocks : list of dict
+        By group, those with an identity, by their number.
+    junction : int
+        Where the prefix ends that its admission found some groups to know, and not all.
+    joined, before : int
+        Cached tokens when it began to decode, and those processed by then.
+    due : int
+        Step of the batch at which one of its decodes changes something next.
+    closed, closed_cached, closed_at : int
+        Blocks that its last decode freed which freed any, those of them that are cached, and the
+        step of that one.
+    """
+
+    __slots__ = (
+        "before",
+        "blocks",
+        "closed",
+        "closed_at",
+        "closed_cached",
+        "due",
+        "first",
+        "ids",
+        "joined",
+        "junction",
+        "named",
+        "stop",
+    )
+
+    def __init__(self, groups: int) -> None:
+        self.first, self.stop, self.named = [0] * groups, [0] * groups, [0] * groups
+        self.blocks: list[dict[int, Block]] = [{} for _ in range(groups)]
+        self.junction = 0
+        self.joined = self.before = self.due = self.closed_at = -1
+        self.closed = self.closed_cached = 0
+        self.ids: dict[int, Segments] = {}  # by size of a block
+
+    def opening(self, groups: Sequence[Growth], tokens: int) -> int:
+        """Blocks that are missing for so many tokens."""
+        return sum(
+            max(0, ceil_div(tokens, growth.block_size) - stop)
+            for growth, stop in zip(groups, self.stop, strict=True)
+        )
+
+    def behind(self, groups: Sequence[Growth], processed: int) -> int:
+        """Blocks before the windows, that nobody else holds."""
+        count = 0
+        for at, growth in enumerate(groups):
+            blocks = self.blocks[at]
+            for number in range(self.first[at], min(first_block(growth, processed), self.stop[at])):
+                count += number not in blocks or blocks[number].refs == 1
+        return count
+
+    def identity(self, request: Request, size: int, number: int) -> int:
+        """Identity of the request's block number so and so, of so many tokens.
+
+        Raises
+        ------
+        InvariantError
+            For a number below 0.
+        """
+        segments = self.ids.get(size)
+        if segments is None:
+            segments = self.ids[size] = _segments(request, size)
+        for start, first in reversed(segments):
+            if number >= start:
+                return first + number - start
+        raise InvariantError(f"{request} has no block {number}")
+
+
+def first_block(growth: Growth, processed: int) -> int:
+    """First block that tokens after so many processed ones look back on."""
+    return growth.window.first_token(processed) // growth.block_size if growth.window else 0
+
+
+def table_of(request: Request) -> Table:
+    """The request's table.
+
+    Raises
+    ------
+    InvariantError
+        When it has none.
+    """
+    if not isinstance(request.blocks, Table):
+        raise InvariantError(f"{request} has no blocks")
+    return request.blocks
+
+
+def _segments(request: Request, size: int) -> Segments:
+    """Where a request's identities begin anew; its own where it shares nothing."""
+    if request.content is not None:
+        return request.content.segments(request.content_row, size)
+    return ((0, -(request.row + 1) * _PRIVATE_SPAN),)

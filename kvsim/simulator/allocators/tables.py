@@ -1,0 +1,413 @@
+"""Block tables by groups of layers, as vLLM keeps them for windows and for prefixes of hybrids.
+
+All groups draw from one queue, and a group whose window has moved on gives the blocks behind it
+back while the request runs. That goes by the tokens that are processed: a step that is under way
+still looks back. The functions followed are those of ``vllm/v1/core``:
+``KVCacheManager.allocate_slots``, ``remove_skipped_blocks``, ``get_num_blocks_to_allocate`` and
+``reachable_block_mask`` of ``single_type_kv_cache_manager.py``, ``cache_blocks`` of
+``kv_cache_coordinator.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import heappop, heappush
+from math import lcm
+
+from kvsim.errors import InvariantError
+from kvsim.memory.growth import BlockCurve, Growth
+from kvsim.simulator.allocators.base import Holding, Slots
+from kvsim.simulator.allocators.block_pool import Block, BlockPool
+from kvsim.simulator.allocators.hits import Alike, Hit, alike, kept, longest_hit
+from kvsim.simulator.allocators.paged import Paged
+from kvsim.simulator.allocators.table import Table, first_block, table_of
+from kvsim.simulator.batch import DecodeBatch
+from kvsim.simulator.request import Request
+from kvsim.units import ceil_div
+
+__all__ = ["BlockTables"]
+
+
+class BlockTables(Paged):
+    """vLLM's block tables: groups of layers, windows that move on, prefixes that all groups know.
+
+    Requests have one sample each.
+
+    Parameters
+    ----------
+    total_blocks : int
+        Size of the pool.
+    growths : sequence of Growth
+        The groups, in the engine's order.
+    caching : bool
+        Whether prefixes are kept and looked up.
+    retention_interval : int or None
+        Tokens between the places where windows are kept for later requests; 0: only where a
+        prompt ends and where prefixes part; None: everywhere.
+    nameless_first : bool
+        Whether freed blocks without identity are used again before all others.
+    waits : bool
+        Whether windows keep what a step under way still looks back on.
+    """
+
+    sets_slots_apart = running_first = gives_back = True
+
+    def __init__(
+        self,
+        total_blocks: int,
+        growths: Sequence[Growth],
+        *,
+        caching: bool = False,
+        retention_interval: int | None = 0,
+        nameless_first: bool = True,
+        waits: bool = True,
+    ) -> None:
+        super().__init__(total_blocks, _without_windows(growths))
+        moving = [growth for growth in growths if growth.most_blocks != 0]
+        self._groups = moving
+        self._fixed = sum(growth.fixed_blocks for growth in growths)
+        self.shares_prefixes = self._caching = caching
+        self._interval, self._waits = retention_interval, waits
+        self._pool = BlockPool(total_blocks, len(moving), nameless_first=nameless_first)
+        self._kinds = alike(moving)
+        self._align = lcm(*(growth.block_size for growth in moving))
+        self._left_blocks = 0  # blocks that live requests have given back
+        self._closed = self._closed_cached = 0  # freed by decodes that are planned
+        self._due: list[tuple[int, int, Request]] = []  # step, seat
+        self._turns: list[tuple[int, int]] | None = None
+
+    # ---- a request's life -----------------------------------------------------------------
+
+    def can_allocate(self, request: Request) -> bool:
+        """Whether an empty pool could hold the request to its last token."""
+        need = self._fixed
+        for growth in self._groups:
+            blocks = ceil_div(request.final_tokens, growth.block_size)
+            if growth.window is not None and self.in_chunks:
+                blocks = min(blocks, growth.window.admitted_blocks)
+            need += blocks
+        return need <= self.total_blocks
+
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens that a lookup finds."""
+        return self._look_up(request, Table(len(self._groups))).tokens
+
+    def allocate(
+        self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0, whole: bool = True
+    ) -> int | None:
+        """Look the prompt up; require room for all of it, allocate the first chunk's blocks."""
+        table = Table(len(self._groups))
+        hit = self._look_up(request, table)
+        target, free = request.prefill_tokens, self.free_blocks - spare_blocks
+        end = min(hit.tokens + chunk_tokens, target)
+        if whole and self._need(hit, target, is_gate=True) > free:
+            return None
+        if self._need(hit, end) > free:
+            return None
+        request.blocks = table
+        self._adopt(table, hit)
+        self._pool.take(self._fixed)
+        self._grow(request, table, end, end)
+        return hit.tokens
+
+    def append_slots(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
+        """Give back what is left behind, even if there is no room for more; then take that."""
+        table, batch, done = request.blocks, self.batch, request.computed_tokens
+        if not isinstance(table, Table):
+            return self._bring_back(request, tokens, spare_blocks)
+        if batch is not None and request in batch.members:
+            return table.due > batch.step or self._decode(request, table, done, batch.step)
+        flying = self.in_flight.get(request, 0) if self._waits else 0
+        self._leave_behind(table, done - flying)
+        if table.opening(self._groups, tokens) + spare_blocks > self.free_blocks:
+            return False
+        self._grow(request, table, tokens, tokens)
+        return True
+
+    def _bring_back(self, request: Request, tokens: int, spare_blocks: int) -> bool:
+        """Blocks for what was swapped out; what a window had left behind stays where it is."""
+        table = Table(len(self._groups))
+        for at, growth in enumerate(self._groups):
+            table.first[at] = table.stop[at] = table.named[at] = first_block(growth, tokens)
+        if table.opening(self._groups, tokens) + self._fixed + spare_blocks > self.free_blocks:
+            return False
+        request.blocks = table
+        self._left_blocks += sum(table.first)
+        self._pool.take(self._fixed)
+        self._grow(request, table, tokens, 0)
+        return True
+
+    def follow(self, request: Request, in_flight_tokens: int) -> None:
+        """Begin to follow a request that decodes from the next step on."""
+        batch = self.batch
+        if batch is not None:
+            table = table_of(request)
+            table.joined = request.computed_tokens
+            table.before = table.joined - (in_flight_tokens if self._late else 0)
+            table.due = batch.step
+            heappush(self._due, (batch.step, request.seat, request))
+
+    def free(self, request: Request, *, preempted: bool = False, planned_tokens: int = 0) -> None:
+        """Free group after group, the tail of each first; by now all that it wrote is known."""
+        table = table_of(request)
+        if self.batch is not None and table.closed_at == self.batch.step:
+            self._closed -= table.closed
+            self._closed_cached -= table.closed_cached
+        if not preempted:
+            self._name(request, table, request.computed_tokens)
+        self._left_blocks -= sum(table.first)
+        for at in range(len(self._groups)):
+            self._drop(table, at, table.stop[at])
+        self._pool.give_back_nameless(self._fixed)
+        self._count()
+        request.blocks = None
+
+    # ---- decoding -------------------------------------------------------------------------
+
+    def can_decode(self, batch: DecodeBatch) -> bool:
+        """Whether all find room, one after the other, each with what it leaves behind."""
+        if batch.opening <= self.free_blocks:
+            return True
+        free = self.free_blocks
+        for at, _, request in sorted(entry for entry in self._due if entry[0] == batch.step):
+            if self._is_due(request, at, batch):
+                table, done = table_of(request), request.base + at
+                free += table.behind(self._groups, self._processed(table, done))
+                free -= table.opening(self._groups, done + 1)
+                if free < 0:
+                    return False
+        return True
+
+    def decode_steps(self, batch: DecodeBatch, limit: int) -> int:
+        """As many steps as there is room for if nothing is given back; one, if that helps."""
+        return super().decode_steps(batch, limit) or int(limit > 0 and self.can_decode(batch))
+
+    def allocate_steps(self, batch: DecodeBatch, steps: int, opening: int) -> None:
+        """Take and give back what the steps do, one request after the other."""
+        due, end = self._due, batch.step + steps
+        while due and due[0][0] < end:
+            at, _, request = heappop(due)
+            if self._is_due(request, at, batch):
+                self._decode(request, table_of(request), request.base + at, at)
+
+    def _decode(self, request: Request, table: Table, done: int, step: int) -> bool:
+        """Give back what a decode at this step leaves behind, and take what it needs."""
+        self._close(table, done, step)
+        if table.opening(self._groups, done + 1) > self.free_blocks:
+            return False
+        self._grow(request, table, done + 1, done + 1 - self.unknown_tokens)
+        self._plan_next(request, table, done, step)
+        return True
+
+    def _close(self, table: Table, done: int, step: int) -> None:
+        """Give back what a decode leaves behind, and note how much of it is free."""
+        pool, free, cached = self._pool, self._pool.free, self._pool.cached
+        self._leave_behind(table, self._processed(table, done))
+        freed, kept = pool.free - free, pool.cached - cached
+        if freed:
+            if table.closed_at != step:
+                table.closed_at, table.closed, table.closed_cached = step, 0, 0
+            table.closed += freed
+            table.closed_cached += kept
+            self._closed += freed
+            self._closed_cached += kept
+
+    def take_closed(self) -> int:
+        """Blocks that decodes have given back since the last call; they count as held until it."""
+        closed, self._closed, self._closed_cached = self._closed, 0, 0
+        return closed
+
+    def steps_to_more(self, request: Request) -> int:
+        """Steps until a decode gives something back, or fills a block that may be found."""
+        due, batch = self._due, self.batch
+        while due and batch is not None:
+            at, _, other = due[0]
+            if self._is_due(other, at, batch):
+                return max(1, at - batch.step)
+            heappop(due)
+        return 0
+
+    def _is_due(self, request: Request, step: int, batch: DecodeBatch) -> bool:
+        """Whether a note of when a decode changes something still stands."""
+        table = request.blocks
+        return isinstance(table, Table) and table.due == step and request in batch.members
+
+    def _plan_next(self, request: Request, table: Table, done: int, step: int) -> None:
+        """Note when a decode changes something next; at `step` its tokens are `done`."""
+        if self._turns is None:
+            self._turns = list(self._work_turns_out())
+        ahead = 1 + min((turn - done - 1) % cycle for cycle, turn in self._turns)
+        if done == table.joined and self._late:
+            ahead = 1  # the last chunk of its prompt is processed by then
+        table.due = step + ahead
+        heappush(self._due, (table.due, request.seat, request))
+
+    def _work_turns_out(self) -> Iterator[tuple[int, int]]:
+        """Cached tokens at which something changes, as remainders of a cycle of so many."""
+        late = self._late
+        for growth in set(self._groups):
+            size, window = growth.block_size, growth.window
+            yield size, 0  # the next token opens a block
+            if window is not None and window.is_chunk:
+                yield window.tokens, late % window.tokens
+            elif window is not None:
+                yield size, (window.tokens - 1 + late) % size
+        if self._caching:
+            yield self._align, (self.unknown_tokens - 1) % self._align  # the next token fills one
+
+    def _processed(self, table: Table, done: int) -> int:
+        """Tokens of a decoding request that no step under way still computes."""
+        return table.before if done == table.joined else done - self._late
+
+    @property
+    def _late(self) -> int:
+        """Tokens of a decoding request that a step under way computes."""
+        return self.unknown_tokens if self._waits else 0
+
+    # ---- blocks ---------------------------------------------------------------------------
+
+    def _need(self, hit: Hit, tokens: int, *, is_gate: bool = False) -> int:
+        """Blocks that an admission takes from the queue, idle ones that it finds among them."""
+        need = self._fixed
+        for growth, found in zip(self._groups, hit.blocks, strict=True):
+            due, first = ceil_div(tokens, growth.block_size), first_block(growth, hit.tokens)
+            if is_gate and growth.window is not None:
+                due = min(due, growth.window.admitted_blocks)
+            need += max(0, due - max(first, hit.tokens // growth.block_size))
+            need += sum(not block.refs for number, block in found.items() if number >= first)
+        return need
+
+    def _adopt(self, table: Table, hit: Hit) -> None:
+        """Hold what was found, group by group, but for what is left behind already."""
+        table.junction = hit.junction
+        for at, (growth, found) in enumerate(zip(self._groups, hit.blocks, strict=True)):
+            stop = hit.tokens // growth.block_size
+            first = min(stop, first_block(growth, hit.tokens))
+            for number in range(first, stop):
+                self._pool.touch(found[number])
+                table.blocks[at][number] = found[number]
+            table.first[at], table.stop[at], table.named[at] = first, stop, stop
+            self._left_blocks += first
+
+    def _grow(self, request: Request, table: Table, tokens: int, known_tokens: int) -> None:
+        """Take the blocks that are missing, in every group; then name those that are full."""
+        self._pool.take(table.opening(self._groups, tokens))
+        for at, growth in enumerate(self._groups):
+            table.stop[at] = max(table.stop[at], ceil_div(tokens, growth.block_size))
+        self._name(request, table, known_tokens)
+        self._count()
+
+    def _leave_behind(self, table: Table, processed: int) -> None:
+        """Give back the blocks that no token to come looks back on."""
+        for at, growth in enumerate(self._groups):
+            first = min(first_block(growth, processed), table.stop[at])
+            if first > table.first[at]:
+                self._left_blocks += first - table.first[at]
+                self._drop(table, at, first)
+        self._count()
+
+    def _drop(self, table: Table, at: int, first: int) -> None:
+        """Give the blocks of a group before a number back, the last of them first."""
+        blocks, numbers = table.blocks[at], range(first - 1, table.first[at] - 1, -1)
+        table.first[at] = first
+        named = [blocks.pop(number) for number in numbers if number in blocks]
+        self._pool.give_back_nameless(len(numbers) - len(named))
+        for block in named:
+            self._pool.give_back(block)
+
+    def _count(self) -> None:
+        """Take over what the pool counts."""
+        pool = self._pool
+        self.free_blocks, self.cached_blocks = pool.free, pool.cached
+        self.further_refs, self.evictions = pool.further_refs, pool.evictions
+
+    # ---- what is known --------------------------------------------------------------------
+
+    def _look_up(self, request: Request, table: Table) -> Hit:
+        """What all groups know of a prompt; its last token is always computed."""
+        if not self._caching:
+            return Hit(0, [{} for _ in self._groups])
+        pool = self._pool
+
+        def known(kind: Alike, number: int) -> list[Block] | None:
+            name = table.identity(request, kind.growth.block_size, number)
+            blocks = []
+            for group in kind.groups:
+                block = pool.known(group, name)
+                if block is None:
+                    return None
+                blocks.append(block)
+            return blocks
+
+        return longest_hit(self._kinds, request.prefill_tokens - 1, self._align, known)
+
+    def _name(self, request: Request, table: Table, tokens: int) -> None:
+        """Give the blocks that known tokens fill their identities, where a hit could use them."""
+        if not self._caching:
+            return
+        known = tokens - tokens % self._align
+        places = request.prompt_tokens - 1, table.junction
+        for at, growth in enumerate(self._groups):
+            upto = known // growth.block_size
+            full = range(max(table.named[at], table.first[at]), upto)
+            for number in kept(growth, full, self._align, self._interval, places):
+                name = table.identity(request, growth.block_size, number)
+                table.blocks[at][number] = self._pool.name(at, name)
+            table.named[at] = max(table.named[at], upto)
+
+    # ---- what is seen from outside --------------------------------------------------------
+
+    @property
+    def held_slots(self) -> int:
+        """Slots that live requests hold as the step that is planned begins."""
+        held = self.total_blocks - self.free_blocks + self._closed
+        return held * self.slots_per_block
+
+    def slots(self, tokens: int, head: Request | None) -> Slots:
+        """Slots of idle prefixes; those that several hold together, or that are left behind."""
+        size = self.slots_per_block
+        unheld = self.further_refs + self._left_blocks - self._closed
+        cached = self.cached_blocks - self._closed_cached
+        return Slots(cached=cached * size, shared=unheld * size)
+
+    @property
+    def shared_blocks(self) -> int:
+        """Blocks with two or more references."""
+        return self._pool.shared_blocks
+
+    def holdings(self, live: Iterable[tuple[Request, int]]) -> list[Holding]:
+        """What each request holds alone: all of its blocks but the shared ones."""
+        holdings = []
+        for request, _ in live:
+            table = table_of(request)
+            shared = sum(block.refs > 1 for group in table.blocks for block in group.values())
+            held = self._fixed + sum(table.stop) - sum(table.first)
+            holdings.append(Holding(request.row, held - shared))
+        return holdings
+
+    def check(self, live: Iterable[tuple[Request, int]]) -> None:
+        """State the laws of the pool, and that every table covers its window."""
+        held: list[Block] = []
+        nameless = left = 0
+        for request, tokens in live:
+            table = table_of(request)
+            for at, growth in enumerate(self._groups):
+                stop = table.stop[at] * growth.block_size
+                if table.first[at] > first_block(growth, tokens) or stop < tokens:
+                    raise InvariantError(f"{request} lacks blocks of group {at}")
+                held += table.blocks[at].values()
+            left += sum(table.first)
+            nameless += self._fixed + sum(table.stop) - sum(table.first)
+        self._pool.check(held, nameless - len(held), self.total_blocks)
+        if left != self._left_blocks or self.free_blocks != self._pool.free:
+            raise InvariantError(f"{left} blocks are left behind, {self._left_blocks} are counted")
+
+
+def _without_windows(growths: Sequence[Growth]) -> BlockCurve:
+    """Blocks that a sequence has taken, those given back among them."""
+    return BlockCurve.of(
+        tuple(
+            growth if growth.window is None else growth._replace(most_blocks=None, window=None)
+            for growth in growths
+        )
+    )
