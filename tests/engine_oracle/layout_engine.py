@@ -224,6 +224,10 @@ def _stops_later(case: Case, config: Mapping[str, Any]) -> str:
         case "deepseek_v4" if case.tp > config["o_groups"]:
             # models/deepseek_v4/attention.py, n_local_groups
             return "ranks without a group of heads"
+        case "deepseek_v41" if (case.block_size or 64) % 64:
+            # utils/deep_gemm.py, get_paged_mqa_page_sizes, of which an index key is two tokens; a
+            # packed block is not held to it either
+            return "its indexers read pages of 32 or 64 keys"
         case "deepseek_v32" | "glm_moe_dsa" if case.dcp > 1 and case.kv_dtype == "fp8":
             # v1/attention/backends/mla/flashmla_sparse.py, FlashMLASparseMetadataBuilder
             heads = config["num_attention_heads"] // case.tp
@@ -276,7 +280,10 @@ def _config(case: Case, config: Mapping[str, Any]) -> Any:
     return VllmConfig(
         model_config=model,
         cache_config=CacheConfig(
-            cache_dtype=case.kv_dtype, enable_prefix_caching=case.caches_prefixes, **block
+            cache_dtype=case.kv_dtype,
+            enable_prefix_caching=case.caches_prefixes,
+            sliding_window=_window_of_all(model),
+            **block,
         ),
         parallel_config=ParallelConfig(
             tensor_parallel_size=case.tp,
@@ -291,6 +298,18 @@ def _config(case: Case, config: Mapping[str, Any]) -> Any:
             is_encoder_decoder=model.is_encoder_decoder,
         ),
     )
+
+
+def _window_of_all(model: Any) -> int | None:
+    """A window that all layers keep.
+
+    Source: vLLM 0.33.0, ``engine/arg_utils.py`` (create_engine_config).
+    """
+    kinds = getattr(model.hf_text_config, "layer_types", None)
+    if kinds is not None and any(kind != "sliding_attention" for kind in kinds):
+        return None
+    window: int | None = model.get_sliding_window()
+    return window
 
 
 @cache

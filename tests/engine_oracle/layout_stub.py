@@ -271,9 +271,11 @@ def _replace_operators(card: Card) -> None:
         setattr(torch.ops, name, _Operators())
     for name in ("Stream", "Event"):
         setattr(torch.cuda, name, _Thing)
+    import flashinfer.utils
     from flashinfer.mla import BatchMLAPagedAttentionWrapper
 
     BatchMLAPagedAttentionWrapper.run = _with_scales
+    flashinfer.utils.get_trtllm_gen_multi_ctas_kv_counter_bytes = lambda *sizes: 0  # of a buffer
     torch.cuda.current_device = torch.accelerator.current_device_index = lambda: 0
     torch.accelerator.empty_cache = lambda: None
     torch.cuda.current_stream = lambda device=None: _Thing()
@@ -291,6 +293,7 @@ def _replace_readers() -> None:
     from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
     from vllm.model_executor.models import registry
     from vllm.models.deepseek_v41.common import engram
+    from vllm.v1.attention.ops.cp_common import DirectCPWorkspace
     from vllm.v1.worker.workspace import init_workspace_manager
 
     init_workspace_manager(torch.device("meta"))
@@ -299,3 +302,4 @@ def _replace_readers() -> None:
         AutoConfig.register(name, type("Config", (PreTrainedConfig,), {"model_type": name}))
     AutoTokenizer.from_pretrained = lambda *args, **named: _Thing()
     engram.build_compressed_token_map = lambda tokenizer: ([0] * _ENGRAM_TOKENS, _ENGRAM_TOKENS)
+    DirectCPWorkspace._allocate = lambda self, shape, dtype: 2 * (torch.empty(shape, dtype=dtype),)
