@@ -37,6 +37,7 @@ def _checks(sizing: Sizing) -> Iterator[str]:
         _replicated_heads,
         _kv_wider_than_weights,
         _declared_kv,
+        _untold_kv,
         _other_layout,
         _trained_length,
         _stated_blocks,
@@ -219,6 +220,17 @@ def _declared_kv(sizing: Sizing) -> Iterator[str]:
         yield f"the checkpoint declares a KV cache of {kept}, and {engine} keeps to it"
     else:
         yield f"the checkpoint declares a KV cache of {declared.format}; this is for {kept}"
+
+
+def _untold_kv(sizing: Sizing) -> Iterator[str]:
+    """A model's class that leaves the cache in the compute dtype, whatever the flag says."""
+    asked, kept = sizing.asked.kv_format.name, sizing.kv_format.name
+    is_told = sizing.asked.options.kv_cache_dtype not in (None, "auto")
+    if is_told and asked != kept == sizing.deployment.dtype:
+        yield (
+            f"kv_cache_dtype = {asked} changes nothing: {sizing.engine.name} keeps the KV cache of"
+            f" {sizing.deployment.model.name} in {kept}"
+        )
 
 
 def _other_layout(sizing: Sizing) -> Iterator[str]:

@@ -59,8 +59,13 @@ def _check_async(options: EngineOptions, rules: Rules) -> None:
 
 
 def _check_served(model: ModelSpec, rules: Rules) -> None:
-    """Refuse a model whose class the release does not have yet, or no longer has."""
+    """Refuse a model whose class the release does not have: not yet, no longer, or never."""
     known = read_data(_MODELS)
+    if model.architecture in known["never"]:
+        raise UnsupportedError(
+            f"vLLM has no {model.architecture} and does not serve {model.name}; choose engine"
+            " transformers"
+        )
     absent, last = (known[each].get(model.architecture) for each in ("absent_through", "last"))
     patch = (*rules.release, *_ANY_PATCH)[:3]
     if absent and patch <= parts_of(absent):

@@ -11,7 +11,7 @@ from kvsim.engines.vllm.block_sparse import SPARSE_BLOCK, check_block_sparse, is
 from kvsim.engines.vllm.checks import check_batch, check_flags, plans_ahead
 from kvsim.engines.vllm.folded_index import FoldedKernels, check_folded, index_fold
 from kvsim.engines.vllm.image_layers import check_batch_of_images, check_image_layers
-from kvsim.engines.vllm.kernel_checks import check_shared_context
+from kvsim.engines.vllm.kernel_checks import check_fp8_alibi, check_shared_context
 from kvsim.engines.vllm.lengths import check_length, default_length
 from kvsim.engines.vllm.rules import Rules, architecture, card_class, kernel_class
 from kvsim.engines.vllm.sourced import SourcedKernels, check_sourced, shares_states
@@ -189,6 +189,9 @@ def _kv_format(deployment: Deployment, rules: Rules) -> KVFormat:
             f"--kv-cache-dtype {fmt} is a layout of latent attention, and {model.name} has none",
             fix="choose fp8",
         )
+    if model.architecture in rules.value("untold_kv_dtype"):
+        return kv_format(deployment.dtype)
+    check_fp8_alibi(deployment, rules)
     if is_sparse and fmt == "fp8_e4m3":
         return kv_format(_sparse_layout(deployment, rules, "sparse_latent_fp8") or fmt)
     return kv_format(fmt)
@@ -213,7 +216,7 @@ def _block_size(deployment: Deployment, rules: Rules, kv: KVFormat) -> int:
         return SourcedKernels.of(deployment, rules).block
     is_latent = any(cache.keeps("latent") for _, cache in layer_caches(model))
     if not is_latent:
-        return _DEFAULT_BLOCK
+        return _attention_block(deployment, rules, kv)
     if (fold := index_fold(model)) > 1:
         return fold * FoldedKernels.of(deployment, rules).states
     kernels = kernel_class(deployment.accelerator)
@@ -221,6 +224,14 @@ def _block_size(deployment: Deployment, rules: Rules, kv: KVFormat) -> int:
         return _INDEXED_BLOCK
     by_bits = rules.value("latent_block_size").get(kernels, {})
     return int(by_bits.get(kv.bits, _DEFAULT_BLOCK))
+
+
+def _attention_block(deployment: Deployment, rules: Rules, kv: KVFormat) -> int:
+    """16, or what the kernels of wide heads ask for in an fp8 cache (Gemma 4)."""
+    caches = layer_caches(deployment.model)
+    widest = max((c.vectors.key_dim for _, c in caches if c.keeps("kv")), default=0)
+    blocks = rules.value("wide_fp8_block").get(kernel_class(deployment.accelerator), {})
+    return int(blocks.get(widest, _DEFAULT_BLOCK)) if kv.name == "fp8_e4m3" else _DEFAULT_BLOCK
 
 
 def _sequences(deployment: Deployment, rules: Rules) -> int:

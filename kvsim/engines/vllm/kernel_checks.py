@@ -1,4 +1,4 @@
-"""What sparse attention asks of flags, refused in the words of each kind of it."""
+"""What kernels of attention ask of flags, refused in the words of each kind of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
 from kvsim.specs.precision import KVFormat
 
-__all__ = ["check_bf16", "check_block_multiple", "check_shared_context", "check_undivided"]
+__all__ = [
+    "check_bf16",
+    "check_block_multiple",
+    "check_fp8_alibi",
+    "check_shared_context",
+    "check_undivided",
+]
 
 
 def check_block_multiple(deployment: Deployment, multiple: int, what: str) -> None:
@@ -39,6 +45,25 @@ def check_bf16(deployment: Deployment, refusal: str) -> None:
     """
     if deployment.dtype != "bf16":
         raise InputError(refusal, where="--dtype", fix="choose bfloat16")
+
+
+def check_fp8_alibi(deployment: Deployment, rules: Rules) -> None:
+    """Refuse an fp8 KV cache where a card's kernels cannot read it with ALiBi.
+
+    Raises
+    ------
+    InputError
+        With the flag.
+    """
+    model, card = deployment.model, deployment.accelerator
+    classes = rules.value("alibi_without_fp8").get(kernel_class(card), ())
+    if model.architecture in classes and deployment.kv_format.name == "fp8_e4m3":
+        raise InputError(
+            f"vLLM {rules.said} has no attention on {card.name} that reads fp8 with the ALiBi of"
+            f" {model.name}",
+            where="--kv-cache-dtype",
+            fix="choose auto",
+        )
 
 
 def check_undivided(deployment: Deployment, degree: str, refusal: str) -> None:

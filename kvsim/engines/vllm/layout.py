@@ -208,8 +208,9 @@ def _reserve(deployment: ResolvedDeployment, rules: Rules) -> Reserve:
     batches = 1
     if rules.value("in_flight_batches"):
         batches = options.pipeline_parallel_size + bool(options.async_scheduling)
-    tokens = batches * options.max_num_batched_tokens
-    return Reserve(tokens, options.decode_context_parallel_size)
+    step_tokens = options.max_num_batched_tokens
+    charged = step_tokens if rules.value("encoder_charge") == "step" else None
+    return Reserve(batches * step_tokens, options.decode_context_parallel_size, charged)
 
 
 def _num_blocks(

@@ -10,7 +10,8 @@
     state     one recurrent state     1, or 2 with prefix caching, and 1 for a prefill's checkpoint;
                                       or ceil(L / block)
     ring      one ring                1
-    fixed     block_size tokens       ceil(encoder tokens / block), whatever L
+    fixed     block_size tokens       ceil(encoder tokens / block), whatever L; or as many as a step
+                                      may encode
 
 In flight: tokens scheduled and not yet settled, whose blocks a window cannot free. Unfolded: what
 DeepSeek-V4's compressors work on, which is no attention and so never charged as full. Ring: the
@@ -49,10 +50,21 @@ _NO_TOKENS = ("state", "ring")
 
 
 class Reserve(NamedTuple):
-    """What shortens or lengthens a sequence's need: tokens in flight, context sharding."""
+    """What shortens or lengthens a sequence's need.
+
+    Parameters
+    ----------
+    in_flight_tokens : int
+        Tokens scheduled and not yet settled.
+    context_ranks : int
+        Ranks that share a context.
+    encoder_tokens : int or None
+        Tokens charged for an encoder's output; None is what it may have.
+    """
 
     in_flight_tokens: int = 0
     context_ranks: int = 1
+    encoder_tokens: int | None = None
 
 
 class PageSpec(NamedTuple):
@@ -99,7 +111,9 @@ class PageSpec(NamedTuple):
                 return ceil_div(length, self.block_size)
             case "state":
                 return self.span + self.checkpoints
-            case "fixed" | "ring":
+            case "fixed":
+                return ceil_div(reserve.encoder_tokens or self.span, self.block_size)
+            case "ring":
                 return ceil_div(self.span, self.block_size)
 
     def growth(self, length: int, reserve: Reserve) -> Growth:
@@ -289,7 +303,8 @@ def _sourced_page(entry: Entry, deployment: ResolvedDeployment, rules: Rules) ->
         stride = kernels.stride_bytes(deployment)
         return PageSpec("window", WINDOW_BLOCK, window_bytes, entry.span, stride_bytes=stride)
     block = deployment.options.block_size
-    return PageSpec("full", block, kernels.page_bytes(entry, block))
+    stride = kernels.whole_page_bytes(entry, block)
+    return PageSpec("full", block, kernels.page_bytes(entry, block), stride_bytes=stride)
 
 
 def _unfolded_page(entry: Entry) -> PageSpec:

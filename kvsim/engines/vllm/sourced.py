@@ -22,6 +22,7 @@ from kvsim.engines.vllm.kernel_checks import (
 from kvsim.engines.vllm.rules import Rules, kernels_on
 from kvsim.errors import InputError
 from kvsim.memory.footprint import layer_caches
+from kvsim.memory.rank import Rank
 from kvsim.specs.attention import Entry
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat, kv_format
@@ -88,6 +89,18 @@ class SourcedKernels(NamedTuple):
         states = ceil_div(tokens, entry.span) if entry.kept == "folded" else tokens
         return ceil_div(states * entry.entry_bytes, self.page_multiple) * self.page_multiple
 
+    def whole_page_bytes(self, entry: Entry, tokens: int) -> int:
+        """Bytes of which a block is a multiple, so that it is whole pages of the kernels.
+
+        A block of several is read as that many pages, and must not end inside one.
+
+        Notes
+        -----
+        Source: vLLM 0.33.0, ``v1/kv_cache_interface.py`` (get_block_stride_alignment) and
+        ``v1/worker/utils.py`` (customize_attention_spec).
+        """
+        return self.page_bytes(entry, self.block) if tokens > self.block else 1
+
     def stride_bytes(self, deployment: ResolvedDeployment) -> int:
         """Bytes of which a block is a multiple."""
         if not self.whole_records:
@@ -114,14 +127,43 @@ def check_sourced(deployment: Deployment, rules: Rules) -> None:
     name = deployment.model.name
     check_block_multiple(deployment, SourcedKernels.of(deployment, rules).block, "the states")
     check_bf16(deployment, f"the sparse attention of {name} does not run in {deployment.dtype}")
-    check_undivided(
-        deployment,
-        "pipeline_parallel_size",
-        f"layers of {name} read states that a layer of another pipeline stage may keep",
-    )
+    _check_stages(deployment)
     check_undivided(
         deployment,
         "decode_context_parallel_size",
         f"how vLLM shares the rings and windows of {name} between ranks of one context is not"
         " known",
     )
+
+
+def _check_stages(deployment: Deployment) -> None:
+    """Refuse stages whose layers read the states of a source on another.
+
+    Source: vLLM 0.33.0, ``models/deepseek_v41/attention.py`` (DeepseekV4Attention.__init__).
+    """
+    model, stages = deployment.model, deployment.options.pipeline_parallel_size
+    if _keeps_sources_near(model, stages):
+        return
+    whole = (n for n in range(1, model.num_layers + 1) if _keeps_sources_near(model, n))
+    raise InputError(
+        f"layers of {model.name} read states that a layer of another of {stages} pipeline stages"
+        " keeps",
+        where="--pipeline-parallel-size",
+        fix=f"choose {' or '.join(map(str, whole))}",
+    )
+
+
+def _keeps_sources_near(model: ModelSpec, stages: int) -> bool:
+    """Whether each layer that reads another's states is on its stage."""
+    caches = {
+        layer: cache
+        for group in model.layer_groups
+        for cache in group.owned_caches
+        for layer in group.layers
+    }
+    for stage in range(stages):
+        held = [caches[i] for i in Rank(pp=stages, stage=stage).layers_of(model) if i in caches]
+        sharing = [cache for cache in held if cache.reads_earlier or cache.keeps("indexer")]
+        if sharing and sharing[0].reads_earlier:
+            return False
+    return True

@@ -262,6 +262,11 @@ class Attention(Checked, ABC):
         """Tokens that are folded into one entry; 1 where none are."""
         return max((entry.span for entry in self._sorts if entry.kept == "folded"), default=1)
 
+    @property
+    def reads_earlier(self) -> bool:
+        """Whether it reads what an earlier layer keeps."""
+        return False
+
     def states(self, context: int) -> int:
         """Cached states that a sequence of `context` tokens keeps in steady decode."""
         return sum(entry.count(context) for entry in self._sorts if entry.what in _CONTENT)

@@ -132,6 +132,11 @@ class SourcedLatentAttention(LoadedUnknown, TokenCache):
             for entry in self.entries(fmt, tp)
         )
 
+    @property
+    def reads_earlier(self) -> bool:
+        """The states of a source."""
+        return self.ratio > 0 and not self.is_source
+
     def _picked(self, context: int) -> int:
         """Folded states that a query reads."""
         return min(self.top_k, context // self.ratio) if self.ratio else 0

@@ -338,14 +338,21 @@ def test_chunked_layers_keep_a_chunk_and_what_is_in_flight():
     assert [g.layers for g in engine.capacity(deployment, GIB).groups] == [12] * 4
 
 
-def test_cross_attention_is_sized_by_the_encoder():
+@pytest.mark.parametrize(
+    ("version", "charged"),
+    [("0.12.0", 94), ("0.13.0", 512), ("", 512)],  # 1,500 frames, and a step of 8,192 tokens
+)
+def test_cross_attention_holds_what_an_encoder_has_and_is_charged_a_step(version, charged):
+    """``CrossAttentionSpec``, max_memory_usage_bytes; blocks are those of the encoder's output."""
     decoder = (
         full(query=20, heads=20, dim=64),
         full(20, 64, CrossAttention, 20, encoder_tokens=1500),
     )
-    engine, deployment = resolved(model_of((range(32), decoder), context=448))
+    model = model_of((range(32), decoder), context=448)
+    engine, deployment = resolved(model, version, max_num_batched_tokens=8192)
     groups = engine.capacity(deployment, 10 * GIB).groups
-    assert sorted(group.blocks_per_sequence for group in groups) == [28, 94]
+    assert sorted(group.blocks_per_sequence for group in groups) == [28, charged]
+    assert sorted(group.growth.blocks_at(448) for group in groups) == [28, 94]
 
 
 def test_the_null_block_is_withheld_from_the_fit_check():

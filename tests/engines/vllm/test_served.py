@@ -23,6 +23,13 @@ def test_a_release_that_lacks_a_model_is_refused(model, version, words):
         plan(model, "b300", engine_version=version, tensor_parallel_size=1)
 
 
+@pytest.mark.parametrize("version", ["0.6.0", "0.33.0"])
+def test_a_model_that_no_release_has_is_sent_to_another_engine(version):
+    with pytest.raises(UnsupportedError, match=r"no T5ForConditionalGeneration.*transformers"):
+        plan("flan-t5-xl", "b300", engine_version=version)
+    assert plan("flan-t5-xl", "b300", engine="transformers").fits
+
+
 @pytest.mark.parametrize(
     ("model", "version"),
     [

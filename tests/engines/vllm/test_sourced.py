@@ -112,6 +112,20 @@ def test_the_pages_of_each_card_by_hand():
     }
 
 
+def test_a_block_of_several_kernel_pages_holds_whole_ones():
+    """Pages of 64 tokens, 33, 8, 65 and 15 times 576 bytes, whose common multiple is 17,160."""
+    engine, deployment = resolved(block_size=128)
+    assert layout_of(deployment, engine.rules).bytes_per_block() == 17_160 * 576
+
+
+def test_a_pipeline_is_cut_where_a_source_begins():
+    """40 layers, and 20 of them read the last source, layer 20."""
+    engine, deployment = resolved(pipeline_parallel_size=2)
+    layout = layout_of(deployment, engine.rules)
+    held = [engine.rank(deployment, stage).layers_of(deployment.model) for stage in (0, 1)]
+    assert [layout.bytes_per_block(layers) for layers in held] == [98_304, 57_024]
+
+
 @pytest.mark.parametrize(
     ("gpu", "options", "said"),
     [
@@ -120,7 +134,7 @@ def test_the_pages_of_each_card_by_hand():
         ("h200", {"kv_cache_dtype": "nvfp4_ds_mla"}, "no nvfp4_ds_mla .*choose fp8_ds_mla"),
         ("b300", {"kv_cache_dtype": "bf16"}, "no bf16 KV .*fp8_ds_mla or nvfp4_ds_mla"),
         ("h200", {"dtype": "float16"}, "does not run in fp16"),
-        ("h200", {"pipeline_parallel_size": 2}, "of another pipeline stage may keep"),
+        ("h200", {"pipeline_parallel_size": 4}, "another of 4 pipeline stages .*choose 1 or 2"),
         ("h200", {"tensor_parallel_size": 16}, r"8 groups of heads .*choose one of \[1, 2, 4, 8\]"),
         (
             "h200",
