@@ -241,6 +241,9 @@ class ModelSpec(Checked):
         longer by its linear scaling.
     draft : DraftLayers or None
         Layers of the checkpoint that only draft, of a family that is known.
+    idle_window : int or None
+        A window of all layers that no context outgrows: they are full, and an engine may page them
+        as windows.
     weight_bytes_on_disk : int or None
         Exact size of the checkpoint's tensors where a safetensors or GGUF header gave it.
     source : str
@@ -270,6 +273,7 @@ class ModelSpec(Checked):
     whole_media_tokens: NonNegativeInt = 0
     rotary_table_elements: NonNegativeInt | None = None
     draft: DraftLayers | None = None
+    idle_window: PositiveInt | None = None
     weight_bytes_on_disk: int | None = None
     source: str = ""
     idle_overrides: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ import importlib.machinery
 import os
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,6 +117,9 @@ class _Thing(metaclass=_Any):
 
     def __call__(self, *args: object, **named: object) -> Any:
         return _Thing()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())  # of what is listed as it is imported
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

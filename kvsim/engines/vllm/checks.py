@@ -168,7 +168,7 @@ def _check_windows(deployment: Deployment, rules: Rules) -> None:
     if deployment.options.disable_hybrid_kv_cache_manager or not rules.value("hybrid_groups"):
         return
     sorts = {sort for _, cache in layer_caches(deployment.model) for sort in cache.sorts}
-    if any(sort.endswith(" window") for sort in sorts):
+    if deployment.model.idle_window or any(sort.endswith(" window") for sort in sorts):
         refusal = f"ranks of one context cannot share the windows of {deployment.model.name}"
         check_undivided(deployment, "decode_context_parallel_size", refusal)
 

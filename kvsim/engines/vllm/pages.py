@@ -21,6 +21,7 @@ tokens that GLM-5.3's indexers have yet to fold, overwritten in turn.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from math import lcm
 from typing import Literal, NamedTuple
 
@@ -31,6 +32,7 @@ from kvsim.engines.vllm.sourced import WINDOW_BLOCK, SourcedKernels
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.memory.footprint import layer_caches
 from kvsim.memory.growth import Growth, Window
+from kvsim.memory.rank import Rank
 from kvsim.specs.attention import Attention, Entry
 from kvsim.specs.engine_options import ResolvedOptions
 from kvsim.units import ceil_div
@@ -184,7 +186,27 @@ def align_to_states(
     options = deployment.options
     covered = block if options.enable_prefix_caching else options.max_model_len
     state_page = PageSpec("state", covered, block * token_bytes)
-    return [p._replace(spec=_aligned(p.spec, block, state_page)) for p in pages]
+    apart = _layers_apart(pages, deployment, rules) if options.enable_prefix_caching else ()
+    lone_page = state_page._replace(block_size=asked)
+    return [
+        p._replace(spec=_aligned(p.spec, block, lone_page if p.layer in apart else state_page))
+        for p in pages
+    ]
+
+
+def _layers_apart(
+    pages: list[LayerPage], deployment: ResolvedDeployment, rules: Rules
+) -> frozenset[int]:
+    """Layers of stages that keep states alone, whose workers have nothing to align them with.
+
+    Their blocks are named by as many tokens as was asked, and so they share no group with others.
+    """
+    stages = deployment.options.pipeline_parallel_size
+    if stages == 1 or not rules.value("aligned_by_worker"):
+        return frozenset()
+    attention = {page.layer for page in pages if page.spec.kind not in _NO_TOKENS}
+    held = (Rank(pp=stages, stage=i).layers_of(deployment.model) for i in range(stages))
+    return frozenset(chain.from_iterable(each for each in held if attention.isdisjoint(each)))
 
 
 def _export_tokens(deployment: ResolvedDeployment, rules: Rules) -> int:
@@ -245,7 +267,7 @@ def _specs(cache: Attention, deployment: ResolvedDeployment, rules: Rules) -> It
             is_key, kv = entry.what == "indexer", deployment.kv_format.name
             rows = kernels.whole_states if is_key else kernels.kv[kv]
             spec = spec._replace(stride_bytes=rows * entry.entry_bytes)
-        yield spec
+        yield _windowed_page(spec, deployment.model.idle_window)
     yield from map(_unfolded_page, cache.unfolded)
 
 
@@ -270,6 +292,16 @@ def _page(entry: Entry, options: ResolvedOptions) -> PageSpec:
     if entry.kept == "folded":
         return PageSpec("full", block, ceil_div(block, entry.span) * entry.entry_bytes)
     return PageSpec(entry.kept, block, block * entry.entry_bytes, entry.span)
+
+
+def _windowed_page(spec: PageSpec, window: int | None) -> PageSpec:
+    """Page full layers as a window of all layers, however long it is.
+
+    Source: vLLM 0.9.2 to 0.33.0, ``engine/arg_utils.py`` (create_engine_config: sliding_window).
+    """
+    if window is None or spec.kind != "full":
+        return spec
+    return spec._replace(kind="window", span=window)
 
 
 def _check_state(cache: Attention, tp: int) -> None:

@@ -154,7 +154,7 @@ def _check_stages(deployment: Deployment) -> None:
 
 
 def _keeps_sources_near(model: ModelSpec, stages: int) -> bool:
-    """Whether each layer that reads another's states is on its stage."""
+    """Whether each layer that reads what a source keeps has it on its own stage."""
     caches = {
         layer: cache
         for group in model.layer_groups

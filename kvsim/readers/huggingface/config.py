@@ -31,6 +31,7 @@ from kvsim.readers.huggingface.families import FAMILIES
 from kvsim.readers.huggingface.family import Family
 from kvsim.readers.huggingface.fields import Fields, canonical
 from kvsim.readers.huggingface.groups import layer_groups
+from kvsim.readers.huggingface.layers import idle_window
 from kvsim.readers.huggingface.meanings import family_by_fields, refuse_beside, refuse_unread
 from kvsim.readers.huggingface.overrides import Overrides
 from kvsim.readers.huggingface.quantization import quantization_of, states_quantization
@@ -145,6 +146,7 @@ def _spec(config: Mapping[str, object], name: str, source: str) -> ModelSpec:
         whole_media_tokens=whole_media_tokens(fields, family),
         rotary_table_elements=rotary_table_elements(fields, family),
         draft=draft_layers(fields, model_type),
+        idle_window=idle_window(fields, family),
         source="; ".join(
             part
             for part in (source, dtype_note, quantization.note, host_table_note(fields))

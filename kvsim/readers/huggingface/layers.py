@@ -22,7 +22,7 @@ from kvsim.readers.huggingface.fields import Fields
 from kvsim.readers.huggingface.indexers import shared_indexers
 from kvsim.readers.huggingface.sources import sourced_layers
 
-__all__ = ["LayerKind", "layer_kinds"]
+__all__ = ["LayerKind", "idle_window", "layer_kinds"]
 
 _Entry = TypeVar("_Entry", int, str)
 
@@ -65,6 +65,13 @@ _WORDS = {
     "moe": "moe",
 }
 _GLM5_WORDS = {"linear_attention": "linear", "deepseek_sparse_attention": "latent"}
+# Fields by which layers differ, or keep something else than keys and values.
+_LAYER_RULES = (
+    "layer_types",
+    "sliding_window_pattern",
+    "kv_lora_rank",
+    "full_attention_interval",
+)
 _LETTERS = {"M": "mamba2", "*": "full", "-": "mlp", "E": "moe"}
 
 
@@ -117,9 +124,23 @@ def _from_words(fields: Fields, count: int) -> list[str]:
     return [full if _WORDS[word] == "full" else _WORDS[word] for word in words]
 
 
-def _windowed(fields: Fields, count: int) -> list[str]:
+def idle_window(fields: Fields, family: Family) -> int | None:
+    """A window of all layers that no context outgrows, so that they are read as full."""
+    if family.layout != "uniform" or any(key in fields for key in _LAYER_RULES):
+        return None
+    window = _window(fields)
+    outlasts = window is not None and window >= fields.integer("max_position_embeddings")
+    return window if outlasts else None
+
+
+def _window(fields: Fields) -> int | None:
     window = fields.optional_integer("sliding_window")
-    if window is None or not fields.flag("use_sliding_window", default=True):
+    return window if fields.flag("use_sliding_window", default=True) else None
+
+
+def _windowed(fields: Fields, count: int) -> list[str]:
+    window = _window(fields)
+    if window is None:
         return ["full"] * count
     if "sliding_window_pattern" in fields:
         return _every(fields.integer("sliding_window_pattern"), count, otherwise="sliding")

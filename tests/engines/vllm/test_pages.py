@@ -249,3 +249,23 @@ def test_an_entry_is_paged_by_how_long_it_is_kept(entry, spec):
 def test_entries_of_a_shared_vector_that_are_kept_otherwise_are_refused():
     with pytest.raises(UnsupportedError, match="a shared vector for every tokens is not known"):
         _compressed_page(Entry("shared", 584))
+
+
+@pytest.mark.parametrize(("version", "blocks"), [("0.19.1", {1408}), ("0.20.0", {16})])
+def test_a_stage_without_attention_aligns_no_states(version, blocks):
+    """The last 14 of Nemotron Nano 9B's 56 layers: platforms/interface.py, which workers call."""
+    engine = get_engine("vllm", version)
+    options = EngineOptions(pipeline_parallel_size=4, enable_prefix_caching=True)
+    asked = Deployment(find_model("nemotron-nano-9b-v2"), find_accelerator("h100"), options)
+    pages = layer_pages(engine.resolve(asked), engine.rules)
+    assert {page.spec.block_size for page in pages if page.layer < 42} >= {1408}
+    assert {page.spec.block_size for page in pages if page.layer >= 42} == blocks
+
+
+def test_a_window_that_no_context_outgrows_is_charged_as_one():
+    """A block more than full attention's: engine/arg_utils.py hands it to all layers."""
+    engine = get_engine("vllm")
+    options = EngineOptions(max_model_len=8192)
+    asked = Deployment(find_model("phi-4-mini"), find_accelerator("h100"), options)
+    layout = layout_of(engine.resolve(asked), engine.rules)
+    assert [layout.admission_blocks(length) for length in (8192, 1024)] == [513, 65]
