@@ -35,13 +35,13 @@ coverage:  ## `make test`, and what of kvsim it leaves out: less than 95 % of it
 soak:  ## Ten minutes of random worlds, judged from outside; a line that replays the first that fails
 	python -m tests.soak --seconds 600
 
-# In pieces: make oracle SEEDS=1000 FAMILY="prefix turns"
-RELEASE ?= 0.33.0
+# In pieces: make oracle RELEASE=0.19.1 SEEDS=1000 FAMILY="prefix turns"
+RELEASE ?=
 SEEDS ?= 200
 FAMILY ?= all
 
 oracle:  ## vLLM's own scheduler on a CPU beside ours, seed by seed (fetches its Python sources once)
-	python scripts/engine_oracle.py --release $(RELEASE) --seeds $(SEEDS) --family $(FAMILY)
+	python scripts/engine_oracle.py $(addprefix --release=,$(RELEASE)) --seeds $(SEEDS) --family $(FAMILY)
 
 bench:  ## Start-up times and capacity accuracy against observed engines
 	python benchmarks/startup.py

@@ -1,6 +1,6 @@
 """Set up vLLM's own scheduler on a CPU, a release at a time, and run it beside ours.
 
-    python scripts/engine_oracle.py [--release 0.33.0] [--seeds 1000] [--family prefix ...]
+    python scripts/engine_oracle.py [--release 0.19.1]  [--seeds 1000] [--family prefix ...]
 
 For each release it makes ``.oracle/RELEASE``: the Python files of the engine's wheel in ``src``,
 and in ``env`` an environment with CPU torch, kvsim, and what the wheel requires that needs no GPU.
@@ -19,6 +19,10 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.engine_oracle import RELEASES  # noqa: E402
+
 TORCH = "torch==2.13.0"
 # needs a GPU, or is torch's own affair
 _LEFT_OUT = re.compile(
@@ -32,8 +36,9 @@ def sources(folder: Path, release: str) -> list[str]:
     kept = folder / "requires.txt"
     if not kept.is_file():
         pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps"]
-        # the files are read and never installed: whatever Python they were packed for
-        any_machine = ["--only-binary=:all:", "--platform", "manylinux_2_28_x86_64"]
+        # the files are read and never installed: whatever Python and C library they were packed for
+        tags = ("manylinux_2_28", "manylinux_2_31", "manylinux1")
+        any_machine = ["--only-binary=:all:", *(f"--platform={tag}_x86_64" for tag in tags)]
         subprocess.run([*pip, *any_machine, "-d", str(folder), f"vllm=={release}"], check=True)
         (wheel,) = folder.glob("vllm-*.whl")
         with zipfile.ZipFile(wheel) as packed:
@@ -68,12 +73,12 @@ def environment(folder: Path, requires: list[str]) -> Path:
 def main() -> None:
     """Compare every family for every release; exit with 1 when a seed disagrees."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--release", nargs="+", default=["0.33.0"])
+    parser.add_argument("--release", action="append", help="again for each")
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--family", nargs="+", default=["all"])
     given = parser.parse_args()
     bad = False
-    for release in given.release:
+    for release in given.release or RELEASES:
         folder = ROOT / ".oracle" / release
         folder.mkdir(parents=True, exist_ok=True)
         python = environment(folder, sources(folder, release))

@@ -28,6 +28,7 @@ from kvsim.simulator.prepare import Setup
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.schedulers import Scheduler, SchedulerLimits
 from kvsim.simulator.schedulers.sglang import SGLang
+from kvsim.simulator.schedulers.vllm_settings import release_limits
 from kvsim.steptime.kv_reads import attended_layers, prefill_pairs
 from kvsim.units import ceil_div
 
@@ -167,9 +168,8 @@ def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
         long_prefill_token_threshold=scenario.scheduler.long_prefill_token_threshold,
         admission=scenario.scheduler.admission,
         preemption=scenario.scheduler.preemption,
-        waives_threshold=rules.value("waives_threshold"),
-        scheduler_reserve_full_isl=rules.value("reserves_full_prompt"),
         async_scheduling=options.async_scheduling,
+        **release_limits(rules),
     )
     batch = decode_batch(allocator.growths, reads)
     with blaming(scenario, "scheduler.policy"):

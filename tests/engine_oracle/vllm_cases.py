@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from random import Random
 from typing import NamedTuple
 
 from kvsim.engines.vllm.pages import PageSpec, Reserve
+from kvsim.engines.vllm.rules import Rules
 from kvsim.memory.growth import Growth
 
 from .jobs import Job, drawn_jobs, drawn_limits
 from .product import LONGEST
 
-__all__ = ["FAMILIES", "Case", "Layers", "case_of"]
+__all__ = ["FAMILIES", "Case", "Layers", "case_of", "lacks"]
+
+_FLAGS = {  # fields of a case that are flags of some releases alone
+    "adaptive": "long_prefill_token_threshold_adaptive",
+    "watermark": "watermark",
+    "active": "max_num_active_seqs",
+    "interval": "prefill_schedule_interval",
+    "reserve_full": "scheduler_reserve_full_isl",
+}
 
 
 class Layers(NamedTuple):
@@ -44,9 +53,18 @@ class Case:
     watermark: float = 0.0
     active: int | None = None
     interval: int = 1
-    reserve_full: bool = True
+    reserve_full: bool | None = None  # what the release does
     layers: tuple[Layers, ...] = (Layers(),)
     retention_interval: int | None = 0
+
+    @property
+    def flags(self) -> dict[str, object]:
+        """Flags that are not at their default, by the engine's names, which are ours."""
+        plain = {each.name: each.default for each in fields(self)}
+        said = {name: getattr(self, name) for name in _FLAGS}
+        if not self.threshold:
+            said["adaptive"] = False  # there is nothing that it raises
+        return {_FLAGS[name]: value for name, value in said.items() if value != plain[name]}
 
     @property
     def block_sizes(self) -> tuple[int, ...]:
@@ -74,6 +92,9 @@ class Case:
         return sum(blocks(growth, longest) for growth in self.growths)
 
 
+Settings = dict[str, Callable[[Random, Case], object]]
+
+
 def _draw(random: Random, *, tight: bool = True, shared: bool = False, turns: bool = False) -> Case:
     """Draw sizes, limits and requests."""
     size = random.choice([4, 8, 16])
@@ -91,13 +112,9 @@ def _pressed(random: Random, case: Case) -> Case:
     return replace(case, blocks=need + random.randint(0, max(2, need)))
 
 
-def _with(**settings: Callable[[Random, Case], object]) -> Callable[[Random, Case], Case]:
+def _set(settings: Settings, random: Random, case: Case) -> Case:
     """Draw further settings of a case."""
-
-    def drawn(random: Random, case: Case) -> Case:
-        return replace(case, **{name: draw(random, case) for name, draw in settings.items()})
-
-    return drawn
+    return replace(case, **{name: draw(random, case) for name, draw in settings.items()})
 
 
 def _prioritised(random: Random, case: Case) -> Case:
@@ -134,26 +151,30 @@ def _layered(random: Random, case: Case) -> Case:
     return _pressed(random, replace(case, layers=layers, retention_interval=interval))
 
 
-_threshold = _with(threshold=lambda random, _: random.choice([4, 8, 16, 33, 64]))
-_settings = _with(
-    threshold=lambda random, _: random.choice([0, 8, 33]),
-    adaptive=lambda random, _: random.random() < 0.5,
-    watermark=lambda random, _: random.choice([0.0, 0.05, 0.2]),
-    active=lambda random, case: random.choice([None, max(1, case.max_num_seqs // 2)]),
-    interval=lambda random, _: random.choice([1, 2, 5]),
-    reserve_full=lambda random, _: random.random() < 0.7,
-)
+_THRESHOLD: Settings = {"threshold": lambda random, _: random.choice([4, 8, 16, 33, 64])}
+_FIRST_CHUNK: Settings = {"reserve_full": lambda random, _: False}
+_SETTINGS: Settings = {
+    "threshold": lambda random, _: random.choice([0, 8, 33]),
+    "adaptive": lambda random, _: random.random() < 0.5,
+    "watermark": lambda random, _: random.choice([0.0, 0.05, 0.2]),
+    "active": lambda random, case: random.choice([None, max(1, case.max_num_seqs // 2)]),
+    "interval": lambda random, _: random.choice([1, 2, 5]),
+    "reserve_full": lambda random, _: random.random() < 0.7,
+}
+
 
 FAMILIES: dict[str, Callable[[Random], Case]] = {
     "free": lambda random: _draw(random, tight=False),
     "tight": _draw,
-    "threshold": lambda random: _threshold(random, _draw(random)),
+    "threshold": lambda random: _set(_THRESHOLD, random, _draw(random)),
     "prefix": lambda random: _draw(random, shared=True),
     "turns": lambda random: _draw(random, turns=True),
     "priority": lambda random: _prioritised(random, _draw(random)),
     "priority-prefix": lambda random: _prioritised(random, _draw(random, shared=True)),
-    "settings": lambda random: _settings(random, _draw(random)),
-    "settings-prefix": lambda random: _settings(random, _draw(random, shared=True)),
+    "first-chunk": lambda random: _set(_FIRST_CHUNK, random, _draw(random)),
+    "first-chunk-prefix": lambda random: _set(_FIRST_CHUNK, random, _draw(random, shared=True)),
+    "settings": lambda random: _set(_SETTINGS, random, _draw(random)),
+    "settings-prefix": lambda random: _set(_SETTINGS, random, _draw(random, shared=True)),
     "alike": lambda random: _alike(random, _draw(random, shared=True)),
     "windows": lambda random: _layered(random, _draw(random)),
     "windows-prefix": lambda random: _layered(random, _draw(random, shared=True)),
@@ -174,3 +195,14 @@ def _asynchronous(case: Case) -> Case:
 def case_of(family: str, seed: int) -> Case:
     """The workload of a family with a seed."""
     return FAMILIES[family](Random(f"{family.removeprefix('async-')}-{seed}"))
+
+
+def lacks(family: str, rules: Rules) -> str | None:
+    """Name the flags of a family that a release has not, if there are any."""
+    kind = family.removeprefix("async-").removesuffix("-prefix")
+    if kind.startswith("windows") and rules.value("prefix_cache_retention_interval") is None:
+        return f"windows of vLLM {rules.said} are not compared: it keeps all of their blocks"
+    drawn = {"first-chunk": _FIRST_CHUNK, "settings": _SETTINGS}.get(kind, {})
+    needed = [flag for name, flag in _FLAGS.items() if name in drawn]
+    absent = [flag for flag in needed if flag not in rules.value("scheduler_flags")]
+    return f"vLLM {rules.said} has no {', '.join(absent)}" if absent else None

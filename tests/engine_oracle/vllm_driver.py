@@ -36,7 +36,6 @@ from vllm.v1.core.kv_cache_utils import (
 )
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
 from vllm.v1.kv_cache_interface import (
     ChunkedLocalAttentionSpec,
     FullAttentionSpec,
@@ -46,7 +45,7 @@ from vllm.v1.kv_cache_interface import (
     SlidingWindowSpec,
 )
 from vllm.v1.outputs import ModelRunnerOutput
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
 __all__ = ["run"]
@@ -78,20 +77,16 @@ def _scheduler(case: Case) -> Scheduler:
             SchedulerConfig,
             {
                 "max_num_seqs": case.max_num_seqs,
-                "max_num_active_seqs": case.active,
                 "max_num_batched_tokens": case.max_num_batched_tokens,
                 "max_model_len": LONGEST,
                 "long_prefill_token_threshold": case.threshold,
-                "long_prefill_token_threshold_adaptive": case.adaptive,
                 "enable_chunked_prefill": True,
                 "async_scheduling": case.asynchronous,
                 "is_encoder_decoder": False,
                 "policy": case.policy,
-                "watermark": case.watermark,
-                "prefill_schedule_interval": case.interval,
-                "scheduler_reserve_full_isl": case.reserve_full,
             },
-        )
+        ),
+        **case.flags,
     )
     caching = CacheConfig(
         block_size=case.block_size, cache_dtype="auto", enable_prefix_caching=case.caching
@@ -104,7 +99,7 @@ def _scheduler(case: Case) -> Scheduler:
     )
     blocks = case.blocks + 1  # one is the null block
     caching.num_gpu_blocks = blocks
-    register_all_kvcache_specs(config)
+    vllm_stub.register_specs(config)
     given = {
         "vllm_config": config,
         "kv_cache_config": KVCacheConfig(
@@ -152,6 +147,15 @@ def _request(row: int, job: Job, case: Case) -> Request:
     return Request(**_known(Request.__init__, given))
 
 
+def _samples(request: Request) -> bool:
+    """Whether the step that was just scheduled gives a token: it computes all that is there.
+
+    Asynchronously one of the placeholders is that token's.
+    """
+    there = request.num_tokens + max(0, request.num_output_placeholders - 1)
+    return bool(request.num_computed_tokens >= there)
+
+
 class _Engine:
     """The engine's loop around its scheduler."""
 
@@ -165,15 +169,16 @@ class _Engine:
         self.requests: dict[str, Request] = {}
         self.answered: dict[int, int] = dict.fromkeys(range(len(case.jobs)), 0)
         self.queue: deque[tuple[int, Any, list[str]]] = deque()  # end, output, who samples
-        preempt = self.scheduler._preempt_request
+        memory = self.scheduler.kv_cache_manager
+        free = memory.free
 
-        def noted(request: Request, *given: Any, **named: Any) -> None:
-            self.seen.note(
-                self.begins, "preempted", int(request.request_id), request.num_computed_tokens
-            )
-            preempt(request, *given, **named)
+        def noted(request: Request) -> None:
+            if request.status == RequestStatus.RUNNING:  # it has not ended
+                row, tokens = int(request.request_id), request.num_computed_tokens
+                self.seen.note(self.begins, "preempted", row, tokens)
+            free(request)
 
-        self.scheduler._preempt_request = noted
+        memory.free = noted
 
     def run(self) -> Seen:
         """Serve everything.
@@ -219,9 +224,7 @@ class _Engine:
         for at, name in enumerate(again.req_ids):
             if name in again.resumed_req_ids:
                 self.seen.note(begins, "admitted", int(name), again.num_computed_tokens[at])
-        samples = [
-            name for name in output.num_scheduled_tokens if not self.requests[name].is_prefill_chunk
-        ]
+        samples = [name for name in output.num_scheduled_tokens if _samples(self.requests[name])]
         self.queue.append((begins + 1, output, samples))
         return True
 
@@ -238,7 +241,7 @@ class _Engine:
         given = {
             "req_ids": names,
             "req_id_to_index": {name: at for at, name in enumerate(names)},
-            "sampled_token_ids": tokens,
+            "sampled_token_ids": vllm_stub.sampled(tokens),
             "logprobs": None,
             "prompt_logprobs_dict": {},
             "pooler_output": [],

@@ -1,4 +1,4 @@
-"""What vLLM 0.33 did in a few small runs of every family, kept for machines without it."""
+"""What vLLM did in a few small runs of every family, by release, kept for machines without it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import json
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
+
+from kvsim.engines.vllm.rules import Rules
 
 from .seen import Seen
-from .vllm_cases import FAMILIES, case_of
+from .vllm_cases import FAMILIES, case_of, lacks
+from .vllm_stub import release
 
 __all__ = ["record", "recorded"]
 
@@ -18,6 +22,8 @@ _MOST_JOBS = 9
 _TELLING = {  # seeds that once disagreed
     "turns": (468,),  # who decodes fills a block that the blocked head begins with
     "async-turns": (862,),  # who has ended is known but for its last token
+    "priority": (24,),  # who gave way for itself ends the step for those behind, before 0.33
+    "async-threshold": (41,),  # who has ended gives way, and the pool is asked no more
 }
 
 
@@ -27,22 +33,29 @@ def _small(family: str) -> Iterator[int]:
 
 
 def record() -> None:
-    """Run the engine and write the file."""
+    """Run the engine and write what it does in place of what its release did."""
     from . import vllm_driver
 
-    runs = []
+    ours, runs = release(), []
     for family in FAMILIES:
+        if lacks(family, Rules.of(ours)):
+            continue
         for seed in (*islice(_small(family), _EACH), *_TELLING.get(family, ())):
             seen = vllm_driver.run(case_of(family, seed))
-            runs.append([family, seed, sorted(seen.events), sorted(seen.used.items())])
-    _FILE.write_text(
-        "[" + ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs) + "]\n"
-    )
+            runs.append([ours, family, seed, sorted(seen.events), sorted(seen.used.items())])
+    others = [run for run in _rows() if run[0] != ours]
+    lines = [json.dumps(run, separators=(",", ":")) for run in others + runs]
+    _FILE.write_text("[" + ",\n".join(lines) + "]\n")
 
 
-def recorded() -> dict[tuple[str, int], Seen]:
-    """What the engine did, by family and seed."""
+def recorded() -> dict[tuple[str, str, int], Seen]:
+    """What the engine did, by release, family and seed."""
     return {
-        (family, seed): Seen([tuple(event) for event in events], dict(used))
-        for family, seed, events, used in json.loads(_FILE.read_text())
+        (of, family, seed): Seen([tuple(event) for event in events], dict(used))
+        for of, family, seed, events, used in _rows()
     }
+
+
+def _rows() -> list[Any]:
+    rows: list[Any] = json.loads(_FILE.read_text())
+    return rows

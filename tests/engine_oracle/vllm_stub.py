@@ -2,23 +2,42 @@
 
 What is replaced, by release, and nothing else:
 
-=======  ==========================================================================
-0.33     ``current_platform.device_type`` says "cuda": devices are asked for by name
-=======  ==========================================================================
+=================  ==========================================================================
+all                ``current_platform.device_type`` says "cuda": devices are asked for by name
+0.33.0             managers of layers are registered (`register_specs`), as its engine does
+0.11.2             sampled tokens are arrays (`sampled`), as its model runner returns them
+=================  ==========================================================================
+
+Each runs with torch 2.13 and whatever transformers its requirements allow, not with the torch that
+it pins: the scheduler computes nothing.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-__all__ = ["RELEASE", "VARIABLE", "missing", "model_folder", "prepare"]
+import numpy as np
+
+from . import RELEASES
+
+__all__ = [
+    "VARIABLE",
+    "missing",
+    "model_folder",
+    "prepare",
+    "register_specs",
+    "release",
+    "sampled",
+]
 
 VARIABLE = "KVSIM_VLLM"
-RELEASE = "0.33.0"
 _CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -42,9 +61,16 @@ def missing() -> str | None:
     if not named or not (Path(named) / "vllm").is_dir():
         return (
             f"{VARIABLE} does not name a folder with the package vllm (make oracle sets one up; or"
-            f" pip download --no-deps vllm=={RELEASE}, then unzip its Python files there)"
+            f" pip download --no-deps vllm=={RELEASES[0]}, then unzip its Python files there)"
         )
     return None
+
+
+@cache
+def release() -> str:
+    """Release of the engine's sources, as they say."""
+    said = (Path(os.environ[VARIABLE]) / "vllm" / "_version.py").read_text()
+    return re.findall(r"^__version__ = version = '([^']*)'", said, re.MULTILINE)[0]
 
 
 def model_folder() -> str:
@@ -66,3 +92,20 @@ def prepare() -> None:
     import vllm.platforms
 
     vllm.platforms.current_platform.device_type = "cuda"
+
+
+def register_specs(config: Any) -> None:
+    """Tell the engine which manager serves which layer, where a release wants to be told."""
+    from vllm.v1.core import single_type_kv_cache_manager as managers
+
+    register = getattr(managers, "register_all_kvcache_specs", None)
+    if register:
+        register(config)
+
+
+def sampled(tokens: list[list[int]]) -> Any:
+    """Sampled tokens in the type that a release wants: lists, or arrays."""
+    from vllm.v1.outputs import ModelRunnerOutput
+
+    wants_arrays = "ndarray" in str(ModelRunnerOutput.__annotations__["sampled_token_ids"])
+    return [np.array(each, dtype=int) for each in tokens] if wants_arrays else tokens

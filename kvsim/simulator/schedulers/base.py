@@ -49,6 +49,8 @@ class SchedulerLimits:
         Whether a request that is alone is not held to the threshold.
     scheduler_reserve_full_isl : bool
         Whether all of a prompt must have room before its first chunk is computed.
+    goes_on_after_own_preemption : bool
+        Whether those behind a request that gave way for itself still run in that step.
     async_scheduling : bool
         Whether a step is scheduled while the one before it is computed.
     """
@@ -61,6 +63,7 @@ class SchedulerLimits:
     preemption: str = "recompute"
     waives_threshold: bool = True
     scheduler_reserve_full_isl: bool = True
+    goes_on_after_own_preemption: bool = True
     async_scheduling: bool = False
 
 
@@ -220,15 +223,19 @@ class Scheduler(ABC):
                 done.append(request)
             else:
                 self._join(request, tokens)
-        if self.resting:
-            for request in self.resting:
-                self._join(request)
-            self.resting.clear()
+        self._wake()
         if len(done) > 1:
             done.sort(key=_seat)
         for request in done:
             self._complete(request, now)
         return done
+
+    def _wake(self) -> None:
+        """Let those decode again who sat a step out."""
+        if self.resting:
+            for request in self.resting:
+                self._join(request)
+            self.resting.clear()
 
     def _join(self, request: Request, in_flight_tokens: int = 0) -> None:
         """Let a request decode from the next step on."""

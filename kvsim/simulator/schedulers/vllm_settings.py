@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kvsim.engines.vllm.rules import Rules
 from kvsim.errors import InputError
 from kvsim.simulator.schedulers.base import SchedulerLimits
 
-__all__ = ["VLLMv1Settings"]
+__all__ = ["VLLMv1Settings", "release_limits"]
+
+
+def release_limits(rules: Rules) -> dict[str, bool]:
+    """Limits of `SchedulerLimits` that a release sets, where no flag does."""
+    return {
+        "waives_threshold": rules.value("waives_threshold"),
+        "scheduler_reserve_full_isl": rules.value("reserves_full_prompt"),
+        "goes_on_after_own_preemption": rules.value("goes_on_after_own_preemption"),
+    }
 
 
 class VLLMv1Settings(NamedTuple):

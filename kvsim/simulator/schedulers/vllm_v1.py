@@ -113,7 +113,7 @@ class VLLMv1(Scheduler):
         """Spend the budget on who runs, then on who waits."""
         allocator, batch = self.allocator, self.batch
         if not (self.waiting or self.prefilling or self.moved_tokens):
-            self._is_bound_by_capacity = False
+            self._is_bound_by_capacity = self.gave_way = False
             if allocator.can_decode(batch):
                 self._planned = {}
                 return self._decode(1 if self.leaving else 0)
@@ -126,6 +126,7 @@ class VLLMv1(Scheduler):
             chunks = [pair for pair in planned.items() if pair[0] in prefilling]
             plan = self._compute(chunks, decodes=True)
         elif gave_way or not batch.sequences:
+            self._wake()
             return None
         else:
             plan = self._decode(self._most_steps(held_back), opened)
@@ -261,6 +262,8 @@ class VLLMv1(Scheduler):
                 tokens = min(request.prefill_tokens - request.computed_tokens, budget, longest)
             if 0 < tokens <= budget:
                 budget -= self._fit(request, tokens, self._grow)
+                if request not in self.running and not self.limits.goes_on_after_own_preemption:
+                    budget = 0
             elif decodes:
                 self._rest(request)
 
