@@ -8,5 +8,5 @@ The folder that holds the package ``vllm`` is named by ``KVSIM_VLLM``.
 
 # The newest; one that is asynchronous by default, before blocks without a name came first and the
 # threshold was waived; and one that is synchronous and reserves no whole prompt. Not 0.11.0, which
-# leaves a victim of priorities its tokens of the step (0.11.2, `Scheduler.schedule`, takes them back).
+# leaves a victim of priorities its tokens of the step (`Scheduler.schedule` of 0.11.2 takes them).
 RELEASES = ("0.33.0", "0.19.1", "0.11.2")

@@ -23,6 +23,7 @@ _TELLING = {  # seeds that once disagreed
     "turns": (468,),  # who decodes fills a block that the blocked head begins with
     "async-turns": (862,),  # who has ended is known but for its last token
     "priority": (24,),  # who gave way for itself ends the step for those behind, before 0.33
+    "async-priority": (0,),  # one that has ended gives way: the next is passed over, before 0.28
     "async-threshold": (41,),  # who has ended gives way, and the pool is asked no more
 }
 

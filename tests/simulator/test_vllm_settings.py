@@ -10,6 +10,9 @@ import pytest
 from kvsim import EngineOptions, find_accelerator, find_model, load_scenario, plan, simulate
 from kvsim.engines import Deployment, get_engine
 from kvsim.errors import InputError
+from kvsim.simulator.assemble import make_scheduler
+from kvsim.simulator.prepare import prepare
+from kvsim.simulator.recorder import Recorder
 
 
 def told(engine: dict[str, Any] | None = None, **parameters: Any) -> dict[str, Any]:
@@ -69,6 +72,18 @@ def test_a_release_without_the_flag_refuses_it(release: str, name: str, value: A
     """`scheduler_flags` of the release rules."""
     with pytest.raises(InputError, match=name):
         simulate(load_scenario("peer-w", told({"version": release}, **{name: value})))
+
+
+@pytest.mark.parametrize("release", ["0.11.2", "0.19.1", "0.27.1", "0.32.0", "0.33.0"])
+def test_the_rules_of_the_release_reach_the_scheduler(release: str) -> None:
+    """`release_limits`, with which `tests.engine_oracle` runs each release."""
+    setup = prepare(load_scenario("peer-w", told({"version": release})))
+    limits = make_scheduler(setup, Recorder()).limits
+    parts = tuple(map(int, release.split(".")))
+    assert limits.scheduler_reserve_full_isl == (parts >= (0, 19))
+    assert limits.skips_behind_idle_victims == (parts < (0, 28))
+    assert limits.waives_threshold == (parts >= (0, 31))
+    assert limits.goes_on_after_own_preemption == (parts >= (0, 33))
 
 
 def test_more_samples_than_active_seats_are_refused_at_arrival() -> None:

@@ -51,6 +51,8 @@ class SchedulerLimits:
         Whether all of a prompt must have room before its first chunk is computed.
     goes_on_after_own_preemption : bool
         Whether those behind a request that gave way for itself still run in that step.
+    skips_behind_idle_victims : bool
+        Whether a victim with nothing to compute costs somebody behind it the step.
     async_scheduling : bool
         Whether a step is scheduled while the one before it is computed.
     """
@@ -64,6 +66,7 @@ class SchedulerLimits:
     waives_threshold: bool = True
     scheduler_reserve_full_isl: bool = True
     goes_on_after_own_preemption: bool = True
+    skips_behind_idle_victims: bool = False
     async_scheduling: bool = False
 
 

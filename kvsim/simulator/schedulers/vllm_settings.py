@@ -17,6 +17,7 @@ def release_limits(rules: Rules) -> dict[str, bool]:
         "waives_threshold": rules.value("waives_threshold"),
         "scheduler_reserve_full_isl": rules.value("reserves_full_prompt"),
         "goes_on_after_own_preemption": rules.value("goes_on_after_own_preemption"),
+        "skips_behind_idle_victims": rules.value("skips_behind_idle_victims"),
     }
 
 

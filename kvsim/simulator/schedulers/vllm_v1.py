@@ -250,9 +250,14 @@ class VLLMv1(Scheduler):
         This is the loop of the engine, word by word; a request for which no token is left sits
         this step out.
         """
-        budget = self.limits.max_num_batched_tokens
+        limits, skipped = self.limits, 0
+        budget = limits.max_num_batched_tokens
         for request in list(self.running):
-            if request not in self.running or request in self.leaving:
+            if request not in self.running:
+                continue
+            is_skipped = skipped > 0
+            skipped -= is_skipped
+            if request in self.leaving:
                 continue
             decodes = request in self.batch.members
             tokens = request.samples
@@ -260,12 +265,19 @@ class VLLMv1(Scheduler):
                 if held_back:
                     continue
                 tokens = min(request.prefill_tokens - request.computed_tokens, budget, longest)
-            if 0 < tokens <= budget:
+            if 0 < tokens <= budget and not is_skipped:
+                ahead = self._idle_ahead(request)
                 budget -= self._fit(request, tokens, self._grow)
-                if request not in self.running and not self.limits.goes_on_after_own_preemption:
+                if request not in self.running and not limits.goes_on_after_own_preemption:
                     budget = 0
+                if limits.skips_behind_idle_victims:
+                    skipped += ahead - self._idle_ahead(request)
             elif decodes:
                 self._rest(request)
+
+    def _idle_ahead(self, request: Request) -> int:
+        """Requests that have ended and were admitted before this one."""
+        return sum(each.seat < request.seat for each in self.leaving)
 
     def _fit(self, request: Request, tokens: int, grow: Callable[[Request, int], bool]) -> int:
         """Plan a running request's tokens; whoever must give way for them does.
