@@ -156,7 +156,7 @@ class Replica:
         """Begin a run of steps; return how many, and when they end."""
         scheduler = self.scheduler
         steps, seconds = self._span(plan, now)
-        lead = self.clock.lead_seconds(scheduler.batch, steps) if self._is_async else 0.0
+        lead = self.clock.lead_seconds(scheduler.batch, steps) if steps > 1 else 0.0
         end = self.now = now + self._begin(plan, steps, seconds, now)
         self.seen = now + lead if self._is_async else end
         if scheduler.leaving:
@@ -209,26 +209,29 @@ class Replica:
         is_async, beyond, shares = self._is_async, int(self._is_async), allocator.shares_prefixes
         start = now = self.now
         seen, coming = self.seen, arrivals.next_seconds
+        phases = batch.phases
         while batch.sequences and coming > seen:
-            limit = 1 if scheduler.leaving else batch.steps_to_change()
-            limit = allocator.decode_steps(batch, limit)
+            leaving = scheduler.leaving
+            limit = allocator.decode_steps(batch, 1 if leaving else batch.steps_to_change())
             if not limit:
                 break
             steps, seconds = clock.decode_run(batch, limit, coming - now, beyond)
             end = now + seconds
             if end > until:
                 break
-            opening, free = batch.phases.blocks_for(batch.step, steps), allocator.free_blocks
+            opening, free = phases.blocks_for(batch.step, steps), allocator.free_blocks
             kept = allocator.cached_blocks
-            allocator.allocate_steps(batch, steps, opening)
+            if opening:
+                allocator.allocate_steps(batch, steps, opening)
             held, grown = (total - free) * size, (free - allocator.free_blocks) * size
             sequences, read, claimed = batch.sequences, batch.kv_bytes, scheduler.claimed_slots
-            if scheduler.leaving:
-                filled = scheduler.filled_slots() - scheduler.shared_slots()
-            else:
-                filled = (hybrid.filled_slots if hybrid else batch.tokens) - batch.shared_slots
             if hybrid:
+                filled = scheduler.filled_slots() - scheduler.shared_slots()
                 self.recorder.filling_slots.append(steps * hybrid.fill_slope)
+            elif leaving:
+                filled = scheduler.cached_tokens_in_all() - scheduler.shared_slots()
+            else:
+                filled = batch.tokens - batch.shared_slots
             if shares:
                 shared = allocator.further_refs * size
                 write(_row(now, seconds, steps, sequences, 0, read, 0, filled - shared,
@@ -238,9 +241,10 @@ class Replica:
                     _decode_row(now, seconds, steps, sequences, read, filled, claimed, held, grown)
                 )
             scheduler.claimed_slots = claimed + opening * size
-            seen = self.seen = now + clock.lead_seconds(batch, steps) if is_async else end
+            lead = clock.lead_seconds(batch, steps) if is_async and steps > 1 else 0.0
+            seen = self.seen = now + lead if is_async else end
             now = self.now = end  # at once: an interrupt may fall anywhere
-            if scheduler.leaving:
+            if leaving:
                 scheduler.settle()
             done = scheduler.decoded(steps, now)
             if done and self._is_closed_loop:

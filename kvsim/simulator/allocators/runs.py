@@ -35,7 +35,6 @@ from kvsim.workload.content import Segments
 __all__ = ["PrefixRuns"]
 
 _PRIVATE_SPAN = 1 << 48  # identities of one request's own blocks
-_ENDLESS = 1 << 62
 
 
 class Run:
@@ -69,9 +68,9 @@ class Note:
         Its leading blocks that have an identity; all others are its own, and nameless.
     tail : Run or None
         The run that it named last, which grows as long as nobody else holds it.
-    copies : list of (int, Run)
-        Number of a block, and the run of that one block, where another block had its identity
-        before it; ascending.
+    copies : dict of int to Run
+        By the number of a block, the run of that one block, where another block had its identity
+        before it.
     beside : int or None
         First identity of the run that held those of the last of them.
     """
@@ -81,7 +80,7 @@ class Note:
     def __init__(self) -> None:
         self.named = 0
         self.tail: Run | None = None
-        self.copies: list[tuple[int, Run]] = []
+        self.copies: dict[int, Run] = {}
         self.beside: int | None = None
 
 
@@ -188,7 +187,7 @@ class PrefixRuns(Paged):
         nameless = held - note.named
         if nameless:
             self._let_go(nameless)
-        runs = list(self._runs(request, note))
+        runs = self._runs(request, note)
         runs.reverse()
         idle = self._idle
         for run in runs:
@@ -265,24 +264,20 @@ class PrefixRuns(Paged):
         request.segments = segments
         return segments
 
-    def _runs(self, request: Request, note: Note) -> Iterator[Run]:
+    def _runs(self, request: Request, note: Note) -> list[Run]:
         """Runs that a request holds, in the order of its tokens."""
-        index, copies, named = self._index, iter(note.copies), note.named
-        copied, copy = next(copies, (_ENDLESS, None))
+        index, copies, named = self._index, note.copies, note.named
+        runs: list[Run] = []
         at = 0
         segments = request.segments or self._segments(request)
         last = len(segments) - 1
         for number, (start, first) in enumerate(segments):
             end = min(segments[number + 1][0], named) if number < last else named
             while at < end:
-                if at == copied and copy is not None:
-                    yield copy
-                    at += 1
-                    copied, copy = next(copies, (_ENDLESS, None))
-                    continue
-                run = index[at + first - start]
-                yield run
+                run = copies.get(at) or index[at + first - start]
+                runs.append(run)
                 at += run.stop - run.first
+        return runs
 
     # ---- names ----------------------------------------------------------------------------
 
@@ -330,7 +325,7 @@ class PrefixRuns(Paged):
         for more in range(count):
             copy = Run(known + more, known + more + 1)
             self._copies.setdefault(known + more, []).append(copy)
-            note.copies.append((at + more, copy))
+            note.copies[at + more] = copy
         note.beside, note.tail = run.first, None
         return count
 
@@ -434,14 +429,16 @@ class PrefixRuns(Paged):
         while count:
             run = next(iter(idle))
             first, stop = run.first, run.stop
-            if stop - first > count:
+            taken = stop - first
+            if taken > count:
+                taken = count
                 first = run.stop = stop - count
             else:
                 del idle[run]
-            count -= stop - first
+            count -= taken
             if run.is_named:
-                self.evictions += stop - first
-                self.cached_blocks -= stop - first
+                self.evictions += taken
+                self.cached_blocks -= taken
                 self._forget(run, first, stop)
 
     def _forget(self, run: Run, first: int, stop: int) -> None:

@@ -400,8 +400,10 @@ class Scheduler(ABC):
         tokens = self.batch.tokens
         for request in self.prefilling:
             tokens += request.computed_tokens
-        if self.leaving or self.resting:
-            tokens += sum(each.computed_tokens * each.samples for each in self._still())
+        for request in self.leaving:
+            tokens += request.computed_tokens * request.samples
+        for request in self.resting:
+            tokens += request.computed_tokens * request.samples
         return tokens
 
     def _still(self) -> Iterator[Request]:
@@ -420,8 +422,12 @@ class Scheduler(ABC):
     def shared_slots(self) -> int:
         """Slots that the samples of a request fill together, for every sample but the first."""
         shared = self.batch.shared_slots
-        if self.leaving or self.resting:
-            shared += sum(map(self.batch.shared_slots_of, self._still()))
+        for request in self.leaving:
+            if request.samples > 1:
+                shared += self.batch.shared_slots_of(request)
+        for request in self.resting:
+            if request.samples > 1:
+                shared += self.batch.shared_slots_of(request)
         return shared
 
     def cached_tokens(self, request: Request) -> int:

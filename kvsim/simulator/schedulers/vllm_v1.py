@@ -155,7 +155,7 @@ class VLLMv1(Scheduler):
             together = self._suffices(longest, held_back)
             run = self._run_together if together else self._run_one_by_one
             run(longest, held_back)
-        went_on = not self.prefilling.keys().isdisjoint(planned)
+        went_on = bool(planned) and not self.prefilling.keys().isdisjoint(planned)
         if self.waiting and not self.gave_way:
             went_on = self._admit(longest, held_back, now) or went_on
         if self._has_rules:
