@@ -39,16 +39,16 @@ class Phases:
         self.opens = 0
 
     def blocks_for(self, step: int, steps: int) -> int:
-        """Blocks that `steps` steps from `step` on take: whole cycles, then a part of one."""
+        """Blocks that `steps` steps from `step` on take: whole cycles, and a part of one."""
         size, counts = self.size, self.counts
         first = step % size
         if steps == 1:
             return counts[first]
-        last = first + steps
+        last = first + steps % size
         if last <= size:
-            return sum(counts[first:last])
-        cycles, last = divmod(last, size)
-        return cycles * self.opens - sum(counts[:first]) + sum(counts[:last])
+            return steps // size * self.opens + sum(counts[first:last])
+        # the part runs into the next cycle: a whole one less what lies between
+        return (steps // size + 1) * self.opens - sum(counts[last - size : first])
 
     def steps_within(self, step: int, free_blocks: int, limit: int) -> int:
         """Return the most steps from `step` on, up to `limit`, that `free_blocks` blocks allow."""

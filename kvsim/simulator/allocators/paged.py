@@ -24,10 +24,12 @@ class Paged(Allocator):
         self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0, whole: bool = True
     ) -> int | None:
         """Require room for the whole prompt, allocate the first chunk's blocks."""
-        due = self.blocks_of(request, request.prefill_tokens if whole else chunk_tokens)
+        new = due = self.blocks_of(request, chunk_tokens)
+        if whole and chunk_tokens < request.prefill_tokens:
+            due = self.blocks_of(request, request.prefill_tokens)
         if due + spare_blocks > self.free_blocks:
             return None
-        self.free_blocks -= self.blocks_of(request, chunk_tokens)
+        self.free_blocks -= new
         return 0
 
     def append_slots(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:

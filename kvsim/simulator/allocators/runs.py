@@ -140,14 +140,15 @@ class PrefixRuns(Paged):
         end = cached + chunk_tokens
         if end > target:
             end = target
-        need = self.blocks_of(request, target if whole else end) - hits
+        new = self.blocks_of(request, end) - hits
+        need = new if end == target or not whole else self.blocks_of(request, target) - hits
         if need + idle + spare_blocks > self.free_blocks:
             return None
         note = request.blocks = Note()
         note.named = hits
         for run, count in found:
             self._touch(run, count)
-        self._allocate_new(self.blocks_of(request, end) - hits)
+        self._allocate_new(new)
         self._name(request, note, end // size)
         if end == target:
             self._let_grow(request)
@@ -439,7 +440,8 @@ class PrefixRuns(Paged):
             if run.is_named:
                 self.evictions += taken
                 self.cached_blocks -= taken
-                self._forget(run, first, stop)
+                if first == run.first or self._copies:
+                    self._forget(run, first, stop)
 
     def _forget(self, run: Run, first: int, stop: int) -> None:
         """Drop the last identities of a run, ``range(first, stop)``; copies of them take over."""
