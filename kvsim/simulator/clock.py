@@ -104,8 +104,8 @@ class StepClock:
 
     def decode_run(
         self, batch: DecodeBatch, limit: int, gap: float, beyond: int = 0
-    ) -> tuple[int, float]:
-        """Steps of a decode-only run and their seconds.
+    ) -> tuple[int, float, float]:
+        """Steps of a decode-only run, their seconds, and those of all of them but the last.
 
         Parameters
         ----------
@@ -122,23 +122,17 @@ class StepClock:
         sequences = batch.sequences
         first = self._decode_base.get(sequences) or self._decode_seconds(sequences)
         first += self._per_byte * batch.kv_bytes
+        if limit == 1:
+            return 1, first, 0.0
         growth = self._per_byte * batch.kv_slope
-        seconds = limit * first + growth * (limit * (limit - 1) // 2)
-        if gap >= seconds:
-            return limit, seconds
-        steps = beyond + (steps_reaching(gap, first, growth, limit) if gap > 0 else 0)
-        if steps >= limit:
-            return limit, seconds
-        return steps, steps * first + growth * (steps * (steps - 1) // 2)
-
-    def lead_seconds(self, batch: DecodeBatch, steps: int) -> float:
-        """Seconds of all decode steps of a run but its last, before it is taken."""
-        if steps == 1:
-            return 0.0
-        first = self._decode_base[batch.sequences] + self._per_byte * batch.kv_bytes
-        return (steps - 1) * first + self._per_byte * batch.kv_slope * (
-            (steps - 1) * (steps - 2) // 2
-        )
+        steps, seconds = limit, limit * first + growth * (limit * (limit - 1) // 2)
+        if gap < seconds:
+            steps = beyond + (steps_reaching(gap, first, growth, limit) if gap > 0 else 0)
+            if steps < limit:
+                seconds = steps * first + growth * (steps * (steps - 1) // 2)
+            else:
+                steps = limit
+        return steps, seconds, (steps - 1) * first + growth * ((steps - 1) * (steps - 2) // 2)
 
 
 class RecomputeClock(StepClock):
@@ -158,9 +152,9 @@ class RecomputeClock(StepClock):
 
     def decode_run(
         self, batch: DecodeBatch, limit: int, gap: float, beyond: int = 0
-    ) -> tuple[int, float]:
+    ) -> tuple[int, float, float]:
         """One step: the next one computes more."""
-        return 1, self.mixed_seconds(StepPlan([], decodes=True), batch)
+        return 1, self.mixed_seconds(StepPlan([], decodes=True), batch), 0.0
 
 
 def steps_reaching(gap: float, first: float, growth: float, limit: int) -> int:

@@ -155,8 +155,7 @@ class Replica:
     def _take(self, plan: StepPlan, now: float) -> tuple[int, float]:
         """Begin a run of steps; return how many, and when they end."""
         scheduler = self.scheduler
-        steps, seconds = self._span(plan, now)
-        lead = self.clock.lead_seconds(scheduler.batch, steps) if steps > 1 else 0.0
+        steps, seconds, lead = self._span(plan, now)
         end = self.now = now + self._begin(plan, steps, seconds, now)
         self.seen = now + lead if self._is_async else end
         if scheduler.leaving:
@@ -215,7 +214,7 @@ class Replica:
             limit = allocator.decode_steps(batch, 1 if leaving else batch.steps_to_change())
             if not limit:
                 break
-            steps, seconds = clock.decode_run(batch, limit, coming - now, beyond)
+            steps, seconds, lead = clock.decode_run(batch, limit, coming - now, beyond)
             end = now + seconds
             if end > until:
                 break
@@ -241,7 +240,6 @@ class Replica:
                     _decode_row(now, seconds, steps, sequences, read, filled, claimed, held, grown)
                 )
             scheduler.claimed_slots = claimed + opening * size
-            lead = clock.lead_seconds(batch, steps) if is_async and steps > 1 else 0.0
             seen = self.seen = now + lead if is_async else end
             now = self.now = end  # at once: an interrupt may fall anywhere
             if leaving:
@@ -252,11 +250,11 @@ class Replica:
                 coming = arrivals.next_seconds
         return now > start
 
-    def _span(self, plan: StepPlan, now: float) -> tuple[int, float]:
-        """Steps of the run that starts now, and its seconds."""
+    def _span(self, plan: StepPlan, now: float) -> tuple[int, float, float]:
+        """Steps of the run that starts now, its seconds, and those of all steps but the last."""
         batch = self.scheduler.batch
         if plan.prefills or plan.moved_tokens or not plan.decodes:
-            return 1, self.clock.mixed_seconds(plan, batch)
+            return 1, self.clock.mixed_seconds(plan, batch), 0.0
         waiting, arrivals = self.scheduler.waiting, self.arrivals
         if waiting and not self.scheduler.heeds_arrivals and not self._is_closed_loop:
             return self.clock.decode_run(batch, plan.steps, inf)  # behind a blocked queue

@@ -269,9 +269,14 @@ def test_a_run_takes_as_long_as_its_steps(
     each = [model.cost(StepLoad(sequences, sequences, read)).seconds for read in reading]
     sums = list(accumulate(each))
     clock = StepClock(model, causal_pairs)  # type: ignore[arg-type]
-    assert clock.decode_run(batch, limit, float("inf")) == (limit, pytest.approx(sums[-1]))
-    expected = next((n for n, seconds in enumerate(sums, 1) if seconds >= gap), limit)
-    assert clock.decode_run(batch, limit, gap) == (expected, pytest.approx(sums[expected - 1]))
+    sums.insert(0, 0.0)
+    spent = limit, pytest.approx(sums[limit]), pytest.approx(sums[limit - 1])
+    assert clock.decode_run(batch, limit, float("inf")) == spent
+    expected = next((n for n in range(1, limit) if sums[n] >= gap), limit)
+    spent = expected, pytest.approx(sums[expected]), pytest.approx(sums[expected - 1])
+    assert clock.decode_run(batch, limit, gap) == spent
+    further = min(limit, expected + 1) if gap > 0 else 1  # one step was planned already
+    assert clock.decode_run(batch, limit, gap, 1)[0] == further
 
 
 def test_a_mixed_step_costs_what_the_model_says() -> None:
@@ -299,6 +304,6 @@ def test_without_a_cache_every_context_is_computed_again() -> None:
     plan = StepPlan([(Request(9, 0.0, 30, 5), 30)], decodes=True)
     load = StepLoad(11 + 11 + 8 + 30, 4, prefill_pairs=66 + 66 + 36 + 465)
     assert clock.mixed_seconds(plan, batch) == pytest.approx(model.cost(load).seconds)
-    steps, seconds = clock.decode_run(batch, 9, float("inf"))
+    steps, seconds, lead = clock.decode_run(batch, 9, float("inf"))
     alone = StepLoad(30, 3, prefill_pairs=66 + 66 + 36)
-    assert (steps, seconds) == (1, pytest.approx(model.cost(alone).seconds))
+    assert (steps, seconds, lead) == (1, pytest.approx(model.cost(alone).seconds), 0)

@@ -69,9 +69,9 @@ def admits_out_of_order(monkeypatch):
 def loses_a_step(monkeypatch):
     decode_run = clock.StepClock.decode_run
 
-    def short(self, batch, limit, gap):
-        steps, seconds = decode_run(self, batch, limit, gap)
-        return steps, seconds * (steps - 1) / steps if steps > 9 else seconds
+    def short(self, batch, limit, gap, beyond=0):
+        steps, seconds, lead = decode_run(self, batch, limit, gap, beyond)
+        return steps, seconds * (steps - 1) / steps if steps > 9 else seconds, lead
 
     monkeypatch.setattr(clock.StepClock, "decode_run", short)
 
@@ -131,10 +131,10 @@ def forgets_its_seed(monkeypatch):
     calls = Counter[str]()
     decode_run = clock.StepClock.decode_run
 
-    def drifting(self, batch, limit, gap):
+    def drifting(self, batch, limit, gap, beyond=0):
         calls["in all"] += 1
-        steps, seconds = decode_run(self, batch, limit, gap)
-        return steps, seconds * (1 + 1e-15 * calls["in all"])
+        steps, seconds, lead = decode_run(self, batch, limit, gap, beyond)
+        return steps, seconds * (1 + 1e-15 * calls["in all"]), lead
 
     monkeypatch.setattr(clock.StepClock, "decode_run", drifting)
 

@@ -64,9 +64,9 @@ class WallClock(StepClock):
 
     def decode_run(
         self, batch: DecodeBatch, limit: int, gap: float, beyond: int = 0
-    ) -> tuple[int, float]:
+    ) -> tuple[int, float, float]:
         """Run one step of what could be many: reality has no closed form."""
-        return 1, self.mixed_seconds(StepPlan([], decodes=True), batch)
+        return 1, self.mixed_seconds(StepPlan([], decodes=True), batch), 0.0
 
     def _load(self, plan: StepPlan, batch: DecodeBatch) -> StepLoad:
         """What the step has to do, in the terms of the step-time model."""

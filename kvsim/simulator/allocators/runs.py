@@ -300,7 +300,9 @@ class PrefixRuns(Paged):
                 self._name_grown(first, ahead_of=request)
             while at < end:
                 known = at + first - start
-                run = index.get(known) or self._beside(note, known)
+                run = index.get(known)
+                if run is None and note.beside is not None:
+                    run = self._beside(note, known)
                 if run is not None:
                     at += self._copy(note, run, known, at, end)
                     continue
