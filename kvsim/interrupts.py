@@ -40,12 +40,14 @@ class Stop:
     ----------
     signal : int or None
         Number of the first signal.
+    was_raised : bool
+        Whether it has cut something.
     """
 
     def __init__(self, again: Callable[[], None]) -> None:
         self.signal: int | None = None
         self._again = again
-        self._is_held = self._was_raised = self._was_told = False
+        self.was_raised = self._is_held = self._was_told = False
 
     @property
     def exit_code(self) -> int:
@@ -55,15 +57,15 @@ class Stop:
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Take a signal."""
         self.signal = self.signal or number
-        if self._was_raised and not self._was_told:
+        if self.was_raised and not self._was_told:
             self._was_told = True
             self._again()
         self.deliver()
 
     def deliver(self) -> None:
         """Raise the signal that came, once, unless it is held."""
-        if self.signal and not self._is_held and not self._was_raised:
-            self._was_raised = True
+        if self.signal and not self._is_held and not self.was_raised:
+            self.was_raised = True
             raise KeyboardInterrupt
 
     @contextmanager
@@ -127,6 +129,9 @@ def held() -> Iterator[None]:
 def released() -> Iterator[None]:
     """Let signals through again inside `held`, for what may be cut.
 
+    What Python makes of an interrupt on its way, such as a RuntimeError of one that comes while
+    it makes a class (3.11), is an interrupt again.
+
     Raises
     ------
     KeyboardInterrupt
@@ -135,5 +140,11 @@ def released() -> Iterator[None]:
     if _stop is None:
         yield
         return
-    with _stop.holding(False):
-        yield
+    before = _stop.was_raised
+    try:
+        with _stop.holding(False):
+            yield
+    except Exception:
+        if _stop.was_raised == before:
+            raise
+        raise KeyboardInterrupt from None

@@ -73,6 +73,22 @@ def test_sigterm_keeps_the_variants_that_ran(tmp_path):
     assert "8 (interrupted)" in left.stdout
 
 
+class Signalling:
+    """Sends a signal while Python makes a class: 3.11 makes a RuntimeError of the interrupt."""
+
+    def __set_name__(self, owner, name):
+        send()
+
+
+def make_a_class(*_, **__):
+    type("Owner", (), {"field": Signalling()})
+
+
+def test_an_interrupt_that_python_makes_another_error_of_is_an_interrupt(run_kvsim, monkeypatch):
+    monkeypatch.setattr("kvsim.cli.cli.main", make_a_class)
+    assert run_kvsim("gpus") == (143, "", "kvsim: interrupted\n")
+
+
 # --- the rules, one by one -----------------------------------------------------------------
 
 
@@ -137,3 +153,13 @@ def test_a_signal_that_is_ignored_stays_so(monkeypatch):
         assert stop.signal is None
     finally:
         signal.signal(SIGINT, before)
+
+
+def test_an_interrupt_that_python_makes_another_error_of_ends_what_may_be_cut(told):
+    with held(), pytest.raises(KeyboardInterrupt), released():
+        make_a_class()
+
+
+def test_other_errors_pass(told):
+    with held(), pytest.raises(ValueError, match="other"), released():
+        raise ValueError("other")

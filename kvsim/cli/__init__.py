@@ -124,6 +124,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             code = _run(argv)
         except KeyboardInterrupt:  # while something was being said
             code = INTERRUPTED
+        except Exception:  # Python 3.11 makes a RuntimeError of one that comes as a class is made
+            if not stop.was_raised:
+                raise
+            _complain("interrupted")
+            code = INTERRUPTED
     if argv is None:
         gc.freeze()  # the process ends: nothing is gained by looking through all it has made
     sys.exit(stop.exit_code if stop.signal and code == INTERRUPTED else code)
