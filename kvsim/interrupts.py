@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Stop", "held", "released", "stopping"]
+__all__ = ["SIGNALS", "Stop", "blocked", "held", "released", "stopping"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -148,3 +148,19 @@ def released() -> Iterator[None]:
         if _stop.was_raised == before:
             raise
         raise KeyboardInterrupt from None
+
+
+@contextmanager
+def blocked() -> Iterator[None]:
+    """Keep signals out of this thread, and of what it starts meanwhile, whatever handles them.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        At the end, when a signal came and nothing around holds it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

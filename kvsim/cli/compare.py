@@ -37,6 +37,7 @@ def command(
     trace: str | None,
     settings: tuple[str, ...],
     vary: tuple[str, ...],
+    jobs: int | None,
     report: str | None,
     output_format: str,
     **flags: Any,
@@ -58,7 +59,7 @@ def command(
     check_writable(None, report)
     with held():
         with progress(question) as watch:
-            found = compare(question, values, watch=watch)
+            found = compare(question, values, watch=watch, jobs=jobs)
         try:  # files first: who reads stdout may leave early, as head does
             _report(found, report)
         finally:

@@ -43,6 +43,8 @@ __all__ = [
     "varied",
 ]
 
+_REDRAWN_SECONDS = 0.1
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -67,6 +69,7 @@ _OPTIONS = (
     ),
     click.option("--seed", type=click.IntRange(min=0), help="Seed of every random stream."),
     click.option("--replications", type=COUNT, help="Independent runs; 2 or more give intervals."),
+    click.option("--jobs", type=COUNT, help="Processes at once; default: one a core, if it pays."),
     click.option("--report", type=click.Path(dir_okay=False), help="Also write an HTML page."),
 )
 
@@ -212,6 +215,7 @@ def progress(scenario: Scenario, *, quiet: bool = False) -> Iterator[Watch | Non
         The watch to hand to `kvsim.simulate`.
     """
     import sys
+    from time import monotonic
 
     if quiet or not sys.stderr.isatty():
         yield None
@@ -226,12 +230,18 @@ def progress(scenario: Scenario, *, quiet: bool = False) -> Iterator[Watch | Non
         TextColumn("pool {task.fields[usage]:.0%}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console, drawn = Console(stderr=True), -1.0
+    # Drawn by the watch: a thread of the bar's own would keep this process from being copied.
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
         total = scenario.workload.limits.requests
         task = bar.add_task(scenario.name, total=total, clock=0.0, usage=0.0)
 
         def watch(clock: float, requests: int, usage: float) -> None:
+            nonlocal drawn
             bar.update(task, completed=requests, clock=clock, usage=usage)
+            if monotonic() - drawn > _REDRAWN_SECONDS:
+                bar.refresh()
+                drawn = monotonic()
 
         yield watch
 

@@ -34,6 +34,7 @@ def command(
     scenario: str,
     trace: str | None,
     settings: tuple[str, ...],
+    jobs: int | None,
     report: str | None,
     output: str | None,
     output_format: str,
@@ -56,7 +57,7 @@ def command(
     camera = None if report is None else Camera()
     with held():
         with progress(question) as watch:
-            runs = replicate(question, watch=watch, camera=camera)
+            runs = replicate(question, watch=watch, camera=camera, jobs=jobs)
         try:  # files first: who reads stdout may leave early, as head does
             _keep(runs, output, report, camera)
         finally:

@@ -8,16 +8,27 @@ Differences are therefore taken in pairs, which is what makes their intervals na
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from kvsim.errors import InputError, UnsupportedError
-from kvsim.results.result import grows_with_the_run, swap_break_even_tokens
+from kvsim.results.result import (
+    SimulationResult,
+    grows_with_the_run,
+    swap_break_even_tokens,
+)
 from kvsim.results.statistics import Interval
-from kvsim.runs.replicate import Replications, mean_interval, numbers, replicate
+from kvsim.runs.replicate import (
+    Asked,
+    Replications,
+    mean_interval,
+    numbers,
+    replicate_each,
+)
+from kvsim.simulator.camera import Camera
 from kvsim.simulator.facts import key_of, refuse_twice
 from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import Scenario, with_overrides
@@ -154,6 +165,7 @@ def compare(
     seed: int | None = None,
     replications: int | None = None,
     watch: Watch | None = None,
+    jobs: int | None = None,
 ) -> SimulationComparison:
     """Run every combination of the values given, on the same requests.
 
@@ -164,7 +176,7 @@ def compare(
     vary : mapping of str to sequence
         Values by dotted key or name of a flag: ``{"engine": ["vllm", "sglang"]}``. Several
         keys give all their combinations; the first is the baseline.
-    seed, replications, watch
+    seed, replications, watch, jobs
         See `replicate`.
 
     Raises
@@ -175,32 +187,31 @@ def compare(
     """
     stated = {"run.seed": seed, "run.replications": replications}
     scenario = with_overrides(scenario, {k: v for k, v in stated.items() if v is not None})
-    variants: list[Variant] = []
     wanted = _variants(scenario, vary)
-    for number, (overrides, changed) in enumerate(wanted):
+    asked = [_Varied(changed, overrides=overrides) for overrides, changed in wanted]
+    found, interrupted = replicate_each(asked, watch=watch, jobs=jobs)
+    pairs = zip(asked, found, strict=False)
+    variants = tuple(Variant(each.overrides, runs) for each, runs in pairs)
+    never_begun = tuple(each.overrides for each in asked[len(found) :])
+    return SimulationComparison(variants, interrupted, never_begun)
+
+
+@dataclass
+class _Varied(Asked):
+    """A variant that is to be run: what goes wrong names what sets it apart."""
+
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, place: int, watch: Watch | None, camera: Camera | None) -> SimulationResult:
+        """Do one of the runs, counted from 0."""
         try:
-            runs = replicate(changed, watch=watch)
+            return super().run(place, watch, camera)
         except (InputError, UnsupportedError) as error:
             said = str(error)
             if not said.startswith("vary "):
-                named = ", ".join(f"{key}={value}" for key, value in overrides.items())
+                named = ", ".join(f"{key}={value}" for key, value in self.overrides.items())
                 said = f"vary {named}: {said}"
             raise InputError(said) from None
-        except KeyboardInterrupt:
-            if not variants:
-                raise
-            return _cut(variants, wanted[number:])
-        variants.append(Variant(overrides, runs))
-        if runs.interrupted:
-            return _cut(variants, wanted[number + 1 :])
-    return SimulationComparison(tuple(variants))
-
-
-def _cut(
-    variants: Sequence[Variant], left: Sequence[tuple[dict[str, Any], Scenario]]
-) -> SimulationComparison:
-    never_begun = tuple(overrides for overrides, _ in left)
-    return SimulationComparison(tuple(variants), interrupted=True, never_begun=never_begun)
 
 
 def _variants(

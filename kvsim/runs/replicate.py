@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import import_module
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvsim.errors import InputError
+from kvsim.errors import InputError, InvariantError
 from kvsim.interrupts import held, released
 from kvsim.results.result import SimulationResult, grows_with_the_run, without_growing
 from kvsim.results.statistics import Interval, confidence_interval
+from kvsim.runs.copies import at_once, gather
 from kvsim.runs.simulate import run_setup
 from kvsim.simulator.camera import Camera
-from kvsim.simulator.prepare import prepare
+from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import Scenario
 
-__all__ = ["Replications", "mean_interval", "numbers", "replicate"]
+__all__ = ["Asked", "Replications", "mean_interval", "numbers", "replicate", "replicate_each"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Replications:
     summaries : tuple of dict
         Every run's summary; seeds count up from the first.
     stopped : bool
-        Whether an interrupt fell between two runs, so that the rest were never begun.
+        Whether an interrupt came, so that no other run was begun.
     """
 
     first: SimulationResult
@@ -120,6 +125,7 @@ def replicate(
     replications: int | None = None,
     watch: Watch | None = None,
     camera: Camera | None = None,
+    jobs: int | None = None,
 ) -> Replications:
     """Run a scenario several times with seeds that count up.
 
@@ -132,38 +138,162 @@ def replicate(
     replications : int, optional
         Number of runs; the scenario's own when left out.
     watch : callable, optional
-        See `kvsim.simulate`. An interrupt ends the run it falls in and begins no other.
+        See `kvsim.simulate`; shown the runs of this process. An interrupt ends the run it falls
+        in and begins no other.
     camera : Camera, optional
         Keeps frames of the first run; see `kvsim.simulator.camera`.
+    jobs : int, optional
+        Processes that work at once; left out, one a core, where that pays. The answer is the
+        same; see `kvsim.runs.copies`.
 
     Raises
     ------
     InputError, UnsupportedError
-        As `kvsim.simulate`, and for a number of runs below 1.
+        As `kvsim.simulate`, and for a number of runs or jobs below 1.
     KeyboardInterrupt
         When nothing at all was finished before it.
     """
-    runs = scenario.run.replications if replications is None else replications
-    if runs < 1:
-        raise InputError(f"{runs} runs answer nothing", where="replications")
-    with released():
-        setup = prepare(scenario)
-    start = scenario.run.seed if seed is None else seed
-    first: SimulationResult | None = None
-    summaries: list[dict[str, Any]] = []
-    stopped = False
-    try:
-        with held():  # but for the runs themselves: one that ended is judged whatever comes
-            while len(summaries) < runs and not (summaries and summaries[-1]["interrupted"]):
-                kept = camera if first is None else None
-                result = run_setup(setup, start + len(summaries), watch=watch, camera=kept)
-                summaries.append(result.summary)
-                first = first or result
-    except KeyboardInterrupt:  # between two runs: those before it are whole
-        stopped = True
-    if first is None:
+    asked = Asked(scenario, seed=seed, replications=replications)
+    found, stopped = replicate_each([asked], watch=watch, camera=camera, jobs=jobs)
+    return replace(found[0], stopped=stopped)
+
+
+@dataclass
+class Asked:
+    """A scenario that is to be run with some seeds.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        The question.
+    seed, replications
+        See `replicate`.
+    """
+
+    scenario: Scenario
+    seed: int | None = None
+    replications: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.runs < 1:
+            raise InputError(f"{self.runs} runs answer nothing", where="replications")
+
+    @property
+    def runs(self) -> int:
+        """How many there are to be."""
+        own = self.scenario.run.replications
+        return own if self.replications is None else self.replications
+
+    @cached_property
+    def setup(self) -> Setup:
+        """The scenario prepared, for all of its runs."""
+        with released():
+            return prepare(self.scenario)
+
+    def run(self, place: int, watch: Watch | None, camera: Camera | None) -> SimulationResult:
+        """Do one of the runs, counted from 0."""
+        start = self.scenario.run.seed if self.seed is None else self.seed
+        return run_setup(self.setup, start + place, watch=watch, camera=camera)
+
+
+def replicate_each(
+    asked: Sequence[Asked],
+    *,
+    watch: Watch | None = None,
+    camera: Camera | None = None,
+    jobs: int | None = None,
+) -> tuple[list[Replications], bool]:
+    """Run several scenarios, as `replicate` does one.
+
+    Returns
+    -------
+    list of Replications
+        In the order asked. An interrupt leaves the runs before the first that did not end, and
+        what was finished of that one, if it was cut in this process.
+    bool
+        Whether there was an interrupt.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        When nothing at all was finished before it.
+    """
+    work = _Work(asked, watch, camera)
+    tasks = len(work.places)
+    stopped = True
+    with suppress(KeyboardInterrupt), held():  # but for the runs: one that ended is judged
+        import_module("numpy.random")  # swallows an interrupt that comes meanwhile
+        processes = at_once(jobs, work.requests)
+        gather(work.runs, work.here, work.there, tasks=tasks, processes=processes)
+        stopped = False
+    ended = work.ended()
+    each_ended = [(list(islice(ended, each.runs)), each.runs) for each in asked]
+    found = [_together(runs, count) for runs, count in each_ended if runs]
+    if not found:
         raise KeyboardInterrupt
-    return Replications(first, tuple(summaries), stopped)
+    return found, stopped
+
+
+class _Run(NamedTuple):
+    """A run that ended; all of it where it is the first of its scenario."""
+
+    summary: dict[str, Any]
+    result: SimulationResult | None
+
+
+def _together(runs: Sequence[_Run], asked: int) -> Replications:
+    first = runs[0].result
+    if first is None:
+        raise InvariantError("the first run of a scenario was not kept")
+    return Replications(first, tuple(run.summary for run in runs), stopped=len(runs) < asked)
+
+
+@dataclass
+class _Work:
+    """Every run of some scenarios, numbered in order."""
+
+    asked: Sequence[Asked]
+    watch: Watch | None
+    camera: Camera | None
+    runs: dict[int, _Run] = field(default_factory=dict)
+
+    @cached_property
+    def places(self) -> list[tuple[Asked, int]]:
+        """The scenario of each run, and which of its runs it is."""
+        return [(each, place) for each in self.asked for place in range(each.runs)]
+
+    @property
+    def requests(self) -> int | None:
+        """Requests of all runs together; None where a scenario does not say."""
+        counts = [each.scenario.workload.limits.requests for each, _ in self.places]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
+    def here(self, number: int) -> _Run:
+        """Do one for somebody who watches; what an interrupt cuts is the last."""
+        run = self._run(number, self.watch, self.camera if number == 0 else None)
+        if run.summary["interrupted"]:
+            self.runs[number] = run
+            raise KeyboardInterrupt
+        return run
+
+    def there(self, number: int) -> _Run:
+        """Do one in a copy of this process."""
+        return self._run(number, None, None)
+
+    def _run(self, number: int, watch: Watch | None, camera: Camera | None) -> _Run:
+        asked, place = self.places[number]
+        result = asked.run(place, watch, camera)
+        return _Run(result.summary, result if place == 0 else None)
+
+    def ended(self) -> Iterator[_Run]:
+        """Yield the runs in order, up to one that was cut or did not end."""
+        for number in range(len(self.places)):
+            if number not in self.runs:
+                return
+            yield self.runs[number]
+            if self.runs[number].summary["interrupted"]:
+                return
 
 
 def numbers(summary: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:

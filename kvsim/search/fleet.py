@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import ceil
 from typing import Any
 
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.errors import InputError, KVSimError, shortened
 from kvsim.results.result import SimulationResult
+from kvsim.runs.copies import at_once, gather
 from kvsim.search.rate import (
     OVERLOAD_RATE,
     Probe,
@@ -26,6 +28,8 @@ from kvsim.simulator.scenario import Scenario, with_overrides
 from kvsim.specs.hardware import Price
 
 __all__ = ["FleetOption", "replicas_for", "size_fleet"]
+
+_SIMULATIONS = 10  # of a search, about
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ def size_fleet(
     settings: SearchSettings | None = None,
     *,
     watch: Watch | None = None,
+    jobs: int | None = None,
 ) -> tuple[FleetOption, ...]:
     """Size a fleet of each card for a demand, under the scenario's objectives.
 
@@ -125,6 +130,9 @@ def size_fleet(
         Accelerator and tensor-parallel degree.
     settings, watch
         See `highest_rate`. An interrupt keeps the cards that are finished.
+    jobs : int, optional
+        See `kvsim.replicate`: a card is searched by one process, since each rate follows from
+        the rates before it.
 
     Returns
     -------
@@ -141,12 +149,22 @@ def size_fleet(
     if not 0 < demand < OVERLOAD_RATE:
         raise InputError(f"a demand of {demand:g} requests/s is not above 0 and finite")
     require_steady(scenario)
-    chosen = settings or SearchSettings()
-    options: list[FleetOption] = []
+    chosen, asked = settings or SearchSettings(), list(cards)
+
+    def option(number: int, watch: Watch | None = None) -> FleetOption:
+        return _option(scenario, demand, asked[number], chosen, watch)
+
+    requests = _SIMULATIONS * chosen.requests * len(asked)
+    options: dict[int, FleetOption] = {}
     with suppress(KeyboardInterrupt):
-        for card in cards:
-            options.append(_option(scenario, demand, card, chosen, watch))
-    return tuple(options)
+        gather(
+            options,
+            partial(option, watch=watch),
+            option,
+            tasks=len(asked),
+            processes=at_once(jobs, requests),
+        )
+    return tuple(options[number] for number in sorted(options))
 
 
 def _option(
