@@ -102,12 +102,7 @@ def _scheduler(case: Case) -> Scheduler:
     vllm_stub.register_specs(config)
     given = {
         "vllm_config": config,
-        "kv_cache_config": KVCacheConfig(
-            blocks,
-            kv_cache_tensors=[],
-            kv_cache_groups=_groups(case),
-            prefix_cache_retention_interval=case.retention_interval,
-        ),
+        "kv_cache_config": _cache(case, blocks),
         "log_stats": True,
         "structured_output_manager": StructuredOutputManager(config),
         "block_size": lcm(*case.block_sizes),
@@ -117,6 +112,16 @@ def _scheduler(case: Case) -> Scheduler:
     scheduler = kind(**_known(Scheduler.__init__, given))
     scheduler.use_v2_model_runner = False
     return scheduler
+
+
+def _cache(case: Case, blocks: int) -> KVCacheConfig:
+    given = {
+        "num_blocks": blocks,
+        "kv_cache_tensors": [],
+        "kv_cache_groups": _groups(case),
+        "prefix_cache_retention_interval": case.retention_interval,
+    }
+    return KVCacheConfig(**_known(KVCacheConfig, given))
 
 
 def _groups(case: Case) -> list[KVCacheGroupSpec]:
