@@ -474,7 +474,7 @@ def test_a_leak_of_decode_steps_is_in_the_split(monkeypatch, kind, keys, lost):
 
     monkeypatch.setattr(kind, "allocate_steps", leaky)
     result = simulate(load_scenario("peer-w", {"workload.requests": 100} | keys))
-    assert len(runs) > 100
+    assert len(runs) > 90
     with pytest.raises(InvariantError, match="the parts of the pool are"):
         result.kv_cache()
 
