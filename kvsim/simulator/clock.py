@@ -13,7 +13,7 @@ from collections.abc import Callable
 from math import ceil, sqrt
 
 from kvsim.simulator.batch import DecodeBatch
-from kvsim.simulator.schedulers.base import StepPlan
+from kvsim.simulator.schedulers.steps import StepPlan
 from kvsim.steptime.model import ConstantStepTime, StepLoad, StepTimeModel
 
 __all__ = ["RecomputeClock", "StepClock", "steps_reaching"]

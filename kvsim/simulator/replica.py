@@ -24,7 +24,8 @@ from kvsim.simulator.camera import Camera
 from kvsim.simulator.clock import StepClock
 from kvsim.simulator.recorder import DECODE_ROW, STEP_ROW, Recorder
 from kvsim.simulator.request import Request
-from kvsim.simulator.schedulers.base import Scheduler, StepPlan
+from kvsim.simulator.schedulers.base import Scheduler
+from kvsim.simulator.schedulers.steps import StepPlan
 
 __all__ = ["Replica", "Watch", "run_replica"]
 

@@ -4,11 +4,11 @@ Identities of neighbouring blocks mostly follow one another (a system prompt, a 
 and such blocks are named, found, held, freed and evicted together. A run is split where a holder
 needs a part of it::
 
-    index   first identity -> run      request A   [ 3:0 ........ 3:127 ][ A:128 .. A:140 ]
-                                       request B   [ 3:0 ........ 3:127 ][ B:128 .. B:131 ]
-    idle    oldest run first           evicted from its end: [ A:128 .. A:137 ] is left
+    request A   [ 3:0 ........ 3:127 ][ A:128 .. A:140 ]
+    request B   [ 3:0 ........ 3:127 ][ B:128 .. B:131 ]
 
-Rules are those of ``vllm/v1/core/block_pool.py`` and ``single_type_kv_cache_manager.py``:
+The runs themselves, held and idle, are in `kvsim.simulator.allocators.run_pool`. The rules are
+those of ``vllm/v1/core/block_pool.py`` and ``single_type_kv_cache_manager.py``:
 
 - blocks get their identity when the step that fills them is scheduled (``cache_blocks``);
 - a second block with a known identity keeps it, and takes over when the first is evicted
@@ -19,15 +19,13 @@ Rules are those of ``vllm/v1/core/block_pool.py`` and ``single_type_kv_cache_man
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Iterable
 
-from kvsim.errors import InvariantError
 from kvsim.memory.growth import BlockCurve
-from kvsim.simulator.allocators.base import Holding, Slots
-from kvsim.simulator.allocators.paged import Paged
+from kvsim.simulator.allocators.base import Holding
 from kvsim.simulator.allocators.prefix import refuse_hybrid
+from kvsim.simulator.allocators.run_pool import Run, RunPool
 from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.request import Request
 from kvsim.workload.content import Segments
@@ -35,28 +33,6 @@ from kvsim.workload.content import Segments
 __all__ = ["PrefixRuns"]
 
 _PRIVATE_SPAN = 1 << 48  # identities of one request's own blocks
-
-
-class Run:
-    """Neighbouring blocks that are held by the same requests.
-
-    Attributes
-    ----------
-    first, stop : int
-        Their identities are ``range(first, stop)``.
-    refs : int
-        Requests that hold them; 0: they are idle.
-    is_named : bool
-        False for idle blocks without identity; `first` and `stop` only count them then.
-    """
-
-    __slots__ = ("first", "is_named", "refs", "stop")
-
-    def __init__(self, first: int, stop: int, refs: int = 1, is_named: bool = True) -> None:
-        self.first, self.stop, self.refs, self.is_named = first, stop, refs, is_named
-
-    def __repr__(self) -> str:
-        return f"Run({self.first}..{self.stop - 1}, {self.refs} refs)"
 
 
 class Note:
@@ -84,7 +60,7 @@ class Note:
         self.beside: int | None = None
 
 
-class PrefixRuns(Paged):
+class PrefixRuns(RunPool):
     """Automatic prefix caching, least recently used first.
 
     Parameters
@@ -109,13 +85,7 @@ class PrefixRuns(Paged):
     ) -> None:
         if curve != BlockCurve(curve.block_size):
             refuse_hybrid()
-        super().__init__(total_blocks, curve)
-        self._nameless_first = nameless_first
-        self._front = total_blocks  # nameless idle blocks before all that is in:
-        self._idle: OrderedDict[Run, None] = OrderedDict()
-        self.cached_blocks = self.further_refs = 0
-        self._index: dict[int, Run] = {}
-        self._copies: dict[int, list[Run]] = {}
+        super().__init__(total_blocks, curve, nameless_first=nameless_first)
         # decoding requests, whose blocks are named when somebody asks: by the first identity of
         # what they write, where all come by who write or read the same
         self._growing: dict[int, list[Request]] = {}
@@ -202,14 +172,6 @@ class PrefixRuns(Paged):
                 run.refs -= 1
                 self.further_refs -= count
         request.blocks = None
-
-    def _let_go(self, count: int) -> None:
-        """Put nameless blocks among the idle, those that were freed with them after them."""
-        self.free_blocks += count
-        if self._nameless_first or not self._idle:
-            self._front += count
-        else:
-            self._idle[Run(0, count, 0, is_named=False)] = None
 
     # ---- what is known --------------------------------------------------------------------
 
@@ -401,81 +363,7 @@ class PrefixRuns(Paged):
             return request.computed_tokens - self.unknown_tokens
         return batch.cached_tokens(request) + self.planned_tokens - self.unknown_tokens
 
-    # ---- runs -----------------------------------------------------------------------------
-
-    def _touch(self, run: Run, count: int) -> None:
-        """Hold the first blocks of a run once more, reviving them if they were idle."""
-        was_idle = not run.refs
-        if count < run.stop - run.first:
-            head = Run(run.first, run.first + count, run.refs)
-            run.first += count  # the rest keeps its place among the idle
-            self._index[head.first], self._index[run.first] = head, run
-            run = head
-        elif was_idle:
-            del self._idle[run]
-        run.refs += 1
-        if was_idle:
-            self.cached_blocks -= count
-            self.free_blocks -= count
-        else:
-            self.further_refs += count
-
-    def _allocate_new(self, count: int) -> None:
-        """Allocate blocks in order of eviction; what they held is forgotten."""
-        self.free_blocks -= count
-        if count <= self._front:
-            self._front -= count
-            return
-        count -= self._front
-        self._front = 0
-        idle = self._idle
-        while count:
-            run = next(iter(idle))
-            first, stop = run.first, run.stop
-            taken = stop - first
-            if taken > count:
-                taken = count
-                first = run.stop = stop - count
-            else:
-                del idle[run]
-            count -= taken
-            if run.is_named:
-                self.evictions += taken
-                self.cached_blocks -= taken
-                if first == run.first or self._copies:
-                    self._forget(run, first, stop)
-
-    def _forget(self, run: Run, first: int, stop: int) -> None:
-        """Drop the last identities of a run, ``range(first, stop)``; copies of them take over."""
-        index, copies = self._index, self._copies
-        if first == run.first:
-            if index.get(first) is not run:  # a copy, of one block
-                _remove(copies, first, run)
-                return
-            del index[first]
-        if copies:
-            for known in range(first, stop):
-                if known in copies:
-                    index[known] = copies[known][0]
-                    _remove(copies, known, copies[known][0])
-
     # ---- what is seen from outside --------------------------------------------------------
-
-    def slots(self, tokens: int, head: Request | None) -> Slots:
-        """Slots of idle prefixes, and of those that several requests begin with."""
-        size = self._size
-        return Slots(cached=self.cached_blocks * size, shared=self.further_refs * size)
-
-    @property
-    def shared_blocks(self) -> int:
-        """Blocks with two or more references."""
-        return sum(run.stop - run.first for run in self._all() if run.refs > 1)
-
-    def _all(self) -> Iterator[Run]:
-        """Every run with an identity."""
-        yield from self._index.values()
-        for others in self._copies.values():
-            yield from others
 
     def holdings(self, live: Iterable[tuple[Request, int]]) -> list[Holding]:
         """What each request holds alone: all of its blocks but the shared ones."""
@@ -494,37 +382,7 @@ class PrefixRuns(Paged):
             note = _note(request)
             holders.update(self._runs(request, note))
             nameless += self.blocks_of(request, tokens) - note.named
-        held = {run: run.refs for run in self._all() if run.refs}
-        if holders != Counter(held):
-            raise InvariantError("references to shared blocks are miscounted")
-        more = sum((refs - 1) * (run.stop - run.first) for run, refs in held.items())
-        if more != self.further_refs:
-            raise InvariantError(f"{self.further_refs} further references, but {more} are counted")
-        blocks = sum(run.stop - run.first for run in held)
-        queued = self._front + sum(run.stop - run.first for run in self._idle)
-        if queued != self.free_blocks:
-            raise InvariantError(f"{queued} idle blocks, but {self.free_blocks} free")
-        if blocks + nameless + self.free_blocks != self.total_blocks:
-            raise InvariantError(
-                f"{blocks} named + {nameless} nameless + {self.free_blocks} free blocks"
-                f" != {self.total_blocks}"
-            )
-        idle = {run for run in self._all() if not run.refs}
-        if idle != {run for run in self._idle if run.is_named}:
-            raise InvariantError("an idle run is lost, or is in the queue while it is held")
-        if self.cached_blocks != sum(run.stop - run.first for run in idle):
-            raise InvariantError("idle blocks with an identity are miscounted")
-        ends = sorted((run.first, run.stop) for run in self._index.values())
-        if any(stop > first for (_, stop), (first, _) in pairwise(ends)):
-            raise InvariantError("two runs claim the same identity")
-
-
-def _remove(copies: dict[int, list[Run]], known: int, run: Run) -> None:
-    """Take a run out of the copies of an identity."""
-    others = copies[known]
-    others.remove(run)
-    if not others:
-        del copies[known]
+        self._check_runs(holders, nameless)
 
 
 def _note(request: Request) -> Note:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from kvsim.errors import InvariantError
 from kvsim.memory.growth import Growth
@@ -18,7 +18,7 @@ from kvsim.simulator.request import Request
 from kvsim.units import ceil_div
 from kvsim.workload.content import Segments
 
-__all__ = ["Table", "first_block", "table_of"]
+__all__ = ["Table", "first_block", "table_of", "turns"]
 
 _PRIVATE_SPAN = 1 << 48  # identities of one request's own blocks
 
@@ -84,6 +84,13 @@ class Table:
                 count += number not in blocks or blocks[number].refs == 1
         return count
 
+    def note_closed(self, step: int, freed: int, cached: int) -> None:
+        """Note how many blocks a decode has freed, and how many of them are cached."""
+        if self.closed_at != step:
+            self.closed_at, self.closed, self.closed_cached = step, 0, 0
+        self.closed += freed
+        self.closed_cached += cached
+
     def identity(self, request: Request, size: int, number: int) -> int:
         """Identity of the request's block number so and so, of so many tokens.
 
@@ -104,6 +111,31 @@ class Table:
 def first_block(growth: Growth, processed: int) -> int:
     """First block that tokens after so many processed ones look back on."""
     return growth.window.first_token(processed) // growth.block_size if growth.window else 0
+
+
+def turns(
+    groups: Iterable[Growth], late: int, unknown: int, names: int
+) -> Iterator[tuple[int, int]]:
+    """Cached tokens at which a decode changes something, as remainders of a cycle of so many.
+
+    Parameters
+    ----------
+    groups : iterable of Growth
+        Whose tables these are.
+    late, unknown : int
+        Newest tokens that a step under way computes, and of which the content is not known.
+    names : int
+        Tokens of which blocks are named at once; 0: they are not.
+    """
+    for growth in set(groups):
+        size, window = growth.block_size, growth.window
+        yield size, 0  # the next token opens a block
+        if window is not None and window.is_chunk:
+            yield window.tokens, late % window.tokens
+        elif window is not None:
+            yield size, (window.tokens - 1 + late) % size
+    if names:
+        yield names, (unknown - 1) % names  # the next token fills one
 
 
 def table_of(request: Request) -> Table:

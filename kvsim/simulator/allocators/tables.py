@@ -10,7 +10,7 @@ still looks back. The functions followed are those of ``vllm/v1/core``:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from math import lcm
 
@@ -20,7 +20,7 @@ from kvsim.simulator.allocators.base import Holding, Slots
 from kvsim.simulator.allocators.block_pool import Block, BlockPool
 from kvsim.simulator.allocators.hits import Alike, Hit, alike, kept, longest_hit
 from kvsim.simulator.allocators.paged import Paged
-from kvsim.simulator.allocators.table import Table, first_block, table_of
+from kvsim.simulator.allocators.table import Table, first_block, table_of, turns
 from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.request import Request
 from kvsim.units import ceil_div
@@ -205,10 +205,7 @@ class BlockTables(Paged):
         self._leave_behind(table, self._processed(table, done))
         freed, kept = pool.free - free, pool.cached - cached
         if freed:
-            if table.closed_at != step:
-                table.closed_at, table.closed, table.closed_cached = step, 0, 0
-            table.closed += freed
-            table.closed_cached += kept
+            table.note_closed(step, freed, kept)
             self._closed += freed
             self._closed_cached += kept
 
@@ -235,25 +232,13 @@ class BlockTables(Paged):
     def _plan_next(self, request: Request, table: Table, done: int, step: int) -> None:
         """Note when a decode changes something next; at `step` its tokens are `done`."""
         if self._turns is None:
-            self._turns = list(self._work_turns_out())
+            names = self._align if self._caching else 0
+            self._turns = list(turns(self._groups, self._late, self.unknown_tokens, names))
         ahead = 1 + min((turn - done - 1) % cycle for cycle, turn in self._turns)
         if done == table.joined and self._late:
             ahead = 1  # the last chunk of its prompt is processed by then
         table.due = step + ahead
         heappush(self._due, (table.due, request.seat, request))
-
-    def _work_turns_out(self) -> Iterator[tuple[int, int]]:
-        """Cached tokens at which something changes, as remainders of a cycle of so many."""
-        late = self._late
-        for growth in set(self._groups):
-            size, window = growth.block_size, growth.window
-            yield size, 0  # the next token opens a block
-            if window is not None and window.is_chunk:
-                yield window.tokens, late % window.tokens
-            elif window is not None:
-                yield size, (window.tokens - 1 + late) % size
-        if self._caching:
-            yield self._align, (self.unknown_tokens - 1) % self._align  # the next token fills one
 
     def _processed(self, table: Table, done: int) -> int:
         """Tokens of a decoding request that no step under way still computes."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kvsim.simulator.request import Request
-from kvsim.simulator.schedulers.base import Scheduler, StepPlan
+from kvsim.simulator.schedulers.base import Scheduler
+from kvsim.simulator.schedulers.steps import StepPlan
 
 __all__ = ["Orca"]
 

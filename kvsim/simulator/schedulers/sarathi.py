@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.recorder import Recorder
-from kvsim.simulator.schedulers.base import SchedulerLimits
+from kvsim.simulator.schedulers.steps import SchedulerLimits
 from kvsim.simulator.schedulers.vllm_v0 import VLLMv0
 from kvsim.simulator.schedulers.vllm_v1 import VLLMv1
 

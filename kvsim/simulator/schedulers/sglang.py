@@ -8,9 +8,10 @@ from itertools import islice
 from kvsim.errors import InputError
 from kvsim.simulator.allocators.radix import Radix
 from kvsim.simulator.request import Request
-from kvsim.simulator.schedulers.base import Scheduler, StepPlan
+from kvsim.simulator.schedulers.base import Scheduler
 from kvsim.simulator.schedulers.queues import FirstComeQueue
 from kvsim.simulator.schedulers.sglang_budget import PrefillBudget
+from kvsim.simulator.schedulers.steps import StepPlan
 
 __all__ = ["SGLang"]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from kvsim.errors import InvariantError
 from kvsim.simulator.request import Request
-from kvsim.simulator.schedulers.base import StepPlan, importance
+from kvsim.simulator.schedulers.base import importance
 from kvsim.simulator.schedulers.orca import Orca
+from kvsim.simulator.schedulers.steps import StepPlan
 
 __all__ = ["Static"]
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from kvsim.engines.vllm.rules import Rules
 from kvsim.errors import InputError
-from kvsim.simulator.schedulers.base import SchedulerLimits
+from kvsim.simulator.schedulers.steps import SchedulerLimits
 
 __all__ = ["VLLMv1Settings", "release_limits"]
 

@@ -22,7 +22,8 @@ from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.request import Request
-from kvsim.simulator.schedulers.base import Scheduler, SchedulerLimits, StepPlan
+from kvsim.simulator.schedulers.base import Scheduler
+from kvsim.simulator.schedulers.steps import SchedulerLimits, StepPlan
 from kvsim.simulator.schedulers.vllm_settings import VLLMv1Settings
 
 __all__ = ["VLLMv1"]
