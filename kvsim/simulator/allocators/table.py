@@ -9,16 +9,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from kvsim.errors import InvariantError
-from kvsim.memory.growth import Growth
+from kvsim.memory.growth import BlockCurve, Growth
 from kvsim.simulator.allocators.block_pool import Block
 from kvsim.simulator.request import Request
 from kvsim.units import ceil_div
 from kvsim.workload.content import Segments
 
-__all__ = ["Table", "first_block", "table_of", "turns"]
+__all__ = ["Table", "first_block", "table_of", "tabled", "turns", "without_windows"]
 
 _PRIVATE_SPAN = 1 << 48  # identities of one request's own blocks
 
@@ -70,10 +71,21 @@ class Table:
 
     def opening(self, groups: Sequence[Growth], tokens: int) -> int:
         """Blocks that are missing for so many tokens."""
-        return sum(
-            max(0, ceil_div(tokens, growth.block_size) - stop)
-            for growth, stop in zip(groups, self.stop, strict=True)
-        )
+        count = 0
+        for growth, stop in zip(groups, self.stop, strict=True):
+            missing = ceil_div(tokens, growth.block_size) - stop
+            if missing > 0:
+                count += growth.width * missing
+        return count
+
+    def left(self, groups: Sequence[Growth]) -> int:
+        """Blocks that were left behind."""
+        return sum(growth.width * first for growth, first in zip(groups, self.first, strict=True))
+
+    def held(self, groups: Sequence[Growth]) -> int:
+        """Blocks that are held, with an identity or without."""
+        pairs = zip(groups, self.first, self.stop, strict=True)
+        return sum(growth.width * (stop - first) for growth, first, stop in pairs)
 
     def behind(self, groups: Sequence[Growth], processed: int) -> int:
         """Blocks before the windows, that nobody else holds."""
@@ -81,7 +93,8 @@ class Table:
         for at, growth in enumerate(groups):
             blocks = self.blocks[at]
             for number in range(self.first[at], min(first_block(growth, processed), self.stop[at])):
-                count += number not in blocks or blocks[number].refs == 1
+                if number not in blocks or blocks[number].refs == 1:
+                    count += growth.width
         return count
 
     def note_closed(self, step: int, freed: int, cached: int) -> None:
@@ -136,6 +149,27 @@ def turns(
             yield size, (window.tokens - 1 + late) % size
     if names:
         yield names, (unknown - 1) % names  # the next token fills one
+
+
+def tabled(growths: Sequence[Growth], *, apart: bool) -> list[Growth]:
+    """The groups that have tables; equal ones as one wide group, where blocks are all alike."""
+    tabled = [growth for growth in growths if growth.most_blocks != 0]
+    if apart:
+        return [growth._replace(width=1) for growth in tabled for _ in range(growth.width)]
+    widths: Counter[Growth] = Counter()
+    for growth in tabled:
+        widths[growth._replace(width=1)] += growth.width
+    return [growth._replace(width=width) for growth, width in widths.items()]
+
+
+def without_windows(growths: Sequence[Growth]) -> BlockCurve:
+    """Blocks that a sequence has taken, those given back among them."""
+    return BlockCurve.of(
+        tuple(
+            growth if growth.window is None else growth._replace(most_blocks=None, window=None)
+            for growth in growths
+        )
+    )
 
 
 def table_of(request: Request) -> Table:

@@ -15,12 +15,19 @@ from heapq import heappop, heappush
 from math import lcm
 
 from kvsim.errors import InvariantError
-from kvsim.memory.growth import BlockCurve, Growth
+from kvsim.memory.growth import Growth
 from kvsim.simulator.allocators.base import Holding, Slots
 from kvsim.simulator.allocators.block_pool import Block, BlockPool
 from kvsim.simulator.allocators.hits import Alike, Hit, alike, kept, longest_hit
 from kvsim.simulator.allocators.paged import Paged
-from kvsim.simulator.allocators.table import Table, first_block, table_of, turns
+from kvsim.simulator.allocators.table import (
+    Table,
+    first_block,
+    table_of,
+    tabled,
+    turns,
+    without_windows,
+)
 from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.request import Request
 from kvsim.units import ceil_div
@@ -62,9 +69,8 @@ class BlockTables(Paged):
         nameless_first: bool = True,
         waits: bool = True,
     ) -> None:
-        super().__init__(total_blocks, _without_windows(growths))
-        moving = [growth for growth in growths if growth.most_blocks != 0]
-        self._groups = moving
+        super().__init__(total_blocks, without_windows(growths))
+        self._groups = moving = tabled(growths, apart=caching)
         self._fixed = sum(growth.fixed_blocks for growth in growths)
         self.shares_prefixes = self._caching = caching
         self._interval, self._waits = retention_interval, waits
@@ -85,7 +91,7 @@ class BlockTables(Paged):
             blocks = ceil_div(request.final_tokens, growth.block_size)
             if growth.window is not None and self.in_chunks:
                 blocks = min(blocks, growth.window.admitted_blocks)
-            need += blocks
+            need += growth.width * blocks
         return need <= self.total_blocks
 
     def cached_tokens(self, request: Request) -> int:
@@ -132,7 +138,7 @@ class BlockTables(Paged):
         if table.opening(self._groups, tokens) + self._fixed + spare_blocks > self.free_blocks:
             return False
         request.blocks = table
-        self._left_blocks += sum(table.first)
+        self._left_blocks += table.left(self._groups)
         self._pool.take(self._fixed)
         self._grow(request, table, tokens, 0)
         return True
@@ -155,7 +161,7 @@ class BlockTables(Paged):
             self._closed_cached -= table.closed_cached
         if not preempted:
             self._name(request, table, request.computed_tokens)
-        self._left_blocks -= sum(table.first)
+        self._left_blocks -= table.left(self._groups)
         for at in range(len(self._groups)):
             self._drop(table, at, table.stop[at])
         self._pool.give_back_nameless(self._fixed)
@@ -258,7 +264,7 @@ class BlockTables(Paged):
             due, first = ceil_div(tokens, growth.block_size), first_block(growth, hit.tokens)
             if is_gate and growth.window is not None:
                 due = min(due, growth.window.admitted_blocks)
-            need += max(0, due - max(first, hit.tokens // growth.block_size))
+            need += growth.width * max(0, due - max(first, hit.tokens // growth.block_size))
             need += sum(not block.refs for number, block in found.items() if number >= first)
         return need
 
@@ -287,7 +293,7 @@ class BlockTables(Paged):
         for at, growth in enumerate(self._groups):
             first = min(first_block(growth, processed), table.stop[at])
             if first > table.first[at]:
-                self._left_blocks += first - table.first[at]
+                self._left_blocks += growth.width * (first - table.first[at])
                 self._drop(table, at, first)
         self._count()
 
@@ -295,8 +301,8 @@ class BlockTables(Paged):
         """Give the blocks of a group before a number back, the last of them first."""
         blocks, numbers = table.blocks[at], range(first - 1, table.first[at] - 1, -1)
         table.first[at] = first
-        named = [blocks.pop(number) for number in numbers if number in blocks]
-        self._pool.give_back_nameless(len(numbers) - len(named))
+        named = [blocks.pop(number) for number in numbers if number in blocks] if blocks else []
+        self._pool.give_back_nameless(self._groups[at].width * len(numbers) - len(named))
         for block in named:
             self._pool.give_back(block)
 
@@ -366,7 +372,7 @@ class BlockTables(Paged):
         for request, _ in live:
             table = table_of(request)
             shared = sum(block.refs > 1 for group in table.blocks for block in group.values())
-            held = self._fixed + sum(table.stop) - sum(table.first)
+            held = self._fixed + table.held(self._groups)
             holdings.append(Holding(request.row, held - shared))
         return holdings
 
@@ -381,18 +387,8 @@ class BlockTables(Paged):
                 if table.first[at] > first_block(growth, tokens) or stop < tokens:
                     raise InvariantError(f"{request} lacks blocks of group {at}")
                 held += table.blocks[at].values()
-            left += sum(table.first)
-            nameless += self._fixed + sum(table.stop) - sum(table.first)
+            left += table.left(self._groups)
+            nameless += self._fixed + table.held(self._groups)
         self._pool.check(held, nameless - len(held), self.total_blocks)
         if left != self._left_blocks or self.free_blocks != self._pool.free:
             raise InvariantError(f"{left} blocks are left behind, {self._left_blocks} are counted")
-
-
-def _without_windows(growths: Sequence[Growth]) -> BlockCurve:
-    """Blocks that a sequence has taken, those given back among them."""
-    return BlockCurve.of(
-        tuple(
-            growth if growth.window is None else growth._replace(most_blocks=None, window=None)
-            for growth in growths
-        )
-    )
