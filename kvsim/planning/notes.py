@@ -128,7 +128,7 @@ def _scarcest_pool(sizing: Sizing) -> Iterator[str]:
     scarcest = pools.scarcest(longest)
     held = pools.requests(longest)
     main = pools.main.given_blocks // max(1, pools.main.blocks_at(longest))
-    if sizing.fits and main > held:
+    if sizing.fits and scarcest is not pools.main and main > held:
         yield (
             f"the {scarcest.name} pool runs out first: it holds {held:,} requests of"
             f" {longest:,} tokens, the {pools.main.name} pool {main:,}"

@@ -188,9 +188,10 @@ def _refuse_flags(setup: Setup, rules: Rules) -> None:
     has, known = rules.value("scheduler_flags"), Rules.of(NEWEST).value("scheduler_flags")
     for name in setup.scenario.scheduler.policy.parameters:
         if name in known and name not in has:
+            first = rules.first("scheduler_flags", name)
             raise InputError(
                 f"vLLM {rules.said} has no {name}",
-                fix=f"leave it out, or choose release {NEWEST}",
+                fix=f"leave it out, or choose release {first} or newer",
             )
 
 

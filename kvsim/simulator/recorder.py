@@ -30,7 +30,7 @@ ROW_COLUMNS = (
     "filled_slots",  # slots that hold something at the start: cached tokens, in a plain pool
     "claimed_slots",  # slots that live requests are due at the start, each counted by itself
     "held_slots",  # slots held at the start, by what the pool has left
-    "grown_slots",  # slots that the run allocated
+    "grown_slots",  # slots that the run allocated, less those that windows gave back
     "reserved_slots",  # held slots that will be written later, at the start
     "external_slots",  # free slots that the head of the queue cannot use
     "cached_slots",  # slots of finished prefixes kept for reuse

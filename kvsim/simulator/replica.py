@@ -269,8 +269,9 @@ class Replica:
         batch, allocator = scheduler.batch, scheduler.allocator
         decoding = read = grown = due = left = prompts = reserved = external = cached = shared = 0
         claimed = scheduler.claimed_slots
+        if plan.prefills or plan.moved_tokens:
+            allocator.take_closed()  # who has come in may hold them by now
         if plan.prefills:
-            allocator.take_closed()  # a prompt may have them by now
             prompts = sum(count for _, count in plan.prefills)
             claimed += self._claimed_by(plan.prefills)
         if self._is_usual:

@@ -160,7 +160,7 @@ class Engine:
         decoding = decoding if step.decodes else []
         self.resting = []
         opened = sum(self.opened.values())
-        if step.prompts:  # which may have what decodes have given back
+        if step.prompts or step.moved:  # who may have what decodes have given back
             opened += self.memory.closed()
         held, before = self.memory.held - opened, self.row_before(step, decoding)
         evicted = min(max(0, opened), self.memory.evictions - self.evictions)

@@ -38,8 +38,8 @@ class Windows(Memory):
     in_order = True
     in_chunks = True  # whether no step computes more of a prompt than its budget
 
-    def __init__(self, total: int, groups: Iterable[Moving]) -> None:
-        self.total, self.groups = total, list(groups)
+    def __init__(self, total: int, groups: Iterable[Moving], *, waits: bool = True) -> None:
+        self.total, self.groups, self.waits = total, list(groups), waits
         self.sets: dict[Job, list[set[int]]] = {}  # in the order of admission
         self.left: dict[Job, int] = {}
         self.closing: dict[Job, int] = {}  # given back by decodes that are planned
@@ -86,9 +86,9 @@ class Windows(Memory):
 
     def _leave(self, job: Job) -> None:
         """Give back what no token to come looks back on: a step in flight still does."""
-        gone = 0
+        gone, processed = 0, job.computed - (job.flying if self.waits else 0)
         for group, held in zip(self.groups, self.sets[job], strict=True):
-            behind = {number for number in held if number < group.seen(job.computed - job.flying)}
+            behind = {number for number in held if number < group.seen(processed)}
             held -= behind
             gone += len(behind)
         self.left[job] = self.left.get(job, 0) + gone

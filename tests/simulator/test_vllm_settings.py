@@ -60,17 +60,19 @@ def test_wrong_values_are_refused_in_one_line(wrong: Wrong) -> None:
 
 
 @pytest.mark.parametrize(
-    ("release", "name", "value"),
+    ("release", "name", "value", "first"),
     [
-        ("0.18.1", "scheduler_reserve_full_isl", True),
-        ("0.23.0", "watermark", 0.1),
-        ("0.30.0", "max_num_active_seqs", 8),
-        ("0.31.0", "prefill_schedule_interval", 4),
+        ("0.18.1", "scheduler_reserve_full_isl", True, "0.19"),
+        ("0.23.0", "watermark", 0.1, "0.24"),
+        ("0.30.0", "max_num_active_seqs", 8, "0.31"),
+        ("0.31.0", "prefill_schedule_interval", 4, "0.33"),
     ],
 )
-def test_a_release_without_the_flag_refuses_it(release: str, name: str, value: Any) -> None:
+def test_a_release_without_the_flag_refuses_it(
+    release: str, name: str, value: Any, first: str
+) -> None:
     """`scheduler_flags` of the release rules."""
-    with pytest.raises(InputError, match=name):
+    with pytest.raises(InputError, match=f"{name}.*choose release {first} or newer"):
         simulate(load_scenario("peer-w", told({"version": release}, **{name: value})))
 
 

@@ -144,3 +144,45 @@ def test_what_windows_cannot_share_is_refused(keys: dict[str, object], words: st
     with pytest.raises(InputError, match=words) as caught:
         simulate(load_scenario("gemma-window", TALKS | keys))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_who_comes_back_from_the_host_may_have_what_a_decode_gave_back() -> None:
+    """The block is counted once: as the newcomer's."""
+    keys = {
+        "model": "gpt-oss-20b",
+        "accelerator": "h200",
+        "engine.max_model_len": 2048,
+        "engine.num_gpu_blocks_override": 301,
+        "engine.enable_prefix_caching": True,
+        "scheduler.preemption": "swap",
+        "workload.requests": 20,
+        "workload.arrivals": {"kind": "closed_loop", "clients": 12},
+        "workload.lengths.prompt": {"kind": "fixed", "tokens": 1024},
+        "workload.lengths.output": {"kind": "fixed", "tokens": 600},
+    }
+    summary = simulate(load_scenario("peer-w", keys)).summary
+    assert summary["preemptions"] > 0
+    assert sum(summary["kv_cache"]["waste"].values()) == pytest.approx(1)
+
+
+def test_what_a_prompt_left_behind_is_not_held_while_it_decodes() -> None:
+    """Its window is what 4,000 steps hold on the average, beside the layers that keep all."""
+    keys = {
+        "model": "gpt-oss-20b",
+        "accelerator": "h200",
+        "engine.max_model_len": 16384,
+        "engine.num_gpu_blocks_override": 4001,
+        "engine.block_size": 16,
+        "engine.max_num_batched_tokens": 16384,
+        "step_time": {"kind": "constant", "seconds": 0.01},
+        "workload.requests": 1,
+        "workload.arrivals": {"kind": "at_once"},
+        "workload.lengths.prompt": {"kind": "fixed", "tokens": 8000},
+        "workload.lengths.output": {"kind": "fixed", "tokens": 4000},
+    }
+    result = simulate(load_scenario("peer-w", keys))
+    full = (8000 + 12_000) / 2 / 16  # blocks, from the first token to the last
+    window = 128 / 16 + 1
+    assert result.summary["kv_cache"]["usage_mean"] == pytest.approx(
+        (full + window) / 4000, rel=0.01
+    )

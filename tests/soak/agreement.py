@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from kvsim.engines.vllm.rules import Rules
 from kvsim.simulator.allocators.grow import caching_allocator_slots
 from kvsim.simulator.allocators.virtual import tokens_per_page
 from kvsim.simulator.assemble import _tensor_token_bytes
@@ -36,6 +37,9 @@ def understands(setup: Setup) -> bool:
         asked.add(str(memory.placement))
     if asked & _OF_OTHERS or {"sglang", "prefix"} <= asked:  # its radix cache: tests.engine_oracle
         return False
+    windows = any(group.growth.window for group in setup.pools.main.groups)
+    if windows and memory.allocator == "prefix":  # tests.engine_oracle
+        return False
     whole = memory.allocator in ("paged", "prefix", "none")
     return whole or not setup.curve.fixed
 
@@ -45,7 +49,7 @@ def _is_contiguous(setup: Setup) -> bool:
 
 
 def _memory(setup: Setup, unknown: int) -> oracle.Memory:
-    memory, slots = setup.scenario.memory, setup.pool_slots
+    memory, slots, engine = setup.scenario.memory, setup.pool_slots, setup.sizing.engine
     name = str(memory.allocator)
     if name == "none":
         return oracle.Nothing()
@@ -68,7 +72,11 @@ def _memory(setup: Setup, unknown: int) -> oracle.Memory:
             str(memory.placement),
             compaction=memory.compaction,
         )
-    return plain_memory(setup.pools)
+    return plain_memory(
+        setup.pools,
+        moves=setup.scenario.workload.samples == 1,
+        waits=engine.name != "vllm" or Rules.of(engine.version).value("in_flight_batches"),
+    )
 
 
 def agree(setup: Setup, log: Log, replica: Replica) -> None:
@@ -83,7 +91,7 @@ def agree(setup: Setup, log: Log, replica: Replica) -> None:
         scheduler.is_async,
         str(bounds.admission),
         bounds.preemption == "swap",
-        int(scheduler.watermark * scheduler.allocator.total_blocks),
+        scheduler._watermark_blocks,
     )
     link = setup.scenario.scheduler.host_link_bytes_per_s
     costs = oracle.Costs(

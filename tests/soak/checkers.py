@@ -295,7 +295,8 @@ def littles_law(told: Told) -> None:
 def the_pool_is_never_over_its_size(told: Told) -> None:
     """Held, kept and free slots are counts, and add up to the pool."""
     pool, steps, memory = told.setup.pool_slots, told.steps, told.result.memory
-    least = min(steps[name].min(initial=0) for name in ("held_slots", "grown_slots"))
+    taken = steps["grown_slots"] + steps["left_slots"]
+    least = min(slots.min(initial=0) for slots in (steps["held_slots"], taken))
     hold(least >= 0, f"{least:g} slots are held or allocated")
     most = (steps["held_slots"] + steps["grown_slots"]).max(initial=0)
     hold(most <= pool, f"{most:g} slots are held of {pool}")

@@ -75,11 +75,14 @@ def moving_groups(growths: Iterable[Growth]) -> Iterator[oracle.Moving]:
             yield oracle.Moving(growth.block_size)
 
 
-def plain_memory(kept: pools.KVPools) -> oracle.Memory:
-    """The oracle's memory for the groups of layers that an engine states."""
+def plain_memory(kept: pools.KVPools, *, moves: bool = True, waits: bool = True) -> oracle.Memory:
+    """The oracle's memory for the groups of layers that an engine states.
+
+    Windows count as steady unless they move; they wait for the step in flight, or do not.
+    """
     growths = [group.growth for group in kept.main.groups]
-    if any(growth.window for growth in growths):
-        return oracle.Windows(kept.main.given_blocks, moving_groups(growths))
+    if moves and any(growth.window for growth in growths):
+        return oracle.Windows(kept.main.given_blocks, moving_groups(growths), waits=waits)
     made = [
         oracle.Blocks(pool.given_blocks, groups_that_grow(pool), weight)
         for pool, weight in zip(kept, kept.slot_weights, strict=True)

@@ -124,6 +124,12 @@ class Rules(NamedTuple):
         """Value, source and first release of a rule."""
         return entry_at(read_data(_DATA)[name], self.release)
 
+    @staticmethod
+    def first(name: str, part: str) -> str:
+        """First release in which the list that a rule is has something in it."""
+        entries = read_data(_DATA)[name]
+        return str(next(entry["since"] for entry in entries if part in entry["value"]))
+
     def is_v0(self, model: ModelSpec, accelerator: AcceleratorProfile) -> bool:
         """Whether this release runs its old engine core for the model on the card."""
         if model.encoder_tokens and self.value("image_layers"):

@@ -63,6 +63,8 @@ class BlockPool:
         References to held blocks beyond the first to each.
     evictions : int
         Cached blocks that were taken for something else so far.
+    has_changed : bool
+        Whether content that is watched became known, or was forgotten.
     """
 
     def __init__(self, blocks: int, groups: int, *, nameless_first: bool) -> None:
@@ -72,6 +74,8 @@ class BlockPool:
         self._queue: OrderedDict[Block | object, None] = OrderedDict()
         # a second block with a known identity keeps it, and takes over when the first is evicted
         self._known: list[dict[int, list[Block]]] = [{} for _ in range(groups)]
+        self._watched: set[int] = set()
+        self.has_changed = False
 
     @property
     def shared_blocks(self) -> int:
@@ -84,10 +88,16 @@ class BlockPool:
         blocks = self._known[group].get(name)
         return blocks[0] if blocks else None
 
+    def watch(self, names: set[int]) -> None:
+        """Watch some content, in place of what was watched before; see `has_changed`."""
+        self._watched, self.has_changed = names, False
+
     def name(self, group: int, name: int) -> Block:
         """Give a held block without identity one."""
         block = Block(group, name)
         self._known[group].setdefault(name, []).append(block)
+        if name in self._watched:
+            self.has_changed = True
         return block
 
     def touch(self, block: Block) -> None:
@@ -135,6 +145,8 @@ class BlockPool:
         blocks.remove(block)
         if not blocks:
             del self._known[block.group][block.name]
+        if block.name in self._watched:
+            self.has_changed = True
 
     def check(self, held: Iterable[Block], nameless: int, total: int) -> None:
         """State ``held + free = total``, and that references are counted.

@@ -18,6 +18,7 @@ from kvsim.errors import InvariantError
 from kvsim.memory.growth import Growth
 from kvsim.simulator.allocators.base import Holding, Slots
 from kvsim.simulator.allocators.block_pool import Block, BlockPool
+from kvsim.simulator.allocators.cuts import Cuts
 from kvsim.simulator.allocators.hits import Alike, Hit, alike, kept, longest_hit
 from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.table import (
@@ -80,7 +81,9 @@ class BlockTables(Paged):
         self._left_blocks = 0  # blocks that live requests have given back
         self._closed = self._closed_cached = 0  # freed by decodes that are planned
         self._due: list[tuple[int, int, Request]] = []  # step, seat
+        self._cuts = Cuts(moving)
         self._turns: list[tuple[int, int]] | None = None
+        self._blocked: tuple[Request, int, Table, Hit] | None = None
 
     # ---- a request's life -----------------------------------------------------------------
 
@@ -102,14 +105,14 @@ class BlockTables(Paged):
         self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0, whole: bool = True
     ) -> int | None:
         """Look the prompt up; require room for all of it, allocate the first chunk's blocks."""
-        table = Table(len(self._groups))
-        hit = self._look_up(request, table)
+        table, hit = self._recall(request)
         target, free = request.prefill_tokens, self.free_blocks - spare_blocks
         end = min(hit.tokens + chunk_tokens, target)
-        if whole and self._need(hit, target, is_gate=True) > free:
+        gate = self._need(hit, target, is_gate=True) if whole else 0
+        if max(gate, self._need(hit, end)) > free:
+            self._remember(request, table, hit)
             return None
-        if self._need(hit, end) > free:
-            return None
+        self._blocked = None
         request.blocks = table
         self._adopt(table, hit)
         self._pool.take(self._fixed)
@@ -152,6 +155,7 @@ class BlockTables(Paged):
             table.before = table.joined - (in_flight_tokens if self._late else 0)
             table.due = batch.step
             heappush(self._due, (batch.step, request.seat, request))
+            self._cuts.foresee(request, batch.step, self._late)
 
     def free(self, request: Request, *, preempted: bool = False, planned_tokens: int = 0) -> None:
         """Free group after group, the tail of each first; by now all that it wrote is known."""
@@ -185,7 +189,11 @@ class BlockTables(Paged):
         return True
 
     def decode_steps(self, batch: DecodeBatch, limit: int) -> int:
-        """As many steps as there is room for if nothing is given back; one, if that helps."""
+        """As many steps as there is room for if nothing is given back; one, if that helps.
+
+        A step that gives much back is by itself: within a run what is held grows evenly.
+        """
+        limit = min(limit, self._cuts.steps_before(batch) or limit)
         return super().decode_steps(batch, limit) or int(limit > 0 and self.can_decode(batch))
 
     def allocate_steps(self, batch: DecodeBatch, steps: int, opening: int) -> None:
@@ -313,6 +321,25 @@ class BlockTables(Paged):
         self.further_refs, self.evictions = pool.further_refs, pool.evictions
 
     # ---- what is known --------------------------------------------------------------------
+
+    def _recall(self, request: Request) -> tuple[Table, Hit]:
+        """A table for a request, and what is known of its prompt."""
+        asked = self._blocked
+        if asked is not None and not self._pool.has_changed:
+            blocked, tokens, table, hit = asked
+            if blocked is request and tokens == request.prefill_tokens:
+                return table, hit
+        table = Table(len(self._groups))
+        return table, self._look_up(request, table)
+
+    def _remember(self, request: Request, table: Table, hit: Hit) -> None:
+        """Keep what was found for who must wait, until something of its prompt changes."""
+        self._blocked = (request, request.prefill_tokens, table, hit)
+        names: set[int] = set()
+        for size in {growth.block_size for growth in self._groups} if self._caching else ():
+            numbers = range(request.prefill_tokens // size)
+            names.update(table.identity(request, size, number) for number in numbers)
+        self._pool.watch(names)
 
     def _look_up(self, request: Request, table: Table) -> Hit:
         """What all groups know of a prompt; its last token is always computed."""
