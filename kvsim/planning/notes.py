@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from math import floor, inf
 from pathlib import Path
 
 from kvsim.catalog.accelerators import names_file, siblings
@@ -126,12 +127,11 @@ def _scarcest_pool(sizing: Sizing) -> Iterator[str]:
     """Of pools kept apart, one may be empty while others stand full."""
     longest, pools = sizing.capacity.max_model_len, sizing.pools
     scarcest = pools.scarcest(longest)
-    held = pools.requests(longest)
-    main = pools.main.given_blocks // max(1, pools.main.blocks_at(longest))
-    if sizing.fits and scarcest is not pools.main and main > held:
+    held, main = pools.requests(longest), pools.main.concurrency(longest)
+    if sizing.fits and held + 1 <= main < inf:
         yield (
             f"the {scarcest.name} pool runs out first: it holds {held:,} requests of"
-            f" {longest:,} tokens, the {pools.main.name} pool {main:,}"
+            f" {longest:,} tokens, the {pools.main.name} pool {floor(main):,}"
         )
 
 

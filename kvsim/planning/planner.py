@@ -14,7 +14,6 @@ model's name says so (``hf:org/name``).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -140,8 +139,7 @@ def plan(
     """
     chosen = get_engine(engine, engine_version)
     sizing = size(chosen, overridden(_deployment(model, gpu, options), model, chosen))
-    answer = _plan(sizing, gpu, context_len, retention)
-    return replace(answer, suggestions=_suggestions(sizing)) if suggests else answer
+    return _plan(sizing, gpu, context_len, retention, suggests=suggests)
 
 
 class EngineComparison(NamedTuple):
@@ -184,8 +182,7 @@ def plan_engines(
         try:
             engine = get_engine(name)
             sizing = size(engine, overridden(deployment, model, engine))
-            answer = _plan(sizing, gpu, context_len, retention)
-            plans.append(replace(answer, suggestions=_suggestions(sizing)))
+            plans.append(_plan(sizing, gpu, context_len, retention))
         except KVSimError as error:
             refused.append((name, str(error)))
     if not plans:
@@ -247,8 +244,9 @@ def _plan(
     gpu: AnyAccelerator,
     context_len: int | None,
     retention: str | Iterable[str],
+    *,
+    suggests: bool = True,
 ) -> Plan:
-    """Everything but the suggestions."""
     engine = sizing.engine
     deployment, budget, capacity = sizing.deployment, sizing.budget, sizing.capacity
     context = _context(context_len, capacity.max_model_len)
@@ -277,7 +275,7 @@ def _plan(
         verdict=verdict(sizing),
         command=engine.command(sizing.asked),
         warnings=(*alias_warning(sizing, gpu), *warnings(sizing, fragments, band)),
-        suggestions=(),
+        suggestions=_suggestions(sizing) if suggests else (),
         provenance=_provenance(deployment, budget),
     )
 

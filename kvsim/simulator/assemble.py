@@ -55,8 +55,7 @@ def _grow(setup: Setup) -> Allocator:
 def _paged(setup: Setup) -> Allocator:
     pools = setup.pools
     if _moves_on(setup) and setup.scenario.workload.samples == 1:
-        waits = _rules(setup).value("in_flight_batches")
-        return BlockTables(setup.num_blocks, _growths(setup), waits=waits)
+        return _tables(setup, caching=False)
     if len(pools.pools) == 1:
         return Paged(setup.num_blocks, setup.curve)
     weighed = zip(pools, pools.slot_weights, strict=True)
@@ -102,11 +101,15 @@ def _prefix_of_windows(setup: Setup) -> Allocator:
             "prefixes of a model with windows are kept for one sample a request",
             fix="set workload.samples to 1, or memory.allocator to paged",
         )
+    return _tables(setup, caching=True)
+
+
+def _tables(setup: Setup, *, caching: bool) -> Allocator:
     rules = _rules(setup)
     return BlockTables(
         setup.num_blocks,
         _growths(setup),
-        caching=True,
+        caching=caching,
         retention_interval=rules.value("prefix_cache_retention_interval"),
         nameless_first=rules.value("nameless_blocks_first"),
         waits=rules.value("in_flight_batches"),

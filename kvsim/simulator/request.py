@@ -17,6 +17,8 @@ from kvsim.workload.content import PrefixContent, Segments
 
 __all__ = ["Request"]
 
+_OWN_SPAN = 1 << 48  # identities of one request's blocks, where nobody else has any of them
+
 
 class Request:
     """A request's progress. Its owner is the scheduler; allocators only read it.
@@ -84,6 +86,12 @@ class Request:
 
     def __repr__(self) -> str:
         return f"Request(row={self.row}, {self.prompt_tokens}+{self.output_tokens} tokens)"
+
+    def identities(self, block_size: int) -> Segments:
+        """Where the identities of its blocks begin anew; its own where it shares nothing."""
+        if self.content is not None:
+            return self.content.segments(self.content_row, block_size)
+        return ((0, -(self.row + 1) * _OWN_SPAN),)
 
     @property
     def final_tokens(self) -> int:

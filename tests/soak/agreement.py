@@ -44,6 +44,13 @@ def understands(setup: Setup) -> bool:
     return whole or not setup.curve.fixed
 
 
+def _watermark(setup: Setup, replica: Replica) -> int:
+    """Blocks that an admission leaves: by the flag, of all with the null block, or by the class."""
+    blocks = replica.scheduler.allocator.total_blocks
+    told = setup.scenario.scheduler.policy.parameters.get("watermark")
+    return int(told * (blocks + 1)) if told else int(replica.scheduler.watermark * blocks)
+
+
 def _is_contiguous(setup: Setup) -> bool:
     return setup.scenario.memory.allocator in ("grow", *RESERVATIONS)
 
@@ -91,7 +98,7 @@ def agree(setup: Setup, log: Log, replica: Replica) -> None:
         scheduler.is_async,
         str(bounds.admission),
         bounds.preemption == "swap",
-        scheduler._watermark_blocks,
+        _watermark(setup, replica),
     )
     link = setup.scenario.scheduler.host_link_bytes_per_s
     costs = oracle.Costs(

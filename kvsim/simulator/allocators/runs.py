@@ -14,7 +14,7 @@ those of ``vllm/v1/core/block_pool.py`` and ``single_type_kv_cache_manager.py``:
 - a second block with a known identity keeps it, and takes over when the first is evicted
   (``BlockHashToBlockMap``);
 - a request frees its tail first; named blocks go to the end of the free queue, nameless ones to
-  its front, or, before release 0.24, to its end as well (``free_blocks``).
+  its front, or, before release 0.23, to its end as well (``free_blocks``).
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from kvsim.simulator.request import Request
 from kvsim.workload.content import Segments
 
 __all__ = ["PrefixRuns"]
-
-_PRIVATE_SPAN = 1 << 48  # identities of one request's own blocks
 
 
 class Note:
@@ -220,11 +218,7 @@ class PrefixRuns(RunPool):
 
     def _segments(self, request: Request) -> Segments:
         """Where a request's identities begin anew; worked out once."""
-        if request.content is not None:
-            segments = request.content.segments(request.content_row, self._size)
-        else:
-            segments = ((0, -(request.row + 1) * _PRIVATE_SPAN),)
-        request.segments = segments
+        request.segments = segments = request.identities(self._size)
         return segments
 
     def _runs(self, request: Request, note: Note) -> list[Run]:

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from kvsim.errors import InvariantError
 from kvsim.memory.growth import BlockCurve, Growth
@@ -19,9 +19,7 @@ from kvsim.simulator.request import Request
 from kvsim.units import ceil_div
 from kvsim.workload.content import Segments
 
-__all__ = ["Table", "first_block", "table_of", "tabled", "turns", "without_windows"]
-
-_PRIVATE_SPAN = 1 << 48  # identities of one request's own blocks
+__all__ = ["Table", "first_block", "table_of", "tabled", "without_windows"]
 
 
 class Table:
@@ -114,7 +112,7 @@ class Table:
         """
         segments = self.ids.get(size)
         if segments is None:
-            segments = self.ids[size] = _segments(request, size)
+            segments = self.ids[size] = request.identities(size)
         for start, first in reversed(segments):
             if number >= start:
                 return first + number - start
@@ -126,38 +124,13 @@ def first_block(growth: Growth, processed: int) -> int:
     return growth.window.first_token(processed) // growth.block_size if growth.window else 0
 
 
-def turns(
-    groups: Iterable[Growth], late: int, unknown: int, names: int
-) -> Iterator[tuple[int, int]]:
-    """Cached tokens at which a decode changes something, as remainders of a cycle of so many.
-
-    Parameters
-    ----------
-    groups : iterable of Growth
-        Whose tables these are.
-    late, unknown : int
-        Newest tokens that a step under way computes, and of which the content is not known.
-    names : int
-        Tokens of which blocks are named at once; 0: they are not.
-    """
-    for growth in set(groups):
-        size, window = growth.block_size, growth.window
-        yield size, 0  # the next token opens a block
-        if window is not None and window.is_chunk:
-            yield window.tokens, late % window.tokens
-        elif window is not None:
-            yield size, (window.tokens - 1 + late) % size
-    if names:
-        yield names, (unknown - 1) % names  # the next token fills one
-
-
 def tabled(growths: Sequence[Growth], *, apart: bool) -> list[Growth]:
     """The groups that have tables; equal ones as one wide group, where blocks are all alike."""
-    tabled = [growth for growth in growths if growth.most_blocks != 0]
+    growing = [growth for growth in growths if growth.most_blocks != 0]
     if apart:
-        return [growth._replace(width=1) for growth in tabled for _ in range(growth.width)]
+        return [growth._replace(width=1) for growth in growing for _ in range(growth.width)]
     widths: Counter[Growth] = Counter()
-    for growth in tabled:
+    for growth in growing:
         widths[growth._replace(width=1)] += growth.width
     return [growth._replace(width=width) for growth, width in widths.items()]
 
@@ -183,10 +156,3 @@ def table_of(request: Request) -> Table:
     if not isinstance(request.blocks, Table):
         raise InvariantError(f"{request} has no blocks")
     return request.blocks
-
-
-def _segments(request: Request, size: int) -> Segments:
-    """Where a request's identities begin anew; its own where it shares nothing."""
-    if request.content is not None:
-        return request.content.segments(request.content_row, size)
-    return ((0, -(request.row + 1) * _PRIVATE_SPAN),)

@@ -11,7 +11,6 @@ still looks back. The functions followed are those of ``vllm/v1/core``:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from heapq import heappop, heappush
 from math import lcm
 
 from kvsim.errors import InvariantError
@@ -26,9 +25,9 @@ from kvsim.simulator.allocators.table import (
     first_block,
     table_of,
     tabled,
-    turns,
     without_windows,
 )
+from kvsim.simulator.allocators.turns import Turns
 from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.request import Request
 from kvsim.units import ceil_div
@@ -80,9 +79,7 @@ class BlockTables(Paged):
         self._align = lcm(*(growth.block_size for growth in moving))
         self._left_blocks = 0  # blocks that live requests have given back
         self._closed = self._closed_cached = 0  # freed by decodes that are planned
-        self._due: list[tuple[int, int, Request]] = []  # step, seat
-        self._cuts = Cuts(moving)
-        self._turns: list[tuple[int, int]] | None = None
+        self._turns, self._cuts = Turns(moving, self._align if caching else 0), Cuts(moving)
         self._blocked: tuple[Request, int, Table, Hit] | None = None
 
     # ---- a request's life -----------------------------------------------------------------
@@ -153,8 +150,7 @@ class BlockTables(Paged):
             table = table_of(request)
             table.joined = request.computed_tokens
             table.before = table.joined - (in_flight_tokens if self._late else 0)
-            table.due = batch.step
-            heappush(self._due, (batch.step, request.seat, request))
+            self._turns.add(request, table, batch.step)
             self._cuts.foresee(request, batch.step, self._late)
 
     def free(self, request: Request, *, preempted: bool = False, planned_tokens: int = 0) -> None:
@@ -179,13 +175,12 @@ class BlockTables(Paged):
         if batch.opening <= self.free_blocks:
             return True
         free = self.free_blocks
-        for at, _, request in sorted(entry for entry in self._due if entry[0] == batch.step):
-            if self._is_due(request, at, batch):
-                table, done = table_of(request), request.base + at
-                free += table.behind(self._groups, self._processed(table, done))
-                free -= table.opening(self._groups, done + 1)
-                if free < 0:
-                    return False
+        for request, table in self._turns.now(batch):
+            done = request.base + batch.step
+            free += table.behind(self._groups, self._processed(table, done))
+            free -= table.opening(self._groups, done + 1)
+            if free < 0:
+                return False
         return True
 
     def decode_steps(self, batch: DecodeBatch, limit: int) -> int:
@@ -198,11 +193,10 @@ class BlockTables(Paged):
 
     def allocate_steps(self, batch: DecodeBatch, steps: int, opening: int) -> None:
         """Take and give back what the steps do, one request after the other."""
-        due, end = self._due, batch.step + steps
-        while due and due[0][0] < end:
-            at, _, request = heappop(due)
-            if self._is_due(request, at, batch):
-                self._decode(request, table_of(request), request.base + at, at)
+        end = batch.step + steps
+        while turn := self._turns.pop(batch, end):
+            at, request, table = turn
+            self._decode(request, table, request.base + at, at)
 
     def _decode(self, request: Request, table: Table, done: int, step: int) -> bool:
         """Give back what a decode at this step leaves behind, and take what it needs."""
@@ -210,7 +204,7 @@ class BlockTables(Paged):
         if table.opening(self._groups, done + 1) > self.free_blocks:
             return False
         self._grow(request, table, done + 1, done + 1 - self.unknown_tokens)
-        self._plan_next(request, table, done, step)
+        self._turns.add_next(request, table, done, step, self._late, self.unknown_tokens)
         return True
 
     def _close(self, table: Table, done: int, step: int) -> None:
@@ -230,29 +224,7 @@ class BlockTables(Paged):
 
     def steps_to_more(self, request: Request) -> int:
         """Steps until a decode gives something back, or fills a block that may be found."""
-        due, batch = self._due, self.batch
-        while due and batch is not None:
-            at, _, other = due[0]
-            if self._is_due(other, at, batch):
-                return max(1, at - batch.step)
-            heappop(due)
-        return 0
-
-    def _is_due(self, request: Request, step: int, batch: DecodeBatch) -> bool:
-        """Whether a note of when a decode changes something still stands."""
-        table = request.blocks
-        return isinstance(table, Table) and table.due == step and request in batch.members
-
-    def _plan_next(self, request: Request, table: Table, done: int, step: int) -> None:
-        """Note when a decode changes something next; at `step` its tokens are `done`."""
-        if self._turns is None:
-            names = self._align if self._caching else 0
-            self._turns = list(turns(self._groups, self._late, self.unknown_tokens, names))
-        ahead = 1 + min((turn - done - 1) % cycle for cycle, turn in self._turns)
-        if done == table.joined and self._late:
-            ahead = 1  # the last chunk of its prompt is processed by then
-        table.due = step + ahead
-        heappush(self._due, (table.due, request.seat, request))
+        return self._turns.steps_to_next(self.batch) if self.batch is not None else 0
 
     def _processed(self, table: Table, done: int) -> int:
         """Tokens of a decoding request that no step under way still computes."""

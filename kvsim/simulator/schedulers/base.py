@@ -21,10 +21,10 @@ from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.batch import DecodeBatch, HybridBatch
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.request import Request
-from kvsim.simulator.schedulers.queues import ADMISSION_POLICIES, WaitingQueue
+from kvsim.simulator.schedulers.queues import ADMISSION_POLICIES, WaitingQueue, importance
 from kvsim.simulator.schedulers.steps import SchedulerLimits, StepPlan
 
-__all__ = ["Scheduler", "importance"]
+__all__ = ["Scheduler"]
 
 
 class Scheduler(ABC):
@@ -207,9 +207,8 @@ class Scheduler(ABC):
         if not batch.sequences:
             return None
         limit = batch.steps_to_change()
-        if self._follows and self._has_slot():
-            more = self.allocator.steps_to_more(self.waiting.head())
-            most_steps = min(most_steps, more) if most_steps and more else most_steps or more
+        if self._has_slot():
+            limit = min(limit, self.allocator.steps_to_more(self.waiting.head()) or limit)
         if most_steps and most_steps < limit:
             limit = most_steps
         plan.opened_blocks, plan.evicted_blocks = opened_blocks, 0
@@ -398,8 +397,3 @@ class Scheduler(ABC):
 def _seat(request: Request) -> int:
     """Order of admission, the last one of a request."""
     return request.seat
-
-
-def importance(request: Request) -> tuple[int, int]:
-    """Order of requests under priorities, the most important first (vLLM's)."""
-    return request.priority, request.row

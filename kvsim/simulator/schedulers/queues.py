@@ -15,7 +15,7 @@ from typing import Protocol
 from kvsim.registry import Policies
 from kvsim.simulator.request import Request
 
-__all__ = ["ADMISSION_POLICIES", "FirstComeQueue", "SortedQueue", "WaitingQueue"]
+__all__ = ["ADMISSION_POLICIES", "FirstComeQueue", "SortedQueue", "WaitingQueue", "importance"]
 
 
 class WaitingQueue(Protocol):
@@ -113,3 +113,8 @@ ADMISSION_POLICIES: Policies[WaitingQueue] = Policies(
     WaitingQueue,
     {"fcfs": FirstComeQueue, "priority": PriorityQueue, "shortest-first": ShortestFirstQueue},
 )
+
+
+def importance(request: Request) -> tuple[int, int]:
+    """Order of requests under priorities, the most important first (vLLM's)."""
+    return request.priority, request.row

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kvsim.errors import InvariantError
 from kvsim.simulator.request import Request
-from kvsim.simulator.schedulers.base import importance
 from kvsim.simulator.schedulers.orca import Orca
+from kvsim.simulator.schedulers.queues import importance
 from kvsim.simulator.schedulers.steps import StepPlan
 
 __all__ = ["Static"]

@@ -16,7 +16,6 @@ is the same, made with what was known a step earlier::
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.batch import DecodeBatch
@@ -24,7 +23,7 @@ from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.request import Request
 from kvsim.simulator.schedulers.base import Scheduler
 from kvsim.simulator.schedulers.steps import SchedulerLimits, StepPlan
-from kvsim.simulator.schedulers.vllm_settings import VLLMv1Settings
+from kvsim.simulator.schedulers.vllm_settings import Pace, VLLMv1Settings
 
 __all__ = ["VLLMv1"]
 
@@ -79,18 +78,15 @@ class VLLMv1(Scheduler):
         prefill_schedule_interval: int = 1,
         scheduler_reserve_full_isl: bool | None = None,
     ) -> None:
-        self._settings = VLLMv1Settings(
+        settings = VLLMv1Settings(
             watermark,
             max_num_active_seqs,
             long_prefill_token_threshold_adaptive,
             prefill_schedule_interval,
             scheduler_reserve_full_isl,
         )
-        self._settings.check(limits)
-        if max_num_active_seqs is not None:
-            limits = replace(limits, max_num_seqs=max_num_active_seqs)
-        if scheduler_reserve_full_isl is not None:
-            limits = replace(limits, scheduler_reserve_full_isl=scheduler_reserve_full_isl)
+        settings.check(limits)
+        limits = settings.within(limits)
         super().__init__(limits, allocator, batch, recorder)
         if watermark:  # KVCacheManager counts the null block in
             self._watermark_blocks = int(watermark * (allocator.total_blocks + 1))
@@ -98,9 +94,8 @@ class VLLMv1(Scheduler):
         allocator.planned_tokens, allocator.unknown_tokens = 1, int(self.is_async)
         # whose blocks are all alike, and who gives way newest first, may be asked in any order
         self._order_matters = allocator.running_first or self._by_importance
-        self._has_rules = prefill_schedule_interval > 1 or limits.long_prefill_token_threshold > 0
-        self._last_prefill_step = -prefill_schedule_interval
-        self._is_bound_by_capacity = False
+        has_rules = prefill_schedule_interval > 1 or limits.long_prefill_token_threshold > 0
+        self._pace = Pace(limits, settings) if has_rules else None
         # who is blocked waits for a larger share of the step where a share is all that must fit
         if long_prefill_token_threshold_adaptive and not limits.scheduler_reserve_full_isl:
             self.heeds_arrivals = True
@@ -114,7 +109,9 @@ class VLLMv1(Scheduler):
         """Spend the budget on who runs, then on who waits."""
         allocator, batch = self.allocator, self.batch
         if not (self.waiting or self.prefilling or self.moved_tokens):
-            self._is_bound_by_capacity = self.gave_way = False
+            self.gave_way = False
+            if self._pace is not None:
+                self._pace.is_bound_by_capacity = False
             if allocator.can_decode(batch):
                 self._planned = {}
                 return self._decode(1 if self.leaving else 0)
@@ -130,18 +127,11 @@ class VLLMv1(Scheduler):
             self._wake()
             return None
         else:
-            plan = self._decode(self._most_steps(held_back), opened)
+            plan = self._decode(1 if self.leaving else held_back, opened)
         if opened and plan is not None:
             plan.opened_blocks = opened
             plan.evicted_blocks = min(opened, allocator.evictions - evictions)
         return plan
-
-    def _most_steps(self, held_back: int) -> int:
-        """Steps after which somebody may be admitted though nobody comes or ends; 0: never."""
-        if self.leaving:
-            return 1
-        more = self.allocator.steps_to_more(self.waiting.head()) if self._has_slot() else 0
-        return min(held_back, more) if held_back and more else held_back or more
 
     def _spend(self, now: float) -> int:
         """Spend the step's tokens; return the steps for which prompts are held back."""
@@ -149,9 +139,11 @@ class VLLMv1(Scheduler):
             self.allocator.in_flight = self._planned
         planned = self._planned = {}
         self._opened, self.gave_way = 0, False
-        longest, held_back = self.limits.max_num_batched_tokens, 0
-        if self._has_rules:
-            held_back, longest = self._steps_held_back(), self._longest_chunk()
+        longest, held_back, pace = self.limits.max_num_batched_tokens, 0, self._pace
+        if pace is not None:
+            decodes = len(self.running) > len(self.prefilling)
+            held_back = pace.steps_held_back(self.steps_taken) if decodes else 0
+            longest = pace.longest_chunk(len(self.running) + len(self.waiting))
         if self.prefilling or not self.allocator.can_decode(self.batch):
             together = self._suffices(longest, held_back)
             run = self._run_together if together else self._run_one_by_one
@@ -159,43 +151,12 @@ class VLLMv1(Scheduler):
         went_on = bool(planned) and not self.prefilling.keys().isdisjoint(planned)
         if self.waiting and not self.gave_way:
             went_on = self._admit(longest, held_back, now) or went_on
-        if self._has_rules:
-            self._note_cadence(held_back, went_on=went_on)
+        if pace is not None:
+            if not self.gave_way and not held_back:
+                pace.is_bound_by_capacity = bool(self.waiting)
+            if went_on:
+                pace.last_prefill_step = self.steps_taken + 1
         return held_back
-
-    def _note_cadence(self, held_back: int, *, went_on: bool) -> None:
-        """Note what `_steps_held_back` goes by (0.33.0 scheduler.py:1612-1631)."""
-        if not self.gave_way and not held_back:
-            self._is_bound_by_capacity = bool(self.waiting)
-        if went_on:
-            self._last_prefill_step = self.steps_taken + 1
-
-    def _longest_chunk(self) -> int:
-        """Most tokens of one prompt in this step (0.33.0 scheduler.py:754-768)."""
-        limits = self.limits
-        most, threshold = limits.max_num_batched_tokens, limits.long_prefill_token_threshold
-        if not threshold:
-            return most
-        requests = len(self.running) + len(self.waiting)
-        if requests <= 1 and limits.waives_threshold:
-            return most
-        if self._settings.long_prefill_token_threshold_adaptive:
-            threshold = max(threshold, most // requests)
-        return threshold
-
-    def _steps_held_back(self) -> int:
-        """Steps for which prompts are held back, so that decodes go on undisturbed.
-
-        `prefill_schedule_interval`: not when the last release left somebody waiting, nor when
-        nobody decodes (0.33.0 scheduler.py:770-792).
-        """
-        interval = self._settings.prefill_schedule_interval
-        if interval == 1 or self._is_bound_by_capacity:
-            return 0
-        left = self._last_prefill_step + interval - self.steps_taken - 1
-        if left > 0 and len(self.running) > len(self.prefilling):
-            return left
-        return 0
 
     # ---- who runs -----------------------------------------------------------------------
 
