@@ -306,6 +306,8 @@ class BlockTables(Paged):
 
     def _remember(self, request: Request, table: Table, hit: Hit) -> None:
         """Keep what was found for who must wait, until something of its prompt changes."""
+        if self._blocked is not None and self._blocked[2] is table:
+            return
         self._blocked = (request, request.prefill_tokens, table, hit)
         names: set[int] = set()
         for size in {growth.block_size for growth in self._groups} if self._caching else ():
