@@ -23,7 +23,9 @@ import kvsim
 from kvsim.catalog.models import model_names
 from kvsim.engines import engine_names
 from kvsim.errors import KVSimError
+from kvsim.memory.footprint import layer_caches
 from kvsim.planning.plan_types import Plan
+from kvsim.simulator.allocators import Allocator
 from kvsim.simulator.assemble import make_scheduler
 from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.recorder import Recorder
@@ -105,8 +107,11 @@ def planned(answer: Plan, tokens: int) -> int:
 def scenario(model: str, engine: str, flags: dict[str, Any], requests: int) -> Scenario:
     """So many requests at once, a little short of the longest that is served.
 
-    The one token that a request answers with is never cached.
+    The one token that a request answers with is never cached. vLLM keeps recurrent states for
+    later prompts, as the plan has it, only under its own scheduler.
     """
+    layers = layer_caches(kvsim.find_model(model))
+    keeps_states = engine == "vllm" and any(cache.fixed_bytes() for _, cache in layers)
     return Scenario(
         name="plan-equals-simulation",
         model=model,
@@ -120,8 +125,8 @@ def scenario(model: str, engine: str, flags: dict[str, Any], requests: int) -> S
             },
             "requests": requests,
         },
-        memory={"allocator": "paged"},
-        scheduler={"policy": "orca"},
+        **({} if keeps_states else {"memory": {"allocator": "paged"}}),
+        scheduler={"policy": "vllm-v1" if keeps_states else "orca"},
         step_time={"kind": "constant", "seconds": 1.0},
     )
 
@@ -134,15 +139,28 @@ def admitted_at_once(setup: Setup, tokens: int, most: int) -> int:
     live: list[tuple[Request, int]] = []
     for row in range(most):
         request = Request(row, 0.0, tokens, 1)
-        if memory.allocate(request, chunk) is None:
+        if memory.allocate(request, chunk) is None or not _grows(request, memory, chunk):
             break
-        while request.computed_tokens < tokens:
-            request.computed_tokens = min(request.computed_tokens + chunk, tokens)
-            grown = memory.append_slots(request, min(request.computed_tokens + chunk, tokens))
-            assert grown, "who is admitted has room to its last chunk"
         live.append((request, tokens))
     memory.check(live)
     return len(live)
+
+
+def _grows(request: Request, memory: Allocator, chunk: int) -> bool:
+    """Compute a prompt chunk by chunk; False: it was given up, as its last one has no room.
+
+    An admission asks for all that attention needs. Of recurrent states it asks for those of one
+    chunk, while the next one needs the newest before it, too.
+    """
+    while rest := request.prompt_tokens - request.computed_tokens:
+        request.computed_tokens += memory.chunk(request, min(chunk, rest))
+        coming = min(chunk, request.prompt_tokens - request.computed_tokens)
+        end = request.computed_tokens + (memory.chunk(request, coming) if coming else 0)
+        if not memory.append_slots(request, end):
+            assert memory.aligns_chunks, "who is admitted has room to its last chunk"
+            memory.free(request)
+            return False
+    return True
 
 
 def peak_residents(question: Scenario) -> int:

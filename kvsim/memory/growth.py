@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from math import inf, lcm
 from typing import NamedTuple
@@ -17,6 +17,9 @@ __all__ = ["BlockCurve", "Growth", "Window"]
 class Window(NamedTuple):
     """Tokens that later ones still attend to, where an engine gives back the blocks before them.
 
+    A recurrent state that is kept for later prompts is one too: what comes next needs the block
+    that the newest token is in, and no other.
+
     Parameters
     ----------
     tokens : int
@@ -25,11 +28,20 @@ class Window(NamedTuple):
         Whether attention begins anew after so many tokens.
     admitted_blocks : int
         Most blocks that an admission asks for.
+    checkpoints : int or None
+        Of a recurrent state, the blocks of a prompt's last chunk that hold a state beside the
+        newest one; None for what attends.
     """
 
     tokens: int
     is_chunk: bool
     admitted_blocks: int
+    checkpoints: int | None = None
+
+    @classmethod
+    def state(cls, admitted_blocks: int, checkpoints: int) -> Window:
+        """A recurrent state of which copies are kept."""
+        return cls(2, False, admitted_blocks, checkpoints)
 
     def first_token(self, computed: int) -> int:
         """First token that anybody attends to, once so many are computed.
@@ -54,7 +66,8 @@ class Growth(NamedTuple):
         Growth.full(16)           every token keeps its place
         Growth.capped(16, 65)     a window or a chunk: as many blocks and no more
         Growth.moving(16, window) the same, of an engine that frees blocks as the window moves on
-        Growth.constant(2)        a recurrent state, an encoder's output: whatever the length
+        Growth.of_state(16, ...)  the newest of the recurrent states that are kept at ends of blocks
+        Growth.constant(1)        a recurrent state, an encoder's output: whatever the length
 
     Parameters
     ----------
@@ -97,6 +110,11 @@ class Growth(NamedTuple):
         return cls(block_size, most, 0, 1, window)
 
     @classmethod
+    def of_state(cls, block_size: int, window: Window) -> Growth:
+        """Keep the newest state alone; a second one stays for the step that opens a block."""
+        return cls(block_size, 1, 0, 1, window)
+
+    @classmethod
     def constant(cls, blocks: int) -> Growth:
         """Do not grow at all."""
         return cls(1, 0, blocks, 1)
@@ -107,6 +125,11 @@ class Growth(NamedTuple):
         if self.most_blocks is not None:
             blocks = min(blocks, self.most_blocks)
         return self.fixed_blocks + self.width * blocks
+
+    @property
+    def is_state(self) -> bool:
+        """Whether each block that is held has a recurrent state, and those between have none."""
+        return self.window is not None and self.window.checkpoints is not None
 
     def admitted_at(self, tokens: int) -> int:
         """Blocks that an admission asks for, of a prompt of so many tokens."""
@@ -161,6 +184,8 @@ class BlockCurve:
         Blocks that a sequence holds whatever its length (recurrent state groups).
     beside : tuple of BlockCurve
         Groups of larger blocks, a curve for each block size; what they hold adds up.
+    states : int
+        Of the growing groups, those of which a block is filled as it is opened, by a state.
 
     Examples
     --------
@@ -175,6 +200,7 @@ class BlockCurve:
     caps: tuple[int, ...] = ()
     fixed: int = 0
     beside: tuple[BlockCurve, ...] = ()
+    states: int = 0
     _capped: _Capped = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -187,15 +213,13 @@ class BlockCurve:
         Examples
         --------
         >>> BlockCurve.of((Growth.full(16), Growth.capped(16, 65), Growth.constant(2)))
-        BlockCurve(block_size=16, growing=1, caps=(65,), fixed=2, beside=())
+        BlockCurve(block_size=16, growing=1, caps=(65,), fixed=2, beside=(), states=0)
         """
         sizes = sorted({each.block_size for each in growths if each.most_blocks != 0} or {1})
         alike = [[each for each in growths if each.block_size == size] for size in sizes]
         fixed = sum(each.fixed_blocks for each in growths)
-        smallest, *larger = (
-            (size, *_grown(groups)) for size, groups in zip(sizes, alike, strict=True)
-        )
-        return cls(*smallest, fixed, tuple(cls(*each) for each in larger))
+        first, *larger = (_grown(size, each) for size, each in zip(sizes, alike, strict=True))
+        return replace(first, fixed=fixed, beside=tuple(larger))
 
     @property
     def parts(self) -> Iterator[BlockCurve]:
@@ -229,7 +253,7 @@ class BlockCurve:
     def slots_at(self, tokens: int) -> int:
         """Slots of those blocks that `tokens` cached tokens fill; a window keeps its last.
 
-        A fixed block is filled whole.
+        Blocks of states, and all that are fixed, are filled whole.
         """
         whole = self.slots_per_block
         filled = whole * self.fixed + (whole // self.block_size) * self._kept_at(tokens)
@@ -240,15 +264,20 @@ class BlockCurve:
     def _kept_at(self, tokens: int) -> int:
         """Tokens that the groups of this block size keep, each counted in every group."""
         kept = self.growing * tokens
+        if self.states:
+            kept += self.states * (-tokens % self.block_size)
         if self.caps:
             blocks, rest = divmod(tokens, self.block_size)
             kept += self.block_size * self._capped.total(blocks) + rest * self._capped.above(blocks)
         return kept
 
     def slot_slope_at(self, tokens: int) -> int:
-        """Slots that the token after the first `tokens` fills."""
+        """Slots that the token after the first `tokens` fills, beside blocks of states."""
         whole = self.slots_per_block
-        return sum(p.groups_open_at(tokens) * (whole // p.block_size) for p in self.parts)
+        return sum(
+            (part.groups_open_at(tokens) - part.states) * (whole // part.block_size)
+            for part in self.parts
+        )
 
     @property
     def breakpoints(self) -> tuple[int, ...]:
@@ -276,8 +305,13 @@ class BlockCurve:
         return low
 
 
-def _grown(groups: list[Growth]) -> tuple[int, tuple[int, ...]]:
+def _grown(size: int, groups: list[Growth]) -> BlockCurve:
     """Blocks that always open, and where each of the others stops: groups of one block size."""
-    growing = sum(each.width for each in groups if each.most_blocks is None)
+    growing = [each for each in groups if each.most_blocks is None]
     caps = (each.most_blocks for each in groups for _ in range(each.width) if each.most_blocks)
-    return growing, tuple(sorted(caps))
+    return BlockCurve(
+        size,
+        sum(each.width for each in growing),
+        tuple(sorted(caps)),
+        states=sum(each.width for each in growing if each.is_state),
+    )

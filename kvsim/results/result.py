@@ -197,12 +197,13 @@ class SimulationResult:
     def totals(self) -> StepTotals:
         """The totals of the run's steps after the warm-up."""
         options, scheduler = self.setup.deployment.options, self.setup.scheduler
-        budget = options.max_num_batched_tokens if scheduler.bounds_step_tokens else None
+        chunk = min(self.setup.chunk_tokens, options.max_num_batched_tokens)
+        budget = options.max_num_batched_tokens - chunk + 1
         scope = TotalsScope(
             costs=self.setup.step_time,
             pool_slots=self.setup.pool_slots,
             max_num_seqs=options.max_num_seqs - self._samples + 1,
-            max_num_batched_tokens=budget or np.inf,
+            full_step_tokens=budget if scheduler.bounds_step_tokens else np.inf,
             from_seconds=self.warm_seconds,
             to_seconds=self.recording.end_seconds,
             first_tokens=self._first_tokens() if scheduler.prefills_stop_decodes else None,

@@ -46,7 +46,7 @@ class TotalsScope:
         What a step costs, to say which resource bound it.
     pool_slots : float
         Token slots of the pool.
-    max_num_seqs, max_num_batched_tokens : float
+    max_num_seqs, full_step_tokens : float
         A step that holds as many keeps requests out by itself; memory does not.
     from_seconds, to_seconds : float
         The time that counts; earlier steps are warm-up.
@@ -58,7 +58,7 @@ class TotalsScope:
     costs: StepCosts
     pool_slots: float
     max_num_seqs: float
-    max_num_batched_tokens: float
+    full_step_tokens: float
     from_seconds: float
     to_seconds: float
     first_tokens: Floats | None = None
@@ -179,7 +179,7 @@ class _Adder:
         computed = steps["sequences"] + steps["prefill_tokens"]
         running = steps["sequences"] + (steps["prefill_tokens"] > 0)
         starved = (steps["waiting"] > 0) & (running < self._scope.max_num_seqs)
-        starved &= computed < self._scope.max_num_batched_tokens
+        starved &= computed < self._scope.full_step_tokens
         self._starved += float(counted[starved].sum())
 
     def _add_bounds(self, steps: Columns, counted: Floats) -> None:

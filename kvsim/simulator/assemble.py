@@ -29,6 +29,7 @@ from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.schedulers import Scheduler, SchedulerLimits
 from kvsim.simulator.schedulers.sglang import SGLang
 from kvsim.simulator.schedulers.vllm_settings import release_limits
+from kvsim.simulator.schedulers.vllm_v1 import VLLMv1
 from kvsim.steptime.kv_reads import attended_layers, prefill_pairs
 from kvsim.units import ceil_div
 
@@ -88,8 +89,7 @@ def _prefix(setup: Setup) -> Allocator:
 
 def _prefix_of_windows(setup: Setup) -> Allocator:
     scenario = setup.scenario
-    if any(cache.fixed_bytes() for _, cache in layer_caches(setup.deployment.model)):
-        refuse_hybrid()
+    _check_states(setup)
     if scenario.memory.eviction != "lru":
         raise InputError(
             f"memory.eviction {scenario.memory.eviction}: windows give their blocks back in vLLM's"
@@ -102,6 +102,28 @@ def _prefix_of_windows(setup: Setup) -> Allocator:
             fix="set workload.samples to 1, or memory.allocator to paged",
         )
     return _tables(setup, caching=True)
+
+
+def _check_states(setup: Setup) -> None:
+    """Refuse recurrent states that are kept for later prompts in a way that is not modelled."""
+    if not any(cache.fixed_bytes() for _, cache in layer_caches(setup.deployment.model)):
+        return
+    growing = [growth for growth in _growths(setup) if growth.most_blocks != 0]
+    if not any(growth.is_state for growth in growing):
+        refuse_hybrid()
+    if len({growth.block_size for growth in growing}) > 1:
+        raise InputError(
+            "prefixes of recurrent models are kept in blocks of one size, and these layers have"
+            f" {', '.join(map(str, sorted({growth.block_size for growth in growing})))} tokens",
+            fix="set memory.allocator to paged",
+        )
+    policy = setup.scenario.scheduler.policy
+    if not issubclass(setup.scheduler, VLLMv1):
+        raise InputError(
+            f"{policy} does not end chunks where recurrent states are kept",
+            where="scheduler.policy",
+            fix="set it to vllm-v1, or memory.allocator to paged",
+        )
 
 
 def _tables(setup: Setup, *, caching: bool) -> Allocator:

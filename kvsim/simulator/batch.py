@@ -105,7 +105,8 @@ class HybridBatch(DecodeBatch):
     ----------
     filled_slots, fill_slope : int
         Slots of their blocks that hold something (tokens of every group, at most a window of
-        them, states), and what each step fills more. Elsewhere a slot is a token.
+        them, states), and what each step fills more beside blocks of states. Elsewhere a slot
+        is a token.
     """
 
     def __init__(self, pools: tuple[tuple[BlockCurve, int], ...], reads: KVReadCurve) -> None:
@@ -114,6 +115,11 @@ class HybridBatch(DecodeBatch):
         self.pools = pools
         self._pools = [list(_counters(curve, weight)) for curve, weight in pools]
         self._counters = [counter for counters in self._pools for counter in counters]
+        self._of_states = [
+            (counter, curve.states * curve.block_size)
+            for counter in self._counters
+            if (curve := counter.curve).states
+        ]
         self.pool_phases = [counters[0].pool for counters in self._pools]
         self.phases = self.pool_phases[0]
         self.fill_slope = self.filled_slots = 0
@@ -144,6 +150,14 @@ class HybridBatch(DecodeBatch):
         """Slots that one sequence of `tokens` cached tokens fills, all pools added."""
         return self._share(tokens).slots if tokens else 0
 
+    def filling_slots(self, steps: int) -> int:
+        """Slots that the next `steps` steps fill; those of a state as soon as its block opens."""
+        filling = steps * self.fill_slope
+        for counter, states in self._of_states:
+            blocks = counter.phases.blocks_for(self.step, steps)
+            filling += states * counter.slots * blocks // counter.curve.growing
+        return filling
+
     def shared_slots_of(self, request: Request) -> int:
         """Slots of the prompt's full blocks in all pools, for every sample but the first."""
         prompt = request.prompt_tokens
@@ -157,7 +171,7 @@ class HybridBatch(DecodeBatch):
 
     def advance(self, steps: int) -> list[Request]:
         """Take `steps` decode steps, and bend whatever has come to its bend."""
-        self.filled_slots += steps * self.fill_slope
+        self.filled_slots += self.filling_slots(steps)
         done = super().advance(steps)
         while self._bends and self._bends[0][0] <= self.step:
             at, _, request = heappop(self._bends)
@@ -184,7 +198,10 @@ class HybridBatch(DecodeBatch):
         straight = self._first_bytes + self._slope * computed
         return _Share(
             slots=sum(weight * curve.slots_at(computed) for curve, weight in self.pools),
-            fill_slope=sum(n * counter.slots for n, counter in zip(opens, counters, strict=True)),
+            fill_slope=sum(
+                (n - counter.curve.states) * counter.slots
+                for n, counter in zip(opens, counters, strict=True)
+            ),
             opens=opens,
             bent_bytes=reads.bytes_at(computed + 1) - straight,
             bent_slope=reads.slope_at(computed + 1) - self._slope,

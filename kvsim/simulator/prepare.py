@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from kvsim.catalog.accelerators import find_accelerator
@@ -20,6 +20,7 @@ from kvsim.simulator.blame import blaming
 from kvsim.simulator.cautions import idle_keys, overrides_of_the_plan
 from kvsim.simulator.scenario import Scenario
 from kvsim.simulator.schedulers import SCHEDULERS, Scheduler
+from kvsim.simulator.schedulers.vllm_v1 import VLLMv1
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
@@ -71,6 +72,12 @@ class Setup:
     def num_blocks(self) -> int:
         """Blocks of the first pool that requests can be given."""
         return self.pools.main.given_blocks
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens of which chunks of prompts are multiples, so that recurrent states are kept."""
+        growths = (group.growth for group in self.pools.main.groups)
+        return next((growth.block_size for growth in growths if growth.is_state), 1)
 
     @property
     def scheduler(self) -> type[Scheduler]:
@@ -139,7 +146,11 @@ def prepare(
         accelerator = accelerator or find_accelerator(scenario.accelerator)
     with blaming(scenario, "engine"):
         asked = Deployment(spec, accelerator, scenario.engine.options)
-        sizing = size(engine, overridden(asked, model or scenario.model, engine))
+        asked = overridden(asked, model or scenario.model, engine)
+        sizing = size(engine, asked)
+        if _keeps_states(sizing) and scenario.memory.allocator != "prefix":
+            scenario = _caching_settled(scenario)
+            sizing = size(engine, replace(asked, options=scenario.engine.options))
     _refuse_overlong(scenario, sizing.deployment)
     _refuse_huge_blocks(scenario, sizing.deployment)
     _refuse_unfit(scenario, sizing)
@@ -149,6 +160,23 @@ def prepare(
         _pools(scenario, sizing),
         _step_time(scenario, sizing.deployment),
     )
+
+
+def _keeps_states(sizing: Sizing) -> bool:
+    """Whether copies of recurrent states are kept for later prompts, as vLLM does by default."""
+    return any(group.growth.is_state for group in sizing.pools.main.groups)
+
+
+def _caching_settled(scenario: Scenario) -> Scenario:
+    """Say whether prefixes are cached, where that decides how recurrent states are laid out.
+
+    Unless the scenario says so they are, as in the engine, if what it asks for can be.
+    """
+    workload, policy = scenario.workload, SCHEDULERS.find(scenario.scheduler.policy)
+    can = workload.samples == 1 and issubclass(policy, VLLMv1)
+    caches = can and "allocator" not in scenario.memory.model_fields_set
+    engine = scenario.engine.model_copy(update={"enable_prefix_caching": caches})
+    return scenario.model_copy(update={"engine": engine})
 
 
 def _refuse_overlong(scenario: Scenario, deployment: ResolvedDeployment) -> None:

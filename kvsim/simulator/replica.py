@@ -227,7 +227,7 @@ class Replica:
             sequences, read, claimed = batch.sequences, batch.kv_bytes, scheduler.claimed_slots
             if hybrid:
                 filled = scheduler.filled_slots() - scheduler.shared_slots()
-                self.recorder.filling_slots.append(steps * hybrid.fill_slope)
+                self.recorder.filling_slots.append(hybrid.filling_slots(steps))
             elif leaving:
                 filled = scheduler.cached_tokens_in_all() - scheduler.shared_slots()
             else:
@@ -330,8 +330,10 @@ class Replica:
         filled = scheduler.filled_slots() if hybrid else scheduler.cached_tokens_in_all()
         slots = allocator.slots(filled, waiting.head() if waiting else None)
         if hybrid:
-            coming = self._coming_slots(plan)
-            decoded = steps * hybrid.fill_slope if plan.decodes else 0
+            passed = sum(allocator.passed_slots(request) for request, _ in plan.prefills)
+            coming = self._coming_slots(plan) - passed
+            filled += passed  # `slots` knows that they are not held: nor are they computed yet
+            decoded = hybrid.filling_slots(steps) if plan.decodes else 0
             self.recorder.filling_slots.append(coming + decoded)
             if not slots.reserved:  # held for this step's prompts, and not yet written
                 slots = slots._replace(reserved=coming)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from random import Random
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from kvsim.engines.vllm.pages import PageSpec, Reserve
 from kvsim.engines.vllm.rules import Rules
@@ -28,12 +28,19 @@ _FLAGS = {  # fields of a case that are flags of some releases alone
 class Layers(NamedTuple):
     """Layers that share a table: "full", or those of a "window" or "chunk" of so many tokens.
 
-    Their blocks are `factor` times as long as the case's.
+    Those of a recurrent "state" leave so many checkpoints behind. Blocks are `factor` times as
+    long as the case's.
     """
 
-    kind: str = "full"
+    kind: Literal["full", "window", "chunk", "state"] = "full"
     span: int = 0
     factor: int = 1
+
+    def page(self, size: int) -> PageSpec:
+        """What the product makes of them."""
+        if self.kind == "state":
+            return PageSpec("state", size, 1, 2, checkpoints=self.span)
+        return PageSpec(self.kind, size, 1, self.span)
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Case:
         """What the product makes of the layers."""
         in_flight = Reserve((2 if self.asynchronous else 1) * self.max_num_batched_tokens)
         return tuple(
-            PageSpec(each.kind, size, 1, each.span).growth(LONGEST, in_flight)  # type: ignore[arg-type]
+            each.page(size).growth(LONGEST, in_flight)
             for each, size in zip(self.layers, self.block_sizes, strict=True)
         )
 
@@ -86,7 +93,12 @@ class Case:
 
         def blocks(growth: Growth, tokens: int) -> int:
             most = -(-tokens // growth.block_size)
-            return min(most, growth.window.admitted_blocks) if growth.window else most
+            if growth.window is None:
+                return most
+            least = min(most, growth.window.admitted_blocks)
+            if growth.is_state and self.asynchronous:
+                least += 2  # what a chunk under way fills
+            return least
 
         longest = max(job.prompt + job.output for job in self.jobs)
         return sum(blocks(growth, longest) for growth in self.growths)
@@ -151,6 +163,19 @@ def _layered(random: Random, case: Case) -> Case:
     return _pressed(random, replace(case, layers=layers, retention_interval=interval))
 
 
+def _recurrent(random: Random, case: Case) -> Case:
+    """Give the model recurrent states, mostly beside full attention, in blocks that may be long."""
+    state = Layers("state", random.choice([0, 1, 1]))
+    full, window = Layers(), Layers("window", random.choice([2, 17, 32]))
+    layers = random.choice(
+        [(full, state), (full, state), (state, full, state), (full, window, state), (state,)]
+    )
+    size = case.block_size * random.choice([1, 2, 4])
+    interval = random.choice([0, 0, None, size * random.randint(1, 4)])
+    case = replace(case, layers=layers, block_size=size, retention_interval=interval)
+    return _pressed(random, _set(_THRESHOLD, random, case) if random.random() < 0.3 else case)
+
+
 _THRESHOLD: Settings = {"threshold": lambda random, _: random.choice([4, 8, 16, 33, 64])}
 _FIRST_CHUNK: Settings = {"reserve_full": lambda random, _: False}
 _SETTINGS: Settings = {
@@ -179,6 +204,8 @@ FAMILIES: dict[str, Callable[[Random], Case]] = {
     "windows": lambda random: _layered(random, _draw(random)),
     "windows-prefix": lambda random: _layered(random, _draw(random, shared=True)),
     "windows-turns": lambda random: _layered(random, _draw(random, turns=True)),
+    "states-prefix": lambda random: _recurrent(random, _draw(random, shared=True)),
+    "states-turns": lambda random: _recurrent(random, _draw(random, turns=True)),
 }
 FAMILIES |= {
     f"async-{name}": lambda random, draw=draw: _asynchronous(draw(random))
@@ -200,8 +227,11 @@ def case_of(family: str, seed: int) -> Case:
 def lacks(family: str, rules: Rules) -> str | None:
     """Name the flags of a family that a release has not, if there are any."""
     kind = family.removeprefix("async-").removesuffix("-prefix")
-    if kind.startswith("windows") and rules.value("prefix_cache_retention_interval") is None:
-        return f"windows of vLLM {rules.said} are not compared: it keeps all of their blocks"
+    if (
+        kind.startswith(("windows", "states"))
+        and rules.value("prefix_cache_retention_interval") is None
+    ):
+        return f"{kind} of vLLM {rules.said} are not compared: it keeps all of their blocks"
     drawn = {"first-chunk": _FIRST_CHUNK, "settings": _SETTINGS}.get(kind, {})
     needed = [flag for name, flag in _FLAGS.items() if name in drawn]
     absent = [flag for flag in needed if flag not in rules.value("scheduler_flags")]

@@ -42,6 +42,7 @@ from vllm.v1.kv_cache_interface import (
     KVCacheConfig,
     KVCacheGroupSpec,
     KVCacheSpec,
+    MambaSpec,
     SlidingWindowSpec,
 )
 from vllm.v1.outputs import ModelRunnerOutput
@@ -88,8 +89,12 @@ def _scheduler(case: Case) -> Scheduler:
         ),
         **case.flags,
     )
+    has_states = any(each.kind == "state" for each in case.layers)
     caching = CacheConfig(
-        block_size=case.block_size, cache_dtype="auto", enable_prefix_caching=case.caching
+        block_size=case.block_size,
+        cache_dtype="auto",
+        enable_prefix_caching=case.caching,
+        **({"mamba_cache_mode": "align"} if has_states else {}),
     )
     config = VllmConfig(
         scheduler_config=limits,
@@ -126,6 +131,15 @@ def _cache(case: Case, blocks: int) -> KVCacheConfig:
 
 def _groups(case: Case) -> list[KVCacheGroupSpec]:
     def spec(layers: Layers, size: int) -> KVCacheSpec:
+        if layers.kind == "state":
+            return MambaSpec(
+                block_size=size,
+                shapes=((1,),),
+                dtypes=(torch.float32,),
+                mamba_cache_mode="align",
+                num_prefill_checkpoint_blocks=layers.span,
+                prefill_checkpoint_alignment=1 if layers.span else None,
+            )
         given = {"block_size": size, "num_kv_heads": 1, "head_size": 1, "dtype": torch.float32}
         if layers.kind == "window":
             return SlidingWindowSpec(**given, sliding_window=layers.span, dcp_sharded=False)

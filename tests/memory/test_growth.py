@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvsim.memory.growth import BlockCurve, Growth
+from kvsim.memory.growth import BlockCurve, Growth, Window
 
 GROWTHS = st.builds(
     Growth,
@@ -16,6 +16,7 @@ GROWTHS = st.builds(
     st.sampled_from([None, 0, 1, 2, 5]),
     st.integers(0, 2),
     st.integers(1, 2),
+    st.sampled_from([None, Window.state(2, 0)]),
 )
 GROUPS = st.lists(GROWTHS, min_size=1, max_size=5).map(tuple)
 TOKENS = st.integers(0, 200)
@@ -111,7 +112,10 @@ def test_the_longest_is_found_by_trying(groups: tuple[Growth, ...], blocks: int)
 @given(groups=GROUPS, tokens=TOKENS)
 def test_the_slope_is_what_the_next_token_fills(groups: tuple[Growth, ...], tokens: int) -> None:
     curve = BlockCurve.of(groups)
-    assert curve.slots_at(tokens + 1) - curve.slots_at(tokens) == curve.slot_slope_at(tokens)
+    opened = (part for part in curve.parts if tokens % part.block_size == 0)
+    states = sum(part.states for part in opened) * curve.slots_per_block
+    more = curve.slots_at(tokens + 1) - curve.slots_at(tokens)
+    assert more == curve.slot_slope_at(tokens) + states
 
 
 @given(groups=GROUPS, tokens=TOKENS)

@@ -59,7 +59,7 @@ def totals(pages=((0, 4),), costs=None, first_tokens=None, rows=None, **limits):
         costs=costs or Costs(),
         pool_slots=40,
         max_num_seqs=limits.get("seqs", 4),
-        max_num_batched_tokens=limits.get("tokens", np.inf),
+        full_step_tokens=limits.get("tokens", np.inf),
         from_seconds=1.0,
         to_seconds=12.0,
         first_tokens=first_tokens,
@@ -134,7 +134,7 @@ def test_a_span_shorter_than_a_second_is_as_long_as_it_is():
         costs=Costs(),
         pool_slots=40,
         max_num_seqs=4,
-        max_num_batched_tokens=np.inf,
+        full_step_tokens=np.inf,
         from_seconds=9.5,
         to_seconds=10.0,
     )

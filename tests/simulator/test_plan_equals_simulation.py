@@ -239,7 +239,8 @@ def test_contiguous_regions_pay_for_states_and_what_the_encoder_left(model):
     answer = kvsim.plan(model, law.GPU, **flags)
     planned = min(answer.contiguous_vs_paged.contiguous_requests, law.SEATS)
     question = law.scenario(model, "vllm", flags, planned + 5)
-    held = law.peak_residents(kvsim.with_overrides(question, {"memory.allocator": "reserve-max"}))
+    keys = {"memory.allocator": "reserve-max", "scheduler.policy": "orca"}
+    held = law.peak_residents(kvsim.with_overrides(question, keys))
     assert held == pytest.approx(planned, abs=1, rel=0.01)
 
 

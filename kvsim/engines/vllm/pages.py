@@ -127,6 +127,9 @@ class PageSpec(NamedTuple):
                 admitted = self.admission_pages(length, reserve)
                 window = Window(self.span, self.kind == "chunk", admitted)
                 return Growth.moving(self.block_size, window)
+            case "state" if self.span > 1 and not self.is_per_block:
+                window = Window.state(self.admission_pages(length, reserve), self.checkpoints)
+                return Growth.of_state(self.block_size, window)
             case "state":
                 return Growth.constant(self.span)
             case "fixed" | "ring":

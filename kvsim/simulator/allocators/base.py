@@ -98,6 +98,8 @@ class Allocator(ABC):
         Newest tokens of a decoding sequence whose content the scheduler does not know yet.
     in_flight : mapping of Request to int
         Prompt tokens that the step under way computes while the next one is planned.
+    longest_chunk : int
+        Most tokens of one prompt that any step computes.
     cached_blocks, further_refs : int
         Idle blocks that keep a prefix; references to held blocks beyond the first to each.
     evictions : int
@@ -131,6 +133,8 @@ class Allocator(ABC):
     shares_prefixes = False  # whether an admission looks its prompt up
     running_first = False  # whether decodes evict before it does, as vLLM's
     gives_back = False  # whether requests free blocks while they run, and so one for another
+    aligns_chunks = False  # whether chunks of prompts end where recurrent states are kept
+    longest_chunk = 0
     in_flight: Mapping[Request, int] = MappingProxyType({})
     rounded_slots = 0
 
@@ -222,6 +226,17 @@ class Allocator(ABC):
 
     def cached_tokens(self, request: Request) -> int:
         """Tokens of a waiting request that an admission would find; nothing changes."""
+        return 0
+
+    def begin_step(self) -> None:  # noqa: B027 - only one policy minds
+        """Note that a step is planned from now on; asked of who aligns chunks."""
+
+    def chunk(self, request: Request, tokens: int) -> int:
+        """Tokens of a running prompt's next chunk, of those that the step has for it."""
+        return tokens
+
+    def passed_slots(self, request: Request) -> int:
+        """Slots of a planned chunk that it will never hold, of which no other word is said."""
         return 0
 
     def steps_to_more(self, request: Request) -> int:

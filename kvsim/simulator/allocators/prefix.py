@@ -38,9 +38,9 @@ def refuse_hybrid() -> NoReturn:
         Always.
     """
     raise InputError(
-        "prefix sharing is modelled for models with full attention in every layer, and for"
-        " windows under vLLM",
-        fix="use the paged allocator for recurrent models, and for windows elsewhere",
+        "prefix sharing is modelled for models with full attention in every layer, and under vLLM"
+        " for windows and, from 0.28 on, recurrent states",
+        fix="use the paged allocator",
     )
 
 

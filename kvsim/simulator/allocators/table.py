@@ -4,6 +4,7 @@
 
     full     [ 0 ][ 1 ][ 2 ][ 3 ][ 4 ][ 5
     window                  [ 3 ][ 4 ][ 5        first = 3, stop = 6
+    state         [ 1 ]               [ 5        first = 1, stop = 6, holes 2, 3 and 4
              ^ left behind  ^             ^ room for the tokens of this step
 """
 
@@ -19,7 +20,7 @@ from kvsim.simulator.request import Request
 from kvsim.units import ceil_div
 from kvsim.workload.content import Segments
 
-__all__ = ["Table", "first_block", "table_of", "tabled", "without_windows"]
+__all__ = ["Table", "first_block", "new_blocks", "table_of", "tabled", "without_windows"]
 
 
 class Table:
@@ -28,11 +29,15 @@ class Table:
     Attributes
     ----------
     first, stop : list of int
-        By group, the blocks that it holds are ``range(first, stop)``.
+        By group, the blocks that it holds are ``range(first, stop)``, but for the holes.
+    holes : list of set of int
+        By group, numbers of blocks that a recurrent state has passed over.
     named : list of int
         By group, the blocks before this one have had their chance of an identity.
     blocks : list of dict
         By group, those with an identity, by their number.
+    passed : int
+        Blocks that its last chunk has passed over.
     junction : int
         Where the prefix ends that its admission found some groups to know, and not all.
     joined, before : int
@@ -52,38 +57,52 @@ class Table:
         "closed_cached",
         "due",
         "first",
+        "holes",
         "ids",
         "joined",
         "junction",
         "named",
+        "passed",
         "stop",
     )
 
     def __init__(self, groups: int) -> None:
         self.first, self.stop, self.named = [0] * groups, [0] * groups, [0] * groups
         self.blocks: list[dict[int, Block]] = [{} for _ in range(groups)]
-        self.junction = 0
+        self.holes: list[set[int]] = [set() for _ in range(groups)]
+        self.junction = self.passed = 0
         self.joined = self.before = self.due = self.closed_at = -1
         self.closed = self.closed_cached = 0
         self.ids: dict[int, Segments] = {}  # by size of a block
 
-    def opening(self, groups: Sequence[Growth], tokens: int) -> int:
-        """Blocks that are missing for so many tokens."""
+    def opening(self, groups: Sequence[Growth], tokens: int, beside: int = 0) -> int:
+        """Blocks that are missing for so many tokens; see `new_blocks`."""
         count = 0
         for growth, stop in zip(groups, self.stop, strict=True):
-            missing = ceil_div(tokens, growth.block_size) - stop
-            if missing > 0:
-                count += growth.width * missing
+            if growth.block_size * stop < tokens:
+                missing = ceil_div(tokens, growth.block_size) - stop
+                count += growth.width * new_blocks(growth, missing, beside)
         return count
 
+    def extend(self, at: int, growth: Growth, tokens: int, beside: int) -> int:
+        """Reach so many tokens in a group; return the numbers that are passed over."""
+        stop, due = self.stop[at], ceil_div(tokens, growth.block_size)
+        if due <= stop:
+            return 0
+        self.stop[at] = due
+        passed = due - stop - new_blocks(growth, due - stop, beside)
+        self.holes[at].update(range(stop, stop + passed))
+        return passed
+
     def left(self, groups: Sequence[Growth]) -> int:
-        """Blocks that were left behind."""
-        return sum(growth.width * first for growth, first in zip(groups, self.first, strict=True))
+        """Blocks that were left behind, or passed over."""
+        triples = zip(groups, self.first, self.holes, strict=True)
+        return sum(growth.width * (first + len(holes)) for growth, first, holes in triples)
 
     def held(self, groups: Sequence[Growth]) -> int:
         """Blocks that are held, with an identity or without."""
-        pairs = zip(groups, self.first, self.stop, strict=True)
-        return sum(growth.width * (stop - first) for growth, first, stop in pairs)
+        stops = zip(groups, self.stop, strict=True)
+        return sum(growth.width * stop for growth, stop in stops) - self.left(groups)
 
     def behind(self, groups: Sequence[Growth], processed: int) -> int:
         """Blocks before the windows, that nobody else holds."""
@@ -91,6 +110,8 @@ class Table:
         for at, growth in enumerate(groups):
             blocks = self.blocks[at]
             for number in range(self.first[at], min(first_block(growth, processed), self.stop[at])):
+                if number in self.holes[at]:
+                    continue
                 if number not in blocks or blocks[number].refs == 1:
                     count += growth.width
         return count
@@ -119,6 +140,21 @@ class Table:
         raise InvariantError(f"{request} has no block {number}")
 
 
+def new_blocks(growth: Growth, missing: int, beside: int) -> int:
+    """Blocks that a group takes of those that are missing: of states the newest, and some beside.
+
+    Parameters
+    ----------
+    growth : Growth
+        The group.
+    missing : int
+        Blocks that it is short of.
+    beside : int
+        Blocks that hold a state beside the newest one.
+    """
+    return min(missing, 1 + beside) if growth.is_state else missing
+
+
 def first_block(growth: Growth, processed: int) -> int:
     """First block that tokens after so many processed ones look back on."""
     return growth.window.first_token(processed) // growth.block_size if growth.window else 0
@@ -139,7 +175,9 @@ def without_windows(growths: Sequence[Growth]) -> BlockCurve:
     """Blocks that a sequence has taken, those given back among them."""
     return BlockCurve.of(
         tuple(
-            growth if growth.window is None else growth._replace(most_blocks=None, window=None)
+            growth._replace(most_blocks=None, window=growth.window if growth.is_state else None)
+            if growth.window is not None
+            else growth
             for growth in growths
         )
     )

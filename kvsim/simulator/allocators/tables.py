@@ -20,9 +20,11 @@ from kvsim.simulator.allocators.block_pool import Block, BlockPool
 from kvsim.simulator.allocators.cuts import Cuts
 from kvsim.simulator.allocators.hits import Alike, Hit, alike, kept, longest_hit
 from kvsim.simulator.allocators.paged import Paged
+from kvsim.simulator.allocators.states import States
 from kvsim.simulator.allocators.table import (
     Table,
     first_block,
+    new_blocks,
     table_of,
     tabled,
     without_windows,
@@ -80,6 +82,10 @@ class BlockTables(Paged):
         self._left_blocks = 0  # blocks that live requests have given back
         self._closed = self._closed_cached = 0  # freed by decodes that are planned
         self._turns, self._cuts = Turns(moving, self._align if caching else 0), Cuts(moving)
+        self._states = States.of(moving, is_sparse=retention_interval == 0)
+        self.aligns_chunks = self._states is not None
+        self._fresh: set[tuple[int, int]] = set()  # states named in this step: group, identity
+        self._is_deferred = False
         self._blocked: tuple[Request, int, Table, Hit] | None = None
 
     # ---- a request's life -----------------------------------------------------------------
@@ -90,7 +96,10 @@ class BlockTables(Paged):
         for growth in self._groups:
             blocks = ceil_div(request.final_tokens, growth.block_size)
             if growth.window is not None and self.in_chunks:
-                blocks = min(blocks, growth.window.admitted_blocks)
+                most = growth.window.admitted_blocks
+                if self._states is not None and growth.is_state and self._late:
+                    most += self._states.in_flight
+                blocks = min(blocks, most)
             need += growth.width * blocks
         return need <= self.total_blocks
 
@@ -104,16 +113,22 @@ class BlockTables(Paged):
         """Look the prompt up; require room for all of it, allocate the first chunk's blocks."""
         table, hit = self._recall(request)
         target, free = request.prefill_tokens, self.free_blocks - spare_blocks
-        end = min(hit.tokens + chunk_tokens, target)
-        gate = self._need(hit, target, is_gate=True) if whole else 0
-        if max(gate, self._need(hit, end)) > free:
+        table.junction = hit.junction
+        chunk = min(chunk_tokens, target - hit.tokens)
+        end = hit.tokens + self._chunk(request, table, hit.tokens, chunk)
+        if end == hit.tokens or self._waits_for_states(hit):
+            return None
+        beside = self._beside(request, hit.tokens, target)
+        gate = self._need(hit, target, beside, is_gate=True) if whole else 0
+        beside = self._beside(request, hit.tokens, end)
+        if max(gate, self._need(hit, end, beside)) > free:
             self._remember(request, table, hit)
             return None
         self._blocked = None
         request.blocks = table
         self._adopt(table, hit)
         self._pool.take(self._fixed)
-        self._grow(request, table, end, end)
+        self._grow(request, table, end, end, beside)
         return hit.tokens
 
     def append_slots(self, request: Request, tokens: int, *, spare_blocks: int = 0) -> bool:
@@ -125,9 +140,10 @@ class BlockTables(Paged):
             return table.due > batch.step or self._decode(request, table, done, batch.step)
         flying = self.in_flight.get(request, 0) if self._waits else 0
         self._leave_behind(table, done - flying)
-        if table.opening(self._groups, tokens) + spare_blocks > self.free_blocks:
+        beside = self._beside(request, done, tokens)
+        if table.opening(self._groups, tokens, beside) + spare_blocks > self.free_blocks:
             return False
-        self._grow(request, table, tokens, tokens)
+        self._grow(request, table, tokens, tokens, beside)
         return True
 
     def _bring_back(self, request: Request, tokens: int, spare_blocks: int) -> bool:
@@ -224,6 +240,8 @@ class BlockTables(Paged):
 
     def steps_to_more(self, request: Request) -> int:
         """Steps until a decode gives something back, or fills a block that may be found."""
+        if self._is_deferred:
+            return 1
         return self._turns.steps_to_next(self.batch) if self.batch is not None else 0
 
     def _processed(self, table: Table, done: int) -> int:
@@ -235,22 +253,55 @@ class BlockTables(Paged):
         """Tokens of a decoding request that a step under way computes."""
         return self.unknown_tokens if self._waits else 0
 
+    # ---- recurrent states -----------------------------------------------------------------
+
+    def begin_step(self) -> None:
+        """States that the step before has named are there from now on."""
+        self._fresh.clear()
+        self._is_deferred = False
+
+    def chunk(self, request: Request, tokens: int) -> int:
+        """Tokens of a running request's next chunk, which ends where states are kept."""
+        return self._chunk(request, table_of(request), request.computed_tokens, tokens)
+
+    def _chunk(self, request: Request, table: Table, start: int, tokens: int) -> int:
+        if self._states is None:
+            return tokens
+        return self._states.chunk(request, start, tokens, table.junction, self.longest_chunk)
+
+    def passed_slots(self, request: Request) -> int:
+        """Slots of the tokens of its last chunk that only the state at their end is kept of."""
+        return table_of(request).passed * self.slots_per_block
+
+    def _beside(self, request: Request, start: int, end: int) -> int:
+        """Blocks of a chunk with states beside its newest one."""
+        return self._states.beside(request, start, end) if self._states is not None else 0
+
+    def _waits_for_states(self, hit: Hit) -> bool:
+        """Whether a state that was found is one that this step writes: the next step has it."""
+        for at, growth in enumerate(self._groups) if self._fresh else ():
+            block = hit.blocks[at].get(hit.tokens // growth.block_size - 1)
+            if growth.is_state and block is not None and (at, block.name) in self._fresh:
+                self._is_deferred = True
+                return True
+        return False
+
     # ---- blocks ---------------------------------------------------------------------------
 
-    def _need(self, hit: Hit, tokens: int, *, is_gate: bool = False) -> int:
+    def _need(self, hit: Hit, tokens: int, beside: int = 0, *, is_gate: bool = False) -> int:
         """Blocks that an admission takes from the queue, idle ones that it finds among them."""
         need = self._fixed
         for growth, found in zip(self._groups, hit.blocks, strict=True):
             due, first = ceil_div(tokens, growth.block_size), first_block(growth, hit.tokens)
-            if is_gate and growth.window is not None:
+            if is_gate and growth.window is not None and not growth.is_state:
                 due = min(due, growth.window.admitted_blocks)
-            need += growth.width * max(0, due - max(first, hit.tokens // growth.block_size))
+            missing = max(0, due - max(first, hit.tokens // growth.block_size))
+            need += growth.width * new_blocks(growth, missing, beside)
             need += sum(not block.refs for number, block in found.items() if number >= first)
         return need
 
     def _adopt(self, table: Table, hit: Hit) -> None:
         """Hold what was found, group by group, but for what is left behind already."""
-        table.junction = hit.junction
         for at, (growth, found) in enumerate(zip(self._groups, hit.blocks, strict=True)):
             stop = hit.tokens // growth.block_size
             first = min(stop, first_block(growth, hit.tokens))
@@ -260,11 +311,15 @@ class BlockTables(Paged):
             table.first[at], table.stop[at], table.named[at] = first, stop, stop
             self._left_blocks += first
 
-    def _grow(self, request: Request, table: Table, tokens: int, known_tokens: int) -> None:
+    def _grow(
+        self, request: Request, table: Table, tokens: int, known_tokens: int, beside: int = 0
+    ) -> None:
         """Take the blocks that are missing, in every group; then name those that are full."""
-        self._pool.take(table.opening(self._groups, tokens))
+        self._pool.take(table.opening(self._groups, tokens, beside))
+        table.passed = 0
         for at, growth in enumerate(self._groups):
-            table.stop[at] = max(table.stop[at], ceil_div(tokens, growth.block_size))
+            table.passed += growth.width * table.extend(at, growth, tokens, beside)
+        self._left_blocks += table.passed
         self._name(request, table, known_tokens)
         self._count()
 
@@ -273,18 +328,23 @@ class BlockTables(Paged):
         for at, growth in enumerate(self._groups):
             first = min(first_block(growth, processed), table.stop[at])
             if first > table.first[at]:
-                self._left_blocks += growth.width * (first - table.first[at])
-                self._drop(table, at, first)
+                self._left_blocks += growth.width * self._drop(table, at, first)
         self._count()
 
-    def _drop(self, table: Table, at: int, first: int) -> None:
-        """Give the blocks of a group before a number back, the last of them first."""
-        blocks, numbers = table.blocks[at], range(first - 1, table.first[at] - 1, -1)
+    def _drop(self, table: Table, at: int, first: int) -> int:
+        """Give the blocks of a group before a number back, the last of them first; count them."""
+        blocks, holes = table.blocks[at], table.holes[at]
+        numbers = range(first - 1, table.first[at] - 1, -1)
         table.first[at] = first
+        count = len(numbers)
+        if holes:
+            count -= len(holes.intersection(numbers))
+            holes.difference_update(numbers)
         named = [blocks.pop(number) for number in numbers if number in blocks] if blocks else []
-        self._pool.give_back_nameless(self._groups[at].width * len(numbers) - len(named))
+        self._pool.give_back_nameless(self._groups[at].width * count - len(named))
         for block in named:
             self._pool.give_back(block)
+        return count
 
     def _count(self) -> None:
         """Take over what the pool counts."""
@@ -343,8 +403,12 @@ class BlockTables(Paged):
             upto = known // growth.block_size
             full = range(max(table.named[at], table.first[at]), upto)
             for number in kept(growth, full, self._align, self._interval, places):
+                if number in table.holes[at]:
+                    continue
                 name = table.identity(request, growth.block_size, number)
                 table.blocks[at][number] = self._pool.name(at, name)
+                if growth.is_state:
+                    self._fresh.add((at, name))
             table.named[at] = max(table.named[at], upto)
 
     # ---- what is seen from outside --------------------------------------------------------

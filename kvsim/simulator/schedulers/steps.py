@@ -51,6 +51,12 @@ class SchedulerLimits:
     skips_behind_idle_victims: bool = False
     async_scheduling: bool = False
 
+    @property
+    def longest_chunk(self) -> int:
+        """Most tokens of one prompt in one step, threshold included."""
+        threshold = self.long_prefill_token_threshold or self.max_num_batched_tokens
+        return min(self.max_num_batched_tokens, threshold)
+
 
 @dataclass(slots=True)
 class StepPlan:

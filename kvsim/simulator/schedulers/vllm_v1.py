@@ -92,6 +92,7 @@ class VLLMv1(Scheduler):
             self._watermark_blocks = int(watermark * (allocator.total_blocks + 1))
         self.is_async = limits.async_scheduling and self.plans_ahead
         allocator.planned_tokens, allocator.unknown_tokens = 1, int(self.is_async)
+        allocator.longest_chunk = limits.longest_chunk
         # whose blocks are all alike, and who gives way newest first, may be asked in any order
         self._order_matters = allocator.running_first or self._by_importance
         has_rules = prefill_schedule_interval > 1 or limits.long_prefill_token_threshold > 0
@@ -137,6 +138,8 @@ class VLLMv1(Scheduler):
         """Spend the step's tokens; return the steps for which prompts are held back."""
         if self.is_async:
             self.allocator.in_flight = self._planned
+        if self.allocator.aligns_chunks:
+            self.allocator.begin_step()
         planned = self._planned = {}
         self._opened, self.gave_way = 0, False
         longest, held_back, pace = self.limits.max_num_batched_tokens, 0, self._pace
@@ -204,7 +207,8 @@ class VLLMv1(Scheduler):
             tokens = min(rest, budget, longest)
             if tokens <= 0:
                 break
-            budget -= self._fit(request, tokens, self._extend)
+            if chunk := self.allocator.chunk(request, tokens):
+                budget -= self._fit(request, chunk, self._extend)
 
     def _run_one_by_one(self, longest: int, held_back: int) -> None:
         """Give every running request its tokens and blocks, in the order of admission.
@@ -227,6 +231,7 @@ class VLLMv1(Scheduler):
                 if held_back:
                     continue
                 tokens = min(request.prefill_tokens - request.computed_tokens, budget, longest)
+                tokens = self.allocator.chunk(request, tokens)
             if 0 < tokens <= budget and not is_skipped:
                 ahead = self._idle_ahead(request)
                 budget -= self._fit(request, tokens, self._grow)
@@ -332,7 +337,7 @@ class VLLMv1(Scheduler):
                 break
             self._start(request, cached, now)
             rest = request.prefill_tokens - cached
-            tokens = chunk if chunk < rest else rest
+            tokens = allocator.chunk(request, chunk if chunk < rest else rest)
             self.prefilling[request] = None
             self._planned[request] = tokens
             budget -= tokens

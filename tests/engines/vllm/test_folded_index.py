@@ -245,10 +245,10 @@ def test_no_checkpoint_is_charged_where_no_kernel_saves_one():
         spec = next(g.spec for g in layout.groups if g.spec.kind == "state")
         return spec.admission_pages(1, layout.reserve), spec.growth(1, layout.reserve).blocks_at(1)
 
-    assert states() == (3, 2)
+    assert states() == (3, 1)
     assert states(enable_prefix_caching=False) == (1, 1)
     # Kimi-Linear's gate is not bounded
-    assert states(model="kimi-linear-48b-a3b") == (2, 2)
+    assert states(model="kimi-linear-48b-a3b") == (2, 1)
     bounded = find_model("glm-5.3-flash").group("gated_delta_net_moe")
     kimi = find_model("kimi-linear-48b-a3b")
     groups = [
@@ -256,7 +256,7 @@ def test_no_checkpoint_is_charged_where_no_kernel_saves_one():
         for group in kimi.layer_groups
     ]
     kimi = kimi.model_copy(update={"layer_groups": tuple(groups)})
-    assert states(model=kimi) == states(model=kimi, version="0.29.0") == (3, 2)
-    assert states(model=kimi, version="0.28.0") == (2, 2)
-    assert states("a100-80gb", model=kimi) == (2, 2)
-    assert states(model=kimi, dtype="float16") == (2, 2)
+    assert states(model=kimi) == states(model=kimi, version="0.29.0") == (3, 1)
+    assert states(model=kimi, version="0.28.0") == (2, 1)
+    assert states("a100-80gb", model=kimi) == (2, 1)
+    assert states(model=kimi, dtype="float16") == (2, 1)
