@@ -54,6 +54,9 @@ class Pair(NamedTuple):
         Requests at once: the plan's (at most `SEATS`), and the most that the simulation held.
     refused : str
         Why neither has an answer, or "".
+    is_least : bool
+        Whether one more may fit: the plan sets aside for the last request all recurrent states
+        that the engine's start-up charges it, and how its prompt is cut may take fewer.
     """
 
     model: str
@@ -62,11 +65,12 @@ class Pair(NamedTuple):
     planned: int
     resident: int
     refused: str = ""
+    is_least: bool = False
 
     @property
     def is_equal(self) -> bool:
         """Whether the two say the same."""
-        return self.planned == self.resident
+        return self.resident in (self.planned, self.planned + self.is_least)
 
 
 def options_of(model: str, engine: str, devices: int) -> dict[str, Any]:
@@ -95,7 +99,8 @@ def compared(model: str, engine: str, devices: int) -> Pair:
     except KVSimError as error:
         same = not answer.fits and answer.verdict in str(error)
         return Pair(model, engine, devices, 0, 0, "does not fit" if same else f"! {error}")
-    return Pair(model, engine, devices, planned(answer, tokens), resident)
+    is_least = keeps_states(model, engine)
+    return Pair(model, engine, devices, planned(answer, tokens), resident, is_least=is_least)
 
 
 def planned(answer: Plan, tokens: int) -> int:
@@ -104,14 +109,19 @@ def planned(answer: Plan, tokens: int) -> int:
     return min(row.requests, SEATS)
 
 
+def keeps_states(model: str, engine: str) -> bool:
+    """Whether recurrent states are kept for later prompts."""
+    layers = layer_caches(kvsim.find_model(model))
+    return engine == "vllm" and any(cache.fixed_bytes() for _, cache in layers)
+
+
 def scenario(model: str, engine: str, flags: dict[str, Any], requests: int) -> Scenario:
     """So many requests at once, a little short of the longest that is served.
 
     The one token that a request answers with is never cached. vLLM keeps recurrent states for
     later prompts, as the plan has it, only under its own scheduler.
     """
-    layers = layer_caches(kvsim.find_model(model))
-    keeps_states = engine == "vllm" and any(cache.fixed_bytes() for _, cache in layers)
+    keeps = keeps_states(model, engine)
     return Scenario(
         name="plan-equals-simulation",
         model=model,
@@ -125,8 +135,8 @@ def scenario(model: str, engine: str, flags: dict[str, Any], requests: int) -> S
             },
             "requests": requests,
         },
-        **({} if keeps_states else {"memory": {"allocator": "paged"}}),
-        scheduler={"policy": "vllm-v1" if keeps_states else "orca"},
+        **({} if keeps else {"memory": {"allocator": "paged"}}),
+        scheduler={"policy": "vllm-v1" if keeps else "orca"},
         step_time={"kind": "constant", "seconds": 1.0},
     )
 

@@ -11,14 +11,14 @@ still looks back. The functions followed are those of ``vllm/v1/core``:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import lcm
 
 from kvsim.errors import InvariantError
 from kvsim.memory.growth import Growth
 from kvsim.simulator.allocators.base import Holding, Slots
 from kvsim.simulator.allocators.block_pool import Block, BlockPool
+from kvsim.simulator.allocators.contents import Contents
 from kvsim.simulator.allocators.cuts import Cuts
-from kvsim.simulator.allocators.hits import Alike, Hit, alike, kept, longest_hit
+from kvsim.simulator.allocators.hits import Hit
 from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.allocators.states import States
 from kvsim.simulator.allocators.table import (
@@ -74,19 +74,16 @@ class BlockTables(Paged):
         super().__init__(total_blocks, without_windows(growths))
         self._groups = moving = tabled(growths, apart=caching)
         self._fixed = sum(growth.fixed_blocks for growth in growths)
-        self.shares_prefixes = self._caching = caching
-        self._interval, self._waits = retention_interval, waits
+        self.shares_prefixes, self._waits = caching, waits
         self._pool = BlockPool(total_blocks, len(moving), nameless_first=nameless_first)
-        self._kinds = alike(moving)
-        self._align = lcm(*(growth.block_size for growth in moving))
+        self._contents = Contents(
+            self._pool, moving, caching=caching, retention_interval=retention_interval
+        )
         self._left_blocks = 0  # blocks that live requests have given back
         self._closed = self._closed_cached = 0  # freed by decodes that are planned
-        self._turns, self._cuts = Turns(moving, self._align if caching else 0), Cuts(moving)
+        self._turns, self._cuts = Turns(moving, self._contents.align), Cuts(moving)
         self._states = States.of(moving, is_sparse=retention_interval == 0)
         self.aligns_chunks = self._states is not None
-        self._fresh: set[tuple[int, int]] = set()  # states named in this step: group, identity
-        self._is_deferred = False
-        self._blocked: tuple[Request, int, Table, Hit] | None = None
 
     # ---- a request's life -----------------------------------------------------------------
 
@@ -105,26 +102,26 @@ class BlockTables(Paged):
 
     def cached_tokens(self, request: Request) -> int:
         """Tokens that a lookup finds."""
-        return self._look_up(request, Table(len(self._groups))).tokens
+        return self._contents.look_up(request, Table(len(self._groups))).tokens
 
     def allocate(
         self, request: Request, chunk_tokens: int, *, spare_blocks: int = 0, whole: bool = True
     ) -> int | None:
         """Look the prompt up; require room for all of it, allocate the first chunk's blocks."""
-        table, hit = self._recall(request)
+        table, hit = self._contents.recall(request)
         target, free = request.prefill_tokens, self.free_blocks - spare_blocks
         table.junction = hit.junction
         chunk = min(chunk_tokens, target - hit.tokens)
         end = hit.tokens + self._chunk(request, table, hit.tokens, chunk)
-        if end == hit.tokens or self._waits_for_states(hit):
+        if self._contents.waits(hit):
             return None
         beside = self._beside(request, hit.tokens, target)
         gate = self._need(hit, target, beside, is_gate=True) if whole else 0
         beside = self._beside(request, hit.tokens, end)
-        if max(gate, self._need(hit, end, beside)) > free:
-            self._remember(request, table, hit)
+        if end == hit.tokens or max(gate, self._need(hit, end, beside)) > free:
+            self._contents.remember(request, table, hit)
             return None
-        self._blocked = None
+        self._contents.forget()
         request.blocks = table
         self._adopt(table, hit)
         self._pool.take(self._fixed)
@@ -176,7 +173,7 @@ class BlockTables(Paged):
             self._closed -= table.closed
             self._closed_cached -= table.closed_cached
         if not preempted:
-            self._name(request, table, request.computed_tokens)
+            self._contents.name(request, table, request.computed_tokens)
         self._left_blocks -= table.left(self._groups)
         for at in range(len(self._groups)):
             self._drop(table, at, table.stop[at])
@@ -240,7 +237,7 @@ class BlockTables(Paged):
 
     def steps_to_more(self, request: Request) -> int:
         """Steps until a decode gives something back, or fills a block that may be found."""
-        if self._is_deferred:
+        if self._contents.is_deferred:
             return 1
         return self._turns.steps_to_next(self.batch) if self.batch is not None else 0
 
@@ -257,8 +254,7 @@ class BlockTables(Paged):
 
     def begin_step(self) -> None:
         """States that the step before has named are there from now on."""
-        self._fresh.clear()
-        self._is_deferred = False
+        self._contents.begin_step()
 
     def chunk(self, request: Request, tokens: int) -> int:
         """Tokens of a running request's next chunk, which ends where states are kept."""
@@ -276,15 +272,6 @@ class BlockTables(Paged):
     def _beside(self, request: Request, start: int, end: int) -> int:
         """Blocks of a chunk with states beside its newest one."""
         return self._states.beside(request, start, end) if self._states is not None else 0
-
-    def _waits_for_states(self, hit: Hit) -> bool:
-        """Whether a state that was found is one that this step writes: the next step has it."""
-        for at, growth in enumerate(self._groups) if self._fresh else ():
-            block = hit.blocks[at].get(hit.tokens // growth.block_size - 1)
-            if growth.is_state and block is not None and (at, block.name) in self._fresh:
-                self._is_deferred = True
-                return True
-        return False
 
     # ---- blocks ---------------------------------------------------------------------------
 
@@ -320,7 +307,7 @@ class BlockTables(Paged):
         for at, growth in enumerate(self._groups):
             table.passed += growth.width * table.extend(at, growth, tokens, beside)
         self._left_blocks += table.passed
-        self._name(request, table, known_tokens)
+        self._contents.name(request, table, known_tokens)
         self._count()
 
     def _leave_behind(self, table: Table, processed: int) -> None:
@@ -351,65 +338,6 @@ class BlockTables(Paged):
         pool = self._pool
         self.free_blocks, self.cached_blocks = pool.free, pool.cached
         self.further_refs, self.evictions = pool.further_refs, pool.evictions
-
-    # ---- what is known --------------------------------------------------------------------
-
-    def _recall(self, request: Request) -> tuple[Table, Hit]:
-        """A table for a request, and what is known of its prompt."""
-        asked = self._blocked
-        if asked is not None and not self._pool.has_changed:
-            blocked, tokens, table, hit = asked
-            if blocked is request and tokens == request.prefill_tokens:
-                return table, hit
-        table = Table(len(self._groups))
-        return table, self._look_up(request, table)
-
-    def _remember(self, request: Request, table: Table, hit: Hit) -> None:
-        """Keep what was found for who must wait, until something of its prompt changes."""
-        if self._blocked is not None and self._blocked[2] is table:
-            return
-        self._blocked = (request, request.prefill_tokens, table, hit)
-        names: set[int] = set()
-        for size in {growth.block_size for growth in self._groups} if self._caching else ():
-            numbers = range(request.prefill_tokens // size)
-            names.update(table.identity(request, size, number) for number in numbers)
-        self._pool.watch(names)
-
-    def _look_up(self, request: Request, table: Table) -> Hit:
-        """What all groups know of a prompt; its last token is always computed."""
-        if not self._caching:
-            return Hit(0, [{} for _ in self._groups])
-        pool = self._pool
-
-        def known(kind: Alike, number: int) -> list[Block] | None:
-            name = table.identity(request, kind.growth.block_size, number)
-            blocks = []
-            for group in kind.groups:
-                block = pool.known(group, name)
-                if block is None:
-                    return None
-                blocks.append(block)
-            return blocks
-
-        return longest_hit(self._kinds, request.prefill_tokens - 1, self._align, known)
-
-    def _name(self, request: Request, table: Table, tokens: int) -> None:
-        """Give the blocks that known tokens fill their identities, where a hit could use them."""
-        if not self._caching:
-            return
-        known = tokens - tokens % self._align
-        places = request.prompt_tokens - 1, table.junction
-        for at, growth in enumerate(self._groups):
-            upto = known // growth.block_size
-            full = range(max(table.named[at], table.first[at]), upto)
-            for number in kept(growth, full, self._align, self._interval, places):
-                if number in table.holes[at]:
-                    continue
-                name = table.identity(request, growth.block_size, number)
-                table.blocks[at][number] = self._pool.name(at, name)
-                if growth.is_state:
-                    self._fresh.add((at, name))
-            table.named[at] = max(table.named[at], upto)
 
     # ---- what is seen from outside --------------------------------------------------------
 
