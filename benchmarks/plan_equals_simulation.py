@@ -135,7 +135,6 @@ def scenario(model: str, engine: str, flags: dict[str, Any], requests: int) -> S
             },
             "requests": requests,
         },
-        **({} if keeps else {"memory": {"allocator": "paged"}}),
         scheduler={"policy": "vllm-v1" if keeps else "orca"},
         step_time={"kind": "constant", "seconds": 1.0},
     )

@@ -75,8 +75,8 @@ def _show(found: SimulationComparison, of: int, output_format: str) -> None:
     first, last = found.variants[0], found.variants[-1]
     if found.interrupted:
         explain_interrupt(last.runs, f" in variant {len(found.variants)} of {of} ({last.label})")
-    variants = (variant.runs for variant in found.variants)
-    tell_notes(first.runs.first.setup.scenario.name, *variants)
+    variants = {variant.label: variant.runs for variant in found.variants}
+    tell_notes(first.runs.first.setup.scenario.name, variants)
     emit(comparison_sections(found), found.to_dict(), output_format)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -72,16 +73,24 @@ def _show(runs: Replications, output_format: str) -> None:
 
     if runs.interrupted:
         explain_interrupt(runs)
-    tell_notes(runs.first.setup.scenario.name, runs)
+    tell_notes(runs.first.setup.scenario.name, {"": runs})
     emit(run_sections(runs), partial(run_record, runs), output_format)
 
 
-def tell_notes(name: str, *variants: Replications) -> None:
-    """Say on stderr what the reader of a trace left out or changed, and which keys are idle."""
-    first = variants[0].first
-    idle = (said for runs in variants for said in runs.first.setup.idle_keys)
-    for note in (*first.recording.notes, *dict.fromkeys(idle)):
+def tell_notes(name: str, variants: Mapping[str, Replications]) -> None:
+    """Say on stderr what the reader of a trace left out or changed, and which keys are idle.
+
+    Variants are named by their labels, where a key is idle in some of them and not in others.
+    """
+    idle: dict[str, list[str]] = {}
+    for label, runs in variants.items():
+        for said in dict.fromkeys(runs.first.setup.idle_keys):
+            idle.setdefault(said, []).append(label)
+    for note in next(iter(variants.values())).first.recording.notes:
         say(f"{name}: {note}")
+    for said, labels in idle.items():
+        of = "" if len(labels) == len(variants) else f"{', '.join(labels)}: "
+        say(f"{name}: {of}{said}")
 
 
 def explain_interrupt(runs: Replications, where: str = "") -> None:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from kvsim.runs.compare import SimulationComparison, Variant
     from kvsim.runs.replicate import Replications
     from kvsim.simulator.prepare import Setup
-    from kvsim.simulator.scenario import Scenario
 
 __all__ = ["comparison_sections", "interval_record", "run_record", "run_sections"]
 
@@ -59,11 +58,12 @@ def run_sections(runs: Replications) -> Iterator[Section]:
 
 def _headline(runs: Replications) -> str:
     setup, summary = runs.first.setup, _shown(runs)
-    engine = setup.scenario.engine.name
+    engine = setup.sizing.engine
+    name = f"{engine.name} {engine.version}".rstrip()
     lines = [
-        f"{setup.deployment.model.name} on {setup.deployment.accelerator.name}, {engine}",
+        f"{setup.deployment.model.name} on {setup.deployment.accelerator.name}, {name}",
         f"pool: {_pool_words(setup)}, {setup.scenario.memory.allocator}",
-        f"scheduler: {setup.scenario.scheduler.policy}, as {_mimicked(setup.scenario)}",
+        f"scheduler: {_scheduler_words(setup)}",
         f"{_count(summary['completed'])} requests in {summary['duration']:,.1f} s of simulated"
         f" time, {_seeds(runs)}",
         f"step times: {setup.step_time.provenance}",
@@ -115,10 +115,13 @@ def _with_means(
     }
 
 
-def _mimicked(scenario: Scenario) -> str:
-    from kvsim.simulator.schedulers import SCHEDULERS
-
-    return SCHEDULERS.find(scenario.scheduler.policy).mimics
+def _scheduler_words(setup: Setup) -> str:
+    """The policy, its parameters, whether it plans a step ahead, and whom it mimics."""
+    policy = setup.scenario.scheduler.policy
+    words = [f"{name}={value}" for name, value in policy.parameters.items()]
+    if setup.scheduler.plans_ahead and setup.deployment.options.async_scheduling:
+        words.append("asynchronous")
+    return ", ".join([str(policy), *words, f"as {setup.scheduler.mimics}"])
 
 
 def _listed(lines: Iterable[str]) -> str:
@@ -165,7 +168,7 @@ def _rate_section(runs: Replications) -> Section:
         *_unfinished(summary),
         ("preemptions", _count(summary["preemptions"])),
         ("recomputed / swapped tokens", _two(summary, "recomputed_tokens", "swapped_tokens")),
-        ("prefix tokens found / looked up", _two(prefix, "hits", "queries")),
+        ("prefix tokens found / looked up", _found(prefix)),
         ("time that memory kept requests out", _number(summary["memory_limited"], ".1%")),
         ("busy time bound by", _shares(summary["bound_by"])),
     ]
@@ -301,6 +304,12 @@ def _break_even(tokens: int | None) -> str:
 
 def _two(numbers: dict[str, Any], first: str, second: str) -> str:
     return f"{_count(numbers[first])} / {_count(numbers[second])}"
+
+
+def _found(prefix: dict[str, Any]) -> str:
+    """Prompt tokens found and looked up, and the share."""
+    share = "" if prefix["hit_rate"] is None else f" ({prefix['hit_rate']:.1%})"
+    return _two(prefix, "hits", "queries") + share
 
 
 def _count(number: float) -> str:

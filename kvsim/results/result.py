@@ -197,7 +197,7 @@ class SimulationResult:
     def totals(self) -> StepTotals:
         """The totals of the run's steps after the warm-up."""
         options, scheduler = self.setup.deployment.options, self.setup.scheduler
-        chunk = min(self.setup.chunk_tokens, options.max_num_batched_tokens)
+        chunk = self.setup.chunk_tokens
         budget = options.max_num_batched_tokens - chunk + 1
         scope = TotalsScope(
             costs=self.setup.step_time,
@@ -265,7 +265,7 @@ class SimulationResult:
             "preemptions": len(recorder.preempted),
             "recomputed_tokens": recorder.recomputed_tokens,
             "swapped_tokens": recorder.swapped_tokens,
-            "prefix_cache": {"queries": recorder.queried_tokens, "hits": recorder.hit_tokens},
+            "prefix_cache": _prefix_cache(recorder.queried_tokens, recorder.hit_tokens),
             "bound_by": {name: spent / busy for name, spent in totals.bound_seconds.items()},
             "memory_limited": self._memory_limited(),
             "mean_batch_size": totals.sequence_seconds / busy,
@@ -370,6 +370,11 @@ def _is_whole(split: Mapping[str, float], lateness: float) -> bool:
 
 def _rate(count: float, seconds: float) -> float:
     return float(count / seconds) if seconds > 0 else 0.0
+
+
+def _prefix_cache(queries: int, hits: int) -> dict[str, float | None]:
+    """Prompt tokens looked up and found, and the share of them (None: nothing was looked up)."""
+    return {"queries": queries, "hits": hits, "hit_rate": hits / queries if queries else None}
 
 
 def _joined(recorder: Recorder, name: str) -> Floats:

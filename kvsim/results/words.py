@@ -65,6 +65,7 @@ COMPARED = {
         for part in ("token_states", "reserved", "internal", "external")
     },
     "prefix_cache.hits": Quantity("prefix hits", "tokens", ",.0f"),
+    "prefix_cache.hit_rate": Quantity("prefix hits", "share", ".4f"),
     "preemptions": Quantity("preemptions", "", ",.0f"),
     "recomputed_tokens": Quantity("recomputed", "tokens", ",.0f"),
     "swapped_tokens": Quantity("swapped", "tokens", ",.0f"),

@@ -7,7 +7,7 @@ Differences are therefore taken in pairs, which is what makes their intervals na
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -30,6 +30,7 @@ from kvsim.runs.replicate import (
 )
 from kvsim.simulator.camera import Camera
 from kvsim.simulator.facts import key_of, refuse_twice
+from kvsim.simulator.prepare import Setup
 from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import Scenario, with_overrides
 from kvsim.version import __version__
@@ -55,7 +56,31 @@ class Variant:
     @property
     def label(self) -> str:
         """The values that set it apart, in the order of the keys."""
-        return ", ".join(str(value) for value in self.overrides.values())
+        return ", ".join(_said(value) for value in self.overrides.values())
+
+
+def _said(value: object) -> str:
+    """A value as a column's head; a policy by its name and its parameters."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    parts = [str(value["name"])] if "name" in value else []
+    return " ".join([*parts, *(f"{key}={each}" for key, each in value.items() if key != "name")])
+
+
+def _plans_ahead(setup: Setup) -> bool:
+    """Whether steps are scheduled asynchronously."""
+    return setup.scheduler.plans_ahead and setup.deployment.options.async_scheduling
+
+
+def _caches(setup: Setup) -> bool:
+    """Whether prefixes are cached."""
+    return bool(setup.deployment.options.enable_prefix_caching)
+
+
+_FOLLOWING: tuple[tuple[set[str], str, Callable[[Setup], bool]], ...] = (
+    ({"engine.enable_prefix_caching", "memory.allocator"}, "prefixes are cached", _caches),
+    ({"engine.async_scheduling"}, "a step is scheduled while another is computed", _plans_ahead),
+)
 
 
 @dataclass(frozen=True)
@@ -89,11 +114,22 @@ class SimulationComparison:
             for said in dict.fromkeys(variant.runs.cautions):
                 of.setdefault(said, []).append(variant.label)
         every = len(self.variants)
-        return [
+        return self._unlike() + [
             said if len(labels) == every else f"{'; '.join(labels)}: {said}"
             for said, labels in of.items()
             if said not in but
         ]
+
+    def _unlike(self) -> list[str]:
+        """What sets variants apart though nobody varied it: a default that follows from another."""
+        varied = {key_of(name, value) for name, value in self.variants[0].overrides.items()}
+        found = []
+        for keys, words, does in _FOLLOWING:
+            has = {variant.label: does(variant.runs.first.setup) for variant in self.variants}
+            if len(set(has.values())) > 1 and not keys & varied:
+                those = ", ".join(label for label, each in has.items() if each)
+                found.append(f"{words} in {those}, and not in the others: say {min(keys)} for all")
+        return found
 
     def difference(self, variant: Variant, key: str) -> Interval | None:
         """Mean of the paired differences from the baseline, with its 95 % interval.
@@ -127,6 +163,7 @@ class SimulationComparison:
             "scenario": first.setup.scenario.name,
             "seed": first.recording.seed,
             "same_requests": self.same_requests,
+            "warnings": self._unlike(),
             "variants": [self._record(variant) for variant in self.variants],
             "interrupted": self.interrupted,
             "never_begun": list(self.never_begun),

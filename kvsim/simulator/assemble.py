@@ -15,7 +15,7 @@ from kvsim.simulator.allocators.apart import PagedApart
 from kvsim.simulator.allocators.grow import Grow, caching_allocator_slots
 from kvsim.simulator.allocators.no_cache import NoCache
 from kvsim.simulator.allocators.paged import Paged
-from kvsim.simulator.allocators.prefix import Prefix, refuse_hybrid
+from kvsim.simulator.allocators.prefix import Prefix
 from kvsim.simulator.allocators.radix import Radix
 from kvsim.simulator.allocators.reserve import RESERVATIONS, Reservation, Reserve
 from kvsim.simulator.allocators.runs import PrefixRuns
@@ -23,13 +23,13 @@ from kvsim.simulator.allocators.tables import BlockTables
 from kvsim.simulator.allocators.virtual import Virtual, tokens_per_page
 from kvsim.simulator.batch import decode_batch
 from kvsim.simulator.blame import blaming
+from kvsim.simulator.caching import refusal, rules_of
 from kvsim.simulator.clock import RecomputeClock, StepClock
 from kvsim.simulator.prepare import Setup
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.schedulers import Scheduler, SchedulerLimits
 from kvsim.simulator.schedulers.sglang import SGLang
 from kvsim.simulator.schedulers.vllm_settings import release_limits
-from kvsim.simulator.schedulers.vllm_v1 import VLLMv1
 from kvsim.steptime.kv_reads import attended_layers, prefill_pairs
 from kvsim.units import ceil_div
 
@@ -74,60 +74,21 @@ def _growths(setup: Setup) -> tuple[Growth, ...]:
 
 
 def _prefix(setup: Setup) -> Allocator:
+    if error := refusal(setup.scenario, setup.sizing):
+        raise error
     if _moves_on(setup):
-        return _prefix_of_windows(setup)
-    if len(setup.pools.pools) > 1:
-        refuse_hybrid()
+        return _tables(setup, caching=True)
     eviction = setup.scenario.memory.eviction
     if issubclass(setup.scheduler, SGLang):
         return Radix(setup.num_blocks, setup.curve, eviction)
     if eviction == "lru":
-        first = _rules(setup).value("nameless_blocks_first")
+        first = rules_of(setup.sizing).value("nameless_blocks_first")
         return PrefixRuns(setup.num_blocks, setup.curve, nameless_first=first)
     return Prefix(setup.num_blocks, setup.curve, eviction)
 
 
-def _prefix_of_windows(setup: Setup) -> Allocator:
-    scenario = setup.scenario
-    _check_states(setup)
-    if scenario.memory.eviction != "lru":
-        raise InputError(
-            f"memory.eviction {scenario.memory.eviction}: windows give their blocks back in vLLM's"
-            " order",
-            fix="set it to lru",
-        )
-    if scenario.workload.samples > 1:
-        raise InputError(
-            "prefixes of a model with windows are kept for one sample a request",
-            fix="set workload.samples to 1, or memory.allocator to paged",
-        )
-    return _tables(setup, caching=True)
-
-
-def _check_states(setup: Setup) -> None:
-    """Refuse recurrent states that are kept for later prompts in a way that is not modelled."""
-    if not any(cache.fixed_bytes() for _, cache in layer_caches(setup.deployment.model)):
-        return
-    growing = [growth for growth in _growths(setup) if growth.most_blocks != 0]
-    if not any(growth.is_state for growth in growing):
-        refuse_hybrid()
-    if len({growth.block_size for growth in growing}) > 1:
-        raise InputError(
-            "prefixes of recurrent models are kept in blocks of one size, and these layers have"
-            f" {', '.join(map(str, sorted({growth.block_size for growth in growing})))} tokens",
-            fix="set memory.allocator to paged",
-        )
-    policy = setup.scenario.scheduler.policy
-    if not issubclass(setup.scheduler, VLLMv1):
-        raise InputError(
-            f"{policy} does not end chunks where recurrent states are kept",
-            where="scheduler.policy",
-            fix="set it to vllm-v1, or memory.allocator to paged",
-        )
-
-
 def _tables(setup: Setup, *, caching: bool) -> Allocator:
-    rules = _rules(setup)
+    rules = rules_of(setup.sizing)
     return BlockTables(
         setup.num_blocks,
         _growths(setup),
@@ -185,7 +146,7 @@ def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
     scenario, options = setup.scenario, setup.deployment.options
     with blaming(scenario, "memory.allocator"):
         allocator = _make_allocator(setup)
-    reads, rules = setup.sizing.read_curve, _rules(setup)
+    reads, rules = setup.sizing.read_curve, rules_of(setup.sizing)
     limits = SchedulerLimits(
         max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.max_num_batched_tokens,
@@ -200,12 +161,6 @@ def make_scheduler(setup: Setup, recorder: Recorder) -> Scheduler:
     with blaming(scenario, "scheduler.policy"):
         _refuse_flags(setup, rules)
         return setup.scheduler(limits, allocator, batch, recorder)
-
-
-def _rules(setup: Setup) -> Rules:
-    """Those of vLLM's release; where another engine is served by its scheduler, the newest."""
-    engine = setup.sizing.engine
-    return Rules.of(engine.version if engine.name == "vllm" else NEWEST)
 
 
 def _refuse_flags(setup: Setup, rules: Rules) -> None:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -40,7 +41,8 @@ def chosen(policies: Policies[Any], key: str, given: object) -> PolicyName:
     key : str
         Dotted key, for messages: "memory.eviction".
     given : str or mapping
-        A name, or a mapping with ``name`` and the policy's parameters.
+        A name, or a mapping with ``name`` and the policy's parameters; without a name it is the
+        policy that has these parameters, if one alone does.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def chosen(policies: Policies[Any], key: str, given: object) -> PolicyName:
         parameters = {word: value for word, value in given.items() if word != "name"}
         choice = PolicyName(_known(policies, (*place, "name"), given["name"]), parameters)
     else:
-        raise FieldError(f"the key '{key}.name' is missing", place)
+        choice = PolicyName(_that_takes(policies, place, given), given)
     _refuse_parameters(policies.parameters(choice), place, choice)
     return choice
 
@@ -79,6 +81,21 @@ def _known(policies: Policies[Any], place: Place, name: object) -> str:
     close = nearest(str(name), policies.names())
     fix = f"nearest valid: {', '.join(close)}" if close else ""
     raise FieldError(f"{wrong}: should be one of {', '.join(most)} or {last}", place, fix=fix)
+
+
+def _that_takes(policies: Policies[Any], place: Place, given: Mapping[str, Any]) -> str:
+    """The one policy that has all of some parameters."""
+    has = []
+    for name in policies.names():
+        with suppress(InputError):  # an offered one that cannot be loaded
+            if given.keys() <= policies.parameters(name).keys():
+                has.append(name)
+    if given and len(has) == 1:
+        return has[0]
+    key = ".".join(place)
+    words = ", ".join(repr(word) for word in given)
+    what = f"no {policies.family} alone has {words}" if given else "it is empty"
+    raise FieldError(f"the key '{key}.name' is missing, and {what}", place)
 
 
 def _refuse_parameters(own: Mapping[str, bool], place: Place, choice: PolicyName) -> None:

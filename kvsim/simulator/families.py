@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar, overload
 
+from kvsim.engines.vllm.rules import Rules
+from kvsim.errors import KVSimError
 from kvsim.registry import Policies, Registry
 from kvsim.simulator.allocators import ALLOCATORS
 from kvsim.simulator.allocators.addresses import PLACEMENTS
@@ -12,7 +15,7 @@ from kvsim.simulator.allocators.idle import EVICTION_POLICIES
 from kvsim.simulator.schedulers import SCHEDULERS
 from kvsim.simulator.schedulers.queues import ADMISSION_POLICIES
 
-__all__ = ["FAMILIES", "register"]
+__all__ = ["FAMILIES", "own_scheduler", "register"]
 
 P = TypeVar("P", bound=type)
 
@@ -26,6 +29,17 @@ FAMILIES: Registry[Policies[Any]] = Registry(
         "placements": PLACEMENTS,
     },
 )
+
+
+def own_scheduler(engine: str, version: str) -> str:
+    """Name of the scheduler that stands for an engine's own in a release ("": the newest)."""
+    if engine == "sglang":
+        return "sglang"
+    if engine == "vllm" and version:
+        with suppress(KVSimError):  # the engine itself refuses what is no release
+            if Rules.of(version).value("engine_core") == "v0":
+                return "vllm-v0"
+    return "vllm-v1"
 
 
 @overload

@@ -27,6 +27,15 @@ def layer_of(overrides: Mapping[str, object], spelled: Mapping[str, str]) -> Lay
     }
 
 
+_POLICIES = (  # a policy's name may stand for a mapping with its parameters
+    "scheduler.policy",
+    "scheduler.admission",
+    "memory.allocator",
+    "memory.eviction",
+    "memory.placement",
+)
+
+
 def set_key(content: dict[str, Any], key: str, value: object, where: str) -> None:
     """Set a dotted key in nested mappings, making those on the way.
 
@@ -44,8 +53,10 @@ def set_key(content: dict[str, Any], key: str, value: object, where: str) -> Non
         if at.get(parent) is None:
             at[parent] = {}
         inner = at[parent]
+        on_the_way = ".".join(parents[: depth + 1])
+        if isinstance(inner, str) and on_the_way in _POLICIES:
+            inner = at[parent] = {"name": inner}
         if not isinstance(inner, dict):
-            on_the_way = ".".join(parents[: depth + 1])
             raise InputError(
                 f"{on_the_way} is {inner!r:.60}, so it has no key {last!r}", where=where
             )

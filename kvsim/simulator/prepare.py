@@ -17,10 +17,10 @@ from kvsim.planning.sizing import Sizing, overridden, size
 from kvsim.planning.verdict import verdict
 from kvsim.simulator.allocators import ALLOCATORS
 from kvsim.simulator.blame import blaming
+from kvsim.simulator.caching import caches_prefixes, says_caching
 from kvsim.simulator.cautions import idle_keys, overrides_of_the_plan
 from kvsim.simulator.scenario import Scenario
 from kvsim.simulator.schedulers import SCHEDULERS, Scheduler
-from kvsim.simulator.schedulers.vllm_v1 import VLLMv1
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
@@ -75,9 +75,15 @@ class Setup:
 
     @property
     def chunk_tokens(self) -> int:
-        """Tokens of which chunks of prompts are multiples, so that recurrent states are kept."""
+        """Tokens of which chunks of prompts are multiples, so that recurrent states are kept.
+
+        A block that no step computes whole is computed in parts.
+        """
         growths = (group.growth for group in self.pools.main.groups)
-        return next((growth.block_size for growth in growths if growth.is_state), 1)
+        block = next((growth.block_size for growth in growths if growth.is_state), 1)
+        threshold = self.scenario.scheduler.long_prefill_token_threshold
+        longest = self.deployment.options.max_num_batched_tokens
+        return block if block <= min(longest, threshold or longest) else 1
 
     @property
     def scheduler(self) -> type[Scheduler]:
@@ -148,9 +154,7 @@ def prepare(
         asked = Deployment(spec, accelerator, scenario.engine.options)
         asked = overridden(asked, model or scenario.model, engine)
         sizing = size(engine, asked)
-        if _keeps_states(sizing) and scenario.memory.allocator != "prefix":
-            scenario = _caching_settled(scenario)
-            sizing = size(engine, replace(asked, options=scenario.engine.options))
+        scenario, sizing = _caching_settled(scenario, sizing, asked)
     _refuse_overlong(scenario, sizing.deployment)
     _refuse_huge_blocks(scenario, sizing.deployment)
     _refuse_unfit(scenario, sizing)
@@ -162,21 +166,20 @@ def prepare(
     )
 
 
-def _keeps_states(sizing: Sizing) -> bool:
-    """Whether copies of recurrent states are kept for later prompts, as vLLM does by default."""
-    return any(group.growth.is_state for group in sizing.pools.main.groups)
+def _caching_settled(
+    scenario: Scenario, sizing: Sizing, asked: Deployment
+) -> tuple[Scenario, Sizing]:
+    """Say whether prefixes are cached, where the scenario leaves that to its engine.
 
-
-def _caching_settled(scenario: Scenario) -> Scenario:
-    """Say whether prefixes are cached, where that decides how recurrent states are laid out.
-
-    Unless the scenario says so they are, as in the engine, if what it asks for can be.
+    The pool is laid out for what is simulated. Where nothing was said and caching is not modelled
+    it stays as its engine has it, but for vLLM's, whose states a simulation without could not hold.
     """
-    workload, policy = scenario.workload, SCHEDULERS.find(scenario.scheduler.policy)
-    can = workload.samples == 1 and issubclass(policy, VLLMv1)
-    caches = can and "allocator" not in scenario.memory.model_fields_set
-    engine = scenario.engine.model_copy(update={"enable_prefix_caching": caches})
-    return scenario.model_copy(update={"engine": engine})
+    caches, is_said = caches_prefixes(scenario, sizing), says_caching(scenario)
+    does_so = sizing.deployment.options.enable_prefix_caching
+    if caches != does_so and (is_said or sizing.engine.name == "vllm"):
+        options = asked.options.model_copy(update={"enable_prefix_caching": caches})
+        sizing = size(sizing.engine, replace(asked, options=options))
+    return (scenario.with_prefixes_cached() if caches and not is_said else scenario), sizing
 
 
 def _refuse_overlong(scenario: Scenario, deployment: ResolvedDeployment) -> None:

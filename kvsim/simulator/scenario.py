@@ -32,7 +32,7 @@ from kvsim.simulator.facts import (
     settled,
     where_given,
 )
-from kvsim.simulator.families import FAMILIES
+from kvsim.simulator.families import FAMILIES, own_scheduler
 from kvsim.simulator.overrides import Layer, closest, layer_of
 from kvsim.specs.checked import FieldError, dotted, read, unknown_key
 from kvsim.specs.engine_options import EngineOptions
@@ -242,6 +242,13 @@ class Scenario(Described):
         copy.__dict__["scheduler"] = _own_policy(copy.scheduler, copy.engine)
         return copy
 
+    def with_prefixes_cached(self) -> Self:
+        """Return a copy that caches prefixes as its engine does, and not as something said."""
+        copy = super().model_copy()
+        copy.__dict__["memory"] = memory = self.memory.model_copy()
+        memory.__dict__["allocator"] = PolicyName("prefix")
+        return copy
+
     def where(self, key: str, *, short: bool = False) -> str:
         """Say which override, or line of the file (`short`: without its folder), gave a key."""
         said = where_given(key, self._spelled, self._file)
@@ -259,7 +266,7 @@ class Scenario(Described):
 
 def _own_policy(scheduler: SchedulerSpec, engine: EngineSpec) -> SchedulerSpec:
     """Give a scheduler's section the policy of its engine where it states none."""
-    own = "sglang" if engine.name == "sglang" else "vllm-v1"
+    own = own_scheduler(engine.name, engine.version)
     if "policy" in scheduler.model_fields_set or scheduler.policy == own:
         return scheduler
     chosen = scheduler.model_copy()

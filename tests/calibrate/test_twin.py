@@ -106,6 +106,9 @@ def sheet(coefficients=None):
     )
 
 
+PLAIN = {"dtype": "fp32", "max_model_len": 96, "enable_prefix_caching": False}
+
+
 def scenario(*, num_blocks=64, requests=12, policy="vllm-v1", **parts):
     content = {
         "model": "small",
@@ -118,6 +121,7 @@ def scenario(*, num_blocks=64, requests=12, policy="vllm-v1", **parts):
             "max_model_len": 96,
             "num_gpu_blocks_override": num_blocks,
             "block_size": 4,
+            "enable_prefix_caching": False,
         },
         "workload": {
             "arrivals": {"kind": "at_once"},
@@ -420,10 +424,10 @@ def test_the_record_is_json_and_its_page_holds_both_charts(validation):
 @pytest.mark.parametrize(
     ("parts", "problem"),
     [
-        ({"memory": {"allocator": "prefix"}}, "'prefix'"),
+        ({"engine": PLAIN | {"enable_prefix_caching": True}}, "'prefix'"),
         ({"scheduler": {"preemption": "swap"}}, "swapping"),
         ({"run": {"max_seconds": 1.0}}, "a time limit"),
-        ({"engine": {"dtype": "fp32", "kv_cache_dtype": "fp8", "max_model_len": 96}}, "fp8"),
+        ({"engine": PLAIN | {"kv_cache_dtype": "fp8"}}, "fp8"),
     ],
 )
 def test_what_the_twin_does_not_do_is_refused(parts, problem):

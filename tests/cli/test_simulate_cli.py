@@ -56,7 +56,7 @@ def test_json_has_the_keys_of_vllm_bench_serve_and_our_own(run):
     assert set(record["kv_cache"]["waste"]) >= {
         "token_states", "reserved", "internal", "external",
     }  # fmt: skip
-    assert set(record["prefix_cache"]) == {"queries", "hits"}
+    assert set(record["prefix_cache"]) == {"queries", "hits", "hit_rate"}
 
 
 def test_the_command_line_and_python_agree(run):

@@ -96,8 +96,8 @@ class Case:
             if growth.window is None:
                 return most
             least = min(most, growth.window.admitted_blocks)
-            if growth.is_state and self.asynchronous:
-                least += 2  # what a chunk under way fills
+            if growth.is_state and self.asynchronous and len(self.layers) == 1:
+                least += 2  # nothing of a chunk under way is found by who gives way for itself
             return least
 
         longest = max(job.prompt + job.output for job in self.jobs)

@@ -199,7 +199,7 @@ def test_provenance_says_everything_needed_to_ask_again(result):
     found = provenance(result)
     assert found["seed"] == 0
     assert found["engine"]["name"] == "vllm"
-    assert found["scheduler"] == "vLLM 0.33 (V1 scheduler, chunked prefill, full-prompt admission)"
+    assert found["scheduler"] == "vLLM's V1 scheduler (running first, chunked prefill)"
     assert found["notes"] == []
     assert found["engine"]["version"]
     assert found["engine"]["options"]["max_num_seqs"] == 256

@@ -380,8 +380,10 @@ def test_without_a_prefix_cache_nothing_is_looked_up(run):
         name: run({"memory.allocator": name, "workload.requests": 5}).summary["prefix_cache"]
         for name in ("paged", "reserve-max", "prefix")
     }
-    assert looked["paged"] == looked["reserve-max"] == {"queries": 0, "hits": 0}
+    nothing = {"queries": 0, "hits": 0, "hit_rate": None}
+    assert looked["paged"] == looked["reserve-max"] == nothing
     assert looked["prefix"]["queries"] == 5 * 4
+    assert looked["prefix"]["hit_rate"] == looked["prefix"]["hits"] / (5 * 4)
 
 
 @pytest.mark.parametrize("column", ["held_slots", "cached_slots", "seconds"])

@@ -199,7 +199,8 @@ def test_variants_and_replications_find_them(mine):
         ("memory.eviction", 3, "memory.eviction = 3: should be one of 'lru'"),
         ("memory.eviction", None, "memory.eviction = None: should be one of 'lru'"),
         ("memory.eviction", ["lru"], "memory.eviction = ['lru']: should be one of 'lru'"),
-        ("memory.eviction", {"k": 3}, "the key 'memory.eviction.name' is missing"),
+        ("memory.eviction", {}, "the key 'memory.eviction.name' is missing, and it is empty"),
+        ("memory.eviction", {"kk": 3}, "is missing, and no eviction policy alone has 'kk'"),
         ("memory.eviction", {"name": "x"}, "memory.eviction.name = 'x': should be one of 'lru'"),
         (
             "memory.eviction",
@@ -217,7 +218,7 @@ def test_variants_and_replications_find_them(mine):
             {"name": "prefix", "eviction": "lru"},
             "memory.allocator: prefix has no parameter 'eviction'; it has none",
         ),
-        ("memory.placement.slots", 3, "the key 'memory.placement.name' is missing"),
+        ("memory.placement.slts", 3, "the key 'memory.placement.name' is missing"),
     ],
 )
 def test_an_impossible_choice_is_one_line(mine, key, given, said):

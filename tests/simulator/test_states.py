@@ -144,18 +144,22 @@ def test_a_state_fills_its_block() -> None:
         ({"engine.enable_prefix_caching": False}, False),
         ({"scheduler.policy": "orca"}, False),
         ({"workload.samples": 2}, False),
-        ({"model": "llama3.1-8b"}, False),
+        ({"model": "llama3.1-8b"}, True),
+        ({"model": "llama3.1-8b", "engine.version": "0.6.2"}, False),
+        ({"model": "llama3.1-8b", "workload.samples": 2}, True),
+        ({"model": "gemma3-12b"}, True),
+        ({"engine.version": "0.27.1"}, False),
     ],
 )
-def test_states_are_kept_by_default_as_the_engine_does(
+def test_prefixes_are_cached_by_default_as_the_engine_does(
     keys: dict[str, object], is_cached: bool
 ) -> None:
     """And what the pool is laid out for is what is simulated."""
     setup = prepare(talks(keys))
     assert (setup.scenario.memory.allocator == "prefix") == is_cached
+    assert setup.deployment.options.enable_prefix_caching == is_cached
     if "model" not in keys:
-        assert setup.deployment.options.enable_prefix_caching == is_cached
-        assert any(g.growth.is_state for g in setup.pools.main.groups) == is_cached
+        assert any(group.growth.is_state for group in setup.pools.main.groups) == is_cached
 
 
 @pytest.mark.parametrize(

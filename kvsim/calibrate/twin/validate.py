@@ -13,6 +13,7 @@ from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.errors import MissingExtraError
 from kvsim.interrupts import released
+from kvsim.simulator.caching import says_caching
 from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.scenario import Scenario, load_scenario
 from kvsim.specs.hardware import AcceleratorProfile
@@ -210,10 +211,16 @@ class _Case:
         return prepare(scenario, model=self.model, accelerator=self.profile)
 
     def scenario(self, rate: float | None = None) -> Scenario:
-        """The scenario that was given, in a dtype that the device has; else the question."""
+        """The scenario that was given, in a dtype that the device has; else the question.
+
+        The twin finds no prefixes: unless the scenario asks for that, nor does the simulation.
+        """
         if self.given is None:
             return self.question.scenario(self.model, self.dtype, rate)
-        engine = self.given.engine.model_copy(update={"dtype": self.dtype})
+        said: dict[str, object] = {"dtype": self.dtype}
+        if not says_caching(self.given):
+            said["enable_prefix_caching"] = False
+        engine = self.given.engine.model_copy(update=said)
         return self.given.model_copy(update={"engine": engine})
 
     def questions(

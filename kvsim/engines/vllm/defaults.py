@@ -93,7 +93,7 @@ def resolve_options(deployment: Deployment, rules: Rules) -> ResolvedDeployment:
         max_num_seqs=min(_sequences(deployment, rules), tokens),
         block_size=_block_size(deployment, rules, kv),
         async_scheduling=rules.value("async_scheduling") and plans_ahead(options, rules),
-        enable_prefix_caching=_caches_prefixes(model, rules),
+        enable_prefix_caching=_caches_prefixes(deployment, rules),
     )
     check_batch(resolved.options)
     if model.encoder_tokens:
@@ -124,8 +124,10 @@ def _with_state_dtype(model: ModelSpec, dtype: str) -> ModelSpec:
     return model.model_copy(update={"layer_groups": tuple(groups)})
 
 
-def _caches_prefixes(model: ModelSpec, rules: Rules) -> bool:
-    if model.encoder_tokens:
+def _caches_prefixes(deployment: Deployment, rules: Rules) -> bool:
+    """Whether prefixes are cached unless told not to: by V1 (0.8.0 ``engine/arg_utils.py``)."""
+    model = deployment.model
+    if model.encoder_tokens or rules.is_v0(model, deployment.accelerator):
         return False
     return not has_recurrent_layers(model) or bool(rules.value("recurrent_prefix_caching"))
 

@@ -120,6 +120,8 @@ class Contents:
         places = request.prompt_tokens - 1, table.junction
         for at, growth in enumerate(self._groups):
             upto = known // growth.block_size
+            if upto <= table.named[at]:
+                continue
             full = range(max(table.named[at], table.first[at]), upto)
             for number in kept(growth, full, self.align, self._interval, places):
                 if number in table.holes[at]:
@@ -128,4 +130,4 @@ class Contents:
                 table.blocks[at][number] = self._pool.name(at, name)
                 if growth.is_state:
                     self._fresh.add((at, name))
-            table.named[at] = max(table.named[at], upto)
+            table.named[at] = upto

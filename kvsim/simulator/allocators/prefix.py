@@ -24,7 +24,7 @@ from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.request import Request
 
-__all__ = ["Prefix", "refuse_hybrid"]
+__all__ = ["Prefix", "hybrid_error", "refuse_hybrid"]
 
 _PRIVATE_SPAN = 1 << 32  # blocks of one request's own, unshared identities
 
@@ -37,7 +37,12 @@ def refuse_hybrid() -> NoReturn:
     InputError
         Always.
     """
-    raise InputError(
+    raise hybrid_error()
+
+
+def hybrid_error() -> InputError:
+    """What is said of them."""
+    return InputError(
         "prefix sharing is modelled for models with full attention in every layer, and under vLLM"
         " for windows and, from 0.28 on, recurrent states",
         fix="use the paged allocator",

@@ -59,11 +59,6 @@ class States(NamedTuple):
         checkpoints = min(window.checkpoints or 0 for window in found)
         return cls(groups[0].block_size, checkpoints, is_sparse)
 
-    @property
-    def in_flight(self) -> int:
-        """Most blocks of a group that a chunk under way fills while the next one is planned."""
-        return 1 if self.is_sparse else 1 + self.checkpoints
-
     def chunk(self, request: Request, start: int, tokens: int, junction: int, longest: int) -> int:
         """Tokens of a chunk that begins after `start` tokens and was to have so many; maybe none.
 

@@ -93,12 +93,19 @@ class BlockTables(Paged):
         for growth in self._groups:
             blocks = ceil_div(request.final_tokens, growth.block_size)
             if growth.window is not None and self.in_chunks:
-                most = growth.window.admitted_blocks
-                if self._states is not None and growth.is_state and self._late:
-                    most += self._states.in_flight
-                blocks = min(blocks, most)
+                blocks = min(blocks, growth.window.admitted_blocks + self._kept_in_flight)
             need += growth.width * blocks
         return need <= self.total_blocks
+
+    @property
+    def _kept_in_flight(self) -> int:
+        """Most blocks that a chunk under way fills, of a model that keeps nothing but states.
+
+        Where attention finds what was computed, who gives way for itself begins anew from there.
+        """
+        states = self._states
+        alone = states is not None and all(growth.is_state for growth in self._groups)
+        return 1 + states.checkpoints if states is not None and alone and self._late else 0
 
     def cached_tokens(self, request: Request) -> int:
         """Tokens that a lookup finds."""

@@ -19,7 +19,7 @@ class VLLMv0(Scheduler):
     so that whatever fits the pool is served in the end.
     """
 
-    mimics = "vLLM 0.6 (V0 scheduler, no chunked prefill)"
+    mimics = "vLLM's V0 scheduler (prompts first, no chunked prefill)"
     watermark = 0.01
     prefills_stop_decodes = True
     in_chunks = False

@@ -63,7 +63,7 @@ class VLLMv1(Scheduler):
     """
 
     plans_ahead = True
-    mimics = "vLLM 0.33 (V1 scheduler, chunked prefill, full-prompt admission)"
+    mimics = "vLLM's V1 scheduler (running first, chunked prefill)"
 
     def __init__(
         self,
