@@ -423,3 +423,17 @@ def test_a_run_in_which_nothing_was_completed_says_so(run):
     code, out, _ = run("simulate", "peer-w", "--set", "workload.requests=5", *lengths)
     assert code == 0
     assert "- no request was completed" in out
+
+
+def test_the_head_names_release_policy_and_parameters(run):
+    words = ["peer-w", "--set", "workload.requests=20", "--set", "scheduler.policy.watermark=0.05"]
+    _, head, _ = run("simulate", *words)
+    assert "on H100-SXM5-80GB, vllm 0." in head
+    assert "scheduler: vllm-v1, watermark=0.05, asynchronous, as vLLM's V1 scheduler" in head
+
+
+def test_a_comparison_names_the_variants_in_which_a_key_is_idle(run):
+    prefix = "workload.prefix={kind: groups, groups: 2, tokens: 64}"
+    words = ["peer-w", "--set", "workload.requests=20", "--set", prefix]
+    *_, said = run("compare", *words, "--vary", "memory.allocator=paged,prefix")
+    assert "peer-w: paged: workload.prefix.groups changes nothing" in said.replace("\n", " ")

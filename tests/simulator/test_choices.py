@@ -306,3 +306,33 @@ def test_samples_that_share_nothing_fill_as_much_as_a_reservation_of_each(famili
     states = {name: split_of(name, keys)["token_states"] for name in names}
     assert states["unshared"] == pytest.approx(states["reserve-oracle"], rel=1e-9)
     assert states["paged"] < states["unshared"]
+
+
+# --- a policy's parameters by dotted keys, and the engine's own policy ---------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "policy", "parameters"),
+    [
+        ({"scheduler.policy.watermark": 0.05}, "vllm-v1", {"watermark": 0.05}),
+        ({"scheduler.policy.conservativeness": 0.3}, "sglang", {"conservativeness": 0.3}),
+        (
+            {"scheduler.policy": "vllm-v1", "scheduler.policy.watermark": 0.1},
+            "vllm-v1",
+            {"watermark": 0.1},
+        ),
+        ({"engine.version": "0.7.3"}, "vllm-v0", {}),
+        ({"engine.version": "0.8.0"}, "vllm-v1", {}),
+        ({"engine.version": "0.7.3", "scheduler.policy": "orca"}, "orca", {}),
+        ({"engine.name": "sglang"}, "sglang", {}),
+    ],
+)
+def test_who_schedules(keys, policy, parameters):
+    chosen = kvsim.load_scenario("peer-w", keys).scheduler.policy
+    assert (str(chosen), chosen.parameters) == (policy, parameters)
+
+
+def test_a_mapping_is_a_short_head_of_a_column():
+    policies = [{"name": "vllm-v1"}, {"name": "vllm-v1", "watermark": 0.05}]
+    found = kvsim.compare(kvsim.load_scenario("peer-w", SHORT), {"scheduler.policy": policies})
+    assert [each.label for each in found.variants] == ["vllm-v1", "vllm-v1 watermark=0.05"]

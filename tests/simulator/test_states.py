@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvsim import simulate, with_overrides
+from kvsim import compare, simulate, with_overrides
 from kvsim.errors import InputError
 from kvsim.simulator.allocators.states import States
 from kvsim.simulator.prepare import prepare
@@ -149,6 +149,15 @@ def test_a_state_fills_its_block() -> None:
         ({"model": "llama3.1-8b", "workload.samples": 2}, True),
         ({"model": "gemma3-12b"}, True),
         ({"engine.version": "0.27.1"}, False),
+        ({"memory.eviction": "lfu"}, False),
+        (
+            {"engine.tensor_parallel_size": 8, "engine.decode_context_parallel_size": 2},
+            False,
+        ),
+        ({"scheduler.policy": "sarathi"}, False),
+        ({"scheduler.policy": {"name": "vllm-v1", "watermark": 0.1}}, True),
+        ({"engine.name": "sglang"}, False),  # its cache of states is not modelled
+        ({"engine.name": "sglang", "model": "llama3.1-8b"}, True),
     ],
 )
 def test_prefixes_are_cached_by_default_as_the_engine_does(
@@ -157,7 +166,9 @@ def test_prefixes_are_cached_by_default_as_the_engine_does(
     """And what the pool is laid out for is what is simulated."""
     setup = prepare(talks(keys))
     assert (setup.scenario.memory.allocator == "prefix") == is_cached
-    assert setup.deployment.options.enable_prefix_caching == is_cached
+    if setup.sizing.engine.name == "vllm":
+        assert setup.deployment.options.enable_prefix_caching == is_cached
+    assert setup.scenario.to_yaml() == talks(keys).to_yaml()  # a default is not said
     if "model" not in keys:
         assert any(group.growth.is_state for group in setup.pools.main.groups) == is_cached
 
@@ -166,6 +177,11 @@ def test_prefixes_are_cached_by_default_as_the_engine_does(
     ("keys", "words"),
     [
         ({"scheduler.policy": "orca"}, "orca does not end chunks"),
+        ({"memory.eviction": "lfu"}, "windows and recurrent states give their blocks back"),
+        (
+            {"engine.tensor_parallel_size": 8, "engine.decode_context_parallel_size": 2},
+            "in blocks of one size, and these layers have 320, 640 tokens",
+        ),
         ({"workload.samples": 2}, "one sample a request"),
         ({"engine.name": "sglang"}, "from 0.28 on, recurrent states"),
         ({"model": "nemotron-nano-9b-v2", "engine.version": "0.27.1"}, "from 0.28 on"),
@@ -181,3 +197,72 @@ def test_less_than_a_block_of_a_step_is_no_room() -> None:
     """A queue that waits for the rest of a step is not kept out by memory."""
     keys = {"workload.arrivals": {"kind": "poisson", "rate": 200.0}}
     assert simulate(talks(keys)).summary["memory_limited"] < 0.05
+
+
+def test_a_step_shorter_than_a_block_is_filled_and_what_is_short_is_memory() -> None:
+    """512 tokens a step and blocks of 576: chunks are not cut, so a step with room has room."""
+    keys = {
+        "engine.num_gpu_blocks_override": 40,
+        "engine.max_num_batched_tokens": 512,
+        "workload.arrivals": {"kind": "poisson", "rate": 20.0},
+        "workload.lengths.output": {"kind": "fixed", "tokens": 200},
+        "workload.prefix": {"kind": "none"},
+    }
+    cached = simulate(talks(keys)).summary
+    plain = simulate(talks(keys | {"engine.enable_prefix_caching": False})).summary
+    assert cached["memory_limited"] > 0.5
+    assert cached["memory_limited"] == pytest.approx(plain["memory_limited"], abs=0.25)
+
+
+def test_what_the_plan_says_fits_is_served() -> None:
+    """The longest request that an L4 holds, asynchronously: the plan's own suggestion."""
+    keys = {
+        "accelerator": "l4",
+        "engine.max_model_len": 33_792,
+        "engine.gpu_memory_utilization": 0.98,
+        "workload.prefix": {"kind": "none"},
+        "workload.requests": 2,
+        "workload.arrivals": {"kind": "poisson", "rate": 0.001},
+        "workload.lengths.prompt": {"kind": "fixed", "tokens": 33_782},
+        "workload.lengths.output": {"kind": "fixed", "tokens": 10},
+    }
+    assert 1 <= prepare(talks(keys)).pools.requests(33_792) < 2
+    assert simulate(talks(keys)).summary["rejected"] == 0
+
+
+def test_who_comes_back_from_the_host_holds_its_newest_state_alone() -> None:
+    """A victim of 2,900 tokens takes six blocks of attention and three states back, not twenty."""
+    keys = {
+        "engine.num_gpu_blocks_override": 32,
+        "scheduler.preemption": "swap",
+        "workload.prefix": {"kind": "none"},
+        "workload.arrivals": {"kind": "closed_loop", "clients": 4},
+        "workload.requests": 40,
+        "workload.lengths.prompt": {"kind": "fixed", "tokens": 2600},
+        "workload.lengths.output": {"kind": "fixed", "tokens": 700},
+    }
+    found = simulate(talks(keys)).summary
+    assert found["preemptions"] > 5
+    assert found["swapped_tokens"] > 5 * 2600
+    # 31 blocks: three requests of 5 + 3 to 6 + 3 fit beside each other, where two of 20 do not
+    assert found["mean_batch_size"] > 2
+
+
+# ---- what is compared -------------------------------------------------------------------
+
+
+def test_variants_say_what_sets_them_apart_though_nobody_varied_it() -> None:
+    keys = {"workload.requests": 20}
+    found = compare(talks(keys), {"scheduler.policy": ["vllm-v1", "orca"]})
+    assert found.cautions()[:2] == [
+        "prefixes are cached in vllm-v1, and not in the others: say engine.enable_prefix_caching"
+        " for all",
+        "a step is scheduled while another is computed in vllm-v1, and not in the others: say"
+        " engine.async_scheduling for all",
+    ]
+    assert found.to_dict()["warnings"] == found.cautions()[:2]
+    said = keys | {"engine.enable_prefix_caching": False, "engine.async_scheduling": False}
+    found = compare(talks(said), {"scheduler.policy": ["vllm-v1", "orca"]})
+    assert found.to_dict()["warnings"] == []
+    found = compare(talks(keys), {"engine.enable_prefix_caching": [True, False]})
+    assert found.to_dict()["warnings"] == []
