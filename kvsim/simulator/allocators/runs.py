@@ -117,7 +117,7 @@ class PrefixRuns(RunPool):
         for run, count in found:
             self._touch(run, count)
         self._allocate_new(new)
-        self._name(request, note, end // size)
+        self._name(request, note, end // size, is_last=True)
         if end == target:
             self._let_grow(request)
         return cached
@@ -238,8 +238,11 @@ class PrefixRuns(RunPool):
 
     # ---- names ----------------------------------------------------------------------------
 
-    def _name(self, request: Request, note: Note, upto: int) -> None:
-        """Give the blocks before number `upto` their identities."""
+    def _name(self, request: Request, note: Note, upto: int, *, is_last: bool = False) -> None:
+        """Give the blocks before number `upto` their identities.
+
+        Who is admitted comes last: all that run have had their turn in this step.
+        """
         at = note.named
         if at >= upto:
             return
@@ -253,7 +256,10 @@ class PrefixRuns(RunPool):
             number += 1
             end = min(segments[number][0], upto) if number < len(segments) else upto
             if first in growing:
-                self._name_grown(first, ahead_of=request)
+                if is_last:
+                    self._name_grown(first)
+                else:
+                    self._name_grown(first, ahead_of=request, most=upto)
             while at < end:
                 known = at + first - start
                 run = index.get(known)
@@ -305,7 +311,7 @@ class PrefixRuns(RunPool):
         if not others:
             del self._growing[first]
 
-    def _name_grown(self, first: int, ahead_of: Request | None = None) -> bool:
+    def _name_grown(self, first: int, ahead_of: Request | None = None, most: int = 0) -> bool:
         """Name what decoding requests have filled of the blocks from an identity on.
 
         Who filled a block first comes first.
@@ -316,6 +322,8 @@ class PrefixRuns(RunPool):
             First identity of what they write.
         ahead_of : Request, optional
             Name those alone who were ahead of it, and what they had filled before it.
+        most : int
+            Blocks that it names now: of the others' no more matter, and they may yet give way.
 
         Returns
         -------
@@ -333,6 +341,8 @@ class PrefixRuns(RunPool):
             if ahead_of is not None and request.seat > ahead_of.seat:
                 known -= self.planned_tokens  # its turn in this step comes later
             note, upto = _note(request), known // self._size
+            if ahead_of is not None:
+                upto = min(upto, most)
             if upto > note.named:
                 others.remove(request)  # or it would be asked for itself
                 if not others:
