@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from math import inf
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -96,6 +97,8 @@ class Allocator(ABC):
         Tokens of a decoding sequence that are planned before prompts are looked up.
     unknown_tokens : int
         Newest tokens of a decoding sequence whose content the scheduler does not know yet.
+    turn : float
+        Seat of the running request that asks for room; those from it on have not grown yet.
     in_flight : mapping of Request to int
         Prompt tokens that the step under way computes while the next one is planned.
     longest_chunk : int
@@ -135,6 +138,7 @@ class Allocator(ABC):
     gives_back = False  # whether requests free blocks while they run, and so one for another
     aligns_chunks = False  # whether chunks of prompts end where recurrent states are kept
     longest_chunk = 0
+    turn = inf
     in_flight: Mapping[Request, int] = MappingProxyType({})
     rounded_slots = 0
 

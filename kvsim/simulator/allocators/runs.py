@@ -256,10 +256,7 @@ class PrefixRuns(RunPool):
             number += 1
             end = min(segments[number][0], upto) if number < len(segments) else upto
             if first in growing:
-                if is_last:
-                    self._name_grown(first)
-                else:
-                    self._name_grown(first, ahead_of=request, most=upto)
+                self._name_grown(first, ahead_of=None if is_last else request)
             while at < end:
                 known = at + first - start
                 run = index.get(known)
@@ -311,7 +308,7 @@ class PrefixRuns(RunPool):
         if not others:
             del self._growing[first]
 
-    def _name_grown(self, first: int, ahead_of: Request | None = None, most: int = 0) -> bool:
+    def _name_grown(self, first: int, ahead_of: Request | None = None) -> bool:
         """Name what decoding requests have filled of the blocks from an identity on.
 
         Who filled a block first comes first.
@@ -322,8 +319,6 @@ class PrefixRuns(RunPool):
             First identity of what they write.
         ahead_of : Request, optional
             Name those alone who were ahead of it, and what they had filled before it.
-        most : int
-            Blocks that it names now: of the others' no more matter, and they may yet give way.
 
         Returns
         -------
@@ -338,11 +333,9 @@ class PrefixRuns(RunPool):
         named = False
         for request in ahead:
             known = self._known_tokens(request)
-            if ahead_of is not None and request.seat > ahead_of.seat:
+            if ahead_of is not None and request.seat >= min(ahead_of.seat + 1, self.turn):
                 known -= self.planned_tokens  # its turn in this step comes later
             note, upto = _note(request), known // self._size
-            if ahead_of is not None:
-                upto = min(upto, most)
             if upto > note.named:
                 others.remove(request)  # or it would be asked for itself
                 if not others:

@@ -16,6 +16,7 @@ is the same, made with what was known a step earlier::
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from kvsim.simulator.allocators.base import Allocator
 from kvsim.simulator.batch import DecodeBatch
@@ -254,11 +255,12 @@ class VLLMv1(Scheduler):
         int
             Tokens that the step has less, those that victims had been promised taken back.
         """
-        spent = 0
+        spent, allocator = 0, self.allocator
         while not grow(request, tokens):
-            self.gave_way = True
+            self.gave_way, allocator.turn = True, request.seat
             victim = self._victim()
             spent -= self._give_way(victim)
+            allocator.turn = inf
             if victim is request:
                 return spent
         self._planned[request] = tokens
