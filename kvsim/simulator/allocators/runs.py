@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from math import inf
 
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.allocators.base import Holding
@@ -135,7 +136,9 @@ class PrefixRuns(RunPool):
         note = _note(request)
         target = request.prefill_tokens
         if tokens <= target or not computed:  # a decode's are named when somebody asks
+            turn, self.turn = self.turn, request.seat + 1
             self._name(request, note, tokens // self._size)
+            self.turn = turn
             if tokens >= target:
                 self._let_grow(request)
         return True
@@ -152,7 +155,11 @@ class PrefixRuns(RunPool):
         held = self.blocks_of(request, tokens) if tokens else 0
         known = tokens - (self.unknown_tokens if preempted else 0)
         self._stop_growing(request)
+        if not preempted and not self.unknown_tokens:
+            self.turn = 0  # it ended before the step to come
         self._name(request, note, known // self._size)
+        if not preempted:
+            self.turn = inf
         nameless = held - note.named
         if nameless:
             self._let_go(nameless)
@@ -333,8 +340,6 @@ class PrefixRuns(RunPool):
         named = False
         for request in ahead:
             known = self._known_tokens(request)
-            if ahead_of is not None and request.seat >= min(ahead_of.seat + 1, self.turn):
-                known -= self.planned_tokens  # its turn in this step comes later
             note, upto = _note(request), known // self._size
             if upto > note.named:
                 others.remove(request)  # or it would be asked for itself
@@ -354,11 +359,15 @@ class PrefixRuns(RunPool):
         return -tokens, request.seat
 
     def _known_tokens(self, request: Request) -> int:
-        """Tokens that a request has in its blocks, this step's with them, and that are known."""
+        """Tokens that a request has in its blocks, and that are known.
+
+        Those of this step are among them, unless its turn comes later in it.
+        """
         batch = self.batch
         if batch is None or request not in batch.members:  # it has ended, or sits this step out
             return request.computed_tokens - self.unknown_tokens
-        return batch.cached_tokens(request) + self.planned_tokens - self.unknown_tokens
+        planned = self.planned_tokens if request.seat < self.turn else 0
+        return batch.cached_tokens(request) + planned - self.unknown_tokens
 
     # ---- what is seen from outside --------------------------------------------------------
 

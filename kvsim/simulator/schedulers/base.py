@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from math import inf
+from operator import attrgetter
 from typing import ClassVar
 
 from kvsim.errors import InvariantError
@@ -25,6 +27,8 @@ from kvsim.simulator.schedulers.queues import ADMISSION_POLICIES, WaitingQueue, 
 from kvsim.simulator.schedulers.steps import SchedulerLimits, StepPlan
 
 __all__ = ["Scheduler"]
+
+_seat = attrgetter("seat")  # order of admission, the last one of a request
 
 
 class Scheduler(ABC):
@@ -192,9 +196,8 @@ class Scheduler(ABC):
     def _decode(self, most_steps: int = 0, opened_blocks: int = 0) -> StepPlan | None:
         """Plan to decode on until something changes; None when nothing decodes.
 
-        After a preemption that is one step: nobody was admitted beside it, and the room that it
-        left may let somebody in at the next step. The plan is one object that is filled in
-        anew, because most plans are this one.
+        After a preemption that is one step: nobody was admitted beside it, and its room may let
+        somebody in at the next. The plan is one object, filled in anew: most are this one.
 
         Parameters
         ----------
@@ -269,9 +272,11 @@ class Scheduler(ABC):
             Whether anything was preempted.
         """
         preempted = False
+        self.allocator.turn = 0
         while self.batch.sequences and not self.allocator.can_decode(self.batch):
             self._preempt(self._victim())
             preempted = True
+        self.allocator.turn = inf
         return preempted
 
     def _victim(self) -> Request:
@@ -392,8 +397,3 @@ class Scheduler(ABC):
                 f"running requests hold {held} slots, and are due {due}: by the memory's count of"
                 " what is free, and by the claim of each"
             )
-
-
-def _seat(request: Request) -> int:
-    """Order of admission, the last one of a request."""
-    return request.seat
