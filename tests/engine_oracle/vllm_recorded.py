@@ -25,8 +25,11 @@ _TELLING = {  # seeds that once disagreed
     "priority": (24,),  # who gave way for itself ends the step for those behind, before 0.33
     "async-priority": (0,),  # one that has ended gives way: the next is passed over, before 0.28
     "async-threshold": (41,),  # who has ended gives way, and the pool is asked no more
-    "alike": (357,),  # who runs fills a block in the step in which another is admitted
-    "async-alike": (516,),  # who fails to grow has not written yet, whoever gives way for it
+    # who runs fills a block in the step in which another is admitted; one that ended is freed
+    # before the step in which others go on
+    "alike": (357, 1262),
+    # who fails to grow has not written yet, whoever gives way for it; several turns in one step
+    "async-alike": (516, 414, 2520),
     "states-prefix": (229,),  # a decode leaves behind what was never held
     "async-states-turns": (320,),  # a decode writes the state that the blocked head waits for
 }
