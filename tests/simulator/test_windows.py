@@ -102,8 +102,7 @@ def test_nameless_blocks_go_first_and_content_is_forgotten_when_it_is_taken() ->
     pool = BlockPool(4, 1, nameless_first=True)
     pool.take(3)
     first, second = pool.name(0, 7), pool.name(0, 7)
-    pool.give_back(first)
-    pool.give_back(second)
+    pool.give_back([first, second])
     pool.give_back_nameless(1)
     assert (pool.free, pool.cached) == (4, 2)
     pool.take(3)  # one that was never used, the nameless one, then the first

@@ -95,7 +95,12 @@ class BlockPool:
     def name(self, group: int, name: int) -> Block:
         """Give a held block without identity one."""
         block = Block(group, name)
-        self._known[group].setdefault(name, []).append(block)
+        known = self._known[group]
+        others = known.get(name)
+        if others is None:
+            known[name] = [block]
+        else:
+            others.append(block)
         if name in self._watched:
             self.has_changed = True
         return block
@@ -113,24 +118,31 @@ class BlockPool:
     def take(self, count: int) -> None:
         """Hand out blocks in the order of eviction; what they held is forgotten."""
         self.free -= count
-        reused = min(count, self._front)
-        self._front -= reused
-        for _ in range(count - reused):
-            block, _ = self._queue.popitem(last=False)
-            if isinstance(block, Block):
-                self.cached -= 1
-                self.evictions += 1
-                self._forget(block)
-
-    def give_back(self, block: Block) -> None:
-        """Drop a reference; after the last one the block is idle, and keeps its content."""
-        block.refs -= 1
-        if block.refs:
-            self.further_refs -= 1
+        if count <= self._front:
+            self._front -= count
             return
-        self._queue[block] = None
-        self.cached += 1
-        self.free += 1
+        count, self._front = count - self._front, 0
+        oldest, named = self._queue.popitem, 0
+        for _ in range(count):
+            block, _ = oldest(last=False)
+            if isinstance(block, Block):
+                named += 1
+                self._forget(block)
+        self.cached -= named
+        self.evictions += named
+
+    def give_back(self, blocks: Iterable[Block]) -> None:
+        """Drop a reference to each; after the last one it is idle, and keeps its content."""
+        queue, idle = self._queue, 0
+        for block in blocks:
+            block.refs -= 1
+            if block.refs:
+                self.further_refs -= 1
+            else:
+                queue[block] = None
+                idle += 1
+        self.cached += idle
+        self.free += idle
 
     def give_back_nameless(self, count: int) -> None:
         """Give back blocks without identity."""
@@ -141,11 +153,13 @@ class BlockPool:
             self._queue.update((object(), None) for _ in range(count))
 
     def _forget(self, block: Block) -> None:
-        blocks = self._known[block.group][block.name]
-        blocks.remove(block)
-        if not blocks:
-            del self._known[block.group][block.name]
-        if block.name in self._watched:
+        name, known = block.name, self._known[block.group]
+        blocks = known[name]
+        if len(blocks) == 1:
+            del known[name]
+        else:
+            blocks.remove(block)
+        if name in self._watched:
             self.has_changed = True
 
     def check(self, held: Iterable[Block], nameless: int, total: int) -> None:

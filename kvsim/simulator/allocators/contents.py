@@ -116,18 +116,20 @@ class Contents:
         """Give the blocks that known tokens fill their identities, where a hit could use them."""
         if not self.align:
             return
-        known = tokens - tokens % self.align
+        known, named = tokens - tokens % self.align, self._pool.name
         places = request.prompt_tokens - 1, table.junction
         for at, growth in enumerate(self._groups):
-            upto = known // growth.block_size
-            if upto <= table.named[at]:
+            size, done = growth.block_size, table.named[at]
+            upto = known // size
+            if upto <= done:
                 continue
-            full = range(max(table.named[at], table.first[at]), upto)
-            for number in kept(growth, full, self.align, self._interval, places):
-                if number in table.holes[at]:
-                    continue
-                name = table.identity(request, growth.block_size, number)
-                table.blocks[at][number] = self._pool.name(at, name)
-                if growth.is_state:
-                    self._fresh.add((at, name))
             table.named[at] = upto
+            full = range(max(done, table.first[at]), upto)
+            numbers = kept(growth, full, self.align, self._interval, places)
+            if holes := table.holes[at]:
+                numbers = [number for number in numbers if number not in holes]
+            blocks, names = table.blocks[at], table.identities(request, size, numbers)
+            for number, name in zip(numbers, names, strict=True):
+                blocks[number] = named(at, name)
+            if growth.is_state:
+                self._fresh.update((at, name) for name in names)

@@ -12,7 +12,7 @@ of the managers in ``single_type_kv_cache_manager.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple, TypeAlias
 
@@ -110,7 +110,7 @@ def longest_hit(kinds: Sequence[Alike], limit: int, align: int, known: Known) ->
 
 def kept(
     growth: Growth, blocks: range, align: int, interval: int | None, places: Iterable[int]
-) -> Iterable[int]:
+) -> Collection[int]:
     """Full blocks that are given an identity: those that a hit could use.
 
     A window's are kept just before the places where later requests may begin

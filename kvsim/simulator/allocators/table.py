@@ -11,13 +11,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from kvsim.errors import InvariantError
 from kvsim.memory.growth import BlockCurve, Growth
 from kvsim.simulator.allocators.block_pool import Block
 from kvsim.simulator.request import Request
-from kvsim.units import ceil_div
 from kvsim.workload.content import Segments
 
 __all__ = ["Table", "first_block", "new_blocks", "table_of", "tabled", "without_windows"]
@@ -80,18 +79,19 @@ class Table:
         count = 0
         for growth, stop in zip(groups, self.stop, strict=True):
             if growth.block_size * stop < tokens:
-                missing = ceil_div(tokens, growth.block_size) - stop
+                missing = -(-tokens // growth.block_size) - stop
                 count += growth.width * new_blocks(growth, missing, beside)
         return count
 
     def extend(self, at: int, growth: Growth, tokens: int, beside: int) -> int:
         """Reach so many tokens in a group; return the numbers that are passed over."""
-        stop, due = self.stop[at], ceil_div(tokens, growth.block_size)
+        stop, due = self.stop[at], -(-tokens // growth.block_size)
         if due <= stop:
             return 0
         self.stop[at] = due
         passed = due - stop - new_blocks(growth, due - stop, beside)
-        self.holes[at].update(range(stop, stop + passed))
+        if passed:
+            self.holes[at].update(range(stop, stop + passed))
         return passed
 
     def left(self, groups: Sequence[Growth]) -> int:
@@ -123,6 +123,18 @@ class Table:
         self.closed += freed
         self.closed_cached += cached
 
+    def identities(self, request: Request, size: int, numbers: Collection[int]) -> list[int]:
+        """Identities of blocks by their numbers, which ascend."""
+        if not numbers:
+            return []
+        segments = self.ids.get(size)
+        if segments is None:
+            segments = self.ids[size] = request.identities(size)
+        start, first = segments[-1]
+        if next(iter(numbers)) >= start:
+            return [first + number - start for number in numbers]
+        return [self.identity(request, size, number) for number in numbers]
+
     def identity(self, request: Request, size: int, number: int) -> int:
         """Identity of the request's block number so and so, of so many tokens.
 
@@ -152,7 +164,9 @@ def new_blocks(growth: Growth, missing: int, beside: int) -> int:
     beside : int
         Blocks that hold a state beside the newest one.
     """
-    return min(missing, 1 + beside) if growth.is_state else missing
+    if missing > 1 and growth.is_state:
+        return min(missing, 1 + beside)
+    return missing
 
 
 def first_block(growth: Growth, processed: int) -> int:

@@ -336,8 +336,8 @@ class BlockTables(Paged):
             holes.difference_update(numbers)
         named = [blocks.pop(number) for number in numbers if number in blocks] if blocks else []
         self._pool.give_back_nameless(self._groups[at].width * count - len(named))
-        for block in named:
-            self._pool.give_back(block)
+        if named:
+            self._pool.give_back(named)
         return count
 
     def _count(self) -> None:
