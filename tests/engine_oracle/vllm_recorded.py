@@ -28,8 +28,9 @@ _TELLING = {  # seeds that once disagreed
     # who runs fills a block in the step in which another is admitted; one that ended is freed
     # before the step in which others go on
     "alike": (357, 1262),
-    # who fails to grow has not written yet, whoever gives way for it; several turns in one step
-    "async-alike": (516, 414, 2520),
+    # who fails to grow has not written yet, whoever gives way for it; several turns in one step;
+    # the newest token of who has ended is known last
+    "async-alike": (516, 414, 2520, 101, 347),
     "states-prefix": (229,),  # a decode leaves behind what was never held
     "async-states-turns": (320,),  # a decode writes the state that the blocked head waits for
 }

@@ -153,13 +153,14 @@ class PrefixRuns(RunPool):
         note = _note(request)
         tokens = request.computed_tokens + planned_tokens
         held = self.blocks_of(request, tokens) if tokens else 0
-        known = tokens - (self.unknown_tokens if preempted else 0)
         self._stop_growing(request)
-        if not preempted and not self.unknown_tokens:
+        if not (preempted or self.unknown_tokens):
             self.turn = 0  # it ended before the step to come
-        self._name(request, note, known // self._size)
+        self._name(request, note, (tokens - self.unknown_tokens) // self._size)
         if not preempted:
             self.turn = inf
+            if self.unknown_tokens:  # its newest token is known once all have had their turn
+                self._name(request, note, tokens // self._size, is_last=True)
         nameless = held - note.named
         if nameless:
             self._let_go(nameless)
