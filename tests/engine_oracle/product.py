@@ -25,7 +25,7 @@ from tests.support.parts import Given
 from .jobs import Case
 from .seen import Seen
 
-__all__ = ["LONGEST", "serve", "watched"]
+__all__ = ["LONGEST", "serve", "table_of", "watched"]
 
 LONGEST = 4000  # max_model_len on both sides
 _READS = KVReadCurve((), (1,), (1,), (1,))
@@ -66,7 +66,7 @@ def serve(
     scheduler = policy(limits, memory, decode_batch(memory.growths, _READS), recorder, **own)
     scheduler.seen = seen = Seen()
     clock = StepClock(ConstantStepTime(1.0), lambda start, count: 0.0)
-    arrivals = arrival_queue(Given([_table(case)]), Streams(0), recorder)
+    arrivals = arrival_queue(Given([table_of(case)]), Streams(0), recorder)
     run_replica(Replica(scheduler, clock, arrivals, recorder))
     for row, (first, ended) in enumerate(
         zip(recorder.first_token_seconds, recorder.finish_seconds, strict=True)
@@ -80,7 +80,7 @@ def serve(
     return seen
 
 
-def _table(case: Case) -> RequestTable:
+def table_of(case: Case) -> RequestTable:
     def column(name: str) -> np.ndarray:
         return np.array([getattr(job, name) for job in case.jobs])
 

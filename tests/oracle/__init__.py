@@ -6,6 +6,7 @@ the description of the workload, and the step-time model, which is called once a
 
 from .blocks import Apart, Blocks, Group
 from .engine import Costs, Engine, Limits, StepRow
+from .hybrid import HybridBlocks, Layers
 from .jobs import Arrivals, Job
 from .memory import Memory, Nothing
 from .policies import ENGINES as OF_OTHERS
@@ -23,7 +24,9 @@ __all__ = [
     "Engine",
     "Group",
     "Growing",
+    "HybridBlocks",
     "Job",
+    "Layers",
     "Limits",
     "Memory",
     "Moving",

@@ -295,7 +295,7 @@ class Engine:
         self.prefilling.append(job)
         self.admissions.append((job.row, self.now, cached))
         self.scheduled.setdefault(job.row, self.now)
-        return job, min(chunk, job.target - cached)
+        return job, self.memory.cut(job, cached, min(chunk, job.target - cached))
 
     def extend(self, job: Job, count: int) -> bool:
         """Make room for a further chunk of a prompt."""

@@ -14,6 +14,13 @@ class Memory(ABC):
     in_chunks = True
     in_order = False  # whether vLLM's loop, one running job after the other, is for it
 
+    def begin_step(self) -> None:  # noqa: B027 - few mind
+        """Note that another step is planned."""
+
+    def cut(self, job: Job, start: int, count: int) -> int:
+        """Tokens of a prompt's next chunk, of those that the step has for it."""
+        return count
+
     def closed(self) -> int:
         """Slots that decodes have given back since the last call."""
         return 0

@@ -14,6 +14,7 @@ class VLLMv1(Engine):
 
     def plan(self) -> Step | None:
         """Who runs has its tokens first; then what is left is spent on who waits."""
+        self.memory.begin_step()
         self.planned: dict[Job, int] = {}
         self.evictions = self.memory.evictions
         longest = self.longest()
@@ -44,6 +45,8 @@ class VLLMv1(Engine):
                 continue
             decodes = job in self.decoding
             count = job.samples if decodes else min(job.target - job.computed, budget, longest)
+            if not decodes:
+                count = self.memory.cut(job, job.computed, count)
             if count > budget or count == 0:
                 if decodes:
                     self.resting.append(job)
