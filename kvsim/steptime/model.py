@@ -193,8 +193,8 @@ class StepTimeModel:
             When KV heads cannot be split over the tensor-parallel ranks.
         """
         options = deployment.options
-        chosen, provenance = _coefficients(deployment.accelerator, coefficients)
-        chosen = _with_host_cost(chosen, engine)
+        given = _with_host_cost(coefficients or deployment.accelerator.coefficients, engine)
+        chosen, provenance = _coefficients(deployment.accelerator, given)
         model = _stored_as(deployment)
         weights = weight_format(model.quantization or model.dtype)
         kv_rate = _kv_rate(chosen, deployment.kv_format)
@@ -296,13 +296,18 @@ def _coefficients(
     return chosen, f"assumed: {chosen.source}; {device.name} has no measurement"
 
 
-def _with_host_cost(coefficients: StepCoefficients, engine: str | None) -> StepCoefficients:
-    """Put an engine's host costs in place of the default engine's."""
-    cost = coefficients.host_costs.get(engine or "")
-    if cost is None:
-        return coefficients
-    changes = {"host_seconds": cost.host_seconds, "sequence_seconds": cost.sequence_seconds}
-    return coefficients.model_copy(update=changes)
+def _with_host_cost(known: StepCoefficients | None, engine: str | None) -> StepCoefficients | None:
+    """Put an engine's host costs in place of the default engine's, and say whose they are."""
+    cost = known.host_costs.get(engine or "") if known is not None else None
+    if known is None or cost is None:
+        return known
+    kernels, _, host = known.source.rpartition("; ")
+    changes: dict[str, Any] = {
+        "host_seconds": cost.host_seconds,
+        "sequence_seconds": cost.sequence_seconds,
+        "source": f"{kernels}; {host.partition(':')[0]}: {cost.source}" if kernels else host,
+    }
+    return known.model_copy(update=changes)
 
 
 def _stored_as(deployment: Deployment) -> ModelSpec:

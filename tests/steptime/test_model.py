@@ -412,3 +412,19 @@ def test_constant_step_time_is_constant():
     assert steps.seconds(StepLoad(1, 1)) == steps.seconds(StepLoad(9000, 99, 1e9)) == 0.25
     assert steps.kv_seconds_per_byte == 0
     assert steps.cost(StepLoad(1, 1)).bound_by == "host"
+
+
+@pytest.mark.parametrize(
+    ("engine", "host"),
+    [
+        ("vllm", "host: 58 served runs of vllm"),
+        ("sglang", "host: 64 served runs of sglang"),
+        ("tensorrt-llm", "host: 477 served runs of tensorrt-llm"),
+        (None, "host: 58 served runs of vllm"),
+    ],
+)
+def test_the_provenance_names_the_host_cost_that_counts(engine: str | None, host: str) -> None:
+    deployment = Deployment(find_model("llama3.1-8b"), find_accelerator("h100"))
+    said = StepTimeModel.from_deployment(deployment, engine=engine).provenance
+    assert host in said
+    assert said.count("served runs") == 1
