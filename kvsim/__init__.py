@@ -47,13 +47,13 @@ if TYPE_CHECKING:
     from kvsim.search import size_fleet as size_fleet
     from kvsim.simulator.camera import Camera as Camera
     from kvsim.simulator.families import register as register
+    from kvsim.simulator.loading import allocator_names as allocator_names
+    from kvsim.simulator.loading import load_scenario as load_scenario
+    from kvsim.simulator.loading import scenario_names as scenario_names
+    from kvsim.simulator.loading import scheduler_names as scheduler_names
+    from kvsim.simulator.loading import with_overrides as with_overrides
     from kvsim.simulator.scenario import SLO as SLO
     from kvsim.simulator.scenario import Scenario as Scenario
-    from kvsim.simulator.scenario import allocator_names as allocator_names
-    from kvsim.simulator.scenario import load_scenario as load_scenario
-    from kvsim.simulator.scenario import scenario_names as scenario_names
-    from kvsim.simulator.scenario import scheduler_names as scheduler_names
-    from kvsim.simulator.scenario import with_overrides as with_overrides
     from kvsim.specs.engine_options import EngineOptions as EngineOptions
     from kvsim.specs.hardware import AcceleratorProfile as AcceleratorProfile
     from kvsim.specs.model import ModelSpec as ModelSpec
@@ -97,7 +97,7 @@ _HOMES = {
     "UnknownNameError": "kvsim.errors",
     "UnsupportedError": "kvsim.errors",
     "accelerator_names": "kvsim.catalog.accelerators",
-    "allocator_names": "kvsim.simulator.scenario",
+    "allocator_names": "kvsim.simulator.loading",
     "cache_policy_names": "kvsim.studies.cache",
     "cache_sizes": "kvsim.studies.cache",
     "compare": "kvsim.runs.compare",
@@ -114,7 +114,7 @@ _HOMES = {
     "hit_ratio_curve": "kvsim.studies.cache",
     "kv_format_names": "kvsim.specs.precision",
     "load_accelerator": "kvsim.catalog.accelerators",
-    "load_scenario": "kvsim.simulator.scenario",
+    "load_scenario": "kvsim.simulator.loading",
     "measured_steps": "kvsim.calibrate.records",
     "model_names": "kvsim.catalog.models",
     "plan": "kvsim.planning.planner",
@@ -126,15 +126,15 @@ _HOMES = {
     "read_validation": "kvsim.calibrate.records",
     "register": "kvsim.simulator.families",
     "replicate": "kvsim.runs.replicate",
-    "scenario_names": "kvsim.simulator.scenario",
-    "scheduler_names": "kvsim.simulator.scenario",
+    "scenario_names": "kvsim.simulator.loading",
+    "scheduler_names": "kvsim.simulator.loading",
     "simulate": "kvsim.runs.simulate",
     "size_fleet": "kvsim.search",
     "tier_gains": "kvsim.studies.cache",
     "time_bins": "kvsim.results.time_bins",
     "trace_stats": "kvsim.workload.traces.stats",
     "weight_format_names": "kvsim.specs.precision",
-    "with_overrides": "kvsim.simulator.scenario",
+    "with_overrides": "kvsim.simulator.loading",
 }
 
 __all__ = sorted(_HOMES, key=lambda name: (name.casefold(), name))

@@ -49,7 +49,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _scenarios() -> list[str]:
-    from kvsim.simulator.scenario import scenario_names
+    from kvsim.simulator.loading import scenario_names
 
     return scenario_names()
 
@@ -89,7 +89,7 @@ def chosen_scenario(
     InputError
         For an unknown scenario or key, or an impossible value.
     """
-    from kvsim.simulator.scenario import load_layers
+    from kvsim.simulator.loading import load_layers
 
     replayed = {} if trace is None else _replayed(scenario, trace)
     flagged = {name: (value, _flag_words(name, value)) for name, value in given(flags).items()}
@@ -179,7 +179,7 @@ def refuse_fixed(
 
 def _trace(scenario: str, trace: str) -> dict[str, Any]:
     """Return the trace section: the scenario's own settings of one, and the file asked for."""
-    from kvsim.simulator.scenario import load_scenario
+    from kvsim.simulator.loading import load_scenario
 
     if not trace:
         raise InputError("names no file", where="--trace")

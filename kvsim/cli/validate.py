@@ -172,7 +172,7 @@ def _pair_row(pair: Pair) -> tuple[str, ...]:
 
 def _log(path: Path, output: Path | None, output_format: str, asked: dict[str, Any]) -> None:
     from kvsim.calibrate.served.engine_log import compare_log, read_engine_log
-    from kvsim.simulator.scenario import load_scenario
+    from kvsim.simulator.loading import load_scenario
 
     if asked["profile"] is None:
         raise click.UsageError("--engine-log needs --profile: the accelerator that vLLM ran on.")
@@ -221,7 +221,7 @@ def _closing(found: LogComparison) -> str:
 
 def _bench(path: Path, output: Path | None, output_format: str, asked: dict[str, Any]) -> None:
     from kvsim.calibrate.served.bench import compare_bench
-    from kvsim.simulator.scenario import load_scenario
+    from kvsim.simulator.loading import load_scenario
 
     if asked["scenario"] is None:
         raise click.UsageError("--bench needs --scenario: what vLLM served, and on what.")

@@ -30,9 +30,10 @@ from kvsim.runs.replicate import (
 )
 from kvsim.simulator.camera import Camera
 from kvsim.simulator.facts import key_of, refuse_twice
+from kvsim.simulator.loading import with_overrides
 from kvsim.simulator.prepare import Setup
 from kvsim.simulator.replica import Watch
-from kvsim.simulator.scenario import Scenario, with_overrides
+from kvsim.simulator.scenario import Scenario
 from kvsim.version import __version__
 
 __all__ = ["SimulationComparison", "Variant", "compare"]

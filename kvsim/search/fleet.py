@@ -22,9 +22,10 @@ from kvsim.search.rate import (
     judge,
     require_steady,
 )
+from kvsim.simulator.loading import with_overrides
 from kvsim.simulator.prepare import prepare
 from kvsim.simulator.replica import Watch
-from kvsim.simulator.scenario import Scenario, with_overrides
+from kvsim.simulator.scenario import Scenario
 from kvsim.specs.hardware import Price
 
 __all__ = ["FleetOption", "replicas_for", "size_fleet"]

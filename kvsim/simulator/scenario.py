@@ -6,9 +6,7 @@ its dotted path (``workload.arrivals.rate=20``), on the command line and in Pyth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from copy import deepcopy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,30 +15,23 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     PrivateAttr,
-    ValidationError,
     model_validator,
 )
 
-from kvsim.errors import InputError, UnknownNameError
 from kvsim.registry import PolicyName
 from kvsim.simulator import choices
 from kvsim.simulator.facts import (
-    ContradictionError,
-    named,
-    overlay,
     replaced,
     settled,
     where_given,
 )
-from kvsim.simulator.families import FAMILIES, own_scheduler
-from kvsim.simulator.overrides import Layer, closest, layer_of
-from kvsim.specs.checked import FieldError, dotted, read, unknown_key
+from kvsim.simulator.families import own_scheduler
+from kvsim.specs.checked import read
 from kvsim.specs.engine_options import EngineOptions
-from kvsim.specs.yaml_files import data_folder, dump_yaml, located, read_yaml
+from kvsim.specs.yaml_files import dump_yaml
 from kvsim.units import KIB, MIB
 from kvsim.workload.described import Count, Described, Duration, Flag, Positive, Real, Tokens, Whole
 from kvsim.workload.spec import WorkloadSpec
-from kvsim.workload.validation import field_error
 
 __all__ = [
     "SLO",
@@ -50,12 +41,6 @@ __all__ = [
     "Scenario",
     "SchedulerSpec",
     "StepTimeSpec",
-    "allocator_names",
-    "load_layers",
-    "load_scenario",
-    "scenario_names",
-    "scheduler_names",
-    "with_overrides",
 ]
 
 
@@ -249,6 +234,17 @@ class Scenario(Described):
         memory.__dict__["allocator"] = PolicyName("prefix")
         return copy
 
+    @property
+    def origin(self) -> tuple[Path | None, dict[str, str]]:
+        """The file that it was read from, if it was, and the words that set each override."""
+        return self._file, self._spelled
+
+    def from_origin(self, file: Path | None, spelled: Mapping[str, str]) -> Self:
+        """Return a copy that knows where it comes from; see `origin`."""
+        copy = super().model_copy()
+        copy._file, copy._spelled = file, dict(spelled)
+        return copy
+
     def where(self, key: str, *, short: bool = False) -> str:
         """Say which override, or line of the file (`short`: without its folder), gave a key."""
         said = where_given(key, self._spelled, self._file)
@@ -274,156 +270,8 @@ def _own_policy(scheduler: SchedulerSpec, engine: EngineSpec) -> SchedulerSpec:
     return chosen
 
 
-_SECTIONS = sorted(Scenario.model_fields.keys() - {"folder"})  # that is where the file lies
-
-
 def _without_none(content: Any) -> Any:
     """Leave out what was not decided."""
     if not isinstance(content, dict):
         return content
     return {key: _without_none(value) for key, value in content.items() if value is not None}
-
-
-def allocator_names() -> list[str]:
-    """Names of the memory policies: built in, registered, and offered by distributions."""
-    return FAMILIES["allocators"].names()
-
-
-def scheduler_names() -> list[str]:
-    """Names of the schedulers: built in, registered, and offered by distributions."""
-    return FAMILIES["schedulers"].names()
-
-
-def scenario_names() -> list[str]:
-    """Names of the scenarios that kvsim ships."""
-    return sorted(path.stem for path in data_folder("scenarios").glob("*.yaml"))
-
-
-def load_scenario(
-    path: str | Path,
-    overrides: Mapping[str, object] | None = None,
-    *,
-    spelled: Mapping[str, str] | None = None,
-) -> Scenario:
-    """Read a scenario from a file or by the name of a shipped one.
-
-    Parameters
-    ----------
-    path : str or Path
-        A YAML file, or a name such as "peer-w".
-    overrides : mapping, optional
-        Dotted keys, or names of flags, to values: ``{"workload.arrivals.rate": 20}``.
-    spelled : mapping, optional
-        How somebody wrote each override, to say which one is wrong; "override key=value" by
-        default.
-
-    Raises
-    ------
-    InputError
-        For a file that is missing or malformed, an unknown key or an impossible value; the
-        message names file, line and key, or the override.
-    """
-    return load_layers(path, [layer_of(overrides or {}, spelled or {})])
-
-
-def load_layers(path: str | Path, layers: Sequence[Layer]) -> Scenario:
-    """Read a scenario, and lay overrides over it: the last layer has the last word.
-
-    Raises
-    ------
-    InputError
-        As `load_scenario`.
-    """
-    file = _find(Path(path))
-    with located(file):
-        content = named(read_yaml(file), _SECTIONS)
-    content.setdefault("name", file.stem)
-    scenario = _overridden(content, layers, file)
-    scenario._file = file
-    return scenario.model_copy(update={"folder": file.resolve().parent})
-
-
-def with_overrides(
-    scenario: Scenario,
-    overrides: Mapping[str, object],
-    *,
-    spelled: Mapping[str, str] | None = None,
-) -> Scenario:
-    """Return the scenario with other values; keys and `spelled` as in `load_scenario`.
-
-    Raises
-    ------
-    InputError
-        For an unknown key or an impossible value, with the key.
-
-    Examples
-    --------
-    >>> faster = with_overrides(load_scenario("peer-w"), {"workload.arrivals.rate": 20})
-    >>> faster.workload.arrivals.rate
-    20.0
-    """
-    content = scenario.model_dump(exclude_unset=True, exclude={"folder"})
-    changed = _overridden(content, [layer_of(overrides, spelled or {})], scenario._file)
-    changed._file = scenario._file
-    changed._spelled = scenario._spelled | changed._spelled
-    return changed.model_copy(update={"folder": scenario.folder})
-
-
-def _overridden(content: dict[str, Any], layers: Sequence[Layer], file: Path | None) -> Scenario:
-    """Build a scenario; blame an override for what is wrong, unless the file said it before."""
-    changed, words = deepcopy(content), dict[str, str]()
-    for layer in layers:
-        words |= overlay(changed, layer, _SECTIONS)
-    try:
-        scenario = _validated(changed)
-    except ContradictionError as wrong:
-        places = [where_given(key, words, file).removesuffix(f": {key}") for key in wrong.given]
-        raise ContradictionError(wrong.given, places) from None
-    except FieldError as wrong:
-        blamed = None if _is_in(content, wrong) else closest(wrong.place, words)
-        if blamed is not None:
-            fix = _whole_section(wrong, blamed) or wrong.fix
-            raise InputError(wrong.what, where=words[blamed], fix=fix) from None
-        with located(file or Path("scenario")):
-            raise
-    scenario._spelled = words
-    return scenario
-
-
-def _whole_section(wrong: FieldError, blamed: str) -> str:
-    """How to change a kind: the keys of the one before do not fit the new one."""
-    section = dotted(wrong.place[:-1])
-    if blamed != f"{section}.kind" or not wrong.what.startswith("unknown key"):
-        return ""
-    return f"the section had it before: set all of it, as {section}={{kind: ..., ...}}"
-
-
-def _validated(content: dict[str, Any]) -> Scenario:
-    """Build a scenario; what is wrong comes with its place."""
-    if "folder" in content:
-        raise unknown_key(("folder",), _SECTIONS)
-    try:
-        return Scenario.model_validate(content)
-    except ValidationError as error:
-        raise field_error(error, content, Scenario) from None
-
-
-def _is_in(content: dict[str, Any], wrong: FieldError) -> bool:
-    """Whether the same is wrong with what the file alone says."""
-    try:
-        _validated(content)
-    except FieldError as before:
-        return before.what == wrong.what
-    except ContradictionError:  # it comes after what is wrong with a field
-        return False
-    return False
-
-
-def _find(path: Path) -> Path:
-    """The file at `path`, or the shipped scenario of that name."""
-    with suppress(OSError):  # too long to be a file's name
-        if path.suffix in (".yaml", ".yml") or path.is_file():
-            return path
-    if str(path) not in scenario_names():
-        raise UnknownNameError("scenario", str(path), scenario_names(), fix="or give a YAML file")
-    return data_folder("scenarios") / f"{path}.yaml"

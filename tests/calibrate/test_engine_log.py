@@ -14,7 +14,8 @@ from kvsim.calibrate.served.engine_log import compare_log, parse_engine_log, rea
 from kvsim.cli import main
 from kvsim.errors import InputError
 from kvsim.runs.simulate import simulate
-from kvsim.simulator.scenario import Scenario, load_scenario
+from kvsim.simulator.loading import load_scenario
+from kvsim.simulator.scenario import Scenario
 from kvsim.specs.engine_options import EngineOptions
 from kvsim.units import GIB
 

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.arrival_queue import arrival_queue
 from kvsim.simulator.assemble import make_clock, make_scheduler
+from kvsim.simulator.loading import load_scenario
 from kvsim.simulator.prepare import prepare
 from kvsim.simulator.replica import Replica, run_replica
-from kvsim.simulator.scenario import load_scenario
 from kvsim.simulator.schedulers import SCHEDULERS, SchedulerLimits
 from kvsim.simulator.schedulers.sarathi import Sarathi
 from kvsim.simulator.schedulers.vllm_v0 import VLLMv0

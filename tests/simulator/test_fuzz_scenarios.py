@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvsim.catalog.accelerators import load_accelerator
-from kvsim.simulator.scenario import Scenario, load_scenario, scenario_names
+from kvsim.simulator.loading import load_scenario, scenario_names
+from kvsim.simulator.scenario import Scenario
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.yaml_files import data_folder, read_yaml
 from tests.support.needs import examples

@@ -9,8 +9,9 @@ import pytest
 
 import kvsim
 from kvsim.errors import KVSimError
+from kvsim.simulator.loading import load_scenario, scenario_names
 from kvsim.simulator.prepare import prepare
-from kvsim.simulator.scenario import EngineSpec, Scenario, load_scenario, scenario_names
+from kvsim.simulator.scenario import EngineSpec, Scenario
 from kvsim.specs.checked import defaults
 
 # Long enough for a burst and for what comes after it, or for a second conversation of a client; a

@@ -11,9 +11,9 @@ from kvsim.simulator.allocators.radix_tree import RadixTree, key_of
 from kvsim.simulator.allocators.runs import PrefixRuns
 from kvsim.simulator.arrival_queue import arrival_queue
 from kvsim.simulator.assemble import make_clock, make_scheduler
+from kvsim.simulator.loading import load_scenario
 from kvsim.simulator.prepare import prepare
 from kvsim.simulator.replica import Replica, run_replica
-from kvsim.simulator.scenario import load_scenario
 from kvsim.workload.spec import build_workload
 from kvsim.workload.streams import Streams
 from tests.support.parts import Log, watch_laws

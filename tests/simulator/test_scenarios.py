@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from kvsim import InputError, Scenario, load_scenario, scenario_names, simulate
-from kvsim.simulator.scenario import allocator_names, with_overrides
+from kvsim.simulator.loading import allocator_names, with_overrides
 from kvsim.simulator.schedulers import SCHEDULERS
 from kvsim.specs.yaml_files import data_folder
 from kvsim.workload.arrivals import Arrivals

@@ -7,7 +7,7 @@ import pytest
 
 import kvsim
 from kvsim.memory.growth import BlockCurve
-from kvsim.simulator.scenario import load_scenario, with_overrides
+from kvsim.simulator.loading import load_scenario, with_overrides
 from kvsim.simulator.schedulers import SchedulerLimits
 from kvsim.steptime.model import ConstantStepTime
 from tests.support.parts import Case, Given, Pool, simulated, table

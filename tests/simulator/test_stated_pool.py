@@ -4,8 +4,9 @@ import pytest
 
 import kvsim
 from kvsim.errors import InputError
+from kvsim.simulator.loading import load_scenario
 from kvsim.simulator.prepare import prepare
-from kvsim.simulator.scenario import Scenario, load_scenario
+from kvsim.simulator.scenario import Scenario
 
 SHORT = {"workload.requests": 20, "engine.num_gpu_blocks_override": None, "max_model_len": 4096}
 

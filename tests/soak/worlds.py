@@ -14,8 +14,9 @@ import yaml
 
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.memory.growth import BlockCurve
+from kvsim.simulator.loading import load_scenario
 from kvsim.simulator.prepare import prepare
-from kvsim.simulator.scenario import Scenario, load_scenario
+from kvsim.simulator.scenario import Scenario
 
 Content = dict[str, Any]
 

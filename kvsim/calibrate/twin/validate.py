@@ -14,8 +14,9 @@ from kvsim.catalog.models import find_model
 from kvsim.errors import MissingExtraError
 from kvsim.interrupts import released
 from kvsim.simulator.caching import says_caching
+from kvsim.simulator.loading import load_scenario
 from kvsim.simulator.prepare import Setup, prepare
-from kvsim.simulator.scenario import Scenario, load_scenario
+from kvsim.simulator.scenario import Scenario
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 
