@@ -64,6 +64,7 @@ class Question:
             max_model_len=self.longest,
             num_gpu_blocks_override=self.num_blocks,
             block_size=16,
+            enable_prefix_caching=False,  # the twin finds none
         )
         return Scenario(
             name="twin",
