@@ -119,7 +119,7 @@ def _scheduler_words(setup: Setup) -> str:
     """The policy, its parameters, whether it plans a step ahead, and whom it mimics."""
     policy = setup.scenario.scheduler.policy
     words = [f"{name}={value}" for name, value in policy.parameters.items()]
-    if setup.scheduler.plans_ahead and setup.deployment.options.async_scheduling:
+    if setup.is_async:
         words.append("asynchronous")
     return ", ".join([str(policy), *words, f"as {setup.scheduler.mimics}"])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -68,19 +69,14 @@ def _said(value: object) -> str:
     return " ".join([*parts, *(f"{key}={each}" for key, each in value.items() if key != "name")])
 
 
-def _plans_ahead(setup: Setup) -> bool:
-    """Whether steps are scheduled asynchronously."""
-    return setup.scheduler.plans_ahead and setup.deployment.options.async_scheduling
-
-
-def _caches(setup: Setup) -> bool:
-    """Whether prefixes are cached."""
-    return bool(setup.deployment.options.enable_prefix_caching)
-
-
+_CACHING = {"engine.enable_prefix_caching", "memory.allocator"}
 _FOLLOWING: tuple[tuple[set[str], str, Callable[[Setup], bool]], ...] = (
-    ({"engine.enable_prefix_caching", "memory.allocator"}, "prefixes are cached", _caches),
-    ({"engine.async_scheduling"}, "a step is scheduled while another is computed", _plans_ahead),
+    (_CACHING, "prefixes are cached", attrgetter("caches_prefixes")),
+    (
+        {"engine.async_scheduling"},
+        "a step is scheduled while another is computed",
+        attrgetter("is_async"),
+    ),
 )
 
 

@@ -29,7 +29,7 @@ _PAGED = "set memory.allocator to paged"
 def caches_prefixes(scenario: Scenario, sizing: Sizing) -> bool:
     """Whether a simulation of the scenario caches prefixes."""
     if says_caching(scenario):
-        return str(scenario.memory.allocator) == "prefix"
+        return scenario.memory.caches_prefixes
     is_own = SCHEDULERS.find(str(scenario.scheduler.policy)) is _OWN.get(sizing.engine.name)
     does_so = bool(sizing.deployment.options.enable_prefix_caching)
     return is_own and does_so and refusal(scenario, sizing) is None

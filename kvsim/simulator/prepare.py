@@ -21,6 +21,7 @@ from kvsim.simulator.caching import caches_prefixes, says_caching
 from kvsim.simulator.cautions import idle_keys, overrides_of_the_plan
 from kvsim.simulator.scenario import Scenario
 from kvsim.simulator.schedulers import SCHEDULERS, Scheduler
+from kvsim.simulator.schedulers.steps import longest_chunk
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat
@@ -74,6 +75,16 @@ class Setup:
         return self.pools.main.given_blocks
 
     @property
+    def is_async(self) -> bool:
+        """Whether a step is scheduled while the one before it is computed."""
+        return self.scheduler.plans_ahead and self.deployment.options.async_scheduling
+
+    @property
+    def caches_prefixes(self) -> bool:
+        """Whether prefixes are kept and looked up."""
+        return self.scenario.memory.caches_prefixes
+
+    @property
     def chunk_tokens(self) -> int:
         """Tokens of which chunks of prompts are multiples, so that recurrent states are kept.
 
@@ -81,9 +92,11 @@ class Setup:
         """
         growths = (group.growth for group in self.pools.main.groups)
         block = next((growth.block_size for growth in growths if growth.is_state), 1)
-        threshold = self.scenario.scheduler.long_prefill_token_threshold
-        longest = self.deployment.options.max_num_batched_tokens
-        return block if block <= min(longest, threshold or longest) else 1
+        longest = longest_chunk(
+            self.deployment.options.max_num_batched_tokens,
+            self.scenario.scheduler.long_prefill_token_threshold,
+        )
+        return block if block <= longest else 1
 
     @property
     def scheduler(self) -> type[Scheduler]:

@@ -73,7 +73,9 @@ class MemorySpec(Described):
     ----------
     allocator : PolicyName
         "none", "reserve-max", "reserve-pow2", "reserve-oracle", "grow", "paged", "prefix",
-        "virtual", or one of yours; "prefix" is ``engine.enable_prefix_caching: true``.
+        "virtual", or one of yours; "prefix" is ``engine.enable_prefix_caching: true``. Where
+        neither is said it is "prefix" if the engine caches by default and that is modelled
+        (`kvsim.simulator.caching`), else "paged".
     num_blocks, block_size : int or None
         Other spellings of ``engine.num_gpu_blocks_override`` and ``engine.block_size``, where
         a scenario keeps them: here they are None in every `Scenario`.
@@ -96,6 +98,11 @@ class MemorySpec(Described):
     compaction: Flag = False
     page_bytes: Annotated[Whole, Field(ge=64 * KIB, le=2 * MIB)] = 2 * MIB
 
+    @property
+    def caches_prefixes(self) -> bool:
+        """Whether prefixes are kept and looked up."""
+        return str(self.allocator) == "prefix"
+
 
 class SchedulerSpec(Described):
     """Who runs next.
@@ -104,7 +111,8 @@ class SchedulerSpec(Described):
     ----------
     policy : PolicyName
         "vllm-v1", "vllm-v0", "sglang", "orca", "static", "sarathi", or one of yours; the
-        engine's own where none is said: "sglang" for sglang, "vllm-v1" for all others.
+        engine's own where none is said: "sglang" for sglang, "vllm-v0" for vLLM before 0.8,
+        "vllm-v1" for all others.
     admission : PolicyName
         "fcfs", "priority", "shortest-first", or one of yours.
     preemption : str

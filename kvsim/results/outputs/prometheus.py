@@ -71,7 +71,7 @@ def _gauges(result: SimulationResult, labels: Labels) -> Iterator[str]:
     config = {
         "block_size": str(setup.pools.main.block_size),
         "cache_dtype": setup.kv.name,
-        "enable_prefix_caching": str(setup.scenario.memory.allocator == "prefix"),
+        "enable_prefix_caching": str(setup.caches_prefixes),
         "num_gpu_blocks": str(setup.pools.main.num_blocks),
     }
     yield from _single("cache_config_info", "gauge", 1.0, {**labels, **config})

@@ -240,7 +240,7 @@ class Allocator(ABC):
         return tokens
 
     def passed_slots(self, request: Request) -> int:
-        """Slots of a planned chunk that it will never hold, of which no other word is said."""
+        """Slots that a request's planned chunk passes over, without ever holding them."""
         return 0
 
     def steps_to_more(self, request: Request) -> int:

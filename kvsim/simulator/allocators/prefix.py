@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
 
 from kvsim.errors import InputError, InvariantError
 from kvsim.memory.growth import BlockCurve
@@ -24,24 +23,13 @@ from kvsim.simulator.allocators.paged import Paged
 from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.request import Request
 
-__all__ = ["Prefix", "hybrid_error", "refuse_hybrid"]
+__all__ = ["Prefix", "hybrid_error"]
 
 _PRIVATE_SPAN = 1 << 32  # blocks of one request's own, unshared identities
 
 
-def refuse_hybrid() -> NoReturn:
-    """Refuse models whose groups keep different parts of a prefix.
-
-    Raises
-    ------
-    InputError
-        Always.
-    """
-    raise hybrid_error()
-
-
 def hybrid_error() -> InputError:
-    """What is said of them."""
+    """What is said of models whose groups keep different parts of a prefix."""
     return InputError(
         "prefix sharing is modelled for models with full attention in every layer, and under vLLM"
         " for windows and, from 0.28 on, recurrent states",
@@ -77,7 +65,7 @@ class Prefix(Paged):
 
     def __init__(self, total_blocks: int, curve: BlockCurve, eviction: str = "lru") -> None:
         if curve != BlockCurve(curve.block_size):
-            refuse_hybrid()
+            raise hybrid_error()
         super().__init__(total_blocks, curve)
         self._refs: dict[int, int] = {}
         self._more_refs = 0  # to held blocks, beyond the first to each

@@ -21,7 +21,7 @@ from kvsim.errors import InputError, InvariantError
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.allocators.base import Holding, Slots
 from kvsim.simulator.allocators.paged import Paged
-from kvsim.simulator.allocators.prefix import refuse_hybrid
+from kvsim.simulator.allocators.prefix import hybrid_error
 from kvsim.simulator.allocators.radix_tree import Key, Node, RadixTree, key_of
 from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.request import Request
@@ -70,7 +70,7 @@ class Radix(Paged):
 
     def __init__(self, total_blocks: int, curve: BlockCurve, eviction: str = "lru") -> None:
         if curve != BlockCurve(curve.block_size):
-            refuse_hybrid()
+            raise hybrid_error()
         if eviction not in _RANKS:
             raise InputError(
                 f"the radix cache evicts by {', '.join(_RANKS)}, and not by {eviction!r:.60}",

@@ -25,7 +25,7 @@ from math import inf
 
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.allocators.base import Holding
-from kvsim.simulator.allocators.prefix import refuse_hybrid
+from kvsim.simulator.allocators.prefix import hybrid_error
 from kvsim.simulator.allocators.run_pool import Run, RunPool
 from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.request import Request
@@ -83,7 +83,7 @@ class PrefixRuns(RunPool):
         self, total_blocks: int, curve: BlockCurve, *, nameless_first: bool = True
     ) -> None:
         if curve != BlockCurve(curve.block_size):
-            refuse_hybrid()
+            raise hybrid_error()
         super().__init__(total_blocks, curve, nameless_first=nameless_first)
         # decoding requests, whose blocks are named when somebody asks: by the first identity of
         # what they write, where all come by who write or read the same

@@ -127,10 +127,7 @@ class Table:
         """Identities of blocks by their numbers, which ascend."""
         if not numbers:
             return []
-        segments = self.ids.get(size)
-        if segments is None:
-            segments = self.ids[size] = request.identities(size)
-        start, first = segments[-1]
+        start, first = self._segments(request, size)[-1]
         if next(iter(numbers)) >= start:
             return [first + number - start for number in numbers]
         return [self.identity(request, size, number) for number in numbers]
@@ -143,13 +140,17 @@ class Table:
         InvariantError
             For a number below 0.
         """
-        segments = self.ids.get(size)
-        if segments is None:
-            segments = self.ids[size] = request.identities(size)
-        for start, first in reversed(segments):
+        for start, first in reversed(self._segments(request, size)):
             if number >= start:
                 return first + number - start
         raise InvariantError(f"{request} has no block {number}")
+
+    def _segments(self, request: Request, size: int) -> Segments:
+        """Where identities of blocks of so many tokens begin anew; worked out once."""
+        segments = self.ids.get(size)
+        if segments is None:
+            segments = self.ids[size] = request.identities(size)
+        return segments
 
 
 def new_blocks(growth: Growth, missing: int, beside: int) -> int:

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 from kvsim.simulator.request import Request
 
-__all__ = ["SchedulerLimits", "StepPlan"]
+__all__ = ["SchedulerLimits", "StepPlan", "longest_chunk"]
+
+
+def longest_chunk(max_num_batched_tokens: int, long_prefill_token_threshold: int) -> int:
+    """Most tokens of one prompt in a step of so many; a threshold of 0 is none."""
+    return min(max_num_batched_tokens, long_prefill_token_threshold or max_num_batched_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +59,7 @@ class SchedulerLimits:
     @property
     def longest_chunk(self) -> int:
         """Most tokens of one prompt in one step, threshold included."""
-        threshold = self.long_prefill_token_threshold or self.max_num_batched_tokens
-        return min(self.max_num_batched_tokens, threshold)
+        return longest_chunk(self.max_num_batched_tokens, self.long_prefill_token_threshold)
 
 
 @dataclass(slots=True)
