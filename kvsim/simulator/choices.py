@@ -85,17 +85,20 @@ def _known(policies: Policies[Any], place: Place, name: object) -> str:
 
 def _that_takes(policies: Policies[Any], place: Place, given: Mapping[str, Any]) -> str:
     """The one policy that has all of some parameters."""
-    has = []
+    own: dict[str, Mapping[str, bool]] = {}
     for name in policies.names():
         with suppress(InputError):  # an offered one that cannot be loaded
-            if given.keys() <= policies.parameters(name).keys():
-                has.append(name)
+            own[name] = policies.parameters(name)
+    has = [name for name, parameters in own.items() if given.keys() <= parameters.keys()]
     if given and len(has) == 1:
         return has[0]
     key = ".".join(place)
     words = ", ".join(repr(word) for word in given)
     what = f"no {policies.family} alone has {words}" if given else "it is empty"
-    raise FieldError(f"the key '{key}.name' is missing, and {what}", place)
+    known = [word for parameters in own.values() for word in parameters]
+    close = [near for word in given if word not in known for near in nearest(str(word), known)]
+    fix = f"did you mean {', '.join(close)}?" if close else "write {name: ..., ...}"
+    raise FieldError(f"the key '{key}.name' is missing, and {what}", place, fix=fix)
 
 
 def _refuse_parameters(own: Mapping[str, bool], place: Place, choice: PolicyName) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .jobs import Job
-from .memory import Memory
+from .memory import Ready
 from .shared import Block
 
 
@@ -54,7 +54,7 @@ class Layers(NamedTuple):
         return min(missing, 1 + beside) if self.is_state else missing
 
 
-class HybridBlocks(Memory):
+class HybridBlocks(Ready):
     """A queue of blocks for all groups; a table of each for every job."""
 
     in_order = True
@@ -274,18 +274,6 @@ class HybridBlocks(Memory):
     def restore(self, job: Job, spare: int, decoding: Sequence[Job]) -> bool:
         """Nobody is sent to the host."""
         raise NotImplementedError
-
-    def opening(self, decoding: Sequence[Job]) -> int:
-        """Each is asked in turn."""
-        return 0
-
-    def can_write(self, decoding: Sequence[Job]) -> bool:
-        """Each is asked in turn."""
-        return True
-
-    def write(self, decoding: Sequence[Job]) -> int:
-        """Each has its token's room by now."""
-        return 0
 
     def release(self, job: Job, *, preempted: bool) -> None:
         """Group after group, the tail first; what has ended is known to its last token."""

@@ -86,7 +86,23 @@ class Memory(ABC):
         return 0
 
 
-class Nothing(Memory):
+class Ready(Memory):
+    """Memory in which every planned token finds its room ready, or has none to find."""
+
+    def opening(self, decoding: Sequence[Job]) -> int:
+        """Nothing is taken."""
+        return 0
+
+    def can_write(self, decoding: Sequence[Job]) -> bool:
+        """The room is there."""
+        return True
+
+    def write(self, decoding: Sequence[Job]) -> int:
+        """Nothing to take."""
+        return 0
+
+
+class Nothing(Ready):
     """No cache."""
 
     held = 0
@@ -114,18 +130,6 @@ class Nothing(Memory):
     def restore(self, job: Job, spare: int, decoding: Sequence[Job]) -> bool:
         """Nothing to do."""
         return True
-
-    def opening(self, decoding: Sequence[Job]) -> int:
-        """No blocks."""
-        return 0
-
-    def can_write(self, decoding: Sequence[Job]) -> bool:
-        """There is nothing to write."""
-        return True
-
-    def write(self, decoding: Sequence[Job]) -> int:
-        """There is nothing to write."""
-        return 0
 
     def release(self, job: Job, *, preempted: bool) -> None:
         """Nothing to do."""

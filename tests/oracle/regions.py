@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .jobs import Job
-from .memory import Memory
+from .memory import Memory, Ready
 
 
 @dataclass(eq=False)
@@ -111,7 +111,7 @@ class Space:
         return moved
 
 
-class Reserved(Memory):
+class Reserved(Ready):
     """A region for all that a job may ever write, from the first chunk on."""
 
     def __init__(
@@ -151,18 +151,6 @@ class Reserved(Memory):
     def restore(self, job: Job, spare: int, decoding: Sequence[Job]) -> bool:
         """Nobody who has a reservation gives way."""
         raise AssertionError
-
-    def opening(self, decoding: Sequence[Job]) -> int:
-        """Every token has its slot."""
-        return 0
-
-    def can_write(self, decoding: Sequence[Job]) -> bool:
-        """Every token has its slot."""
-        return True
-
-    def write(self, decoding: Sequence[Job]) -> int:
-        """Nothing to take."""
-        return 0
 
     def release(self, job: Job, *, preempted: bool) -> None:
         """Free the region."""
