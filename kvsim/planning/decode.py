@@ -52,7 +52,7 @@ def decode(sizing: Sizing, context: int) -> Decode:
     by the host or the link.
     """
     curve = sizing.read_curve
-    steps = StepTimeModel.from_deployment(sizing.deployment, engine=sizing.engine.name)
+    steps = StepTimeModel.from_deployment(sizing.deployment, engine=sizing.engine)
     largest = max(1, sizing.running(context))
     weights, flops = _read_weights(sizing), _token_flops(sizing, context)
     batches = [

@@ -48,7 +48,7 @@ def read_by_plan(sizing: Sizing) -> object:
         sizing.capacity,
         sizing.deployment.options.max_num_seqs,
         sizing.deployment.kv_format,
-        StepTimeModel.from_deployment(sizing.deployment, engine=sizing.engine.name),
+        StepTimeModel.from_deployment(sizing.deployment, engine=sizing.engine),
     )
 
 

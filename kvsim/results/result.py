@@ -24,6 +24,7 @@ from kvsim.results.statistics import (
     is_saturated,
 )
 from kvsim.results.step_totals import StepTotals, TotalsScope, step_totals
+from kvsim.simulator.entrance import text_delays
 from kvsim.simulator.prepare import Setup
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.run import Recording
@@ -101,6 +102,7 @@ class SimulationResult:
             "arrival_seconds": _joined(recorder, "arrival_seconds")[:count],
             "prompt_tokens": _joined(recorder, "prompt_tokens")[:count],
             "output_tokens": _joined(recorder, "output_tokens")[:count],
+            "queued_seconds": np.array(recorder.queued_seconds)[:count],
             "scheduled_seconds": scheduled,
             "first_token_seconds": first_token,
             "finish_seconds": finish,
@@ -155,18 +157,33 @@ class SimulationResult:
 
     @cached_property
     def latencies(self) -> dict[str, Floats]:
-        """TTFT, TPOT, E2E and queue time of every request, seconds."""
+        """Latencies of every request, seconds: the client's, and the engine's from its queue on.
+
+        TTFT, TPOT and E2E are what a client measures; `queue` and what begins with ``engine_``
+        are the engine's own, without its front end.
+        """
         columns = self.columns
-        arrival, first = columns["arrival_seconds"], columns["first_token_seconds"]
-        finish, output = columns["finish_seconds"], columns["output_tokens"]
+        arrival, queued = columns["arrival_seconds"], columns["queued_seconds"]
+        first, finish = columns["first_token_seconds"], columns["finish_seconds"]
+        seen = first + self._text_delays(first)
+        ended = finish + self._text_delays(finish)
+        output = columns["output_tokens"]
         with np.errstate(invalid="ignore", divide="ignore"):
-            tpot = np.where(output > 1, (finish - first) / (output - 1), np.nan)
+            tpot = np.where(output > 1, (ended - seen) / (output - 1), np.nan)
         return {
-            "ttft": first - arrival,
+            "ttft": seen - arrival,
             "tpot": tpot,
-            "e2el": finish - arrival,
-            "queue": columns["scheduled_seconds"] - arrival,
+            "e2el": ended - arrival,
+            "queue": columns["scheduled_seconds"] - queued,
+            "engine_ttft": first - queued,
+            "engine_e2el": finish - queued,
         }
+
+    def _text_delays(self, moments: Floats) -> Floats:
+        """From the computation of a token to the client, seconds."""
+        front = self.setup.step_time.front_end
+        steps = self.recording.recorder.step_columns() if front.output_token_seconds else {}
+        return text_delays(front, steps, moments)
 
     @cached_property
     def warm_seconds(self) -> float:
@@ -182,7 +199,7 @@ class SimulationResult:
 
     @cached_property
     def distributions(self) -> dict[str, Distribution]:
-        """Distributions in milliseconds: ttft, tpot, itl, e2el, queue."""
+        """Distributions in milliseconds: those of `latencies`, and itl."""
         judged = self.judged
         found = {
             name: distribution(1e3 * (values if judged.all() else values[judged]))

@@ -8,9 +8,11 @@ from itertools import chain, repeat
 from math import inf
 
 from kvsim.errors import InputError
+from kvsim.simulator.entrance import Entrance
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.request import Request
-from kvsim.workload.base import ClosedLoop, NextRequest, RequestTable, Workload
+from kvsim.specs.hardware import FrontEnd
+from kvsim.workload.base import ClosedLoop, Floats, NextRequest, RequestTable, Workload
 from kvsim.workload.streams import Streams
 
 __all__ = ["ArrivalQueue", "arrival_queue"]
@@ -28,11 +30,13 @@ class ArrivalQueue:
         Where requests come from, in order of time; each is asked for when its turn comes.
     recorder : Recorder
         Told of every table of arrivals, so that rows have their place.
+    entrance : Entrance
+        What a request passes before it is queued.
 
     Attributes
     ----------
     next_seconds : float
-        Time of the next arrival that is known; infinite when there is none.
+        When the next request that is known is queued; infinite when there is none.
     popped : int
         Arrivals handed out.
     is_closed_loop : bool
@@ -41,8 +45,11 @@ class ArrivalQueue:
 
     is_closed_loop = False
 
-    def __init__(self, tables: Iterable[RequestTable], recorder: Recorder) -> None:
+    def __init__(
+        self, tables: Iterable[RequestTable], recorder: Recorder, entrance: Entrance
+    ) -> None:
         self._recorder = recorder
+        self._entrance = entrance
         self._rows = 0
         self._coming = chain.from_iterable(map(self._requests, tables))
         self._head = next(self._coming, None)
@@ -73,13 +80,14 @@ class ArrivalQueue:
 
     def _requests(self, table: RequestTable) -> Iterator[Request]:
         """Note a table with the recorder and make its requests, each when it is asked for."""
-        self._recorder.arrive(table)
+        queued = self._queued(table)
+        self._recorder.arrive(table, queued)
         start, self._rows = self._rows, self._rows + len(table)
         requests = chain.from_iterable(
             map(
                 Request,
                 range(start + at, self._rows),
-                table.arrival_seconds[at : at + _SLICE_ROWS].tolist(),
+                queued[at : at + _SLICE_ROWS].tolist(),
                 table.prompt_tokens[at : at + _SLICE_ROWS].tolist(),
                 table.output_tokens[at : at + _SLICE_ROWS].tolist(),
             )
@@ -88,6 +96,10 @@ class ArrivalQueue:
         if table.priority is None and table.samples is None and table.content is None:
             return requests
         return _with_options(requests, table)
+
+    def _queued(self, table: RequestTable) -> Floats:
+        """When each request of a table is queued."""
+        return self._entrance.take_in_all(table.arrival_seconds, table.prompt_tokens)
 
 
 class ClosedLoopQueue(ArrivalQueue):
@@ -99,14 +111,16 @@ class ClosedLoopQueue(ArrivalQueue):
         What the clients ask first, and next.
     streams : Streams
         Its random streams.
-    recorder : Recorder
-        As in `ArrivalQueue`.
+    recorder, entrance
+        As in `ArrivalQueue`. Who is taken in first is known when its turn comes.
     """
 
     is_closed_loop = True
 
-    def __init__(self, workload: ClosedLoop, streams: Streams, recorder: Recorder) -> None:
-        super().__init__((), recorder)
+    def __init__(
+        self, workload: ClosedLoop, streams: Streams, recorder: Recorder, entrance: Entrance
+    ) -> None:
+        super().__init__((), recorder, entrance)
         self._workload = workload
         self._following: list[tuple[float, int, Request]] = []
         self._refusals, self._refused_at = 0, -inf
@@ -115,16 +129,19 @@ class ClosedLoopQueue(ArrivalQueue):
 
     def pop(self) -> Request:
         """Hand out the earliest arrival that is known (IndexError: none is)."""
-        _, _, request = heappop(self._following)
+        sent, row, request = heappop(self._following)
+        queued = self._entrance.take_in(sent, request.prompt_tokens)
+        request.arrival_seconds = self._recorder.queued_seconds[row] = queued
         self.popped += 1
-        self.next_seconds = self._following[0][0] if self._following else inf
+        self._look_ahead()
         return request
 
     def finished(self, requests: list[Request], now: float) -> None:
-        """Tell the workload that requests ended; others follow them."""
+        """Tell the workload that clients hear of requests that ended; others follow them."""
+        heard = now + self._entrance.front_end.transit_seconds
         for request in requests:
-            following = self._workload.following(request.row, now)
-            for nxt in (following, *self._workload.branches(request.row, now)):
+            following = self._workload.following(request.row, heard)
+            for nxt in (following, *self._workload.branches(request.row, heard)):
                 if nxt is not None:
                     self._follow(nxt)
 
@@ -158,11 +175,25 @@ class ClosedLoopQueue(ArrivalQueue):
     def _queue(self, request: Request) -> None:
         """Put an arrival in its place in time."""
         heappush(self._following, (request.arrival_seconds, request.row, request))
-        self.next_seconds = self._following[0][0]
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Say when whoever is first in time will be queued."""
+        self.next_seconds = inf
+        if self._following:
+            sent, _, request = self._following[0]
+            self.next_seconds = self._entrance.queued_at(sent, request.prompt_tokens)
+
+    def _queued(self, table: RequestTable) -> Floats:
+        """When they are sent: others may be before them at the entrance."""
+        return table.arrival_seconds
 
 
 def arrival_queue(
-    workload: Workload | ClosedLoop, streams: Streams, recorder: Recorder
+    workload: Workload | ClosedLoop,
+    streams: Streams,
+    recorder: Recorder,
+    front_end: FrontEnd | None = None,
 ) -> ArrivalQueue:
     """Make the queue that a workload needs: open or closed loop.
 
@@ -174,10 +205,13 @@ def arrival_queue(
         Its random streams.
     recorder : Recorder
         Told of every table of arrivals.
+    front_end : FrontEnd, optional
+        What stands before the queue; nothing without.
     """
+    entrance = Entrance(front_end or FrontEnd())
     if isinstance(workload, ClosedLoop):
-        return ClosedLoopQueue(workload, streams, recorder)
-    return ArrivalQueue(workload.tables(streams), recorder)
+        return ClosedLoopQueue(workload, streams, recorder, entrance)
+    return ArrivalQueue(workload.tables(streams), recorder, entrance)
 
 
 def _with_options(requests: Iterator[Request], table: RequestTable) -> Iterator[Request]:

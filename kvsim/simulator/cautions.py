@@ -132,7 +132,7 @@ def _read_by_run(scenario: Scenario, sizing: Sizing) -> object:
         options.max_model_len,
         options.max_num_batched_tokens if counts_tokens else None,
         policy.plans_ahead and options.async_scheduling,
-        StepTimeModel.from_deployment(deployment, engine=sizing.engine.name) if profiled else None,
+        StepTimeModel.from_deployment(deployment, engine=sizing.engine) if profiled else None,
     )
 
 

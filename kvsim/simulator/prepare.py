@@ -175,7 +175,7 @@ def prepare(
         scenario,
         sizing,
         _pools(scenario, sizing),
-        _step_time(scenario, sizing.deployment),
+        _step_time(scenario, sizing),
     )
 
 
@@ -252,11 +252,9 @@ def _pools(scenario: Scenario, sizing: Sizing) -> KVPools:
     return sizing.pools.contiguous(ratio * token_bytes, sizing.fixed_bytes)
 
 
-def _step_time(
-    scenario: Scenario, deployment: ResolvedDeployment
-) -> StepTimeModel | ConstantStepTime:
+def _step_time(scenario: Scenario, sizing: Sizing) -> StepTimeModel | ConstantStepTime:
     if scenario.step_time.kind == "profile":
-        return StepTimeModel.from_deployment(deployment, engine=scenario.engine.name)
+        return StepTimeModel.from_deployment(sizing.deployment, engine=sizing.engine)
     if scenario.step_time.seconds is None:
         raise InputError(
             "a constant step time needs its seconds",

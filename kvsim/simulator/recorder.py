@@ -53,6 +53,8 @@ class Recorder:
 
     Attributes
     ----------
+    queued_seconds : array of float
+        By request row: when it joined, or will join, the engine's queue.
     scheduled_seconds, first_token_seconds, finish_seconds : array of float
         By request row, NaN until it happens; the scheduler writes them: when it first admits
         a request, and at the end of the steps that produced its first token and its last.
@@ -81,6 +83,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.tables: list[RequestTable] = []
+        self.queued_seconds = array("d")
         self.scheduled_seconds = array("d")
         self.first_token_seconds = array("d")
         self.finish_seconds = array("d")
@@ -96,9 +99,10 @@ class Recorder:
         self.filling_slots = array("q")
         self.left_slots = array("q")
 
-    def arrive(self, table: RequestTable) -> None:
+    def arrive(self, table: RequestTable, queued_seconds: npt.NDArray[np.float64]) -> None:
         """Note a table of arrivals: their rows follow those noted before."""
         self.tables.append(table)
+        self.queued_seconds.frombytes(np.ascontiguousarray(queued_seconds).tobytes())
         never = array("d", [_NEVER]) * len(table)
         for column in (self.scheduled_seconds, self.first_token_seconds, self.finish_seconds):
             column.extend(never)

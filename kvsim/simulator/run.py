@@ -73,7 +73,8 @@ def record(
     scenario, recorder = setup.scenario, Recorder()
     with released(), blaming(scenario):
         workload = build_workload(scenario.workload, scenario.folder)
-        arrivals = arrival_queue(workload, Streams(seed), recorder)
+        front_end = setup.step_time.front_end
+        arrivals = arrival_queue(workload, Streams(seed), recorder, front_end)
     scheduler = make_scheduler(setup, recorder)
     replica = Replica(scheduler, make_clock(setup), arrivals, recorder, watch=watch)
     replica.camera = camera

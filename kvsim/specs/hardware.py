@@ -18,6 +18,7 @@ from kvsim.units import parse_bytes
 
 __all__ = [
     "AcceleratorProfile",
+    "FrontEnd",
     "HostCost",
     "Interconnect",
     "Link",
@@ -97,19 +98,59 @@ class Link(Checked):
     large_bytes_per_s: PositiveFloat | None = None
 
 
-class HostCost(Checked):
-    """What one engine's host code adds to a step.
+class FrontEnd(Checked):
+    """What stands between a client and an engine's queue: HTTP, tokeniser, detokeniser.
+
+    ::
+
+        client --transit--> [request + tokens] --> queue, prompt, first token, ...
+        client <--transit-- [output tokens] <-----------------------'
 
     Parameters
     ----------
-    host_seconds, sequence_seconds : float
-        Host seconds per step, and per running sequence in a step.
+    transit_seconds : float
+        Each way, for the first byte: HTTP and the hand-over between processes. Occupies nobody.
+    request_seconds, token_seconds : float
+        What taking a request in occupies its server for, and each token of its prompt.
+    output_token_seconds : float
+        What turning one output token into text and sending it occupies another server for.
+    """
+
+    transit_seconds: NonNegativeFloat = 0.0
+    request_seconds: NonNegativeFloat = 0.0
+    token_seconds: NonNegativeFloat = 0.0
+    output_token_seconds: NonNegativeFloat = 0.0
+
+
+class HostCost(Checked):
+    """What one engine's host code adds to a step and to a request.
+
+    Parameters
+    ----------
+    host_seconds : float
+        What every step waits for the host, beside the device's time.
+    sequence_seconds, batch_exponent : float
+        What `n` running sequences add to it: ``sequence_seconds * n ** batch_exponent``.
+    launch_seconds : float
+        What launching the kernels of one layer takes, one by one. A step that no CUDA graph
+        replays takes at least that for every layer.
+    expert_launch_seconds : float
+        The same of a layer's routed experts, beside `launch_seconds`.
+    graphs : bool
+        Whether decode steps are replayed from CUDA graphs.
+    front_end : FrontEnd
+        What a request meets before the queue and after a step.
     source : str
-        Served runs that it was fitted on.
+        What it was fitted on.
     """
 
     host_seconds: NonNegativeFloat
     sequence_seconds: NonNegativeFloat = 0.0
+    batch_exponent: Share = 1.0
+    launch_seconds: NonNegativeFloat = 0.0
+    expert_launch_seconds: NonNegativeFloat = 0.0
+    graphs: bool = True
+    front_end: FrontEnd = FrontEnd()
     source: str = ""
 
 
@@ -130,7 +171,8 @@ class StepCoefficients(Checked):
     flops_per_s, attention_flops_per_s : float
         Achieved rates of bf16 GEMMs and of prefill attention.
     layer_seconds, host_seconds, sequence_seconds : float
-        Fixed cost per layer; host cost per step; cost per running sequence per step.
+        Fixed cost per layer; host cost per step, and per running sequence per step, where
+        `engine` is none whose host costs are known.
     norm : float
         Exponent of the p-norm that joins the two roofline arms; large is a hard max.
     collectives : mapping of int to Link
@@ -153,7 +195,8 @@ class StepCoefficients(Checked):
     expert_flops_share : float
         Share of `flops_per_s` that the GEMMs of routed experts reach: few rows each.
     host_costs : mapping of str to HostCost
-        Host costs of other engines than `engine`, by name.
+        Host costs of serving engines on this machine, by name: in place of the catalogue's
+        (`kvsim.steptime.hosts`).
     token_factors : mapping of int to float
         Tile quantisation: what the GEMMs' arithmetic is multiplied by at so many tokens;
         linear in log2(tokens) between entries, level outside them.

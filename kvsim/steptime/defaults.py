@@ -24,9 +24,6 @@ CLASS_SECONDS: dict[str, dict[str, float]] = {
     "datacentre": {"layer": 41e-6, "head": 16e-9},
     "workstation": {"layer": 46e-6, "head": 10e-9},
 }
-# vLLM's host time, fitted to served runs on H100: see the same profiles.
-_HOST_SECONDS = 0.766e-3
-_SEQUENCE_SECONDS = 15.6e-6
 # What layers with experts cost, from the served runs of models that have them: the time a layer
 # is fitted to all of them at once; the share is the least at which no such model is predicted
 # worse than at the dense rate (`benchmarks/steptime_accuracy.py` prints both).
@@ -64,8 +61,6 @@ def class_coefficients(accelerator: AcceleratorProfile) -> StepCoefficients:
         head_seconds=seconds["head"],
         expert_layer_seconds=EXPERT_LAYER_SECONDS,
         expert_flops_share=EXPERT_FLOPS_SHARE,
-        host_seconds=_HOST_SECONDS,
-        sequence_seconds=_SEQUENCE_SECONDS,
         collectives=_class_links(accelerator),
         fp8_weight_speedup=1.8,
         fp8_kv_speedup=1.7,

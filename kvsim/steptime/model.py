@@ -2,13 +2,14 @@
 
 ::
 
-    step = host + layers * layer                       launches, norms, rotary, activations
+    step = host + sequences ** e * sequence            the engine's own code (`hosts`)
+         + layers * layer                              launches, norms, rotary, activations
          + expert layers * expert layer                choosing experts, sorting tokens by them
          + pnorm(weight bytes / BW, tile * flops / P)  every GEMM, for decode and prefill tokens
          + kv bytes / BW_kv + heads * head             decode attention, KV heads of all sequences
          + pairs * flops a pair / P_attn + tokens * c  prefill attention (causal)
          + collectives * (a + bytes / BW_link)         two all-reduces per layer; pipeline hops
-         + sequences * sequence                        bookkeeping of every running sequence
+         + what launching every kernel takes beyond these, in steps that no CUDA graph replays
 
 The KV term is linear and stands outside the p-norm, so a run of k decode steps at a constant
 batch sums in closed form: ``k * seconds without KV reads + kv_seconds_per_byte * sum of bytes``.
@@ -20,15 +21,16 @@ efficiency of its class, and `StepTimeModel.provenance` says so.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from kvsim.engines.base import Deployment
+from kvsim.engines.base import Deployment, Engine
 from kvsim.memory.rank import Rank
 from kvsim.memory.weights import decode_read_bytes
-from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
+from kvsim.specs.hardware import AcceleratorProfile, FrontEnd, HostCost, StepCoefficients
 from kvsim.specs.model import ModelSpec
 from kvsim.specs.precision import KVFormat, WeightFormat, weight_format
 from kvsim.steptime.defaults import class_coefficients
+from kvsim.steptime.hosts import host_cost
 from kvsim.steptime.kv_reads import KVReadCurve, prefill_pairs
 from kvsim.steptime.rank_work import RankWork
 from kvsim.steptime.terms import (
@@ -44,6 +46,7 @@ from kvsim.steptime.terms import (
 )
 
 __all__ = [
+    "TWIN",
     "ConstantStepTime",
     "KVReadCurve",
     "RankWork",
@@ -53,6 +56,10 @@ __all__ = [
     "class_coefficients",
     "prefill_pairs",
 ]
+
+
+TWIN = "twin"
+"""Engine of coefficients that hold for kvsim's own serving loop, host and all."""
 
 
 class StepLoad(NamedTuple):
@@ -80,7 +87,7 @@ class StepCost(NamedTuple):
     """The terms of one step, seconds.
 
     `weight_seconds` and `compute_seconds` are the two arms that `roofline_seconds` joins;
-    the sum does not count them again.
+    the sum does not count them again. `launch_seconds` is what the device waits for launches.
     """
 
     host_seconds: float = 0.0
@@ -92,6 +99,7 @@ class StepCost(NamedTuple):
     prefill_attention_seconds: float = 0.0
     collective_seconds: float = 0.0
     sequence_seconds: float = 0.0
+    launch_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -104,6 +112,7 @@ class StepCost(NamedTuple):
             + self.prefill_attention_seconds
             + self.collective_seconds
             + self.sequence_seconds
+            + self.launch_seconds
         )
 
     @property
@@ -113,7 +122,10 @@ class StepCost(NamedTuple):
             "bandwidth": self.weight_seconds + self.kv_seconds,
             "compute": self.compute_seconds + self.prefill_attention_seconds,
             "link": self.collective_seconds,
-            "host": self.host_seconds + self.layer_seconds + self.sequence_seconds,
+            "host": self.host_seconds
+            + self.layer_seconds
+            + self.sequence_seconds
+            + self.launch_seconds,
         }
 
     @property
@@ -135,6 +147,8 @@ class StepTimeModel:
     ----------
     coefficients : StepCoefficients
         Rates and fixed costs.
+    host : HostCost
+        What the engine's own code adds.
     provenance : str
         Where the coefficients come from, one line; it starts with "assumed" for a device
         without measurements.
@@ -150,9 +164,12 @@ class StepTimeModel:
         GEMM FLOPs of one token on a rank, those of experts restated at the dense rate.
     kv_seconds_per_byte : float
         Seconds that one more KV byte read on a rank adds to a step.
+    graphs : bool
+        Whether decode steps are replayed from CUDA graphs.
     """
 
     coefficients: StepCoefficients
+    host: HostCost
     provenance: str
     model: ModelSpec
     work: RankWork
@@ -163,6 +180,7 @@ class StepTimeModel:
     layer_seconds: float
     token_flops: float
     kv_seconds_per_byte: float
+    graphs: bool = True
     _read_bytes: dict[int, float] = field(default_factory=dict, repr=False, compare=False)
     _bare_costs: dict[StepLoad, StepCost] = field(default_factory=dict, repr=False, compare=False)
 
@@ -172,7 +190,7 @@ class StepTimeModel:
         deployment: Deployment,
         coefficients: StepCoefficients | None = None,
         *,
-        engine: str | None = None,
+        engine: Engine | None = None,
     ) -> StepTimeModel:
         """Build the model of a deployment.
 
@@ -182,8 +200,8 @@ class StepTimeModel:
             Resolved or not; a missing dtype is the model's own.
         coefficients : StepCoefficients, optional
             Instead of the profile's; without either, the class median.
-        engine : str, optional
-            Serving engine whose host costs count, where the coefficients know it.
+        engine : Engine, optional
+            Serving engine whose host costs count; those of the coefficients without.
 
         Raises
         ------
@@ -193,15 +211,16 @@ class StepTimeModel:
             When KV heads cannot be split over the tensor-parallel ranks.
         """
         options = deployment.options
-        given = _with_host_cost(coefficients or deployment.accelerator.coefficients, engine)
-        chosen, provenance = _coefficients(deployment.accelerator, given)
+        chosen, kernels = _coefficients(deployment.accelerator, coefficients)
+        host = _host(chosen, engine, is_async=bool(options.async_scheduling))
         model = _stored_as(deployment)
         weights = weight_format(model.quantization or model.dtype)
         kv_rate = _kv_rate(chosen, deployment.kv_format)
         work = RankWork.from_model(model, Rank(tp=options.tensor_parallel_size))
         return cls(
             coefficients=chosen,
-            provenance=provenance,
+            host=host,
+            provenance=f"{kernels}; host: {host.source}" if host.source else kernels,
             model=model,
             work=work,
             tp=options.tensor_parallel_size,
@@ -211,7 +230,13 @@ class StepTimeModel:
             layer_seconds=_layer_seconds(chosen, weights, work),
             token_flops=work.body_flops + (1 / chosen.expert_flops_share - 1) * work.expert_flops,
             kv_seconds_per_byte=kv_seconds(1.0, kv_rate),
+            graphs=host.graphs and not options.enforce_eager,
         )
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """What a request meets before the engine's queue and after a step."""
+        return self.host.front_end
 
     def cost(self, load: StepLoad) -> StepCost:
         """Every term of one step; remembered without attention, as a run asks for it twice."""
@@ -231,16 +256,21 @@ class StepTimeModel:
         weight = weight_seconds(self._weight_bytes(load.tokens), self.weight_bytes_per_s)
         flops = self.token_flops * load.tokens + work.head_flops * load.sequences
         compute = tile * compute_seconds(flops / busy, self.flops_per_s)
+        layers = work.layers * self.layer_seconds
+        roofline = roofline_seconds(weight, compute, rates.norm)
+        collectives = self._collective_seconds(load.tokens)
+        host = self.host
         return StepCost(
-            host_seconds=rates.host_seconds,
-            layer_seconds=work.layers * self.layer_seconds,
-            roofline_seconds=roofline_seconds(weight, compute, rates.norm),
+            host_seconds=host.host_seconds,
+            layer_seconds=layers,
+            roofline_seconds=roofline,
             weight_seconds=weight,
             compute_seconds=compute,
             kv_seconds=self._kv_seconds(load, busy),
             prefill_attention_seconds=self._prefill_attention_seconds(load) / busy,
-            collective_seconds=self._collective_seconds(load.tokens),
-            sequence_seconds=load.sequences * rates.sequence_seconds,
+            collective_seconds=collectives,
+            sequence_seconds=host.sequence_seconds * load.sequences**host.batch_exponent,
+            launch_seconds=self._launch_seconds(load, layers + roofline + collectives),
         )
 
     def seconds(self, load: StepLoad) -> float:
@@ -273,6 +303,19 @@ class StepTimeModel:
         queries = max(0, load.tokens - load.sequences) * self.work.query_heads
         return pairs + queries * rates.attention_token_seconds
 
+    def _launch_seconds(self, load: StepLoad, device_seconds: float) -> float:
+        """What the device waits for launches: none where a CUDA graph replays the step.
+
+        Attention is not set against them, so that it stays linear in what it reads.
+        """
+        if self.graphs and load.tokens == load.sequences:
+            return 0.0
+        host, work = self.host, self.work
+        launches = work.layers * host.launch_seconds + (
+            work.expert_layers * host.expert_launch_seconds
+        )
+        return max(0.0, launches - device_seconds)
+
     def _collective_seconds(self, tokens: int) -> float:
         """Two all-reduces per layer, and a hop to the next stage after each but the last."""
         message = tokens * self.work.message_bytes
@@ -296,18 +339,13 @@ def _coefficients(
     return chosen, f"assumed: {chosen.source}; {device.name} has no measurement"
 
 
-def _with_host_cost(known: StepCoefficients | None, engine: str | None) -> StepCoefficients | None:
-    """Put an engine's host costs in place of the default engine's, and say whose they are."""
-    cost = known.host_costs.get(engine or "") if known is not None else None
-    if known is None or cost is None:
-        return known
-    kernels, _, host = known.source.rpartition("; ")
-    changes: dict[str, Any] = {
-        "host_seconds": cost.host_seconds,
-        "sequence_seconds": cost.sequence_seconds,
-        "source": f"{kernels}; {host.partition(':')[0]}: {cost.source}" if kernels else host,
-    }
-    return known.model_copy(update=changes)
+def _host(known: StepCoefficients, engine: Engine | None, *, is_async: bool) -> HostCost:
+    """Host costs: this machine's own of the engine, or the catalogue's, or the coefficients'."""
+    if engine is not None and known.engine != TWIN:
+        own = known.host_costs.get(engine.name) or host_cost(engine, is_async=is_async)
+        if own is not None:
+            return own
+    return HostCost(host_seconds=known.host_seconds, sequence_seconds=known.sequence_seconds)
 
 
 def _stored_as(deployment: Deployment) -> ModelSpec:
@@ -366,6 +404,7 @@ class ConstantStepTime:
     constant_seconds: float
     kv_seconds_per_byte: float = 0.0
     provenance: str = "constant"
+    front_end: ClassVar[FrontEnd] = FrontEnd()
 
     def cost(self, load: StepLoad) -> StepCost:
         """All of it is host time."""

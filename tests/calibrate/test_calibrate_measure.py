@@ -114,7 +114,7 @@ def test_what_torch_cannot_measure_stays_as_the_catalogue_has_it(tmp_path):
     assert profile.price == shipped.price
     assert profile.memory_bytes == H200.memory_bytes
     rates = profile.coefficients
-    assert rates.host_costs["vllm"].host_seconds == shipped.coefficients.host_seconds
+    assert rates.host_costs == {}  # those of serving engines are the catalogue's, for any card
     assert rates.fp8_kv_speedup == shipped.coefficients.fp8_kv_speedup
     assert "torch 2.11.0+cu130, driver 580.159.03" in rates.source
     assert "512 MiB taken before the first tensor" in profile.notes

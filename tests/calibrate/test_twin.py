@@ -279,7 +279,7 @@ def test_the_workspace_is_the_largest_moment_of_a_step():
 
 
 KNOWN = StepCoefficients(
-    engine="test",
+    engine="twin",
     source="made up",
     date="2026-01-01",
     weight_bytes_per_s=8e9,

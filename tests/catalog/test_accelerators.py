@@ -279,11 +279,19 @@ def test_a_missing_key(written):
     ("line", "wrong", "message"),
     [
         ("layer_seconds:", "40", "coefficients.layer_seconds = 40 s is not plausible; write sec"),
-        ("host_seconds:", "1.39", "coefficients.host_seconds = 1.39 s is not plausible"),
+        (
+            "norm:",
+            "2.0\n  host_seconds: 1.39",
+            "coefficients.host_seconds = 1.39 s is not plausible",
+        ),
         ("fp8_kv_speedup:", "180", "coefficients.fp8_kv_speedup = 180 is not plausible"),
         ("2: {seconds:", "5.0, bytes_per_s: 2.0e+11}", "coefficients.collectives.2.seconds = 5 s"),
         ("2: {seconds:", "5e-6, bytes_per_s: 200}", "collectives.2.bytes_per_s = 200 is not plau"),
-        ("sglang: {host_seconds:", "3.6}", "coefficients.host_costs.sglang.host_seconds = 3.6 s"),
+        (
+            "norm:",
+            "2.0\n  host_costs: {sglang: {host_seconds: 3.6}}",
+            "host_costs.sglang.host_seconds = 3.6 s",
+        ),
         ("token_factors:", "{16: 150.0}", "coefficients.token_factors.16 = 150 is not plausible"),
     ],
 )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kvsim import plan
 from kvsim.catalog.accelerators import accelerator_names, find_accelerator
 from kvsim.catalog.models import find_model
+from kvsim.engines import get_engine
 from kvsim.engines.base import Deployment
 from kvsim.memory.rank import Rank
 from kvsim.simulator.prepare import prepare
@@ -25,6 +26,7 @@ from kvsim.steptime.defaults import (
     accelerator_class,
     class_coefficients,
 )
+from kvsim.steptime.hosts import host_cost
 from kvsim.steptime.kv_reads import KVReadCurve, prefill_pairs
 from kvsim.steptime.model import ConstantStepTime, StepCost, StepLoad, StepTimeModel
 from kvsim.steptime.terms import collective_seconds, nearest_link, roofline_seconds, tile_factor
@@ -345,12 +347,9 @@ def test_a_simulation_and_a_plan_take_the_host_costs_of_their_own_engine(engine)
             {"arrivals": {"kind": "at_once"}, "lengths": lengths, "requests": 1}
         ),
     )
-    costs = find_accelerator("h100").coefficients.host_costs[engine]
+    known = host_cost(get_engine(engine), is_async=False)
 
-    rates = prepare(scenario).step_time.coefficients
-
-    assert rates.host_seconds == costs.host_seconds
-    assert rates.sequence_seconds == costs.sequence_seconds
+    assert prepare(scenario).step_time.host == known
     plain, own = (plan("llama3-8b", "h100", engine=name) for name in ("vllm", engine))
     assert plain.decode.batches[0].step_seconds != own.decode.batches[0].step_seconds
 
@@ -400,7 +399,8 @@ def test_an_engines_own_host_costs_replace_the_defaults():
     load = StepLoad(tokens=8, sequences=8)
 
     plain = steps_of("llama3-8b", coefficients=coefficients).cost(load)
-    other = steps_of("llama3-8b", coefficients=coefficients, engine="sglang").cost(load)
+    sglang = get_engine("sglang")
+    other = steps_of("llama3-8b", coefficients=coefficients, engine=sglang).cost(load)
 
     assert (plain.host_seconds, plain.sequence_seconds) == (0.001, 0.0)
     assert (other.host_seconds, other.sequence_seconds) == (0.004, 8e-5)
@@ -414,17 +414,10 @@ def test_constant_step_time_is_constant():
     assert steps.cost(StepLoad(1, 1)).bound_by == "host"
 
 
-@pytest.mark.parametrize(
-    ("engine", "host"),
-    [
-        ("vllm", "host: 58 served runs of vllm"),
-        ("sglang", "host: 64 served runs of sglang"),
-        ("tensorrt-llm", "host: 477 served runs of tensorrt-llm"),
-        (None, "host: 58 served runs of vllm"),
-    ],
-)
-def test_the_provenance_names_the_host_cost_that_counts(engine: str | None, host: str) -> None:
-    deployment = Deployment(find_model("llama3.1-8b"), find_accelerator("h100"))
-    said = StepTimeModel.from_deployment(deployment, engine=engine).provenance
-    assert host in said
-    assert said.count("served runs") == 1
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm"])
+def test_the_provenance_names_the_host_cost_that_counts(engine: str) -> None:
+    said = steps_of("llama3.1-8b", engine=get_engine(engine)).provenance
+    costs = steps_of("llama3.1-8b", engine=get_engine(engine)).host
+    assert said.endswith(f"; host: {costs.source}")
+    assert said.count("host:") == 1
+    assert "host:" not in steps_of("llama3.1-8b").provenance

@@ -9,13 +9,16 @@ from kernel_fits import fit_decode_attention, fit_gemm, fit_prefill_attention
 from kvsim.calibrate.fit import percent_errors
 from kvsim.calibrate.profile import coefficient_lines, profile_path, write_coefficients
 from kvsim.calibrate.public.cards import CARDS, card_of, card_rows
-from kvsim.calibrate.public.hosts import HostRules, fit_expert_layer, fit_hosts, host_cost
+from kvsim.calibrate.public.hosts import HostRules, fit_expert_layer, fit_hosts
+from kvsim.calibrate.public.hosts import host_cost as fitted_cost
 from kvsim.calibrate.public.serving import read_served
 from kvsim.calibrate.public.tables import KernelTables
 from kvsim.catalog.accelerators import find_accelerator, load_accelerator
+from kvsim.engines import get_engine
 from kvsim.specs.checked import defaults
 from kvsim.specs.hardware import HostCost, Link
 from kvsim.steptime.defaults import EXPERT_FLOPS_SHARE, EXPERT_LAYER_SECONDS
+from kvsim.steptime.hosts import host_cost
 from tests.support.tables import fitted_on_tables
 
 OTHER = find_accelerator("h100").coefficients
@@ -59,8 +62,6 @@ def test_the_shipped_profiles_describe_whole_steps_within_five_percent(kvsim_dat
     # kernel sums hold no host time, no norms and no activations: 9 us per layer
     kernels = fitted.model_copy(
         update={
-            "host_seconds": 0.0,
-            "sequence_seconds": 0.0,
             "layer_seconds": fitted.layer_seconds - 9e-6,
         }
     )
@@ -91,11 +92,12 @@ def test_the_shipped_costs_of_hosts_and_experts_are_those_of_the_served_runs(ser
     rates = {f"{name}_sxm": fitted_on_tables(name) for name in ("h100", "h200")}
 
     layer = fit_expert_layer(served_runs, rates)
-    cost = host_cost(fit_hosts(served_runs, rates), "vllm")
+    cost = fitted_cost(fit_hosts(served_runs, rates), "vllm")
 
     assert layer == pytest.approx(EXPERT_LAYER_SECONDS, abs=1e-6)
-    assert rates["h100_sxm"].host_seconds == pytest.approx(cost.host_seconds, rel=0.02)
-    assert rates["h100_sxm"].sequence_seconds == pytest.approx(cost.sequence_seconds, rel=0.02)
+    shipped = host_cost(get_engine("vllm", "0.18.0"), is_async=True)
+    assert shipped.host_seconds == pytest.approx(cost.host_seconds, rel=0.02)
+    assert shipped.sequence_seconds == pytest.approx(cost.sequence_seconds, rel=0.02)
     for card in CARDS:
         shipped = find_accelerator(card.accelerator).coefficients
         assert shipped.expert_layer_seconds == EXPERT_LAYER_SECONDS

@@ -33,7 +33,7 @@ from kvsim.calibrate.measure.fitting import (
 )
 from kvsim.calibrate.measure.gemm import GemmCase
 from kvsim.errors import InputError
-from kvsim.specs.hardware import AcceleratorProfile, HostCost, Link, StepCoefficients
+from kvsim.specs.hardware import AcceleratorProfile, Link, StepCoefficients
 from kvsim.steptime.defaults import class_coefficients
 
 __all__ = ["WAYS", "Calibration", "calibrate_rows", "fastest"]
@@ -180,12 +180,7 @@ def _base(
         "collectives": {**(known.collectives if known else {}), **_links(rows)}
     }
     if known is not None:
-        own = HostCost(
-            host_seconds=known.host_seconds,
-            sequence_seconds=known.sequence_seconds,
-            source=known.source,
-        )
-        updates["host_costs"] = {**known.host_costs, known.engine: own}
+        updates["host_costs"] = known.host_costs
         updates["fp8_kv_speedup"] = known.fp8_kv_speedup
         updates["fp8_layer_seconds"] = known.fp8_layer_seconds
         updates["expert_layer_seconds"] = known.expert_layer_seconds

@@ -10,10 +10,6 @@ A40                       ``vidur/mlp_median_a40.csv``                GEMMs and 
 
 Host time comes from ``aiconfigurator/silicon_e2e.csv``, fitted an engine at a time. Kernel
 sums lack norms, rotary and activation, which are added to each layer as measured elsewhere.
-Layer tables hold every kernel of a step; beside them an engine that schedules the next step
-while the device runs this one (vLLM 0.19) has only its cost per sequence left. That was read
-off the two served runs of these cards (``bench_*``), so a replay of those runs is no blind
-test of their host time.
 """
 
 from __future__ import annotations
@@ -30,7 +26,7 @@ from kvsim.calibrate.fit import (
     fit_steps,
     round_significant,
 )
-from kvsim.calibrate.public.hosts import HostFit, HostRules, fit_hosts, host_cost
+from kvsim.calibrate.public.hosts import HostFit, HostRules, fit_hosts
 from kvsim.calibrate.public.layers import LayerTables, layer_steps
 from kvsim.calibrate.public.serving import read_served
 from kvsim.calibrate.public.tables import KernelTables, Precision, kernel_sums
@@ -49,7 +45,6 @@ __all__ = [
     "fit_card",
     "fit_rows",
     "fit_served",
-    "with_host_costs",
 ]
 
 _LEAST_STEP_BYTES = 32e9
@@ -228,25 +223,5 @@ def _base(folder: Path, card: Card, profile: AcceleratorProfile) -> StepCoeffici
             "source": _SOURCES[card.kind],
             "date": _FITTED_ON,
             "collectives": links,
-            "host_seconds": 0.0,
-            "sequence_seconds": 0.0,
-        }
-    )
-
-
-def with_host_costs(
-    coefficients: StepCoefficients, card: Card, fits: Sequence[HostFit]
-) -> StepCoefficients:
-    """Add the host costs of vLLM, and beside them those of the other engines."""
-    default = host_cost(fits, coefficients.engine)
-    others = sorted({fit.engine for fit in fits} - {coefficients.engine})
-    complete = card.kind == "layers"
-    part = "cost per sequence" if complete else "host"
-    return coefficients.model_copy(
-        update={
-            "source": f"{coefficients.source}; {part}: {default.source}",
-            "host_seconds": 0.0 if complete else default.host_seconds,
-            "sequence_seconds": default.sequence_seconds,
-            "host_costs": {engine: host_cost(fits, engine) for engine in others},
         }
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,8 @@ from typing import Any
 from kvsim.calibrate.fit import Fit
 from kvsim.calibrate.profile import coefficient_lines, profile_path, write_coefficients
 from kvsim.calibrate.public.cards import (
-    CARDS,
-    card_of,
     fit_card,
     fit_rows,
-    fit_served,
-    with_host_costs,
 )
 from kvsim.calibrate.quality import poor_fit, refuse_meaningless
 from kvsim.calibrate.rows import read_rows
@@ -25,9 +21,6 @@ from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
 from kvsim.steptime.defaults import class_coefficients
 
 __all__ = ["FitAnswer", "fit_command", "fit_profile"]
-
-# Served runs exist for these cards; their host costs are then every card's.
-_SERVED_ON = ("H100-SXM5-80GB", "H200-SXM-141GB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +101,7 @@ def fit_command(
 
 
 def fit_profile(tables: Path, profile: AcceleratorProfile) -> Fit:
-    """Fit one accelerator from a folder of tables, host costs included.
+    """Fit one accelerator from a folder of tables.
 
     Raises
     ------
@@ -119,11 +112,7 @@ def fit_profile(tables: Path, profile: AcceleratorProfile) -> Fit:
     """
     if not tables.is_dir():
         raise InputError("no such folder", where=str(tables))
-    fit = fit_card(tables, profile)
-    served = [card for card in CARDS if card.accelerator in _SERVED_ON]
-    kernels = [fit_card(tables, find_accelerator(card.accelerator)) for card in served]
-    hosts = fit_served(tables, served, kernels)
-    return replace(fit, coefficients=with_host_costs(fit.coefficients, card_of(profile), hosts))
+    return fit_card(tables, profile)
 
 
 def _known(profile: AcceleratorProfile, rows: Path) -> StepCoefficients:

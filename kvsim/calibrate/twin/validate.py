@@ -19,6 +19,7 @@ from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.scenario import Scenario
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
+from kvsim.steptime.model import TWIN
 
 if TYPE_CHECKING:
     from kvsim.calibrate.twin.compare import TwinComparison
@@ -293,7 +294,7 @@ class _Calibration:
 
 
 def _of_the_loop(profile: AcceleratorProfile) -> AcceleratorProfile:
-    """Return the profile without the host costs of serving engines, none of which runs here."""
+    """Return the profile with its own host costs: no serving engine runs here."""
     rates = profile.coefficients
-    bare = rates.model_copy(update={"host_costs": {}}) if rates else None
-    return profile.model_copy(update={"coefficients": bare})
+    own = rates.model_copy(update={"engine": TWIN, "host_costs": {}}) if rates else None
+    return profile.model_copy(update={"coefficients": own})

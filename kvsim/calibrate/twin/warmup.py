@@ -24,7 +24,7 @@ from kvsim.memory.weights import decode_read_bytes
 from kvsim.simulator.prepare import Setup
 from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
 from kvsim.specs.model import ModelSpec
-from kvsim.steptime.model import StepLoad
+from kvsim.steptime.model import TWIN, StepLoad
 from kvsim.steptime.rank_work import RankWork
 from kvsim.workload.spec import parse_workload
 
@@ -242,7 +242,7 @@ def _base_coefficients(deployment: Deployment, rows: StepRows) -> StepCoefficien
     """Provenance, and rates that the fit will replace."""
     model, device = deployment.model.name, deployment.accelerator.name
     return unfitted(
-        engine="twin",
+        engine=TWIN,
         source=f"the twin's own warm-up steps of {model} on {device}",
         date=datetime.now(tz=UTC).date().isoformat(),
         fitted_on=f"{len(rows)} steps",
