@@ -1,13 +1,15 @@
 """Fit what engines' own code costs, by release, and write ``kvsim/steptime/data/hosts.yaml``.
 
-Each entry's terms are fitted to served runs (`host_cases`) with the simulator itself: a run is
-simulated with the terms, and what is minimised is the logarithm of simulated over measured TPOT and,
-half as heavy, TTFT. Kernels are the cards' own, fitted elsewhere, and stay as they are.
+Each entry's terms are fitted to served runs (`host_cases`) with the simulator itself: what is
+minimised is the logarithm of simulated over measured TPOT and, half as heavy, TTFT, every model
+counting alike. Kernels are the cards' own, fitted elsewhere, and stay as they are. vLLM's front end
+is that of the run whose single requests were written down: of those that met an empty server,
+9.6 ms passed outside the engine.
 
     python benchmarks/fit_hosts.py [--only vllm] [--check]
 
-Printed beside each entry: the median error on the runs that it was fitted on, and that of each model's
-runs when the entry is fitted without that model.
+Printed beside each entry: the median error on the runs that it was fitted on, and that of each
+model's runs when the entry is fitted without that model. Of the latter ``time_bands.yaml`` is made.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice, repeat
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -28,13 +32,18 @@ from reference_data import parsed, parser, written
 from scipy.optimize import least_squares
 
 from kvsim.calibrate.fit import round_significant
+from kvsim.memory.tensors import tensor_families
 from kvsim.runs.simulate import run_setup
 from kvsim.specs.hardware import FrontEnd, HostCost
 from kvsim.steptime.model import StepTimeModel
 
-TARGET = Path(__file__).parent.parent / "kvsim/steptime/data/hosts.yaml"
+_DATA = Path(__file__).parent.parent / "kvsim/steptime/data"
+HOSTS, BANDS = _DATA / "hosts.yaml", _DATA / "time_bands.yaml"
 _SOFT_ERROR = 0.1
 _STEP = 0.05  # of a term's scale, for differences
+_INSIDE = 0.05  # of a term's scale: where a search may begin
+_FIRST, _AGAIN = 12, 5  # evaluations of the gradient
+_SHARE = 0.9
 _WEIGHTS = {"mean_tpot_ms": 1.0, "mean_e2el_ms": 1.0, "mean_ttft_ms": 0.5}
 # Term: where its search begins, its scale and the most that it may be; seconds.
 _TERMS = {
@@ -45,6 +54,9 @@ _TERMS = {
     "transit_seconds": (4e-3, 3e-3, 50e-3),
 }
 _BATCH = ("host_seconds", "sequence_seconds")
+_LAUNCHES = ("launch_seconds", "expert_launch_seconds")
+_VLLM_FRONT = {"transit_seconds": 4.8e-3}
+Errors = dict[str, float]
 
 
 class _Entry(NamedTuple):
@@ -60,8 +72,8 @@ class _Entry(NamedTuple):
     fixed: dict[str, Any] = {}  # noqa: RUF012 - never written to
 
 
-def _of(backend: str, *prefixes: str, clients: int = 64, each: int = 3) -> Any:
-    """Every third run of some releases of a backend's campaigns."""
+def _of(backend: str, *prefixes: str, clients: int = 32, each: int = 2) -> Any:
+    """Some of the runs of some releases in a backend's campaigns."""
 
     def cases(folder: Path, scratch: Path) -> Iterator[Case]:
         found = campaigns(folder, backend, clients)
@@ -71,7 +83,7 @@ def _of(backend: str, *prefixes: str, clients: int = 64, each: int = 3) -> Any:
 
 
 def _vllm_14(folder: Path, scratch: Path) -> Iterator[Case]:
-    yield from _of("vllm", "0.16", "0.17", "0.18")(folder, scratch)
+    yield from _of("vllm", "0.16", "0.17", "0.18", each=5)(folder, scratch)
     yield from stages(folder)
 
 
@@ -87,7 +99,8 @@ def _argonne(framework: str, **engine: str) -> Any:
     return cases
 
 
-_SERVED = (*_BATCH, "launch_seconds", "expert_launch_seconds", "transit_seconds")
+_SERVED = (*_BATCH, *_LAUNCHES)
+_FRONTED = (*_SERVED, "transit_seconds")
 ENTRIES = (
     _Entry(
         "vllm", "0.2.0", "0.2.6", False, ("launch_seconds", "sequence_seconds"),
@@ -100,16 +113,18 @@ ENTRIES = (
         _argonne("vLLM", name="vllm", version="0.5.0"),
     ),
     _Entry("vllm", "0.8", "0.13", False, _SERVED, "served runs of 0.11.2 and 0.12.0",
-           _of("vllm", "0.11", "0.12")),
-    _Entry("vllm", "0.14", "0.18", True, _SERVED, "served runs of 0.15.1 to 0.18.0", _vllm_14),
-    _Entry("vllm", "0.19", "0.23", True, _SERVED, "served runs of 0.19.0 and 0.23.0", _vllm_19),
-    _Entry("sglang", "0.5.1", "0.5.9", False, _SERVED, "served runs of 0.5.1 to 0.5.9",
-           _of("sglang", "0.5")),
-    _Entry("tensorrt-llm", "1.0", "1.0", False, _SERVED, "served runs of 1.0.0rc3",
+           _of("vllm", "0.11", "0.12"), _VLLM_FRONT),
+    _Entry("vllm", "0.14", "0.18", True, _SERVED, "served runs of 0.15.1 to 0.18.0", _vllm_14,
+           _VLLM_FRONT),
+    _Entry("vllm", "0.19", "0.23", True, _SERVED, "served runs of 0.19.0 and 0.23.0", _vllm_19,
+           _VLLM_FRONT),
+    _Entry("sglang", "0.5.1", "0.5.9", False, _FRONTED, "served runs of 0.5.1 to 0.5.9",
+           _of("sglang", "0.5", each=5)),
+    _Entry("tensorrt-llm", "1.0", "1.0", False, _FRONTED, "served runs of 1.0.0rc3",
            _of("trtllm", "1.0", each=8)),
-    _Entry("tensorrt-llm", "1.1", "1.3", False, _SERVED, "served runs of 1.1.0rc2 to 1.3.0rc1",
+    _Entry("tensorrt-llm", "1.1", "1.3", False, _FRONTED, "served runs of 1.1.0rc2 to 1.3.0rc1",
            _of("trtllm", "1.1", "1.2", "1.3")),
-    _Entry("llama.cpp", "b1", "b9999", False, ("host_seconds",),
+    _Entry("llama.cpp", "b1", "master", False, ("host_seconds",),
            "LLM-Inference-Bench's sequences on A100 and H100 (BSD-3-Clause)",
            _argonne("llama.cpp", name="llama.cpp")),
 )  # fmt: skip
@@ -117,7 +132,7 @@ ENTRIES = (
 _ASSUMED = """\
 transformers:
   - first: "4"
-    last: "9"
+    last: "99"
     async: false
     host_seconds: 0.0
     launch_seconds: {launch_seconds}
@@ -132,52 +147,125 @@ class _Group:
 
     entry: _Entry
     cases: Sequence[Case]
-    _known: dict[Any, list[float]] = field(default_factory=dict)
+
+    @property
+    def models(self) -> list[str]:
+        """Whose runs there are."""
+        return sorted({case.model for case in self.cases})
 
     def cost(self, values: Iterable[float]) -> HostCost:
         """Host costs with the terms at these values, seconds."""
-        named = dict(zip(self.entry.terms, values, strict=True))
+        named = {**self.entry.fixed, **dict(zip(self.entry.terms, values, strict=True))}
         front = FrontEnd(transit_seconds=named.pop("transit_seconds", 0.0))
         source = f"fitted to {len(self.cases)} {self.entry.what}"
-        return HostCost(**{**self.entry.fixed, **named}, front_end=front, source=source)
+        return HostCost(**named, front_end=front, source=source)
 
-    def errors(self, cost: HostCost) -> list[dict[str, float]]:
+    def errors(self, cost: HostCost) -> list[Errors]:
         """Logarithms of simulated over measured, by run and key."""
         return [_errors(case, cost) for case in self.cases]
 
-    def fit(self) -> HostCost:
-        """Fit the terms to the runs."""
+    def fit(self, start: HostCost | None = None) -> HostCost:
+        """Fit the terms to the runs, from a cost that is known to be near or from nothing."""
         starts, scales, most = np.array([_TERMS[name] for name in self.entry.terms]).T
+        if start is not None:
+            known = start.model_dump() | start.front_end.model_dump()
+            starts = np.array([known[name] for name in self.entry.terms])
+
+        weights = self._weights()
 
         def residuals(values: Any) -> Any:
-            errors = self.errors(self.cost(np.maximum(0, values * scales)))
-            return [_WEIGHTS[key] * e for each in errors for key, e in each.items()]
+            errors = zip(self.errors(self.cost(values * scales)), weights, strict=True)
+            return [w * _WEIGHTS[key] * e for each, w in errors for key, e in each.items()]
+
+        def slopes(values: Any) -> Any:
+            at = np.array(residuals(values))
+            moved = (values + _STEP * one for one in np.eye(len(values)))
+            return np.array([(np.array(residuals(each)) - at) / _STEP for each in moved]).T
 
         found = least_squares(
-            residuals, starts / scales, bounds=(0, most / scales), diff_step=_STEP,
-            loss="soft_l1", f_scale=_SOFT_ERROR, max_nfev=12, xtol=1e-3, ftol=1e-3,
+            residuals, np.clip(starts / scales, _INSIDE, None), slopes,
+            bounds=(0, most / scales), loss="soft_l1", f_scale=_SOFT_ERROR,
+            max_nfev=_FIRST if start is None else _AGAIN, xtol=1e-3, ftol=1e-3,
         )  # fmt: skip
         return self.cost(round_significant(value, 3) for value in found.x * scales)
 
+    def _weights(self) -> list[float]:
+        """A weight for each run, so that every model counts alike however many runs it has."""
+        runs = Counter(case.model for case in self.cases)
+        fair = len(self.cases) / len(runs)
+        return [math.sqrt(fair / runs[case.model]) for case in self.cases]
+
     def without(self, model: str) -> _Group:
+        """All runs but a model's."""
         return _Group(self.entry, [case for case in self.cases if case.model != model])
 
     def only(self, model: str) -> _Group:
+        """A model's runs."""
         return _Group(self.entry, [case for case in self.cases if case.model == model])
 
 
-def _errors(case: Case, cost: HostCost) -> dict[str, float]:
+class _Residual(NamedTuple):
+    """How far one run was off when its model was left out of the fit."""
+
+    engine: str
+    measured: bool
+    experts: bool
+    key: str
+    error: float
+
+
+class _Found(NamedTuple):
+    """One entry, fitted: its place in `ENTRIES`, and what is said of it."""
+
+    place: int
+    cost: HostCost
+    report: list[str]
+    residuals: list[_Residual]
+
+
+def _errors(case: Case, cost: HostCost) -> Errors:
     """Simulate one run with these host costs."""
-    setup = case.setup
+    setup, engine = case.setup, case.setup.sizing.engine
     known = setup.step_time
     assert isinstance(known, StepTimeModel)
-    given = known.coefficients.model_copy(update={"host_costs": {setup.sizing.engine.name: cost}})
-    steps = StepTimeModel.from_deployment(setup.deployment, given, engine=setup.sizing.engine)
+    given = known.coefficients.model_copy(update={"host_costs": {engine.name: cost}})
+    steps = StepTimeModel.from_deployment(setup.deployment, given, engine=engine)
     seen = run_setup(replace(setup, step_time=steps), 0).observed
     return {key: math.log(seen[key] / value) for key, value in case.measured.items()}
 
 
-def _medians(errors: Iterable[dict[str, float]]) -> str:
+def _fitted(place: int, folder: Path) -> _Found:
+    """Fit the entry at this place, and again without each model."""
+    entry = ENTRIES[place]
+    with tempfile.TemporaryDirectory() as scratch:
+        group = _Group(entry, list(entry.cases(folder, Path(scratch))))
+        cost = group.fit()
+        report = [
+            f"{entry.engine} {entry.first} to {entry.last}: {_shown(cost)}",
+            f"  fitted on  {len(group.cases):3d} runs  {_medians(group.errors(cost))}",
+        ]
+        residuals: list[_Residual] = []
+        for model in group.models if len(group.models) > 1 else ():
+            left = group.only(model)
+            errors = left.errors(group.without(model).fit(cost))
+            fitted = _medians(left.errors(cost))
+            report.append(
+                f"  left out   {len(left.cases):3d} runs  {_medians(errors)}  {model}"
+                f" (fitted: {fitted})"
+            )
+            for case, each in zip(left.cases, errors, strict=True):
+                residuals += [_residual(entry, case, key, e) for key, e in each.items()]
+    return _Found(place, cost, report, residuals)
+
+
+def _residual(entry: _Entry, case: Case, key: str, error: float) -> _Residual:
+    deployment = case.setup.deployment
+    measured = deployment.accelerator.coefficients is not None
+    experts = any(family.is_routed for family in tensor_families(deployment.model))
+    return _Residual(entry.engine, measured, experts, key.split("_")[1], error)
+
+
+def _medians(errors: Iterable[Errors]) -> str:
     """Median error and sign of each key, per cent."""
     by_key: dict[str, list[float]] = {}
     for each in errors:
@@ -189,65 +277,86 @@ def _medians(errors: Iterable[dict[str, float]]) -> str:
     )
 
 
-def _report(group: _Group, cost: HostCost) -> None:
-    """Print one entry's errors, and those of each model without it in the fit."""
-    print(f"{group.entry.engine} {group.entry.first} to {group.entry.last}: {cost}")
-    print(f"  fitted     {len(group.cases):3d} runs  {_medians(group.errors(cost))}", flush=True)
-    models = sorted({case.model for case in group.cases})
-    for model in models if len(models) > 1 else ():
-        left = group.only(model)
-        one_out = group.without(model).fit()
-        print(f"  left out   {len(left.cases):3d} runs  {_medians(left.errors(one_out))}  {model}"
-              f" (fitted: {_medians(left.errors(cost))})", flush=True)  # fmt: skip
+def _shown(cost: HostCost) -> str:
+    return " ".join(line.strip() for line in _fields(cost))
 
 
-def _lines(entry: _Entry, cost: HostCost) -> list[str]:
-    """One entry as YAML."""
+def _fields(cost: HostCost) -> list[str]:
+    """Host costs as lines of YAML."""
     fields: dict[str, Any] = cost.model_dump(exclude_defaults=True)
-    front = fields.pop("front_end", {})
-    source = fields.pop("source")
-    lines = [f'  - first: "{entry.first}"', f'    last: "{entry.last}"']
-    lines.append(f"    async: {str(entry.is_async).lower()}")
-    lines += [f"    {name}: {_yaml(value)}" for name, value in fields.items()]
+    front, source = fields.pop("front_end", {}), fields.pop("source")
+    lines = [f"    {name}: {_yaml(value)}" for name, value in fields.items()]
     if front:
         inner = ", ".join(f"{name}: {_yaml(value)}" for name, value in front.items())
         lines.append(f"    front_end: {{{inner}}}")
     return [*lines, f'    source: "{source}"']
 
 
+def band_of(errors: Sequence[float], share: float) -> tuple[float, float]:
+    """Low and high factor."""
+    low, high = np.quantile(np.array(errors), [(1 - share) / 2, (1 + share) / 2])
+    return float(np.exp(-high)), float(np.exp(-low))
+
+
 def _yaml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    text = f"{value:.3g}"
-    return text if "." in text or "e" not in text else text.replace("e", ".0e")
+    mantissa, mark, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}{mark}{exponent}"
+
+
+def _hosts(found: Sequence[_Found]) -> str:
+    """The catalogue's file."""
+    lines = ["# Written by benchmarks/fit_hosts.py; what it means: kvsim/steptime/hosts.py."]
+    engine = ""
+    for place, cost, _, _ in found:
+        entry = ENTRIES[place]
+        lines += [f"{entry.engine}:"] if entry.engine != engine else []
+        lines += [f'  - first: "{entry.first}"', f'    last: "{entry.last}"']
+        lines += [f"    async: {str(entry.is_async).lower()}", *_fields(cost)]
+        engine = entry.engine
+    launches = next(each.cost.launch_seconds for each in found if not each.cost.graphs)
+    return "\n".join(lines) + "\n" + _ASSUMED.format(launch_seconds=_yaml(launches))
+
+
+def _bands(residuals: Iterable[_Residual]) -> str:
+    """The file of bands: nine in ten measured times, over those simulated, by class."""
+    classes: dict[tuple[Any, ...], list[float]] = {}
+    for each in residuals:
+        classes.setdefault(each[:4], []).append(each.error)
+    lines = [
+        "# Written by benchmarks/fit_hosts.py; what it means: kvsim/steptime/bands.py.",
+        "# Runs whose model was left out of the fit.",
+    ]
+    for (engine, measured, experts, key), errors in sorted(classes.items()):
+        low, high = band_of(errors, _SHARE)
+        lines.append(
+            f"- {{engine: {engine}, measured: {str(measured).lower()},"
+            f" experts: {str(experts).lower()}, key: {key},"
+            f" low: {low:.3g}, high: {high:.3g}, runs: {len(errors)}}}"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
+    """Fit every entry, and write both files or compare them."""
     options = parser(__doc__)
-    options.add_argument("--only", default="", help="engines to print, and write nothing")
-    options.add_argument("--brief", action="store_true", help="leave no model out")
+    options.add_argument("--only", default="", help="entries to fit and print; nothing is written")
     options.add_argument("--check", action="store_true")
     args = parsed(options)
-    lines = [f"# Written by benchmarks/fit_hosts.py; see kvsim/steptime/hosts.py."]
-    with tempfile.TemporaryDirectory() as scratch:
-        engine = ""
-        for entry in ENTRIES:
-            if args.only and not f"{entry.engine} {entry.first}".startswith(args.only):
-                continue
-            group = _Group(entry, list(entry.cases(args.data, Path(scratch))))
-            cost = group.fit()
-            _report(
-                group if not args.brief else _Group(entry, group.cases), cost
-            ) if not args.brief else print(
-                entry[:3], cost, _medians(group.errors(cost)), flush=True
-            )
-            lines += [f"{entry.engine}:"] if entry.engine != engine else []
-            lines += _lines(entry, cost)
-            engine = entry.engine
+    chosen = [e for e in ENTRIES if f"{e.engine} {e.first}".startswith(args.only)]
+    found = []
+    with ProcessPoolExecutor() as pool:
+        for each in pool.map(_fitted, [ENTRIES.index(e) for e in chosen], repeat(args.data)):
+            print(*each.report, sep="\n", flush=True)
+            found.append(each)
     if args.only:
-        print("\n".join(lines))
         return 0
-    return written("\n".join(lines) + "\n", TARGET, check=args.check)
+    bands = _bands(residual for each in found for residual in each.residuals)
+    return max(
+        written(_hosts(found), HOSTS, check=args.check),
+        written(bands, BANDS, check=args.check),
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,15 @@ from kvsim import KVSimError
 from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.scenario import Scenario
 
-__all__ = ["Case", "campaigns", "replays", "stages", "static_batches", "steps_of_2023"]
+__all__ = [
+    "Case",
+    "at_the_cap",
+    "campaigns",
+    "replays",
+    "stages",
+    "static_batches",
+    "steps_of_2023",
+]
 
 _ENGINES = {"vllm": "vllm", "sglang": "sglang", "trtllm": "tensorrt-llm"}
 _FORMATS = {"fp8": "fp8", "fp4": "nvfp4", "int4": "awq"}
@@ -56,8 +64,13 @@ def _case(name: str, model: str, content: dict[str, Any], measured: dict[str, fl
     return Case(name, model, version, prepare(scenario), measured)
 
 
-def campaigns(folder: Path, backend: str, most_clients: int) -> Iterator[Case]:
-    """Yield closed loops of clients without attention data parallelism, one release each."""
+def campaigns(
+    folder: Path, backend: str, most_clients: int, *, its_own_release: bool = False
+) -> Iterator[Case]:
+    """Yield closed loops of clients without attention data parallelism.
+
+    They are prepared for the newest release, or for the one that served where it is known.
+    """
     path = folder / "reference/gpu/aisimulate/silicon_2026.csv"
     with path.open(newline="", encoding="utf-8") as lines:
         for row in csv.DictReader(lines):
@@ -69,15 +82,16 @@ def campaigns(folder: Path, backend: str, most_clients: int) -> Iterator[Case]:
             if clients > most_clients or float(row["tp_size"]) > 8 or not row["backend_version"]:
                 continue
             try:
-                yield _campaign(row, clients)
+                yield _campaign(row, clients, row["backend_version"] if its_own_release else "")
             except KVSimError:
-                continue  # a model that does not fit as the row says
+                continue  # does not fit as the row says, or the release did not know the model
 
 
-def _campaign(row: dict[str, str], clients: int) -> Case:
+def _campaign(row: dict[str, str], clients: int, release: str) -> Case:
     prompt, output = int(row["isl"]), int(row["osl"])
     options: dict[str, Any] = {
         "name": _ENGINES[row["backend"]],
+        "version": release,
         "tensor_parallel_size": int(float(row["tp_size"])),
         "max_model_len": int(1.2 * (prompt + output)) + 64,
     }
@@ -202,10 +216,14 @@ def stages(folder: Path) -> Iterator[Case]:
                     "arrivals": {"kind": "constant", "rate": float(row["rate_per_s"])},
                     "lengths": lengths,
                     "prefix": {"kind": "groups", "groups": 100, "tokens": shared},
-                    "requests": min(int(row["requests"]), 2500),
+                    "requests": min(int(row["requests"]), 500),
                 },
             }
-            measured = {"mean_ttft_ms": 1e3 * ttft, "mean_tpot_ms": 1e3 * gap}
+            measured = {
+                "mean_ttft_ms": 1e3 * ttft,
+                "mean_tpot_ms": 1e3 * gap,
+                "mean_e2el_ms": 1e3 * e2el,
+            }
             name = f"{row['experiment'][16:]} {row['rate_per_s']}/s"
             yield _case(name, _STAGE_MODELS[row["model"]], content, measured)
 
@@ -214,12 +232,29 @@ def replays(folder: Path, scratch: Path, only: str = "") -> Iterator[Case]:
     """Yield open loops of single requests at their own send times; `only` some of their names."""
     for path in sorted((folder / "reference/served").glob("qwen3-14b*_sweep_[rt]*.csv.gz")):
         if only in path.name:
-            yield _replay(path, scratch)
+            rows = _requests(path)
+            yield _of_requests(path, rows, {"trace": {"file": str(_trace(path, rows, scratch))}})
 
 
-def _replay(path: Path, scratch: Path) -> Case:
+def at_the_cap(folder: Path) -> Iterator[Case]:
+    """Yield the runs whose driver held requests back: closed loops of 256 clients."""
+    for path in sorted((folder / "reference/served").glob("qwen3-14b*_w?_sweep_*.csv.gz")):
+        rows = _requests(path)
+        pairs = [[int(r["prompt_tokens"]), max(1, int(r["output_tokens"]))] for r in rows[::10]]
+        workload = {
+            "arrivals": {"kind": "closed_loop", "clients": 256},
+            "lengths": {"kind": "pairs", "pairs": pairs},
+            "requests": min(len(rows), 8000),
+        }
+        yield _of_requests(path, rows, workload)
+
+
+def _requests(path: Path) -> list[dict[str, float]]:
     with gzip.open(path, "rt") as lines:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+
+
+def _trace(path: Path, rows: list[dict[str, float]], scratch: Path) -> Path:
     trace = scratch / f"{path.name}.jsonl"
     head = {"schema": "kvsim-trace/1", "hash_block_size": 16}
     requests = (
@@ -231,6 +266,10 @@ def _replay(path: Path, scratch: Path) -> Case:
         for row in rows
     )
     trace.write_text("\n".join(map(json.dumps, (head, *requests))), "utf-8")
+    return trace
+
+
+def _of_requests(path: Path, rows: list[dict[str, float]], workload: dict[str, Any]) -> Case:
     engine = {
         "name": "vllm",
         "version": "0.23.0",
@@ -243,7 +282,7 @@ def _replay(path: Path, scratch: Path) -> Case:
         "accelerator": "h100",
         "engine": engine,
         "memory": {"allocator": "prefix"},
-        "workload": {"trace": {"file": str(trace)}},
+        "workload": workload,
     }
     gaps = [
         (row["e2e_seconds"] - row["ttft_seconds"]) / (row["output_tokens"] - 1)
@@ -253,5 +292,8 @@ def _replay(path: Path, scratch: Path) -> Case:
     measured = {
         "mean_ttft_ms": 1e3 * sum(row["ttft_seconds"] for row in rows) / len(rows),
         "mean_tpot_ms": 1e3 * sum(gaps) / len(gaps),
+        "mean_e2el_ms": 1e3 * sum(row["e2e_seconds"] for row in rows) / len(rows),
     }
-    return _case(path.name.split("_sweep_")[1], "qwen3-14b", content, measured)
+    return _case(
+        path.name.removesuffix(".csv.gz").split("0.23.0_")[1], "qwen3-14b", content, measured
+    )

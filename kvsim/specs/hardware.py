@@ -188,6 +188,9 @@ class StepCoefficients(Checked):
     mixed_kv_factor, mixed_head_seconds : float
         In a step that prefills too: how many times longer reading KV takes, and what adds to
         `head_seconds`; kernels for both at once do not pack the heads that share K and V.
+    elementwise_bytes_per_s : float or None
+        Bandwidth that kernels without a matrix reach; None where their time is in what other
+        coefficients were fitted to.
     attention_token_seconds : float
         Prefill attention's cost of one query head of one token in one layer, beside its FLOPs.
     expert_layer_seconds : float
@@ -214,6 +217,7 @@ class StepCoefficients(Checked):
     layer_seconds: NonNegativeFloat
     host_seconds: NonNegativeFloat = 0.0
     sequence_seconds: NonNegativeFloat = 0.0
+    elementwise_bytes_per_s: PositiveFloat | None = None
     norm: AtLeastOne = 2.2
     collectives: dict[int, Link] = {}  # noqa: RUF012 - read into a dict of its own
     fp8_weight_speedup: PositiveFloat = 2.0

@@ -7,6 +7,7 @@ from kvsim.specs.hardware import AcceleratorProfile, Link, StepCoefficients
 __all__ = [
     "CLASS_SECONDS",
     "CLASS_SHARES",
+    "ELEMENTWISE_SHARE",
     "EXPERT_FLOPS_SHARE",
     "EXPERT_LAYER_SECONDS",
     "accelerator_class",
@@ -29,6 +30,9 @@ CLASS_SECONDS: dict[str, dict[str, float]] = {
 # worse than at the dense rate (`benchmarks/steptime_accuracy.py` prints both).
 EXPERT_LAYER_SECONDS = 17e-6
 EXPERT_FLOPS_SHARE = 0.5
+# Of the bandwidth of KV reads, what norms, rotary and activation functions reach: 0.63 and 0.69
+# on Vidur's H100 and A100 (Qwen-72B, 2,048 tokens: 369 and 653 us a layer).
+ELEMENTWISE_SHARE = 0.65
 _FAST_LINK_BYTES_PER_S = 200e9  # NVLink, Infinity Fabric, ICI; a PCIe card has far less
 
 
@@ -57,6 +61,7 @@ def class_coefficients(accelerator: AcceleratorProfile) -> StepCoefficients:
         flops_per_s=flops * share["flops"],
         kv_bytes_per_s=bandwidth * share["kv"],
         attention_flops_per_s=flops * share["attention"],
+        elementwise_bytes_per_s=bandwidth * share["kv"] * ELEMENTWISE_SHARE,
         layer_seconds=seconds["layer"],
         head_seconds=seconds["head"],
         expert_layer_seconds=EXPERT_LAYER_SECONDS,

@@ -3,7 +3,8 @@
 ::
 
     step = host + sequences ** e * sequence            the engine's own code (`hosts`)
-         + layers * layer                              launches, norms, rotary, activations
+         + layers * layer                              launches
+         + tokens * elementwise bytes / BW_e           norms, rotary, activations
          + expert layers * expert layer                choosing experts, sorting tokens by them
          + pnorm(weight bytes / BW, tile * flops / P)  every GEMM, for decode and prefill tokens
          + kv bytes / BW_kv + heads * head             decode attention, KV heads of all sequences
@@ -100,6 +101,7 @@ class StepCost(NamedTuple):
     collective_seconds: float = 0.0
     sequence_seconds: float = 0.0
     launch_seconds: float = 0.0
+    elementwise_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -113,13 +115,14 @@ class StepCost(NamedTuple):
             + self.collective_seconds
             + self.sequence_seconds
             + self.launch_seconds
+            + self.elementwise_seconds
         )
 
     @property
     def resource_seconds(self) -> dict[str, float]:
         """Seconds that each resource is needed for: bandwidth, compute, link, host."""
         return {
-            "bandwidth": self.weight_seconds + self.kv_seconds,
+            "bandwidth": self.weight_seconds + self.kv_seconds + self.elementwise_seconds,
             "compute": self.compute_seconds + self.prefill_attention_seconds,
             "link": self.collective_seconds,
             "host": self.host_seconds
@@ -259,6 +262,7 @@ class StepTimeModel:
         layers = work.layers * self.layer_seconds
         roofline = roofline_seconds(weight, compute, rates.norm)
         collectives = self._collective_seconds(load.tokens)
+        elementwise = self._elementwise_seconds(load.tokens) / busy
         host = self.host
         return StepCost(
             host_seconds=host.host_seconds,
@@ -270,7 +274,10 @@ class StepTimeModel:
             prefill_attention_seconds=self._prefill_attention_seconds(load) / busy,
             collective_seconds=collectives,
             sequence_seconds=host.sequence_seconds * load.sequences**host.batch_exponent,
-            launch_seconds=self._launch_seconds(load, layers + roofline + collectives),
+            launch_seconds=self._launch_seconds(
+                load, layers + roofline + collectives + elementwise
+            ),
+            elementwise_seconds=elementwise,
         )
 
     def seconds(self, load: StepLoad) -> float:
@@ -302,6 +309,11 @@ class StepTimeModel:
         # each sequence decodes one token; what is left over is prefill
         queries = max(0, load.tokens - load.sequences) * self.work.query_heads
         return pairs + queries * rates.attention_token_seconds
+
+    def _elementwise_seconds(self, tokens: int) -> float:
+        """Norms, rotary and activation functions, beside their launches."""
+        rate = self.coefficients.elementwise_bytes_per_s
+        return tokens * self.work.elementwise_bytes / rate if rate else 0.0
 
     def _launch_seconds(self, load: StepLoad, device_seconds: float) -> float:
         """What the device waits for launches: none where a CUDA graph replays the step.

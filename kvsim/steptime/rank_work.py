@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from kvsim.memory.rank import Rank
 from kvsim.memory.tensors import matmul_flops_per_token, stage_share, tensor_families
-from kvsim.specs.model import ModelSpec
+from kvsim.specs.model import DenseMlp, Mlp, ModelSpec
 from kvsim.steptime.kv_reads import attended_layers
 
-__all__ = ["RankWork"]
+__all__ = ["RankWork", "elementwise_bytes"]
 
 
 class RankWork(NamedTuple):
@@ -31,6 +31,9 @@ class RankWork(NamedTuple):
         Heads that attend, summed over all layers.
     message_bytes : float
         Activations of one token in a collective, bf16.
+    elementwise_bytes : float
+        What norms, rotary and activation functions read and write for one token, all layers, bf16
+        (`elementwise_bytes`).
     """
 
     layers: int
@@ -42,6 +45,7 @@ class RankWork(NamedTuple):
     query_heads: float
     kv_heads: float
     message_bytes: float
+    elementwise_bytes: float = 0.0
 
     @classmethod
     def from_model(cls, model: ModelSpec, rank: Rank = Rank()) -> RankWork:
@@ -60,4 +64,37 @@ class RankWork(NamedTuple):
             query_heads=sum(count * cache.query_heads for count, cache in attended) / tp,
             kv_heads=sum(count * cache.vectors.rank_heads(tp) for count, cache in attended),
             message_bytes=2.0 * model.hidden_size,
+            elementwise_bytes=elementwise_bytes(model, rank),
         )
+
+
+def elementwise_bytes(model: ModelSpec, rank: Rank = Rank()) -> float:
+    """What a rank's kernels without a matrix read and write for one token, bf16, all layers.
+
+    ::
+
+        two norms      read and write the stream and its residual   2 * 4 * hidden * 2
+        rotary         reads and writes the queries                 2 * heads * head size * 2
+        activation     reads gate and up, writes their product      3 * intermediate * 2
+        experts        the same for each that a token goes to, and writes and adds up what they
+                       give: 2 * hidden * 2 each
+
+    Of attention that is no softmax over keys (states) nothing is counted.
+    """
+    tp, hidden = rank.tp, model.hidden_size
+    norms = 16.0 * hidden * len(rank.layers_of(model))
+    # two matrix products of two FLOPs for each element of a query: four FLOPs, four bytes
+    rotary = sum(count * cache.pair_flops for count, cache in attended_layers(model, rank)) / tp
+    groups = ((rank.count_of(model, group.layers), group.mlp) for group in model.layer_groups)
+    return norms + rotary + sum(count * _mlp_bytes(mlp, hidden, tp) for count, mlp in groups)
+
+
+def _mlp_bytes(mlp: Mlp | None, hidden: int, tp: int) -> float:
+    """Bytes of one layer's activation function, and of putting experts' answers together."""
+    if mlp is None:
+        return 0.0
+    width = (6.0 if mlp.gated else 4.0) / tp
+    if isinstance(mlp, DenseMlp):
+        return width * mlp.intermediate_size
+    each = width * mlp.intermediate_size + 4.0 * (mlp.latent_size or hidden)
+    return width * mlp.shared_intermediate_size + mlp.experts_per_token * each

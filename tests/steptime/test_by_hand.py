@@ -182,6 +182,7 @@ def test_the_work_of_a_rank():
         query_heads=2 * 4 / 2,
         kv_heads=2 * 1,
         message_bytes=512.0,
+        elementwise_bytes=2 * (16 * 256 + 4 * 4 * 64 / 2 + 6 * 512 / 2),
     )
 
 

@@ -35,7 +35,7 @@ from kvsim.calibrate.rows import StepRows
 from kvsim.calibrate.shapes import LLAMA_3_8B
 from kvsim.errors import UnsupportedError
 from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
-from kvsim.steptime.defaults import class_coefficients
+from kvsim.steptime.defaults import ELEMENTWISE_SHARE, class_coefficients
 
 __all__ = [
     "CARDS",
@@ -178,7 +178,9 @@ def fit_card(folder: Path, profile: AcceleratorProfile) -> Fit:
         rates = fit_fp8(card_rows(folder, card, profile, _FP8), rates).coefficients
     if summed:
         layer_seconds = round_significant(rates.layer_seconds + _ELEMENTWISE_SECONDS)
-        rates = rates.model_copy(update={"layer_seconds": layer_seconds})
+        elementwise = round_significant(ELEMENTWISE_SHARE * rates.kv_bytes_per_s)
+        added = {"layer_seconds": layer_seconds, "elementwise_bytes_per_s": elementwise}
+        rates = rates.model_copy(update=added)
     return replace(fit, coefficients=rates)
 
 
@@ -223,5 +225,6 @@ def _base(folder: Path, card: Card, profile: AcceleratorProfile) -> StepCoeffici
             "source": _SOURCES[card.kind],
             "date": _FITTED_ON,
             "collectives": links,
+            "elementwise_bytes_per_s": None,
         }
     )
