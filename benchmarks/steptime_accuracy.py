@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,37 +17,24 @@ from kernel_fits import fit_decode_attention, fit_gemm, fit_prefill_attention
 from reference_data import parsed, parser
 
 from kvsim.calibrate.fit import Datasheet, Fit, fit_steps, percent_errors
-from kvsim.calibrate.public.cards import CARDS, Card, card_rows, fit_card, fit_served
-from kvsim.calibrate.public.hosts import HostFit, HostRules, fit_expert_layer
-from kvsim.calibrate.public.serving import read_served
+from kvsim.calibrate.public.cards import CARDS, Card, card_rows, fit_card
+from kvsim.calibrate.public.experts import fit_experts
 from kvsim.calibrate.public.tables import KernelTables, Precision
 from kvsim.calibrate.public.vidur import read_layers
 from kvsim.calibrate.rows import StepRows
 from kvsim.catalog.accelerators import find_accelerator
-from kvsim.catalog.models import find_model
 from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
-from kvsim.steptime.rank_work import RankWork
 
 _SHORT_PROMPTS = (128, 256, 512)
-HOST_RULES = {
-    "one for each engine, all its releases": HostRules(by_version=False),
-    "one for each engine release, the default": HostRules(),
-    "by release, one share of prefills for all its models": HostRules(share_by_campaign=False),
-    "by release, that share held at one": HostRules(least_share=0.999),
-    "by release, groups of any size": HostRules(fewest_runs=1),
-    "by release, runs that queued kept": HostRules(keep_waiting=True),
-    "one for each engine, one share": HostRules(by_version=False, share_by_campaign=False),
-    "one for each engine, groups of any size": HostRules(by_version=False, fewest_runs=1),
-    "all of these at once": HostRules(
-        by_version=False,
-        share_by_campaign=False,
-        least_share=0.999,
-        fewest_runs=1,
-        keep_waiting=True,
-    ),
+_EXPERTS = {
+    "a100_sxm": "a100",
+    "h100_sxm": "h100",
+    "h200_sxm": "h200",
+    "b200_sxm": "b200",
+    "b300_sxm": "b300",
+    "l40s": "l40s",
+    "rtx_pro_6000_server": "rtx-pro-6000",
 }
-EXPERT_SHARES = (1.0, 0.67, 0.5, 0.4, 0.33)
-_SERVED = ("H100-SXM5-80GB", "H200-SXM-141GB")
 
 
 def leave_one_model_out(
@@ -72,14 +58,7 @@ def main() -> None:
         print("\n".join(step_lines(tables, card, profile, fits[card.accelerator])))
     print("\n".join(kernel_lines(tables)))
     print("\n".join(cross_lines(tables, fits)))
-    cards = [card for card in CARDS if card.accelerator in _SERVED]
-    kernels = [fits[card.accelerator] for card in cards]
-    print("\n".join(serving_lines(fit_served(tables, cards, kernels))))
-    print("\nMedian group by what shares a host fit")
-    for label, rules in HOST_RULES.items():
-        errors = group_errors(fit_served(tables, cards, kernels, rules))
-        print(f"  {label:56} {statistics.median(errors):5.1f} % of {len(errors)} groups")
-    print("\n".join(expert_lines(tables, cards, kernels)))
+    print("\n".join(expert_lines(tables)))
 
 
 def step_lines(tables: Path, card: Card, profile: AcceleratorProfile, fit: Fit) -> Iterator[str]:
@@ -153,46 +132,20 @@ def cross_lines(tables: Path, fits: dict[str, Fit]) -> Iterator[str]:
         yield f"  {name:16} {np.abs(errors).mean():.1f} % ({errors.mean():+.1f} % on average)"
 
 
-def serving_lines(hosts: list[HostFit]) -> Iterator[str]:
-    """TPOT of served runs after one host fit an engine version."""
-    yield "\nTPOT of served runs (host ms, us per sequence; groups of model and card, %)"
-    for fit in hosts:
-        cost = fit.cost
-        yield (
-            f"  {fit.engine} {fit.version or '(version unknown)'}: "
-            f"{cost.host_seconds * 1e3:.2f} ms, {cost.sequence_seconds * 1e6:.1f} us"
-        )
-        for group, (count, error) in fit.groups.items():
-            share = f"share of prefills {fit.shares[group]:g}"
-            yield f"    {group.model:40} {group.card:10} {count:4} runs {error:6.1f}   {share}"
-
-
-def expert_lines(tables: Path, cards: list[Card], kernels: list[Fit]) -> Iterator[str]:
-    """Models with experts, by the share of the dense rate that their GEMMs are given."""
-    yield "\nExperts: GEMMs at a share of the dense rate (us per layer fitted; groups, %)"
-    runs = read_served(tables / "aiconfigurator" / "silicon_e2e.csv")
-    for share in EXPERT_SHARES:
-        slower = [with_experts(fit, expert_flops_share=share) for fit in kernels]
-        rates = {card.stem: fit.coefficients for card, fit in zip(cards, slower, strict=True)}
-        layer = fit_expert_layer(runs, rates)
-        slower = [with_experts(fit, expert_layer_seconds=layer) for fit in slower]
-        groups = {
-            f"{fit.engine} {group.model.partition('/')[2]}": error
-            for fit in fit_served(tables, cards, slower)
-            for group, (_, error) in fit.groups.items()
-            if RankWork.from_model(find_model(group.model)).expert_layers
-        }
-        cells = ", ".join(f"{name} {error:.1f}" for name, error in groups.items())
-        yield f"  {share:4g}  {layer * 1e6:4.0f} us  {cells}"
-
-
-def with_experts(fit: Fit, **changes: float) -> Fit:
-    """The fit with other costs of experts."""
-    return replace(fit, coefficients=fit.coefficients.model_copy(update=changes))
-
-
-def group_errors(hosts: list[HostFit]) -> list[float]:
-    return [error for fit in hosts for _, error in fit.groups.values()]
+def expert_lines(tables: Path) -> Iterator[str]:
+    """Grouped GEMMs of routed experts, by card and format."""
+    yield "\nRouted experts, vLLM (start us; shares of the datasheet; mean error, %)"
+    for system, name in _EXPERTS.items():
+        profile = find_accelerator(name)
+        for fmt, fit in fit_experts(tables, system, profile).items():
+            rates = fit.rates
+            read = rates.bytes_per_s / profile.bandwidth_bytes_per_s
+            multiplied = rates.flops_per_s / profile.flops_per_s("bf16")
+            yield (
+                f"  {profile.name:28} {fmt:5} {fit.rows:5} rows  {rates.seconds * 1e6:5.1f} us"
+                f"  {read:.2f} of the bandwidth  {multiplied:.2f} of bf16"
+                f"  {fit.error_percent:5.1f} %"
+            )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ ROOMS = (
     room("search", "answers", "numpy"),
     room("studies", "answers"),
     room("figures", "answers", "numpy", "plotly"),
-    room("calibrate", "shells", "numpy", "scipy torch"),
+    room("calibrate", "shells", "numpy", "pandas pyarrow scipy torch"),
     room("cli", "shells", "click", "rich"),
     room("__main__", "shells"),
 )

@@ -221,7 +221,12 @@ class WeightReads(NamedTuple):
 
     def bytes_of(self, tokens: int) -> float:
         """Bytes that a step of so many tokens reads; see `decode_read_bytes`."""
-        return sum(held * _touched_share(family, tokens) for held, family in self.families)
+        return sum(held * touched_share(family, tokens) for held, family in self.families)
+
+    def expert_bytes_of(self, tokens: int) -> float:
+        """Those among them of routed experts."""
+        routed = ((held, family) for held, family in self.families if family.is_routed)
+        return sum(held * touched_share(family, tokens) for held, family in routed)
 
 
 def weight_reads(
@@ -245,7 +250,7 @@ def weight_reads(
     )
 
 
-def _touched_share(family: TensorFamily, tokens: int) -> float:
+def touched_share(family: TensorFamily, tokens: int) -> float:
     """Expected share of a family that `tokens` tokens touch: 1 unless it is routed."""
     if not family.is_routed:
         return 1.0

@@ -18,6 +18,7 @@ from kvsim.units import parse_bytes
 
 __all__ = [
     "AcceleratorProfile",
+    "ExpertRates",
     "FrontEnd",
     "HostCost",
     "Interconnect",
@@ -154,6 +155,24 @@ class HostCost(Checked):
     source: str = ""
 
 
+class ExpertRates(Checked):
+    """What the grouped GEMMs of routed experts reach, in one format.
+
+    ``layer = seconds + pnorm(touched experts' bytes / BW, padded FLOPs / P)``
+
+    Parameters
+    ----------
+    seconds : float
+        A layer's start: choosing experts, sorting tokens by them, and the launches.
+    bytes_per_s, flops_per_s : float
+        Rates of reading experts, and of multiplying with them.
+    """
+
+    seconds: NonNegativeFloat
+    bytes_per_s: PositiveFloat
+    flops_per_s: PositiveFloat
+
+
 class StepCoefficients(Checked):
     """Measured or fitted coefficients of the step-time model (``kvsim.steptime.model``).
 
@@ -193,10 +212,9 @@ class StepCoefficients(Checked):
         coefficients were fitted to.
     attention_token_seconds : float
         Prefill attention's cost of one query head of one token in one layer, beside its FLOPs.
-    expert_layer_seconds : float
-        What choosing experts and sorting tokens by them adds to a layer with experts.
-    expert_flops_share : float
-        Share of `flops_per_s` that the GEMMs of routed experts reach: few rows each.
+    experts : mapping of str to ExpertRates
+        Routed experts by the format that they compute in ("bf16", "fp8", "fp4"); dense rates
+        without.
     host_costs : mapping of str to HostCost
         Host costs of serving engines on this machine, by name: in place of the catalogue's
         (`kvsim.steptime.hosts`).
@@ -228,8 +246,7 @@ class StepCoefficients(Checked):
     mixed_kv_factor: AtLeastOne = 1.0
     mixed_head_seconds: NonNegativeFloat = 0.0
     attention_token_seconds: NonNegativeFloat = 0.0
-    expert_layer_seconds: NonNegativeFloat = 0.0
-    expert_flops_share: Share = 1.0
+    experts: dict[str, ExpertRates] = {}  # noqa: RUF012 - read into a dict of its own
     host_costs: dict[str, HostCost] = {}  # noqa: RUF012 - read into a dict of its own
     token_factors: dict[PositiveInt, PositiveFloat] = {}  # noqa: RUF012 - read into a dict of its own
 

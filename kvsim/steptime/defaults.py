@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from kvsim.specs.hardware import AcceleratorProfile, Link, StepCoefficients
+from kvsim.specs.hardware import AcceleratorProfile, ExpertRates, Link, StepCoefficients
 
 __all__ = [
     "CLASS_SECONDS",
     "CLASS_SHARES",
     "ELEMENTWISE_SHARE",
-    "EXPERT_FLOPS_SHARE",
-    "EXPERT_LAYER_SECONDS",
+    "EXPERT_SHARES",
     "accelerator_class",
     "class_coefficients",
 ]
@@ -25,11 +24,13 @@ CLASS_SECONDS: dict[str, dict[str, float]] = {
     "datacentre": {"layer": 41e-6, "head": 16e-9},
     "workstation": {"layer": 46e-6, "head": 10e-9},
 }
-# What layers with experts cost, from the served runs of models that have them: the time a layer
-# is fitted to all of them at once; the share is the least at which no such model is predicted
-# worse than at the dense rate (`benchmarks/steptime_accuracy.py` prints both).
-EXPERT_LAYER_SECONDS = 17e-6
-EXPERT_FLOPS_SHARE = 0.5
+# Routed experts: start of a layer, and shares of the datasheet's bandwidth and bf16 FLOP/s; medians
+# over the cards that vLLM's grouped GEMMs were measured on, by format; a test recomputes them.
+EXPERT_SHARES: dict[str, tuple[float, float, float]] = {
+    "bf16": (24e-6, 0.93, 0.28),
+    "fp8": (27e-6, 1.0, 0.38),
+    "fp4": (31e-6, 0.96, 0.84),
+}
 # Of the bandwidth of KV reads, what norms, rotary and activation functions reach: 0.63 and 0.69
 # on Vidur's H100 and A100 (Qwen-72B, 2,048 tokens: 369 and 653 us a layer).
 ELEMENTWISE_SHARE = 0.65
@@ -64,8 +65,10 @@ def class_coefficients(accelerator: AcceleratorProfile) -> StepCoefficients:
         elementwise_bytes_per_s=bandwidth * share["kv"] * ELEMENTWISE_SHARE,
         layer_seconds=seconds["layer"],
         head_seconds=seconds["head"],
-        expert_layer_seconds=EXPERT_LAYER_SECONDS,
-        expert_flops_share=EXPERT_FLOPS_SHARE,
+        experts={
+            name: ExpertRates(seconds=start, bytes_per_s=read * bandwidth, flops_per_s=rate * flops)
+            for name, (start, read, rate) in EXPERT_SHARES.items()
+        },
         collectives=_class_links(accelerator),
         fp8_weight_speedup=1.8,
         fp8_kv_speedup=1.7,

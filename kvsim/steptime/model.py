@@ -5,8 +5,8 @@
     step = host + sequences ** e * sequence            the engine's own code (`hosts`)
          + layers * layer                              launches
          + tokens * elementwise bytes / BW_e           norms, rotary, activations
-         + expert layers * expert layer                choosing experts, sorting tokens by them
          + pnorm(weight bytes / BW, tile * flops / P)  every GEMM, for decode and prefill tokens
+         + expert layers * start + pnorm(touched bytes / BW_x, padded flops / P_x)    experts
          + kv bytes / BW_kv + heads * head             decode attention, KV heads of all sequences
          + pairs * flops a pair / P_attn + tokens * c  prefill attention (causal)
          + collectives * (a + bytes / BW_link)         two all-reduces per layer; pipeline hops
@@ -14,29 +14,43 @@
 
 The KV term is linear and stands outside the p-norm, so a run of k decode steps at a constant
 batch sums in closed form: ``k * seconds without KV reads + kv_seconds_per_byte * sum of bytes``.
-The GEMMs of routed experts have few rows each and reach a share of ``P``: their FLOPs count
-for more. Coefficients are measured (``hardware_profiles``); a device without any takes the median
+Coefficients are measured (``hardware_profiles``); a device without any takes the median
 efficiency of its class, and `StepTimeModel.provenance` says so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from kvsim.engines.base import Deployment, Engine
 from kvsim.memory.rank import Rank
-from kvsim.memory.weights import decode_read_bytes
-from kvsim.specs.hardware import AcceleratorProfile, FrontEnd, HostCost, StepCoefficients
+from kvsim.memory.weights import weight_reads
+from kvsim.specs.hardware import (
+    ExpertRates,
+    FrontEnd,
+    HostCost,
+    StepCoefficients,
+)
 from kvsim.specs.model import ModelSpec
-from kvsim.specs.precision import KVFormat, WeightFormat, weight_format
+from kvsim.specs.precision import weight_format
 from kvsim.steptime.defaults import class_coefficients
-from kvsim.steptime.hosts import host_cost
 from kvsim.steptime.kv_reads import KVReadCurve, prefill_pairs
 from kvsim.steptime.rank_work import RankWork
+from kvsim.steptime.rates import (
+    arithmetic_rate,
+    coefficients_of,
+    expert_rates,
+    host_of,
+    kv_rate,
+    layer_seconds,
+    stored_as,
+    weight_rate,
+)
 from kvsim.steptime.terms import (
     collective_seconds,
     compute_seconds,
+    expert_padding,
     head_seconds,
     kv_seconds,
     nearest_link,
@@ -47,7 +61,6 @@ from kvsim.steptime.terms import (
 )
 
 __all__ = [
-    "TWIN",
     "ConstantStepTime",
     "KVReadCurve",
     "RankWork",
@@ -57,10 +70,6 @@ __all__ = [
     "class_coefficients",
     "prefill_pairs",
 ]
-
-
-TWIN = "twin"
-"""Engine of coefficients that hold for kvsim's own serving loop, host and all."""
 
 
 class StepLoad(NamedTuple):
@@ -163,8 +172,8 @@ class StepTimeModel:
         Tensor- and pipeline-parallel degrees.
     weight_bytes_per_s, flops_per_s, layer_seconds : float
         Rates of GEMMs in this weight format, and the mean fixed cost of a layer.
-    token_flops : float
-        GEMM FLOPs of one token on a rank, those of experts restated at the dense rate.
+    experts : ExpertRates
+        Rates of routed experts in this weight format.
     kv_seconds_per_byte : float
         Seconds that one more KV byte read on a rank adds to a step.
     graphs : bool
@@ -181,10 +190,12 @@ class StepTimeModel:
     weight_bytes_per_s: float
     flops_per_s: float
     layer_seconds: float
-    token_flops: float
+    experts: ExpertRates
     kv_seconds_per_byte: float
     graphs: bool = True
-    _read_bytes: dict[int, float] = field(default_factory=dict, repr=False, compare=False)
+    _read_bytes: dict[int, tuple[float, float]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     _bare_costs: dict[StepLoad, StepCost] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -214,12 +225,12 @@ class StepTimeModel:
             When KV heads cannot be split over the tensor-parallel ranks.
         """
         options = deployment.options
-        chosen, kernels = _coefficients(deployment.accelerator, coefficients)
-        host = _host(chosen, engine, is_async=bool(options.async_scheduling))
-        model = _stored_as(deployment)
+        chosen, kernels = coefficients_of(deployment.accelerator, coefficients)
+        host = host_of(chosen, engine, is_async=bool(options.async_scheduling))
+        model = stored_as(deployment)
         weights = weight_format(model.quantization or model.dtype)
-        kv_rate = _kv_rate(chosen, deployment.kv_format)
         work = RankWork.from_model(model, Rank(tp=options.tensor_parallel_size))
+        experts = expert_rates(chosen, weights, deployment.accelerator)
         return cls(
             coefficients=chosen,
             host=host,
@@ -228,11 +239,11 @@ class StepTimeModel:
             work=work,
             tp=options.tensor_parallel_size,
             pp=options.pipeline_parallel_size,
-            weight_bytes_per_s=_weight_rate(chosen, weights),
-            flops_per_s=_arithmetic_rate(chosen, weights, deployment.accelerator),
-            layer_seconds=_layer_seconds(chosen, weights, work),
-            token_flops=work.body_flops + (1 / chosen.expert_flops_share - 1) * work.expert_flops,
-            kv_seconds_per_byte=kv_seconds(1.0, kv_rate),
+            weight_bytes_per_s=weight_rate(chosen, weights),
+            flops_per_s=arithmetic_rate(chosen, weights, deployment.accelerator),
+            layer_seconds=layer_seconds(chosen, weights, experts, work),
+            experts=experts,
+            kv_seconds_per_byte=kv_seconds(1.0, kv_rate(chosen, deployment.kv_format)),
             graphs=host.graphs and not options.enforce_eager,
         )
 
@@ -256,11 +267,15 @@ class StepTimeModel:
         # p stages share the arithmetic as soon as there are p sequences to keep them busy
         busy = min(self.pp, max(1, load.sequences))
         tile = tile_factor(load.tokens, rates.token_factors)
-        weight = weight_seconds(self._weight_bytes(load.tokens), self.weight_bytes_per_s)
-        flops = self.token_flops * load.tokens + work.head_flops * load.sequences
+        dense_bytes, expert_bytes = self._weight_bytes(load.tokens)
+        weight = weight_seconds(dense_bytes, self.weight_bytes_per_s)
+        flops = work.body_flops * load.tokens + work.head_flops * load.sequences
         compute = tile * compute_seconds(flops / busy, self.flops_per_s)
+        reading = weight_seconds(expert_bytes, self.experts.bytes_per_s)
+        multiplying = self._expert_seconds(load.tokens) / busy
         layers = work.layers * self.layer_seconds
         roofline = roofline_seconds(weight, compute, rates.norm)
+        roofline += roofline_seconds(reading, multiplying, rates.norm)
         collectives = self._collective_seconds(load.tokens)
         elementwise = self._elementwise_seconds(load.tokens) / busy
         host = self.host
@@ -268,8 +283,8 @@ class StepTimeModel:
             host_seconds=host.host_seconds,
             layer_seconds=layers,
             roofline_seconds=roofline,
-            weight_seconds=weight,
-            compute_seconds=compute,
+            weight_seconds=weight + reading,
+            compute_seconds=compute + multiplying,
             kv_seconds=self._kv_seconds(load, busy),
             prefill_attention_seconds=self._prefill_attention_seconds(load) / busy,
             collective_seconds=collectives,
@@ -284,12 +299,22 @@ class StepTimeModel:
         """Duration of one step."""
         return self.cost(load).seconds
 
-    def _weight_bytes(self, tokens: int) -> float:
-        """Weight bytes that one rank reads for so many tokens (experts: those touched)."""
+    def _weight_bytes(self, tokens: int) -> tuple[float, float]:
+        """Weight bytes that one rank reads for so many tokens: dense ones, and touched experts."""
         shape = tokens if self.work.expert_layers else 1  # without experts all is read
         if shape not in self._read_bytes:
-            self._read_bytes[shape] = decode_read_bytes(self.model, shape, Rank(tp=self.tp))
+            reads = weight_reads(self.model, Rank(tp=self.tp))
+            experts = reads.expert_bytes_of(shape)
+            self._read_bytes[shape] = reads.bytes_of(shape) - experts, experts
         return self._read_bytes[shape]
+
+    def _expert_seconds(self, tokens: int) -> float:
+        """Arithmetic of routed experts, whose rows are computed in whole tiles."""
+        flops = sum(
+            each.flops * tokens * expert_padding(tokens, each.used, each.units)
+            for each in self.work.experts
+        )
+        return compute_seconds(flops, self.experts.flops_per_s)
 
     def _kv_seconds(self, load: StepLoad, busy: int) -> float:
         """Decode attention: the bytes read, and the start of every sequence's tiles."""
@@ -338,69 +363,6 @@ class StepTimeModel:
         if self.pp > 1 and (hop := nearest_link(links, 2)):
             total += collective_seconds(self.pp - 1, message, hop)
         return total
-
-
-def _coefficients(
-    device: AcceleratorProfile, given: StepCoefficients | None
-) -> tuple[StepCoefficients, str]:
-    """Choose the coefficients and say where they come from."""
-    chosen = given or device.coefficients
-    if chosen is not None:
-        return chosen, f"fitted: {chosen.source}, {chosen.date}"
-    chosen = class_coefficients(device)
-    return chosen, f"assumed: {chosen.source}; {device.name} has no measurement"
-
-
-def _host(known: StepCoefficients, engine: Engine | None, *, is_async: bool) -> HostCost:
-    """Host costs: this machine's own of the engine, or the catalogue's, or the coefficients'."""
-    if engine is not None and known.engine != TWIN:
-        own = known.host_costs.get(engine.name) or host_cost(engine, is_async=is_async)
-        if own is not None:
-            return own
-    return HostCost(host_seconds=known.host_seconds, sequence_seconds=known.sequence_seconds)
-
-
-def _stored_as(deployment: Deployment) -> ModelSpec:
-    """Return the model with the deployment's dtype and weight format in place of its own."""
-    model, options = deployment.model, deployment.options
-    changes: dict[str, Any] = {}
-    if deployment.dtype != model.dtype:
-        changes["dtype"] = deployment.dtype
-    if options.quantization not in (None, model.quantization):
-        changes["quantization"] = weight_format(str(options.quantization)).name
-        changes["family_formats"] = ()
-    if not changes:
-        return model
-    return model.model_copy(update={**changes, "weight_bytes_on_disk": None})
-
-
-def _weight_rate(coefficients: StepCoefficients, weights: WeightFormat) -> float:
-    """Bytes/s of weights in this format: half the bytes do not take half the time."""
-    loss = coefficients.fp8_weight_speedup / 2 if weights.bits_per_weight < 16 else 1.0
-    return coefficients.weight_bytes_per_s * loss
-
-
-def _layer_seconds(rates: StepCoefficients, weights: WeightFormat, work: RankWork) -> float:
-    """Mean fixed cost of a layer: 8-bit GEMMs quantise activations first, experts are chosen."""
-    extra = rates.fp8_layer_seconds if weights.compute in ("fp8", "fp4", "int8") else 0.0
-    return (
-        rates.layer_seconds + extra + rates.expert_layer_seconds * work.expert_layers / work.layers
-    )
-
-
-def _kv_rate(coefficients: StepCoefficients, fmt: KVFormat) -> float:
-    """Bytes/s of KV in this format."""
-    loss = coefficients.fp8_kv_speedup / 2 if fmt.bits < 16 else 1.0
-    return coefficients.kv_bytes_per_s * loss
-
-
-def _arithmetic_rate(
-    coefficients: StepCoefficients, weights: WeightFormat, device: AcceleratorProfile
-) -> float:
-    """FLOP/s of GEMMs with these weights: the bf16 rate, scaled by the datasheet's ratio."""
-    if weights.compute not in device.flops or weights.bits_per_weight >= 16:
-        return coefficients.flops_per_s
-    return coefficients.flops_per_s * coefficients.fp8_flops_speedup
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,32 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from kvsim.memory.rank import Rank
-from kvsim.memory.tensors import matmul_flops_per_token, stage_share, tensor_families
+from kvsim.memory.tensors import (
+    TensorFamily,
+    matmul_flops_per_token,
+    stage_share,
+    tensor_families,
+)
 from kvsim.specs.model import DenseMlp, Mlp, ModelSpec
 from kvsim.steptime.kv_reads import attended_layers
 
-__all__ = ["RankWork", "elementwise_bytes"]
+__all__ = ["ExpertWork", "RankWork", "elementwise_bytes"]
+
+
+class ExpertWork(NamedTuple):
+    """A family of routed experts: FLOPs of one token on a rank, and which of the experts it sees.
+
+    Parameters
+    ----------
+    flops : float
+        All its layers.
+    used, units : int
+        Experts of a token, of all in a layer.
+    """
+
+    flops: float
+    used: int
+    units: int
 
 
 class RankWork(NamedTuple):
@@ -20,9 +41,9 @@ class RankWork(NamedTuple):
     layers, expert_layers : int
         Layers that a token passes through, and those of them with routed experts.
     body_flops : float
-        GEMM FLOPs of one token, all layers.
-    expert_flops : float
-        Those among `body_flops` that routed experts do.
+        GEMM FLOPs of one token, all layers, without those of routed experts.
+    experts : tuple of ExpertWork
+        Routed experts.
     head_flops : float
         FLOPs of the output head for one sequence.
     pair_flops : float
@@ -39,7 +60,7 @@ class RankWork(NamedTuple):
     layers: int
     expert_layers: int
     body_flops: float
-    expert_flops: float
+    experts: tuple[ExpertWork, ...]
     head_flops: float
     pair_flops: float
     query_heads: float
@@ -52,13 +73,15 @@ class RankWork(NamedTuple):
         """Share the work of a rank's layers over the ranks of its stage."""
         tp, attended = rank.tp, list(attended_layers(model, rank))
         head = 2.0 * model.hidden_size * model.vocab_size * rank.is_last / tp
-        experts = [family for family in tensor_families(model) if family.is_routed]
-        active = (f.active_parameters * stage_share(model, f, rank) for f in experts)
+        routed = [family for family in tensor_families(model) if family.is_routed]
+        experts = tuple(_expert_work(model, family, rank) for family in routed)
         return cls(
             layers=len(rank.layers_of(model)),
-            expert_layers=sum(rank.count_of(model, family.layers or ()) for family in experts),
-            body_flops=matmul_flops_per_token(model, rank) / tp - head,
-            expert_flops=2.0 * sum(active) / tp,
+            expert_layers=sum(rank.count_of(model, family.layers or ()) for family in routed),
+            body_flops=matmul_flops_per_token(model, rank) / tp
+            - head
+            - sum(e.flops for e in experts),
+            experts=experts,
             head_flops=head,
             pair_flops=sum(count * cache.pair_flops for count, cache in attended) / tp,
             query_heads=sum(count * cache.query_heads for count, cache in attended) / tp,
@@ -66,6 +89,11 @@ class RankWork(NamedTuple):
             message_bytes=2.0 * model.hidden_size,
             elementwise_bytes=elementwise_bytes(model, rank),
         )
+
+
+def _expert_work(model: ModelSpec, family: TensorFamily, rank: Rank) -> ExpertWork:
+    active = family.active_parameters * stage_share(model, family, rank)
+    return ExpertWork(2.0 * active / rank.tp, family.used_units, family.units)
 
 
 def elementwise_bytes(model: ModelSpec, rank: Rank = Rank()) -> float:

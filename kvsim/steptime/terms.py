@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from kvsim.specs.hardware import Link
 
 __all__ = [
+    "EXPERT_ROWS",
     "collective_seconds",
     "compute_seconds",
+    "expert_padding",
     "head_seconds",
     "kv_seconds",
     "nearest_link",
@@ -19,6 +21,11 @@ __all__ = [
     "tile_factor",
     "weight_seconds",
 ]
+
+# What best describes 22 of 40 tables of grouped GEMMs, of three engines (AISimulate 0.13): 16 rows
+# of 1, 16, 64 and 128.
+EXPERT_ROWS = 16
+_ROUNDING = 1e-9
 
 
 def weight_seconds(read_bytes: float, bytes_per_s: float) -> float:
@@ -69,6 +76,28 @@ def tile_factor(tokens: int, factors: Mapping[int, float]) -> float:
     low, high = known[right - 1], known[right]
     share = math.log2(tokens / low) / math.log2(high / low)
     return factors[low] + share * (factors[high] - factors[low])
+
+
+def expert_padding(tokens: float, used: int, units: int) -> float:
+    """FLOPs that a grouped GEMM does over those that it was asked for.
+
+    Of `units` experts ``units * (1 - (1 - used / units) ** tokens)`` are touched; each computes
+    tiles of 16 rows, whole.
+
+    Examples
+    --------
+    One token fills one row of 16 of each of its experts; of 256 experts with 8 a token, 8,192
+    tokens give each 256 rows.
+
+    >>> expert_padding(1, 8, 256), expert_padding(8192, 8, 256)
+    (16.0, 1.0)
+    """
+    if not tokens:
+        return 1.0
+    rows = tokens * used
+    touched = units * (1 - (1 - used / units) ** tokens)
+    tiles = math.ceil(rows / touched / EXPERT_ROWS - _ROUNDING)
+    return float(touched * EXPERT_ROWS * tiles / rows)
 
 
 def kv_seconds(read_bytes: float, bytes_per_s: float) -> float:

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import math
 from dataclasses import fields, replace
 from datetime import date
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -20,8 +22,7 @@ from kvsim.calibrate.fit import (
     fit_steps,
     predict,
 )
-from kvsim.calibrate.public.hosts import Campaign, HostRules, fit_expert_layer, fit_hosts, host_cost
-from kvsim.calibrate.public.serving import ServedRun
+from kvsim.calibrate.public.experts import fit_experts
 from kvsim.calibrate.public.tables import GemmTable
 from kvsim.calibrate.rows import StepRows, read_rows, rows_from_records
 from kvsim.calibrate.shapes import LLAMA_3_8B, PUBLIC_SHAPES
@@ -251,73 +252,43 @@ def test_a_gemm_between_the_tables_sizes_is_bilinear():
     assert table.seconds(16, 1024, 1024) is None
 
 
-BARE = find_accelerator("h100").coefficients.model_copy(
-    update={"host_seconds": 0.0, "sequence_seconds": 0.0}
-)
+# --- routed experts ------------------------------------------------------------------------------
 
 
-def served(name, share, version="1.0", **planted):
-    """Runs of a model whose TPOT holds what is planted, and that share of the prefills."""
-    card, model = find_accelerator("h100"), find_model(name)
-    rates = BARE.model_copy(update={"host_seconds": 3e-3, "sequence_seconds": 40e-6, **planted})
-    steps = StepTimeModel.from_deployment(Deployment(model, card), rates)
-    reads = KVReadCurve.from_model(model, kv_format("bf16"))
-    runs = []
-    for batch in (2, 8, 32, 64):
-        for prompt, output in ((256, 1024), (1024, 512), (2048, 256)):
-            kv = batch * sum(reads.bytes_at(prompt + output * p // 6) for p in (1, 3, 5)) / 3
-            decode = steps.seconds(StepLoad(batch, batch, kv))
-            pairs = prefill_pairs(model, 0, prompt)
-            mixed = steps.seconds(StepLoad(batch + prompt, batch + 1, kv, pairs))
-            added = mixed - decode - 40e-6  # the prompt's own bookkeeping is not a wait
-            tpot = decode + share * (batch - 1) * added / output
-            runs.append(
-                ServedRun(
-                    "vllm", version, name, "h100_sxm", None, "bf16", 1,
-                    batch, prompt, output, 0.0, tpot,
-                )
+def moe_table(folder, start, bandwidth, rate):
+    """A table whose times are planted, of one shape: 64 experts, 4 a token."""
+    rows = []
+    for tokens in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096):
+        for tp in (1, 2, 4):
+            parameters = 3 * 2048 * 1024 / tp
+            touched = 64 * (1 - (1 - 4 / 64) ** tokens)
+            each = tokens * 4 / touched
+            tiles = touched * -(-(each - 1e-9) // 16) * 16
+            read, computed = 2 * touched * parameters / bandwidth, 2 * tiles * parameters / rate
+            rows.append(
+                {
+                    "moe_dtype": "bfloat16", "num_tokens": tokens, "hidden_size": 2048,
+                    "inter_size": 1024, "topk": 4, "num_experts": 64, "moe_tp_size": tp,
+                    "moe_ep_size": 1, "distribution": "power_law_1.2",
+                    "latency": 1e3 * (start + math.hypot(read, computed)),
+                }
             )  # fmt: skip
-    return runs
+    place = folder / "aisimulate/h100_sxm/moe/vllm/0.1"
+    place.mkdir(parents=True)
+    pd.DataFrame(rows).to_parquet(place / "moe_perf.parquet")
 
 
-def test_planted_host_costs_come_back():
-    (fit,) = fit_hosts(served("llama3.1-8b", 0.7), {"h100_sxm": BARE})
-
-    assert fit.cost.host_seconds == pytest.approx(3e-3, rel=0.01)
-    assert fit.cost.sequence_seconds == pytest.approx(40e-6, rel=0.02)
-    assert list(fit.shares.values()) == [pytest.approx(0.7, abs=0.01)]
-    assert host_cost([fit], "vllm") == fit.cost
-    with pytest.raises(InputError, match="no served runs of sglang"):
-        host_cost([fit], "sglang")
+def test_planted_rates_of_experts_come_back(tmp_path):
+    moe_table(tmp_path, 25e-6, 2e12, 3e14)
+    (found,) = fit_experts(tmp_path, "h100_sxm", find_accelerator("h100")).values()
+    assert found.rates.seconds == pytest.approx(25e-6, rel=0.01)
+    assert found.rates.bytes_per_s == pytest.approx(2e12, rel=0.01)
+    assert found.rates.flops_per_s == pytest.approx(3e14, rel=0.02)
+    assert (found.rows, found.error_percent) == (36, pytest.approx(0, abs=0.2))
 
 
-def test_two_load_generators_share_one_engines_host_costs():
-    runs = served("llama3.1-8b", 0.6) + served("llama2-7b", 0.9, version="2.0")
-
-    (apart,) = fit_hosts(runs, {"h100_sxm": BARE}, HostRules(by_version=False))
-    (alike,) = fit_hosts(
-        runs, {"h100_sxm": BARE}, HostRules(by_version=False, share_by_campaign=False)
-    )
-
-    assert apart.cost.host_seconds == pytest.approx(3e-3, rel=0.01)
-    assert apart.shares == {
-        Campaign("vllm", "llama2-7b", "h100_sxm", "2.0"): pytest.approx(0.9, abs=0.01),
-        Campaign("vllm", "llama3.1-8b", "h100_sxm", "1.0"): pytest.approx(0.6, abs=0.01),
-    }
-    assert len(set(alike.shares.values())) == 1
-    assert max(error for _, error in apart.groups.values()) < 0.5
-    assert max(error for _, error in alike.groups.values()) > 1
-
-
-@pytest.mark.parametrize("layer_seconds", [0.0, 30e-6])
-def test_a_planted_cost_of_layers_with_experts_comes_back(layer_seconds):
-    runs = served("llama3.1-8b", 0.7) + served(
-        "mixtral-8x7b", 0.8, expert_layer_seconds=layer_seconds
-    )
-    # what the rates say of such layers is what is asked, and must not be used
-    rates = {"h100_sxm": BARE.model_copy(update={"expert_layer_seconds": 1e-3})}
-
-    assert fit_expert_layer(runs, rates) == pytest.approx(layer_seconds, rel=0.05, abs=1e-6)
+def test_a_card_without_tables_of_experts_has_none_fitted(tmp_path):
+    assert fit_experts(tmp_path, "h100_sxm", find_accelerator("h100")) == {}
 
 
 # --- the command and its errors ------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """docs/accuracy.md: its commands exist, and its figures are what the commands print."""
 
 import re
-import statistics
 from pathlib import Path
 
 import capacity_accuracy
@@ -10,11 +9,8 @@ import fit_bands
 import fit_overheads
 import pytest
 import replay_accuracy
-import steptime_accuracy
 import weights_accuracy
 
-from kvsim.calibrate.public.hosts import fit_hosts
-from kvsim.calibrate.public.serving import read_served
 from kvsim.cli import COMMANDS
 from kvsim.workload.traces.stats import trace_stats
 from tests.support.tables import fitted_on_tables
@@ -154,17 +150,6 @@ def test_pooled_step_figures_are_those_of_the_profiles():
         coefficients = fitted_on_tables(row["card"])
         assert float(row["pooled"].removesuffix(" %")) == coefficients.error_percent, row["card"]
         assert coefficients.fitted_on.startswith(row["steps"].replace(",", "") + " ")
-
-
-def test_served_figures(kvsim_data):
-    rows = tables("Step time")[1]
-    runs = read_served(kvsim_data / "reference/gpu/aiconfigurator/silicon_e2e.csv")
-    rates = {f"{name}_sxm": fitted_on_tables(name) for name in ("h100", "h200")}
-    assert [row["host fit"] for row in rows] == list(steptime_accuracy.HOST_RULES)
-    for row, rules in zip(rows, steptime_accuracy.HOST_RULES.values(), strict=True):
-        errors = steptime_accuracy.group_errors(fit_hosts(runs, rates, rules))
-        assert row["median error"] == f"{statistics.median(errors):.1f} %", row["host fit"]
-        assert row["groups"] == str(len(errors)), row["host fit"]
 
 
 def test_replay_figures(kvsim_data):

@@ -17,7 +17,7 @@ from kvsim.simulator.prepare import prepare
 from kvsim.simulator.scenario import EngineSpec, Scenario
 from kvsim.specs.attention import ChunkedAttention, FullAttention, SlidingAttention
 from kvsim.specs.engine_options import EngineOptions
-from kvsim.specs.hardware import HostCost, Link, StepCoefficients
+from kvsim.specs.hardware import ExpertRates, HostCost, Link, StepCoefficients
 from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec
 from kvsim.specs.precision import kv_format
 from kvsim.steptime.defaults import (
@@ -29,7 +29,13 @@ from kvsim.steptime.defaults import (
 from kvsim.steptime.hosts import host_cost
 from kvsim.steptime.kv_reads import KVReadCurve, prefill_pairs
 from kvsim.steptime.model import ConstantStepTime, StepCost, StepLoad, StepTimeModel
-from kvsim.steptime.terms import collective_seconds, nearest_link, roofline_seconds, tile_factor
+from kvsim.steptime.terms import (
+    collective_seconds,
+    expert_padding,
+    nearest_link,
+    roofline_seconds,
+    tile_factor,
+)
 from kvsim.workload.spec import parse_workload
 from tests.support.tables import fitted_on_tables
 
@@ -305,31 +311,51 @@ def test_a_step_with_prefill_reads_kv_more_slowly_where_that_was_measured():
 # --- layers with experts -------------------------------------------------------------------------
 
 
+def expert_rates(**changes):
+    """Coefficients whose experts have rates of their own."""
+    known = {"seconds": 0.0, "bytes_per_s": 1e12, "flops_per_s": 1e14} | changes
+    return rates(experts={"bf16": ExpertRates(**known)})
+
+
 def test_a_layer_with_experts_costs_what_choosing_them_costs():
     # DeepSeek-V3: 61 layers, the first 3 of them dense
     load = StepLoad(tokens=8, sequences=8)
     for name, layers in (("deepseek-v3", 58), ("mixtral-8x7b", 32), ("llama3-8b", 0)):
-        plain = steps_of(name, coefficients=rates()).cost(load)
-        costly = steps_of(name, coefficients=rates(expert_layer_seconds=20e-6)).cost(load)
+        plain = steps_of(name, coefficients=expert_rates()).cost(load)
+        costly = steps_of(name, coefficients=expert_rates(seconds=20e-6)).cost(load)
 
         assert costly.seconds - plain.seconds == pytest.approx(layers * 20e-6, abs=1e-12)
 
 
-def test_experts_compute_at_their_share_of_the_dense_rate():
-    # Mixtral-8x7B: 2 of 8 experts of 3 * 4,096 * 14,336 parameters in each of 32 layers
-    experts = 2.0 * 32 * 2 * 3 * 4096 * 14336
-    load = StepLoad(tokens=1000, sequences=1)
-    whole = steps_of("mixtral-8x7b", coefficients=rates()).cost(load)
-    half = steps_of("mixtral-8x7b", coefficients=rates(expert_flops_share=0.5)).cost(load)
-
-    added = half.compute_seconds - whole.compute_seconds
-    assert added == pytest.approx(1000 * experts / rates().flops_per_s)
-    assert half.weight_seconds == whole.weight_seconds
+def test_experts_are_read_and_computed_at_rates_of_their_own():
+    # Mixtral-8x7B: 2 of 8 experts of 3 * 4,096 * 14,336 parameters in each of 32 layers; 8,000
+    # tokens touch all of them and give each 2,000 rows: 125 tiles of 16
+    expert = 3 * 4096 * 14336
+    load = StepLoad(tokens=8000, sequences=1)
+    known, slow_read, slow = (
+        steps_of("mixtral-8x7b", coefficients=expert_rates(**changes)).cost(load)
+        for changes in ({}, {"bytes_per_s": 5e11}, {"flops_per_s": 5e13})
+    )
+    assert slow_read.weight_seconds - known.weight_seconds == pytest.approx(
+        32 * 8 * expert * 2 / 1e12
+    )
+    assert slow.compute_seconds - known.compute_seconds == pytest.approx(
+        2.0 * 32 * 2 * expert * 8000 / 1e14
+    )
     dense = [
-        steps_of("llama3-8b", coefficients=rates(expert_flops_share=share)).seconds(load)
-        for share in (1.0, 0.5)
+        steps_of("llama3-8b", coefficients=expert_rates(flops_per_s=rate)).seconds(load)
+        for rate in (1e14, 5e13)
     ]
     assert dense[0] == dense[1]
+
+
+@given(st.integers(1, 20_000), st.sampled_from([(1, 16), (2, 8), (8, 256), (10, 512)]))
+def test_experts_compute_whole_tiles(tokens, shape):
+    """No fewer rows than asked for, no more than 15 too many for each that is touched."""
+    used, units = shape
+    factor, rows = expert_padding(tokens, used, units), tokens * used
+    touched = units * (1 - (1 - used / units) ** tokens)
+    assert 1 - 1e-9 <= factor <= 1 + 16 * touched / rows
 
 
 # --- where coefficients come from ----------------------------------------------------------------

@@ -9,16 +9,12 @@ from kernel_fits import fit_decode_attention, fit_gemm, fit_prefill_attention
 from kvsim.calibrate.fit import percent_errors
 from kvsim.calibrate.profile import coefficient_lines, profile_path, write_coefficients
 from kvsim.calibrate.public.cards import CARDS, card_of, card_rows
-from kvsim.calibrate.public.hosts import HostRules, fit_expert_layer, fit_hosts
-from kvsim.calibrate.public.hosts import host_cost as fitted_cost
-from kvsim.calibrate.public.serving import read_served
+from kvsim.calibrate.public.experts import fit_experts
 from kvsim.calibrate.public.tables import KernelTables
 from kvsim.catalog.accelerators import find_accelerator, load_accelerator
-from kvsim.engines import get_engine
 from kvsim.specs.checked import defaults
 from kvsim.specs.hardware import HostCost, Link
-from kvsim.steptime.defaults import EXPERT_FLOPS_SHARE, EXPERT_LAYER_SECONDS
-from kvsim.steptime.hosts import host_cost
+from kvsim.steptime.defaults import EXPERT_SHARES
 from tests.support.tables import fitted_on_tables
 
 OTHER = find_accelerator("h100").coefficients
@@ -72,36 +68,28 @@ def test_the_shipped_profiles_describe_whole_steps_within_five_percent(kvsim_dat
     assert error == pytest.approx(fitted.error_percent, abs=0.05)
 
 
-@pytest.fixture(scope="module")
-def served_runs(kvsim_data):
-    return read_served(kvsim_data / "reference/gpu/aiconfigurator/silicon_e2e.csv")
-
-
-@pytest.mark.parametrize("by_version", [True, False])
-def test_served_runs_are_within_eight_percent_in_the_median_group(served_runs, by_version):
-    rates = {f"{name}_sxm": fitted_on_tables(name) for name in ("h100", "h200")}
-
-    fits = fit_hosts(served_runs, rates, HostRules(by_version=by_version))
-
-    errors = [error for fit in fits for _, error in fit.groups.values()]
-    assert len(errors) == 11
-    assert statistics.median(errors) < 8
-
-
-def test_the_shipped_costs_of_hosts_and_experts_are_those_of_the_served_runs(served_runs):
-    rates = {f"{name}_sxm": fitted_on_tables(name) for name in ("h100", "h200")}
-
-    layer = fit_expert_layer(served_runs, rates)
-    cost = fitted_cost(fit_hosts(served_runs, rates), "vllm")
-
-    assert layer == pytest.approx(EXPERT_LAYER_SECONDS, abs=1e-6)
-    shipped = host_cost(get_engine("vllm", "0.18.0"), is_async=True)
-    assert shipped.host_seconds == pytest.approx(cost.host_seconds, rel=0.02)
-    assert shipped.sequence_seconds == pytest.approx(cost.sequence_seconds, rel=0.02)
-    for card in CARDS:
-        shipped = find_accelerator(card.accelerator).coefficients
-        assert shipped.expert_layer_seconds == EXPERT_LAYER_SECONDS
-        assert shipped.expert_flops_share == EXPERT_FLOPS_SHARE
+@pytest.mark.parametrize("name", sorted(EXPERT_SHARES))
+def test_class_shares_of_experts_are_medians_of_the_measured_cards(name, kvsim_data):
+    """vLLM's grouped GEMMs on the cards that have tables of this format."""
+    cards = {
+        "a100_sxm": "a100", "h100_sxm": "h100", "h200_sxm": "h200", "b200_sxm": "b200",
+        "b300_sxm": "b300", "l40s": "l40s", "rtx_pro_6000_server": "rtx-pro-6000",
+    }  # fmt: skip
+    found = []
+    for system, card in cards.items():
+        profile = find_accelerator(card)
+        fits = fit_experts(kvsim_data / "reference/gpu", system, profile)
+        if name in fits:
+            rates = fits[name].rates
+            shares = (
+                rates.seconds * 1e6,
+                rates.bytes_per_s / profile.bandwidth_bytes_per_s,
+                rates.flops_per_s / profile.flops_per_s("bf16"),
+            )
+            found.append(shares)
+    start, read, rate = map(statistics.median, zip(*found, strict=True))
+    assert EXPERT_SHARES[name][0] * 1e6 == pytest.approx(start, abs=0.6)
+    assert EXPERT_SHARES[name][1:] == pytest.approx((read, rate), abs=0.006)
 
 
 # --- profiles ------------------------------------------------------------------------------------

@@ -183,8 +183,7 @@ def _base(
         updates["host_costs"] = known.host_costs
         updates["fp8_kv_speedup"] = known.fp8_kv_speedup
         updates["fp8_layer_seconds"] = known.fp8_layer_seconds
-        updates["expert_layer_seconds"] = known.expert_layer_seconds
-        updates["expert_flops_share"] = known.expert_flops_share
+        updates["experts"] = known.experts
     updates |= _fp8_speedups(rows, facts.dtype, known)
     source = f"measured by kvsim calibrate: {facts.name}, {software}"
     return unfitted(engine="torch", source=source, date=date, **updates)

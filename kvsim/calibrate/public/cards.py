@@ -8,13 +8,14 @@ RTX 4090, RTX PRO 6000    ``llmservingsim/{card}_*_tp1_*.csv``        all but ho
 A40                       ``vidur/mlp_median_a40.csv``                GEMMs and layers
 ========================  ==========================================  ==================
 
-Host time comes from ``aiconfigurator/silicon_e2e.csv``, fitted an engine at a time. Kernel
-sums lack norms, rotary and activation, which are added to each layer as measured elsewhere.
+Kernel sums lack norms, rotary and activation: their launches are added to each layer, and what they
+read and write has a rate of its own. Routed experts are fitted to ``aisimulate``'s tables where the
+card has some, and are its class's otherwise. What the host adds is no card's: see
+`kvsim.steptime.hosts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,9 +27,8 @@ from kvsim.calibrate.fit import (
     fit_steps,
     round_significant,
 )
-from kvsim.calibrate.public.hosts import HostFit, HostRules, fit_hosts
+from kvsim.calibrate.public.experts import fit_experts
 from kvsim.calibrate.public.layers import LayerTables, layer_steps
-from kvsim.calibrate.public.serving import read_served
 from kvsim.calibrate.public.tables import KernelTables, Precision, kernel_sums
 from kvsim.calibrate.public.vidur import read_layers
 from kvsim.calibrate.rows import StepRows
@@ -44,7 +44,6 @@ __all__ = [
     "card_rows",
     "fit_card",
     "fit_rows",
-    "fit_served",
 ]
 
 _LEAST_STEP_BYTES = 32e9
@@ -68,12 +67,15 @@ class Card:
         The card's word in file names.
     fp8 : bool
         Whether the tables hold fp8 rows too.
+    system : str
+        The card's word in ``aisimulate``, where it is another.
     """
 
     accelerator: str
     kind: str
     stem: str
     fp8: bool = False
+    system: str = ""
 
 
 CARDS = (
@@ -82,7 +84,12 @@ CARDS = (
     Card("H200-SXM-141GB", "kernels", "h200_sxm", fp8=True),
     Card("L40S", "kernels", "l40s", fp8=True),
     Card("RTX4090", "layers", "RTX4090_Llama-3.1-8B"),
-    Card("RTXPRO6000-Blackwell-Server", "layers", "RTXPRO6000_Llama-3.1-8B"),
+    Card(
+        "RTXPRO6000-Blackwell-Server",
+        "layers",
+        "RTXPRO6000_Llama-3.1-8B",
+        system="rtx_pro_6000_server",
+    ),
     Card("A40", "gemms", "a40"),
 )
 _FOLDERS = {"kernels": "aiconfigurator", "layers": "llmservingsim", "gemms": "vidur"}
@@ -137,26 +144,6 @@ def _place(folder: Path, card: Card) -> Path:
     """Return the source's own folder where there is one, else the folder as given."""
     inner = folder / _FOLDERS[card.kind]
     return inner if inner.is_dir() else folder
-
-
-def fit_served(
-    folder: Path, cards: Sequence[Card], fits: Sequence[Fit], rules: HostRules | None = None
-) -> list[HostFit]:
-    """Fit the engines' host costs to the served runs on these cards.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of tables.
-    cards, fits : sequences of equal length
-        Cards and their kernel fits.
-    rules : HostRules, optional
-        What counts as one engine, and which runs count.
-    """
-    place = folder / _FOLDERS["kernels"]
-    runs = read_served((place if place.is_dir() else folder) / "silicon_e2e.csv")
-    rates = {card.stem: fit.coefficients for card, fit in zip(cards, fits, strict=True)}
-    return fit_hosts(runs, rates, rules)
 
 
 def fit_card(folder: Path, profile: AcceleratorProfile) -> Fit:
@@ -220,8 +207,12 @@ def _base(folder: Path, card: Card, profile: AcceleratorProfile) -> StepCoeffici
     if card.kind == "kernels":
         times = KernelTables.read(_place(folder, card), card.stem).all_reduce
         links = {degree: fit_link(sizes) for degree, sizes in sorted(times.items())}
-    return class_coefficients(profile).model_copy(
+    base = class_coefficients(profile)
+    experts = fit_experts(folder, card.system or card.stem, profile)
+    known = {name: each for name, each in base.experts.items() if name in profile.flops}
+    return base.model_copy(
         update={
+            "experts": {**known, **{name: fit.rates for name, fit in experts.items()}},
             "source": _SOURCES[card.kind],
             "date": _FITTED_ON,
             "collectives": links,

@@ -19,7 +19,7 @@ from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.scenario import Scenario
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
-from kvsim.steptime.model import TWIN
+from kvsim.steptime.rates import TWIN
 
 if TYPE_CHECKING:
     from kvsim.calibrate.twin.compare import TwinComparison

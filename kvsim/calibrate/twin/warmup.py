@@ -24,8 +24,9 @@ from kvsim.memory.weights import decode_read_bytes
 from kvsim.simulator.prepare import Setup
 from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
 from kvsim.specs.model import ModelSpec
-from kvsim.steptime.model import TWIN, StepLoad
+from kvsim.steptime.model import StepLoad
 from kvsim.steptime.rank_work import RankWork
+from kvsim.steptime.rates import TWIN
 from kvsim.workload.spec import parse_workload
 
 __all__ = ["WarmUp", "fit_samples", "step_rows"]
