@@ -43,9 +43,11 @@ FAMILY ?= all
 oracle:  ## vLLM's own scheduler on a CPU beside ours, seed by seed (fetches its Python sources once)
 	python scripts/engine_oracle.py $(addprefix --release=,$(RELEASE)) --seeds $(SEEDS) --family $(FAMILY)
 
-bench:  ## Start-up times and capacity accuracy against observed engines
+bench:  ## Start-up times, and accuracy of capacity and times against observed engines
 	python benchmarks/startup.py
 	python benchmarks/capacity_accuracy.py
+	python benchmarks/steptime_accuracy.py
+	python benchmarks/time_scores.py --check
 
 # In pieces: make gpu STAGE="calibrate study", then make gpu STAGE="validate publish".
 # A trial without a GPU: make gpu DEVICE=cpu QUICK=--quick MODELS=twin-tiny STUDIES=gpt2 LOADS=0.6

@@ -84,7 +84,7 @@ def _scores(kind: str, cases: Iterable[Case], fitted: set[str]) -> Iterator[Scor
         yield Score(kind, *at, len(size), *(round(number, 1) for number in numbers))
 
 
-def _text(rows: Iterable[Score]) -> str:
+def table_of(rows: Iterable[Score]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(Score._fields)
@@ -92,7 +92,23 @@ def _text(rows: Iterable[Score]) -> str:
     return out.getvalue()
 
 
-def _worse(rows: Iterable[Score], known: Path) -> list[str]:
+def markdown(known: Path) -> str:
+    """The committed scores as docs/accuracy.md shows them: fitted on and not, side by side."""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    with known.open(newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            errors = ", ".join(row[name] for name in ("mean", "median", "p90"))
+            text = f"{errors} ({float(row['sign']):+.1f}; {row['runs']})"
+            cells.setdefault((row["kind"], row["latency"]), {})[row["fitted"]] = text
+    head = ["| runs | latency | fitted on | not fitted on |", "| --- | --- | ---: | ---: |"]
+    body = [
+        f"| {kind} | {latency} | {each.get('True', '-')} | {each.get('False', '-')} |"
+        for (kind, latency), each in cells.items()
+    ]
+    return "\n".join([*head, *body])
+
+
+def worse(rows: Iterable[Score], known: Path) -> list[str]:
     """Scores that are worse than the committed ones by more than a tenth."""
     with known.open(newline="", encoding="utf-8") as lines:
         before = {
@@ -113,7 +129,11 @@ def main() -> int:
     options = parser(__doc__)
     options.add_argument("--every", type=int, default=EVERY, help="every N-th campaign run")
     options.add_argument("--check", action="store_true")
+    options.add_argument("--table", action="store_true", help="print the committed scores")
     args = parsed(options)
+    if args.table:
+        print(markdown(TARGET))
+        return 0
     rows = []
     for row in scores(args.data, args.every):
         print(
@@ -124,11 +144,11 @@ def main() -> int:
         )
         rows.append(row)
     if args.check:
-        worse = _worse(rows, TARGET)
-        print(*worse, sep="\n", file=sys.stderr)
-        return int(bool(worse))
+        found = worse(rows, TARGET)
+        print(*found, sep="\n", file=sys.stderr)
+        return int(bool(found))
     if args.every == EVERY:
-        TARGET.write_text(_text(rows), encoding="utf-8")
+        TARGET.write_text(table_of(rows), encoding="utf-8")
     return 0
 
 

@@ -152,7 +152,7 @@ def compare(state: PageState, profiles: list[AcceleratorProfile]) -> int:
         figures.coefficients_chart(profiles),
         note="Whiskers: the mean error of predicted step times on the rows that the"
         " coefficients were fitted on. Hollow: nobody measured this card, so it is given its"
-        " class's median.",
+        " architecture's median.",
     )
     return ask_look(state, [each.name for each in profiles]) if len(profiles) > 1 else 0
 

@@ -58,10 +58,10 @@ def write_coefficients(
 
 
 def coefficient_lines(coefficients: StepCoefficients) -> str:
-    """The YAML block: SI units, defaults left out, one line per collective."""
+    """The YAML block: SI units, defaults left out, one line per collective, engine and format."""
     lines = ["coefficients:"]
     for name, value in coefficients.model_dump(exclude_defaults=True).items():
-        if name in ("collectives", "host_costs"):
+        if name in ("collectives", "engine_collectives", "experts", "host_costs"):
             lines.append(f"  {name}:")
             lines += [f"    {key}: {_flow(part)}" for key, part in value.items()]
         else:

@@ -44,5 +44,5 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['bandwidth_bytes_per_s'] / 1e12:.2f}",
         f"{rate / 1e12:,.0f}" if rate else "-",
         f"{price[0]:g} - {price[1]:g}" if price else "-",
-        "measured" if row["coefficients"] else "class median",
+        "measured" if row["coefficients"] else "architecture's medians",
     )

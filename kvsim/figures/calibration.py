@@ -73,7 +73,7 @@ def coefficients_chart(profiles: Sequence[AcceleratorProfile]) -> Chart:
 
     The whisker is the mean error of the step times that the coefficients predict, on the rows
     that they were fitted on: one number per card, not a spread of each coefficient. A card that
-    nobody measured shows its class's median, hollow.
+    nobody measured shows its architecture's medians, hollow.
     """
     rows = [row for profile in profiles for row in _share_rows(profile)]
     figure = draw(
@@ -189,7 +189,7 @@ def profile_table(profile: AcceleratorProfile) -> Table:
         ),
         {
             "what": "step-time coefficients",
-            "value": f"mean error {error}" if is_own else "class median",
+            "value": f"mean error {error}" if is_own else "architecture's median",
             "source": ", ".join(filter(None, (found.source, found.date))),
             "confidence": "fitted" if is_own else "assumed",
         },

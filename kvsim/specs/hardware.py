@@ -69,6 +69,11 @@ class Interconnect(Checked):
         """Whether NVSwitches join the devices ("NVLink4"): no bridge of a pair, no PCIe."""
         return re.match(r"NV(Link\d|Switch)", self.name) is not None
 
+    @property
+    def is_bridge(self) -> bool:
+        """Whether it joins two devices and no more; others of the server talk over PCIe."""
+        return "bridge" in self.name
+
 
 class Price(Checked):
     """What an hour of one device costs to rent, in US dollars, low and high."""
@@ -196,6 +201,8 @@ class StepCoefficients(Checked):
         Exponent of the p-norm that joins the two roofline arms; large is a hard max.
     collectives : mapping of int to Link
         All-reduce cost by tensor-parallel degree.
+    engine_collectives : mapping of str to mapping of int to Link
+        Those of other engines than `engine` whose own kernels differ, by name and degree.
     fp8_weight_speedup, fp8_kv_speedup : float
         How much less time the weight or KV term takes in fp8 than in bf16.
     fp8_flops_speedup : float
@@ -238,6 +245,7 @@ class StepCoefficients(Checked):
     elementwise_bytes_per_s: PositiveFloat | None = None
     norm: AtLeastOne = 2.2
     collectives: dict[int, Link] = {}  # noqa: RUF012 - read into a dict of its own
+    engine_collectives: dict[str, dict[int, Link]] = {}  # noqa: RUF012 - read into a dict of its own
     fp8_weight_speedup: PositiveFloat = 2.0
     fp8_kv_speedup: PositiveFloat = 2.0
     fp8_flops_speedup: PositiveFloat = 1.6
@@ -281,7 +289,7 @@ class AcceleratorProfile(Checked):
     price : Price or None
         Rental price range.
     coefficients : StepCoefficients or None
-        Measured step-time coefficients; None falls back to a class median, marked so.
+        Measured step-time coefficients; None falls back to its architecture's medians, marked so.
     """
 
     name: str

@@ -1,29 +1,57 @@
-"""Step-time coefficients of devices that nobody measured: their class's share of the datasheet."""
+"""Step-time coefficients of devices that nobody measured: their architecture's efficiency."""
 
 from __future__ import annotations
 
-from kvsim.specs.hardware import AcceleratorProfile, ExpertRates, Link, StepCoefficients
+from typing import NamedTuple
+
+from kvsim.engines.vllm.rules import architecture
+from kvsim.specs.hardware import AcceleratorProfile, ExpertRates, StepCoefficients
+from kvsim.steptime.links import fabric_links
 
 __all__ = [
-    "CLASS_SECONDS",
-    "CLASS_SHARES",
+    "EFFICIENCIES",
     "ELEMENTWISE_SHARE",
     "EXPERT_SHARES",
-    "accelerator_class",
+    "Efficiency",
+    "architecture_of",
     "class_coefficients",
 ]
 
-# Medians over the measured cards of each class (datacentre: A100, H100, H200; workstation:
-# L40S, RTX 4090, RTX PRO 6000) of the coefficients in their profiles, rates as shares of the
-# datasheet; a test recomputes them.
-CLASS_SHARES: dict[str, dict[str, float]] = {
-    "datacentre": {"bandwidth": 0.89, "flops": 0.82, "kv": 0.90, "attention": 0.60},
-    "workstation": {"bandwidth": 0.95, "flops": 0.71, "kv": 0.88, "attention": 0.49},
+
+class Efficiency(NamedTuple):
+    """What the measured cards of an architecture reach, medians.
+
+    Parameters
+    ----------
+    bandwidth, kv : float
+        Shares of the datasheet's memory bandwidth, of weights and of KV.
+    flops, attention : float
+        Shares of its bf16 FLOP/s, of GEMMs and of prefill attention.
+    layer_seconds, head_seconds : float
+        Times, which have no datasheet.
+    within : float
+        Share of a step's time that nine in ten steps of a card of the architecture lie within,
+        when it is given the others' medians (all other cards', where it is the only one).
+    """
+
+    bandwidth: float
+    kv: float
+    flops: float
+    attention: float
+    layer_seconds: float
+    head_seconds: float
+    within: float
+
+
+# Of A100; H100 and H200; B200, B300 and RTX PRO 6000; L40S and RTX 4090; and of all of them. Tests
+# recompute them from the profiles, and the last column with `benchmarks/steptime_accuracy.py`.
+EFFICIENCIES: dict[str, Efficiency] = {
+    "ampere": Efficiency(0.734, 0.746, 0.815, 0.376, 49.9e-6, 0.0, 0.25),
+    "hopper": Efficiency(0.902, 0.901, 0.814, 0.676, 38.9e-6, 17e-9, 0.11),
+    "blackwell": Efficiency(0.862, 0.924, 0.804, 0.475, 34.1e-6, 1e-9, 0.17),
+    "ada": Efficiency(0.879, 0.852, 0.770, 0.697, 36.8e-6, 22e-9, 0.40),
 }
-CLASS_SECONDS: dict[str, dict[str, float]] = {
-    "datacentre": {"layer": 41e-6, "head": 16e-9},
-    "workstation": {"layer": 46e-6, "head": 10e-9},
-}
+_OTHERS = Efficiency(0.875, 0.901, 0.809, 0.514, 36.2e-6, 8e-9, 0.40)
 # Routed experts: start of a layer, and shares of the datasheet's bandwidth and bf16 FLOP/s; medians
 # over the cards that vLLM's grouped GEMMs were measured on, by format; a test recomputes them.
 EXPERT_SHARES: dict[str, tuple[float, float, float]] = {
@@ -34,52 +62,46 @@ EXPERT_SHARES: dict[str, tuple[float, float, float]] = {
 # Of the bandwidth of KV reads, what norms, rotary and activation functions reach: 0.63 and 0.69
 # on Vidur's H100 and A100 (Qwen-72B, 2,048 tokens: 369 and 653 us a layer).
 ELEMENTWISE_SHARE = 0.65
-_FAST_LINK_BYTES_PER_S = 200e9  # NVLink, Infinity Fabric, ICI; a PCIe card has far less
 
 
-def accelerator_class(accelerator: AcceleratorProfile) -> str:
-    """Class of a card: "datacentre" with a fast device-to-device link, else "workstation"."""
-    fast = accelerator.interconnect.bytes_per_s >= _FAST_LINK_BYTES_PER_S
-    return "datacentre" if fast else "workstation"
+def architecture_of(accelerator: AcceleratorProfile) -> str:
+    """Architecture whose measured cards stand in for a card: "hopper"; "" where none does."""
+    if accelerator.vendor != "NVIDIA":
+        return ""
+    name = architecture(accelerator)
+    return name if name in EFFICIENCIES else ""
 
 
 def class_coefficients(accelerator: AcceleratorProfile) -> StepCoefficients:
-    """Return the coefficients of an unmeasured device: its datasheet times class medians.
+    """Return the coefficients of an unmeasured device: its datasheet times medians.
+
+    They are those of its architecture's measured cards, and of all of them for another's.
 
     Examples
     --------
-    A card of 2 TB/s in a class that reaches 84 % is given 1.68 TB/s.
+    A card of 2 TB/s whose architecture reaches 84 % is given 1.68 TB/s.
     """
-    name = accelerator_class(accelerator)
-    share, seconds = CLASS_SHARES[name], CLASS_SECONDS[name]
+    name = architecture_of(accelerator)
+    share = EFFICIENCIES.get(name, _OTHERS)
+    whose = f"{name.capitalize()} cards" if name else "all measured cards"
     bandwidth = accelerator.bandwidth_bytes_per_s
     flops = accelerator.flops_per_s("bf16")
     return StepCoefficients(
         engine="vllm",
-        source=f"class median: {name} cards' share of their datasheet",
-        date="2026-11-21",
-        weight_bytes_per_s=bandwidth * share["bandwidth"],
-        flops_per_s=flops * share["flops"],
-        kv_bytes_per_s=bandwidth * share["kv"],
-        attention_flops_per_s=flops * share["attention"],
-        elementwise_bytes_per_s=bandwidth * share["kv"] * ELEMENTWISE_SHARE,
-        layer_seconds=seconds["layer"],
-        head_seconds=seconds["head"],
+        source=f"medians of {whose}, within {100 * share.within:.0f} % of nine in ten steps",
+        date="2026-11-30",
+        weight_bytes_per_s=bandwidth * share.bandwidth,
+        flops_per_s=flops * share.flops,
+        kv_bytes_per_s=bandwidth * share.kv,
+        attention_flops_per_s=flops * share.attention,
+        elementwise_bytes_per_s=bandwidth * share.kv * ELEMENTWISE_SHARE,
+        layer_seconds=share.layer_seconds,
+        head_seconds=share.head_seconds,
         experts={
             name: ExpertRates(seconds=start, bytes_per_s=read * bandwidth, flops_per_s=rate * flops)
             for name, (start, read, rate) in EXPERT_SHARES.items()
         },
-        collectives=_class_links(accelerator),
+        collectives=fabric_links(accelerator),
         fp8_weight_speedup=1.8,
         fp8_kv_speedup=1.7,
     )
-
-
-def _class_links(accelerator: AcceleratorProfile) -> dict[int, Link]:
-    """All-reduce by degree: half the one-way link rate on a fast fabric, PCIe otherwise."""
-    if accelerator_class(accelerator) == "datacentre":
-        rate = accelerator.interconnect.bytes_per_s / 4
-        return {degree: Link(seconds=5e-6, bytes_per_s=rate) for degree in (2, 4, 8)}
-    # L40S over PCIe: step_time_findings, fitted a degree
-    measured = {2: (5.3e-6, 19e9), 4: (12.7e-6, 2.5e9), 8: (23e-6, 1.2e9)}
-    return {tp: Link(seconds=a, bytes_per_s=rate) for tp, (a, rate) in measured.items()}

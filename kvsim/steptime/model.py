@@ -20,6 +20,7 @@ efficiency of its class, and `StepTimeModel.provenance` says so.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -30,6 +31,7 @@ from kvsim.specs.hardware import (
     ExpertRates,
     FrontEnd,
     HostCost,
+    Link,
     StepCoefficients,
 )
 from kvsim.specs.model import ModelSpec
@@ -44,6 +46,7 @@ from kvsim.steptime.rates import (
     host_of,
     kv_rate,
     layer_seconds,
+    links_of,
     stored_as,
     weight_rate,
 )
@@ -174,6 +177,8 @@ class StepTimeModel:
         Rates of GEMMs in this weight format, and the mean fixed cost of a layer.
     experts : ExpertRates
         Rates of routed experts in this weight format.
+    links : mapping of int to Link
+        All-reduces of the engine, by degree.
     kv_seconds_per_byte : float
         Seconds that one more KV byte read on a rank adds to a step.
     graphs : bool
@@ -191,6 +196,7 @@ class StepTimeModel:
     flops_per_s: float
     layer_seconds: float
     experts: ExpertRates
+    links: Mapping[int, Link]
     kv_seconds_per_byte: float
     graphs: bool = True
     _read_bytes: dict[int, tuple[float, float]] = field(
@@ -213,9 +219,10 @@ class StepTimeModel:
         deployment : Deployment
             Resolved or not; a missing dtype is the model's own.
         coefficients : StepCoefficients, optional
-            Instead of the profile's; without either, the class median.
+            Instead of the profile's; without either, its architecture's medians.
         engine : Engine, optional
-            Serving engine whose host costs count; those of the coefficients without.
+            Serving engine whose host costs and collectives count; those of the
+            coefficients without.
 
         Raises
         ------
@@ -243,6 +250,7 @@ class StepTimeModel:
             flops_per_s=arithmetic_rate(chosen, weights, deployment.accelerator),
             layer_seconds=layer_seconds(chosen, weights, experts, work),
             experts=experts,
+            links=links_of(chosen, engine),
             kv_seconds_per_byte=kv_seconds(1.0, kv_rate(chosen, deployment.kv_format)),
             graphs=host.graphs and not options.enforce_eager,
         )
@@ -356,7 +364,7 @@ class StepTimeModel:
     def _collective_seconds(self, tokens: int) -> float:
         """Two all-reduces per layer, and a hop to the next stage after each but the last."""
         message = tokens * self.work.message_bytes
-        links = self.coefficients.collectives
+        links = self.links
         total = 0.0
         if self.tp > 1 and (link := nearest_link(links, self.tp)):
             total += collective_seconds(2 * self.work.layers, message, link)

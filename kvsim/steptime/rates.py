@@ -9,6 +9,7 @@ from kvsim.specs.hardware import (
     AcceleratorProfile,
     ExpertRates,
     HostCost,
+    Link,
     StepCoefficients,
 )
 from kvsim.specs.model import ModelSpec
@@ -25,12 +26,14 @@ __all__ = [
     "host_of",
     "kv_rate",
     "layer_seconds",
+    "links_of",
     "stored_as",
     "weight_rate",
 ]
 
 TWIN = "twin"
 """Engine of coefficients that hold for kvsim's own serving loop, host and all."""
+_NARROW = ("fp8", "fp4", "int8")  # what activations are quantised to, beside the weights
 
 
 def coefficients_of(
@@ -39,9 +42,16 @@ def coefficients_of(
     """Choose the coefficients and say where they come from."""
     chosen = given or device.coefficients
     if chosen is not None:
-        return chosen, f"fitted: {chosen.source}, {chosen.date}"
+        word = "" if chosen.source.startswith("derived") else "fitted: "
+        return chosen, f"{word}{chosen.source}, {chosen.date}"
     chosen = class_coefficients(device)
     return chosen, f"assumed: {chosen.source}; {device.name} has no measurement"
+
+
+def links_of(known: StepCoefficients, engine: Engine | None) -> dict[int, Link]:
+    """All-reduces by degree: an engine's own kernels where they differ."""
+    own = known.engine_collectives.get(engine.name, {}) if engine is not None else {}
+    return {**known.collectives, **own}
 
 
 def host_of(known: StepCoefficients, engine: Engine | None, *, is_async: bool) -> HostCost:
@@ -77,7 +87,7 @@ def layer_seconds(
     rates: StepCoefficients, weights: WeightFormat, experts: ExpertRates, work: RankWork
 ) -> float:
     """Mean fixed cost of a layer: 8-bit GEMMs quantise activations first, experts are chosen."""
-    extra = rates.fp8_layer_seconds if weights.compute in ("fp8", "fp4", "int8") else 0.0
+    extra = rates.fp8_layer_seconds if weights.compute in _NARROW else 0.0
     return rates.layer_seconds + extra + experts.seconds * work.expert_layers / work.layers
 
 
@@ -103,7 +113,7 @@ def kv_rate(coefficients: StepCoefficients, fmt: KVFormat) -> float:
 def arithmetic_rate(
     coefficients: StepCoefficients, weights: WeightFormat, device: AcceleratorProfile
 ) -> float:
-    """FLOP/s of GEMMs with these weights: the bf16 rate, scaled by the datasheet's ratio."""
-    if weights.compute not in device.flops or weights.bits_per_weight >= 16:
+    """FLOP/s of GEMMs with these weights: bf16's, unless they compute in fewer bits."""
+    if weights.compute not in device.flops or weights.compute not in _NARROW:
         return coefficients.flops_per_s
     return coefficients.flops_per_s * coefficients.fp8_flops_speedup

@@ -21,9 +21,8 @@ from kvsim.specs.hardware import ExpertRates, HostCost, Link, StepCoefficients
 from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec
 from kvsim.specs.precision import kv_format
 from kvsim.steptime.defaults import (
-    CLASS_SECONDS,
-    CLASS_SHARES,
-    accelerator_class,
+    EFFICIENCIES,
+    architecture_of,
     class_coefficients,
 )
 from kvsim.steptime.hosts import host_cost
@@ -37,12 +36,13 @@ from kvsim.steptime.terms import (
     tile_factor,
 )
 from kvsim.workload.spec import parse_workload
-from tests.support.tables import fitted_on_tables
 
 BF16 = kv_format("bf16")
 MEASURED = {
-    "datacentre": ("a100", "h100", "h200"),
-    "workstation": ("l40s", "rtx4090", "rtx-pro-6000"),
+    "ampere": ("a100",),
+    "hopper": ("h100", "h200"),
+    "blackwell": ("b200", "b300", "rtx-pro-6000"),
+    "ada": ("l40s", "rtx4090"),
 }
 seconds = st.floats(1e-9, 10.0)
 
@@ -389,25 +389,22 @@ def test_a_card_without_measurements_is_marked_as_assumed():
 
 
 @pytest.mark.parametrize("name", sorted(MEASURED))
-def test_class_medians_are_the_medians_of_the_measured_cards(name):
+def test_efficiencies_are_the_medians_of_the_measured_cards(name):
     cards = [find_accelerator(card) for card in MEASURED[name]]
-    assert {accelerator_class(card) for card in cards} == {name}
-    fits = [(card, fitted_on_tables(card.name)) for card in cards]
+    assert {architecture_of(card) for card in cards} == {name}
+    fits = [(card, card.coefficients) for card in cards]
+    known = EFFICIENCIES[name]
     shares = {
-        "bandwidth": [rates.weight_bytes_per_s / c.bandwidth.value for c, rates in fits],
-        "kv": [rates.kv_bytes_per_s / c.bandwidth.value for c, rates in fits],
-        "flops": [rates.flops_per_s / c.flops_per_s("bf16") for c, rates in fits],
-        "attention": [rates.attention_flops_per_s / c.flops_per_s("bf16") for c, rates in fits],
+        known.bandwidth: [c.weight_bytes_per_s / a.bandwidth_bytes_per_s for a, c in fits],
+        known.kv: [c.kv_bytes_per_s / a.bandwidth_bytes_per_s for a, c in fits],
+        known.flops: [c.flops_per_s / a.flops_per_s("bf16") for a, c in fits],
+        known.attention: [c.attention_flops_per_s / a.flops_per_s("bf16") for a, c in fits],
     }
-    times = {
-        "layer": [rates.layer_seconds for _, rates in fits],
-        "head": [rates.head_seconds for _, rates in fits],
-    }
-
-    for key, values in shares.items():
-        assert CLASS_SHARES[name][key] == pytest.approx(statistics.median(values), abs=0.01)
-    for key, values in times.items():
-        assert CLASS_SECONDS[name][key] == pytest.approx(statistics.median(values), rel=0.05)
+    for share, values in shares.items():
+        assert share == pytest.approx(statistics.median(values), abs=1e-3)
+    layers, heads = ([getattr(c, f"{part}_seconds") for _, c in fits] for part in ("layer", "head"))
+    assert known.layer_seconds == pytest.approx(statistics.median(layers), rel=0.01)
+    assert known.head_seconds == pytest.approx(statistics.median(heads), abs=1e-9)
 
 
 def test_every_accelerator_has_coefficients_within_its_datasheet():

@@ -9,15 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvsim.calibrate.public.tables import GemmTable, KernelTables, Precision
 from kvsim.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FOLDER", "read_all_reduce", "read_table", "releases"]
+__all__ = ["FOLDER", "read_all_reduce", "read_kernels", "read_table", "releases"]
 
 FOLDER = "aisimulate"
 _BF16_BYTES = 2
+_HEAD_DIM = 128  # of the models whose steps are made up
 
 
 def releases(folder: Path, system: str, kind: str, engine: str) -> list[Path]:
@@ -60,3 +62,46 @@ def read_all_reduce(folder: Path, system: str, engine: str) -> dict[int, dict[in
     for degree, elements, milliseconds in medians.itertuples(index=False):
         times.setdefault(int(degree), {})[_BF16_BYTES * int(elements)] = milliseconds * 1e-3
     return times
+
+
+def read_kernels(
+    folder: Path, system: str, precision: Precision | None = None, engine: str = "vllm"
+) -> KernelTables:
+    """Read an engine's GEMMs and attention on a card; of several kernels the fastest.
+
+    Raises
+    ------
+    InputError
+        When a table is missing, or holds no rows of that precision.
+    """
+    precision = precision or Precision()
+    table = read_table(folder, system, "gemm", engine, "gemm_perf")
+    table = table[table["gemm_dtype"] == precision.weights]
+    if table.empty:
+        raise InputError(f"no GEMMs of {precision.weights}", where=str(folder / system))
+    sizes = table.groupby(["m", "n", "k"], as_index=False)["latency"].min()
+    gemms = {(int(m), int(n), int(k)): 1e-3 * ms for m, n, k, ms in sizes.itertuples(index=False)}
+    return KernelTables(
+        gemm=GemmTable(gemms),
+        decode=_attention(folder, system, engine, "generation", precision.kv),
+        prefill=_attention(folder, system, engine, "context", precision.kv),
+        precision=precision,
+    )
+
+
+def _attention(
+    folder: Path, system: str, engine: str, phase: str, kv: str
+) -> dict[tuple[int, int, int, int], float]:
+    """Full attention of one layer, by (sequences, heads, KV heads, context); seconds."""
+    table = read_table(folder, system, "attention", engine, f"{phase}_attention_perf")
+    kept = table[
+        (table["kv_cache_dtype"] == kv)
+        & (table["window_size"] == 0)
+        & (table["head_dim"] == _HEAD_DIM)
+    ]
+    keys = ["batch_size", "num_heads", "num_key_value_heads", "isl", "step"]
+    fastest = kept.groupby(keys, as_index=False)["latency"].min()
+    return {
+        (int(batch), int(heads), int(kv_heads), int(isl + step)): 1e-3 * ms
+        for batch, heads, kv_heads, isl, step, ms in fastest.itertuples(index=False)
+    }

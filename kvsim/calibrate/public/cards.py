@@ -4,29 +4,33 @@
 card                      tables                                      what they give
 ========================  ==========================================  ==================
 A100, H100, H200, L40S    ``aiconfigurator/*_{card}_*.csv``           all but host time
-RTX 4090, RTX PRO 6000    ``llmservingsim/{card}_*_tp1_*.csv``        all but host time
+B200, B300, RTX PRO 6000  ``aisimulate/{card}/**/*.parquet``          all but host time
+RTX 4090                  ``llmservingsim/{card}_*_tp1_*.csv``        all but host time
 A40                       ``vidur/mlp_median_a40.csv``                GEMMs and layers
 ========================  ==========================================  ==================
 
-Kernel sums lack norms, rotary and activation: their launches are added to each layer, and what they
-read and write has a rate of its own. Routed experts are fitted to ``aisimulate``'s tables where the
-card has some, and are its class's otherwise. What the host adds is no card's: see
-`kvsim.steptime.hosts`.
+Kernel sums lack norms, rotary and activation: their launches are added to each layer, and what
+they read and write has a rate of its own. Collectives come from ``aisimulate/{card}/comm``, engine
+by engine, and from the fabric for a card that has none there. Routed experts are fitted to
+``aisimulate``'s tables, too; those of other cards and formats are their class's. What the host adds
+is no card's: see `kvsim.steptime.hosts`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kvsim.calibrate.fit import (
     Datasheet,
     Fit,
     fit_fp8,
-    fit_link,
     fit_steps,
     round_significant,
 )
+from kvsim.calibrate.public.aisimulate import FOLDER, read_kernels
+from kvsim.calibrate.public.collectives import engine_links, measured_links
 from kvsim.calibrate.public.experts import fit_experts
 from kvsim.calibrate.public.layers import LayerTables, layer_steps
 from kvsim.calibrate.public.tables import KernelTables, Precision, kernel_sums
@@ -34,14 +38,17 @@ from kvsim.calibrate.public.vidur import read_layers
 from kvsim.calibrate.rows import StepRows
 from kvsim.calibrate.shapes import LLAMA_3_8B
 from kvsim.errors import UnsupportedError
-from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
+from kvsim.specs.hardware import AcceleratorProfile, ExpertRates, StepCoefficients
 from kvsim.steptime.defaults import ELEMENTWISE_SHARE, class_coefficients
+from kvsim.steptime.links import fabric_links
 
 __all__ = [
     "CARDS",
+    "DERIVED",
     "Card",
     "card_of",
     "card_rows",
+    "derived",
     "fit_card",
     "fit_rows",
 ]
@@ -62,20 +69,17 @@ class Card:
     accelerator : str
         Name of its profile.
     kind : str
-        "kernels", "layers" or "gemms": see the module's table.
+        "kernels", "parquet", "layers" or "gemms": see the module's table.
     stem : str
         The card's word in file names.
     fp8 : bool
         Whether the tables hold fp8 rows too.
-    system : str
-        The card's word in ``aisimulate``, where it is another.
     """
 
     accelerator: str
     kind: str
     stem: str
     fp8: bool = False
-    system: str = ""
 
 
 CARDS = (
@@ -84,18 +88,29 @@ CARDS = (
     Card("H200-SXM-141GB", "kernels", "h200_sxm", fp8=True),
     Card("L40S", "kernels", "l40s", fp8=True),
     Card("RTX4090", "layers", "RTX4090_Llama-3.1-8B"),
-    Card(
-        "RTXPRO6000-Blackwell-Server",
-        "layers",
-        "RTXPRO6000_Llama-3.1-8B",
-        system="rtx_pro_6000_server",
-    ),
+    Card("B200-SXM-180GB", "parquet", "b200_sxm", fp8=True),
+    Card("B300-SXM-288GB", "parquet", "b300_sxm", fp8=True),
+    Card("RTXPRO6000-Blackwell-Server", "parquet", "rtx_pro_6000_server"),
     Card("A40", "gemms", "a40"),
 )
-_FOLDERS = {"kernels": "aiconfigurator", "layers": "llmservingsim", "gemms": "vidur"}
-_FITTED_ON = "2026-11-21"
+# Cards with another's die: no table covers them, and their datasheets differ in memory and power.
+DERIVED = {
+    "A100-SXM4-40GB": "A100-SXM4-80GB",
+    "A100-PCIE-40GB": "A100-SXM4-80GB",
+    "A100-PCIE-80GB": "A100-SXM4-80GB",
+    "GB200-186GB": "B200-SXM-180GB",
+}
+_FOLDERS = {
+    "kernels": "aiconfigurator",
+    "parquet": FOLDER,
+    "layers": "llmservingsim",
+    "gemms": "vidur",
+}
+_SUMMED = ("kernels", "parquet")
+_FITTED_ON = "2026-11-30"
 _SOURCES = {
     "kernels": "kernel sums of aiconfigurator's vLLM tables (Apache-2.0)",
+    "parquet": "kernel sums of AISimulate's vLLM tables (Apache-2.0)",
     "layers": "layer tables of LLMServingSim's vLLM profile (MIT)",
     "gemms": "vidur's layer tables (MIT); attention: class median",
 }
@@ -130,8 +145,9 @@ def card_rows(
         When a table is missing or broken.
     """
     place = _place(folder, card)
-    if card.kind == "kernels":
-        tables = KernelTables.read(place, card.stem, precision)
+    if card.kind in _SUMMED:
+        read = read_kernels if card.kind == "parquet" else KernelTables.read
+        tables = read(place, card.stem, precision)
         return kernel_sums(tables, profile.memory_bytes, l2_bytes=profile.l2_bytes or 0)
     if card.kind == "layers":
         # a 24 GB card holds few long steps of this model; those of 32 GB say more of its rates
@@ -158,7 +174,7 @@ def fit_card(folder: Path, profile: AcceleratorProfile) -> Fit:
     """
     card = card_of(profile)
     rows = card_rows(folder, card, profile)
-    summed = card.kind == "kernels"
+    summed = card.kind in _SUMMED
     fit = fit_rows(rows, profile, _base(folder, card, profile), summed=summed)
     rates = fit.coefficients
     if card.fp8:
@@ -169,6 +185,41 @@ def fit_card(folder: Path, profile: AcceleratorProfile) -> Fit:
         added = {"layer_seconds": layer_seconds, "elementwise_bytes_per_s": elementwise}
         rates = rates.model_copy(update=added)
     return replace(fit, coefficients=rates)
+
+
+def derived(
+    profile: AcceleratorProfile, sibling: AcceleratorProfile, fitted: StepCoefficients
+) -> StepCoefficients:
+    """Restate a sibling's coefficients at a card's own datasheet.
+
+    Bandwidths scale with the memory's, rates with bf16's; times stay. Collectives are the sibling's
+    where both cards have one fabric, and the fabric's own elsewhere.
+    """
+    memory = profile.bandwidth_bytes_per_s / sibling.bandwidth_bytes_per_s
+    arithmetic = profile.flops_per_s("bf16") / sibling.flops_per_s("bf16")
+    scales = {
+        "weight_bytes_per_s": memory,
+        "kv_bytes_per_s": memory,
+        "elementwise_bytes_per_s": memory,
+        "flops_per_s": arithmetic,
+        "attention_flops_per_s": arithmetic,
+    }
+    experts = {
+        name: ExpertRates(
+            seconds=rates.seconds,
+            bytes_per_s=round_significant(memory * rates.bytes_per_s),
+            flops_per_s=round_significant(arithmetic * rates.flops_per_s),
+        )
+        for name, rates in fitted.experts.items()
+    }
+    changes: dict[str, Any] = {
+        name: round_significant(scale * getattr(fitted, name)) for name, scale in scales.items()
+    }
+    if profile.interconnect != sibling.interconnect:
+        changes |= {"collectives": fabric_links(profile), "engine_collectives": {}}
+    source = f"derived from {sibling.name}'s by its own datasheet; {fitted.source}"
+    notes = {"source": source, "error_percent": None, "experts": experts}
+    return fitted.model_copy(update=changes | notes)
 
 
 def fit_rows(
@@ -204,18 +255,20 @@ def fit_rows(
 def _base(folder: Path, card: Card, profile: AcceleratorProfile) -> StepCoefficients:
     """What is known before the fit: the source, and the links."""
     links = class_coefficients(profile).collectives
-    if card.kind == "kernels":
-        times = KernelTables.read(_place(folder, card), card.stem).all_reduce
-        links = {degree: fit_link(sizes) for degree, sizes in sorted(times.items())}
+    # over PCIe some machines let no card read another's memory; a switch always does
+    expected = {} if profile.interconnect.is_switched else links
+    own = measured_links(folder, card.stem, "vllm", expected)
+    engines = engine_links(folder, card.stem, own, expected) if own else {}
     base = class_coefficients(profile)
-    experts = fit_experts(folder, card.system or card.stem, profile)
+    experts = fit_experts(folder, card.stem, profile)
     known = {name: each for name, each in base.experts.items() if name in profile.flops}
     return base.model_copy(
         update={
             "experts": {**known, **{name: fit.rates for name, fit in experts.items()}},
             "source": _SOURCES[card.kind],
             "date": _FITTED_ON,
-            "collectives": links,
+            "collectives": {**links, **own},
+            "engine_collectives": engines,
             "elementwise_bytes_per_s": None,
         }
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from kvsim.calibrate.fit import Fit
 from kvsim.calibrate.profile import coefficient_lines, profile_path, write_coefficients
 from kvsim.calibrate.public.cards import (
+    DERIVED,
+    derived,
     fit_card,
     fit_rows,
 )
@@ -101,7 +103,7 @@ def fit_command(
 
 
 def fit_profile(tables: Path, profile: AcceleratorProfile) -> Fit:
-    """Fit one accelerator from a folder of tables.
+    """Fit one accelerator from a folder of tables, or restate its sibling's fit.
 
     Raises
     ------
@@ -112,7 +114,11 @@ def fit_profile(tables: Path, profile: AcceleratorProfile) -> Fit:
     """
     if not tables.is_dir():
         raise InputError("no such folder", where=str(tables))
-    return fit_card(tables, profile)
+    if profile.name not in DERIVED:
+        return fit_card(tables, profile)
+    sibling = find_accelerator(DERIVED[profile.name])
+    fit = fit_card(tables, sibling)
+    return replace(fit, coefficients=derived(profile, sibling, fit.coefficients))
 
 
 def _known(profile: AcceleratorProfile, rows: Path) -> StepCoefficients:

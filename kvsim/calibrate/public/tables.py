@@ -3,14 +3,15 @@
 A table holds the time of one kernel at many sizes; a step of a real model is the sum of its
 kernels over its layers::
 
-    step = layers * (qkv + o + gate_up + down GEMM + attention + 2 all-reduces)
+    step = layers * (qkv + o + gate_up + down GEMM + attention)
 
-So a kernel sum has no launch gaps, no norms and no sampling: a lower bound on a real step,
-and the cleanest view of the rates. GEMM times between the table's sizes are bilinear in n
-and k (exact for ``a + b n + c k + d n k``) and linear in m.
+So a kernel sum has no launch gaps, no norms, no collectives and no sampling: a lower bound on a
+real step, and the cleanest view of the rates. GEMM times between the table's sizes are bilinear in
+n and k (exact for ``a + b n + c k + d n k``) and linear in m.
 
 Formats: the CSVs of aiconfigurator (``gemm_*``, ``generation_attention_*``,
-``context_attention_*``, ``allreduce_*``), one folder, one set a card.
+``context_attention_*``), one folder, one set a card; and AISimulate's Parquet files
+(`kvsim.calibrate.public.aisimulate`).
 """
 
 from __future__ import annotations
@@ -119,8 +120,6 @@ class KernelTables:
         Decode attention of one layer.
     prefill : mapping of (batch, heads, kv_heads, prompt) to float
         Causal prefill attention of one layer.
-    all_reduce : mapping of int to mapping of int to float
-        Seconds by degree and message bytes (CUDA graph).
     precision : Precision
         Dtypes of weights and KV.
     """
@@ -128,12 +127,11 @@ class KernelTables:
     gemm: GemmTable
     decode: Mapping[tuple[int, int, int, int], float]
     prefill: Mapping[tuple[int, int, int, int], float]
-    all_reduce: Mapping[int, Mapping[int, float]]
     precision: Precision
 
     @classmethod
     def read(cls, folder: Path, card: str, precision: Precision | None = None) -> KernelTables:
-        """Read the four tables of a card ("h100_sxm") from a folder.
+        """Read the three tables of a card ("h100_sxm") from a folder.
 
         Raises
         ------
@@ -145,7 +143,6 @@ class KernelTables:
             gemm=_read_gemm(_find(folder, "gemm", card), precision),
             decode=_read_attention(_find(folder, "generation_attention", card), precision),
             prefill=_read_attention(_find(folder, "context_attention", card), precision),
-            all_reduce=_read_all_reduce(_find(folder, "allreduce", card)),
             precision=precision,
         )
 
@@ -183,16 +180,6 @@ def _read_attention(path: Path, precision: Precision) -> dict[tuple[int, int, in
             times[batch, heads, kv_heads, row.whole("isl") + row.whole("step")] = seconds
     if not times:
         raise InputError(f"no rows with kv_cache_dtype {precision.kv}", where=str(path))
-    return times
-
-
-def _read_all_reduce(path: Path) -> dict[int, dict[int, float]]:
-    columns = ("kernel_source", "num_gpus", "message_elements", "latency_ms")
-    times: dict[int, dict[int, float]] = {}
-    for row, seconds in _timed(path, columns):
-        if row["kernel_source"].endswith("graph"):
-            bf16_bytes = 2 * row.whole("message_elements")
-            times.setdefault(row.whole("num_gpus"), {})[bf16_bytes] = seconds
     return times
 
 
@@ -297,10 +284,6 @@ def _record(
     times = [time for time in kernels if time is not None]
     if len(times) < len(kernels):
         return None
-    message = 2.0 * step.tokens * shape.hidden_size
-    if tp > 1 and not tables.all_reduce.get(tp):
-        raise InputError("no all-reduce times for this degree")
-    link = 2 * interpolate(tables.all_reduce[tp], message) if tp > 1 else 0.0
     token_bytes = 2 * shape.head_dim * kv_heads * tables.precision.kv_bytes
     pairs = step.prompts * step.prompt_tokens * (step.prompt_tokens + 1) / 2
     parameters = shape.layer_parameters(tp) * shape.layers
@@ -316,9 +299,9 @@ def _record(
         "kv_heads": kv_heads * shape.layers,
         "attention_flops": 4.0 * pairs * heads * shape.head_dim * shape.layers,
         "query_tokens": float(step.prompts * step.prompt_tokens * heads * shape.layers),
-        "tp": tp,
-        "message_bytes": message,
-        "seconds": shape.layers * (sum(times) + link),
+        "tp": 1,  # collectives are not in the tables
+        "message_bytes": 0.0,
+        "seconds": shape.layers * sum(times),
     }
 
 

@@ -1,0 +1,38 @@
+"""The committed scores of times: none may get worse unnoticed."""
+
+import csv
+
+import pytest
+import time_scores
+from time_scores import Score
+
+KNOWN = time_scores.TARGET
+
+
+def row(median, **changes):
+    return Score(**{"kind": "k", "fitted": False, "latency": "ttft", "runs": 9, "mean": 4.0,
+                    "median": median, "p90": 9.0, "sign": -1.0} | changes)  # fmt: skip
+
+
+def test_a_score_that_is_a_tenth_worse_is_noticed(tmp_path):
+    known = tmp_path / "known.csv"
+    known.write_text(time_scores.table_of([row(5.0)]), "utf-8")
+    assert time_scores.worse([row(5.5)], known) == []
+    assert time_scores.worse([row(1.0)], known) == []
+    (found,) = time_scores.worse([row(5.7)], known)
+    assert found == "k, ttft: median error 5.7 %, was 5.0 %"
+    assert time_scores.worse([row(50.0, fitted=True)], known) == []  # of other runs
+
+
+def test_both_columns_and_every_engine_are_scored():
+    with KNOWN.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    kinds = {each["kind"] for each in rows}
+    assert {f"campaigns, {name}" for name in ("vllm", "sglang", "tensorrt-llm")} < kinds
+    assert {each["fitted"] for each in rows} == {"True", "False"}
+
+
+@pytest.mark.slow
+def test_no_score_got_worse(kvsim_data):
+    found = time_scores.scores(kvsim_data, time_scores.EVERY)
+    assert time_scores.worse(found, KNOWN) == []
