@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from kvsim.calibrate.records import read_validation as read_validation
     from kvsim.calibrate.served.bench import compare_bench as compare_bench
     from kvsim.calibrate.served.bench import read_bench_result as read_bench_result
+    from kvsim.calibrate.served.learn import learn_served as learn_served
+    from kvsim.calibrate.served.requests import read_served_requests as read_served_requests
     from kvsim.catalog.accelerators import accelerator_names as accelerator_names
     from kvsim.catalog.accelerators import describe_accelerators as describe_accelerators
     from kvsim.catalog.accelerators import find_accelerator as find_accelerator
@@ -113,6 +115,7 @@ _HOMES = {
     "hit_costs": "kvsim.studies.cache",
     "hit_ratio_curve": "kvsim.studies.cache",
     "kv_format_names": "kvsim.specs.precision",
+    "learn_served": "kvsim.calibrate.served.learn",
     "load_accelerator": "kvsim.catalog.accelerators",
     "load_scenario": "kvsim.simulator.loading",
     "measured_steps": "kvsim.calibrate.records",
@@ -123,6 +126,7 @@ _HOMES = {
     "pool_cells": "kvsim.results.pool_cells",
     "read_bench_result": "kvsim.calibrate.served.bench",
     "read_prefixes": "kvsim.studies.cache",
+    "read_served_requests": "kvsim.calibrate.served.requests",
     "read_validation": "kvsim.calibrate.records",
     "register": "kvsim.simulator.families",
     "replicate": "kvsim.runs.replicate",

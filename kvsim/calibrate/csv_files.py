@@ -13,7 +13,7 @@ from kvsim.errors import InputError, nearest
 from kvsim.specs.files import MAX_CSV_BYTES, read_text
 from kvsim.specs.numbers import finite, shown, whole
 
-__all__ = ["CsvRow", "read_csv"]
+__all__ = ["CsvRow", "csv_rows", "read_csv"]
 
 Number = TypeVar("Number", int, float)
 
@@ -89,15 +89,27 @@ def read_csv(path: Path, columns: Iterable[str], *, last_may_be_cut: bool = Fals
         When there is no such file, it is no text, a column is missing or there twice, or a
         row has more or fewer cells than the header.
     """
-    lines = csv.reader(
-        io.StringIO(read_text(path, max_bytes=MAX_CSV_BYTES), newline=""), strict=True
-    )
-    where, header, rows = f"{path}, line 1", None, list[CsvRow]()
+    text = read_text(path, max_bytes=MAX_CSV_BYTES)
+    return csv_rows(text, str(path), columns, last_may_be_cut=last_may_be_cut)
+
+
+def csv_rows(
+    text: str, file: str, columns: Iterable[str], *, last_may_be_cut: bool = False
+) -> list[CsvRow]:
+    """Read the text of a CSV; see `read_csv`. `file` is what errors name.
+
+    Raises
+    ------
+    InputError
+        As `read_csv`.
+    """
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    where, header, rows = f"{file}, line 1", None, list[CsvRow]()
     try:
         header = next(lines, [])
         _check_header(header, columns, where)
         for cells in filter(None, lines):
-            where = f"{path}, line {lines.line_num}"
+            where = f"{file}, line {lines.line_num}"
             rows.append(CsvRow(dict(zip(header, cells, strict=False)), where))
             if len(cells) != len(header):
                 short, rest = len(cells) < len(header), next(lines, None)
@@ -105,10 +117,10 @@ def read_csv(path: Path, columns: Iterable[str], *, last_may_be_cut: bool = Fals
                     return rows[:-1]
                 raise InputError(f"{len(cells)} cells under a header of {len(header)}", where=where)
     except csv.Error as error:
-        where = f"{path}, line {lines.line_num}"
+        where = f"{file}, line {lines.line_num}"
         raise InputError(f"not a readable CSV ({error})", where=where) from None
     if not rows:
-        raise InputError("no rows below the header", where=str(path))
+        raise InputError("no rows below the header", where=file)
     return rows
 
 

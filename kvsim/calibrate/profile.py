@@ -13,7 +13,7 @@ from kvsim.specs.files import read_text
 from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
 from kvsim.specs.yaml_files import data_folder, read_yaml
 
-__all__ = ["coefficient_lines", "profile_path", "write_coefficients"]
+__all__ = ["coefficient_lines", "lines_of", "profile_path", "write_coefficients"]
 
 # The top-level block: its key, and every line below it that is indented or empty.
 _BLOCK = re.compile(r"^coefficients:.*\n(?:[ \t].*\n|\n(?=[ \t]))*", re.MULTILINE)
@@ -31,6 +31,18 @@ def profile_path(profile: AcceleratorProfile) -> Path:
         if read_yaml(path).get("name") == profile.name:
             return path
     raise InputError(f"{profile.name} is not a shipped profile")
+
+
+def lines_of(gpu: str, profile: AcceleratorProfile) -> Path:
+    """Return the file that a profile was read from, where `gpu` asked for it.
+
+    Raises
+    ------
+    InputError
+        As `profile_path`.
+    """
+    given = Path(gpu).expanduser()
+    return given if given.is_file() else profile_path(profile)
 
 
 def write_coefficients(

@@ -31,7 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("kvsim.cli.explain", "A model's KV bytes as a formula with its numbers."),
     "models": ("kvsim.cli.models", "List the models of the catalogue."),
     "gpus": ("kvsim.cli.gpus", "List the accelerators of the catalogue."),
-    "calibrate": ("kvsim.cli.calibrate", "Time a device with torch, or fit step times to tables."),
+    "calibrate": (
+        "kvsim.cli.calibrate",
+        "Time a device, fit step times to tables, learn from a server.",
+    ),
     "validate": ("kvsim.cli.validate", "Predictions beside a real decode loop, log or benchmark."),
     "study": ("kvsim.cli.study", "Four ways to keep K and V, in torch and simulated."),
     "dashboard": ("kvsim.cli.dashboard", "Open the dashboard in a browser (extra: dashboard)."),

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvsim.cli import say
+from kvsim.cli import INTERRUPTED, say
 from kvsim.cli.options import format_option, json_option
 from kvsim.cli.render import emit
+from kvsim.cli.scenario_options import SCENARIO
 from kvsim.interrupts import held
 
 if TYPE_CHECKING:
@@ -101,6 +102,60 @@ def fit(
         say(f"kvsim calibrate fit: warning: {warning}")
     if output is not None:
         say(f"kvsim calibrate fit: written to {output}")
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--scenario", type=SCENARIO, required=True, help="What served: a name or a file.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Profile to write (.yaml): the scenario's card with what was learned.",
+)
+@format_option
+def served(file: Path, scenario: str, output: Path | None, output_format: str) -> None:
+    """Learn a server's host, front end, prefill and decode from its own requests.
+
+    FILE is what a client measured, request by request: a vllm bench serve --save-detailed JSON,
+    inference-perf's per_request_lifecycle_metrics.json, a GuideLLM benchmarks.json, AIPerf's
+    profile_export.jsonl, or a CSV (docs/calibrate.md). Half of it is fitted, the other half
+    says how well that predicts.
+
+    \b
+    kvsim calibrate served result.json --scenario my.yaml -o profile.yaml
+    kvsim simulate my.yaml --gpu ./profile.yaml
+    """  # noqa: D301 - \b keeps click from wrapping the examples
+    from kvsim.calibrate.served.learn import learn_served, refuse_output, write_learned
+    from kvsim.catalog.accelerators import find_accelerator
+    from kvsim.cli.calibrate_report import learned_sections
+    from kvsim.simulator.loading import load_scenario
+
+    asked = load_scenario(scenario)
+    if output is not None:
+        refuse_output(output, find_accelerator(asked.accelerator))
+    with held():  # but for the simulations: what was learned until then is written
+        with _counting() as progress:
+            found = learn_served(file, asked, progress=progress)
+        if output is not None:
+            write_learned(output, found)
+        record = found.record() | {"output": None if output is None else str(output)}
+        emit(learned_sections(record), record, output_format)
+    if found.interrupted:
+        say("kvsim calibrate served: interrupted: the nearest values so far are shown")
+        raise click.exceptions.Exit(INTERRUPTED)
+
+
+@contextmanager
+def _counting() -> Iterator[Callable[[int], None] | None]:
+    """Count simulations on stderr where that is a terminal: how many there will be is not known."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        yield lambda count: click.echo(f"\r{count} simulations", nl=False, err=True)
+    finally:
+        click.echo("\r" + " " * _LABEL_WIDTH + "\r", nl=False, err=True)
 
 
 def _refuse_measuring_options(ctx: click.Context) -> None:

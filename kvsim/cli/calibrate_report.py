@@ -9,7 +9,7 @@ from typing import Any
 from kvsim.cli.render import Section, Table
 from kvsim.units import format_bytes, format_seconds
 
-__all__ = ["amount", "found_sections", "plan_sections"]
+__all__ = ["amount", "found_sections", "learned_sections", "plan_sections"]
 
 _BAR_WIDTH = 20
 _SECONDS_PER_MINUTE = 60
@@ -108,3 +108,63 @@ def _written(files: Mapping[str, str]) -> str:
         f"{files['kernels_profile']}: its kernels alone, nearer to a serving engine\n"
         f"{files['rows']}: raw rows"
     )
+
+
+# ---- what a server's requests said ----------------------------------------------------------
+
+_METRICS = {"ttft": "TTFT", "tpot": "TPOT", "e2el": "E2E"}
+_STATISTICS = {
+    "mean_percent": "mean",
+    "median_percent": "each request, median",
+    "median_absolute_percent": "each request, median without sign",
+    "mean_absolute_percent": "each request, mean without sign",
+}
+_PARTS = (
+    ("before", "fitted"),
+    ("after", "fitted"),
+    ("before", "not_fitted"),
+    ("after", "not_fitted"),
+)
+
+
+def learned_sections(found: _Content) -> Iterator[Section]:
+    """Describe what was learned of a server."""
+    counts = found["requests"]
+    said = (
+        f"{counts['answered']:,} requests ({found['format']}), at most {counts['most_in_flight']:,}"
+        f" in flight, in {counts['blocks']} blocks of time: {counts['fitted']:,} fitted,"
+        f" {counts['not_fitted']:,} not fitted, {found['simulations']} simulations"
+    )
+    title = f"{found['file']}: {found['engine']} on {found['accelerator']}"
+    headers = ("term", "before", "after", "+-", "")
+    terms = Table(headers, tuple(map(_term, found["terms"])))
+    yield Section(title, (said, terms))
+    yield Section("The simulation is off by, %", (_errors(found["error_percent"]),))
+    if found["warnings"]:
+        yield Section("Caution", ("\n".join(f"- {line}" for line in found["warnings"]),))
+    written = found["output"]
+    goes_on = f"kvsim simulate SCENARIO --gpu {written}" if written else "give -o profile.yaml"
+    yield Section("Profile", (goes_on,))
+
+
+def _term(term: _Content) -> tuple[str, ...]:
+    why = "" if term["identified"] else f"not identified: {term['reason']}"
+    deviation = "" if term["deviation"] is None else _value(term["deviation"], term["unit"])
+    values = (_value(term[key], term["unit"]) for key in ("before", "after"))
+    return (term["name"], *values, deviation, why)
+
+
+def _value(value: float, unit: str) -> str:
+    return f"{value:.3g} x" if unit == "x" else amount(value, unit)
+
+
+def _errors(found: _Content) -> Table:
+    """How far off, before and after, on requests that were fitted and on those that were not."""
+    headers = ("", *(f"{part.replace('_', ' ')}, {when}" for when, part in _PARTS))
+    rows = []
+    for metric, label in _METRICS.items():
+        for key, words in _STATISTICS.items():
+            cells = [found[when][part][metric] for when, part in _PARTS]
+            shown = (f"{cell[key]:+.1f}" if cell else "-" for cell in cells)
+            rows.append((f"{label}, {words}", *shown))
+    return Table(headers, tuple(rows))

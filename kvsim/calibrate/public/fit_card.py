@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kvsim.calibrate.fit import Fit
-from kvsim.calibrate.profile import coefficient_lines, profile_path, write_coefficients
+from kvsim.calibrate.profile import coefficient_lines, lines_of, write_coefficients
 from kvsim.calibrate.public.cards import (
     DERIVED,
     derived,
@@ -98,7 +98,7 @@ def fit_command(
         raise InputError("give either --tables FOLDER or --rows FILE")
     refuse_meaningless(fit.error_percent, tables or rows)
     if output is not None:
-        write_coefficients(output, fit.coefficients, like=_lines_of(gpu, profile))
+        write_coefficients(output, fit.coefficients, like=lines_of(gpu, profile))
     return FitAnswer(profile, fit, output, kept)
 
 
@@ -140,9 +140,3 @@ def _kept(known: StepCoefficients, fitted: StepCoefficients) -> tuple[str, ...]:
     before, after = known.model_dump(), fitted.model_dump(exclude_defaults=True)
     numbers = (name for name, value in after.items() if not isinstance(value, str))
     return tuple(name for name in numbers if after[name] == before[name])
-
-
-def _lines_of(gpu: str, profile: AcceleratorProfile) -> Path:
-    """The file that the profile was read from."""
-    given = Path(gpu).expanduser()
-    return given if given.is_file() else profile_path(profile)
