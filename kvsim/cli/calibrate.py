@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _LABEL_WIDTH = 40
+_SIMULATIONS = 250  # about as many as learning a server takes
 
 
 @click.group(name="calibrate", invoke_without_command=True)
@@ -135,8 +136,10 @@ def served(file: Path, scenario: str, output: Path | None, output_format: str) -
     if output is not None:
         refuse_output(output, find_accelerator(asked.accelerator))
     with held():  # but for the simulations: what was learned until then is written
-        with _counting() as progress:
-            found = learn_served(file, asked, progress=progress)
+        with _progress(_SIMULATIONS) as step:
+            found = learn_served(
+                file, asked, progress=lambda count: step(count, _SIMULATIONS, "simulations")
+            )
         if output is not None:
             write_learned(output, found)
         record = found.record() | {"output": None if output is None else str(output)}
@@ -144,18 +147,6 @@ def served(file: Path, scenario: str, output: Path | None, output_format: str) -
     if found.interrupted:
         say("kvsim calibrate served: interrupted: the nearest values so far are shown")
         raise click.exceptions.Exit(INTERRUPTED)
-
-
-@contextmanager
-def _counting() -> Iterator[Callable[[int], None] | None]:
-    """Count simulations on stderr where that is a terminal: how many there will be is not known."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    try:
-        yield lambda count: click.echo(f"\r{count} simulations", nl=False, err=True)
-    finally:
-        click.echo("\r" + " " * _LABEL_WIDTH + "\r", nl=False, err=True)
 
 
 def _refuse_measuring_options(ctx: click.Context) -> None:

@@ -158,9 +158,7 @@ def learn_served(
 ) -> LearnedServer:
     """Learn the terms of a server from what a client measured of it.
 
-    The file's requests are simulated at their own send times with changed coefficients, until
-    their TTFT and TPOT come nearest to those measured (`kvsim.calibrate.served.search`), on
-    alternate blocks of time; the other blocks say how well that predicts.
+    See `kvsim.calibrate.served.search` for how, and `parts` for what is fitted.
 
     Parameters
     ----------
@@ -171,7 +169,7 @@ def learn_served(
     accelerator : AcceleratorProfile, optional
         In place of the one that the scenario names.
     progress : callable, optional
-        See `Progress`. A ``KeyboardInterrupt`` ends the search and keeps what it has found.
+        See `Progress`. A ``KeyboardInterrupt`` ends the search and keeps what was found.
 
     Raises
     ------

@@ -40,6 +40,7 @@ LogRatios = Callable[[Sequence[float]], Floats]
 
 WIDTHS = (1.0, 1.0, 0.5, 0.25, 0.12)  # of the box to each side, in spreads
 _SCOUTING = 2  # of these rounds from every start, the others from the better one's end
+_REPEATS = 2  # most rounds of one width
 _POINTS_PER_TERM = 5
 _IDENTIFIED = 0.5
 _LEAST_NOISE = 0.02  # of a log ratio: what moving a request into the next step does
@@ -89,13 +90,16 @@ def search(
         for width in WIDTHS[:_SCOUTING]:
             ends.append(problem.end(problem.round(centre, width)))
             centre = problem.centre(ends[-1][1])
-    found = min(ends, key=lambda end: end[0])[1]
+    found, scouted = min(ends, key=lambda end: end[0])[1], len(ends)
     for width in WIDTHS[_SCOUTING:]:
-        out = {name: why for name, why in found.reasons.items() if why.startswith(_BOUND)}
-        ends.append(problem.end(problem.round(problem.centre(found), width, out)))
-        found = ends[-1][1]
-    alike = [end for end in ends if end[1].values.keys() == found.values.keys()]
-    return min([ends[0], *alike], key=lambda end: end[0])[1]
+        for _ in range(_REPEATS):
+            before = found.values.keys()
+            out = {name: why for name, why in found.reasons.items() if why.startswith(_BOUND)}
+            ends.append(problem.end(problem.round(problem.centre(found), width, out)))
+            found = ends[-1][1]
+            if found.values.keys() == before:  # else who came or went leaves the others a way to go
+                break
+    return min([ends[0], *ends[scouted:]], key=lambda end: end[0])[1]
 
 
 def badness(logs: Floats) -> float:
@@ -160,8 +164,9 @@ class _Problem:
 
         `out` names terms that stay as known, and says why.
         """
-        plane = self.plane(centre, width)
         reasons = dict(out or {})
+        moved = [at for at, term in enumerate(self.terms) if term.name not in reasons]
+        plane = self.plane(centre, width, moved)
         free, deviations = self.identified(plane, reasons)
         while True:
             values = self.minimum(plane, free, centre, width)
@@ -175,19 +180,20 @@ class _Problem:
             reasons,
         )
 
-    def plane(self, centre: Floats, width: float) -> _Plane:
-        """Move all terms at random around a centre, and see what each request does."""
-        count = _POINTS_PER_TERM * (len(self.terms) + 1)
+    def plane(self, centre: Floats, width: float, moved: list[int]) -> _Plane:
+        """Move terms at random around a centre, and see what each request does."""
+        count = _POINTS_PER_TERM * (len(moved) + 1)
         low = np.array([term.low for term in self.terms])
         high = np.array([term.high for term in self.terms])
-        moves = np.random.default_rng(0).uniform(-width, width, (count, len(self.terms)))
+        moves = np.zeros((count, len(self.terms)))
+        moves[:, moved] = np.random.default_rng(0).uniform(-width, width, (count, len(moved)))
         points = np.clip(centre + moves * self.spreads, low, high)
         logs = np.stack([self.log_ratios([float(v) for v in point]) for point in points])
         beside = np.column_stack([np.ones(count), (points - centre) / self.spreads])
         fitted = np.linalg.lstsq(beside, logs, rcond=None)[0]
         level, slopes = np.asarray(fitted[0], np.float64), np.asarray(fitted[1:].T, np.float64)
         noise = max(_LEAST_NOISE, 1.4826 * float(np.median(np.abs(level - np.median(level)))))
-        left = float(np.sum((logs - beside @ fitted) ** 2)) / (count - beside.shape[1])
+        left = float(np.sum((logs - beside @ fitted) ** 2)) / (count - len(moved) - 1)
         rough = left * np.linalg.pinv(beside.T @ beside)[1:, 1:]
         return _Plane(level / noise, slopes / noise, rough / noise**2)
 
