@@ -156,16 +156,14 @@ def learn_served(
     accelerator: AcceleratorProfile | None = None,
     progress: Progress | None = None,
 ) -> LearnedServer:
-    """Learn the terms of a server from what a client measured of it.
-
-    See `kvsim.calibrate.served.search` for how, and `parts` for what is fitted.
+    """Learn the terms of a server from what a client measured of it (how: `search`, `parts`).
 
     Parameters
     ----------
     path : Path
         See `kvsim.calibrate.served.requests`.
     scenario : Scenario
-        What served: model, accelerator, engine, release and flags. Its workload is not used.
+        What served; its workload is not used.
     accelerator : AcceleratorProfile, optional
         In place of the one that the scenario names.
     progress : callable, optional
@@ -174,7 +172,7 @@ def learn_served(
     Raises
     ------
     InputError
-        As `read_served_requests`, `kvsim.calibrate.served.replay.replaying` and `split`.
+        As `read_served_requests`, `replaying` and `split`.
     MissingExtraError
         Without scipy.
     """
@@ -184,9 +182,9 @@ def learn_served(
         run = _Run(replay, measured(requests), parts, progress or (lambda count: None))
         terms, hopeless = _tellable(requests)
         known = [replay.server.value(term) for term in terms]
-        interrupted, crowd = False, requests.mean_in_flight
+        interrupted = False
         try:
-            found = search(partial(run.log_ratios, terms), terms, known, crowd)
+            found = search(partial(run.log_ratios, terms), terms, known, requests.mean_in_flight)
         except KeyboardInterrupt:
             interrupted = True
             found = Found(dict(run.nearest), {}, {})
