@@ -96,8 +96,16 @@ def _curves(plan: Plan, by_dtype: dict[str, Plan]) -> None:
     with right:
         shown.chart(
             figures.batch_chart(plan),
-            note=f"Step times are {plain(plan.decode.source.split(';')[0])}.",
+            note=f"Step times are {plain(plan.decode.source.split(';')[0])}. {_sure(plan)}",
         )
+
+
+def _sure(plan: Plan) -> str:
+    """How sure the step times are."""
+    decode, last = plan.decode, plan.decode.batches[-1]
+    low, high = (f"{1e3 * each:,.1f}" for each in decode.band.around(last.step_seconds))
+    step = f"{1e3 * last.step_seconds:,.1f} ms ({low} to {high})"
+    return f"A step of {last.batch:,} takes {step}: {plain(decode.band.words)}."
 
 
 def _numbers(plan: Plan) -> None:

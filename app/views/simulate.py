@@ -144,6 +144,8 @@ def show(state: PageState, answer: Answer, line: str) -> None:
         )
     with right:
         shown.table(figures.latency_table(answer.runs))
+        for words in result.how_sure:
+            st.caption(f":material/straighten: {plain(words)}")
         _keep(answer, line)
     by = state.ask("by")
     state.publish()

@@ -214,6 +214,13 @@ def _reservation(plan: Plan) -> Section:
     return Section(title, (Table(("allocation", "a request takes", "requests"), rows),))
 
 
+def _seconds_between(low: float, high: float) -> str:
+    """Both ends of an interval; their unit once where it is the same."""
+    low_text, high_text = format_seconds(low), format_seconds(high)
+    number, unit = low_text.split()
+    return f"{number if high_text.endswith(f' {unit}') else low_text} to {high_text}"
+
+
 def _decode(plan: Plan) -> Section:
     decode = plan.decode
     binding = (
@@ -224,15 +231,17 @@ def _decode(plan: Plan) -> Section:
         (
             f"{each.batch:,}",
             format_seconds(each.step_seconds),
+            _seconds_between(*decode.band.around(each.step_seconds)),
             f"{each.tokens_per_s:,.0f}",
             f"{each.arithmetic_intensity:,.1f}",
             each.bound_by,
         )
         for each in decode.batches
     )
-    headers = ("batch", "step", "tokens/s", "FLOPs/byte", "mostly waits for")
+    headers = ("batch", "step", decode.band.sure, "tokens/s", "FLOPs/byte", "mostly waits for")
     title = f"Decode at {decode.context_len:,} tokens of context"
-    return Section(title, (binding, Table(headers, rows), f"Step times are {decode.source}."))
+    times = f"Step times are {decode.source}. Their band is {decode.band.words}."
+    return Section(title, (binding, Table(headers, rows), times))
 
 
 def _retention(plan: Plan) -> Section:

@@ -6,7 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvsim.cli.render import Bar, Part, Section, Table
-from kvsim.results.result import SATURATED_MEANINGLESS, grows_with_the_run
+from kvsim.results.latencies import (
+    SATURATED_MEANINGLESS,
+    TIME_BANDS,
+    grows_with_the_run,
+)
 from kvsim.results.words import COMPARED, LATENCIES, PARTS
 
 if TYPE_CHECKING:
@@ -36,11 +40,18 @@ def run_record(runs: Replications) -> dict[str, Any]:
 
 
 def interval_record(runs: Replications) -> dict[str, Any]:
-    """Return the intervals over the runs that came to their end; nothing for a single one."""
+    """Return the intervals over the runs that came to their end; nothing for a single one.
+
+    The bands are then about the means, too.
+    """
     if len(runs.whole) < 2:
         return {}
     intervals = {key: found._asdict() for key, found in runs.intervals.items()}
-    return {"replications": len(runs.whole), "intervals": intervals}
+    return {
+        "replications": len(runs.whole),
+        "intervals": intervals,
+        TIME_BANDS: runs.time_bands,
+    }
 
 
 def run_sections(runs: Replications) -> Iterator[Section]:
@@ -130,15 +141,22 @@ def _listed(lines: Iterable[str]) -> str:
 
 def _latency_section(runs: Replications) -> Section:
     intervals = runs.intervals if len(runs.whole) > 1 else {}
+    bands, sure = runs.first.time_bands, runs.time_bands["intervals"]
     headers = ["ms", "mean", "p50", "p90", "p95", "p99"]
+    headers += ["mean within"] if bands else []
     headers += ["95 % interval of the mean"] if intervals else []
     rows = []
     for name, label in LATENCIES.items():
+        key = f"mean_{name}_ms"
         row = [label, *_latency_points(runs, name)]
+        if bands:
+            row.append(f"{_span(sure[key], ',.1f')}, {bands[name].sure}" if key in sure else "-")
         if intervals:
-            row.append(_span(intervals.get(f"mean_{name}_ms"), hidden=row[1] == SATURATED))
+            hidden = row[1] == SATURATED
+            row.append(_span(None if hidden else _ends(intervals.get(key)), ",.2f"))
         rows.append(tuple(row))
-    return Section("Latency", (Table(tuple(headers), tuple(rows)),))
+    words = "\n".join(runs.first.how_sure)
+    return Section("Latency", (Table(tuple(headers), tuple(rows)), *filter(None, [words])))
 
 
 def _latency_points(runs: Replications, name: str) -> list[str]:
@@ -149,10 +167,12 @@ def _latency_points(runs: Replications, name: str) -> list[str]:
     return [_number(summary[key], ",.2f") for key in keys]
 
 
-def _span(interval: Interval | None, *, hidden: bool = False) -> str:
-    if interval is None or hidden:
-        return "-"
-    return f"{interval.low:,.2f} to {interval.high:,.2f}"
+def _ends(interval: Interval | None) -> tuple[float, float] | None:
+    return None if interval is None else (interval.low, interval.high)
+
+
+def _span(ends: Sequence[float] | None, style: str) -> str:
+    return "-" if ends is None else " to ".join(format(each, style) for each in ends)
 
 
 def _rate_section(runs: Replications) -> Section:

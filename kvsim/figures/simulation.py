@@ -151,14 +151,22 @@ def _latency_alt(result: SimulationResult) -> str:
 
 
 def latency_table(runs: Replications) -> Table:
-    """Tabulate each latency in milliseconds, with the interval of its mean over replications."""
+    """Tabulate each latency in milliseconds, with the interval of its mean and how sure it is.
+
+    Of several replications the mean also has the interval over them alone.
+    """
     summary, several = runs.summary, len(runs.whole) > 1
+    bands, sure = runs.first.time_bands, runs.time_bands["intervals"]
     rows = []
     for name, words in LATENCIES.items():
         points = ("mean", "p50", "p90", "p95", "p99")
         row = {"latency, ms": words} | {
             point: rounded(summary[f"{point}_{name}_ms"]) for point in points
         }
+        if bands:
+            low, high = sure.get(f"mean_{name}_ms", (None, None))
+            is_sure = bands[name].sure if low is not None else None
+            row |= {"within from": rounded(low), "within to": rounded(high), "how sure": is_sure}
         if several:
             interval = runs.intervals.get(f"mean_{name}_ms")
             row["mean from"] = rounded(interval.low if interval else None)
@@ -297,6 +305,8 @@ def _blocks(runs: Replications, camera: Camera | None) -> Iterator[Table]:
     if runs.cautions:
         yield Lines("caution", "Caution", list(runs.cautions))
     yield latency_table(runs)
+    if result.how_sure:
+        yield Lines("sure", "How sure the latencies are", result.how_sure)
     yield latency_chart(result)
     if camera is not None and camera.frames:
         yield pool_film(camera)

@@ -8,6 +8,7 @@ from kvsim.figures.chart import Chart
 from kvsim.figures.theme import PALETTE, Axis, draw
 
 if TYPE_CHECKING:
+    from kvsim.planning.plan_types import Decode, DecodeBatch
     from kvsim.planning.planner import Plan
 
 __all__ = ["batch_chart", "roofline_chart"]
@@ -30,8 +31,18 @@ def batch_chart(plan: Plan) -> Chart:
         yaxis2=Axis("intensity", "FLOPs/byte", log=True, settings={"tickformat": "~g"}).to_plotly()
         | {"domain": [0, 0.42]},
     )
-    rows = [each._asdict() | {"ridge_flops_per_byte": plan.decode.ridge_point} for each in batches]
+    rows = [_batch_row(plan.decode, each) for each in batches]
     return Chart("batch", _title(plan), rows, _batch_alt(plan), figure)
+
+
+def _batch_row(decode: Decode, batch: DecodeBatch) -> dict[str, Any]:
+    low, high = decode.band.around(batch.step_seconds)
+    return batch._asdict() | {
+        "step_seconds_low": low,
+        "step_seconds_high": high,
+        "how_sure": decode.band.sure,
+        "ridge_flops_per_byte": decode.ridge_point,
+    }
 
 
 def _title(plan: Plan) -> str:
@@ -45,11 +56,18 @@ def _rate_line(plan: Plan) -> dict[str, Any]:
         "name": "tokens/s",
         "x": [each.batch for each in plan.decode.batches],
         "y": [each.tokens_per_s for each in plan.decode.batches],
-        "customdata": [[1e3 * each.step_seconds, each.bound_by] for each in plan.decode.batches],
+        "customdata": [_hovered(plan.decode, each) for each in plan.decode.batches],
         "line": {"color": PALETTE["green"], "width": 2.5},
         "hovertemplate": "batch %{x:,}<br>%{y:,.0f} tokens/s<br>%{customdata[0]:,.2f} ms per step"
+        " (%{customdata[2]:,.2f} to %{customdata[3]:,.2f}, %{customdata[4]})"
         "<br>mostly waits for %{customdata[1]}<extra></extra>",
     }
+
+
+def _hovered(decode: Decode, batch: DecodeBatch) -> list[Any]:
+    """A step in milliseconds, what it waits for, and its band."""
+    low, high = decode.band.around(1e3 * batch.step_seconds)
+    return [1e3 * batch.step_seconds, batch.bound_by, low, high, decode.band.sure]
 
 
 def _intensity_line(plan: Plan) -> dict[str, Any]:
@@ -88,6 +106,8 @@ def _batch_alt(plan: Plan) -> str:
         f"Tokens per second rise with the batch to {last.tokens_per_s:,.0f} at {last.batch:,}"
         f" sequences; there a step makes {decode.arithmetic_intensity:,.1f} FLOPs per byte, {side}"
         f" the ridge point of {decode.ridge_point:,.0f}: bound by {decode.bound_by}."
+        f" A step takes {decode.band.low:.2f} to {decode.band.high:.2f} times what is drawn:"
+        f" {decode.band.words}."
     )
 
 

@@ -18,7 +18,7 @@ from kvsim.figures.simulation import (
 )
 from kvsim.figures.theme import Axis, draw, label, series_colour
 from kvsim.figures.timeline import axis_number, panel_title, stacked_panels
-from kvsim.results.result import grows_with_the_run
+from kvsim.results.latencies import grows_with_the_run
 from kvsim.results.time_bins import time_bins
 from kvsim.results.words import COMPARED, LATENCIES
 

@@ -8,6 +8,7 @@ from kvsim.memory.weights import WeightReads, weight_reads
 from kvsim.planning.plan_types import Decode, DecodeBatch
 from kvsim.planning.sizing import Sizing
 from kvsim.specs.precision import weight_format
+from kvsim.steptime.bands import TimeBand, time_band
 from kvsim.steptime.kv_reads import attended_layers
 from kvsim.steptime.model import StepLoad, StepTimeModel
 
@@ -73,7 +74,14 @@ def decode(sizing: Sizing, context: int) -> Decode:
         bound_by=batches[-1].bound_by,
         batches=tuple(batches),
         source=steps.provenance,
+        band=_band(sizing),
     )
+
+
+def _band(sizing: Sizing) -> TimeBand:
+    """How sure a step is: as sure as the mean time between a request's tokens."""
+    deployment = sizing.deployment
+    return time_band(sizing.engine.name, deployment.accelerator, deployment.model, "tpot")
 
 
 def _all_stages(sizing: Sizing) -> Rank:

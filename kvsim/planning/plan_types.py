@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from kvsim.engines.base import Band, MemoryBudget
 from kvsim.errors import InputError
 from kvsim.planning.certainty import certainty
+from kvsim.steptime.bands import TimeBand
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -203,7 +204,7 @@ class Decode(NamedTuple):
     """Decode of the largest running batch: FLOPs per byte read, and what binds it.
 
     `ridge_point` is the card's datasheet FLOP/s over bytes/s: below it a step is bound by
-    memory. `source` tells where the step times come from.
+    memory. `source` tells where the step times come from, and `band` how sure they are.
     """
 
     batch: int
@@ -213,6 +214,7 @@ class Decode(NamedTuple):
     bound_by: str
     batches: tuple[DecodeBatch, ...]
     source: str
+    band: TimeBand
 
 
 class RetentionChoice(NamedTuple):

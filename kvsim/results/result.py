@@ -15,9 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim.errors import InvariantError
+from kvsim.results.latencies import (
+    TIME_BANDS,
+    bands_record,
+    bench_keys,
+    sure_words,
+    time_bands,
+    without_growing,
+)
 from kvsim.results.pool_parts import pool_parts
 from kvsim.results.statistics import (
-    PERCENTILES,
     Distribution,
     break_even_tokens,
     distribution,
@@ -28,43 +35,18 @@ from kvsim.simulator.entrance import text_delays
 from kvsim.simulator.prepare import Setup
 from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.run import Recording
+from kvsim.steptime.bands import TimeBand
 from kvsim.steptime.kv_reads import prefill_pairs
 from kvsim.steptime.model import StepLoad
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "SATURATED_MEANINGLESS",
-    "SimulationResult",
-    "grows_with_the_run",
-    "swap_break_even_tokens",
-    "without_growing",
-]
+__all__ = ["SimulationResult", "swap_break_even_tokens"]
 
 _ROUNDING = 1e-9
 _TIME_ROUNDING = 1e-12  # of many differences of times
 Floats = npt.NDArray[np.float64]
-
-SATURATED_MEANINGLESS = ("ttft", "e2el", "queue")
-"""Latencies that grow for as long as a saturated run goes on: a mean of them says nothing."""
-
-
-def grows_with_the_run(key: str) -> bool:
-    """Whether a key of the summary states a latency that a saturated run has no value of.
-
-    Examples
-    --------
-    >>> [grows_with_the_run(key) for key in ("p99_ttft_ms", "p99_tpot_ms", "duration")]
-    [True, False, False]
-    """
-    return key.endswith("_ms") and key.rsplit("_", 2)[-2] in SATURATED_MEANINGLESS
-
-
-def without_growing(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the summary as that of a saturated run: what grows with the run has no value."""
-    kept = {key: None if grows_with_the_run(key) else value for key, value in summary.items()}
-    return kept | {"saturated": True}
 
 
 @dataclass(frozen=True)
@@ -275,7 +257,7 @@ class SimulationResult:
         recorder, totals = self.recording.recorder, self.totals
         summary = self._totals()
         for name, found in self.distributions.items():
-            summary |= _bench_keys(name, found)
+            summary |= bench_keys(name, found)
         busy = totals.busy_seconds or np.inf
         summary |= {
             "kv_cache": self.kv_cache(),
@@ -292,7 +274,18 @@ class SimulationResult:
         }
         if self.setup.scenario.scheduler.preemption == "swap":
             summary["swap_break_even_tokens"] = swap_break_even_tokens(self.setup)
+        summary[TIME_BANDS] = bands_record(self.time_bands, summary)
         return summary
+
+    @property
+    def time_bands(self) -> dict[str, TimeBand]:
+        """How sure each latency is, by name; empty where steps take a stated time."""
+        return time_bands(self.setup)
+
+    @property
+    def how_sure(self) -> list[str]:
+        """What the bands of the latencies rest on, in sentences."""
+        return sure_words(self.time_bands)
 
     @cached_property
     def saturated(self) -> bool:
@@ -367,13 +360,6 @@ def swap_break_even_tokens(setup: Setup) -> int | None:
     move = 2 * setup.token_bytes / setup.scenario.scheduler.host_link_bytes_per_s
     most = setup.deployment.options.max_model_len
     return break_even_tokens(recompute_seconds, move, most)
-
-
-def _bench_keys(name: str, found: Distribution) -> dict[str, float | None]:
-    """Keys such as ``mean_ttft_ms`` of one distribution in milliseconds."""
-    keys = {"mean": found.mean, "median": found.p50, "std": found.std}
-    keys |= {f"p{point}": getattr(found, f"p{point}") for point in PERCENTILES}
-    return {f"{statistic}_{name}_ms": value for statistic, value in keys.items()}
 
 
 def _is_whole(split: Mapping[str, float], lateness: float) -> bool:

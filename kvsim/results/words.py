@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["COMPARED", "LATENCIES", "PARTS", "Quantity"]
+__all__ = ["COMPARED", "LATENCIES", "PARTS", "SHORT", "Quantity"]
 
 LATENCIES = {
     "ttft": "time to first token",
@@ -14,6 +14,9 @@ LATENCIES = {
     "queue": "queue",
 }
 """Latencies by their name in keys: ``mean_ttft_ms``."""
+
+SHORT = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E", "queue": "queue"}
+"""The same as abbreviations."""
 
 PARTS = {
     "token_states": "token states",

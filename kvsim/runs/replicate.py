@@ -14,7 +14,13 @@ import numpy as np
 
 from kvsim.errors import InputError, InvariantError
 from kvsim.interrupts import held, released
-from kvsim.results.result import SimulationResult, grows_with_the_run, without_growing
+from kvsim.results.latencies import (
+    TIME_BANDS,
+    bands_record,
+    grows_with_the_run,
+    without_growing,
+)
+from kvsim.results.result import SimulationResult
 from kvsim.results.statistics import Interval, confidence_interval
 from kvsim.runs.copies import at_once, gather
 from kvsim.runs.simulate import run_setup
@@ -116,6 +122,17 @@ class Replications:
         keys = [key for key in rows[0] if not (self.saturated and grows_with_the_run(key))]
         samples = {key: [row.get(key) for row in rows] for key in keys}
         return {key: found for key in keys if (found := mean_interval(samples[key])) is not None}
+
+    @property
+    def time_bands(self) -> dict[str, Any]:
+        """How sure the latencies are, as the summary's ``time_bands``.
+
+        Of several whole runs the intervals are of the means over them, and hold chance as well
+        as the band: see `kvsim.steptime.bands.TimeBand.around_mean`.
+        """
+        if len(self.whole) < 2:
+            return dict(self.summary[TIME_BANDS])
+        return bands_record(self.first.time_bands, self.summary, self.intervals)
 
 
 def replicate(
@@ -297,8 +314,13 @@ class _Work:
 
 
 def numbers(summary: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
-    """Yield the numbers of a summary by dotted key; None is a quantity without observations."""
+    """Yield the numbers of a summary by dotted key; None is a quantity without observations.
+
+    Bands of times are not among them: they are the same in every run.
+    """
     for key, value in summary.items():
+        if key == TIME_BANDS:
+            continue
         if isinstance(value, Mapping):
             yield from numbers(value, f"{prefix}{key}.")
         elif not isinstance(value, bool):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kvsim import InputError, compare, load_scenario, replicate, simulate, with_overrides
-from kvsim.results.result import without_growing
+from kvsim.results.latencies import without_growing
 from kvsim.results.statistics import confidence_interval
 from kvsim.runs.compare import SimulationComparison, Variant
 from kvsim.runs.replicate import Replications, numbers
