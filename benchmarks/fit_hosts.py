@@ -35,6 +35,7 @@ from kvsim.calibrate.fit import round_significant
 from kvsim.memory.tensors import tensor_families
 from kvsim.runs.simulate import run_setup
 from kvsim.specs.hardware import FrontEnd, HostCost
+from kvsim.steptime.bands import band_of
 from kvsim.steptime.model import StepTimeModel
 
 _DATA = Path(__file__).parent.parent / "kvsim/steptime/data"
@@ -72,7 +73,7 @@ class _Entry(NamedTuple):
     fixed: dict[str, Any] = {}  # noqa: RUF012 - never written to
 
 
-def _of(backend: str, *prefixes: str, clients: int = 32, each: int = 2) -> Any:
+def _of(backend: str, *prefixes: str, clients: int = 128, each: int = 4) -> Any:
     """Some of the runs of some releases in a backend's campaigns."""
 
     def cases(folder: Path, scratch: Path) -> Iterator[Case]:
@@ -83,13 +84,19 @@ def _of(backend: str, *prefixes: str, clients: int = 32, each: int = 2) -> Any:
 
 
 def _vllm_14(folder: Path, scratch: Path) -> Iterator[Case]:
-    yield from _of("vllm", "0.16", "0.17", "0.18", each=5)(folder, scratch)
+    yield from _of("vllm", "0.16", "0.17", "0.18", clients=32, each=8)(folder, scratch)
     yield from stages(folder)
 
 
 def _vllm_19(folder: Path, scratch: Path) -> Iterator[Case]:
     yield from _of("vllm", "0.19")(folder, scratch)
     yield from replays(folder, scratch, "agg_4rps")
+
+
+def _trtllm(folder: Path, scratch: Path) -> Iterator[Case]:
+    """One entry for all releases: but for 1.0, of one model and its kin there are runs."""
+    yield from _of("trtllm", "1.0", each=12)(folder, scratch)
+    yield from _of("trtllm", "1.1", "1.2", "1.3", each=6)(folder, scratch)
 
 
 def _argonne(framework: str, **engine: str) -> Any:
@@ -119,11 +126,9 @@ ENTRIES = (
     _Entry("vllm", "0.19", "0.23", True, _SERVED, "served runs of 0.19.0 and 0.23.0", _vllm_19,
            _VLLM_FRONT),
     _Entry("sglang", "0.5.1", "0.5.9", False, _FRONTED, "served runs of 0.5.1 to 0.5.9",
-           _of("sglang", "0.5", each=5)),
-    _Entry("tensorrt-llm", "1.0", "1.0", False, _FRONTED, "served runs of 1.0.0rc3",
-           _of("trtllm", "1.0", each=8)),
-    _Entry("tensorrt-llm", "1.1", "1.3", False, _FRONTED, "served runs of 1.1.0rc2 to 1.3.0rc1",
-           _of("trtllm", "1.1", "1.2", "1.3")),
+           _of("sglang", "0.5", each=12)),
+    _Entry("tensorrt-llm", "1.0", "1.3", False, _FRONTED, "served runs of 1.0.0rc3 to 1.3.0rc1",
+           _trtllm),
     _Entry("llama.cpp", "b1", "master", False, ("host_seconds",),
            "LLM-Inference-Bench's sequences on A100 and H100 (BSD-3-Clause)",
            _argonne("llama.cpp", name="llama.cpp")),
@@ -292,12 +297,6 @@ def _fields(cost: HostCost) -> list[str]:
     return [*lines, f'    source: "{source}"']
 
 
-def band_of(errors: Sequence[float], share: float) -> tuple[float, float]:
-    """Low and high factor."""
-    low, high = np.quantile(np.array(errors), [(1 - share) / 2, (1 + share) / 2])
-    return float(np.exp(-high)), float(np.exp(-low))
-
-
 def _yaml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
@@ -329,7 +328,7 @@ def _bands(residuals: Iterable[_Residual]) -> str:
         "# Runs whose model was left out of the fit.",
     ]
     for (engine, measured, experts, key), errors in sorted(classes.items()):
-        low, high = band_of(errors, _SHARE)
+        low, high = band_of([-error for error in errors], _SHARE)
         lines.append(
             f"- {{engine: {engine}, measured: {str(measured).lower()},"
             f" experts: {str(experts).lower()}, key: {key},"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -38,7 +38,11 @@ from replay_figure import SeriesPair, replay_figure
 from kvsim.errors import UnsupportedError
 from kvsim.figures import html_page
 from kvsim.results.result import SimulationResult
-from kvsim.runs.simulate import simulate
+from kvsim.runs.simulate import run_setup
+from kvsim.simulator.prepare import prepare
+from kvsim.simulator.scenario import Scenario
+from kvsim.specs.hardware import FrontEnd
+from kvsim.steptime.model import StepTimeModel
 
 Ints = NDArray[np.intp]
 
@@ -210,6 +214,15 @@ def _count_until(seconds: Floats, moments: Floats) -> Floats:
     return np.searchsorted(np.sort(seconds), moments, side="right").astype(np.float64)
 
 
+def engine_alone(scenario: Scenario) -> SimulationResult:
+    """Simulate without a front end: the recorders stood inside the engine."""
+    setup = prepare(scenario)
+    steps = setup.step_time
+    assert isinstance(steps, StepTimeModel)
+    host = steps.host.model_copy(update={"front_end": FrontEnd()})
+    return run_setup(replace(setup, step_time=replace(steps, host=host)), scenario.run.seed)
+
+
 def replay(run: BenchRun, data: Path, num_blocks: int | None = None, pool: str = "rules") -> Replay:
     """Simulate a run.
 
@@ -233,7 +246,7 @@ def replay(run: BenchRun, data: Path, num_blocks: int | None = None, pool: str =
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "run.jsonl"
         write_trace(run, ids, trace)
-        result = simulate(scenario_of(run, trace, num_blocks))
+        result = engine_alone(scenario_of(run, trace, num_blocks))
     return Replay(run, result, pool, ids is not None)
 
 

@@ -43,6 +43,7 @@ _COLOURS = {
 }
 _DASHES = {"ttft": "solid", "tpot": "solid", "itl": "dot", "e2el": "solid", "queue": "dash"}
 _PHASES = {
+    "front_end": PALETTE["pink"],
     "queue": "rgba(140,140,140,0.45)",
     "prefill": PALETTE["orange"],
     "decode": PALETTE["blue"],
@@ -232,6 +233,7 @@ def _life(result: SimulationResult, at: int) -> dict[str, Any]:
         "output_tokens": int(column["output_tokens"]),
         "cached_tokens": int(column["cached_tokens"]),
         "preemptions": int(column["preemptions"]),
+        "front_end_seconds": round(latency["e2el"] - latency["engine_e2el"], 4),
         "queue_seconds": round(latency["queue"], 4),
         "prefill_seconds": round(column["first_token_seconds"] - column["scheduled_seconds"], 4),
         "decode_seconds": round(column["finish_seconds"] - column["first_token_seconds"], 4),
@@ -245,13 +247,13 @@ def _phase(name: str, names: list[str], rows: list[dict[str, Any]]) -> dict[str,
     return {
         "type": "bar",
         "orientation": "h",
-        "name": name,
+        "name": name.replace("_", " "),
         "y": names,
         "x": [row[f"{name}_seconds"] for row in rows],
         "marker": {"color": _PHASES[name]},
         "customdata": [[row["prompt_tokens"], row["output_tokens"]] for row in rows],
-        "hovertemplate": f"%{{y}}, {name}: %{{x:,.3f}} s<br>%{{customdata[0]:,}} prompt and"
-        " %{customdata[1]:,} output tokens<extra></extra>",
+        "hovertemplate": f"%{{y}}, {name.replace('_', ' ')}: %{{x:,.3f}} s<br>"
+        "%{customdata[0]:,} prompt and %{customdata[1]:,} output tokens<extra></extra>",
     }
 
 

@@ -48,7 +48,7 @@ class Efficiency(NamedTuple):
 EFFICIENCIES: dict[str, Efficiency] = {
     "ampere": Efficiency(0.734, 0.746, 0.815, 0.376, 49.9e-6, 0.0, 0.25),
     "hopper": Efficiency(0.902, 0.901, 0.814, 0.676, 38.9e-6, 17e-9, 0.11),
-    "blackwell": Efficiency(0.862, 0.924, 0.804, 0.475, 34.1e-6, 1e-9, 0.17),
+    "blackwell": Efficiency(0.862, 0.930, 0.749, 0.461, 34.3e-6, 1.3e-9, 0.17),
     "ada": Efficiency(0.879, 0.852, 0.770, 0.697, 36.8e-6, 22e-9, 0.40),
 }
 _OTHERS = Efficiency(0.875, 0.901, 0.809, 0.514, 36.2e-6, 8e-9, 0.40)

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from replay_figure import SeriesPair, replay_figure
 
 from kvsim.errors import InputError, UnsupportedError
-from kvsim.runs.simulate import simulate
 
 FLAGS = {
     "model": "meta-llama/Llama-3.1-8B",
@@ -156,11 +155,12 @@ def replayed(tmp_path_factory):
     """Replay a run of kvsim itself, written down as vLLM's are."""
     folder = tmp_path_factory.mktemp("bench")
     given = [
-        (f"bench-{at}", 400 + 37 * at, 60 + at, 0.3 * at, 0.3 * at, 0, 0, 0) for at in range(24)
+        (f"bench-{at}", 400 + 37 * at, 60 + at, 0.29 * at, 0.29 * at, 0, 0, 0) for at in range(24)
     ]
     run = bench_runs.read_run(write_bench(folder, given, flags=SHORT))
     bench_runs.write_trace(run, None, folder / "trace.jsonl")
-    result = simulate(bench_runs.scenario_of(run, folder / "trace.jsonl", num_blocks=300))
+    scenario = bench_runs.scenario_of(run, folder / "trace.jsonl", num_blocks=300)
+    result = replay_accuracy.engine_alone(scenario)
     return replay_accuracy.replay(written_down(folder, given, result), folder, num_blocks=300)
 
 

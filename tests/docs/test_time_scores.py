@@ -36,3 +36,9 @@ def test_both_columns_and_every_engine_are_scored():
 def test_no_score_got_worse(kvsim_data):
     found = time_scores.scores(kvsim_data, time_scores.EVERY)
     assert time_scores.worse(found, KNOWN) == []
+
+
+def test_the_page_shows_the_committed_scores():
+    page = (KNOWN.parent.parent / "docs/accuracy.md").read_text("utf-8")
+    shown = page.split("<!-- scores -->\n")[1].split("\n<!-- end of scores -->")[0]
+    assert shown.strip() == time_scores.markdown(KNOWN)

@@ -173,7 +173,8 @@ def test_the_slowest_are_the_slowest_and_their_phases_add_up(filmed):
     slowest = np.sort(result.latencies["e2el"])[::-1][:5]
     assert [row["e2el_seconds"] for row in rows] == pytest.approx(slowest, abs=1e-4)
     for row in rows:
-        phases = row["queue_seconds"] + row["prefill_seconds"] + row["decode_seconds"]
+        parts = ("front_end", "queue", "prefill", "decode")
+        phases = sum(row[f"{part}_seconds"] for part in parts)
         assert phases == pytest.approx(row["e2el_seconds"], abs=1e-3)
 
 

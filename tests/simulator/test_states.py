@@ -236,8 +236,8 @@ def test_who_comes_back_from_the_host_holds_its_newest_state_alone() -> None:
         "engine.num_gpu_blocks_override": 32,
         "scheduler.preemption": "swap",
         "workload.prefix": {"kind": "none"},
-        "workload.arrivals": {"kind": "closed_loop", "clients": 4},
-        "workload.requests": 40,
+        "workload.arrivals": {"kind": "closed_loop", "clients": 5},
+        "workload.requests": 60,
         "workload.lengths.prompt": {"kind": "fixed", "tokens": 2600},
         "workload.lengths.output": {"kind": "fixed", "tokens": 700},
     }

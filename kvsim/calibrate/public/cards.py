@@ -4,8 +4,8 @@
 card                      tables                                      what they give
 ========================  ==========================================  ==================
 A100, H100, H200, L40S    ``aiconfigurator/*_{card}_*.csv``           all but host time
-B200, B300, RTX PRO 6000  ``aisimulate/{card}/**/*.parquet``          all but host time
-RTX 4090                  ``llmservingsim/{card}_*_tp1_*.csv``        all but host time
+B200, B300                ``aisimulate/{card}/**/*.parquet``          all but host time
+RTX 4090, RTX PRO 6000    ``llmservingsim/{card}_*_tp1_*.csv``        all but host time
 A40                       ``vidur/mlp_median_a40.csv``                GEMMs and layers
 ========================  ==========================================  ==================
 
@@ -74,14 +74,23 @@ class Card:
         The card's word in file names.
     fp8 : bool
         Whether the tables hold fp8 rows too.
+    system : str
+        The card's word in ``aisimulate``, where it is another.
     """
 
     accelerator: str
     kind: str
     stem: str
     fp8: bool = False
+    system: str = ""
+
+    @property
+    def word(self) -> str:
+        """The card's word in ``aisimulate``."""
+        return self.system or self.stem
 
 
+_RTX_PRO = "rtx_pro_6000_server"
 CARDS = (
     Card("A100-SXM4-80GB", "kernels", "a100_sxm"),
     Card("H100-SXM5-80GB", "kernels", "h100_sxm", fp8=True),
@@ -90,7 +99,7 @@ CARDS = (
     Card("RTX4090", "layers", "RTX4090_Llama-3.1-8B"),
     Card("B200-SXM-180GB", "parquet", "b200_sxm", fp8=True),
     Card("B300-SXM-288GB", "parquet", "b300_sxm", fp8=True),
-    Card("RTXPRO6000-Blackwell-Server", "parquet", "rtx_pro_6000_server"),
+    Card("RTXPRO6000-Blackwell-Server", "layers", "RTXPRO6000_Llama-3.1-8B", system=_RTX_PRO),
     Card("A40", "gemms", "a40"),
 )
 # Cards with another's die: no table covers them, and their datasheets differ in memory and power.
@@ -257,10 +266,10 @@ def _base(folder: Path, card: Card, profile: AcceleratorProfile) -> StepCoeffici
     links = class_coefficients(profile).collectives
     # over PCIe some machines let no card read another's memory; a switch always does
     expected = {} if profile.interconnect.is_switched else links
-    own = measured_links(folder, card.stem, "vllm", expected)
-    engines = engine_links(folder, card.stem, own, expected) if own else {}
+    own = measured_links(folder, card.word, "vllm", expected)
+    engines = engine_links(folder, card.word, own, expected) if own else {}
     base = class_coefficients(profile)
-    experts = fit_experts(folder, card.stem, profile)
+    experts = fit_experts(folder, card.word, profile)
     known = {name: each for name, each in base.experts.items() if name in profile.flops}
     return base.model_copy(
         update={

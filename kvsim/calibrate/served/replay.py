@@ -18,7 +18,8 @@ from kvsim.runs.simulate import run_setup
 from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.scenario import RunSpec, Scenario
 from kvsim.specs.hardware import AcceleratorProfile
-from kvsim.steptime.model import TWIN, StepTimeModel
+from kvsim.steptime.model import StepTimeModel
+from kvsim.steptime.rates import TWIN
 from kvsim.workload.spec import parse_workload
 from kvsim.workload.traces import TraceRow
 from kvsim.workload.traces.formats.kvsim_format import kvsim_lines
