@@ -64,7 +64,7 @@ def main() -> None:
 def step_lines(tables: Path, card: Card, profile: AcceleratorProfile, fit: Fit) -> Iterator[str]:
     """The whole step: pooled, by phase, by model, and each model left out."""
     rows = card_rows(tables, card, profile)
-    summed = card.kind == "kernels"
+    summed = card.kind in ("kernels", "parquet")
     bare = fit.coefficients.model_copy(update={"token_factors": {}})
     datasheet = Datasheet(profile.bandwidth_bytes_per_s, profile.flops_per_s("bf16"))
 

@@ -252,6 +252,7 @@ def test_the_figure_holds_both_lines_of_every_pair():
 # as it is known, is in docs/accuracy.md.
 DOCUMENTED_MISSES = {
     ("RTX4090 Llama-3.1-8B", "rules"): {"ttft": 10.0, "e2el": 7.0, "usage": 8.0},
+    ("RTXPRO6000 Llama-3.1-8B", "rules"): {"ttft": 12.0, "e2el": 7.0},  # no cost of a sequence
 }
 
 
