@@ -326,11 +326,12 @@ def _bands(residuals: Iterable[_Residual]) -> str:
     lines = [
         "# Written by benchmarks/fit_hosts.py; what it means: kvsim/steptime/bands.py.",
         "# Runs whose model was left out of the fit.",
+        "bands:",
     ]
     for (engine, measured, experts, key), errors in sorted(classes.items()):
         low, high = band_of([-error for error in errors], _SHARE)
         lines.append(
-            f"- {{engine: {engine}, measured: {str(measured).lower()},"
+            f"  - {{engine: {engine}, measured: {str(measured).lower()},"
             f" experts: {str(experts).lower()}, key: {key},"
             f" low: {low:.3g}, high: {high:.3g}, runs: {len(errors)}}}"
         )

@@ -12,7 +12,6 @@ mean error got worse by more than a tenth (and a tenth of a per cent).
 from __future__ import annotations
 
 import csv
-import io
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -26,6 +25,7 @@ from fit_hosts import ENTRIES
 from host_cases import Case, at_the_cap, campaigns, replays, stages
 from reference_data import parsed, parser
 
+from kvsim.csv_text import csv_text
 from kvsim.runs.simulate import run_setup
 
 TARGET = Path(__file__).parent / "time_scores.csv"
@@ -85,11 +85,8 @@ def _scores(kind: str, cases: Iterable[Case], fitted: set[str]) -> Iterator[Scor
 
 
 def table_of(rows: Iterable[Score]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(Score._fields)
-    writer.writerows(rows)
-    return out.getvalue()
+    """Scores as CSV."""
+    return csv_text([Score._fields, *rows])
 
 
 def markdown(known: Path) -> str:

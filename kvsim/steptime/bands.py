@@ -238,5 +238,5 @@ def _class_words(engine: str, *, is_measured: bool, has_experts: bool) -> str:
 @cache
 def _rows() -> tuple[_Row, ...]:
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    rows = yaml.load(_DATA.read_text("utf-8"), Loader=loader)
+    rows = yaml.load(_DATA.read_text("utf-8"), Loader=loader)["bands"]
     return tuple(_Row(**fields) for fields in rows)

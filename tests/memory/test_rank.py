@@ -122,7 +122,9 @@ def test_the_work_of_all_stages_is_that_of_the_model(name, pp):
         assert read == pytest.approx(decode_read_bytes(model, tokens), rel=1e-12)
     works = [RankWork.from_model(model, rank) for rank in stages(pp)]
     whole = RankWork.from_model(model)._asdict()
-    for field in set(whole) - {"message_bytes"}:
+    flops = [sum(each.flops for each in work.experts) for work in works]
+    assert sum(flops) == pytest.approx(sum(each.flops for each in whole["experts"]), rel=1e-12)
+    for field in set(whole) - {"message_bytes", "experts"}:
         total = sum(getattr(work, field) for work in works)
         assert total == pytest.approx(whole[field], rel=1e-12), field
 

@@ -48,10 +48,11 @@ class Job:
 
 @dataclass
 class Arrivals:
-    """The jobs to come, in order of time."""
+    """The jobs to come, in order of time; each way from a client and back takes `transit`."""
 
     workload: Workload | ClosedLoop
     seed: int = 0
+    transit: float = 0.0
     coming: list[Job] = field(default_factory=list)
     rows: int = 0
 
@@ -66,7 +67,7 @@ class Arrivals:
         for at in range(len(table)):
             job = Job(
                 self.rows,
-                float(table.arrival_seconds[at]),
+                float(table.arrival_seconds[at]) + self.transit,
                 int(table.prompt_tokens[at]),
                 int(table.output_tokens[at]),
                 0 if table.priority is None else int(table.priority[at]),
@@ -86,10 +87,12 @@ class Arrivals:
         """Let the clients of a closed loop ask again."""
         if not isinstance(self.workload, ClosedLoop):
             return
-        asked = [self.workload.following(row, now), *self.workload.branches(row, now)]
+        heard = now + self.transit
+        asked = [self.workload.following(row, heard), *self.workload.branches(row, heard)]
         for new in asked:
             if new is not None:
-                job = Job(self.rows, new.arrival_seconds, new.prompt_tokens, new.output_tokens)
+                queued = new.arrival_seconds + self.transit
+                job = Job(self.rows, queued, new.prompt_tokens, new.output_tokens)
                 job.samples = new.samples
                 job.content, job.content_row = self.workload.content, job.row
                 self.coming.append(job)

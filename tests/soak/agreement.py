@@ -110,7 +110,8 @@ def agree(setup: Setup, log: Log, replica: Replica) -> None:
         setup.scenario.memory.allocator == "none",
     )
     make = oracle.ENGINES[str(setup.scenario.scheduler.policy)]
-    arrivals = oracle.Arrivals(workload_of(setup), setup.scenario.run.seed)
+    transit = setup.step_time.front_end.transit_seconds
+    arrivals = oracle.Arrivals(workload_of(setup), setup.scenario.run.seed, transit)
     engine = make(_memory(setup, int(scheduler.is_async)), limits, costs, arrivals).run()
     try:
         compare_requests(log, engine)

@@ -54,7 +54,7 @@ def beside_others(setup: Setup, onlookers: int, seed: int) -> tuple[Log, Replica
     log.watch_admissions(scheduler)
     watch_laws(scheduler, log)
     streams = Streams(setup.scenario.run.seed)
-    arrivals = arrival_queue(workload_of(setup), streams, log)
+    arrivals = arrival_queue(workload_of(setup), streams, log, setup.step_time.front_end)
     replica = Replica(scheduler, make_clock(setup), arrivals, log)
     env = simpy.Environment()
     for number in range(onlookers):

@@ -18,6 +18,7 @@ is no card's: see `kvsim.steptime.hosts`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,8 @@ _FOLDERS = {
     "layers": "llmservingsim",
     "gemms": "vidur",
 }
-_SUMMED = ("kernels", "parquet")
+_Reader = Callable[[Path, str, Precision | None], KernelTables]
+_KERNEL_READERS: dict[str, _Reader] = {"kernels": KernelTables.read, "parquet": read_kernels}
 _FITTED_ON = "2026-11-30"
 _SOURCES = {
     "kernels": "kernel sums of aiconfigurator's vLLM tables (Apache-2.0)",
@@ -154,8 +156,7 @@ def card_rows(
         When a table is missing or broken.
     """
     place = _place(folder, card)
-    if card.kind in _SUMMED:
-        read = read_kernels if card.kind == "parquet" else KernelTables.read
+    if read := _KERNEL_READERS.get(card.kind):
         tables = read(place, card.stem, precision)
         return kernel_sums(tables, profile.memory_bytes, l2_bytes=profile.l2_bytes or 0)
     if card.kind == "layers":
@@ -183,7 +184,7 @@ def fit_card(folder: Path, profile: AcceleratorProfile) -> Fit:
     """
     card = card_of(profile)
     rows = card_rows(folder, card, profile)
-    summed = card.kind in _SUMMED
+    summed = _KERNEL_READERS.get(card.kind) is not None
     fit = fit_rows(rows, profile, _base(folder, card, profile), summed=summed)
     rates = fit.coefficients
     if card.fp8:
