@@ -29,13 +29,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from host_cases import Case, campaigns, replays, stages, static_batches, steps_of_2023
 from reference_data import parsed, parser, written
-from scipy.optimize import least_squares
 
 from kvsim.calibrate.fit import round_significant
+from kvsim.calibrate.minimise import Free, least_squares
+from kvsim.calibrate.rows import Floats
 from kvsim.memory.tensors import tensor_families
 from kvsim.runs.simulate import run_setup
 from kvsim.specs.hardware import FrontEnd, HostCost
-from kvsim.steptime.bands import band_of
+from kvsim.steptime.bands import band_of, is_measured
 from kvsim.steptime.model import StepTimeModel
 
 _DATA = Path(__file__).parent.parent / "kvsim/steptime/data"
@@ -175,24 +176,25 @@ class _Group:
         if start is not None:
             known = start.model_dump() | start.front_end.model_dump()
             starts = np.array([known[name] for name in self.entry.terms])
-
+        begun = np.clip(starts / scales, _INSIDE, None)
+        bounds = zip(self.entry.terms, begun, most / scales, strict=True)
+        free = tuple(Free(name, float(first), 0.0, float(high)) for name, first, high in bounds)
         weights = self._weights()
 
-        def residuals(values: Any) -> Any:
+        def residuals(values: Floats) -> Floats:
             errors = zip(self.errors(self.cost(values * scales)), weights, strict=True)
-            return [w * _WEIGHTS[key] * e for each, w in errors for key, e in each.items()]
+            return np.array(
+                [w * _WEIGHTS[key] * e for each, w in errors for key, e in each.items()]
+            )
 
-        def slopes(values: Any) -> Any:
-            at = np.array(residuals(values))
+        def slopes(values: Floats) -> Floats:
+            at = residuals(values)
             moved = (values + _STEP * one for one in np.eye(len(values)))
-            return np.array([(np.array(residuals(each)) - at) / _STEP for each in moved]).T
+            return np.array([(residuals(each) - at) / _STEP for each in moved]).T
 
-        found = least_squares(
-            residuals, np.clip(starts / scales, _INSIDE, None), slopes,
-            bounds=(0, most / scales), loss="soft_l1", f_scale=_SOFT_ERROR,
-            max_nfev=_FIRST if start is None else _AGAIN, xtol=1e-3, ftol=1e-3,
-        )  # fmt: skip
-        return self.cost(round_significant(value, 3) for value in found.x * scales)
+        rounds = _FIRST if start is None else _AGAIN
+        found = least_squares(residuals, free, slopes=slopes, soft=_SOFT_ERROR, most=rounds)
+        return self.cost(round_significant(value, 3) for value in found * scales)
 
     def _weights(self) -> list[float]:
         """A weight for each run, so that every model counts alike however many runs it has."""
@@ -265,7 +267,7 @@ def _fitted(place: int, folder: Path) -> _Found:
 
 def _residual(entry: _Entry, case: Case, key: str, error: float) -> _Residual:
     deployment = case.setup.deployment
-    measured = deployment.accelerator.coefficients is not None
+    measured = is_measured(deployment.accelerator)
     experts = any(family.is_routed for family in tensor_families(deployment.model))
     return _Residual(entry.engine, measured, experts, key.split("_")[1], error)
 

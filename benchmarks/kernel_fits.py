@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvsim.calibrate.fit import Free, least_squares
+from kvsim.calibrate.minimise import Free, least_squares
 from kvsim.calibrate.rows import Floats
 
 __all__ = ["KernelFit", "fit_decode_attention", "fit_gemm", "fit_prefill_attention"]

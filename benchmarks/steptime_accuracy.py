@@ -17,15 +17,17 @@ from kernel_fits import fit_decode_attention, fit_gemm, fit_prefill_attention
 from reference_data import parsed, parser
 
 from kvsim.calibrate.fit import Datasheet, Fit, fit_steps, percent_errors
-from kvsim.calibrate.public.cards import CARDS, Card, card_rows, fit_card
+from kvsim.calibrate.public.cards import CARDS, Card, card_of, card_rows, fit_card
 from kvsim.calibrate.public.experts import fit_experts
 from kvsim.calibrate.public.tables import KernelTables, Precision
 from kvsim.calibrate.public.vidur import read_layers
 from kvsim.calibrate.rows import StepRows
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
+from kvsim.steptime.defaults import architecture_of, class_coefficients
 
 _SHORT_PROMPTS = (128, 256, 512)
+WHOLE_CARDS = ("a100", "h100", "h200", "b200", "b300", "rtx-pro-6000", "l40s", "rtx4090")
 _EXPERTS = {
     "a100_sxm": "a100",
     "h100_sxm": "h100",
@@ -58,6 +60,7 @@ def main() -> None:
         print("\n".join(step_lines(tables, card, profile, fits[card.accelerator])))
     print("\n".join(kernel_lines(tables)))
     print("\n".join(cross_lines(tables, fits)))
+    print("\n".join(left_out_lines(tables)))
     print("\n".join(expert_lines(tables)))
 
 
@@ -130,6 +133,57 @@ def cross_lines(tables: Path, fits: dict[str, Fit]) -> Iterator[str]:
         rows = read_layers(tables / "vidur" / f"mlp_median_{stem}.csv")
         errors = percent_errors(rows, fits[name].coefficients)
         yield f"  {name:16} {np.abs(errors).mean():.1f} % ({errors.mean():+.1f} % on average)"
+
+
+def left_out_lines(tables: Path) -> Iterator[str]:
+    """Cards that are given the medians of the others of their architecture."""
+    yield "\nA card left out of its architecture (steps off by, %)"
+    for name in WHOLE_CARDS:
+        card = find_accelerator(name)
+        errors = left_out_errors(tables, card)
+        whose = architecture_of(card)
+        yield (
+            f"  {card.name:28} {whose:10} mean {np.abs(errors).mean():5.1f}  nine in ten within"
+            f" {np.percentile(np.abs(errors), 90):5.1f}  ({errors.mean():+.1f} on average)"
+        )
+
+
+def left_out_errors(tables: Path, card: AcceleratorProfile) -> np.ndarray:
+    """Signed errors of a card's steps under the others' medians, percent.
+
+    Of its architecture, or of all cards where it is the only one of it.
+    """
+    cards = [find_accelerator(name) for name in WHOLE_CARDS if find_accelerator(name) != card]
+    kin = [each for each in cards if architecture_of(each) == architecture_of(card)]
+    given = fit_base(card, median_efficiency(kin or cards))
+    return percent_errors(card_rows(tables, card_of(card), card), given)
+
+
+def median_efficiency(cards: list[AcceleratorProfile]) -> dict[str, float]:
+    """Medians of cards' rates as shares of their datasheets, and of their times."""
+    fits = [(card, card.coefficients) for card in cards if card.coefficients]
+    sheets = {
+        "weight_bytes_per_s": lambda card: card.bandwidth_bytes_per_s,
+        "kv_bytes_per_s": lambda card: card.bandwidth_bytes_per_s,
+        "flops_per_s": lambda card: card.flops_per_s("bf16"),
+        "attention_flops_per_s": lambda card: card.flops_per_s("bf16"),
+        "layer_seconds": lambda card: 1.0,
+        "head_seconds": lambda card: 1.0,
+    }
+    return {
+        name: statistics.median(getattr(known, name) / sheet(card) for card, known in fits)
+        for name, sheet in sheets.items()
+    }
+
+
+def fit_base(card: AcceleratorProfile, shares: dict[str, float]) -> StepCoefficients:
+    """A card's coefficients by shares of its datasheet, as its kernels' rows state steps."""
+    bandwidth, flops = card.bandwidth_bytes_per_s, card.flops_per_s("bf16")
+    sheet = {"weight": bandwidth, "kv": bandwidth, "flops": flops, "attention": flops}
+    rates = {name: share * sheet.get(name.partition("_")[0], 1.0) for name, share in shares.items()}
+    if card_of(card).kind in ("kernels", "parquet"):  # no launches of norms are in the rows
+        rates["layer_seconds"] -= 9e-6
+    return class_coefficients(card).model_copy(update=rates)
 
 
 def expert_lines(tables: Path) -> Iterator[str]:

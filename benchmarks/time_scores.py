@@ -5,8 +5,10 @@
 Runs of ``$KVSIM_DATA/reference/served`` and every N-th of the campaigns of
 ``reference/gpu/aisimulate`` (`host_cases`) are simulated under the release that served them. Scores
 stand in two rows each: runs that `fit_hosts` fitted the engine's host costs on, and all others.
-Writes ``benchmarks/time_scores.csv``; ``--check`` compares instead and leaves 1 when a median or a
-mean error got worse by more than a tenth (and a tenth of a per cent).
+The last columns say how many of the measured means lie within their band (90 % should, of runs that
+were not fitted), and the median band's width, high over low. Writes ``benchmarks/time_scores.csv``;
+``--check`` compares instead and leaves 1 when a median or a mean error got worse by more than a
+tenth (and a tenth of a per cent).
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from host_cases import Case, at_the_cap, campaigns, replays, stages
 from reference_data import parsed, parser
 
 from kvsim.csv_text import csv_text
+from kvsim.results.latencies import time_bands
 from kvsim.runs.simulate import run_setup
+from kvsim.steptime.bands import TimeBand
 
 TARGET = Path(__file__).parent / "time_scores.csv"
 EVERY = 5
@@ -38,7 +42,10 @@ _MOST_CLIENTS = 1024
 
 
 class Score(NamedTuple):
-    """Errors of one latency over the runs of a kind, per cent of what was measured."""
+    """Errors of one latency over the runs of a kind, per cent of what was measured.
+
+    `inside` is the share of runs within their band, per cent, and `width` the median band's.
+    """
 
     kind: str
     fitted: bool
@@ -48,6 +55,8 @@ class Score(NamedTuple):
     median: float
     p90: float
     sign: float
+    inside: float
+    width: float
 
 
 def scores(folder: Path, every: int) -> Iterator[Score]:
@@ -69,19 +78,28 @@ def _kinds(folder: Path, scratch: Path, every: int) -> Iterator[tuple[str, Itera
 
 
 def _scores(kind: str, cases: Iterable[Case], fitted: set[str]) -> Iterator[Score]:
-    errors: dict[tuple[bool, str], list[float]] = {}
+    errors: dict[tuple[bool, str], list[tuple[float, TimeBand]]] = {}
     for case in cases:
         seen = run_setup(case.setup, 0).observed
+        bands = time_bands(case.setup)
         for key, value in case.measured.items():
             latency = key.split("_")[1]
-            error = 100 * (seen[key] / value - 1)
-            errors.setdefault((case.name in fitted, latency), []).append(error)
+            pair = seen[key] / value, bands[latency]
+            errors.setdefault((case.name in fitted, latency), []).append(pair)
     order = sorted(errors, key=lambda at: (at[0], _LATENCIES.index(at[1])))
     for at in order:
-        size = sorted(map(abs, errors[at]))
-        p90 = size[ceil(0.9 * len(size)) - 1]
-        numbers = (fmean(size), median(size), p90, median(errors[at]))
-        yield Score(kind, *at, len(size), *(round(number, 1) for number in numbers))
+        yield Score(kind, *at, len(errors[at]), *_numbers(errors[at]))
+
+
+def _numbers(pairs: list[tuple[float, TimeBand]]) -> Iterator[float]:
+    """Statistics of simulated over measured, in the order of a score's."""
+    errors = [100 * (ratio - 1) for ratio, _ in pairs]
+    size = sorted(map(abs, errors))
+    p90 = size[ceil(0.9 * len(size)) - 1]
+    inside = fmean(100 * (band.low <= 1 / ratio <= band.high) for ratio, band in pairs)
+    width = median(band.high / band.low for _, band in pairs)
+    for number in (fmean(size), median(size), p90, median(errors), inside, width):
+        yield round(number, 1)
 
 
 def table_of(rows: Iterable[Score]) -> str:
@@ -95,7 +113,7 @@ def markdown(known: Path) -> str:
     with known.open(newline="", encoding="utf-8") as lines:
         for row in csv.DictReader(lines):
             errors = ", ".join(row[name] for name in ("mean", "median", "p90"))
-            text = f"{errors} ({float(row['sign']):+.1f}; {row['runs']})"
+            text = f"{errors} ({float(row['sign']):+.1f}; {row['inside']}; {row['runs']})"
             cells.setdefault((row["kind"], row["latency"]), {})[row["fitted"]] = text
     head = ["| runs | latency | fitted on | not fitted on |", "| --- | --- | ---: | ---: |"]
     body = [
@@ -136,7 +154,8 @@ def main() -> int:
         print(
             f"{row.kind:24s} {'fitted on' if row.fitted else 'not fitted':10s} {row.latency:5s}"
             f" n {row.runs:3d}  mean {row.mean:6.1f} %  median {row.median:6.1f} %"
-            f"  p90 {row.p90:6.1f} %  sign {row.sign:+6.1f} %",
+            f"  p90 {row.p90:6.1f} %  sign {row.sign:+6.1f} %"
+            f"  inside {row.inside:5.1f} % of bands {row.width:.1f} wide",
             flush=True,
         )
         rows.append(row)

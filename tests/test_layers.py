@@ -42,7 +42,7 @@ ROOMS = (
     room("catalog", "described", "yaml"),
     room("memory", "derived"),
     room("engines", "derived", "yaml"),  # overheads and rules by release are data
-    room("steptime", "derived", "yaml"),  # so are host costs
+    room("steptime", "derived"),
     room("planning", "closed answers", "", "pandas"),
     room("workload", "living", "numpy pydantic"),
     room("simulator", "living", "numpy pydantic simpy"),

@@ -12,8 +12,6 @@ DOOR = "specs/files.py"
 OTHERS = {
     "catalog/models.py": {"read_text": 2},  # shipped with kvsim
     "engines/common.py": {"read_text": 1},  # shipped with kvsim
-    "steptime/hosts.py": {"read_text": 1},  # shipped with kvsim
-    "steptime/bands.py": {"read_text": 1},  # shipped with kvsim
     "calibrate/public/aisimulate.py": {"read_parquet": 1},  # a table of a folder of tables
     "workload/traces/source.py": {"GzipFile": 1},  # around a stream from the door
     "workload/traces/formats/servegen.py": {"tarfile.open": 1},  # around a stream from the door

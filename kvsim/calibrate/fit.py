@@ -8,27 +8,24 @@ where weights dominate, some are weakly identified and would otherwise run away.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kvsim.calibrate.minimise import Free, least_squares
 from kvsim.calibrate.rows import Floats, StepRows
-from kvsim.errors import InputError, MissingExtraError
+from kvsim.errors import InputError
 from kvsim.specs.hardware import Link, StepCoefficients
 from kvsim.units import KIB, MIB
 
 __all__ = [
     "Datasheet",
     "Fit",
-    "Free",
     "fit_fp8",
     "fit_link",
     "fit_steps",
-    "least_squares",
-    "load_optimize",
     "percent_errors",
     "predict",
     "round_significant",
@@ -36,7 +33,6 @@ __all__ = [
     "unfitted",
 ]
 
-_SOFT_ERROR = 0.03
 _FACTOR_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _FACTOR_STIFFNESS = 0.5  # how strongly tile factors are pulled towards 1
 _FEWEST_ROWS = 12
@@ -71,17 +67,6 @@ class Fit:
     coefficients: StepCoefficients
     error_percent: float
     row_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Free:
-    """One free parameter: where to start, its bounds, and the unit it is written in."""
-
-    name: str
-    start: float
-    low: float
-    high: float
-    unit: str = ""
 
 
 # Rates are shares of the datasheet; times are in the unit that keeps them near 1. A layer
@@ -338,59 +323,6 @@ def split_factors(
         if name.startswith("factor_")
     }
     return named, factors
-
-
-def least_squares(
-    residuals: Callable[[Floats], Floats],
-    free: tuple[Free, ...],
-    *,
-    slopes: Callable[[Floats], Floats] | None = None,
-    soft: float = _SOFT_ERROR,
-    most: int | None = None,
-) -> NDArray[np.float64]:
-    """Minimise soft-L1 of the residuals inside the parameters' bounds.
-
-    Parameters
-    ----------
-    residuals : callable
-        Of the parameters' values (parameters,): (n,).
-    free : tuple of Free
-        The parameters.
-    slopes : callable, optional
-        Derivatives (n, parameters) of `residuals`; without it by differences of 1e-8, which a
-        simulation does not notice.
-    soft : float
-        Residual beyond which a row counts by its distance, no more by its square.
-    most : int, optional
-        Most iterations, and then a change of a thousandth ends it; without it the optimiser's own.
-    """
-    tolerance = {} if most is None else {"max_nfev": most, "xtol": 1e-3, "ftol": 1e-3}
-    result = load_optimize().least_squares(
-        residuals,
-        [parameter.start for parameter in free],
-        jac=slopes or "2-point",
-        bounds=([p.low for p in free], [p.high for p in free]),
-        x_scale=[max(abs(parameter.start), 0.1) for parameter in free],
-        loss="soft_l1",
-        f_scale=soft,
-        **tolerance,
-    )
-    return np.asarray(result.x, dtype=np.float64)
-
-
-def load_optimize() -> Any:
-    """Import scipy's optimisers.
-
-    Raises
-    ------
-    MissingExtraError
-        When scipy is not installed.
-    """
-    try:
-        from scipy import optimize
-    except ImportError:
-        raise MissingExtraError("scipy", "calibrate", "fitting") from None
-    return optimize
 
 
 def unfitted(**known: Any) -> StepCoefficients:

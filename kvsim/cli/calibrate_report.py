@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kvsim.cli.render import Section, Table
+from kvsim.results.words import SHORT
 from kvsim.units import format_bytes, format_seconds
 
 __all__ = ["amount", "found_sections", "learned_sections", "plan_sections"]
@@ -112,7 +113,6 @@ def _written(files: Mapping[str, str]) -> str:
 
 # ---- what a server's requests said ----------------------------------------------------------
 
-_METRICS = {"ttft": "TTFT", "tpot": "TPOT", "e2el": "E2E"}
 _STATISTICS = {
     "mean_percent": "mean",
     "median_percent": "each request, median",
@@ -162,9 +162,9 @@ def _errors(found: _Content) -> Table:
     """How far off, before and after, on requests that were fitted and on those that were not."""
     headers = ("", *(f"{part.replace('_', ' ')}, {when}" for when, part in _PARTS))
     rows = []
-    for metric, label in _METRICS.items():
+    for metric in found["before"]["fitted"]:
         for key, words in _STATISTICS.items():
             cells = [found[when][part][metric] for when, part in _PARTS]
             shown = (f"{cell[key]:+.1f}" if cell else "-" for cell in cells)
-            rows.append((f"{label}, {words}", *shown))
+            rows.append((f"{SHORT[metric]}, {words}", *shown))
     return Table(headers, tuple(rows))

@@ -188,6 +188,8 @@ class StepCoefficients(Checked):
     ----------
     engine, source, date, fitted_on : str
         Which engine's kernels; where the rows come from; when; which rows.
+    derived_from : str
+        The card that was measured, where its rates are restated by this one's datasheet.
     error_percent : float
         Mean absolute percentage error on those rows.
     weight_bytes_per_s, kv_bytes_per_s : float
@@ -234,6 +236,7 @@ class StepCoefficients(Checked):
     source: str
     date: str
     fitted_on: str = ""
+    derived_from: str = ""
     error_percent: NonNegativeFloat | None = None
     weight_bytes_per_s: PositiveFloat
     flops_per_s: PositiveFloat

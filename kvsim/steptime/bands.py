@@ -18,22 +18,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import yaml
-
+from kvsim.engines.common import read_shipped
 from kvsim.errors import InputError
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec, MoeMlp
 from kvsim.steptime.rates import TWIN
 
-__all__ = ["FEWEST_RUNS", "SHARE", "TimeBand", "band_of", "time_band"]
+__all__ = ["FEWEST_RUNS", "SHARE", "TimeBand", "band_of", "is_measured", "time_band"]
 
 SHARE = 0.9
 """Share of served runs that a band holds."""
 
-FEWEST_RUNS = 8
-"""With fewer runs a class has no band of its own."""
+FEWEST_RUNS = 19
+"""With fewer runs a class has no band of its own: it would reach as far as its farthest run."""
 
 _DATA = Path(__file__).parent / "data" / "time_bands.yaml"
 
@@ -139,7 +138,8 @@ def time_band(
     engine_name : str
         The engine that is simulated.
     accelerator : AcceleratorProfile
-        The card; it counts as measured where its profile has coefficients of its own.
+        The card; it counts as measured where its profile has coefficients of its own, and not
+        those of another card by its own datasheet.
     model : ModelSpec
         The model.
     key : str
@@ -155,7 +155,8 @@ def time_band(
     known = accelerator.coefficients
     engine = TWIN if known is not None and known.engine == TWIN else engine_name
     has_experts = any(isinstance(group.mlp, MoeMlp) for group in model.layer_groups)
-    wanted = (engine, known is not None, has_experts, key)
+    is_own = is_measured(accelerator)
+    wanted = (engine, is_own, has_experts, key)
     own = next((row for row in _rows() if row[:4] == wanted), None)
     is_extrapolated = own is None or own.runs < FEWEST_RUNS
     row = _widest(key) if own is None or own.runs < FEWEST_RUNS else own
@@ -164,9 +165,15 @@ def time_band(
         low=row.low,
         high=row.high,
         runs=own.runs if own else 0,
-        like=_class_words(engine, is_measured=known is not None, has_experts=has_experts),
+        like=_class_words(engine, is_measured=is_own, has_experts=has_experts),
         is_extrapolated=is_extrapolated,
     )
+
+
+def is_measured(accelerator: AcceleratorProfile) -> bool:
+    """Whether a card has step times of its own, and not another's by its own datasheet."""
+    known = accelerator.coefficients
+    return known is not None and not known.derived_from
 
 
 def band_of(log_errors: Sequence[float], share: float = SHARE) -> tuple[float, float]:
@@ -225,8 +232,9 @@ def _middle_and_half(band: TimeBand) -> tuple[float, float]:
 
 
 def _widest(key: str) -> _Row:
-    """The widest row of a latency; of all where it has none."""
-    rows = [row for row in _rows() if row.key == key] or list(_rows())
+    """The widest row of a latency that has enough runs; of all where it has none."""
+    known = [row for row in _rows() if row.runs >= FEWEST_RUNS]
+    rows = [row for row in known if row.key == key] or known
     return max(rows, key=lambda row: row.log_width)
 
 
@@ -237,6 +245,4 @@ def _class_words(engine: str, *, is_measured: bool, has_experts: bool) -> str:
 
 @cache
 def _rows() -> tuple[_Row, ...]:
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    rows = yaml.load(_DATA.read_text("utf-8"), Loader=loader)["bands"]
-    return tuple(_Row(**fields) for fields in rows)
+    return tuple(_Row(**fields) for fields in read_shipped(_DATA)["bands"])

@@ -30,8 +30,8 @@ class Efficiency(NamedTuple):
     layer_seconds, head_seconds : float
         Times, which have no datasheet.
     within : float
-        Share of a step's time that nine in ten steps of a card of the architecture lie within,
-        when it is given the others' medians (all other cards', where it is the only one).
+        Share of a step's time that nine in ten steps of each of its cards lie within, when the card
+        is given the others' medians (all other cards', where it is the only one).
     """
 
     bandwidth: float
@@ -44,11 +44,11 @@ class Efficiency(NamedTuple):
 
 
 # Of A100; H100 and H200; B200, B300 and RTX PRO 6000; L40S and RTX 4090; and of all of them. Tests
-# recompute them from the profiles, and the last column with `benchmarks/steptime_accuracy.py`.
+# recompute them from the profiles, the last column as `benchmarks/steptime_accuracy.py` prints it.
 EFFICIENCIES: dict[str, Efficiency] = {
-    "ampere": Efficiency(0.734, 0.746, 0.815, 0.376, 49.9e-6, 0.0, 0.25),
+    "ampere": Efficiency(0.734, 0.746, 0.815, 0.376, 49.9e-6, 0.0, 0.24),
     "hopper": Efficiency(0.902, 0.901, 0.814, 0.676, 38.9e-6, 17e-9, 0.11),
-    "blackwell": Efficiency(0.862, 0.930, 0.749, 0.461, 34.3e-6, 1.3e-9, 0.17),
+    "blackwell": Efficiency(0.862, 0.930, 0.749, 0.461, 34.3e-6, 1.3e-9, 0.22),
     "ada": Efficiency(0.879, 0.852, 0.770, 0.697, 36.8e-6, 22e-9, 0.40),
 }
 _OTHERS = Efficiency(0.875, 0.901, 0.809, 0.514, 36.2e-6, 8e-9, 0.40)

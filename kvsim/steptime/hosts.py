@@ -16,9 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from kvsim.engines.base import Engine
+from kvsim.engines.common import read_shipped
 from kvsim.specs.checked import read
 from kvsim.specs.hardware import HostCost
 
@@ -30,7 +29,7 @@ _DATA = Path(__file__).parent / "data" / "hosts.yaml"
 class _Entry(NamedTuple):
     """Host costs, and whose they are."""
 
-    first: str  # releases that it holds for, without the word of a fit where nothing was fitted
+    first: str  # releases that it was fitted on, from one to the other
     last: str
     is_async: bool
     cost: HostCost
@@ -85,8 +84,7 @@ def _gap(high: tuple[int, ...], low: tuple[int, ...]) -> tuple[int, ...]:
 @cache
 def _entries() -> dict[str, tuple[_Entry, ...]]:
     """Every engine's entries, in the file's order."""
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    data = yaml.load(_DATA.read_text("utf-8"), Loader=loader)
+    data = read_shipped(_DATA)
     return {name: tuple(map(_entry, entries)) for name, entries in data.items()}
 
 

@@ -42,8 +42,9 @@ def coefficients_of(
     """Choose the coefficients and say where they come from."""
     chosen = given or device.coefficients
     if chosen is not None:
-        word = "" if chosen.source.startswith("derived") else "fitted: "
-        return chosen, f"{word}{chosen.source}, {chosen.date}"
+        sibling = chosen.derived_from
+        word = f"derived from {sibling} by the datasheets" if sibling else "fitted"
+        return chosen, f"{word}: {chosen.source}, {chosen.date}"
     chosen = class_coefficients(device)
     return chosen, f"assumed: {chosen.source}; {device.name} has no measurement"
 

@@ -29,10 +29,11 @@ from kvsim.calibrate.shapes import LLAMA_3_8B, PUBLIC_SHAPES
 from kvsim.catalog.accelerators import find_accelerator, load_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.cli.calibrate import command
+from kvsim.engines import ENGINE_NAMES, get_engine
 from kvsim.engines.base import Deployment
 from kvsim.errors import InputError, KVSimError
 from kvsim.specs.engine_options import EngineOptions
-from kvsim.specs.hardware import StepCoefficients
+from kvsim.specs.hardware import FrontEnd, StepCoefficients
 from kvsim.specs.precision import kv_format
 from kvsim.steptime.model import KVReadCurve, StepLoad, StepTimeModel, prefill_pairs
 
@@ -323,6 +324,21 @@ def test_measured_steps_become_a_profile_that_works(tmp_path):
     fitted = load_accelerator(output).coefficients
     assert fitted.kv_bytes_per_s == pytest.approx(2.0e12, rel=0.03)
     assert (fitted.source, fitted.date) == ("rows of steps.csv", date.today().isoformat())
+
+
+@pytest.mark.parametrize("engine", ENGINE_NAMES)
+def test_nothing_is_added_to_steps_that_were_measured_whole(tmp_path, engine):
+    """A prompt's step and a decode step of each engine cost what the fit says of their rows."""
+    output = tmp_path / "mine.yaml"
+    fitted_from(tmp_path, timed(grid(), PLANTED), "-o", str(output))
+    model, card = find_model("llama3.1-8b"), load_accelerator(output)
+    steps = StepTimeModel.from_deployment(Deployment(model, card), engine=get_engine(engine))
+    for load in (StepLoad(512, 1), StepLoad(32, 32)):
+        cost = steps.cost(load)
+        bare = cost.layer_seconds + cost.roofline_seconds + cost.kv_seconds
+        assert cost.seconds == pytest.approx(bare + cost.prefill_attention_seconds, rel=1e-12)
+    assert steps.front_end == FrontEnd()
+    assert "host: in the steps of steps.csv" in steps.provenance
 
 
 def fitted_from(tmp_path, rows, *more):

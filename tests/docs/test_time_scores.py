@@ -10,8 +10,9 @@ KNOWN = time_scores.TARGET
 
 
 def row(median, **changes):
-    return Score(**{"kind": "k", "fitted": False, "latency": "ttft", "runs": 9, "mean": 4.0,
-                    "median": median, "p90": 9.0, "sign": -1.0} | changes)  # fmt: skip
+    known = {"kind": "k", "fitted": False, "latency": "ttft", "runs": 9, "mean": 4.0}
+    known |= {"median": median, "p90": 9.0, "sign": -1.0, "inside": 90.0, "width": 2.0}
+    return Score(**known | changes)
 
 
 def test_a_score_that_is_a_tenth_worse_is_noticed(tmp_path):

@@ -4,6 +4,7 @@ import statistics
 
 import numpy as np
 import pytest
+import steptime_accuracy
 from kernel_fits import fit_decode_attention, fit_gemm, fit_prefill_attention
 
 from kvsim.calibrate.fit import percent_errors
@@ -14,7 +15,7 @@ from kvsim.calibrate.public.tables import KernelTables
 from kvsim.catalog.accelerators import find_accelerator, load_accelerator
 from kvsim.specs.checked import defaults
 from kvsim.specs.hardware import HostCost, Link
-from kvsim.steptime.defaults import EXPERT_SHARES
+from kvsim.steptime.defaults import EFFICIENCIES, EXPERT_SHARES, architecture_of
 from tests.support.tables import fitted_on_tables
 
 OTHER = find_accelerator("h100").coefficients
@@ -93,6 +94,17 @@ def test_class_shares_of_experts_are_medians_of_the_measured_cards(name, kvsim_d
     start, read, rate = map(statistics.median, zip(*found, strict=True))
     assert EXPERT_SHARES[name][0] * 1e6 == pytest.approx(start, abs=0.6)
     assert EXPERT_SHARES[name][1:] == pytest.approx((read, rate), abs=0.006)
+
+
+def test_an_architecture_is_as_sure_as_its_least_alike_card(kvsim_data):
+    """Each card under the medians of the others, on steps of its own tables."""
+    found = {}
+    for name in steptime_accuracy.WHOLE_CARDS:
+        card = find_accelerator(name)
+        errors = steptime_accuracy.left_out_errors(kvsim_data / "reference/gpu", card)
+        found.setdefault(architecture_of(card), []).append(np.percentile(np.abs(errors), 90) / 100)
+    for name, known in EFFICIENCIES.items():
+        assert known.within == pytest.approx(max(found[name]), abs=0.006), name
 
 
 # --- profiles ------------------------------------------------------------------------------------

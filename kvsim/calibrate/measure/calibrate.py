@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kvsim.calibrate.fit import load_optimize
 from kvsim.calibrate.measure.coefficients import WAYS, Calibration, calibrate_rows
 from kvsim.calibrate.measure.device import DeviceFacts, find_device, shipped_profile
 from kvsim.calibrate.measure.grid import Plan, plan_cases
@@ -21,6 +20,7 @@ from kvsim.calibrate.measure.profile import (
 )
 from kvsim.calibrate.measure.session import Progress, Session, kept_timings
 from kvsim.calibrate.measure.timing import Bench, TorchBench
+from kvsim.calibrate.minimise import load_optimize
 from kvsim.errors import InputError
 
 __all__ = ["Outputs", "measure", "planned", "planned_dict"]

@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from kvsim.calibrate.fit import Free, least_squares, predict, split_factors, unfitted
+from kvsim.calibrate.fit import predict, split_factors, unfitted
 from kvsim.calibrate.measure.attention import DecodeCase, PrefillCase
 from kvsim.calibrate.measure.case import Row
 from kvsim.calibrate.measure.layers import LayersCase
 from kvsim.calibrate.measure.overhead import HostCase
+from kvsim.calibrate.minimise import Free, least_squares
 from kvsim.calibrate.rows import Floats, StepRows, rows_from_records
 from kvsim.errors import InputError
 

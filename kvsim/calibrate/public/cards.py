@@ -123,7 +123,7 @@ _SOURCES = {
     "kernels": "kernel sums of aiconfigurator's vLLM tables (Apache-2.0)",
     "parquet": "kernel sums of AISimulate's vLLM tables (Apache-2.0)",
     "layers": "layer tables of LLMServingSim's vLLM profile (MIT)",
-    "gemms": "vidur's layer tables (MIT); attention: class median",
+    "gemms": "vidur's layer tables (MIT); attention: its architecture's medians",
 }
 
 
@@ -227,8 +227,7 @@ def derived(
     }
     if profile.interconnect != sibling.interconnect:
         changes |= {"collectives": fabric_links(profile), "engine_collectives": {}}
-    source = f"derived from {sibling.name}'s by its own datasheet; {fitted.source}"
-    notes = {"source": source, "error_percent": None, "experts": experts}
+    notes = {"derived_from": sibling.name, "error_percent": None, "experts": experts}
     return fitted.model_copy(update=changes | notes)
 
 

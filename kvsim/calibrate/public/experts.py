@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from kvsim.calibrate.fit import Free, least_squares, round_significant
+from kvsim.calibrate.fit import round_significant
+from kvsim.calibrate.minimise import Free, least_squares
 from kvsim.calibrate.public.aisimulate import FOLDER, read_table, releases
 from kvsim.calibrate.rows import Floats
 from kvsim.specs.hardware import AcceleratorProfile, ExpertRates

@@ -18,8 +18,9 @@ from kvsim.calibrate.public.cards import (
 from kvsim.calibrate.quality import poor_fit, refuse_meaningless
 from kvsim.calibrate.rows import read_rows
 from kvsim.catalog.accelerators import find_accelerator
+from kvsim.engines import ENGINE_NAMES
 from kvsim.errors import InputError
-from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
+from kvsim.specs.hardware import AcceleratorProfile, HostCost, StepCoefficients
 from kvsim.steptime.defaults import class_coefficients
 
 __all__ = ["FitAnswer", "fit_command", "fit_profile"]
@@ -122,15 +123,21 @@ def fit_profile(tables: Path, profile: AcceleratorProfile) -> Fit:
 
 
 def _known(profile: AcceleratorProfile, rows: Path) -> StepCoefficients:
-    """What a user's own steps do not say: links, host costs and fp8 are the profile's."""
+    """What a user's own steps do not say: links, experts and fp8 are the profile's.
+
+    What the host and kernels without a matrix take is in the steps, whatever engine is asked for.
+    """
     known = profile.coefficients or class_coefficients(profile)
+    inside = HostCost(host_seconds=0.0, source=f"in the steps of {rows.name}")
     return known.model_copy(
         update={
             "source": f"rows of {rows.name}",
             "date": date.today().isoformat(),
+            "derived_from": "",
             "host_seconds": 0.0,
             "sequence_seconds": 0.0,
-            "host_costs": {},
+            "host_costs": dict.fromkeys(ENGINE_NAMES, inside),
+            "elementwise_bytes_per_s": None,
         }
     )
 

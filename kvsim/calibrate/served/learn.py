@@ -20,6 +20,7 @@ from kvsim.calibrate.served.requests import ServedRequests, read_served_requests
 from kvsim.calibrate.served.search import Found, badness, search
 from kvsim.calibrate.served.terms import TERMS, Server, Term
 from kvsim.errors import InputError
+from kvsim.results.words import SHORT
 from kvsim.simulator.scenario import Scenario
 from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
 from kvsim.specs.yaml_files import read_yaml
@@ -42,7 +43,6 @@ Errors = dict[str, dict[str, Error | None]]
 _FITTED = ("ttft", "tpot")
 _FEW_LENGTHS = 1.5  # p90 over p10 of prompts below which a token's share cannot be told
 _MANY_FAILED = 0.01
-_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2el": "E2E"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +333,7 @@ def _mean_error(errors: dict[str, Error | None]) -> float:
 def _source(requests: ServedRequests, scenario: Scenario, server: Server, after: Errors) -> str:
     """What the profile says of itself: whose requests, and how far it is off on the others."""
     off = ", ".join(
-        f"{_NAMES[name]} {error.mean_percent:+.1f} %"
+        f"{SHORT[name]} {error.mean_percent:+.1f} %"
         for name in METRICS
         if (error := after["not_fitted"][name])
     )
@@ -358,7 +358,7 @@ def _warnings(
     if not kept:
         said.append("no term was identified: the profile is the scenario's own")
     said += [
-        f"{_NAMES[name]} of the requests that were not fitted is off by more than before: do not"
+        f"{SHORT[name]} of the requests that were not fitted is off by more than before: do not"
         " use the profile for it"
         for name in METRICS
         if (was := before["not_fitted"][name])

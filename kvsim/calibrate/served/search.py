@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.calibrate.fit import Free, least_squares
+from kvsim.calibrate.minimise import Free, least_squares
 from kvsim.calibrate.served.terms import Term
 
 __all__ = ["Found", "LogRatios", "badness", "search"]

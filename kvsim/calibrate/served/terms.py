@@ -84,7 +84,7 @@ class Server:
     accelerator : AcceleratorProfile
         The card.
     coefficients : StepCoefficients
-        Its step times; the class median of a card that nobody measured.
+        Its step times; its architecture's medians where nobody measured it.
     engine : str
         Name of the serving engine.
     host : HostCost

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.calibrate.fit import load_optimize, predict, unfitted
+from kvsim.calibrate.fit import predict, unfitted
+from kvsim.calibrate.minimise import load_optimize
 from kvsim.calibrate.rows import StepRows, rows_from_records
 from kvsim.calibrate.twin.clock import StepSample
 from kvsim.calibrate.twin.serve import Twin

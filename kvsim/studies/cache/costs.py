@@ -79,8 +79,9 @@ def hit_costs(
         if isinstance(accelerator, AcceleratorProfile)
         else find_accelerator(accelerator)
     )
-    deployment = get_engine("vllm").resolve(Deployment(spec, card, EngineOptions(**flags)))
-    step_time = StepTimeModel.from_deployment(deployment)
+    engine = get_engine("vllm")
+    deployment = engine.resolve(Deployment(spec, card, EngineOptions(**flags)))
+    step_time = StepTimeModel.from_deployment(deployment, engine=engine)
     return tuple(_hit_cost(deployment, step_time, tokens, links) for tokens in lengths)
 
 
