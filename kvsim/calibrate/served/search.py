@@ -43,6 +43,7 @@ _SCOUTING = 2  # of these rounds from every start, the others from the better on
 _REPEATS = 2  # most rounds of one width
 _POINTS_PER_TERM = 5
 _IDENTIFIED = 0.5
+_ALIKE = 1e-6
 _LEAST_NOISE = 0.02  # of a log ratio: what moving a request into the next step does
 _NO_BETTER = "no value is nearer than the one known"
 _BOUND = "it ran to its bound"
@@ -200,13 +201,17 @@ class _Problem:
     def identified(
         self, plane: _Plane, reasons: dict[str, str]
     ) -> tuple[list[int], dict[int, float]]:
-        """Which terms the plane tells, and how well; the worst is left out until all are."""
+        """Which terms the plane tells, and how well; the worst is left out until all are.
+
+        Of terms that do the same it is the last, in every round: to let rounding choose would send
+        the search from one to the other, each time back to what is known.
+        """
         free = [at for at, term in enumerate(self.terms) if term.name not in reasons]
         while free:
             slopes, rough = plane.slopes[:, free], plane.rough[np.ix_(free, free)]
             told = _positive(slopes.T @ slopes - rough) / self.in_flight
             shares = np.sqrt(np.diag(np.linalg.inv(told + np.eye(len(free)))))
-            worst = int(np.argmax(shares))
+            worst = int(np.flatnonzero(shares >= (1 - _ALIKE) * shares.max())[-1])
             if shares[worst] <= _IDENTIFIED:
                 pairs = zip(free, shares, strict=True)
                 return free, {at: float(share * self.terms[at].spread) for at, share in pairs}
