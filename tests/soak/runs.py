@@ -88,8 +88,12 @@ def calls_of(scenario: Scenario) -> int:
 
 
 def interrupted(scenario: Scenario, calls: int) -> SimulationResult:
-    """Press Ctrl-C at the call of that number."""
-    left = calls
+    """Press Ctrl-C at the call of that number.
+
+    Python swallows what is raised while a generator that nobody wants any more is closed, and stops
+    watching calls; then Ctrl-C is pressed again, at the next call.
+    """
+    left, told, watching = calls, sys.unraisablehook, sys.getprofile()
 
     def count() -> None:
         nonlocal left
@@ -97,8 +101,21 @@ def interrupted(scenario: Scenario, calls: int) -> SimulationResult:
         if left == 0:
             raise KeyboardInterrupt
 
-    with _at_every_call(count):
-        return kvsim.simulate(scenario)
+    def swallowed(what: sys.UnraisableHookArgs) -> None:
+        nonlocal left
+        if issubclass(what.exc_type, KeyboardInterrupt):
+            left = 1
+            sys.setprofile(watching)
+        else:
+            told(what)
+
+    sys.unraisablehook = swallowed
+    try:
+        with _at_every_call(count):
+            watching = sys.getprofile()
+            return kvsim.simulate(scenario)
+    finally:
+        sys.unraisablehook = told
 
 
 @contextmanager
