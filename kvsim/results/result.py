@@ -76,6 +76,8 @@ class SimulationResult:
             recorder.scheduled_seconds, recorder.first_token_seconds, recorder.finish_seconds,
         )  # fmt: skip
         count = min(map(len, moments))  # an interrupt may fall between two of them
+        queued = np.array(recorder.queued_seconds)[:count]
+        queued[queued > self.recording.end_seconds] = np.nan
         scheduled, first_token, finish = (np.array(moment)[:count] for moment in moments)
         rejected = np.zeros(count)
         rejected[recorder.rejected_rows] = 1
@@ -84,7 +86,7 @@ class SimulationResult:
             "arrival_seconds": _joined(recorder, "arrival_seconds")[:count],
             "prompt_tokens": _joined(recorder, "prompt_tokens")[:count],
             "output_tokens": _joined(recorder, "output_tokens")[:count],
-            "queued_seconds": np.array(recorder.queued_seconds)[:count],
+            "queued_seconds": queued,
             "scheduled_seconds": scheduled,
             "first_token_seconds": first_token,
             "finish_seconds": finish,

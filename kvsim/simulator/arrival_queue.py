@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import chain, repeat
-from math import inf
+from math import inf, nan
 
 from kvsim.errors import InputError
 from kvsim.simulator.entrance import Entrance
@@ -173,7 +173,8 @@ class ClosedLoopQueue(ArrivalQueue):
         self._queue(request)
 
     def _queue(self, request: Request) -> None:
-        """Put an arrival in its place in time."""
+        """Put an arrival in its place in time; when it is queued is known when its turn comes."""
+        self._recorder.queued_seconds[request.row] = nan
         heappush(self._following, (request.arrival_seconds, request.row, request))
         self._look_ahead()
 

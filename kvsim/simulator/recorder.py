@@ -54,7 +54,8 @@ class Recorder:
     Attributes
     ----------
     queued_seconds : array of float
-        By request row: when it joined, or will join, the engine's queue.
+        By request row: when it joined, or will join, the engine's queue; NaN where that depends on
+        who else comes.
     scheduled_seconds, first_token_seconds, finish_seconds : array of float
         By request row, NaN until it happens; the scheduler writes them: when it first admits
         a request, and at the end of the steps that produced its first token and its last.
