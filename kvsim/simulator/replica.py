@@ -114,7 +114,7 @@ class Replica:
         looked_at = self.camera is not None or self._watch is not None
         horizon = min(until, env.peek())
         while now < until:
-            if arrivals.next_seconds <= self.seen:
+            if arrivals.next_seconds <= self.seen and scheduler.listens:
                 self._add_arrivals(self.seen)
             elif (
                 is_plain
@@ -257,8 +257,9 @@ class Replica:
         if plan.prefills or plan.moved_tokens or not plan.decodes:
             return 1, self.clock.mixed_seconds(plan, batch), 0.0
         waiting, arrivals = self.scheduler.waiting, self.arrivals
-        if waiting and not self.scheduler.heeds_arrivals and not self._is_closed_loop:
-            return self.clock.decode_run(batch, plan.steps, inf)  # behind a blocked queue
+        blocked = waiting and not self.scheduler.heeds_arrivals and not self._is_closed_loop
+        if blocked or not self.scheduler.listens:
+            return self.clock.decode_run(batch, plan.steps, inf)  # nobody is taken in before
         # in a closed loop whoever is refused there asks again, in the meantime
         gap = arrivals.next_seconds - now
         return self.clock.decode_run(batch, plan.steps, gap, int(self._is_async))

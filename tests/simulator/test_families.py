@@ -78,7 +78,8 @@ VLLM_FLAGS = [
 def test_built_in_policies_have_no_parameters_of_their_own(family):
     """Theirs are keys of the scenario, such as `memory.page_bytes`; but for one engine's flags."""
     own = {name: list(FAMILIES[family].parameters(name)) for name in FAMILIES[family]}
-    flags = {"sglang": ["conservativeness", "ignore_eos"], "vllm-v1": VLLM_FLAGS}
+    sglang = ["conservativeness", "ignore_eos", "scheduler_recv_interval"]
+    flags = {"sglang": sglang, "vllm-v1": VLLM_FLAGS}
     assert {name: some for name, some in own.items() if some} == (
         flags if family == "schedulers" else {}
     )

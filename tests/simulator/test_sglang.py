@@ -39,7 +39,7 @@ def test_a_scheduler_that_is_said_stays():
 # --- its parameters ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parameter", ["conservativeness", "ignore_eos"])
+@pytest.mark.parametrize("parameter", ["conservativeness", "ignore_eos", "scheduler_recv_interval"])
 @pytest.mark.parametrize("value", [0, -1, "0.3", float("nan"), float("inf"), None])
 def test_a_parameter_out_of_range_is_refused(parameter, value):
     chosen = {"name": "sglang", parameter: value}
@@ -51,13 +51,14 @@ def test_a_parameter_out_of_range_is_refused(parameter, value):
 # --- its rules, by hand --------------------------------------------------------------------
 
 
-def run(blocks, jobs):
-    """Serve ``(prompt, output)`` jobs that all come at once, in steps of a second."""
+def run(blocks, jobs, arrivals=None, **options):
+    """Serve ``(prompt, output)`` jobs that come at once, or when it is said; a second a step."""
     prompts, outputs = zip(*jobs, strict=True)
-    workload = Given([table([0.0] * len(jobs), prompts, outputs)])
+    workload = Given([table(arrivals or [0.0] * len(jobs), prompts, outputs)])
     limits = SchedulerLimits(8, 64, 1000)
     pool = Pool("paged", blocks, BlockCurve(1))
-    return simulated(Case("sglang", pool, limits, step_time=ConstantStepTime(1)), workload)
+    case = Case("sglang", pool, limits, step_time=ConstantStepTime(1), options=options)
+    return simulated(case, workload)
 
 
 def test_prompts_come_before_decodes_and_in_chunks():
@@ -78,3 +79,49 @@ def test_an_admission_leaves_room_for_the_outputs_of_those_that_run():
     assert [(row, at) for row, at, _ in log.admissions] == [(0, 0), (1, 1)]
     log = run(63, [(10, 20), (10, 20)])
     assert [(row, at) for row, at, _ in log.admissions] == [(0, 0), (1, 0)]
+
+
+def test_arrivals_are_looked_at_every_few_decode_steps_and_after_each_prompt():
+    """``SchedulerRecvSkipper``: a decode step counts one, a step with prompts all of them.
+
+    The first's prompt ends at 1, and the second would be heard of at 4. After 5 decode steps it
+    is, at 6; its prompt ends at 7, where it looks again and finds the third. Then it decodes from
+    8 on: the fourth, of 9.5, is heard of at 13.
+    """
+    jobs, arrivals = [(4, 40)] * 4, [0.0, 3.5, 6.5, 9.5]
+    log = run(500, jobs, arrivals, scheduler_recv_interval=5)
+    assert list(log.scheduled_seconds) == [0, 6, 7, 13]
+    assert list(run(500, jobs, arrivals).scheduled_seconds) == [0, 4, 7, 10]
+
+
+def test_looks_at_what_arrived_go_on_where_nothing_had():
+    """From 1 on every third step looks: at 4, 7, 10, whenever the second comes."""
+    for arrival, heard in ((1.5, 4), (4, 4), (4.5, 7), (7.5, 10)):
+        log = run(500, [(4, 40)] * 2, [0.0, arrival], scheduler_recv_interval=3)
+        assert list(log.scheduled_seconds) == [0, heard]
+
+
+def test_an_idle_engine_looks_at_once():
+    log = run(500, [(4, 3)] * 3, [0.0, 2.5, 9.0], scheduler_recv_interval=30)
+    assert list(log.scheduled_seconds) == [0, 3, 9]
+
+
+@pytest.mark.parametrize("interval", [1, 2, 7, 30])
+def test_who_is_refused_in_a_closed_loop_is_so_at_the_next_look(interval):
+    """A run of steps that nobody may break off ends in time for it."""
+    changes = {
+        "engine": {"name": "sglang", "num_gpu_blocks_override": 900, "max_model_len": 300},
+        "scheduler.policy": {"name": "sglang", "scheduler_recv_interval": interval},
+        "workload": {
+            "arrivals": {"kind": "closed_loop", "clients": 6},
+            "lengths": {
+                "prompt": {"kind": "uniform", "low": 10, "high": 280},
+                "output": {"kind": "uniform", "low": 2, "high": 60},
+            },
+            "requests": 120,
+        },
+    }
+    result = kvsim.simulate(load_scenario("peer-w", changes))
+    done, refused = result.summary["completed"], result.summary["rejected"]
+    assert done + refused == 120
+    assert 60 < done < 120

@@ -225,6 +225,7 @@ class Case:
     watermark: float = 0.01
     link_seconds_per_token: float = 2.3e-5
     copy_seconds_per_token: float = 1.1e-6
+    options: Mapping[str, object] = field(default_factory=dict)  # of the scheduler
 
 
 class Log(Recorder):
@@ -283,7 +284,7 @@ def build(case: Case, workload: Workload | ClosedLoop, log: Log | None = None) -
     log = log or Log()
     allocator = case.pool.simulated()
     batch = decode_batch(allocator.growths, case.reads)
-    scheduler = SCHEDULERS.find(case.scheduler)(case.limits, allocator, batch, log)
+    scheduler = SCHEDULERS.find(case.scheduler)(case.limits, allocator, batch, log, **case.options)
     log.watch_admissions(scheduler)
     clock = RecomputeClock if case.pool.allocator == "none" else StepClock
     timed = clock(

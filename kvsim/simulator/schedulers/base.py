@@ -65,6 +65,8 @@ class Scheduler(ABC):
         Requests that have ended, and keep seat and memory until the next step is scheduled.
     watermark : float
         Share of the pool that an admission leaves free beside others that run.
+    listens : bool
+        Whether arrivals are taken in before the next step.
     """
 
     mimics: ClassVar[str] = "no engine"
@@ -75,6 +77,7 @@ class Scheduler(ABC):
     in_chunks: ClassVar[bool] = True  # whether no step computes more of a prompt than its budget
     plans_ahead: ClassVar[bool] = False  # whether asynchronous scheduling is heeded
     is_async = False  # whether a step is planned while the one before it is computed
+    listens = True
 
     def __init__(
         self, limits: SchedulerLimits, allocator: Allocator, batch: DecodeBatch, recorder: Recorder

@@ -47,6 +47,9 @@ class SGLang(Scheduler):
     ignore_eos : bool
         Whether requests ask for their length (the sampling parameter of that name): then the
         whole of it is reckoned with.
+    scheduler_recv_interval : int
+        ``--scheduler-recv-interval``: decode steps from one look at what arrived to the next; it
+        looks after each step with prompts as well (``SchedulerRecvSkipper``).
 
     Notes
     -----
@@ -56,14 +59,18 @@ class SGLang(Scheduler):
     Raises
     ------
     InputError
-        For a conservativeness that is no positive number.
+        For a conservativeness that is no positive number, or another wrong value.
     """
 
     mimics = "SGLang 0.5.23 (prefill first, new-token ratio, no overlap)"
     prefills_stop_decodes = True
 
     def __init__(
-        self, *args: object, conservativeness: float = 1.0, ignore_eos: bool = False
+        self,
+        *args: object,
+        conservativeness: float = 1.0,
+        ignore_eos: bool = False,
+        scheduler_recv_interval: int = 1,
     ) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
         if type(conservativeness) not in (int, float) or not 0 < conservativeness < float("inf"):
@@ -73,9 +80,17 @@ class SGLang(Scheduler):
             )
         if type(ignore_eos) is not bool:
             raise InputError(f"ignore_eos = {ignore_eos!r:.60} should be true or false")
+        if type(scheduler_recv_interval) is not int or scheduler_recv_interval < 1:
+            raise InputError(
+                f"scheduler_recv_interval = {scheduler_recv_interval!r:.60} is no whole number of"
+                " at least 1",
+                fix="set 1, its default: every step looks at what arrived",
+            )
         if type(self.waiting) is FirstComeQueue:
             self.waiting = _Queue()
         self.ignore_eos = ignore_eos
+        self._interval = scheduler_recv_interval
+        self._decoded = 0  # steps since it last looked at what arrived
         self._first_ratio = min(_FIRST_RATIO * conservativeness, 1.0)
         self._least_ratio = min(self._first_ratio * _LEAST_SHARE, 1.0)
         self._decay = (self._first_ratio - self._least_ratio) / _DECAY_STEPS
@@ -101,7 +116,8 @@ class SGLang(Scheduler):
         if self.moved_tokens:
             return self._compute([], decodes=True)
         once = self._retracted or (bool(self.waiting) and not self._full)
-        plan = self._decode(1 if once else 0)
+        most = 0 if self.listens else self._interval - self._decoded
+        plan = self._decode(1 if once else most)
         if plan is None:
             self._ratio = self._first_ratio  # `on_idle`
         return plan
@@ -112,6 +128,7 @@ class SGLang(Scheduler):
         self._decay_by(steps)
         done = super().decoded(steps, now)
         self._let_go(now)
+        self._note_steps(steps)
         return done
 
     def finish(self, plan: StepPlan, steps: int, now: float) -> list[Request]:
@@ -120,7 +137,13 @@ class SGLang(Scheduler):
             self._decay_by(steps)
         done = super().finish(plan, steps, now)
         self._let_go(now, [request for request, _ in plan.prefills])
+        self._note_steps(0 if plan.prefills else steps)
         return done
+
+    def _note_steps(self, decoded: int) -> None:
+        """Count steps to the next look at what arrived: after prompts, or with nobody, at once."""
+        self._decoded = (self._decoded + decoded) % self._interval if decoded else 0
+        self.listens = not self._decoded or not self.running
 
     def _complete(self, request: Request, now: float) -> None:
         """Note who ends, until all of the step are known."""
