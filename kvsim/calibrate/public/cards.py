@@ -109,6 +109,7 @@ DERIVED = {
     "A100-PCIE-40GB": "A100-SXM4-80GB",
     "A100-PCIE-80GB": "A100-SXM4-80GB",
     "GB200-186GB": "B200-SXM-180GB",
+    "GB300-288GB": "B300-SXM-288GB",
 }
 _FOLDERS = {
     "kernels": "aiconfigurator",
