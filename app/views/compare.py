@@ -190,6 +190,12 @@ def show(found: SimulationComparison, line: str) -> None:
         figures.values_table(found),
         note="Means over the runs; a dash where a saturated run's mean would say nothing.",
     )
+    if found.how_sure:
+        shown.table(
+            figures.bands_table(found),
+            note="\n".join(plain(words) for words in found.how_sure)
+            + " Differences are surer: on one card and model the step times err alike.",
+        )
     if len(found.variants) > 1:
         shown.table(
             figures.differences_table(found),

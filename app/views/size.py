@@ -146,8 +146,9 @@ def show_run(state: PageState, run: runs.Run, values: dict[str, Any]) -> None:
     shown.table(
         figures.fleet_table(options),
         note=f"Latencies at {values['percentile']}, each replica under its share of"
-        f" {values['rate']:,g} requests/s. Costs are those of all devices, by the list prices"
-        " found, from the lowest to the highest.",
+        f" {values['rate']:,g} requests/s; *within*: where the measured one would be, by"
+        " the band of its class. Costs are those of all devices, by the list prices found, from"
+        " the lowest to the highest.",
     )
     by = charts(state, options, values)
     closely(state, options, by, values[by] or None)
@@ -209,6 +210,8 @@ def closely(
         note=f"{option.search.simulations} simulations of the same requests, at least"
         f" {option.search.settings.requests:,} each. Step times are {plain(option.provenance)}.",
     )
+    for words in option.how_sure:
+        st.caption(f":material/straighten: {plain(words)}")
 
 
 def keep(wanted: Demand, cards: Sequence[tuple[str, int]], options: Sequence[FleetOption]) -> None:

@@ -240,17 +240,26 @@ def comparison_sections(found: SimulationComparison) -> Iterator[Section]:
     told = {line for variant in found.variants for line in variant.runs.first.setup.idle_keys}
     if cautions := found.cautions(but=told):
         yield Section("Caution", (_listed(cautions),))
+    if found.how_sure:
+        yield Section("How sure the latencies are", ("\n".join(found.how_sure),))
     yield _step_times(found)
 
 
 def _values(found: SimulationComparison, keys: Sequence[str]) -> Table:
     """A column per variant, a row per quantity."""
-    rows = [
-        (COMPARED[key].label, *(_value(variant, key) for variant in found.variants)) for key in keys
-    ]
+    rows = [row for key in keys for row in _value_rows(found, key)]
     named = ", ".join(found.variants[0].overrides)
     headers = (named, *(_heading(variant) for variant in found.variants))
     return Table(headers, (*_pool_rows(found), *rows))
+
+
+def _value_rows(found: SimulationComparison, key: str) -> Iterator[tuple[str, ...]]:
+    """One quantity, and below it within what a measured one would be."""
+    yield COMPARED[key].label, *(_value(variant, key) for variant in found.variants)
+    spans = [variant.runs.time_bands["intervals"].get(key) for variant in found.variants]
+    if any(spans):
+        style = COMPARED[key].style
+        yield "  within", *(_span(span, style) for span in spans)
 
 
 def _pool_rows(found: SimulationComparison) -> list[tuple[str, ...]]:

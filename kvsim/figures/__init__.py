@@ -56,6 +56,7 @@ from kvsim.figures.sizing import fleet_chart, fleet_table, probes_chart, rates_c
 from kvsim.figures.speed import batch_chart, roofline_chart
 from kvsim.figures.timeline import queue_chart, split_chart
 from kvsim.figures.variants import (
+    bands_table,
     comparison_report,
     differences_table,
     interval_chart,
@@ -76,6 +77,7 @@ __all__ = [
     "Table",
     "admission_chart",
     "attention_chart",
+    "bands_table",
     "batch_chart",
     "bench_chart",
     "bench_table",

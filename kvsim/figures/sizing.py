@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvsim.figures.chart import Chart, Row, Table, rounded
 from kvsim.figures.theme import PALETTE, Axis, draw, label, reference_line, series_colour
-from kvsim.results.words import LATENCIES
+from kvsim.results.words import LATENCIES, SHORT
 
 if TYPE_CHECKING:
     from kvsim.search import FleetOption, Probe
 
 __all__ = ["fleet_chart", "fleet_table", "probes_chart", "rates_chart"]
 
+_SLO_LATENCIES = ("ttft", "tpot", "e2el")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
 
 # Less than a decade, often: the digits are labelled too.
@@ -110,8 +111,9 @@ def fleet_table(options: Sequence[FleetOption]) -> Table:
 
 
 def _fleet_row(option: FleetOption) -> Row:
-    cost, probe = option.usd_per_hour, option.at_demand
+    cost = option.usd_per_hour
     limited = option.memory_limited
+    latencies = [cell for name in _SLO_LATENCIES for cell in _latency(option, name)]
     return {
         "card": option.accelerator,
         "TP": option.tensor_parallel_size,
@@ -119,9 +121,7 @@ def _fleet_row(option: FleetOption) -> Row:
         "replicas": option.replicas,
         "devices": option.devices,
         "USD/hour": f"{cost[0]:,.2f} to {cost[1]:,.2f}" if cost else _no_cost(option),
-        "TTFT ms": _latency(probe, "ttft"),
-        "TPOT ms": _latency(probe, "tpot"),
-        "E2E ms": _latency(probe, "e2el"),
+        **dict(latencies),
         "a step waits for": _bound_words(option),
         "memory kept requests out": None if limited is None else f"{100 * limited:.0f} % of time",
         "step times": option.provenance.split(":")[0],
@@ -132,8 +132,13 @@ def _no_cost(option: FleetOption) -> str:
     return "" if option.devices is None else "no price known"
 
 
-def _latency(probe: Probe | None, name: str) -> float | None:
-    return rounded(probe.latency_ms[name] if probe else None, 4)
+def _latency(option: FleetOption, name: str) -> Iterator[tuple[str, Any]]:
+    """A latency under the load, and within what it would be measured."""
+    found = option.at_demand.latency_ms[name] if option.at_demand else None
+    yield f"{SHORT[name]} ms", rounded(found, 4)
+    band = option.time_bands.get(name)
+    within = band.around(found) if band and found is not None else ()
+    yield f"{SHORT[name]} within", " to ".join(f"{each:,.4g}" for each in within)
 
 
 def _bound_words(option: FleetOption) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kvsim.runs.compare import SimulationComparison, Variant
 
 __all__ = [
+    "bands_table",
     "comparison_report",
     "differences_table",
     "interval_chart",
@@ -65,6 +66,27 @@ def values_table(found: SimulationComparison) -> Table:
         if any(mean.get(key) for mean in means)
     ]
     return Table("values", "The same requests under each", rows)
+
+
+def bands_table(found: SimulationComparison) -> Table:
+    """Tabulate within what each variant's latencies would be measured, by the band of its class.
+
+    Differences are surer than that: on one card and model the step times err alike.
+    """
+    rows = [
+        {
+            "quantity": COMPARED[key].words,
+            "unit": COMPARED[key].unit,
+            "variant": variant.label,
+            "simulated": rounded(_means(variant).get(key)),
+            "from": rounded(span[0]),
+            "to": rounded(span[1]),
+        }
+        for key in COMPARED
+        for variant in found.variants
+        if (span := variant.runs.time_bands["intervals"].get(key))
+    ]
+    return Table("bands", "Within what they would be measured", rows)
 
 
 def differences_table(found: SimulationComparison) -> Table:
@@ -299,6 +321,9 @@ def _blocks(found: SimulationComparison) -> Iterator[Table]:
     if cautions := found.cautions():
         yield Lines("caution", "Caution", cautions)
     yield values_table(found)
+    if found.how_sure:
+        yield bands_table(found)
+        yield Lines("sure", "How sure the latencies are", found.how_sure)
     if len(found.variants) > 1:
         yield differences_table(found)
     yield interval_chart(found)

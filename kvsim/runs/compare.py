@@ -7,7 +7,7 @@ Differences are therefore taken in pairs, which is what makes their intervals na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from operator import attrgetter
@@ -103,15 +103,22 @@ class SimulationComparison:
         but : collection of str
             What was said elsewhere.
         """
+        each = {
+            variant.label: [said for said in variant.runs.cautions if said not in but]
+            for variant in self.variants
+        }
+        return self._unlike() + self._said(each)
+
+    @staticmethod
+    def _said(each: Mapping[str, Iterable[str]]) -> list[str]:
+        """What is said of variants, each sentence once, with the names unless it is of all."""
         of: dict[str, list[str]] = {}
-        for variant in self.variants:
-            for said in dict.fromkeys(variant.runs.cautions):
-                of.setdefault(said, []).append(variant.label)
-        every = len(self.variants)
-        return self._unlike() + [
-            said if len(labels) == every else f"{'; '.join(labels)}: {said}"
-            for said, labels in of.items()
-            if said not in but
+        for name, sentences in each.items():
+            for said in dict.fromkeys(sentences):
+                of.setdefault(said, []).append(name)
+        return [
+            said if len(names) == len(each) else f"{'; '.join(names)}: {said}"
+            for said, names in of.items()
         ]
 
     def _unlike(self) -> list[str]:
@@ -124,6 +131,11 @@ class SimulationComparison:
                 those = ", ".join(label for label, each in has.items() if each)
                 found.append(f"{words} in {those}, and not in the others: say {min(keys)} for all")
         return found
+
+    @property
+    def how_sure(self) -> list[str]:
+        """What the bands of the latencies rest on, with the variants' names unless it is of all."""
+        return self._said({v.label: v.runs.first.how_sure for v in self.variants})
 
     def difference(self, variant: Variant, key: str) -> Interval | None:
         """Mean of the paired differences from the baseline, with its 95 % interval.

@@ -11,6 +11,7 @@ from typing import Any
 
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.errors import InputError, KVSimError, shortened
+from kvsim.results.latencies import sure_words
 from kvsim.results.result import SimulationResult
 from kvsim.runs.copies import at_once, gather
 from kvsim.search.rate import (
@@ -27,6 +28,7 @@ from kvsim.simulator.prepare import prepare
 from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import Scenario
 from kvsim.specs.hardware import Price
+from kvsim.steptime.bands import TimeBand
 
 __all__ = ["FleetOption", "replicas_for", "size_fleet"]
 
@@ -59,6 +61,8 @@ class FleetOption:
         Of one device and hour, US dollars; None: the profile has none.
     provenance : str
         Where the step times come from.
+    time_bands : mapping of str to TimeBand
+        How sure the latencies are, by their names.
     """
 
     accelerator: str
@@ -71,6 +75,15 @@ class FleetOption:
     memory_limited: float | None = None
     price: Price | None = None
     provenance: str = ""
+    time_bands: Mapping[str, TimeBand] = field(default_factory=dict)
+
+    @property
+    def how_sure(self) -> list[str]:
+        """What the bands of the latencies rest on, in sentences."""
+        judged = self.at_demand.latency_ms if self.at_demand else ()
+        return sure_words(
+            {name: self.time_bands[name] for name in judged if name in self.time_bands}
+        )
 
     @property
     def highest_rate(self) -> float | None:
@@ -209,4 +222,5 @@ def _under_load(rate: float, result: SimulationResult, settings: SearchSettings)
         "at_demand": judge(rate, result, settings.share),
         "bound_by": summary["bound_by"],
         "memory_limited": summary["memory_limited"],
+        "time_bands": result.time_bands,
     }

@@ -13,6 +13,7 @@ import kvsim
 from tests.support.app_pages import charts, checked, commands, errors, open_page, warnings
 
 pytest.importorskip("plotly", reason="the dashboard's extra is not installed")
+from app.parts.words import plain
 
 SMALL = {"scenario": "pagedattention-orca", "requests": 120, "runs": 2}
 
@@ -49,11 +50,21 @@ def test_four_memories_meet_the_same_requests():
 
 
 def test_differences_have_intervals_from_two_runs_on():
-    two, one = tables(compared())[1], tables(compared(runs=1))[1]
+    two, one = tables(compared())[2], tables(compared(runs=1))[2]
     assert two["from"].notna().all()
     assert (two["from"] <= two["difference"]).all()
     assert (two["difference"] <= two["to"]).all()
     assert one["from"].isna().all()
+
+
+def test_latencies_come_with_their_bands_and_what_those_rest_on():
+    app = compared(allocators="paged,reserve-max", runs=2)
+    found = answer({"memory.allocator": ["paged", "reserve-max"]})
+    shown = next(table for table in tables(app) if "simulated" in table.columns)
+    rows = shown[(shown["variant"] == "paged") & (shown["quantity"] == "mean TPOT")]
+    span = found.variants[0].runs.time_bands["intervals"]["mean_tpot_ms"]
+    assert (rows["from"].item(), rows["to"].item()) == pytest.approx(span, rel=1e-3)
+    assert any(plain(found.how_sure[0]) in caption.value for caption in app.caption)
 
 
 def test_every_combination_is_run_and_the_command_says_so():

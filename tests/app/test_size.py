@@ -10,6 +10,7 @@ from tests.support.app_pages import charts, checked, commands, errors, link_of, 
 
 pytest.importorskip("plotly", reason="the dashboard's extra is not installed")
 from app.parts import runs
+from app.parts.words import plain
 
 QUICK = {
     "requests": 200,
@@ -68,6 +69,18 @@ def test_the_page_shows_what_the_api_answers():
     assert shown["Cheapest"] == f"H100-SXM5-80GB · TP {cheapest.tensor_parallel_size}"
     assert shown["Replicas"] == f"{cheapest.replicas:,}"
     assert shown["USD per hour"] == "{:,.2f} to {:,.2f}".format(*cheapest.usd_per_hour)
+
+
+def test_latencies_come_with_their_bands_and_what_those_rest_on():
+    app = sized()
+    one, _ = fleet()
+    row = app.dataframe[0].value.iloc[0]
+    low, high = (float(each.replace(",", "")) for each in row["TPOT within"].split(" to "))
+    assert (low, high) == pytest.approx(
+        one.time_bands["tpot"].around(one.at_demand.latency_ms["tpot"]), rel=1e-3
+    )
+    assert low < row["TPOT ms"]
+    assert any(plain(one.how_sure[0]) in caption.value for caption in app.caption)
 
 
 def test_the_scatter_is_cost_against_the_latency_that_was_chosen():

@@ -222,6 +222,30 @@ def test_what_grows_with_a_saturated_run_is_not_compared(compared):
     assert values["mean TTFT"]["paged"] is not None
 
 
+def test_bands_are_around_what_each_variant_came_to(compared):
+    """Twice the seconds a step, twice the band; and none of what grows with a saturated run."""
+    rows = figures.bands_table(compared).rows
+    by = {(row["quantity"], row["variant"]): row for row in rows}
+    assert ("mean TTFT", "reserve-max") not in by
+    paged = compared.variants[1].runs
+    band = paged.first.time_bands["tpot"]
+    mean = paged.intervals["mean_tpot_ms"]
+    row = by["mean TPOT", "paged"]
+    assert (row["from"], row["to"]) == pytest.approx(band.around_mean(*mean), rel=1e-3)
+    assert row["from"] < mean.low < row["simulated"]
+    assert band.words in " ".join(compared.how_sure)
+
+
+def test_bands_of_variants_on_other_cards_are_said_apart():
+    scenario = kvsim.load_scenario("pagedattention-orca", {"workload.requests": 60})
+    found = kvsim.compare(scenario, {"accelerator": ["a100", "mi300x"]})
+    nobody = [words for words in found.how_sure if "a card that nobody measured" in words]
+    assert nobody
+    assert all(words.startswith("mi300x: ") for words in nobody)
+    alike = kvsim.compare(scenario, {"memory.allocator": ["paged", "reserve-max"]})
+    assert not any(":" in words.partition("TTFT")[0] for words in alike.how_sure)
+
+
 def test_panels_share_their_axes(compared):
     layout = json.loads(figures.split_panels(compared).figure.to_json())["layout"]
     assert layout["yaxis2"]["matches"] == "y"

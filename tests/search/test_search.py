@@ -15,6 +15,7 @@ from kvsim.search import replicas_for
 from kvsim.search.rate import bisect, bracket, judge
 from kvsim.simulator.scenario import SLO
 from kvsim.specs.hardware import Price
+from kvsim.steptime.bands import time_band
 
 SMALL = kvsim.SearchSettings(share=0.95, requests=300, tolerance=0.05)
 
@@ -278,6 +279,16 @@ def test_a_fleet_meets_its_objectives_under_its_own_load(fleet):
         assert option.at_demand.passed
         assert sum(option.bound_by.values()) == pytest.approx(1)
         assert option.provenance.startswith("fitted")
+
+
+def test_a_fleets_latencies_have_the_bands_of_their_cards(fleet):
+    model = kvsim.find_model("llama3.1-8b")
+    for option in fleet[:3]:
+        card = kvsim.find_accelerator(option.accelerator)
+        for key in ("ttft", "tpot", "e2el"):
+            assert option.time_bands[key] == time_band("vllm", card, model, key)
+            assert option.time_bands[key].words in " ".join(option.how_sure)
+    assert fleet[4].how_sure == []
 
 
 def test_a_quicker_card_sustains_more(fleet):
