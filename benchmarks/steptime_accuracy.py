@@ -10,16 +10,25 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from kernel_fits import fit_decode_attention, fit_gemm, fit_prefill_attention
 from reference_data import parsed, parser
 
-from kvsim.calibrate.fit import Datasheet, Fit, fit_steps, percent_errors
-from kvsim.calibrate.public.cards import CARDS, Card, card_of, card_rows, fit_card
+from kvsim.calibrate.fit import Datasheet, Fit, fit_gemms, fit_steps, percent_errors
+from kvsim.calibrate.public.cards import (
+    CARDS,
+    Card,
+    card_of,
+    card_rows,
+    fit_card,
+    narrow_rows,
+    of_kernels,
+)
 from kvsim.calibrate.public.experts import fit_experts
-from kvsim.calibrate.public.tables import KernelTables, Precision
+from kvsim.calibrate.public.tables import KernelTables
 from kvsim.calibrate.public.vidur import read_layers
 from kvsim.calibrate.rows import StepRows
 from kvsim.catalog.accelerators import find_accelerator
@@ -40,14 +49,15 @@ _EXPERTS = {
 
 
 def leave_one_model_out(
-    rows: StepRows, fit: Callable[[StepRows], StepCoefficients]
+    rows: StepRows, fit: Callable[[StepRows], StepCoefficients], *, weights: str = ""
 ) -> dict[str, float]:
     """Error of each model, percent, under coefficients fitted on all the others."""
     errors = {}
     for name in rows.models():
         held_out = rows.model == name
         coefficients = fit(rows.where(~held_out))
-        errors[name] = float(np.mean(np.abs(percent_errors(rows.where(held_out), coefficients))))
+        wrong = percent_errors(rows.where(held_out), coefficients, weights=weights)
+        errors[name] = float(np.mean(np.abs(wrong)))
     return errors
 
 
@@ -92,11 +102,20 @@ def step_lines(tables: Path, card: Card, profile: AcceleratorProfile, fit: Fit) 
         mean = statistics.mean(left_out.values())
         cells = ", ".join(f"{name} {error:.1f}" for name, error in left_out.items())
         yield f"  left out   mean {mean:.2f}: {cells}"
-    if card.fp8:
-        fp8 = card_rows(tables, card, profile, Precision("fp8", "fp8"))
-        kernels = fit.coefficients.model_copy(update={"layer_seconds": best.layer_seconds})
-        wrong = np.abs(percent_errors(fp8, kernels, fp8=True))
-        yield f"  fp8        {len(fp8)} steps, pooled {wrong.mean():.2f}: " + _by(fp8.phase, wrong)
+    kernels = of_kernels(fit.coefficients)
+    for name in card.narrow:
+        narrow = narrow_rows(tables, card, profile, name)
+        wrong = np.abs(percent_errors(narrow, kernels, weights=name))
+        left_out = leave_one_model_out(narrow, partial(_refit_narrow, kernels, name), weights=name)
+        mean = statistics.mean(left_out.values())
+        yield (
+            f"  {name:10} {len(narrow)} steps, pooled {wrong.mean():.2f}, left out {mean:.2f}: "
+            + _by(narrow.phase, wrong)
+        )
+
+
+def _refit_narrow(kernels: StepCoefficients, name: str, part: StepRows) -> StepCoefficients:
+    return fit_gemms(part, kernels, name).coefficients
 
 
 def _by(labels: np.ndarray, errors: np.ndarray) -> str:

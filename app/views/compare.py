@@ -193,8 +193,7 @@ def show(found: SimulationComparison, line: str) -> None:
     if found.how_sure:
         shown.table(
             figures.bands_table(found),
-            note="\n".join(plain(words) for words in found.how_sure)
-            + " Differences are surer: on one card and model the step times err alike.",
+            note="\n".join(plain(words) for words in found.how_sure),
         )
     if len(found.variants) > 1:
         shown.table(

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from kvsim.calibrate.minimise import Free, least_squares
 from kvsim.calibrate.rows import Floats, StepRows
 from kvsim.errors import InputError
-from kvsim.specs.hardware import Link, StepCoefficients
+from kvsim.specs.hardware import GemmRates, Link, StepCoefficients
 from kvsim.units import KIB, MIB
 
 __all__ = [
     "Datasheet",
     "Fit",
-    "fit_fp8",
+    "fit_gemms",
     "fit_link",
     "fit_steps",
     "percent_errors",
@@ -33,6 +33,7 @@ __all__ = [
     "unfitted",
 ]
 
+_Rates = TypeVar("_Rates", StepCoefficients, GemmRates)
 _FACTOR_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _FACTOR_STIFFNESS = 0.5  # how strongly tile factors are pulled towards 1
 _FEWEST_ROWS = 12
@@ -86,7 +87,7 @@ _STEP_PARAMETERS = (
 )
 
 
-def predict(rows: StepRows, rates: StepCoefficients, *, fp8: bool = False) -> Floats:
+def predict(rows: StepRows, rates: StepCoefficients, *, weights: str = "") -> Floats:
     """Seconds of every row (n): the terms of `kvsim.steptime.terms`, column by column.
 
     Parameters
@@ -95,11 +96,11 @@ def predict(rows: StepRows, rates: StepCoefficients, *, fp8: bool = False) -> Fl
         Steps; their measured seconds are not looked at.
     rates : StepCoefficients
         Coefficients.
-    fp8 : bool
-        Whether weights and KV are fp8.
+    weights : str
+        Format of the weights, of `StepCoefficients.gemms`, with KV in fp8; "": all is bf16.
     """
-    if fp8:
-        rates = _in_fp8(rates)
+    if weights:
+        rates = _narrow(rates, rates.gemms[weights])
     weight = rows.weight_bytes / rates.weight_bytes_per_s
     tiles = _tile_factors(rows.tokens, rates.token_factors)
     compute = tiles * rows.flops / rates.flops_per_s
@@ -145,21 +146,22 @@ def _link_seconds(rows: StepRows, links: Mapping[int, Link]) -> Floats:
     return total
 
 
-def _in_fp8(rates: StepCoefficients) -> StepCoefficients:
-    """Return the rates that fp8 weights and KV see: half the bytes, not half the time."""
+def _narrow(rates: StepCoefficients, gemms: GemmRates) -> StepCoefficients:
+    """Return the rates that steps with these GEMMs and KV in fp8 see."""
     return rates.model_copy(
         update={
-            "weight_bytes_per_s": rates.weight_bytes_per_s * rates.fp8_weight_speedup / 2,
-            "flops_per_s": rates.flops_per_s * rates.fp8_flops_speedup,
+            "weight_bytes_per_s": gemms.bytes_per_s,
+            "flops_per_s": gemms.flops_per_s,
+            "token_factors": gemms.token_factors,
             "kv_bytes_per_s": rates.kv_bytes_per_s * rates.fp8_kv_speedup / 2,
-            "layer_seconds": rates.layer_seconds + rates.fp8_layer_seconds,
+            "layer_seconds": rates.layer_seconds + gemms.seconds,
         }
     )
 
 
-def percent_errors(rows: StepRows, rates: StepCoefficients, *, fp8: bool = False) -> Floats:
-    """Signed errors (n) of the prediction, percent of the measurement."""
-    return 100 * (predict(rows, rates, fp8=fp8) / rows.seconds - 1)
+def percent_errors(rows: StepRows, rates: StepCoefficients, *, weights: str = "") -> Floats:
+    """Signed errors (n) of the prediction, percent of the measurement; `weights`: see `predict`."""
+    return 100 * (predict(rows, rates, weights=weights) / rows.seconds - 1)
 
 
 # --- fitting -------------------------------------------------------------------------------------
@@ -182,7 +184,8 @@ def fit_steps(
     datasheet : Datasheet
         Bounds of the rates.
     base : StepCoefficients
-        Engine, source, links and host costs, which are kept.
+        Engine, source, links and host costs, which are kept; GEMMs in narrower formats stay as
+        many times bf16's.
     tiles : bool
         Whether to fit `token_factors` too.
     summed : bool
@@ -192,13 +195,16 @@ def fit_steps(
     Raises
     ------
     InputError
-        For fewer than 12 rows.
+        For fewer than 12 rows, or 12 kinds of them.
     MissingExtraError
         Without scipy.
     """
     if len(rows) < _FEWEST_ROWS:
         fix = f"give at least {_FEWEST_ROWS}, over several batches, contexts and prompts"
         raise InputError(f"{len(rows)} rows are too few to fit", fix=fix)
+    if (kinds := rows.distinct()) < _FEWEST_ROWS:
+        fix = f"give at least {_FEWEST_ROWS}, over several batches, contexts and prompts"
+        raise InputError(f"{len(rows)} rows of {kinds} kinds are too few to fit", fix=fix)
     free = _identified(rows, summed=summed) + (_factors_within(rows) if tiles else ())
 
     def build(values: Floats) -> StepCoefficients:
@@ -206,12 +212,20 @@ def fit_steps(
 
     def residuals(values: Floats) -> Floats:
         errors = predict(rows, build(values)) / rows.seconds - 1
-        stiffness = np.sqrt(len(rows) / 1000) * _FACTOR_STIFFNESS
-        pulls = [v - 1 for p, v in zip(free, values, strict=True) if p.name.startswith("factor")]
-        return np.concatenate([errors, stiffness * np.array(pulls)])
+        return np.concatenate([errors, _pulls(free, values, len(rows))])
 
-    coefficients = build(least_squares(residuals, free))
-    return _graded(coefficients, rows, fp8=False)
+    found = build(least_squares(residuals, free))
+    gemms = base.gemms_times(
+        found.weight_bytes_per_s / base.weight_bytes_per_s, found.flops_per_s / base.flops_per_s
+    )
+    return _graded(found.model_copy(update={"gemms": gemms}), rows)
+
+
+def _pulls(free: tuple[Free, ...], values: Floats, rows: int) -> Floats:
+    """Residuals that pull tile factors towards 1."""
+    stiffness = np.sqrt(rows / 1000) * _FACTOR_STIFFNESS
+    pulls = [v - 1 for p, v in zip(free, values, strict=True) if p.name.startswith("factor")]
+    return np.asarray(stiffness * np.array(pulls))
 
 
 def _identified(rows: StepRows, *, summed: bool) -> tuple[Free, ...]:
@@ -232,22 +246,42 @@ def _factors_within(rows: StepRows) -> tuple[Free, ...]:
     return tuple(Free(f"factor_{n}", 1.0, 0.8, 1.5) for n in _FACTOR_TOKENS if n <= most)
 
 
-def fit_fp8(rows: StepRows, base: StepCoefficients) -> Fit:
-    """Fit the fp8 speed-ups to steps with fp8 weights and KV; all else is kept."""
-    free = (
-        Free("fp8_weight_speedup", 1.8, 0.8, 2.0),
-        Free("fp8_flops_speedup", 1.6, 0.8, 2.2),
-        Free("fp8_kv_speedup", 1.7, 0.8, 2.2),
-        Free("fp8_layer_seconds", 20.0, 0.0, 500.0, "us"),
+def fit_gemms(rows: StepRows, base: StepCoefficients, name: str) -> Fit:
+    """Fit one narrower format's GEMMs to steps with such weights and KV in fp8; all else is kept.
+
+    With "fp8" goes what KV in fp8 gains, which other formats' steps find known.
+
+    Parameters
+    ----------
+    rows : StepRows
+        Steps of one card.
+    base : StepCoefficients
+        The card's, in bf16.
+    name : str
+        Key of `StepCoefficients.gemms`.
+    """
+    free: tuple[Free, ...] = (
+        Free("bytes_per_s", 0.9, 0.4, 1.05),
+        Free("flops_per_s", 1.6, 0.8, 8.0),
+        Free("seconds", 20.0, 0.0, 500.0, "us"),
+        *_factors_within(rows),
     )
+    if name == "fp8":
+        free = (*free, Free("fp8_kv_speedup", 1.7, 0.8, 2.2))
 
     def build(values: Floats) -> StepCoefficients:
-        return base.model_copy(update=_updates(free, values, None))
+        found = _updates(free, values, None)
+        updates = {key: found.pop(key) for key in ("fp8_kv_speedup",) if key in found}
+        found["bytes_per_s"] *= base.weight_bytes_per_s
+        found["flops_per_s"] *= base.flops_per_s
+        updates["gemms"] = {**base.gemms, name: GemmRates(**found)}
+        return base.model_copy(update=updates)
 
     def residuals(values: Floats) -> Floats:
-        return np.asarray(predict(rows, build(values), fp8=True) / rows.seconds - 1)
+        errors = predict(rows, build(values), weights=name) / rows.seconds - 1
+        return np.concatenate([errors, _pulls(free, values, len(rows))])
 
-    return _graded(build(least_squares(residuals, free)), rows, fp8=True)
+    return _graded(build(least_squares(residuals, free)), rows, weights=name)
 
 
 def fit_link(times: Mapping[int, float]) -> Link:
@@ -287,19 +321,19 @@ def _affine(times: Mapping[int, float]) -> tuple[float, float]:
     return round_significant(start * 1e-6), round_significant(rate * 1e9)
 
 
-def _graded(coefficients: StepCoefficients, rows: StepRows, *, fp8: bool) -> Fit:
+def _graded(coefficients: StepCoefficients, rows: StepRows, *, weights: str = "") -> Fit:
     """Round to what a fit can claim, then measure the error of what is left."""
-    coefficients = coefficients.model_copy(
-        update={
-            name: {key: round_significant(part) for key, part in value.items()}
-            if name == "token_factors"
-            else round_significant(value)
-            for name, value in coefficients
-            if isinstance(value, float) or name == "token_factors"
-        }
-    )
-    error = float(np.mean(np.abs(percent_errors(rows, coefficients, fp8=fp8))))
+    gemms = {name: _rounded(each) for name, each in coefficients.gemms.items()}
+    coefficients = _rounded(coefficients).model_copy(update={"gemms": gemms})
+    error = float(np.mean(np.abs(percent_errors(rows, coefficients, weights=weights))))
     return Fit(coefficients, round(error, 2), len(rows))
+
+
+def _rounded(known: _Rates) -> _Rates:
+    """Its numbers and tile factors with the digits that a fit can claim."""
+    factors = {key: round_significant(value) for key, value in known.token_factors.items()}
+    numbers = {name: round_significant(value) for name, value in known if type(value) is float}
+    return known.model_copy(update={**numbers, "token_factors": factors})
 
 
 def _updates(free: tuple[Free, ...], values: Floats, datasheet: Datasheet | None) -> dict[str, Any]:

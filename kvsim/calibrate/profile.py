@@ -15,6 +15,14 @@ from kvsim.specs.yaml_files import data_folder, read_yaml
 
 __all__ = ["coefficient_lines", "lines_of", "profile_path", "write_coefficients"]
 
+_BY_LINE = (
+    "collectives",
+    "engine_collectives",
+    "engine_experts",
+    "experts",
+    "gemms",
+    "host_costs",
+)
 # The top-level block: its key, and every line below it that is indented or empty.
 _BLOCK = re.compile(r"^coefficients:.*\n(?:[ \t].*\n|\n(?=[ \t]))*", re.MULTILINE)
 
@@ -73,7 +81,7 @@ def coefficient_lines(coefficients: StepCoefficients) -> str:
     """The YAML block: SI units, defaults left out, one line per collective, engine and format."""
     lines = ["coefficients:"]
     for name, value in coefficients.model_dump(exclude_defaults=True).items():
-        if name in ("collectives", "engine_collectives", "experts", "host_costs"):
+        if name in _BY_LINE:
             lines.append(f"  {name}:")
             lines += [f"    {key}: {_flow(part)}" for key, part in value.items()]
         else:

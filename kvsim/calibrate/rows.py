@@ -70,6 +70,11 @@ class StepRows:
         """Return the rows at which `keep` (n) is true."""
         return StepRows(**{f.name: getattr(self, f.name)[keep] for f in fields(self)})
 
+    def distinct(self) -> int:
+        """How many kinds of steps there are: rows that differ in more than their time."""
+        names = [f.name for f in fields(self) if f.name not in ("model", "seconds")]
+        return len(set(zip(*(getattr(self, name).tolist() for name in names), strict=True)))
+
     def models(self) -> list[str]:
         """Names of the models, sorted."""
         return sorted(set(self.model.tolist()))

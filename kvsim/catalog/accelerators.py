@@ -11,13 +11,14 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kvsim.errors import InputError, UnknownNameError
+from kvsim.errors import InputError, UnknownNameError, nearest
 from kvsim.specs.files import once_per_file, read_text
 from kvsim.specs.hardware import AcceleratorProfile
+from kvsim.specs.precision import WEIGHT_FORMATS
 from kvsim.specs.yaml_files import data_folder, read_described, read_yaml
 from kvsim.units import GIB
 
@@ -182,6 +183,7 @@ def _describe(profile: AcceleratorProfile) -> dict[str, Any]:
         "tdp_watts": profile.tdp_watts,
         "price_usd_per_hour": [profile.price.low, profile.price.high] if profile.price else None,
         "coefficients": profile.coefficients.source if profile.coefficients else None,
+        "derived_from": profile.coefficients.derived_from if profile.coefficients else "",
         "memory_source": profile.memory.source,
     }
 
@@ -257,7 +259,8 @@ def _known_words() -> list[str]:
 
 
 def _check_coefficients(profile: AcceleratorProfile, path: Path) -> None:
-    """Refuse a time or a factor that no step has: most of all one in another unit."""
+    """Refuse a time or a factor that no step has, and rates of what nobody knows."""
+    _check_names(profile, path)
     for key, value in _coefficients(profile):
         if key.endswith("seconds") and value > _LONGEST_SECONDS:
             raise InputError(
@@ -272,6 +275,26 @@ def _check_coefficients(profile: AcceleratorProfile, path: Path) -> None:
                 where=str(path),
                 fix=f"write a factor from {_LEAST_FACTOR:g} to {_GREATEST_FACTOR:g}",
             )
+
+
+def _check_names(profile: AcceleratorProfile, path: Path) -> None:
+    """Refuse rates of a format that does not exist: nothing would read them."""
+    known = profile.coefficients
+    if known is None:
+        return
+    narrow = sorted(name for name, each in WEIGHT_FORMATS.items() if each.bits_per_weight < 16)
+    tables: tuple[tuple[str, Iterable[str], Sequence[str]], ...] = (
+        ("gemms", known.gemms, [*narrow, "fp4"]),
+        ("experts", known.experts, ["bf16", "fp8", "fp4"]),
+    )
+    for key, names, valid in tables:
+        for name in names:
+            if name not in valid:
+                raise InputError(
+                    f"coefficients.{key}.{name:.60} is no format",
+                    where=str(path),
+                    fix=f"nearest valid: {', '.join(nearest(name, valid) or valid)}",
+                )
 
 
 def _coefficients(profile: AcceleratorProfile) -> Iterator[tuple[str, float]]:

@@ -51,6 +51,18 @@ class Deployment:
         return self.dtype if len({each.bits_per_weight for each in formats}) > 1 else None
 
     @property
+    def quantization(self) -> str | None:
+        """Format that was asked for in place of the checkpoint's own.
+
+        "fp8" is the name of a method, too: ``--quantization fp8`` of a checkpoint in blocks of fp8
+        loads it as it is.
+        """
+        asked, own = self.options.quantization, self.model.quantization or ""
+        if asked is not None and weight_format(asked).name == "fp8" and own.startswith("fp8_"):
+            return None
+        return asked
+
+    @property
     def kv_format(self) -> KVFormat:
         """Format of K (and of V, unless it has its own): "auto" is the compute dtype.
 

@@ -190,7 +190,7 @@ def declared_kv_format(deployment: Deployment, methods: Collection[str]) -> str 
     if declared is None or declared.method not in methods:
         return None
     told = options.kv_cache_dtype not in (None, "auto")
-    stored_otherwise = options.quantization not in (None, deployment.model.quantization)
+    stored_otherwise = deployment.quantization not in (None, deployment.model.quantization)
     return None if told or stored_otherwise else declared.format
 
 
@@ -245,7 +245,7 @@ def deployed_weight_bytes(deployment: ResolvedDeployment, rank: Rank) -> int:
         deployment.model,
         rank,
         dtype=deployment.weight_dtype,
-        quantization=deployment.options.quantization,
+        quantization=deployment.quantization,
     )
 
 

@@ -38,12 +38,14 @@ _COSTS = {
     "mixed_head_seconds": ("the same, added where a step prefills too", "s"),
     "mixed_kv_factor": ("reading KV where a step prefills too", "times"),
     "attention_token_seconds": ("prefill, per query head of a token", "s"),
-    "fp8_layer_seconds": ("quantising activations, per layer", "s"),
     "elementwise_bytes_per_s": ("norms, rotary, activations", "B/s"),
     "norm": ("exponent that joins memory and arithmetic", ""),
-    "fp8_weight_speedup": ("fp8 weights read", "times as fast"),
     "fp8_kv_speedup": ("fp8 KV read", "times as fast"),
-    "fp8_flops_speedup": ("8-bit GEMMs", "times as fast"),
+}
+_GEMM_COSTS = {
+    "seconds": ("quantising activations, per layer", "s"),
+    "bytes_per_s": ("weights read", "B/s"),
+    "flops_per_s": ("GEMMs", "FLOP/s"),
 }
 
 
@@ -146,6 +148,11 @@ def coefficients_table(profile: AcceleratorProfile) -> Table:
         for key, (words, unit) in _COSTS.items()
         if getattr(found, key)
     ]
+    costs += [
+        _cost_row(f"{name}: {words}", getattr(each, key), unit)
+        for name, each in found.gemms.items()
+        for key, (words, unit) in _GEMM_COSTS.items()
+    ]
     kind = "Coefficients" if is_own else "Assumed coefficients"
     return Table("coefficient-list", f"{kind} of {profile.name}", [*rates, *costs])
 
@@ -162,10 +169,13 @@ def _rate_row(row: Row) -> Row:
     }
 
 
+_SHOWN = {"s": (1e6, "µs"), "B/s": (1e-9, "GB/s"), "FLOP/s": (1e-12, "TFLOP/s")}
+
+
 def _cost_row(words: str, value: float, unit: str) -> Row:
-    scale, shown = 1.0, unit
-    if unit == "s":
-        scale, shown = (1e6, "µs") if value >= 1e-6 else (1e9, "ns")
+    scale, shown = _SHOWN.get(unit, (1.0, unit))
+    if unit == "s" and value < 1e-6:
+        scale, shown = 1e9, "ns"
     return {
         "coefficient": words,
         "value": round(value * scale, 3),
@@ -173,6 +183,10 @@ def _cost_row(words: str, value: float, unit: str) -> Row:
         "datasheet": "",
         "of the datasheet": "",
     }
+
+
+def _confidence(found: StepCoefficients) -> str:
+    return f"derived from {found.derived_from}" if found.derived_from else "fitted"
 
 
 def profile_table(profile: AcceleratorProfile) -> Table:
@@ -190,7 +204,7 @@ def profile_table(profile: AcceleratorProfile) -> Table:
             "what": "step-time coefficients",
             "value": f"mean error {error}" if is_own else "architecture's median",
             "source": ", ".join(filter(None, (found.source, found.date))),
-            "confidence": "fitted" if is_own else "assumed",
+            "confidence": _confidence(found) if is_own else "assumed",
         },
     ]
     if found.fitted_on:

@@ -41,7 +41,7 @@ def _read_weights(sizing: Sizing) -> WeightReads:
         deployment.model,
         _all_stages(sizing),
         dtype=deployment.weight_dtype,
-        quantization=deployment.options.quantization,
+        quantization=deployment.quantization,
     )
 
 
@@ -91,9 +91,8 @@ def _all_stages(sizing: Sizing) -> Rank:
 
 def ridge_point(sizing: Sizing) -> float:
     """FLOPs per byte at which the card's arithmetic and its memory take equally long."""
-    accelerator, options = sizing.deployment.accelerator, sizing.deployment.options
-    model = sizing.deployment.model
-    weights = weight_format(options.quantization or model.quantization or model.dtype)
+    accelerator, model = sizing.deployment.accelerator, sizing.deployment.model
+    weights = weight_format(sizing.deployment.quantization or model.quantization or model.dtype)
     return accelerator.flops_per_s(weights.compute) / accelerator.bandwidth_bytes_per_s
 
 

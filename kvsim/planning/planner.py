@@ -295,7 +295,7 @@ def _model_facts(deployment: ResolvedDeployment) -> ModelFacts:
         model,
         parameters=parameter_count(model),
         dtype=options.dtype,
-        quantization=options.quantization or model.quantization,
+        quantization=deployment.quantization or model.quantization,
     )
 
 

@@ -77,6 +77,13 @@ _FOLLOWING: tuple[tuple[set[str], str, Callable[[Setup], bool]], ...] = (
 )
 
 
+_ALIKE = "Differences are surer than that: on one card, model and engine the step times err alike."
+_APART = (
+    "Differences between cards, models or engines are no surer than both sides are: their step"
+    " times may err apart, and an interval of a difference is of chance alone."
+)
+
+
 @dataclass(frozen=True)
 class SimulationComparison:
     """Variants of a scenario that met the same requests; the first is the baseline.
@@ -134,8 +141,23 @@ class SimulationComparison:
 
     @property
     def how_sure(self) -> list[str]:
-        """What the bands of the latencies rest on, with the variants' names unless it is of all."""
-        return self._said({v.label: v.runs.first.how_sure for v in self.variants})
+        """What the bands of the latencies rest on, with the variants' names unless it is of all.
+
+        The last sentence says how sure differences are.
+        """
+        said = self._said({v.label: v.runs.first.how_sure for v in self.variants})
+        if len(self.variants) < 2 or not said:
+            return said
+        return [*said, _APART if self._differ() else _ALIKE]
+
+    def _differ(self) -> bool:
+        """Whether variants have cards, models or engines apart: then step times may err apart."""
+        setups = [variant.runs.first.setup for variant in self.variants]
+        whose = {
+            (each.deployment.accelerator.name, each.deployment.model.name, each.sizing.engine.name)
+            for each in setups
+        }
+        return len(whose) > 1
 
     def difference(self, variant: Variant, key: str) -> Interval | None:
         """Mean of the paired differences from the baseline, with its 95 % interval.

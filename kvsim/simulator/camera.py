@@ -87,7 +87,7 @@ class Camera:
             allocator.shared_blocks,
             cached,
             allocator.free_blocks - cached,
-            len(scheduler.waiting),
+            scheduler.queued,
         )
         self.frames.append(frame)
         if len(self.frames) > self._most:

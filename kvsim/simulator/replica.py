@@ -114,11 +114,11 @@ class Replica:
         looked_at = self.camera is not None or self._watch is not None
         horizon = min(until, env.peek())
         while now < until:
-            if arrivals.next_seconds <= self.seen and scheduler.listens:
+            if arrivals.next_seconds <= self.seen:
                 self._add_arrivals(self.seen)
             elif (
                 is_plain
-                and not (scheduler.waiting or scheduler.prefilling or scheduler.moved_tokens)
+                and not (scheduler.queued or scheduler.prefilling or scheduler.moved_tokens)
                 and self._decode_on(horizon)
             ):
                 now = self.now
@@ -179,8 +179,8 @@ class Replica:
         InvariantError
             When requests wait that nobody will ever admit.
         """
-        if self.scheduler.waiting:
-            raise InvariantError(f"idle, while {len(self.scheduler.waiting)} requests wait")
+        if self.scheduler.queued:
+            raise InvariantError(f"idle, while {self.scheduler.queued} requests wait")
         return self.arrivals.next_seconds == inf
 
     def _show(self, now: float) -> None:
@@ -189,7 +189,7 @@ class Replica:
             self.camera.shoot(now, self.scheduler)
         if self._watch and self.recorder.step_rows % _WATCH_EVERY == 0:
             scheduler = self.scheduler
-            done = self.arrivals.popped - len(scheduler.waiting) - len(scheduler.running)
+            done = self.arrivals.popped - scheduler.queued - len(scheduler.running)
             self._watch(now, done, scheduler.allocator.usage)
 
     def _decode_on(self, until: float) -> bool:
@@ -257,9 +257,8 @@ class Replica:
         if plan.prefills or plan.moved_tokens or not plan.decodes:
             return 1, self.clock.mixed_seconds(plan, batch), 0.0
         waiting, arrivals = self.scheduler.waiting, self.arrivals
-        blocked = waiting and not self.scheduler.heeds_arrivals and not self._is_closed_loop
-        if blocked or not self.scheduler.listens:
-            return self.clock.decode_run(batch, plan.steps, inf)  # nobody is taken in before
+        if waiting and not self.scheduler.heeds_arrivals and not self._is_closed_loop:
+            return self.clock.decode_run(batch, plan.steps, inf)  # behind a blocked queue
         # in a closed loop whoever is refused there asks again, in the meantime
         gap = arrivals.next_seconds - now
         return self.clock.decode_run(batch, plan.steps, gap, int(self._is_async))
@@ -304,7 +303,7 @@ class Replica:
             seconds += allocator.copied_tokens * self.clock.copy_seconds_per_token
             allocator.copied_tokens = 0
         row = _row(
-            now, seconds, steps, decoding, prompts, read, len(scheduler.waiting),
+            now, seconds, steps, decoding, prompts, read, scheduler.queued,
             filled, claimed - shared, held, grown, reserved, external, cached,
         )  # fmt: skip
         self.recorder.write_steps(row)

@@ -160,6 +160,25 @@ class HostCost(Checked):
     source: str = ""
 
 
+class GemmRates(Checked):
+    """What dense GEMMs reach, with weights of one format.
+
+    Parameters
+    ----------
+    seconds : float
+        What it adds to a layer: quantising activations, mostly.
+    bytes_per_s, flops_per_s : float
+        Rates of reading weights, and of multiplying with them.
+    token_factors : mapping of int to float
+        As those of `StepCoefficients`.
+    """
+
+    seconds: NonNegativeFloat
+    bytes_per_s: PositiveFloat
+    flops_per_s: PositiveFloat
+    token_factors: dict[PositiveInt, PositiveFloat] = {}  # noqa: RUF012 - read into a dict of its own
+
+
 class ExpertRates(Checked):
     """What the grouped GEMMs of routed experts reach, in one format.
 
@@ -205,12 +224,11 @@ class StepCoefficients(Checked):
         All-reduce cost by tensor-parallel degree.
     engine_collectives : mapping of str to mapping of int to Link
         Those of other engines than `engine` whose own kernels differ, by name and degree.
-    fp8_weight_speedup, fp8_kv_speedup : float
-        How much less time the weight or KV term takes in fp8 than in bf16.
-    fp8_flops_speedup : float
-        How much faster GEMMs of 8-bit (or narrower) activations compute than bf16 ones.
-    fp8_layer_seconds : float
-        What quantising activations adds to a layer whose weights are fp8.
+    gemms : mapping of str to GemmRates
+        Dense GEMMs in narrower formats, by the name of the weights' format or of what they
+        compute in ("fp8", "fp8_block", "fp4").
+    fp8_kv_speedup : float
+        How much less time the KV term takes in fp8 than in bf16.
     head_seconds : float
         Decode attention's fixed cost of one KV head of one sequence in one layer.
     mixed_kv_factor, mixed_head_seconds : float
@@ -224,6 +242,9 @@ class StepCoefficients(Checked):
     experts : mapping of str to ExpertRates
         Routed experts by the format that they compute in ("bf16", "fp8", "fp4"); dense rates
         without.
+    engine_experts : mapping of str to mapping of str to ExpertRates
+        Those of other engines than `engine` that have grouped GEMMs of their own, by name and
+        format.
     host_costs : mapping of str to HostCost
         Host costs of serving engines on this machine, by name: in place of the catalogue's
         (`kvsim.steptime.hosts`).
@@ -249,17 +270,28 @@ class StepCoefficients(Checked):
     norm: AtLeastOne = 2.2
     collectives: dict[int, Link] = {}  # noqa: RUF012 - read into a dict of its own
     engine_collectives: dict[str, dict[int, Link]] = {}  # noqa: RUF012 - read into a dict of its own
-    fp8_weight_speedup: PositiveFloat = 2.0
+    gemms: dict[str, GemmRates] = {}  # noqa: RUF012 - read into a dict of its own
     fp8_kv_speedup: PositiveFloat = 2.0
-    fp8_flops_speedup: PositiveFloat = 1.6
-    fp8_layer_seconds: NonNegativeFloat = 0.0
     head_seconds: NonNegativeFloat = 0.0
     mixed_kv_factor: AtLeastOne = 1.0
     mixed_head_seconds: NonNegativeFloat = 0.0
     attention_token_seconds: NonNegativeFloat = 0.0
     experts: dict[str, ExpertRates] = {}  # noqa: RUF012 - read into a dict of its own
+    engine_experts: dict[str, dict[str, ExpertRates]] = {}  # noqa: RUF012 - read into a dict of its own
     host_costs: dict[str, HostCost] = {}  # noqa: RUF012 - read into a dict of its own
     token_factors: dict[PositiveInt, PositiveFloat] = {}  # noqa: RUF012 - read into a dict of its own
+
+    def gemms_times(self, reading: float, multiplying: float) -> dict[str, GemmRates]:
+        """GEMMs in narrower formats with their rates multiplied, to four digits."""
+        return {
+            name: each.model_copy(
+                update={
+                    "bytes_per_s": float(f"{reading * each.bytes_per_s:.4g}"),
+                    "flops_per_s": float(f"{multiplying * each.flops_per_s:.4g}"),
+                }
+            )
+            for name, each in self.gemms.items()
+        }
 
 
 class AcceleratorProfile(Checked):

@@ -8,7 +8,9 @@
 A class is an engine, whether the card's step times were fitted to its own tables, and whether the
 model has routed experts. ``data/time_bands.yaml`` has a row for each class and latency; the runs
 behind it were left out of the fit, so a row holds for a model that nobody measured. A class
-without a row, or with too few runs, takes the widest row of the latency and says so.
+without a row, or with too few runs, reaches as far down and up as any row of its engine (of all,
+for an engine of which too few runs were compared) and says so; on a card whose step times are its
+architecture's medians it is wider still, by what those are off on a card left out.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from kvsim.engines.common import read_shipped
 from kvsim.errors import InputError
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec, MoeMlp
+from kvsim.steptime.defaults import efficiency_of
 from kvsim.steptime.rates import TWIN
 
 __all__ = ["FEWEST_RUNS", "SHARE", "TimeBand", "band_of", "is_measured", "time_band"]
@@ -53,7 +56,7 @@ class TimeBand:
     like : str
         The class, in words.
     is_extrapolated : bool
-        Whether the factors are another class's, as too few runs of this one were compared.
+        Whether the factors are other classes', as too few runs of this one were compared.
     """
 
     share: float
@@ -107,7 +110,7 @@ class TimeBand:
         """What the band rests on, in one clause."""
         runs = f"{self.runs or 'no'} served run{'' if self.runs == 1 else 's'}"
         if self.is_extrapolated:
-            return f"extrapolated from the widest class, with {runs} of its own ({self.like})"
+            return f"extrapolated from other classes, with {runs} of its own ({self.like})"
         return f"{self.share:.0%} sure, by {runs} that the fit had not seen ({self.like})"
 
 
@@ -121,11 +124,6 @@ class _Row(NamedTuple):
     low: float
     high: float
     runs: int
-
-    @property
-    def log_width(self) -> float:
-        """How wide it is, as the logarithm of high over low."""
-        return math.log(self.high / self.low)
 
 
 def time_band(
@@ -149,8 +147,7 @@ def time_band(
     -------
     TimeBand
         Extrapolated for a class with fewer than `FEWEST_RUNS` runs, a loop that is no served
-        engine (coefficients of the twin), and a latency that no run was compared in: then the
-        widest row of the latency, or of all.
+        engine (coefficients of the twin), and a latency that no run was compared in.
     """
     known = accelerator.coefficients
     engine = TWIN if known is not None and known.engine == TWIN else engine_name
@@ -159,11 +156,14 @@ def time_band(
     wanted = (engine, is_own, has_experts, key)
     own = next((row for row in _rows() if row[:4] == wanted), None)
     is_extrapolated = own is None or own.runs < FEWEST_RUNS
-    row = _widest(key) if own is None or own.runs < FEWEST_RUNS else own
+    low, high = _reach(engine, key) if is_extrapolated or own is None else (own.low, own.high)
+    if card := _card_error(accelerator):
+        low = math.exp(-math.hypot(min(math.log(low), 0.0), math.log1p(-card)))
+        high = math.exp(math.hypot(max(math.log(high), 0.0), math.log1p(card)))
     return TimeBand(
         share=SHARE,
-        low=row.low,
-        high=row.high,
+        low=low,
+        high=high,
         runs=own.runs if own else 0,
         like=_class_words(engine, is_measured=is_own, has_experts=has_experts),
         is_extrapolated=is_extrapolated,
@@ -231,11 +231,24 @@ def _middle_and_half(band: TimeBand) -> tuple[float, float]:
     return (low + high) / 2, (high - low) / 2
 
 
-def _widest(key: str) -> _Row:
-    """The widest row of a latency that has enough runs; of all where it has none."""
-    known = [row for row in _rows() if row.runs >= FEWEST_RUNS]
-    rows = [row for row in known if row.key == key] or known
-    return max(rows, key=lambda row: row.log_width)
+def _reach(engine: str, key: str) -> tuple[float, float]:
+    """The lowest and the highest factor of an engine's rows of a latency; of all where too few."""
+    of_it = [row for row in _rows() if row.key == key]
+    own = [row for row in of_it if row.engine == engine]
+    if not any(row.runs >= FEWEST_RUNS for row in own):
+        known = [row for row in _rows() if row.runs >= FEWEST_RUNS]
+        own += [row for row in known if row.key == key] or known
+    return min(row.low for row in own), max(row.high for row in own)
+
+
+def _card_error(accelerator: AcceleratorProfile) -> float:
+    """What nine in ten steps are off by on a card left out of its architecture's medians, a share.
+
+    0 for a card whose steps were measured, or derived from such a one's.
+    """
+    if accelerator.coefficients is not None:
+        return 0.0
+    return efficiency_of(accelerator).within
 
 
 def _class_words(engine: str, *, is_measured: bool, has_experts: bool) -> str:

@@ -72,6 +72,11 @@ def architecture_of(accelerator: AcceleratorProfile) -> str:
     return name if name in EFFICIENCIES else ""
 
 
+def efficiency_of(accelerator: AcceleratorProfile) -> Efficiency:
+    """Shares of the datasheet that stand in for a card: its architecture's, or all cards'."""
+    return EFFICIENCIES.get(architecture_of(accelerator), _OTHERS)
+
+
 def class_coefficients(accelerator: AcceleratorProfile) -> StepCoefficients:
     """Return the coefficients of an unmeasured device: its datasheet times medians.
 
@@ -81,8 +86,7 @@ def class_coefficients(accelerator: AcceleratorProfile) -> StepCoefficients:
     --------
     A card of 2 TB/s whose architecture reaches 84 % is given 1.68 TB/s.
     """
-    name = architecture_of(accelerator)
-    share = EFFICIENCIES.get(name, _OTHERS)
+    name, share = architecture_of(accelerator), efficiency_of(accelerator)
     whose = f"{name.capitalize()} cards" if name else "all measured cards"
     bandwidth = accelerator.bandwidth_bytes_per_s
     flops = accelerator.flops_per_s("bf16")
@@ -102,6 +106,5 @@ def class_coefficients(accelerator: AcceleratorProfile) -> StepCoefficients:
             for name, (start, read, rate) in EXPERT_SHARES.items()
         },
         collectives=fabric_links(accelerator),
-        fp8_weight_speedup=1.8,
         fp8_kv_speedup=1.7,
     )

@@ -30,6 +30,7 @@ from kvsim.memory.weights import weight_reads
 from kvsim.specs.hardware import (
     ExpertRates,
     FrontEnd,
+    GemmRates,
     HostCost,
     Link,
     StepCoefficients,
@@ -40,15 +41,14 @@ from kvsim.steptime.defaults import class_coefficients
 from kvsim.steptime.kv_reads import KVReadCurve, prefill_pairs
 from kvsim.steptime.rank_work import RankWork
 from kvsim.steptime.rates import (
-    arithmetic_rate,
     coefficients_of,
     expert_rates,
+    gemm_rates,
     host_of,
     kv_rate,
     layer_seconds,
     links_of,
     stored_as,
-    weight_rate,
 )
 from kvsim.steptime.terms import (
     collective_seconds,
@@ -173,8 +173,10 @@ class StepTimeModel:
         What the model asks of one rank.
     tp, pp : int
         Tensor- and pipeline-parallel degrees.
-    weight_bytes_per_s, flops_per_s, layer_seconds : float
-        Rates of GEMMs in this weight format, and the mean fixed cost of a layer.
+    gemms : GemmRates
+        Rates of dense GEMMs in this weight format.
+    layer_seconds : float
+        The mean fixed cost of a layer.
     experts : ExpertRates
         Rates of routed experts in this weight format.
     links : mapping of int to Link
@@ -192,8 +194,7 @@ class StepTimeModel:
     work: RankWork
     tp: int
     pp: int
-    weight_bytes_per_s: float
-    flops_per_s: float
+    gemms: GemmRates
     layer_seconds: float
     experts: ExpertRates
     links: Mapping[int, Link]
@@ -237,7 +238,8 @@ class StepTimeModel:
         model = stored_as(deployment)
         weights = weight_format(model.quantization or model.dtype)
         work = RankWork.from_model(model, Rank(tp=options.tensor_parallel_size))
-        experts = expert_rates(chosen, weights, deployment.accelerator)
+        gemms = gemm_rates(chosen, weights, deployment.accelerator)
+        experts = expert_rates(chosen, weights, deployment.accelerator, engine)
         return cls(
             coefficients=chosen,
             host=host,
@@ -246,9 +248,8 @@ class StepTimeModel:
             work=work,
             tp=options.tensor_parallel_size,
             pp=options.pipeline_parallel_size,
-            weight_bytes_per_s=weight_rate(chosen, weights),
-            flops_per_s=arithmetic_rate(chosen, weights, deployment.accelerator),
-            layer_seconds=layer_seconds(chosen, weights, experts, work),
+            gemms=gemms,
+            layer_seconds=layer_seconds(chosen, gemms, experts, work),
             experts=experts,
             links=links_of(chosen, engine),
             kv_seconds_per_byte=kv_seconds(1.0, kv_rate(chosen, deployment.kv_format)),
@@ -271,14 +272,14 @@ class StepTimeModel:
 
     def _cost(self, load: StepLoad) -> StepCost:
         """Work every term out."""
-        rates, work = self.coefficients, self.work
+        rates, gemms, work = self.coefficients, self.gemms, self.work
         # p stages share the arithmetic as soon as there are p sequences to keep them busy
         busy = min(self.pp, max(1, load.sequences))
-        tile = tile_factor(load.tokens, rates.token_factors)
+        tile = tile_factor(load.tokens, gemms.token_factors)
         dense_bytes, expert_bytes = self._weight_bytes(load.tokens)
-        weight = weight_seconds(dense_bytes, self.weight_bytes_per_s)
+        weight = weight_seconds(dense_bytes, gemms.bytes_per_s)
         flops = work.body_flops * load.tokens + work.head_flops * load.sequences
-        compute = tile * compute_seconds(flops / busy, self.flops_per_s)
+        compute = tile * compute_seconds(flops / busy, gemms.flops_per_s)
         reading = weight_seconds(expert_bytes, self.experts.bytes_per_s)
         multiplying = self._expert_seconds(load.tokens) / busy
         layers = work.layers * self.layer_seconds

@@ -8,6 +8,7 @@ from kvsim.engines.base import Deployment, Engine
 from kvsim.specs.hardware import (
     AcceleratorProfile,
     ExpertRates,
+    GemmRates,
     HostCost,
     Link,
     StepCoefficients,
@@ -20,20 +21,22 @@ from kvsim.steptime.rank_work import RankWork
 
 __all__ = [
     "TWIN",
-    "arithmetic_rate",
     "coefficients_of",
     "expert_rates",
+    "gemm_rates",
     "host_of",
     "kv_rate",
     "layer_seconds",
     "links_of",
     "stored_as",
-    "weight_rate",
 ]
 
 TWIN = "twin"
 """Engine of coefficients that hold for kvsim's own serving loop, host and all."""
 _NARROW = ("fp8", "fp4", "int8")  # what activations are quantised to, beside the weights
+# Of a card whose GEMMs nobody timed in 8 bits: of bf16's bandwidth and arithmetic. Half the bytes
+# do not take half the time, nor half the width.
+_ASSUMED_BANDWIDTH, _ASSUMED_ARITHMETIC = 0.9, 1.6
 
 
 def coefficients_of(
@@ -66,55 +69,78 @@ def host_of(known: StepCoefficients, engine: Engine | None, *, is_async: bool) -
 
 def stored_as(deployment: Deployment) -> ModelSpec:
     """Return the model with the deployment's dtype and weight format in place of its own."""
-    model, options = deployment.model, deployment.options
+    model, asked = deployment.model, deployment.quantization
     changes: dict[str, Any] = {}
     if deployment.dtype != model.dtype:
         changes["dtype"] = deployment.dtype
-    if options.quantization not in (None, model.quantization):
-        changes["quantization"] = weight_format(str(options.quantization)).name
+    if asked not in (None, model.quantization):
+        changes["quantization"] = weight_format(str(asked)).name
         changes["family_formats"] = ()
     if not changes:
         return model
     return model.model_copy(update={**changes, "weight_bytes_on_disk": None})
 
 
-def weight_rate(coefficients: StepCoefficients, weights: WeightFormat) -> float:
-    """Bytes/s of weights in this format: half the bytes do not take half the time."""
-    loss = coefficients.fp8_weight_speedup / 2 if weights.bits_per_weight < 16 else 1.0
-    return coefficients.weight_bytes_per_s * loss
+def gemm_rates(
+    rates: StepCoefficients, weights: WeightFormat, device: AcceleratorProfile
+) -> GemmRates:
+    """Rates of dense GEMMs in this format: its own, those of what it computes in, or of 8 bits.
+
+    All blocks of fp8 count as one format where no other is said.
+
+    Weights that are widened before they are multiplied with are read as those of 8 bits are, and
+    compute as bf16's; so are all narrow ones on a card that computes in nothing narrower.
+    """
+    wide = GemmRates(
+        seconds=0.0,
+        bytes_per_s=rates.weight_bytes_per_s,
+        flops_per_s=rates.flops_per_s,
+        token_factors=rates.token_factors,
+    )
+    if weights.bits_per_weight >= 16:
+        return wide
+    own = rates.gemms.get(weights.name)
+    if own is not None and weights.compute not in _NARROW:
+        return own
+    blocks = "fp8_block" if weights.name.startswith("fp8_block") else weights.name
+    names = (weights.name, blocks, weights.compute, "fp8")
+    found = next((rates.gemms[name] for name in names if name in rates.gemms), None)
+    narrow = found or wide.model_copy(
+        update={
+            "bytes_per_s": _ASSUMED_BANDWIDTH * rates.weight_bytes_per_s,
+            "flops_per_s": _ASSUMED_ARITHMETIC * rates.flops_per_s,
+        }
+    )
+    if weights.compute in _NARROW and weights.compute in device.flops:
+        return narrow
+    return wide.model_copy(update={"bytes_per_s": narrow.bytes_per_s})
 
 
 def layer_seconds(
-    rates: StepCoefficients, weights: WeightFormat, experts: ExpertRates, work: RankWork
+    rates: StepCoefficients, gemms: GemmRates, experts: ExpertRates, work: RankWork
 ) -> float:
     """Mean fixed cost of a layer: 8-bit GEMMs quantise activations first, experts are chosen."""
-    extra = rates.fp8_layer_seconds if weights.compute in _NARROW else 0.0
-    return rates.layer_seconds + extra + experts.seconds * work.expert_layers / work.layers
+    return rates.layer_seconds + gemms.seconds + experts.seconds * work.expert_layers / work.layers
 
 
 def expert_rates(
-    rates: StepCoefficients, weights: WeightFormat, device: AcceleratorProfile
+    rates: StepCoefficients,
+    weights: WeightFormat,
+    device: AcceleratorProfile,
+    engine: Engine | None = None,
 ) -> ExpertRates:
     """Rates of experts in the format that they compute in; the dense ones where none are known."""
     compute = weights.compute if weights.compute in device.flops else "bf16"
-    known = rates.experts.get(compute) or rates.experts.get("bf16")
-    return known or ExpertRates(
-        seconds=0.0,
-        bytes_per_s=weight_rate(rates, weights),
-        flops_per_s=arithmetic_rate(rates, weights, device),
-    )
+    own = rates.engine_experts.get(engine.name, {}) if engine is not None else {}
+    experts = {**rates.experts, **own}
+    known = experts.get(compute) or experts.get("bf16")
+    if known is not None:
+        return known
+    dense = gemm_rates(rates, weights, device)
+    return ExpertRates(seconds=0.0, bytes_per_s=dense.bytes_per_s, flops_per_s=dense.flops_per_s)
 
 
 def kv_rate(coefficients: StepCoefficients, fmt: KVFormat) -> float:
     """Bytes/s of KV in this format."""
     loss = coefficients.fp8_kv_speedup / 2 if fmt.bits < 16 else 1.0
     return coefficients.kv_bytes_per_s * loss
-
-
-def arithmetic_rate(
-    coefficients: StepCoefficients, weights: WeightFormat, device: AcceleratorProfile
-) -> float:
-    """FLOP/s of GEMMs with these weights: bf16's, unless they compute in fewer bits."""
-    if weights.compute not in device.flops or weights.compute not in _NARROW:
-        return coefficients.flops_per_s
-    return coefficients.flops_per_s * coefficients.fp8_flops_speedup

@@ -270,10 +270,14 @@ def test_the_profile_reproduces_the_prediction(learned, scenario, folder):
 def test_only_the_terms_are_changed(learned):
     before, after = learned.server.accelerator, learned.profile
     changed = {"flops_per_s", "attention_flops_per_s", "weight_bytes_per_s", "kv_bytes_per_s"}
-    changed |= {"host_costs", "source", "date", "fitted_on", "error_percent"}
+    changed |= {"gemms", "host_costs", "source", "date", "fitted_on", "error_percent"}
     old, new = dict(before.coefficients), dict(after.coefficients)
     assert {name for name in new if new[name] != old[name]} <= changed
     assert after.model_copy(update={"coefficients": before.coefficients}) == before
+    for was, now in zip(old["gemms"].values(), new["gemms"].values(), strict=True):
+        for narrow, wide in (("bytes_per_s", "weight_bytes_per_s"), ("flops_per_s",) * 2):
+            ratio = getattr(now, narrow) / getattr(was, narrow)
+            assert ratio == pytest.approx(new[wide] / old[wide], rel=1e-3)
 
 
 def test_a_profile_of_another_card_is_not_written_over(learned, folder):

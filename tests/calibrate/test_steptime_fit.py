@@ -17,12 +17,12 @@ from steptime_accuracy import leave_one_model_out
 
 from kvsim.calibrate.fit import (
     Datasheet,
-    fit_fp8,
+    fit_gemms,
     fit_link,
     fit_steps,
     predict,
 )
-from kvsim.calibrate.public.experts import fit_experts
+from kvsim.calibrate.public.experts import engine_experts, fit_experts
 from kvsim.calibrate.public.tables import GemmTable
 from kvsim.calibrate.rows import StepRows, read_rows, rows_from_records
 from kvsim.calibrate.shapes import LLAMA_3_8B, PUBLIC_SHAPES
@@ -33,7 +33,7 @@ from kvsim.engines import ENGINE_NAMES, get_engine
 from kvsim.engines.base import Deployment
 from kvsim.errors import InputError, KVSimError
 from kvsim.specs.engine_options import EngineOptions
-from kvsim.specs.hardware import FrontEnd, StepCoefficients
+from kvsim.specs.hardware import FrontEnd, GemmRates, StepCoefficients
 from kvsim.specs.precision import kv_format
 from kvsim.steptime.model import KVReadCurve, StepLoad, StepTimeModel, prefill_pairs
 
@@ -168,22 +168,46 @@ def test_planted_tile_factors_come_back():
     assert factors[256] > 1.1 * factors[1024]
 
 
-def test_planted_fp8_speedups_come_back():
-    planted = PLANTED.model_copy(
-        update={
-            "fp8_weight_speedup": 1.7,
-            "fp8_kv_speedup": 1.5,
-            "fp8_flops_speedup": 1.4,
-            "fp8_layer_seconds": 25e-6,
-        }
+@pytest.mark.parametrize("name", ["fp8", "fp4"])
+def test_planted_rates_of_a_narrow_format_come_back(name):
+    """With fp8 goes what KV in fp8 gains; another format's steps find it known."""
+    narrow = GemmRates(
+        seconds=25e-6,
+        bytes_per_s=0.85 * PLANTED.weight_bytes_per_s,
+        flops_per_s=1.4 * PLANTED.flops_per_s,
+        token_factors=dict.fromkeys((16, 32, 64, 128, 256, 512, 1024, 2048, 4096), 1.0),
     )
+    planted = PLANTED.model_copy(update={"gemms": {name: narrow}, "fp8_kv_speedup": 1.5})
+    base = PLANTED if name == "fp8" else PLANTED.model_copy(update={"fp8_kv_speedup": 1.5})
 
-    fitted = fit_fp8(timed(grid(), planted, fp8=True), PLANTED).coefficients
+    fitted = fit_gemms(timed(grid(), planted, weights=name), base, name).coefficients
 
-    assert fitted.fp8_weight_speedup == pytest.approx(1.7, rel=0.02)
+    found = fitted.gemms[name]
+    assert found.bytes_per_s == pytest.approx(narrow.bytes_per_s, rel=0.02)
+    assert found.flops_per_s == pytest.approx(narrow.flops_per_s, rel=0.02)
+    assert found.seconds == pytest.approx(25e-6, rel=0.1)
+    assert found.token_factors == pytest.approx(narrow.token_factors, rel=0.03)
     assert fitted.fp8_kv_speedup == pytest.approx(1.5, rel=0.02)
-    assert fitted.fp8_flops_speedup == pytest.approx(1.4, rel=0.02)
-    assert fitted.fp8_layer_seconds == pytest.approx(25e-6, rel=0.1)
+    assert fitted.weight_bytes_per_s == PLANTED.weight_bytes_per_s
+
+
+def test_rows_that_are_all_alike_are_too_few():
+    rows = timed(grid(), PLANTED)
+    alike = rows.where(np.arange(len(rows)) == 0)
+    many = StepRows(**{f.name: np.repeat(getattr(alike, f.name), 40) for f in fields(StepRows)})
+    with pytest.raises(InputError, match="40 rows of 1 kinds are too few to fit"):
+        fit_steps(many, DATASHEET, PLANTED)
+
+
+def test_narrow_formats_stay_as_many_times_bf16s():
+    narrow = GemmRates(seconds=1e-5, bytes_per_s=1e12, flops_per_s=5e14)
+    base = PLANTED.model_copy(
+        update={"gemms": {"fp8": narrow}, "weight_bytes_per_s": 1e12, "flops_per_s": 2.5e14}
+    )
+    fitted = fit_steps(timed(grid(), PLANTED), DATASHEET, base).coefficients
+    assert fitted.gemms["fp8"].bytes_per_s == pytest.approx(fitted.weight_bytes_per_s, rel=1e-3)
+    assert fitted.gemms["fp8"].flops_per_s == pytest.approx(2 * fitted.flops_per_s, rel=1e-3)
+    assert fitted.gemms["fp8"].seconds == 1e-5
 
 
 def test_a_model_left_out_is_judged_by_the_others():
@@ -256,8 +280,11 @@ def test_a_gemm_between_the_tables_sizes_is_bilinear():
 # --- routed experts ------------------------------------------------------------------------------
 
 
-def moe_table(folder, start, bandwidth, rate):
-    """A table whose times are planted, of one shape: 64 experts, 4 a token."""
+def moe_table(folder, start, bandwidth, rate, engine="vllm"):
+    """A table whose times are planted, of one shape: 64 experts, 4 a token.
+
+    Beside them, times of kernels of two matrices an expert, which count for nothing.
+    """
     rows = []
     for tokens in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096):
         for tp in (1, 2, 4):
@@ -272,9 +299,11 @@ def moe_table(folder, start, bandwidth, rate):
                     "inter_size": 1024, "topk": 4, "num_experts": 64, "moe_tp_size": tp,
                     "moe_ep_size": 1, "distribution": "power_law_1.2",
                     "latency": 1e3 * (start + math.hypot(read, computed)),
+                    "kernel_source": f"{engine}_fused_moe",
                 }
             )  # fmt: skip
-    place = folder / "aisimulate/h100_sxm/moe/vllm/0.1"
+            rows.append({**rows[-1], "latency": 1.0, "kernel_source": "moe_torch_flow_nongated"})
+    place = folder / "aisimulate/h100_sxm/moe" / engine / "0.1"
     place.mkdir(parents=True)
     pd.DataFrame(rows).to_parquet(place / "moe_perf.parquet")
 
@@ -286,6 +315,14 @@ def test_planted_rates_of_experts_come_back(tmp_path):
     assert found.rates.bytes_per_s == pytest.approx(2e12, rel=0.01)
     assert found.rates.flops_per_s == pytest.approx(3e14, rel=0.02)
     assert (found.rows, found.error_percent) == (36, pytest.approx(0, abs=0.2))
+
+
+def test_engines_with_tables_of_experts_have_their_own_fitted(tmp_path):
+    moe_table(tmp_path, 25e-6, 2e12, 3e14)
+    moe_table(tmp_path, 50e-6, 1e12, 3e14, engine="trtllm")
+    found = engine_experts(tmp_path, "h100_sxm", find_accelerator("h100"))
+    assert list(found) == ["tensorrt-llm"]
+    assert found["tensorrt-llm"]["bf16"].seconds == pytest.approx(50e-6, rel=0.01)
 
 
 def test_a_card_without_tables_of_experts_has_none_fitted(tmp_path):
@@ -367,7 +404,7 @@ def test_a_fit_is_told_as_json(tmp_path):
     assert said["error_percent"] == pytest.approx(block["error_percent"], abs=0.1)
     assert len(said["warnings"]) == 1
     # One rank in bf16 says nothing of links, of fp8 and of experts, and everything of the rest.
-    assert {"collectives", "fp8_flops_speedup"} <= set(said["kept"])
+    assert {"collectives", "fp8_kv_speedup"} <= set(said["kept"])
     assert not {"kv_bytes_per_s", "weight_bytes_per_s", "error_percent"} & set(said["kept"])
     assert said["output"] is None
 

@@ -293,6 +293,11 @@ def test_a_missing_key(written):
             "host_costs.sglang.host_seconds = 3.6 s",
         ),
         ("token_factors:", "{16: 150.0}", "coefficients.token_factors.16 = 150 is not plausible"),
+        (
+            "gemms:",
+            "\n    fp9: {seconds: 0, bytes_per_s: 1.0e+12, flops_per_s: 1.0e+15}",
+            "coefficients.gemms.fp9 is no format; nearest valid: fp8",
+        ),
     ],
 )
 def test_an_absurd_coefficient_is_named(tmp_path, line, wrong, message):

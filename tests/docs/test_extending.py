@@ -99,9 +99,8 @@ def test_the_table_lists_every_family_with_its_key_and_its_base(registered):
 
 
 def test_the_eviction_policy_makes_a_difference(registered):
-    orders = ("lru", "segmented", {"name": "segmented", "uses": 10**9})
-    found = [summary(eviction=order) for order in orders]
-    assert len({each["prefix_cache"]["hits"] for each in found}) == 3
+    found = [summary(eviction=order) for order in ("lru", "segmented")]
+    assert len({each["prefix_cache"]["hits"] for each in found}) == 2
     assert {each["completed"] for each in found} == {300}
     for each in found:
         assert 0 < each["prefix_cache"]["hits"] < each["prefix_cache"]["queries"]

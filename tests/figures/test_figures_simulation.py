@@ -243,7 +243,12 @@ def test_bands_of_variants_on_other_cards_are_said_apart():
     assert nobody
     assert all(words.startswith("mi300x: ") for words in nobody)
     alike = kvsim.compare(scenario, {"memory.allocator": ["paged", "reserve-max"]})
-    assert not any(":" in words.partition("TTFT")[0] for words in alike.how_sure)
+    *said, last = alike.how_sure
+    assert not any(":" in words.partition("TTFT")[0] for words in said)
+    assert last.startswith("Differences are surer than that")
+    assert found.how_sure[-1].startswith(
+        "Differences between cards, models or engines are no surer"
+    )
 
 
 def test_panels_share_their_axes(compared):

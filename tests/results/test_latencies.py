@@ -97,7 +97,7 @@ def test_the_command_prints_bands_and_writes_them(run_kvsim):
         assert f"{low:,.1f} to {high:,.1f}, {sure}" in out
     words = " ".join(out.split())
     assert "TTFT, TPOT, ITL: 90% sure, by 20 served runs that the fit had not seen" in words
-    assert "E2E: extrapolated from the widest class, with 3 served runs of its own" in words
+    assert "E2E: extrapolated from other classes, with 3 served runs of its own" in words
     several = json.loads(run_kvsim(*question, "--replications", "2", "--format", "json")[1])
     mean = several["intervals"]["mean_ttft_ms"]["mean"]
     low, high = several["time_bands"]["intervals"]["mean_ttft_ms"]

@@ -111,7 +111,7 @@ class Idle:
         def holdings(live):
             return []
 
-    running = waiting = ()
+    running, queued = (), 0
 
 
 def test_a_film_of_any_length_is_thinned_evenly():

@@ -126,3 +126,38 @@ def test_the_hit_ratio_of_all_references_follows(alone):
     references = -(-columns["prompt_tokens"] // BLOCK)
     full_only = (columns["cached_tokens"] / BLOCK).sum() / references.sum()
     assert 0.3664 - 0.0005 < full_only < 0.3664
+
+
+# --- several cards on PCIe ---------------------------------------------------------------------
+
+# TensorRT-LLM's performance overview: Llama-3.1-70B in fp8 on L40S, 128 prompt and 2,048 output
+# tokens, output tokens/s by tensor-parallel degree; its default policy evicts nobody, since a
+# request's whole length is set aside when it is admitted.
+ON_L40S = {4: 1943, 8: 2303}
+
+
+@pytest.mark.parametrize("degree", ON_L40S)
+def test_a_70b_model_over_pcie_reaches_the_published_throughput_within_a_quarter(degree):
+    lengths = {
+        "prompt": {"kind": "fixed", "tokens": 128},
+        "output": {"kind": "fixed", "tokens": 2048},
+    }
+    scenario = load_scenario(
+        "peer-w",
+        {
+            "model": "llama3.1-70b",
+            "accelerator": "l40s",
+            "engine": {
+                "name": "tensorrt-llm",
+                "tensor_parallel_size": degree,
+                "quantization": "fp8",
+                "kv_cache_dtype": "fp8",
+                "max_model_len": 2304,
+            },
+            "memory": {"allocator": "reserve-oracle"},
+            "workload": {"arrivals": {"kind": "at_once"}, "lengths": lengths, "requests": 3000},
+        },
+    )
+    summary = simulate(scenario).summary
+    assert summary["preemptions"] == 0
+    assert summary["output_throughput"] == pytest.approx(ON_L40S[degree], rel=0.25)

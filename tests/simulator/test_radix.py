@@ -136,6 +136,24 @@ def test_every_law_holds_and_prefixes_are_found(more):
         assert log.hit_tokens > 1000
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_pages_of_parallel_samples_are_evicted_before_they_are_taken(seed):
+    """Each sample has a copy of its prompt's last page; nothing is free and cached at once."""
+    more = {
+        "engine.num_gpu_blocks_override": 200,
+        "engine.block_size": 64,
+        "workload.samples": 4,
+        "workload.lengths.prompt": {"kind": "lognormal", "mean": 600, "cv": 0.8, "max": 2000},
+        "workload.prefix": {"kind": "groups", "groups": 4, "tokens": 400},
+    }
+    result = kvsim.simulate(
+        load_scenario("peer-w", TALKS | {"scheduler.policy": "sglang"} | more), seed=seed
+    )
+    free = result.memory["free"].to_numpy()
+    assert free.min() >= 0
+    assert free.min() < free.max()
+
+
 def test_the_tree_is_that_of_the_scheduler_and_not_of_the_engine():
     assert type(memory_of(TALKS)) is Radix
     assert type(memory_of(TALKS | {"scheduler.policy": "vllm-v1"})) is PrefixRuns

@@ -3,6 +3,8 @@
 What the engine itself did is in tests/engine_oracle.
 """
 
+from math import ceil
+
 import pytest
 
 import kvsim
@@ -51,11 +53,11 @@ def test_a_parameter_out_of_range_is_refused(parameter, value):
 # --- its rules, by hand --------------------------------------------------------------------
 
 
-def run(blocks, jobs, arrivals=None, **options):
+def run(blocks, jobs, arrivals=None, seats=8, **options):
     """Serve ``(prompt, output)`` jobs that come at once, or when it is said; a second a step."""
     prompts, outputs = zip(*jobs, strict=True)
     workload = Given([table(arrivals or [0.0] * len(jobs), prompts, outputs)])
-    limits = SchedulerLimits(8, 64, 1000)
+    limits = SchedulerLimits(seats, 64, 1000)
     pool = Pool("paged", blocks, BlockCurve(1))
     case = Case("sglang", pool, limits, step_time=ConstantStepTime(1), options=options)
     return simulated(case, workload)
@@ -92,6 +94,37 @@ def test_arrivals_are_looked_at_every_few_decode_steps_and_after_each_prompt():
     log = run(500, jobs, arrivals, scheduler_recv_interval=5)
     assert list(log.scheduled_seconds) == [0, 6, 7, 13]
     assert list(run(500, jobs, arrivals).scheduled_seconds) == [0, 4, 7, 10]
+
+
+def test_it_looks_after_a_prompt_whenever_that_was():
+    """Two seats: the third's prompt is computed from 4 to 5, when the first has ended.
+
+    So the fourth, of 4.5, is heard of at 5 and takes the second's seat at 10; by steps alone it
+    would be heard of at 12, after 10 that decoded.
+    """
+    jobs, arrivals = [(4, 4), (4, 9), (4, 40), (4, 3)], [0.0, 0.0, 0.0, 4.5]
+    log = run(500, jobs, arrivals, seats=2, scheduler_recv_interval=10)
+    assert list(log.scheduled_seconds) == [0, 0, 4, 10]
+
+
+def test_who_comes_as_it_looks_is_behind_those_that_came_before():
+    """It looks at 4: the second, of 2.5, and the third, of 4; one seat is free."""
+    jobs, arrivals = [(4, 40), (4, 20), (4, 20)], [0.0, 2.5, 4.0]
+    log = run(500, jobs, arrivals, seats=2, scheduler_recv_interval=3)
+    assert log.scheduled_seconds[1] == 4
+    assert log.scheduled_seconds[2] > 4
+
+
+@pytest.mark.parametrize("interval", [1, 5])
+def test_who_was_not_looked_at_waits_all_the_same(interval):
+    """The queue that steps count is the one that requests stand in (Little's law, by moments)."""
+    jobs, arrivals = [(4, 30)] * 6, [0.0, 1.5, 2.5, 7.5, 8.5, 11.5]
+    log = run(900, jobs, arrivals, scheduler_recv_interval=interval)
+    steps, scheduled = log.step_columns(), log.scheduled_seconds
+    waited = sum(steps["waiting"] * steps["seconds"])
+    assert waited == pytest.approx(
+        sum(at - ceil(came) for at, came in zip(scheduled, arrivals, strict=True))
+    )
 
 
 def test_looks_at_what_arrived_go_on_where_nothing_had():

@@ -37,6 +37,8 @@ def understands(setup: Setup) -> bool:
         asked.add(str(memory.placement))
     if asked & _OF_OTHERS or {"sglang", "prefix"} <= asked:  # its radix cache: tests.engine_oracle
         return False
+    if "scheduler_recv_interval" in scheduler.policy.parameters:
+        return False
     windows = any(group.growth.window for group in setup.pools.main.groups)
     if windows and memory.allocator == "prefix":  # tests.engine_oracle
         return False

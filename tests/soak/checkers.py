@@ -186,8 +186,12 @@ def admissions_in_order(told: Told) -> None:
     """Nobody is admitted while somebody waits who has precedence.
 
     Of two requests, the one with precedence was there when the other was first admitted, so
-    its own first admission is not later.
+    its own first admission is not later. Who looks at arrivals now and then knows but of those
+    that came before the last look, which keeps the order of arrival alone.
     """
+    spec = told.setup.scenario.scheduler
+    if "scheduler_recv_interval" in spec.policy.parameters and str(spec.admission) != "fcfs":
+        return
     arrival, scheduled = told.moment("queued"), told.moment("scheduled")
     keys = _precedence(told)
     order = [row for row in np.lexsort((keys, scheduled)) if told.served[row]]

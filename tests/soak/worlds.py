@@ -14,8 +14,10 @@ import yaml
 
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.memory.growth import BlockCurve
+from kvsim.simulator.assemble import make_scheduler
 from kvsim.simulator.loading import load_scenario
 from kvsim.simulator.prepare import prepare
+from kvsim.simulator.recorder import Recorder
 from kvsim.simulator.scenario import Scenario
 
 Content = dict[str, Any]
@@ -40,7 +42,11 @@ _ALLOCATORS = (
     *("none", "reserve-max", "reserve-pow2", "reserve-oracle", "grow", "virtual"),
     "soak-thrifty",
 )
-_SCHEDULERS = (*("vllm-v1", "vllm-v0", "orca", "static", "sarathi") * 2, "soak-gentle")
+_SCHEDULERS = (
+    *("vllm-v1", "vllm-v0", "orca", "static", "sarathi", "sglang") * 2,
+    "soak-gentle",
+    "soak-polls",
+)
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,8 @@ def _scheduler(dice: random.Random) -> Content:
     policy: Any = dice.choice(_SCHEDULERS)
     if policy == "soak-gentle":
         policy = {"name": policy, "prompts": dice.choice((1, 2))}
+    if policy == "soak-polls":
+        policy = {"name": "sglang", "scheduler_recv_interval": dice.choice((2, 7, 30))}
     orders = ("fcfs", "fcfs", "priority", "shortest-first", "soak-longest-first")
     return {
         "policy": policy,
@@ -282,7 +290,7 @@ def _sized(world: World, pressure: float, folder: Path) -> World | None:
         curve: BlockCurve = roomy.sizing.pools.main.curve
         longest = curve.blocks_at(roomy.deployment.options.max_model_len)
         sized = _with_blocks(world, int(longest * pressure) + 1)
-        prepare(sized.written(folder))
+        make_scheduler(prepare(sized.written(folder)), Recorder())
     except (InputError, UnsupportedError):
         return None
     return sized

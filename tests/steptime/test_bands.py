@@ -69,17 +69,49 @@ def test_a_class_with_a_row_of_its_own_has_it(rows):
 
 
 @pytest.mark.parametrize(
-    ("question", "runs", "like"),
+    ("question", "ends", "runs", "like"),
     [
-        ({"engine": "sglang"}, FEWEST_RUNS - 1, f"sglang, dense, {OWN}"),
-        ({"engine": "llama.cpp"}, 0, f"llama.cpp, dense, {OWN}"),
-        ({"gpu": "mi300x"}, 0, "vllm, dense, a card that nobody measured"),
-        ({"gpu": "gb200"}, 0, "vllm, dense, a card that nobody measured"),  # a B200's, restated
-        ({"engine": "tensorrt-llm", "model": "mixtral-8x7b"}, 0, f"tensorrt-llm, experts, {OWN}"),
+        ({"engine": "sglang"}, (0.8, 1.3), FEWEST_RUNS - 1, f"sglang, dense, {OWN}"),
+        ({"engine": "llama.cpp"}, (0.8, 1.3), 0, f"llama.cpp, dense, {OWN}"),
+        # a B200's, restated: vLLM's rows alone
+        ({"gpu": "gb200"}, (0.8, 1.2), 0, "vllm, dense, a card that nobody measured"),
+        (
+            {"engine": "tensorrt-llm", "model": "mixtral-8x7b"},
+            (1.2, 1.3),
+            0,
+            f"tensorrt-llm, experts, {OWN}",
+        ),
     ],
 )
-def test_any_other_class_takes_the_widest_row_of_the_latency(rows, question, runs, like):
-    assert band(**question) == TimeBand(0.9, 0.8, 1.2, runs, like, is_extrapolated=True)
+def test_any_other_class_reaches_as_far_as_any_of_its_engine_or_of_all(
+    rows, question, ends, runs, like
+):
+    assert band(**question) == TimeBand(0.9, *ends, runs, like, is_extrapolated=True)
+
+
+def test_a_class_of_too_few_runs_reaches_as_far_as_its_own_at_least(monkeypatch):
+    wild = row("sglang", measured=True, experts=False, key="tpot", low=0.1, high=9.0, runs=3)
+    monkeypatch.setattr(bands, "_rows", lambda: (*ROWS[:3], wild))
+    found = band(engine="sglang")
+    assert (found.low, found.high, found.is_extrapolated) == (0.1, 9.0, True)
+
+
+def test_on_a_card_with_medians_the_error_of_those_is_added_in_quadrature(rows):
+    """0.8 and 1.2 of vLLM's rows, and 40 % of what no measured architecture is."""
+    found = band(gpu="mi300x")
+    assert math.log(found.low) == pytest.approx(-math.hypot(math.log(0.8), math.log(0.6)))
+    assert math.log(found.high) == pytest.approx(math.hypot(math.log(1.2), math.log(1.4)))
+    assert band(gpu="h100-pcie").low > found.low  # Hopper's medians: 11 %
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("model", ["llama3-8b", "mixtral-8x7b"])
+def test_no_card_that_nobody_measured_is_surer_than_one_that_was(model, key):
+    own = band(model=model, key=key)
+    for gpu in ("gb300", "l4", "mi300x", "a100-pcie-40gb"):
+        other = band(gpu=gpu, model=model, key=key)
+        assert other.low <= own.low
+        assert other.high >= own.high
 
 
 def test_a_latency_that_no_run_was_compared_in_takes_the_widest_of_all(rows):
@@ -103,7 +135,8 @@ def test_the_shipped_rows_are_wider_where_extrapolated(key):
         for model in ("llama3-8b", "mixtral-8x7b"):
             own = band(engine=engine, model=model, key=key)
             assert own.is_extrapolated == (own.runs < FEWEST_RUNS)
-            assert own.high / own.low <= widest.high / widest.low * (1 + 1e-12)
+            if not own.is_extrapolated:
+                assert widest.low <= own.low < own.high <= widest.high
 
 
 def test_the_shipped_rows_can_be_bands():
@@ -210,9 +243,9 @@ def test_most_of_a_planted_table_lies_within_its_own_band():
         (20, False, "90% sure",
          "90% sure, by 20 served runs that the fit had not seen (like this)"),
         (1, True, "extrapolated",
-         "extrapolated from the widest class, with 1 served run of its own (like this)"),
+         "extrapolated from other classes, with 1 served run of its own (like this)"),
         (0, True, "extrapolated",
-         "extrapolated from the widest class, with no served runs of its own (like this)"),
+         "extrapolated from other classes, with no served runs of its own (like this)"),
     ],
 )  # fmt: skip
 def test_how_sure_in_words(runs, is_extrapolated, sure, words):

@@ -15,18 +15,20 @@ import math
 import pytest
 
 from kvsim.catalog.accelerators import find_accelerator
+from kvsim.engines import get_engine
 from kvsim.engines.base import Deployment
 from kvsim.memory.rank import Rank
 from kvsim.memory.tensors import matmul_flops_per_token
 from kvsim.specs.attention import FullAttention, RecurrentState, SlidingAttention
 from kvsim.specs.engine_options import EngineOptions
-from kvsim.specs.hardware import ExpertRates, Interconnect, Link, StepCoefficients
+from kvsim.specs.hardware import ExpertRates, GemmRates, Interconnect, Link, StepCoefficients
 from kvsim.specs.model import DenseMlp, LayerGroup, ModelSpec, MoeMlp
-from kvsim.specs.precision import kv_format
+from kvsim.specs.precision import kv_format, weight_format
 from kvsim.steptime.defaults import architecture_of, class_coefficients
 from kvsim.steptime.kv_reads import KVReadCurve, prefill_pairs
 from kvsim.steptime.model import StepCost, StepLoad, StepTimeModel
 from kvsim.steptime.rank_work import ExpertWork, RankWork
+from kvsim.steptime.rates import expert_rates, links_of
 from kvsim.steptime.terms import (
     collective_seconds,
     compute_seconds,
@@ -247,19 +249,47 @@ def test_a_narrow_kv_cache_is_read_at_its_own_rate():
 
 
 def test_narrow_weights_are_read_and_multiplied_at_their_own_rates():
-    changes = {"fp8_weight_speedup": 1.5, "fp8_flops_speedup": 1.25, "fp8_layer_seconds": 1e-5}
-    narrow, wide = (steps(rates=changes, quantization=name) for name in ("fp8", None))
-
-    assert narrow.weight_bytes_per_s == pytest.approx(0.75e9)
-    assert narrow.flops_per_s == pytest.approx(1.25e10)
+    own = GemmRates(seconds=1e-5, bytes_per_s=0.75e9, flops_per_s=1.25e10, token_factors={8: 3.0})
+    narrow, wide = (steps(rates={"gemms": {"fp8": own}}, quantization=n) for n in ("fp8", None))
+    assert narrow.gemms == own
     assert narrow.layer_seconds == pytest.approx(6e-5)
-    assert (wide.weight_bytes_per_s, wide.flops_per_s, wide.layer_seconds) == (1e9, 1e10, 5e-5)
+    assert (wide.gemms.bytes_per_s, wide.gemms.flops_per_s, wide.layer_seconds) == (1e9, 1e10, 5e-5)
+    # 8 tokens in tiles that cost thrice: at another count of tokens for bf16
+    ratio = [each.cost(StepLoad(8, 8)).compute_seconds for each in (narrow, wide)]
+    assert ratio[0] / ratio[1] == pytest.approx(3.0 / 1.25)
+
+
+def test_a_format_takes_its_own_rates_before_those_of_what_it_computes_in():
+    of = {
+        name: GemmRates(seconds=0.0, bytes_per_s=1e9, flops_per_s=rate)
+        for name, rate in {"fp8": 2e10, "fp8_block": 3e10, "fp4": 4e10}.items()
+    }
+    formats = {"fp8": 2e10, "fp8_block": 3e10, "fp8_block_e8m0": 3e10, "mxfp8": 2e10, "nvfp4": 4e10}
+    for name, rate in formats.items():
+        card = "b200" if name == "nvfp4" else "h100"
+        assert steps(card=card, rates={"gemms": of}, quantization=name).gemms.flops_per_s == rate
+    del of["fp4"]  # nobody timed it: 8 bits' stand in
+    assert steps(card="b200", rates={"gemms": of}, quantization="nvfp4").gemms == of["fp8"]
 
 
 def test_narrow_weights_compute_at_the_wide_rate_where_the_card_has_no_narrow_one():
-    """A100's datasheet has no fp8."""
-    changes = {"fp8_flops_speedup": 1.25, "fp8_layer_seconds": 1e-5}
-    assert steps(card="a100", rates=changes, quantization="fp8").flops_per_s == 1e10
+    """A100's datasheet has no fp8; weights are read as fp8's all the same."""
+    own = {"fp8": GemmRates(seconds=1e-5, bytes_per_s=0.75e9, flops_per_s=1.25e10)}
+    narrow = steps(card="a100", rates={"gemms": own}, quantization="fp8")
+    assert (narrow.gemms.flops_per_s, narrow.gemms.bytes_per_s) == (1e10, 0.75e9)
+    assert narrow.layer_seconds == 5e-5
+
+
+def test_a_format_that_is_widened_has_rates_of_its_own_where_a_profile_says_them():
+    own = GemmRates(seconds=2e-5, bytes_per_s=3e8, flops_per_s=7e9)
+    assert steps(rates={"gemms": {"awq": own}}, quantization="awq").gemms == own
+
+
+def test_weights_that_nobody_timed_are_read_at_nine_tenths_and_multiplied_1_6_times_as_fast():
+    narrow = steps(quantization="fp8").gemms
+    assert (narrow.bytes_per_s, narrow.flops_per_s) == pytest.approx((0.9e9, 1.6e10))
+    widened = steps(quantization="awq").gemms
+    assert (widened.bytes_per_s, widened.flops_per_s) == pytest.approx((0.9e9, 1e10))
 
 
 def test_a_checkpoints_size_on_disk_does_not_hold_in_another_format():
@@ -375,7 +405,7 @@ def test_an_unmeasured_card_takes_its_architectures_shares_of_its_datasheet():
     # 63 and 69 % of what KV reads reach, on Vidur's H100 and A100
     assert given.elementwise_bytes_per_s == pytest.approx(0.65 * given.kv_bytes_per_s)
     # as in the profiles of measured cards without a measurement in fp8
-    assert (given.fp8_weight_speedup, given.fp8_kv_speedup) == (1.8, 1.7)
+    assert (given.gemms, given.fp8_kv_speedup) == ({}, 1.7)
     assert given.source == "medians of Hopper cards, within 11 % of nine in ten steps"
 
 
@@ -384,3 +414,30 @@ def test_a_card_of_no_measured_architecture_takes_all_measured_cards_medians():
     assert architecture_of(find_accelerator("mi300x")) == ""
     assert "all measured cards" in class_coefficients(find_accelerator("mi300x")).source
     assert architecture_of(find_accelerator("l4")) == "ada"
+
+
+def test_an_engines_own_all_reduces_go_before_those_of_the_profile():
+    profile = {2: Link(seconds=1e-5, bytes_per_s=1e9), 4: Link(seconds=2e-5, bytes_per_s=1e9)}
+    own = {2: Link(seconds=7e-5, bytes_per_s=3e9)}
+    known = steps(
+        rates={"collectives": profile, "engine_collectives": {"sglang": own}}
+    ).coefficients
+    assert links_of(known, get_engine("sglang")) == {2: own[2], 4: profile[4]}
+    assert links_of(known, get_engine("vllm")) == links_of(known, None) == profile
+
+
+def test_an_engines_own_grouped_gemms_go_before_those_of_the_profile():
+    """In the formats that were timed under it; all else is the profile's."""
+    profile = {
+        name: ExpertRates(seconds=0, bytes_per_s=1e9, flops_per_s=rate)
+        for name, rate in (("bf16", 1e9), ("fp8", 3e9))
+    }
+    own = {"fp8": ExpertRates(seconds=1e-6, bytes_per_s=2e9, flops_per_s=7e9)}
+    known = steps(rates={"experts": profile, "engine_experts": {"sglang": own}}).coefficients
+    card = find_accelerator("h100")
+    fp8, bf16 = weight_format("fp8"), weight_format("bf16")
+    sglang, vllm = get_engine("sglang"), get_engine("vllm")
+    assert expert_rates(known, fp8, card, sglang) == own["fp8"]
+    assert expert_rates(known, bf16, card, sglang) == profile["bf16"]
+    for engine in (vllm, None):
+        assert expert_rates(known, fp8, card, engine) == profile["fp8"]

@@ -55,6 +55,13 @@ def test_a_release_that_nobody_measured_says_whose_costs_it_has():
     assert "priced with 0.8 to 0.13's, without asynchronous scheduling" in off.source
 
 
+def test_a_last_release_holds_its_patches():
+    """0.13.5 is 0.13's, and 0.23.4 is 0.23's."""
+    assert cost_of("0.13.5", is_async=False) == cost_of("0.13.0", is_async=False)
+    assert "priced with" not in cost_of("0.13.5", is_async=False).source
+    assert "priced with" not in cost_of("0.23.4", is_async=True).source
+
+
 def test_engines_of_2023_launch_every_kernel_of_a_decode_step():
     """Splitwise, Llama-2-70B on four A100: 44.5 ms a token; the kernels alone take 28."""
     model, card = find_model("llama2-70b"), find_accelerator("a100")

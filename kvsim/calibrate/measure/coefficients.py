@@ -33,7 +33,7 @@ from kvsim.calibrate.measure.fitting import (
 )
 from kvsim.calibrate.measure.gemm import GemmCase
 from kvsim.errors import InputError
-from kvsim.specs.hardware import AcceleratorProfile, Link, StepCoefficients
+from kvsim.specs.hardware import AcceleratorProfile, GemmRates, Link, StepCoefficients
 from kvsim.steptime.defaults import class_coefficients
 
 __all__ = ["WAYS", "Calibration", "calibrate_rows", "fastest"]
@@ -99,8 +99,11 @@ def calibrate_rows(
         if stacks := pick(layers):
             parts[f"{way} layers"] = fit_layers(stacks)
         parts[f"{way} decode"] = fit_decode(pick(decode))
-    base = _base(rows, facts, shipped, date)
-    coefficients = {way: _coefficients(way, parts, base) for way in WAYS}
+    known = shipped.coefficients or class_coefficients(shipped) if shipped else None
+    base = _base(rows, facts, known, date)
+    coefficients = {
+        way: _with_gemms(_coefficients(way, parts, base), rows, facts.dtype, known) for way in WAYS
+    }
     return Calibration(facts, shipped, tuple(rows), coefficients, parts)
 
 
@@ -171,10 +174,9 @@ def _counts(used: Sequence[PartFit]) -> list[str]:
 
 
 def _base(
-    rows: Sequence[Row], facts: DeviceFacts, shipped: AcceleratorProfile | None, date: str
+    rows: Sequence[Row], facts: DeviceFacts, known: StepCoefficients | None, date: str
 ) -> StepCoefficients:
-    """Everything but the fitted values: provenance, links, fp8, other engines' host costs."""
-    known = shipped.coefficients or class_coefficients(shipped) if shipped else None
+    """Everything but the fitted values: provenance, links, KV in fp8, engines' host costs."""
     software = f"torch {facts.torch_version}" + (f", {facts.driver}" if facts.driver else "")
     updates: dict[str, Any] = {
         "collectives": {**(known.collectives if known else {}), **_links(rows)}
@@ -182,9 +184,8 @@ def _base(
     if known is not None:
         updates["host_costs"] = known.host_costs
         updates["fp8_kv_speedup"] = known.fp8_kv_speedup
-        updates["fp8_layer_seconds"] = known.fp8_layer_seconds
         updates["experts"] = known.experts
-    updates |= _fp8_speedups(rows, facts.dtype, known)
+        updates["engine_experts"] = known.engine_experts
     source = f"measured by kvsim calibrate: {facts.name}, {software}"
     return unfitted(engine="torch", source=source, date=date, **updates)
 
@@ -198,10 +199,34 @@ def _links(rows: Sequence[Row]) -> dict[int, Link]:
     return {ranks: fit_link(sizes) for ranks, sizes in sorted(times.items())}
 
 
-def _fp8_speedups(
-    rows: Sequence[Row], dtype: str, known: StepCoefficients | None
-) -> dict[str, float]:
-    """Median gain of fp8 products, of few rows and of many; else what is known."""
+def _with_gemms(
+    rates: StepCoefficients, rows: Sequence[Row], dtype: str, known: StepCoefficients | None
+) -> StepCoefficients:
+    """Add GEMMs in narrower formats: as many times bf16's as they are on a card that is known.
+
+    Those in fp8 are as fast as was measured: the median gain of few rows, which weights bind, and
+    of many.
+    """
+    gemms: dict[str, GemmRates] = {}
+    if known is not None:
+        gemms = known.gemms_times(
+            rates.weight_bytes_per_s / known.weight_bytes_per_s,
+            rates.flops_per_s / known.flops_per_s,
+        )
+    reading, multiplying = _fp8_gains(rows, dtype)
+    if reading and multiplying:
+        seconds = gemms["fp8"].seconds if "fp8" in gemms else 0.0
+        gemms["fp8"] = GemmRates(
+            seconds=seconds,
+            bytes_per_s=round_significant(reading / 2 * rates.weight_bytes_per_s),
+            flops_per_s=round_significant(multiplying * rates.flops_per_s),
+            token_factors=rates.token_factors,
+        )
+    return rates.model_copy(update={"gemms": gemms})
+
+
+def _fp8_gains(rows: Sequence[Row], dtype: str) -> tuple[float | None, float | None]:
+    """Median gain of fp8 products of few rows, and of many; None where there are none."""
     seconds: dict[tuple[str, int, int, int], float] = {}
     for row in rows:
         if isinstance(row.case, GemmCase):
@@ -210,11 +235,5 @@ def _fp8_speedups(
     for (name, m, n, k), time in seconds.items():
         if name == "fp8" and (dtype, m, n, k) in seconds:
             gains[m <= _FEW_TOKENS].append(seconds[dtype, m, n, k] / time)
-    names = {True: "fp8_weight_speedup", False: "fp8_flops_speedup"}
-    found = {
-        names[few]: round_significant(float(np.median(values)))
-        for few, values in gains.items()
-        if values
-    }
-    kept = {name: getattr(known, name) for name in names.values()} if known else {}
-    return {**kept, **found}
+    few, many = (float(np.median(gains[way])) if gains[way] else None for way in (True, False))
+    return few, many

@@ -18,7 +18,7 @@ is no card's: see `kvsim.steptime.hosts`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,13 @@ from typing import Any
 from kvsim.calibrate.fit import (
     Datasheet,
     Fit,
-    fit_fp8,
+    fit_gemms,
     fit_steps,
     round_significant,
 )
 from kvsim.calibrate.public.aisimulate import FOLDER, read_kernels
 from kvsim.calibrate.public.collectives import engine_links, measured_links
-from kvsim.calibrate.public.experts import fit_experts
+from kvsim.calibrate.public.experts import engine_experts, fit_experts
 from kvsim.calibrate.public.layers import LayerTables, layer_steps
 from kvsim.calibrate.public.tables import KernelTables, Precision, kernel_sums
 from kvsim.calibrate.public.vidur import read_layers
@@ -52,13 +52,17 @@ __all__ = [
     "derived",
     "fit_card",
     "fit_rows",
+    "narrow_rows",
+    "of_kernels",
 ]
 
 _LEAST_STEP_BYTES = 32e9
 # Two norms, rotary and activation of one layer at few tokens: 8.5 us on RTX 4090 and 10.2 us
 # on RTX PRO 6000 in LLMServingSim's vLLM profiles.
 _ELEMENTWISE_SECONDS = 9e-6
-_FP8 = Precision("fp8", "fp8")
+# Formats of narrow weights, in kvsim's words and the tables'; their steps read KV in fp8. Blocks of
+# fp8 were timed with the host in the way on B200 and L40S: 170 us and more for the smallest GEMM.
+_NARROW = {"fp8": "fp8", "fp8_block": "fp8_block", "fp4": "nvfp4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,8 @@ class Card:
         "kernels", "parquet", "layers" or "gemms": see the module's table.
     stem : str
         The card's word in file names.
-    fp8 : bool
-        Whether the tables hold fp8 rows too.
+    narrow : tuple of str
+        Narrower formats that the tables hold too, of `_NARROW`; "fp8" first.
     system : str
         The card's word in ``aisimulate``, where it is another.
     """
@@ -82,7 +86,7 @@ class Card:
     accelerator: str
     kind: str
     stem: str
-    fp8: bool = False
+    narrow: tuple[str, ...] = ()
     system: str = ""
 
     @property
@@ -94,13 +98,15 @@ class Card:
 _RTX_PRO = "rtx_pro_6000_server"
 CARDS = (
     Card("A100-SXM4-80GB", "kernels", "a100_sxm"),
-    Card("H100-SXM5-80GB", "kernels", "h100_sxm", fp8=True),
-    Card("H200-SXM-141GB", "kernels", "h200_sxm", fp8=True),
-    Card("L40S", "kernels", "l40s", fp8=True),
+    Card("H100-SXM5-80GB", "kernels", "h100_sxm", ("fp8", "fp8_block")),
+    Card("H200-SXM-141GB", "kernels", "h200_sxm", ("fp8", "fp8_block")),
+    Card("L40S", "kernels", "l40s", ("fp8",)),
     Card("RTX4090", "layers", "RTX4090_Llama-3.1-8B"),
-    Card("B200-SXM-180GB", "parquet", "b200_sxm", fp8=True),
-    Card("B300-SXM-288GB", "parquet", "b300_sxm", fp8=True),
-    Card("RTXPRO6000-Blackwell-Server", "layers", "RTXPRO6000_Llama-3.1-8B", system=_RTX_PRO),
+    Card("B200-SXM-180GB", "parquet", "b200_sxm", ("fp8", "fp4")),
+    Card("B300-SXM-288GB", "parquet", "b300_sxm", ("fp8", "fp8_block", "fp4")),
+    Card(
+        "RTXPRO6000-Blackwell-Server", "layers", "RTXPRO6000_Llama-3.1-8B", ("fp8", "fp4"), _RTX_PRO
+    ),
     Card("A40", "gemms", "a40"),
 )
 # Cards with another's die: no table covers them, and their datasheets differ in memory and power.
@@ -167,6 +173,19 @@ def card_rows(
     return read_layers(place / f"mlp_median_{card.stem}.csv")
 
 
+def narrow_rows(folder: Path, card: Card, profile: AcceleratorProfile, name: str) -> StepRows:
+    """Steps of a card whose weights have a narrower format, and whose KV is fp8.
+
+    Raises
+    ------
+    InputError
+        When a table is missing or broken.
+    """
+    if card.kind not in _KERNEL_READERS or name == "fp8_block":
+        card = replace(card, kind="parquet", stem=card.word)
+    return card_rows(folder, card, profile, Precision(_NARROW[name], "fp8"))
+
+
 def _place(folder: Path, card: Card) -> Path:
     """Return the source's own folder where there is one, else the folder as given."""
     inner = folder / _FOLDERS[card.kind]
@@ -188,14 +207,22 @@ def fit_card(folder: Path, profile: AcceleratorProfile) -> Fit:
     summed = _KERNEL_READERS.get(card.kind) is not None
     fit = fit_rows(rows, profile, _base(folder, card, profile), summed=summed)
     rates = fit.coefficients
-    if card.fp8:
-        rates = fit_fp8(card_rows(folder, card, profile, _FP8), rates).coefficients
     if summed:
         layer_seconds = round_significant(rates.layer_seconds + _ELEMENTWISE_SECONDS)
         elementwise = round_significant(ELEMENTWISE_SHARE * rates.kv_bytes_per_s)
         added = {"layer_seconds": layer_seconds, "elementwise_bytes_per_s": elementwise}
         rates = rates.model_copy(update=added)
-    return replace(fit, coefficients=rates)
+    kernels = of_kernels(rates)
+    for name in card.narrow:
+        kernels = fit_gemms(narrow_rows(folder, card, profile, name), kernels, name).coefficients
+    narrow = {"gemms": kernels.gemms, "fp8_kv_speedup": kernels.fp8_kv_speedup}
+    return replace(fit, coefficients=rates.model_copy(update=narrow))
+
+
+def of_kernels(rates: StepCoefficients) -> StepCoefficients:
+    """A card's rates for sums of kernels, which have nothing but matrices and attention."""
+    layer_seconds = round_significant(rates.layer_seconds - _ELEMENTWISE_SECONDS)
+    return rates.model_copy(update={"layer_seconds": layer_seconds})
 
 
 def derived(
@@ -215,20 +242,29 @@ def derived(
         "flops_per_s": arithmetic,
         "attention_flops_per_s": arithmetic,
     }
-    experts = {
-        name: ExpertRates(
-            seconds=rates.seconds,
-            bytes_per_s=round_significant(memory * rates.bytes_per_s),
-            flops_per_s=round_significant(arithmetic * rates.flops_per_s),
-        )
-        for name, rates in fitted.experts.items()
-    }
+
+    def restated(experts: Mapping[str, ExpertRates]) -> dict[str, ExpertRates]:
+        return {
+            name: ExpertRates(
+                seconds=rates.seconds,
+                bytes_per_s=round_significant(memory * rates.bytes_per_s),
+                flops_per_s=round_significant(arithmetic * rates.flops_per_s),
+            )
+            for name, rates in experts.items()
+        }
+
     changes: dict[str, Any] = {
         name: round_significant(scale * getattr(fitted, name)) for name, scale in scales.items()
     }
     if profile.interconnect != sibling.interconnect:
         changes |= {"collectives": fabric_links(profile), "engine_collectives": {}}
-    notes = {"derived_from": sibling.name, "error_percent": None, "experts": experts}
+    notes = {
+        "derived_from": sibling.name,
+        "error_percent": None,
+        "experts": restated(fitted.experts),
+        "engine_experts": {n: restated(each) for n, each in fitted.engine_experts.items()},
+        "gemms": fitted.gemms_times(memory, arithmetic),
+    }
     return fitted.model_copy(update=changes | notes)
 
 
@@ -275,6 +311,7 @@ def _base(folder: Path, card: Card, profile: AcceleratorProfile) -> StepCoeffici
     return base.model_copy(
         update={
             "experts": {**known, **{name: fit.rates for name, fit in experts.items()}},
+            "engine_experts": engine_experts(folder, card.word, profile),
             "source": _SOURCES[card.kind],
             "date": _FITTED_ON,
             "collectives": {**links, **own},

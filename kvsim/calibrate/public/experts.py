@@ -17,11 +17,13 @@ from kvsim.steptime.terms import expert_padding
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ExpertFit", "fit_experts"]
+__all__ = ["ExpertFit", "engine_experts", "fit_experts"]
 
 # Formats in kvsim's word of what they compute in; of fp8's the one that checkpoints have first.
 _FORMATS = {"bf16": ("bfloat16",), "fp8": ("fp8_block", "fp8"), "fp4": ("nvfp4",)}
 _BYTES = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}
+_ENGINES = {"sglang": "sglang", "tensorrt-llm": "trtllm"}
+_UNGATED = "nongated"  # kernels of two matrices an expert
 _MOST_RANKS = 8
 _MOST_TOKENS = 16384
 _FEWEST_ROWS = 30
@@ -63,6 +65,7 @@ def fit_experts(
     if not releases(place, system, "moe", engine):
         return {}
     table = read_table(place, system, "moe", engine, "moe_perf")
+    table = table[~table["kernel_source"].str.contains(_UNGATED)]
     found = {}
     for name, words in _FORMATS.items():
         for word in words:
@@ -71,6 +74,16 @@ def fit_experts(
                 found[name] = _fit(rows, profile)
                 break
     return found
+
+
+def engine_experts(
+    folder: Path, system: str, profile: AcceleratorProfile
+) -> dict[str, dict[str, ExpertRates]]:
+    """Fit the grouped GEMMs of the engines beside vLLM that have tables, by engine and format."""
+    fits = {name: fit_experts(folder, system, profile, word) for name, word in _ENGINES.items()}
+    return {
+        name: {form: fit.rates for form, fit in each.items()} for name, each in fits.items() if each
+    }
 
 
 def _rows(table: pd.DataFrame, weight_bytes: float) -> _Rows:

@@ -35,6 +35,7 @@ _PROMPTS = (128, 256, 512, 1024, 2048, 4096, 8192)
 _MIXED = ((16, 1024), (64, 1024), (32, 4096), (128, 512))
 _MOST_PREFILL_TOKENS = 8192
 _LARGE_L2 = 64 * MIB
+_WEIGHT_BYTES = {"bfloat16": 2.0, "fp8": 1.0, "fp8_block": 1 + 4 / 128**2, "nvfp4": 0.5625}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +45,16 @@ class Precision:
     Parameters
     ----------
     weights, kv : str
-        "bfloat16" or "fp8".
+        "bfloat16", "fp8", "fp8_block" or "nvfp4"; of KV the first two.
     """
 
     weights: str = "bfloat16"
     kv: str = "bfloat16"
 
     @property
-    def weight_bytes(self) -> int:
-        """Bytes per weight."""
-        return 2 if self.weights == "bfloat16" else 1
+    def weight_bytes(self) -> float:
+        """Bytes per weight, scales included."""
+        return _WEIGHT_BYTES[self.weights]
 
     @property
     def kv_bytes(self) -> int:

@@ -42,6 +42,8 @@ Errors = dict[str, dict[str, Error | None]]
 
 _FITTED = ("ttft", "tpot")
 _FEW_LENGTHS = 1.5  # p90 over p10 of prompts below which a token's share cannot be told
+_MUCH_LEFT_PERCENT = 5.0
+_MEANINGLESS_PERCENT = 300.0  # of single requests, whose first tokens scatter
 _MANY_FAILED = 0.01
 
 
@@ -172,7 +174,7 @@ def learn_served(
     Raises
     ------
     InputError
-        As `read_served_requests`, `replaying` and `split`.
+        As `read_served_requests`, `replaying` and `split`; for requests that nothing explains.
     MissingExtraError
         Without scipy.
     """
@@ -295,6 +297,12 @@ def _learned(
         "fitted_on": f"{int(run.parts.fitted.sum())} of {len(requests)} requests",
         "error_percent": _mean_error(errors[1]["fitted"]),
     }
+    if facts["error_percent"] > _MEANINGLESS_PERCENT:
+        raise InputError(
+            f"nothing explains these requests: they are {facts['error_percent']:.3g} % off",
+            where=str(requests.path),
+            fix="check that times are in seconds, and that the scenario is what served them",
+        )
     reasons = hopeless | found.reasons
     return LearnedServer(
         requests=requests,
@@ -365,6 +373,16 @@ def _warnings(
         and (now := after["not_fitted"][name])
         and now.mean_absolute_percent > was.mean_absolute_percent
     ]
+    left = [
+        f"{SHORT[name]} {error.mean_percent:+.1f} %"
+        for name in METRICS
+        if (error := after["fitted"][name]) and abs(error.mean_percent) > _MUCH_LEFT_PERCENT
+    ]
+    if left:
+        said.append(
+            f"the requests that were fitted are still off by {', '.join(left)}: these terms do not"
+            " explain the server; look at the scenario's model, formats, card and flags"
+        )
     return said
 
 

@@ -67,7 +67,7 @@ def _weights(deployment: ResolvedDeployment, rules: Rules, rank: Rank) -> _Term:
         deployment.model,
         rank,
         dtype=deployment.weight_dtype,
-        quantization=deployment.options.quantization,
+        quantization=deployment.quantization,
     )
     adapters = lora_bytes(deployment) if rules.value("lora_in_weights") else 0
     source = "computed: tensors by family and format, as loaded"

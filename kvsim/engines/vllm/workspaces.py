@@ -81,9 +81,7 @@ def picked_index_bytes(deployment: ResolvedDeployment) -> int:
 
 def keeps_experts(deployment: ResolvedDeployment, group: LayerGroup, rules: Rules) -> bool:
     """Whether a layer's experts work in the shared buffer: by release, card and weight format."""
-    storage = weight_storage(
-        deployment.model, deployment.weight_dtype, deployment.options.quantization
-    )
+    storage = weight_storage(deployment.model, deployment.weight_dtype, deployment.quantization)
     form = storage.format_of(TensorFamily("experts", group.layers, 0)).name
     kernels = kernel_class(deployment.accelerator)
     return any(form in row["formats"] and kernels in row["cards"] for row in _rows(rules))

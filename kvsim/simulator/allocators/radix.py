@@ -141,10 +141,12 @@ class Radix(Paged):
     def settle(self) -> None:
         """Evict for what the pass has promised, and take it (``alloc_for_extend``).
 
-        Of pages of several tokens one more a request is made free.
+        Of pages of several tokens one more a request is made free; parallel samples, each with a
+        copy of its prompt's last page, may need more than that.
         """
         pages = -(-self._wanted_tokens // self._size)
-        self.evict_until(pages + (self._wanted_pages if self._size > 1 else 0))
+        spare = self._wanted_pages if self._size > 1 else 0
+        self.evict_until(max(pages + spare, self._owed))
         self._free -= self._owed
         self._owed = self._wanted_tokens = self._wanted_pages = 0
         self._count()

@@ -65,8 +65,6 @@ class Scheduler(ABC):
         Requests that have ended, and keep seat and memory until the next step is scheduled.
     watermark : float
         Share of the pool that an admission leaves free beside others that run.
-    listens : bool
-        Whether arrivals are taken in before the next step.
     """
 
     mimics: ClassVar[str] = "no engine"
@@ -77,7 +75,6 @@ class Scheduler(ABC):
     in_chunks: ClassVar[bool] = True  # whether no step computes more of a prompt than its budget
     plans_ahead: ClassVar[bool] = False  # whether asynchronous scheduling is heeded
     is_async = False  # whether a step is planned while the one before it is computed
-    listens = True
 
     def __init__(
         self, limits: SchedulerLimits, allocator: Allocator, batch: DecodeBatch, recorder: Recorder
@@ -103,6 +100,11 @@ class Scheduler(ABC):
         self.moved_tokens = 0
         self._decode_plan = StepPlan([], decodes=True)
         self._step_plan = StepPlan([], decodes=True)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait."""
+        return len(self.waiting)
 
     # ---- a request's life -------------------------------------------------------------
 

@@ -91,6 +91,8 @@ class SGLang(Scheduler):
         self.ignore_eos = ignore_eos
         self._interval = scheduler_recv_interval
         self._decoded = 0  # steps since it last looked at what arrived
+        self._listens = True
+        self._unheard: list[Request] = []  # whoever came since
         self._first_ratio = min(_FIRST_RATIO * conservativeness, 1.0)
         self._least_ratio = min(self._first_ratio * _LEAST_SHARE, 1.0)
         self._decay = (self._first_ratio - self._least_ratio) / _DECAY_STEPS
@@ -103,8 +105,24 @@ class SGLang(Scheduler):
         self._joined: dict[Request, int] = {}  # the batch's order
         self._ended: list[Request] = []
 
+    @property
+    def queued(self) -> int:
+        """Requests that wait, those included that it has not looked at."""
+        return len(self.waiting) + len(self._unheard)
+
+    def add_request(self, request: Request) -> bool:
+        """As the base; an arrival waits for the next look at what came."""
+        if not self.servable(request) or (self._listens and not self._unheard):
+            return super().add_request(request)
+        self._unheard.append(request)
+        return True
+
     def schedule(self, now: float) -> StepPlan | None:
         """Compute prompts if any can be, else decode."""
+        if self._unheard and self._listens:
+            for request in self._unheard:
+                self.waiting.push(request)
+            self._unheard.clear()
         self._retracted = False
         prefills = self._prefill(now)
         if not prefills:
@@ -116,7 +134,7 @@ class SGLang(Scheduler):
         if self.moved_tokens:
             return self._compute([], decodes=True)
         once = self._retracted or (bool(self.waiting) and not self._full)
-        most = 0 if self.listens else self._interval - self._decoded
+        most = self._interval - self._decoded if self._unheard else 0
         plan = self._decode(1 if once else most)
         if plan is None:
             self._ratio = self._first_ratio  # `on_idle`
@@ -143,7 +161,7 @@ class SGLang(Scheduler):
     def _note_steps(self, decoded: int) -> None:
         """Count steps to the next look at what arrived: after prompts, or with nobody, at once."""
         self._decoded = (self._decoded + decoded) % self._interval if decoded else 0
-        self.listens = not self._decoded or not self.running
+        self._listens = not self._decoded or not self.running
 
     def _complete(self, request: Request, now: float) -> None:
         """Note who ends, until all of the step are known."""
