@@ -57,12 +57,16 @@ _TERMS = {
 }
 _BATCH = ("host_seconds", "sequence_seconds")
 _LAUNCHES = ("launch_seconds", "expert_launch_seconds")
+_MINIMAX = "MiniMax"
 _VLLM_FRONT = {"transit_seconds": 4.8e-3}
 Errors = dict[str, float]
 
 
 class _Entry(NamedTuple):
-    """One entry of the file: whose it is, what is fitted, and on which runs."""
+    """One entry of the file: whose it is, what is fitted, and on which runs.
+
+    Runs `apart` are never fitted on; how far they are off is in the bands.
+    """
 
     engine: str
     first: str
@@ -72,6 +76,7 @@ class _Entry(NamedTuple):
     what: str
     cases: Callable[[Path, Path], Iterable[Case]]
     fixed: dict[str, Any] = {}  # noqa: RUF012 - never written to
+    apart: Callable[[Path, Path], Iterable[Case]] = lambda folder, scratch: ()
 
 
 def _of(backend: str, *prefixes: str, clients: int = 128, each: int = 4) -> Any:
@@ -85,13 +90,18 @@ def _of(backend: str, *prefixes: str, clients: int = 128, each: int = 4) -> Any:
 
 
 def _vllm_14(folder: Path, scratch: Path) -> Iterator[Case]:
-    """Without MiniMax-M2.5: until 0.19 kernels that no coefficient has joined its ranks' norms.
+    found = _of("vllm", "0.16", "0.17", "0.18", clients=32, each=4)(folder, scratch)
+    yield from (case for case in found if _MINIMAX not in case.model)
+    yield from stages(folder)
 
-    At 4 clients a step takes 40 to 75 us a layer more than from 0.19 on, whatever the host costs.
+
+def _minimax_14(folder: Path, scratch: Path) -> Iterator[Case]:
+    """MiniMax-M2.5: until 0.19 kernels that no coefficient has joined its ranks' norms.
+
+    At 4 clients a step takes 20 to 75 us a layer more than from 0.19 on, whatever the host costs.
     """
     found = _of("vllm", "0.16", "0.17", "0.18", clients=32, each=4)(folder, scratch)
-    yield from (case for case in found if "MiniMax" not in case.model)
-    yield from stages(folder)
+    yield from (case for case in found if _MINIMAX in case.model)
 
 
 def _vllm_19(folder: Path, scratch: Path) -> Iterator[Case]:
@@ -128,7 +138,7 @@ ENTRIES = (
     _Entry("vllm", "0.8", "0.13", False, _SERVED, "served runs of 0.11.2 and 0.12.0",
            _of("vllm", "0.11", "0.12"), _VLLM_FRONT),
     _Entry("vllm", "0.14", "0.18", True, _SERVED, "served runs of 0.15.1 to 0.18.0", _vllm_14,
-           _VLLM_FRONT),
+           _VLLM_FRONT, _minimax_14),
     _Entry("vllm", "0.19", "0.23", True, _SERVED, "served runs of 0.19.0 and 0.23.0", _vllm_19,
            _VLLM_FRONT),
     _Entry("sglang", "0.5.1", "0.5.9", False, _FRONTED, "served runs of 0.5.1 to 0.5.9",
@@ -265,10 +275,21 @@ def _fitted(place: int, folder: Path) -> _Found:
                 f"  left out   {len(left.cases):3d} runs  {_medians(errors)}  {model}"
                 f" (fitted: {fitted})"
             )
-            for case, each in zip(left.cases, errors, strict=True):
-                every = each | _implied(case, each)
-                residuals += [_residual(entry, case, key, e) for key, e in every.items()]
+            residuals += _residuals(entry, left.cases, errors)
+        apart = _Group(entry, list(entry.apart(folder, Path(scratch))))
+        if apart.cases:
+            errors = apart.errors(cost)
+            report.append(f"  apart      {len(apart.cases):3d} runs  {_medians(errors)}")
+            residuals += _residuals(entry, apart.cases, errors)
     return _Found(place, cost, report, residuals)
+
+
+def _residuals(
+    entry: _Entry, cases: Iterable[Case], errors: Iterable[Errors]
+) -> Iterator[_Residual]:
+    for case, each in zip(cases, errors, strict=True):
+        for key, error in (each | _implied(case, each)).items():
+            yield _residual(entry, case, key, error)
 
 
 def _implied(case: Case, errors: Errors) -> Errors:
