@@ -181,7 +181,7 @@ def narrow_rows(folder: Path, card: Card, profile: AcceleratorProfile, name: str
     InputError
         When a table is missing or broken.
     """
-    if card.kind not in _KERNEL_READERS or name == "fp8_block":
+    if _KERNEL_READERS.get(card.kind) is None or name == "fp8_block":
         card = replace(card, kind="parquet", stem=card.word)
     return card_rows(folder, card, profile, Precision(_NARROW[name], "fp8"))
 
