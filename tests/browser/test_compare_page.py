@@ -16,7 +16,7 @@ def test_variants_are_compared_changed_and_linked(open_page, settled):
     page = open_page("compare", **SMALL)
     compared(page, settled)
     assert page.locator(".js-plotly-plot").count() == 4
-    assert page.get_by_test_id("stDataFrame").count() == 2
+    assert page.get_by_test_id("stDataFrame").count() == 3  # values, their bands, differences
     box = page.get_by_role("combobox", name="Schedulers")
     box.click()
     page.get_by_role("option", name="orca").click()
