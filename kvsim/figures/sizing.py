@@ -138,7 +138,7 @@ def _latency(option: FleetOption, name: str) -> Iterator[tuple[str, Any]]:
     yield f"{SHORT[name]} ms", rounded(found, 4)
     band = option.time_bands.get(name)
     within = band.around(found) if band and found is not None else ()
-    yield f"{SHORT[name]} within", " to ".join(f"{each:,.4g}" for each in within)
+    yield f"{SHORT[name]} within", " to ".join(f"{rounded(each, 4):,.10g}" for each in within)
 
 
 def _bound_words(option: FleetOption) -> str:
