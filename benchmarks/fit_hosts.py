@@ -90,8 +90,7 @@ def _of(backend: str, *prefixes: str, clients: int = 128, each: int = 4) -> Any:
 
 
 def _vllm_14(folder: Path, scratch: Path) -> Iterator[Case]:
-    found = _of("vllm", "0.16", "0.17", "0.18", clients=32, each=4)(folder, scratch)
-    yield from (case for case in found if _MINIMAX not in case.model)
+    yield from (case for case in _VLLM_14(folder, scratch) if _MINIMAX not in case.model)
     yield from stages(folder)
 
 
@@ -100,8 +99,10 @@ def _minimax_14(folder: Path, scratch: Path) -> Iterator[Case]:
 
     At 4 clients a step takes 20 to 75 us a layer more than from 0.19 on, whatever the host costs.
     """
-    found = _of("vllm", "0.16", "0.17", "0.18", clients=32, each=4)(folder, scratch)
-    yield from (case for case in found if _MINIMAX in case.model)
+    yield from (case for case in _VLLM_14(folder, scratch) if _MINIMAX in case.model)
+
+
+_VLLM_14 = _of("vllm", "0.16", "0.17", "0.18", clients=32, each=4)
 
 
 def _vllm_19(folder: Path, scratch: Path) -> Iterator[Case]:

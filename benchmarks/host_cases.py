@@ -6,7 +6,7 @@ import csv
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -38,7 +38,10 @@ _WAVES = 10
 _ITS_OWN = "aic-auto-gap-analysis"
 _MANY_CLIENTS = 16
 _POLLS = {False: 10, True: 30}
-_IN_STEP = 128  # tokens, of which all lengths are multiples
+# SGLang computes all prompts that wait before it decodes, so clients with equal lengths stay in
+# step: the mean TTFT is half of all prompts' time. In its runs with powers of two it is that; in no
+# other.
+_IN_STEP = 128  # tokens, of which all those lengths are multiples
 _LLAMA_BATCH = 64
 _CHUNKS_PER_TOKEN = 2  # of the stages' generator: an inter-token latency is half a step
 
@@ -98,7 +101,7 @@ def campaigns(
 
 def _campaign(row: dict[str, str], clients: int, release: str) -> Case:
     prompt, output = int(row["isl"]), int(row["osl"])
-    is_public = _ITS_OWN not in row["silicon_data_source"]
+    is_its_own = _ITS_OWN in row["silicon_data_source"]
     options: dict[str, Any] = {
         "name": _ENGINES[row["backend"]],
         "version": release,
@@ -110,7 +113,9 @@ def _campaign(row: dict[str, str], clients: int, release: str) -> Case:
         options |= {"quantization": fmt, "kv_cache_dtype": "bfloat16"}
     if float(row["moe_ep_size"] or 1) > 1 and row["backend"] == "vllm":
         options["enable_expert_parallel"] = True
-    lengths = _lengths(row, prompt)
+    is_sglang = row["backend"] == "sglang"
+    in_step = is_its_own and is_sglang and prompt % _IN_STEP == 0
+    lengths = _fixed if in_step else _within_a_tenth
     content: dict[str, Any] = {
         "accelerator": row["system"].removesuffix("_sxm"),
         "engine": options,
@@ -121,7 +126,7 @@ def _campaign(row: dict[str, str], clients: int, release: str) -> Case:
             "requests": max(20, _WAVES * clients),
         },
     }
-    if is_public and row["backend"] == "sglang" and row["system"].startswith("b200"):
+    if is_sglang and not is_its_own and row["system"].startswith("b200"):
         interval = _POLLS[clients >= _MANY_CLIENTS]
         content["scheduler"] = {"policy": {"name": "sglang", "scheduler_recv_interval": interval}}
     measured = {
@@ -130,18 +135,6 @@ def _campaign(row: dict[str, str], clients: int, release: str) -> Case:
     }
     made = _case(row["id"], row["model_path"], content, measured)
     return replace(made, version=row["backend_version"], output_tokens=output)
-
-
-def _lengths(row: dict[str, str], prompt: int) -> Callable[[int], dict[str, Any]]:
-    """How a campaign drew lengths around those that it names, which no row says.
-
-    SGLang computes all prompts that wait before it decodes, so clients with equal lengths stay in
-    step: the mean TTFT is half of all prompts' time. In its runs with powers of two it is that; in
-    no other.
-    """
-    is_its_own = _ITS_OWN in row["silicon_data_source"]
-    in_step = is_its_own and row["backend"] == "sglang" and prompt % _IN_STEP == 0
-    return _fixed if in_step else _within_a_tenth
 
 
 def _within_a_tenth(tokens: int) -> dict[str, Any]:

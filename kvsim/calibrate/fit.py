@@ -17,7 +17,7 @@ import numpy as np
 from kvsim.calibrate.minimise import Free, least_squares
 from kvsim.calibrate.rows import Floats, StepRows
 from kvsim.errors import InputError
-from kvsim.specs.hardware import GemmRates, Link, StepCoefficients
+from kvsim.specs.hardware import ExpertRates, GemmRates, Link, StepCoefficients
 from kvsim.units import KIB, MIB
 
 __all__ = [
@@ -26,14 +26,17 @@ __all__ = [
     "fit_gemms",
     "fit_link",
     "fit_steps",
+    "gemms_beside",
     "percent_errors",
     "predict",
+    "rates_times",
     "round_significant",
     "split_factors",
     "unfitted",
 ]
 
 _Rates = TypeVar("_Rates", StepCoefficients, GemmRates)
+_Reached = TypeVar("_Reached", GemmRates, ExpertRates)
 _FACTOR_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _FACTOR_STIFFNESS = 0.5  # how strongly tile factors are pulled towards 1
 _FEWEST_ROWS = 12
@@ -195,16 +198,16 @@ def fit_steps(
     Raises
     ------
     InputError
-        For fewer than 12 rows, or 12 kinds of them.
+        For fewer than 12 kinds of rows.
     MissingExtraError
         Without scipy.
     """
-    if len(rows) < _FEWEST_ROWS:
-        fix = f"give at least {_FEWEST_ROWS}, over several batches, contexts and prompts"
-        raise InputError(f"{len(rows)} rows are too few to fit", fix=fix)
     if (kinds := rows.distinct()) < _FEWEST_ROWS:
-        fix = f"give at least {_FEWEST_ROWS}, over several batches, contexts and prompts"
-        raise InputError(f"{len(rows)} rows of {kinds} kinds are too few to fit", fix=fix)
+        of_kinds = f" of {kinds} kinds" if kinds < len(rows) else ""
+        raise InputError(
+            f"{len(rows)} rows{of_kinds} are too few to fit",
+            fix=f"give at least {_FEWEST_ROWS}, over several batches, contexts and prompts",
+        )
     free = _identified(rows, summed=summed) + (_factors_within(rows) if tiles else ())
 
     def build(values: Floats) -> StepCoefficients:
@@ -215,10 +218,7 @@ def fit_steps(
         return np.concatenate([errors, _pulls(free, values, len(rows))])
 
     found = build(least_squares(residuals, free))
-    gemms = base.gemms_times(
-        found.weight_bytes_per_s / base.weight_bytes_per_s, found.flops_per_s / base.flops_per_s
-    )
-    return _graded(found.model_copy(update={"gemms": gemms}), rows)
+    return _graded(found.model_copy(update={"gemms": gemms_beside(found, base)}), rows)
 
 
 def _pulls(free: tuple[Free, ...], values: Floats, rows: int) -> Floats:
@@ -367,6 +367,30 @@ def unfitted(**known: Any) -> StepCoefficients:
     rates = ("weight_bytes_per_s", "flops_per_s", "kv_bytes_per_s", "attention_flops_per_s")
     unknown: dict[str, Any] = dict.fromkeys(rates, 1.0)
     return StepCoefficients(**unknown, layer_seconds=0.0, **known)
+
+
+def rates_times(
+    known: Mapping[str, _Reached], reading: float, multiplying: float
+) -> dict[str, _Reached]:
+    """Rates by format, with their bandwidths and their arithmetic multiplied."""
+    return {
+        name: each.model_copy(
+            update={
+                "bytes_per_s": round_significant(reading * each.bytes_per_s),
+                "flops_per_s": round_significant(multiplying * each.flops_per_s),
+            }
+        )
+        for name, each in known.items()
+    }
+
+
+def gemms_beside(rates: StepCoefficients, known: StepCoefficients) -> dict[str, GemmRates]:
+    """GEMMs in narrower formats beside a card's in bf16: as many times those as on a known card."""
+    return rates_times(
+        known.gemms,
+        rates.weight_bytes_per_s / known.weight_bytes_per_s,
+        rates.flops_per_s / known.flops_per_s,
+    )
 
 
 def round_significant(value: float, digits: int = 4) -> float:

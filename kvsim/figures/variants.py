@@ -69,10 +69,7 @@ def values_table(found: SimulationComparison) -> Table:
 
 
 def bands_table(found: SimulationComparison) -> Table:
-    """Tabulate within what each variant's latencies would be measured, by the band of its class.
-
-    Differences are surer than that: on one card and model the step times err alike.
-    """
+    """Tabulate within what each variant's latencies would be measured, by the band of its class."""
     rows = [
         {
             "quantity": COMPARED[key].words,

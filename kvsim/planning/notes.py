@@ -202,8 +202,7 @@ def _replicated_heads(sizing: Sizing) -> Iterator[str]:
 
 
 def _kv_wider_than_weights(sizing: Sizing) -> Iterator[str]:
-    options, model = sizing.deployment.options, sizing.deployment.model
-    name = options.quantization or model.quantization
+    name = sizing.deployment.quantization or sizing.deployment.model.quantization
     if name and weight_format(name).bits_per_weight < sizing.kv_format.bits:
         yield (
             f"the weights are {name}, the KV cache is {sizing.kv_format.name}: a weight format"

@@ -187,7 +187,7 @@ class SimulationComparison:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: each variant's summary, intervals and differences from the first."""
+        """JSON-ready: how sure it is, each variant's summary, intervals and differences."""
         first = self.variants[0].runs.first
         return {
             "kvsim": __version__,
@@ -195,6 +195,7 @@ class SimulationComparison:
             "seed": first.recording.seed,
             "same_requests": self.same_requests,
             "warnings": self._unlike(),
+            "how_sure": self.how_sure,
             "variants": [self._record(variant) for variant in self.variants],
             "interrupted": self.interrupted,
             "never_begun": list(self.never_begun),

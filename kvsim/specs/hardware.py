@@ -281,18 +281,6 @@ class StepCoefficients(Checked):
     host_costs: dict[str, HostCost] = {}  # noqa: RUF012 - read into a dict of its own
     token_factors: dict[PositiveInt, PositiveFloat] = {}  # noqa: RUF012 - read into a dict of its own
 
-    def gemms_times(self, reading: float, multiplying: float) -> dict[str, GemmRates]:
-        """GEMMs in narrower formats with their rates multiplied, to four digits."""
-        return {
-            name: each.model_copy(
-                update={
-                    "bytes_per_s": float(f"{reading * each.bytes_per_s:.4g}"),
-                    "flops_per_s": float(f"{multiplying * each.flops_per_s:.4g}"),
-                }
-            )
-            for name, each in self.gemms.items()
-        }
-
 
 class AcceleratorProfile(Checked):
     """One accelerator: `hardware_profiles/*.yaml` holds one each.

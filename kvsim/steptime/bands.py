@@ -155,8 +155,8 @@ def time_band(
     is_own = is_measured(accelerator)
     wanted = (engine, is_own, has_experts, key)
     own = next((row for row in _rows() if row[:4] == wanted), None)
-    is_extrapolated = own is None or own.runs < FEWEST_RUNS
-    low, high = _reach(engine, key) if is_extrapolated or own is None else (own.low, own.high)
+    has_own = own is not None and own.runs >= FEWEST_RUNS
+    low, high = (own.low, own.high) if own is not None and has_own else _reach(engine, key)
     if card := _card_error(accelerator):
         low = math.exp(-math.hypot(min(math.log(low), 0.0), math.log1p(-card)))
         high = math.exp(math.hypot(max(math.log(high), 0.0), math.log1p(card)))
@@ -166,7 +166,7 @@ def time_band(
         high=high,
         runs=own.runs if own else 0,
         like=_class_words(engine, is_measured=is_own, has_experts=has_experts),
-        is_extrapolated=is_extrapolated,
+        is_extrapolated=not has_own,
     )
 
 

@@ -86,10 +86,9 @@ def gemm_rates(
 ) -> GemmRates:
     """Rates of dense GEMMs in this format: its own, those of what it computes in, or of 8 bits.
 
-    All blocks of fp8 count as one format where no other is said.
-
-    Weights that are widened before they are multiplied with are read as those of 8 bits are, and
-    compute as bf16's; so are all narrow ones on a card that computes in nothing narrower.
+    Fp8 in blocks of any size takes those of ``fp8_block``. Weights that are widened before they
+    are multiplied with are read as those of 8 bits are, and compute as bf16's; so are all narrow
+    ones on a card that computes in nothing narrower.
     """
     wide = GemmRates(
         seconds=0.0,
@@ -102,8 +101,8 @@ def gemm_rates(
     own = rates.gemms.get(weights.name)
     if own is not None and weights.compute not in _NARROW:
         return own
-    blocks = "fp8_block" if weights.name.startswith("fp8_block") else weights.name
-    names = (weights.name, blocks, weights.compute, "fp8")
+    of_kin = ("fp8_block",) if weights.name.startswith("fp8_block") else ()
+    names = (weights.name, *of_kin, weights.compute, "fp8")
     found = next((rates.gemms[name] for name in names if name in rates.gemms), None)
     narrow = found or wide.model_copy(
         update={

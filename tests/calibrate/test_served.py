@@ -497,6 +497,33 @@ def test_failed_requests_are_counted_and_warned_of(tmp_path, scenario, requests)
     assert found.warnings[0].startswith("21 of 301 requests failed")
 
 
+def changed(folder, requests, name, *, ttft=1.0, tpot=1.0):
+    """The first requests as a CSV, with other times."""
+    path = folder / f"{name}.csv"
+    few = [
+        Request(r.send, r.prompt, r.output, ttft * r.ttft, ttft * r.ttft + tpot * (r.e2e - r.ttft))
+        for r in requests[:150]
+    ]
+    path.write_text(WRITERS["csv"](few))
+    return path
+
+
+def test_requests_that_nothing_explains_are_refused(folder, scenario, requests):
+    path = changed(folder, requests, "nothing", ttft=1e-5, tpot=1e-5)
+    with pytest.raises(InputError, match=r"nothing explains these requests: they are .* % off"):
+        learn_served(path, scenario)
+
+
+def test_a_server_that_the_terms_do_not_explain_is_warned_of(folder, scenario, requests, learned):
+    said = "the requests that were fitted are still off by"
+    assert not any(each.startswith(said) for each in learned.warnings)
+    slower = learn_served(changed(folder, requests, "slower", tpot=6.0), scenario)
+    (warning,) = [each for each in slower.warnings if each.startswith(said)]
+    off = slower.after["fitted"]["tpot"].mean_percent
+    assert off < -5
+    assert f"TPOT {off:+.1f} %" in warning
+
+
 # ---- the command ----------------------------------------------------------------------------
 
 

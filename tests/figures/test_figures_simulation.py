@@ -243,6 +243,7 @@ def test_bands_of_variants_on_other_cards_are_said_apart():
     assert nobody
     assert all(words.startswith("mi300x: ") for words in nobody)
     alike = kvsim.compare(scenario, {"memory.allocator": ["paged", "reserve-max"]})
+    assert alike.to_dict()["how_sure"] == alike.how_sure
     *said, last = alike.how_sure
     assert not any(":" in words.partition("TTFT")[0] for words in said)
     assert last.startswith("Differences are surer than that")

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from kvsim.calibrate.fit import fit_link, round_significant, unfitted
+from kvsim.calibrate.fit import fit_link, gemms_beside, round_significant, unfitted
 from kvsim.calibrate.measure.case import Row
 from kvsim.calibrate.measure.collective import AllReduceCase
 from kvsim.calibrate.measure.device import DeviceFacts
@@ -207,12 +207,7 @@ def _with_gemms(
     Those in fp8 are as fast as was measured: the median gain of few rows, which weights bind, and
     of many.
     """
-    gemms: dict[str, GemmRates] = {}
-    if known is not None:
-        gemms = known.gemms_times(
-            rates.weight_bytes_per_s / known.weight_bytes_per_s,
-            rates.flops_per_s / known.flops_per_s,
-        )
+    gemms = gemms_beside(rates, known) if known is not None else {}
     reading, multiplying = _fp8_gains(rows, dtype)
     if reading and multiplying:
         seconds = gemms["fp8"].seconds if "fp8" in gemms else 0.0

@@ -18,7 +18,7 @@ is no card's: see `kvsim.steptime.hosts`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from kvsim.calibrate.fit import (
     Fit,
     fit_gemms,
     fit_steps,
+    rates_times,
     round_significant,
 )
 from kvsim.calibrate.public.aisimulate import FOLDER, read_kernels
@@ -39,7 +40,7 @@ from kvsim.calibrate.public.vidur import read_layers
 from kvsim.calibrate.rows import StepRows
 from kvsim.calibrate.shapes import LLAMA_3_8B
 from kvsim.errors import UnsupportedError
-from kvsim.specs.hardware import AcceleratorProfile, ExpertRates, StepCoefficients
+from kvsim.specs.hardware import AcceleratorProfile, StepCoefficients
 from kvsim.steptime.defaults import ELEMENTWISE_SHARE, class_coefficients
 from kvsim.steptime.links import fabric_links
 
@@ -242,17 +243,6 @@ def derived(
         "flops_per_s": arithmetic,
         "attention_flops_per_s": arithmetic,
     }
-
-    def restated(experts: Mapping[str, ExpertRates]) -> dict[str, ExpertRates]:
-        return {
-            name: ExpertRates(
-                seconds=rates.seconds,
-                bytes_per_s=round_significant(memory * rates.bytes_per_s),
-                flops_per_s=round_significant(arithmetic * rates.flops_per_s),
-            )
-            for name, rates in experts.items()
-        }
-
     changes: dict[str, Any] = {
         name: round_significant(scale * getattr(fitted, name)) for name, scale in scales.items()
     }
@@ -261,9 +251,12 @@ def derived(
     notes = {
         "derived_from": sibling.name,
         "error_percent": None,
-        "experts": restated(fitted.experts),
-        "engine_experts": {n: restated(each) for n, each in fitted.engine_experts.items()},
-        "gemms": fitted.gemms_times(memory, arithmetic),
+        "experts": rates_times(fitted.experts, memory, arithmetic),
+        "engine_experts": {
+            name: rates_times(experts, memory, arithmetic)
+            for name, experts in fitted.engine_experts.items()
+        },
+        "gemms": rates_times(fitted.gemms, memory, arithmetic),
     }
     return fitted.model_copy(update=changes | notes)
 

@@ -297,7 +297,7 @@ def _learned(
         "fitted_on": f"{int(run.parts.fitted.sum())} of {len(requests)} requests",
         "error_percent": _mean_error(errors[1]["fitted"]),
     }
-    if facts["error_percent"] > _MEANINGLESS_PERCENT:
+    if facts["error_percent"] > _MEANINGLESS_PERCENT and not interrupted:
         raise InputError(
             f"nothing explains these requests: they are {facts['error_percent']:.3g} % off",
             where=str(requests.path),

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kvsim.calibrate.fit import round_significant
-from kvsim.specs.hardware import AcceleratorProfile, GemmRates, HostCost, StepCoefficients
+from kvsim.calibrate.fit import gemms_beside, round_significant
+from kvsim.specs.hardware import AcceleratorProfile, HostCost, StepCoefficients
 
 __all__ = ["TERMS", "Server", "Term"]
 
@@ -130,16 +130,9 @@ class Server:
         front_end = self.host.front_end.model_copy(update=places["front_end"])
         host = self.host.model_copy(update={**places["host"], "front_end": front_end})
         costs = {**self.coefficients.host_costs, self.engine: host}
-        known = self.coefficients
-        changes = {**places["rates"], "gemms": self._gemms(places["rates"]), "host_costs": costs}
-        changes |= facts
+        rates = self.coefficients.model_copy(update=places["rates"])
+        gemms = gemms_beside(rates, self.coefficients)
+        changes = {"gemms": gemms, "host_costs": costs, **facts}
         return self.accelerator.model_copy(
-            update={"coefficients": self.coefficients.model_copy(update=changes)}
+            update={"coefficients": rates.model_copy(update=changes)}
         )
-
-    def _gemms(self, rates: Mapping[str, float]) -> dict[str, GemmRates]:
-        """GEMMs in narrower formats, as many times faster as those in bf16 became."""
-        known = self.coefficients
-        names = ("weight_bytes_per_s", "flops_per_s")
-        reading, multiplying = (rates.get(n, getattr(known, n)) / getattr(known, n) for n in names)
-        return known.gemms_times(reading, multiplying)

@@ -92,7 +92,7 @@ def _check_pool(options: EngineOptions, rules: Rules) -> None:
 
 def _check_weights(deployment: Deployment, rules: Rules) -> None:
     """Refuse weights in a format that no kernel of the release knows on the card."""
-    name = deployment.options.quantization or deployment.model.quantization
+    name = deployment.quantization or deployment.model.quantization
     card = deployment.accelerator
     if architecture(card) in rules.value("weights_lacking").get(name, ()):
         raise InputError(

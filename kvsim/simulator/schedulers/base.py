@@ -339,9 +339,7 @@ class Scheduler(ABC):
         tokens = self.batch.tokens
         for request in self.prefilling:
             tokens += request.computed_tokens
-        for request in self.leaving:
-            tokens += request.computed_tokens * request.samples
-        for request in self.resting:
+        for request in (*self.leaving, *self.resting):
             tokens += request.computed_tokens * request.samples
         return tokens
 
@@ -361,10 +359,7 @@ class Scheduler(ABC):
     def shared_slots(self) -> int:
         """Slots that the samples of a request fill together, for every sample but the first."""
         shared = self.batch.shared_slots
-        for request in self.leaving:
-            if request.samples > 1:
-                shared += self.batch.shared_slots_of(request)
-        for request in self.resting:
+        for request in (*self.leaving, *self.resting):
             if request.samples > 1:
                 shared += self.batch.shared_slots_of(request)
         return shared

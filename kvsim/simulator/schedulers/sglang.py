@@ -112,7 +112,7 @@ class SGLang(Scheduler):
 
     def add_request(self, request: Request) -> bool:
         """As the base; an arrival waits for the next look at what came."""
-        if not self.servable(request) or (self._listens and not self._unheard):
+        if (self._listens and not self._unheard) or not self.servable(request):
             return super().add_request(request)
         self._unheard.append(request)
         return True
