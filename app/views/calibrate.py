@@ -167,7 +167,7 @@ def closely(profile: AcceleratorProfile) -> None:
 
 def _numbers(profile: AcceleratorProfile) -> None:
     found = profile.coefficients
-    numbers = {"Card": profile.name, "Coefficients": "measured" if found else "assumed"}
+    numbers = {"Card": profile.name, "Coefficients": profile.step_times}
     if found is not None:
         error = found.error_percent
         numbers["Error of the fit"] = "not stated" if error is None else f"{error:g} %"

@@ -183,7 +183,7 @@ def _describe(profile: AcceleratorProfile) -> dict[str, Any]:
         "tdp_watts": profile.tdp_watts,
         "price_usd_per_hour": [profile.price.low, profile.price.high] if profile.price else None,
         "coefficients": profile.coefficients.source if profile.coefficients else None,
-        "derived_from": profile.coefficients.derived_from if profile.coefficients else "",
+        "step_times": profile.step_times,
         "memory_source": profile.memory.source,
     }
 

@@ -35,13 +35,6 @@ def matches(row: Mapping[str, Any], pattern: str) -> bool:
     return any(pattern.lower() in name.lower() for name in names)
 
 
-def _step_times(row: Mapping[str, Any]) -> str:
-    """How the card's step times are known."""
-    if not row["coefficients"]:
-        return "architecture's medians"
-    return f"derived from {row['derived_from']}" if row["derived_from"] else "measured"
-
-
 def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
     rates, price = row["flops_per_s"], row["price_usd_per_hour"]
     rate = rates.get("bf16") or rates.get("fp16")
@@ -51,5 +44,5 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['bandwidth_bytes_per_s'] / 1e12:.2f}",
         f"{rate / 1e12:,.0f}" if rate else "-",
         f"{price[0]:g} - {price[1]:g}" if price else "-",
-        _step_times(row),
+        "architecture's medians" if row["step_times"] == "assumed" else row["step_times"],
     )

@@ -88,7 +88,7 @@ def coefficients_chart(profiles: Sequence[AcceleratorProfile]) -> Chart:
 
 
 def _share_rows(profile: AcceleratorProfile) -> list[Row]:
-    found, is_own = _coefficients(profile)
+    found, _ = _coefficients(profile)
     return [
         {
             "card": profile.name,
@@ -98,7 +98,7 @@ def _share_rows(profile: AcceleratorProfile) -> list[Row]:
             "datasheet": _datasheet(profile, rate),
             "share": getattr(found, rate.key) / _datasheet(profile, rate),
             "fit_error_percent": found.error_percent,
-            "status": "measured" if is_own else "assumed",
+            "status": profile.step_times,
         }
         for rate in _RATES
     ]
@@ -185,10 +185,6 @@ def _cost_row(words: str, value: float, unit: str) -> Row:
     }
 
 
-def _confidence(found: StepCoefficients) -> str:
-    return f"derived from {found.derived_from}" if found.derived_from else "fitted"
-
-
 def profile_table(profile: AcceleratorProfile) -> Table:
     """List where each number of a card comes from."""
     found, is_own = _coefficients(profile)
@@ -204,7 +200,7 @@ def profile_table(profile: AcceleratorProfile) -> Table:
             "what": "step-time coefficients",
             "value": f"mean error {error}" if is_own else "architecture's median",
             "source": ", ".join(filter(None, (found.source, found.date))),
-            "confidence": _confidence(found) if is_own else "assumed",
+            "confidence": profile.step_times,
         },
     ]
     if found.fitted_on:

@@ -340,6 +340,14 @@ class AcceleratorProfile(Checked):
         """Datasheet memory bandwidth, bytes/s."""
         return self.bandwidth.value
 
+    @property
+    def step_times(self) -> str:
+        """How its step times are known: "measured", "derived from ...", or "assumed"."""
+        if self.coefficients is None:
+            return "assumed"
+        sibling = self.coefficients.derived_from
+        return f"derived from {sibling}" if sibling else "measured"
+
     def flops_per_s(self, dtype: str) -> float:
         """Datasheet dense rate for `dtype`; 16-bit floats stand in for each other.
 

@@ -172,8 +172,7 @@ def time_band(
 
 def is_measured(accelerator: AcceleratorProfile) -> bool:
     """Whether a card has step times of its own, and not another's by its own datasheet."""
-    known = accelerator.coefficients
-    return known is not None and not known.derived_from
+    return accelerator.step_times == "measured"
 
 
 def band_of(log_errors: Sequence[float], share: float = SHARE) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from kvsim.catalog.accelerators import (
 from kvsim.errors import InputError, KVSimError, UnknownNameError
 from kvsim.specs import files
 from kvsim.specs.yaml_files import data_folder
+from kvsim.steptime.bands import is_measured
 from kvsim.units import GIB
 
 PROFILES = sorted(data_folder("hardware_profiles").glob("*.yaml"))
@@ -114,6 +115,22 @@ def test_no_name_belongs_to_two_cards():
         for word in {row["name"].lower(), *row["aliases"]}:
             assert owners.setdefault(word, row["name"]) == row["name"]
         assert all(find_accelerator(word).name == row["name"] for word in row["aliases"])
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("h100", "measured"),
+        ("gb300", "derived from B300-SXM-288GB"),
+        ("a100-pcie-40gb", "derived from A100-SXM4-80GB"),
+        ("v100", "assumed"),
+    ],
+)
+def test_how_step_times_are_known(name, known):
+    card = find_accelerator(name)
+    (listed,) = [row for row in describe_accelerators() if row["name"] == card.name]
+    assert card.step_times == listed["step_times"] == known
+    assert is_measured(card) == (known == "measured")
 
 
 def test_an_ambiguous_alias_can_name_the_other_cards():

@@ -289,3 +289,14 @@ def test_pools_that_an_engine_keeps_apart_have_a_row_each():
     # 12 layers of 8 heads of 64, K and V in 16 bits: 24 KiB a token in each
     assert [row["KiB each"] for row in rows] == [24.0, 24.0]
     assert [row["blocks"] for row in rows] == [pool.num_blocks for pool in answer.pools]
+
+
+@pytest.mark.parametrize("name", ["h100", "gb300", "v100"])
+def test_how_step_times_are_known_is_one_word_wherever_it_stands(name):
+    card = kvsim.find_accelerator(name)
+    rows = {row["what"]: row for row in figures.profile_table(card).rows}
+    assert rows["step-time coefficients"]["confidence"] == card.step_times
+    chart = figures.coefficients_chart([card])
+    assert {row["status"] for row in chart.rows} == {card.step_times}
+    hollow = chart.figure.data[0].marker.color == "rgba(0,0,0,0)"
+    assert hollow == (card.step_times == "assumed")
