@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kvsim.runs.replicate import replicate as replicate
     from kvsim.runs.simulate import simulate as simulate
     from kvsim.search import FleetOption as FleetOption
+    from kvsim.search import Objective as Objective
     from kvsim.search import RateSearch as RateSearch
     from kvsim.search import SearchSettings as SearchSettings
     from kvsim.search import highest_rate as highest_rate
@@ -82,6 +83,7 @@ _HOMES = {
     "EngineComparison": "kvsim.planning.planner",
     "EngineOptions": "kvsim.specs.engine_options",
     "FleetOption": "kvsim.search",
+    "Objective": "kvsim.search",
     "InputError": "kvsim.errors",
     "InvariantError": "kvsim.errors",
     "KVSimError": "kvsim.errors",

@@ -18,7 +18,7 @@ from kvsim import FleetOption, figures
 
 PAGE = "size"
 MOST_OPTIONS = 16
-SIMULATIONS_EACH = 10
+SIMULATIONS_EACH = 30
 LATER = ("by", "look")  # asked for when there is an answer, and in the link before it
 FILE = "kvsim-size.yaml"
 
@@ -74,7 +74,7 @@ FIELDS: tuple[Field, ...] = (
         label="Met by",
         default="p99",
         options=lambda: list(PERCENTILES),
-        help="Share of the requests that must meet all objectives together.",
+        help="Percentile of each latency that must be within its limit.",
     ),
     catalogue.kv_dtype_field(),
     Count(key="requests", label="Requests per simulation", default=2000, least=200, most=20_000),
@@ -183,8 +183,9 @@ def charts(state: PageState, options: tuple[FleetOption, ...], values: dict[str,
     with left:
         shown.chart(
             figures.rates_chart(options),
-            note="The highest rate at which enough requests meet all objectives and the queue"
-            " does not grow. Hover to see what is missed beyond.",
+            note="What is sustained: the low end of the interval over seeds, whose other end is the"
+            " whisker; never more than the throughput under overload. Hover to see what is missed"
+            " beyond.",
         )
     with right:
         shown.chart(
@@ -207,8 +208,9 @@ def closely(
         return
     shown.chart(
         figures.probes_chart(option, by, limit_ms),
-        note=f"{option.search.simulations} simulations of the same requests, at least"
-        f" {option.search.settings.requests:,} each. Step times are {plain(option.provenance)}.",
+        note=f"{option.search.simulations} simulations, at least"
+        f" {option.search.settings.requests:,} requests each and more near saturation; a seed has"
+        f" the same requests at every rate. Step times are {plain(option.provenance)}.",
     )
     for words in option.how_sure:
         st.caption(f":material/straighten: {plain(words)}")

@@ -35,6 +35,7 @@ def rates_chart(options: Sequence[FleetOption]) -> Chart:
             "card": option.accelerator,
             "tensor_parallel_size": option.tensor_parallel_size,
             "requests_per_s": option.highest_rate,
+            "at_most": _at_most(option),
             "ended_by": option.search.limit if option.search else None,
         }
         for option in options
@@ -58,6 +59,12 @@ def rates_chart(options: Sequence[FleetOption]) -> Chart:
     return Chart("highest-rates", "What one replica sustains", rows, _rates_alt(options), figure)
 
 
+def _at_most(option: FleetOption) -> float | None:
+    """The high end of what a replica may sustain."""
+    interval = option.search.interval if option.search else None
+    return option.ranks * interval[1] if interval else None
+
+
 def _degree_bars(degree: int, options: Sequence[FleetOption]) -> dict[str, Any]:
     mine = [option for option in options if option.tensor_parallel_size == degree]
     return {
@@ -66,6 +73,13 @@ def _degree_bars(degree: int, options: Sequence[FleetOption]) -> dict[str, Any]:
         "name": f"TP {degree}",
         "y": [label(option.accelerator) for option in mine],
         "x": [option.highest_rate or 0 for option in mine],
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [(_at_most(each) or 0) - (each.highest_rate or 0) for each in mine],
+            "arrayminus": [0 for _ in mine],
+            "thickness": 1.5,
+        },
         "text": [_rate_words(option) for option in mine],
         "customdata": [_end_words(option) for option in mine],
         "textposition": ["auto" if option.highest_rate else "outside" for option in mine],
@@ -118,6 +132,7 @@ def _fleet_row(option: FleetOption) -> Row:
         "card": option.accelerator,
         "TP": option.tensor_parallel_size,
         "requests/s per replica": rounded(option.highest_rate, 3),
+        "at most": rounded(_at_most(option), 3),
         "replicas": option.replicas,
         "devices": option.devices,
         "USD/hour": f"{cost[0]:,.2f} to {cost[1]:,.2f}" if cost else _no_cost(option),
@@ -234,7 +249,9 @@ def probes_chart(option: FleetOption, latency: str, limit_ms: float | None) -> C
         {
             "requests_per_s": probe.rate,
             f"{latency}_ms": probe.latency_ms[latency],
-            "met_share": probe.met_share,
+            "seed": probe.seed,
+            "requests": probe.requests,
+            "missed_share": max(probe.missed.values(), default=0.0),
             "saturated": probe.saturated,
             "passed": probe.passed,
         }
@@ -256,8 +273,8 @@ def probes_chart(option: FleetOption, latency: str, limit_ms: float | None) -> C
         height=360,
     )
     alt = (
-        f"{len(probes)} rates were tried on {_name(option)}; the highest that met the objectives"
-        f" is {option.highest_rate or 0:,.4g} requests/s."
+        f"{len(probes)} simulations of {_name(option)}; {option.highest_rate or 0:,.4g} requests/s"
+        " are sustained."
     )
     return Chart("probes", f"How the rate was found: {_name(option)}", rows, alt, figure)
 
@@ -270,12 +287,16 @@ def _probe_trace(name: str, probes: Sequence[Probe], latency: str) -> dict[str, 
         "name": "objectives met" if met else "objectives missed",
         "x": [probe.rate for probe in probes],
         "y": [probe.latency_ms[latency] for probe in probes],
-        "customdata": [100 * probe.met_share for probe in probes],
+        "customdata": [
+            [100 * max(probe.missed.values(), default=0.0), probe.requests, probe.seed]
+            for probe in probes
+        ],
         "marker": {
             "size": 11,
             "symbol": "circle" if met else "x",
             "color": PALETTE["green" if met else "red"],
         },
         "hovertemplate": "%{x:,.4g} requests/s<br>%{y:,.4g} ms"
-        "<br>%{customdata:.1f} % of the requests met all objectives<extra></extra>",
+        "<br>%{customdata[0]:.2f} % of %{customdata[1]:,} requests missed an objective"
+        "<br>seed %{customdata[2]}<extra></extra>",
     }

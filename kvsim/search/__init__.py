@@ -1,13 +1,18 @@
-"""Search over simulations: the highest rate of a replica, and the fleet that a demand needs."""
+"""Search over simulations: the highest load of a replica, and the fleet that a demand needs."""
 
-from kvsim.search.fleet import FleetOption, replicas_for, size_fleet
-from kvsim.search.rate import Probe, RateSearch, SearchSettings, highest_rate
+from kvsim.search.fleet import size_fleet
+from kvsim.search.fleet_option import FleetOption, cheapest, replicas_for
+from kvsim.search.highest import highest_rate
+from kvsim.search.objectives import Objective
+from kvsim.search.rate import Probe, RateSearch, SearchSettings
 
 __all__ = [
     "FleetOption",
+    "Objective",
     "Probe",
     "RateSearch",
     "SearchSettings",
+    "cheapest",
     "highest_rate",
     "replicas_for",
     "size_fleet",

@@ -1,56 +1,48 @@
-"""How much traffic one replica carries: bisection over simulations.
+"""How much traffic one replica carries: bisection over simulations, seed by seed.
 
 ::
 
-    requests/s    1      2      4                8
-    octaves       ok     ok     ok               missed     double or halve from a first guess
-    bisection                   4 --ok--ok--x--- 8          geometric, to a relative tolerance
+    requests/s    1      2      4           C       C: throughput under overload, never passed
+    octaves       ok     ok     missed      |       double or halve from below C
+    bisection            2 -ok--ok-x- 4             geometric, to a relative tolerance
+    other seeds               [  |  ]               from there; their knees give an interval
 
-Every probe serves the same seeded requests; only the gaps between them shrink with the rate.
-Where to probe follows from the outcomes alone, so a looser objective can only end higher.
+Within a seed every probe serves the same requests; only the gaps between them shrink with the
+rate. Where to probe follows from the outcomes alone, so a looser objective can only end higher.
 
-A replica that starts empty flatters itself: the first requests find no queue and small
-batches. So a run that passes must be long beside what is in flight (rate times mean latency,
-Little's law), else it is run again with more requests; and its first part is not judged.
+A replica that starts empty flatters itself twice: the first requests find no queue and small
+batches, and near its throughput C a queue takes ever longer to become what it will be. So a run's
+length is that of its queue's memory (`relaxation_requests`) many times over, long beside what is
+in flight (rate times mean latency, Little's law), and its first part is not judged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from math import ceil, floor, log2, sqrt
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf, sqrt
 
 import numpy as np
 
-from kvsim.errors import InputError, UnsupportedError
+from kvsim.errors import InputError
 from kvsim.results.result import SimulationResult
-from kvsim.runs.simulate import run_setup
-from kvsim.simulator.prepare import Setup, prepare
-from kvsim.simulator.replica import Watch
-from kvsim.simulator.scenario import SLO, Scenario
+from kvsim.search.objectives import Objective, percentiles_ms
 
 __all__ = [
-    "OVERLOAD_RATE",
     "Probe",
     "RateSearch",
-    "Search",
     "SearchSettings",
     "bisect",
     "bracket",
-    "highest_rate",
     "judge",
-    "require_steady",
+    "near",
+    "relaxation_requests",
 ]
 
-# Arrivals that one number speeds up; of others "the rate" depends on when one looks.
-_STEADY_KINDS = ("poisson", "gamma", "weibull", "constant")
 _MOST_OCTAVES = 8
-OVERLOAD_RATE = 1e9
-_RUNS_PER_STAY = 5  # least length of a run, in requests in flight
-_MOST_REQUESTS = 20_000
-_WARMUP = 0.2  # of the run: one stay
+_MOST_STEPS = 8
 _FEWEST_REQUESTS = 100
-_OBJECTIVES = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2el_ms"}
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -60,20 +52,30 @@ class SearchSettings:
     Parameters
     ----------
     share : float
-        Share of the requests that must meet every objective together: 0.99 for "p99".
+        Share of the requests that must meet each objective of a scenario: 0.99 for "p99".
     requests : int
-        Requests of each simulation; more where so many are served at once that the run would
-        be over before it is steady.
+        Requests of each simulation, at least.
     tolerance : float
-        Relative width at which the search stops.
+        Relative width at which the bisection of a seed stops, and half the relative width that
+        the interval over seeds must have.
     seed : int or None
-        Seed of every simulation; None takes the scenario's.
+        First seed; None takes the scenario's.
+    replications : int
+        Seeds, at least; one gives no interval.
+    most_replications : int
+        Seeds, at most, where the interval is wider than the tolerance; if it still is, runs
+        become longer.
+    max_seconds : float
+        Wall-clock time after which no other simulation is begun.
     """
 
     share: float = 0.99
     requests: int = 2000
     tolerance: float = 0.03
     seed: int | None = None
+    replications: int = 3
+    most_replications: int = 5
+    max_seconds: float = inf
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -85,6 +87,12 @@ class SearchSettings:
             )
         if not 0.001 <= self.tolerance <= 1:
             raise InputError(f"tolerance = {self.tolerance:g} is not from 0.001 to 1")
+        if not 1 <= self.replications <= self.most_replications:
+            raise InputError(
+                f"{self.replications} replications are not from 1 to {self.most_replications}"
+            )
+        if not self.max_seconds > 0:
+            raise InputError(f"max_seconds = {self.max_seconds:g} is not above 0")
 
 
 @dataclass(frozen=True)
@@ -94,36 +102,31 @@ class Probe:
     Parameters
     ----------
     rate : float
-        Requests per second.
-    met_share : float
-        Share of the judged requests that finished within every objective.
+        The load, in the search's unit.
+    seed : int
+        Of its random streams.
     saturated : bool
         Whether the queue grew all run long.
     passed : bool
-        Not saturated, and enough requests met the objectives.
+        Not saturated, and enough requests met each objective.
     requests : int
         Requests of the run.
     missed : mapping of str to float
-        Share of the requests that missed each objective ("ttft", "tpot", "e2el").
+        Share of the judged requests that missed each objective ("ttft_p99").
+    limit : str
+        The latency whose objective was missed most ("ttft"), "saturation", or "" when it passed.
     latency_ms : mapping of str to float or None
-        Each latency at the percentile that the share asks for, ms; None: no observation.
+        Each latency at the percentile that is asked of it, ms; None: no observation.
     """
 
     rate: float
-    met_share: float
+    seed: int
     saturated: bool
     passed: bool
     requests: int
     missed: Mapping[str, float]
+    limit: str
     latency_ms: Mapping[str, float | None]
-
-    @property
-    def limit(self) -> str:
-        """What was missed most: "ttft", "tpot", "e2el", "saturation", or "" when it passed."""
-        if self.passed:
-            return ""
-        worst = max(self.missed, key=lambda name: self.missed[name], default="")
-        return worst if worst and self.missed[worst] > 0 else "saturation"
 
 
 @dataclass(frozen=True)
@@ -133,184 +136,93 @@ class RateSearch:
     Parameters
     ----------
     rate : float or None
-        Highest rate that passed, requests/s; None when even the lowest one failed.
+        What is sustained: the low end of `interval`; None when even the lowest load failed.
+    interval : (float, float) or None
+        Where the highest sustained load lies: 95 % over seeds, and a bracket wide at least.
     failed_rate : float or None
-        Lowest rate above it that failed.
+        Lowest load above it that failed for the first seed; None: none was tried.
+    throughput : float or None
+        Requests per second under overload, without ramp-up and drain; None for users.
     probes : tuple of Probe
-        Every rate that was tried, in order.
+        Every load that was judged, in order.
     simulations : int
-        How many simulations it took, the one that measured the throughput included.
+        How many simulations it took.
     settings : SearchSettings
         What was asked.
+    objectives : tuple of Objective
+        What had to be met.
+    unit : str
+        "requests/s", or "users" of a closed loop.
+    is_sure : bool
+        Whether the interval over seeds is within the tolerance.
+    steepness : float or None
+        Per cent that the limiting latency grows with each per cent of load, at the end.
+    bound_by : mapping of str to float
+        Share of the busy time that each resource binds, at the last load that passed.
+    memory_limited : float or None
+        Share of the time that memory kept requests waiting, there.
     """
 
     rate: float | None
+    interval: tuple[float, float] | None
     failed_rate: float | None
+    throughput: float | None
     probes: tuple[Probe, ...]
     simulations: int
     settings: SearchSettings
+    objectives: tuple[Objective, ...] = ()
+    unit: str = "requests/s"
+    is_sure: bool = False
+    steepness: float | None = None
+    bound_by: Mapping[str, float] = field(default_factory=dict)
+    memory_limited: float | None = None
 
     @property
     def limit(self) -> str:
-        """What ends it: see `Probe.limit`, of the lowest rate that failed."""
-        failed = [probe for probe in self.probes if probe.rate == self.failed_rate]
-        return failed[0].limit if failed else ""
+        """What ends it: the latency that is missed beyond ("ttft"), or "saturation"."""
+        at = [p for p in self.probes if p.rate == self.failed_rate and not p.passed]
+        return at[-1].limit if at else "saturation"  # beyond the throughput nothing is tried
 
 
-def highest_rate(
-    scenario: Scenario,
-    slo: SLO | None = None,
-    settings: SearchSettings | None = None,
-    *,
-    watch: Watch | None = None,
-) -> RateSearch:
-    """Find the highest request rate at which one replica meets its objectives.
+def relaxation_requests(load: float, variability: float) -> float:
+    """Requests that pass while a queue forgets where it began.
 
     Parameters
     ----------
-    scenario : Scenario
-        The replica and its traffic; its arrivals must have one rate (poisson, gamma, weibull
-        or constant).
-    slo : SLO, optional
-        Objectives in milliseconds; the scenario's own when left out. Without any, a rate
-        passes when the queue does not grow all run long.
-    settings : SearchSettings, optional
-        Share, requests, tolerance and seed.
-    watch : callable, optional
-        See `kvsim.simulate`; a ``KeyboardInterrupt`` raised in it ends the search.
-
-    Returns
-    -------
-    RateSearch
-        About ten simulations: one overloaded, which tells the throughput and so where to
-        begin, a few octaves, and a bisection of the last one.
-
-    Raises
-    ------
-    UnsupportedError
-        For arrivals without one rate.
-    InputError
-        For a scenario that cannot be run.
+    load : float
+        Rate over throughput, below 1.
+    variability : float
+        Squared coefficients of variation of the gaps and of the work of a request, added: 2 for
+        M/M/1, 1 for M/D/1.
 
     Notes
     -----
-    Runs are finite: of a load close to saturation a longer one sees more of the queue, and
-    finds a somewhat lower rate.
+    A queue near saturation is a reflected Brownian motion, whose relaxation time is twice its
+    variance over its drift squared: ``2 load**2 variability / (1 - load)**2`` requests. Of M/M/1
+    the exact time is ``1 / (mu (1 - sqrt(load))**2)``, which has the same limit (Asmussen, Applied
+    Probability and Queues, 2003; Abate and Whitt, Advances in Applied Probability 19, 1987).
+
+    Examples
+    --------
+    >>> round(relaxation_requests(0.9, 2.0))
+    324
     """
-    require_steady(scenario)
-    objectives = scenario.slo if slo is None else slo
-    setup = prepare(scenario.model_copy(update={"slo": objectives}))
-    return Search(setup, settings or SearchSettings(), watch).run()
-
-
-def require_steady(scenario: Scenario) -> None:
-    """Refuse arrivals that have no one rate to raise (UnsupportedError)."""
-    kind = getattr(scenario.workload.arrivals, "kind", "trace")
-    if kind not in _STEADY_KINDS:
-        raise UnsupportedError(
-            f"no highest rate of arrivals of the kind {kind!r}: they have no one rate to raise;"
-            f" use {', '.join(_STEADY_KINDS)}"
-        )
-
-
-@dataclass
-class Search:
-    """The simulations of one search, and their verdicts.
-
-    Parameters
-    ----------
-    setup : Setup
-        The replica, its traffic and its objectives.
-    settings : SearchSettings
-        What is asked.
-    watch : callable, optional
-        See `kvsim.simulate`.
-
-    Attributes
-    ----------
-    probes : list of Probe
-        Rates that were tried.
-    simulations : int
-        How many have been run.
-    """
-
-    setup: Setup
-    settings: SearchSettings
-    watch: Watch | None = None
-    probes: list[Probe] = field(default_factory=list)
-    simulations: int = 0
-
-    def run(self) -> RateSearch:
-        """Search from the beginning."""
-        throughput = _throughput(self.simulate(OVERLOAD_RATE, self.settings.requests))
-        if not throughput:
-            raise InputError(
-                "no request fits: every one was rejected",
-                fix="raise max_model_len or the pool, or shorten the requests",
-            )
-        low, high = bracket(self.passes, 2.0 ** floor(log2(throughput)))
-        if low is not None and high is not None:
-            low, high = bisect(self.passes, low, high, self.settings.tolerance)
-        return RateSearch(low, high, tuple(self.probes), self.simulations, self.settings)
-
-    def passes(self, rate: float) -> bool:
-        """Whether a rate meets the objectives."""
-        probe = judge(rate, self.serve(rate), self.settings.share)
-        self.probes.append(probe)
-        return probe.passed
-
-    def serve(self, rate: float) -> SimulationResult:
-        """Serve the requests at a rate, for long enough to be believed when it passes."""
-        requests = self.settings.requests
-        while True:
-            result = self.simulate(rate, requests)
-            enough = min(_MOST_REQUESTS, ceil(_RUNS_PER_STAY * _in_flight(rate, result)))
-            if requests >= enough or not judge(rate, result, self.settings.share).passed:
-                return result
-            requests = min(_MOST_REQUESTS, ceil(1.3 * enough))  # a longer one has more in flight
-
-    def simulate(self, rate: float, requests: int) -> SimulationResult:
-        """Serve so many of the same requests at a rate: one simulation."""
-        self.simulations += 1
-        setup = _at_rate(self.setup, rate, requests)
-        seed = self.settings.seed
-        start = setup.scenario.run.seed if seed is None else seed
-        result = run_setup(setup, start, watch=self.watch)
-        if result.recording.interrupted:
-            raise KeyboardInterrupt
-        return result
-
-
-def _in_flight(rate: float, result: SimulationResult) -> float:
-    """Requests in the replica at once, on average: Little's law."""
-    stays = result.latencies["e2el"][result.judged]
-    stays = stays[~np.isnan(stays)]
-    return rate * float(stays.mean()) if len(stays) else 0.0
-
-
-def _throughput(result: SimulationResult) -> float:
-    """Requests per second of a run whose requests all came at the start."""
-    finished = np.count_nonzero(~np.isnan(result.columns["finish_seconds"]))
-    return finished / result.recording.end_seconds if finished else 0.0
-
-
-def _at_rate(setup: Setup, rate: float, requests: int) -> Setup:
-    workload = setup.scenario.workload
-    if workload.arrivals is None:
-        raise UnsupportedError("a trace has no rate to set")
-    arrivals = workload.arrivals.model_copy(update={"rate": rate})
-    limits = {"requests": requests, "duration_seconds": None}
-    workload = workload.model_copy(update={"arrivals": arrivals, **limits})
-    run = setup.scenario.run
-    run = run.model_copy(update={"warmup_fraction": max(_WARMUP, run.warmup_fraction)})
-    changes = {"workload": workload, "run": run}
-    return replace(setup, scenario=setup.scenario.model_copy(update=changes))
+    return 2 * load**2 * variability / (1 - load) ** 2
 
 
 def bracket(
-    passes: Callable[[float], bool], start: float
+    passes: Callable[[float], bool], start: float, ceiling: float = inf
 ) -> tuple[float, float | None] | tuple[None, float]:
-    """Double or halve from `start` until one rate passes and its double fails.
+    """Double or halve from `start` until one load passes and its double fails.
+
+    Parameters
+    ----------
+    passes : callable
+        Whether a load passes.
+    start : float
+        Where to begin, below `ceiling`.
+    ceiling : float
+        A load that is known to fail.
 
     Returns
     -------
@@ -320,6 +232,8 @@ def bracket(
     rate = start
     if passes(rate):
         for _ in range(_MOST_OCTAVES):
+            if 2 * rate >= ceiling:
+                return rate, ceiling
             if not passes(2 * rate):
                 return rate, 2 * rate
             rate *= 2
@@ -332,9 +246,24 @@ def bracket(
 
 
 def bisect(
-    passes: Callable[[float], bool], low: float, high: float, tolerance: float
+    passes: Callable[[float], bool],
+    low: float,
+    high: float,
+    tolerance: float,
+    rounded: Callable[[float], float] = float,
 ) -> tuple[float, float]:
     """Narrow (passes, fails) by geometric means until they are `tolerance` apart.
+
+    Parameters
+    ----------
+    passes : callable
+        Whether a load passes.
+    low, high : float
+        One that passes and one that fails.
+    tolerance : float
+        Relative width to reach.
+    rounded : callable
+        The nearest load that there is.
 
     Examples
     --------
@@ -342,33 +271,89 @@ def bisect(
     >>> low <= 3 < high <= 1.01 * low
     True
     """
-    while high / low > 1 + tolerance:
-        middle = sqrt(low * high)
+    while high / low > (1 + tolerance) * (1 + _ROUNDING):
+        middle = rounded(sqrt(low * high))
+        if not low < middle < high:
+            break
         low, high = (middle, high) if passes(middle) else (low, middle)
     return low, high
 
 
-def judge(rate: float, result: SimulationResult, share: float) -> Probe:
-    """Say whether a run met the objectives of its scenario.
+def near(
+    passes: Callable[[float], bool],
+    found: tuple[float, float],
+    ceiling: float,
+    rounded: Callable[[float], float] = float,
+) -> tuple[float, float]:
+    """Find (passes, fails) for another seed, from where those of the first were `found`.
 
-    A request that was rejected or never finished misses them all; one without a second token
-    has no TPOT to miss.
+    Steps begin with their ratio and grow, then are halved to it. Nothing passed after some: 0 does.
+
+    Examples
+    --------
+    >>> near(lambda rate: rate <= 3, (4.0, 5.0), inf)
+    (2.56, 3.2)
+    """
+    ratio = found[1] / found[0]
+    low, high = found if found[1] <= ceiling else (ceiling / ratio, ceiling)
+    step = ratio
+    if passes(low):
+        while high < ceiling and passes(high):
+            low, step = high, step * step
+            high = min(ceiling, rounded(high * step))
+    else:
+        for _ in range(_MOST_STEPS):
+            low, high, step = rounded(low / step), low, step * step
+            if low == high:
+                return 0.0, high
+            if passes(low):
+                break
+        else:
+            return 0.0, low
+    return bisect(passes, low, high, ratio - 1, rounded)
+
+
+def judge(
+    rate: float,
+    result: SimulationResult,
+    objectives: Sequence[Objective],
+    share: float = 0.99,
+) -> Probe:
+    """Say whether a run met its objectives.
+
+    Parameters
+    ----------
+    rate : float
+        Its load.
+    result : SimulationResult
+        The run.
+    objectives : sequence of Objective
+        What had to be met.
+    share : float
+        Percentile of the latencies that nothing is asked of.
     """
     judged = result.judged
     finished = ~np.isnan(result.columns["finish_seconds"][judged])
-    met = finished.copy()
-    missed: dict[str, float] = {}
-    latency: dict[str, float | None] = {}
-    for name, key in _OBJECTIVES.items():
-        values = 1e3 * result.latencies[name][judged]
-        seen = values[~np.isnan(values)]
-        latency[name] = float(np.percentile(seen, 100 * share)) if len(seen) else None
-        limit = getattr(result.setup.scenario.slo, key)
-        if limit is not None:
-            within = finished & (np.isnan(values) | (values <= limit))
-            missed[name] = float(1 - within.mean())
-            met &= within
-    met_share = float(met.mean())
-    passed = not result.saturated and met_share >= share
-    count = len(result.columns["finish_seconds"])
-    return Probe(rate, met_share, result.saturated, passed, count, missed, latency)
+    missed = {
+        each.name: each.missed(1e3 * result.latencies[each.latency][judged], finished)
+        for each in objectives
+    }
+    passed = not result.saturated and all(each.is_met(missed[each.name]) for each in objectives)
+    passed = passed and (bool(objectives) or float(finished.mean()) >= share)
+    return Probe(
+        rate=rate,
+        seed=result.recording.seed,
+        saturated=result.saturated,
+        passed=passed,
+        requests=len(result.columns["finish_seconds"]),
+        missed=missed,
+        limit="" if passed else _limit(missed, objectives),
+        latency_ms=percentiles_ms(result, objectives, share),
+    )
+
+
+def _limit(missed: Mapping[str, float], objectives: Sequence[Objective]) -> str:
+    """Name the latency that is missed most, beside what may be missed of it."""
+    beyond = {each.latency: missed[each.name] - (1 - each.share) for each in objectives}
+    worst = max(beyond, key=lambda name: beyond[name], default="")
+    return worst if worst and beyond[worst] > 1e-12 else "saturation"

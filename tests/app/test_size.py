@@ -121,7 +121,7 @@ def test_a_card_that_cannot_is_told_in_the_table():
 def test_objectives_that_nothing_meets_are_told():
     app = sized(tpot=0.1, tp="1")
     assert any("No card meets the objectives" in text for text in errors(app))
-    assert "TPOT objective is missed" in app.dataframe[0].value["why not"].tolist()[0]
+    assert "TPOT of 0.1 ms is missed" in app.dataframe[0].value["why not"].tolist()[0]
 
 
 def test_the_whole_state_is_in_the_link_and_a_bad_one_is_told():

@@ -1,0 +1,165 @@
+"""One card and degree as an answer to a demand: replicas, devices, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import ceil
+
+from kvsim.results.latencies import sure_words
+from kvsim.search.rate import Probe, RateSearch
+from kvsim.specs.hardware import Price
+from kvsim.steptime.bands import TimeBand
+
+__all__ = ["FleetOption", "cheapest", "replicas_for"]
+
+_SLACK = 1.02  # throughputs differ between seeds
+
+
+@dataclass(frozen=True)
+class FleetOption:
+    """One card and tensor-parallel degree, as an answer to a demand.
+
+    Parameters
+    ----------
+    accelerator : str
+        Its name.
+    tensor_parallel_size : int
+        Devices that share a layer.
+    demand : float
+        Load that the fleet must carry, in `unit`.
+    unit : str
+        "requests/s" or "users".
+    problem : str
+        Why it is no answer; "" when it is one.
+    stages, ranks : int
+        Pipeline stages of a replica, and its data-parallel ranks, each of which is simulated.
+    throughput : float or None
+        Requests per second of a rank under overload; None for users.
+    search : RateSearch or None
+        What one rank sustains; None when the model does not run on it, or it is too dear.
+    at_demand : Probe or None
+        One rank under its share of the demand.
+    bound_by : mapping of str to float
+        Share of the busy time that each resource binds, under that load.
+    memory_limited : float or None
+        Share of the time that memory kept requests waiting, under that load.
+    tokens_per_s : (float, float) or None
+        Prompt and output tokens per second of one rank under that load.
+    price : Price or None
+        Of one device and hour; None: none is known.
+    command : str
+        The engine's launch line of one replica.
+    provenance : str
+        Where the step times come from.
+    time_bands : mapping of str to TimeBand
+        How sure the latencies are, by their names.
+    """
+
+    accelerator: str
+    tensor_parallel_size: int
+    demand: float
+    unit: str = "requests/s"
+    problem: str = ""
+    stages: int = 1
+    ranks: int = 1
+    throughput: float | None = None
+    search: RateSearch | None = None
+    at_demand: Probe | None = None
+    bound_by: Mapping[str, float] = field(default_factory=dict)
+    memory_limited: float | None = None
+    tokens_per_s: tuple[float, float] | None = None
+    price: Price | None = None
+    command: str = ""
+    provenance: str = ""
+    time_bands: Mapping[str, TimeBand] = field(default_factory=dict)
+
+    @property
+    def how_sure(self) -> list[str]:
+        """What the bands of the latencies rest on, in sentences."""
+        judged = self.at_demand.latency_ms if self.at_demand else ()
+        return sure_words(
+            {name: self.time_bands[name] for name in judged if name in self.time_bands}
+        )
+
+    @property
+    def highest_rate(self) -> float | None:
+        """Load that one replica sustains, all its ranks together; None: none."""
+        return self.ranks * self.search.rate if self.search and self.search.rate else None
+
+    @property
+    def replicas(self) -> int | None:
+        """How many replicas carry the demand; None when one carries nothing.
+
+        ``replicas = ceil(demand / highest rate)``
+        """
+        return replicas_for(self.demand, self.highest_rate) if self.highest_rate else None
+
+    @property
+    def devices_per_replica(self) -> int:
+        """Devices of one replica: ranks of each layer, stages and data-parallel ranks."""
+        return self.tensor_parallel_size * self.stages * self.ranks
+
+    @property
+    def devices(self) -> int | None:
+        """Devices of the whole fleet."""
+        return None if self.replicas is None else self.replicas * self.devices_per_replica
+
+    @property
+    def usd_per_hour(self) -> tuple[float, float] | None:
+        """What the fleet costs per hour, low and high; None when no price is known."""
+        if self.devices is None or self.price is None:
+            return None
+        return self.devices * self.price.low, self.devices * self.price.high
+
+    @property
+    def least_cost(self) -> float:
+        """What the fleet costs per hour at least: at its throughput and its lowest price.
+
+        0 where that is not known.
+        """
+        if self.price is None or not self.throughput:
+            return 0.0
+        replicas = replicas_for(self.demand, _SLACK * self.ranks * self.throughput)
+        return replicas * self.devices_per_replica * self.price.low
+
+    @property
+    def headroom(self) -> float | None:
+        """Share of the demand that could come on top of it."""
+        if self.replicas is None or self.highest_rate is None:
+            return None
+        return self.replicas * self.highest_rate / self.demand - 1
+
+    @property
+    def cost_per_million_tokens(self) -> tuple[float, float] | None:
+        """Cost of a million tokens, prompt and output together, low and high."""
+        cost, replicas = self.usd_per_hour, self.replicas
+        if cost is None or self.tokens_per_s is None or replicas is None:
+            return None
+        millions_per_hour = replicas * self.ranks * sum(self.tokens_per_s) * 3600 / 1e6
+        return cost[0] / millions_per_hour, cost[1] / millions_per_hour
+
+
+def cheapest(options: Iterable[FleetOption]) -> tuple[FleetOption, ...]:
+    """Return the cheapest fleets: the one with the lowest middle price, and its ties.
+
+    Price ranges that overlap are called a tie; fleets without a price are no candidates.
+    """
+    priced = [(option, option.usd_per_hour) for option in options]
+    known = [(sum(cost), cost, option) for option, cost in priced if cost is not None]
+    if not known:
+        return ()
+    known.sort(key=lambda each: each[0])
+    _, (_, most), best = known[0]
+    return (best, *(option for _, (low, _), option in known[1:] if low <= most))
+
+
+def replicas_for(demand: float, rate: float) -> int:
+    """Return the fewest replicas that carry a demand: ``ceil(demand / rate)``.
+
+    Examples
+    --------
+    >>> replicas_for(10, 4), replicas_for(8, 4)
+    (3, 2)
+    """
+    return max(1, ceil(demand / rate))

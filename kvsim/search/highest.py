@@ -1,0 +1,358 @@
+"""The simulations of one search: the throughput under overload, then the knee, seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import ceil, floor, inf, log, log2
+from statistics import fmean
+from time import monotonic
+
+import numpy as np
+
+from kvsim.errors import InputError, KVSimError
+from kvsim.results.result import SimulationResult
+from kvsim.results.statistics import Interval, confidence_interval
+from kvsim.runs.simulate import run_setup
+from kvsim.search.load import OVERLOAD_RATE, Load, load_of
+from kvsim.search.objectives import Objective, objectives_of
+from kvsim.search.rate import (
+    Probe,
+    RateSearch,
+    SearchSettings,
+    bisect,
+    bracket,
+    judge,
+    near,
+    relaxation_requests,
+)
+from kvsim.simulator.prepare import Setup, prepare
+from kvsim.simulator.replica import Watch
+from kvsim.simulator.scenario import SLO, Scenario
+
+__all__ = ["Search", "TimeIsUpError", "highest_rate", "sustained_throughput"]
+
+_MOST_REQUESTS = 60_000
+_MEMORIES = 20  # of a queue: the least length of a run
+_STAYS = 5  # the same, in requests in flight
+_GENERATIONS = 20  # of the batch, under overload
+_RAMP = 0.2  # of the requests: while the batch fills
+_FIRST_USERS = 64.0
+_AROUND_KNEE = log(1.2)
+_LONGER, _TIMES = 4, 2  # times the requests, where seeds differ by more than the tolerance
+
+
+class TimeIsUpError(KVSimError):
+    """The time that was allowed for a search is over."""
+
+
+def highest_rate(
+    scenario: Scenario,
+    slo: SLO | Sequence[Objective] | None = None,
+    settings: SearchSettings | None = None,
+    *,
+    watch: Watch | None = None,
+) -> RateSearch:
+    """Find the highest load at which one replica meets its objectives for as long as it lasts.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        The replica and its traffic: arrivals with one rate (poisson, gamma, weibull, constant),
+        a recorded trace, or the users of a closed loop.
+    slo : SLO or sequence of Objective, optional
+        What must be met; the scenario's own limits when left out, each by `settings.share` of the
+        requests. Without any, a rate passes when the queue does not grow all run long.
+    settings : SearchSettings, optional
+        Share, requests, tolerance, seeds.
+    watch : callable, optional
+        See `kvsim.simulate`; a ``KeyboardInterrupt`` raised in it ends the search.
+
+    Returns
+    -------
+    RateSearch
+        Never more than the throughput under overload, with an interval over seeds.
+
+    Raises
+    ------
+    UnsupportedError
+        For arrivals without one rate.
+    InputError
+        For a scenario that cannot be run, and users without an objective.
+    TimeIsUpError
+        When `settings.max_seconds` were over before the first seed's answer.
+    """
+    chosen = settings or SearchSettings()
+    stated = scenario.slo if slo is None else slo
+    asked = objectives_of(stated, chosen.share) if isinstance(stated, SLO) else tuple(stated)
+    load = load_of(scenario)
+    return Search(prepare(scenario), load, asked, chosen, watch).run()
+
+
+@dataclass
+class _Knees:
+    """Brackets (passes, fails) of some seeds, and the throughput of each."""
+
+    settings: SearchSettings
+    first: tuple[float, float]
+    brackets: list[tuple[float, float]]
+    throughputs: list[float]
+
+    @property
+    def _middle(self) -> Interval:
+        return confidence_interval(np.array([fmean(bracket) for bracket in self.brackets]))
+
+    @property
+    def are_sure(self) -> bool:
+        """Whether there are enough, and their mean's interval is within the tolerance."""
+        enough = len(self.brackets) >= self.settings.replications
+        mean, low, high = self._middle
+        return enough and high - low <= 2 * self.settings.tolerance * mean
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % over seeds, and no narrower than what a seed's bisection left open."""
+        _, least, most = self._middle
+        low, high = (fmean(side) for side in zip(*self.brackets, strict=True))
+        return min(low, max(0.0, least)), max(high, most)
+
+
+@dataclass
+class Search:
+    """The simulations of one search, and their verdicts.
+
+    Parameters
+    ----------
+    setup : Setup
+        The replica and its traffic.
+    load : Load
+        What is raised.
+    objectives : tuple of Objective
+        What must be met.
+    settings : SearchSettings
+        What is asked.
+    watch : callable, optional
+        See `kvsim.simulate`.
+
+    Attributes
+    ----------
+    probes : list of Probe
+        Loads that were judged.
+    simulations : int
+        How many have been run.
+    """
+
+    setup: Setup
+    load: Load
+    objectives: tuple[Objective, ...]
+    settings: SearchSettings
+    watch: Watch | None = None
+    probes: list[Probe] = field(default_factory=list)
+    simulations: int = 0
+    _ends: float = inf
+    _last_passed: SimulationResult | None = None
+    _variability: float = 2.0
+    _fewest: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.load.is_open and not self.objectives:
+            raise InputError(
+                "users wait for their answers, so any number of them is served in the end",
+                fix="give an objective, such as a p99 TTFT",
+            )
+        self._ends = monotonic() + self.settings.max_seconds
+        self._fewest = self.settings.requests
+
+    @property
+    def first_seed(self) -> int:
+        """The seed that others count up from."""
+        seed = self.settings.seed
+        return self.setup.scenario.run.seed if seed is None else seed
+
+    def run(self) -> RateSearch:
+        """Search from the beginning."""
+        ceiling = self.throughput(self.first_seed)
+        first = self._first(ceiling)
+        passed = self._last_passed
+        if first is None or passed is None:
+            failed = min((probe.rate for probe in self.probes), default=None)
+            return self._found(None, failed, [ceiling])
+        knees = _Knees(self.settings, first, [first], [ceiling])
+        with suppress(TimeIsUpError):
+            self._replicate(knees)
+        found = self._found(knees.interval, knees.brackets[0][1], knees.throughputs)
+        summary = passed.summary
+        return replace(
+            found,
+            is_sure=knees.are_sure,
+            steepness=self._steepness(knees.brackets[0]),
+            bound_by=summary["bound_by"],
+            memory_limited=summary["memory_limited"],
+        )
+
+    def _replicate(self, knees: _Knees) -> None:
+        """Look for the knees of other seeds, in longer runs where that does not make sure."""
+        while self.load.is_drawn and not knees.are_sure:
+            if len(knees.brackets) < self.settings.most_replications:
+                self._add(knees)
+            elif self._fewest < _LONGER**_TIMES * self.settings.requests:
+                self._fewest *= _LONGER
+                knees.brackets, knees.throughputs = [], []
+                self._add(knees)
+            else:
+                break
+
+    def _add(self, knees: _Knees) -> None:
+        """Look for the knee of the next seed near that which was found first."""
+        seed = self.first_seed + len(knees.brackets)
+        ceiling = self.throughput(seed)
+        passes = partial(self.passes, ceiling=ceiling, seed=seed)
+        found = near(passes, knees.first, ceiling, self.load.rounded)
+        knees.brackets.append(found)
+        knees.throughputs.append(ceiling)
+
+    def throughput(self, seed: int) -> float:
+        """Requests per second under overload; no limit of users."""
+        if not self.load.is_open:
+            return inf
+        requests = self._fewest
+        while True:
+            result = self.simulate(OVERLOAD_RATE, requests, seed)
+            found = sustained_throughput(result)
+            if not found:
+                raise InputError(
+                    "no request fits: every one was rejected",
+                    fix="raise max_model_len or the pool, or shorten the requests",
+                )
+            enough = min(_MOST_REQUESTS, ceil(_GENERATIONS * _most_running(result)))
+            if requests >= enough or not self.load.is_drawn:
+                gaps = self.load.gap_variability(self.setup.scenario.workload)
+                self._variability = gaps + _variability(result)
+                return found
+            requests = enough
+
+    def _first(self, ceiling: float) -> tuple[float, float] | None:
+        """The first seed's knee; None when even the lowest load fails."""
+        passes = partial(self.passes, ceiling=ceiling, seed=self.first_seed)
+        start = 2.0 ** floor(log2(ceiling)) if self.load.is_open else _FIRST_USERS
+        low, high = bracket(passes, start, ceiling)
+        if low is None:
+            return None
+        if high is None:
+            return low, 2 * low
+        return bisect(passes, low, high, self.settings.tolerance, self.load.rounded)
+
+    def _found(
+        self, interval: tuple[float, float] | None, failed: float | None, ceilings: list[float]
+    ) -> RateSearch:
+        return RateSearch(
+            rate=(self.load.floored(interval[0]) or None) if interval else None,
+            interval=interval,
+            failed_rate=failed,
+            throughput=fmean(ceilings) if self.load.is_open else None,
+            probes=tuple(self.probes),
+            simulations=self.simulations,
+            settings=self.settings,
+            objectives=self.objectives,
+            unit=self.load.unit,
+        )
+
+    def _steepness(self, knee: tuple[float, float]) -> float | None:
+        """Slope of the limiting latency's logarithm over that of the load, around the knee.
+
+        Only runs on the same requests are compared.
+        """
+        limit = next((p.limit for p in self.probes[::-1] if p.rate == knee[1] and p.limit), "")
+        by_run: dict[tuple[int, int], list[tuple[float, float]]] = {}
+        for probe in self.probes:
+            at = log(probe.rate / knee[0])
+            latency = probe.latency_ms.get(limit)
+            if latency and not probe.saturated and abs(at) <= _AROUND_KNEE:
+                by_run.setdefault((probe.seed, probe.requests), []).append((at, log(latency)))
+        return _common_slope(by_run.values())
+
+    def passes(self, rate: float, *, ceiling: float, seed: int) -> bool:
+        """Whether a load meets the objectives."""
+        result = self.serve(rate, ceiling, seed)
+        probe = judge(rate, result, self.objectives, self.settings.share)
+        self.probes.append(probe)
+        if probe.passed and seed == self.first_seed:
+            self._last_passed = result
+        return probe.passed
+
+    def serve(self, rate: float, ceiling: float, seed: int) -> SimulationResult:
+        """Serve the requests at a load, for long enough to be believed."""
+        requests = self._enough(rate, ceiling)
+        while True:
+            result = self.simulate(rate, requests, seed)
+            wanted = min(_MOST_REQUESTS, ceil(_STAYS * _in_flight(result)))
+            probe = judge(rate, result, self.objectives, self.settings.share)
+            if requests >= wanted or not probe.passed or not self.load.is_drawn:
+                return result
+            requests = min(_MOST_REQUESTS, ceil(1.3 * wanted))  # a longer one has more in flight
+
+    def _enough(self, rate: float, ceiling: float) -> int:
+        """Requests of a run that forgets its empty start many times over."""
+        share = min(rate / ceiling, 0.999)
+        memory = relaxation_requests(share, self._variability)
+        requests = max(self._fewest, ceil(_MEMORIES * memory))
+        return self.load.fewest(rate, min(_MOST_REQUESTS, requests))
+
+    def simulate(self, rate: float, requests: int, seed: int) -> SimulationResult:
+        """Serve so many of the same requests at a load: one simulation."""
+        if monotonic() > self._ends:
+            raise TimeIsUpError(f"not found within {self.settings.max_seconds:g} s")
+        self.simulations += 1
+        result = run_setup(self.load.at(self.setup, rate, requests), seed, watch=self.watch)
+        if result.recording.interrupted:
+            raise KeyboardInterrupt
+        return result
+
+
+def sustained_throughput(result: SimulationResult) -> float:
+    """Requests per second of an overloaded run, without ramp-up and drain; 0: none was served.
+
+    Of those that finish between the first fifth and the last admission: until then requests wait,
+    afterwards the batch runs empty.
+    """
+    finish = result.columns["finish_seconds"]
+    order = np.sort(finish[~np.isnan(finish)])
+    if not len(order):
+        return 0.0
+    scheduled = result.columns["scheduled_seconds"]
+    ramp = int(_RAMP * len(order))
+    last = int(np.searchsorted(order, np.nanmax(scheduled)))
+    if last <= 2 * ramp:  # too few to tell ramp and drain from what lies between
+        return len(order) / result.recording.end_seconds
+    return float((last - 1 - ramp) / (order[last - 1] - order[ramp]))
+
+
+def _common_slope(groups: Iterable[Sequence[tuple[float, float]]]) -> float | None:
+    """Least squares of one slope for groups of (x, y), each about a mean of its own."""
+    apart = [np.array(group) - np.mean(group, axis=0) for group in groups]
+    x, y = np.concatenate(apart).T if apart else np.empty((2, 0))
+    spread = float(x @ x)
+    return float(x @ y) / spread if spread > 0 else None
+
+
+def _in_flight(result: SimulationResult) -> float:
+    """Requests in the replica at once, on average: Little's law."""
+    arrivals = result.columns["arrival_seconds"]
+    stays = result.latencies["e2el"]
+    span = float(arrivals.max() - arrivals.min())
+    return float(np.nansum(stays) / span) if span > 0 else 0.0
+
+
+def _most_running(result: SimulationResult) -> float:
+    """Requests in the batch at once under overload: Little's law of those admitted."""
+    columns = result.columns
+    inside = columns["finish_seconds"] - columns["scheduled_seconds"]
+    return float(np.nansum(inside) / result.recording.end_seconds)
+
+
+def _variability(result: SimulationResult) -> float:
+    """Squared coefficient of variation of the tokens of a request."""
+    tokens = result.columns["prompt_tokens"] + result.columns["output_tokens"]
+    return float(np.var(tokens) / np.mean(tokens) ** 2)

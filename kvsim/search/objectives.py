@@ -1,0 +1,107 @@
+"""What a replica must meet: a latency, its limit, and the share of requests within it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+
+from kvsim.errors import InputError
+from kvsim.results.result import SimulationResult
+from kvsim.results.statistics import Floats
+from kvsim.results.words import SHORT
+from kvsim.simulator.scenario import SLO
+
+__all__ = ["JUDGED", "Objective", "objectives_of"]
+
+JUDGED = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2el_ms"}
+"""Latencies that have objectives, and what a scenario calls their limits."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A latency that a share of the requests must keep within a limit.
+
+    Parameters
+    ----------
+    latency : str
+        "ttft", "tpot" or "e2el".
+    limit_ms : float
+        Milliseconds.
+    share : float
+        0.99 asks that the 99th percentile is within the limit.
+
+    Raises
+    ------
+    InputError
+        For an unknown latency, a limit that is not above 0, and a share outside of (0, 1].
+
+    Examples
+    --------
+    >>> Objective("ttft", 2000.0).name
+    'ttft_p99'
+    """
+
+    latency: str
+    limit_ms: float
+    share: float = 0.99
+
+    def __post_init__(self) -> None:
+        if self.latency not in JUDGED:
+            raise InputError(
+                f"no objective of {self.latency!r}", fix=f"choose one of {', '.join(JUDGED)}"
+            )
+        if not (self.limit_ms > 0 and isfinite(self.limit_ms)):
+            raise InputError(f"{self.limit_ms:g} ms is no limit of {SHORT[self.latency]}")
+        if not 0 < self.share <= 1:
+            raise InputError(f"share = {self.share:g} is not above 0 and at most 1")
+
+    @property
+    def name(self) -> str:
+        """Latency and percentile: "ttft_p99"."""
+        return f"{self.latency}_p{100 * self.share:g}"
+
+    @property
+    def words(self) -> str:
+        """In words: "p99 TTFT of 2,000 ms"."""
+        return f"p{100 * self.share:g} {SHORT[self.latency]} of {self.limit_ms:,.10g} ms"
+
+    def missed(self, milliseconds: Floats, finished: np.ndarray) -> float:
+        """Share of the requests that miss it.
+
+        Parameters
+        ----------
+        milliseconds : float array (n,)
+            Its latency by request; NaN: a request without a second token has no TPOT to miss.
+        finished : bool array (n,)
+            A request that was rejected or never finished misses every objective.
+        """
+        within = finished & (np.isnan(milliseconds) | (milliseconds <= self.limit_ms))
+        return float(1 - within.mean())
+
+    def is_met(self, missed: float) -> bool:
+        """Whether so many may miss it."""
+        return missed <= 1 - self.share + 1e-12
+
+
+def objectives_of(slo: SLO, share: float) -> tuple[Objective, ...]:
+    """Objectives that a scenario states, each for one share of the requests."""
+    limits = ((latency, getattr(slo, key)) for latency, key in JUDGED.items())
+    return tuple(Objective(latency, limit, share) for latency, limit in limits if limit is not None)
+
+
+def percentiles_ms(
+    result: SimulationResult, objectives: Iterable[Objective], share: float
+) -> dict[str, float | None]:
+    """Each latency at the highest percentile that is asked of it, else at `share`, ms."""
+    shares = dict.fromkeys(JUDGED, 0.0)
+    for each in objectives:
+        shares[each.latency] = max(shares[each.latency], each.share)
+    found: dict[str, float | None] = {}
+    for latency, asked in shares.items():
+        values = 1e3 * result.latencies[latency][result.judged]
+        seen = values[~np.isnan(values)]
+        found[latency] = float(np.quantile(seen, asked or share)) if len(seen) else None
+    return found
