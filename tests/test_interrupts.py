@@ -44,7 +44,7 @@ def signalled(number, moments, *words):
 
 @pytest.mark.parametrize(("number", "code"), [(SIGINT, 130), (SIGTERM, 143)])
 def test_a_signal_cuts_a_run_and_later_ones_wait_for_its_files(tmp_path, number, code):
-    left = signalled(number, "run,write", "simulate", "peer-w", "--output", str(tmp_path))
+    left = signalled(number, "run,write", "simulate", "peer-w", "--output-dir", str(tmp_path))
     assert left.returncode == code
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["interrupted"]
@@ -57,7 +57,7 @@ def test_a_signal_cuts_a_run_and_later_ones_wait_for_its_files(tmp_path, number,
 
 
 def test_a_first_signal_waits_until_a_whole_run_is_written(tmp_path):
-    words = ("simulate", "peer-w", "--set", "workload.requests=50", "--output", str(tmp_path))
+    words = ("simulate", "peer-w", "--set", "workload.requests=50", "--output-dir", str(tmp_path))
     left = signalled(SIGTERM, "write", *words)
     assert left.returncode == 143
     assert not json.loads((tmp_path / "summary.json").read_text())["interrupted"]

@@ -60,6 +60,10 @@ _FLAGS = {
     "dcp": "engine.decode_context_parallel_size",
     "seed": "run.seed",
     "replications": "run.replications",
+    "rate": "workload.arrivals.rate",
+    "users": "workload.arrivals.clients",
+    "requests": "workload.requests",
+    "duration": "workload.duration_seconds",
 }
 
 
