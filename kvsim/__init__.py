@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from kvsim.simulator.loading import with_overrides as with_overrides
     from kvsim.simulator.scenario import SLO as SLO
     from kvsim.simulator.scenario import Scenario as Scenario
+    from kvsim.simulator.shipped import describe_scenarios as describe_scenarios
     from kvsim.specs.engine_options import EngineOptions as EngineOptions
     from kvsim.specs.hardware import AcceleratorProfile as AcceleratorProfile
     from kvsim.specs.model import ModelSpec as ModelSpec
@@ -109,6 +110,7 @@ _HOMES = {
     "compare_bench": "kvsim.calibrate.served.bench",
     "describe_accelerators": "kvsim.catalog.accelerators",
     "describe_models": "kvsim.catalog.models",
+    "describe_scenarios": "kvsim.simulator.shipped",
     "describe_workload": "kvsim.workload.traffic",
     "engine_names": "kvsim.engines",
     "example_prefix_names": "kvsim.studies.cache",

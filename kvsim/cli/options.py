@@ -23,6 +23,7 @@ __all__ = [
     "MODEL",
     "NUMBER",
     "SCENARIO",
+    "SHIPPED",
     "SIZE",
     "SPREAD",
     "CatalogueName",
@@ -205,6 +206,7 @@ def _scenarios() -> list[str]:
 COUNT, FRACTION, SIZE, TERM = Count(), Fraction(), Size(), Size(least=0)
 NUMBER, SPREAD, DURATION = Number(), Number(zero=True), DurationText()
 SCENARIO = CatalogueName("scenario", _scenarios, files=True)
+SHIPPED = CatalogueName("scenario", _scenarios)
 MODEL = CatalogueName("model", _models, files=True)
 GPU = CatalogueName("gpu", _accelerators, files=True)
 _ENGINE = CatalogueName("engine", _engines)
