@@ -20,6 +20,7 @@ __all__ = [
     "FORMATS",
     "FRACTION",
     "GPU",
+    "KV_DTYPE",
     "MODEL",
     "NUMBER",
     "SCENARIO",
@@ -210,7 +211,7 @@ SHIPPED = CatalogueName("scenario", _scenarios)
 MODEL = CatalogueName("model", _models, files=True)
 GPU = CatalogueName("gpu", _accelerators, files=True)
 _ENGINE = CatalogueName("engine", _engines)
-_KV_DTYPE = CatalogueName("dtype", _kv_dtypes)
+KV_DTYPE = CatalogueName("dtype", _kv_dtypes)
 _QUANTIZATION = CatalogueName("format", _weight_formats)
 
 format_option = click.option(
@@ -248,8 +249,8 @@ _ENGINE_OPTIONS = (
     click.option("--enable-expert-parallel", is_flag=True, default=None),
     click.option("--dtype", help="Dtype of activations and unquantised weights."),
     click.option("--quantization", type=_QUANTIZATION, help="Weight format."),
-    click.option("--kv-cache-dtype", type=_KV_DTYPE, help="KV format."),
-    click.option("--kv-cache-dtype-v", type=_KV_DTYPE, help="Format of V alone (llama.cpp)."),
+    click.option("--kv-cache-dtype", type=KV_DTYPE, help="KV format."),
+    click.option("--kv-cache-dtype-v", type=KV_DTYPE, help="Format of V alone (llama.cpp)."),
     click.option("--gpu-memory-utilization", type=FRACTION, help="Share of memory to use."),
     click.option("--max-model-len", type=COUNT, help="Longest request; 32k is 32,000."),
     click.option("--hf-overrides", metavar="JSON", help="Fields in place of the config's own."),
