@@ -141,9 +141,9 @@ def with_first(flags: Mapping[str, Any], vary: Mapping[str, list[Any]]) -> dict[
 
     firsts = {key_of(name, values[0]): values[0] for name, values in vary.items()}
     found = dict(flags)
-    for flag in ("model", "gpu", "rate", "users"):
+    for flag in ("model", "gpu", "rate", "users", "prompt_tokens", "output_tokens"):
         if found.get(flag) is None:
-            found[flag] = firsts.get(key_of(flag))
+            found[flag] = firsts.get(key_of(flag.removesuffix("_tokens")))
     return found
 
 

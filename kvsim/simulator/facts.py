@@ -62,6 +62,8 @@ _FLAGS = {
     "replications": "run.replications",
     "rate": "workload.arrivals.rate",
     "users": "workload.arrivals.clients",
+    "prompt": "workload.lengths.prompt.tokens",
+    "output": "workload.lengths.output.tokens",
     "requests": "workload.requests",
     "duration": "workload.duration_seconds",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from kvsim.workload.arrivals import AtOnce, ClosedLoopArrivals, Piecewise
 from kvsim.workload.distributions import (
@@ -34,7 +35,7 @@ def in_words(workload: WorkloadSpec) -> str:
     """
     said = [_arrivals(workload), *_lengths(workload), *_sharing(workload)]
     if workload.requests is not None:
-        said.append(f"{workload.requests:,} requests")
+        said.append(f"{workload.requests:,} request{'s' if workload.requests > 1 else ''}")
     if workload.duration_seconds is not None:
         said.append(f"{workload.duration_seconds:,g} s")
     return ", ".join(said)
@@ -43,7 +44,7 @@ def in_words(workload: WorkloadSpec) -> str:
 def _arrivals(workload: WorkloadSpec) -> str:
     arrivals = workload.arrivals
     if arrivals is None:
-        return f"trace {workload.trace.file}" if workload.trace else "no arrivals"
+        return f"trace {Path(workload.trace.file).name}" if workload.trace else "no arrivals"
     if isinstance(arrivals, ClosedLoopArrivals):
         return f"{arrivals.clients:,} users"
     if isinstance(arrivals, AtOnce):
@@ -59,7 +60,7 @@ def _lengths(workload: WorkloadSpec) -> list[str]:
     if lengths is None:
         return []
     if not isinstance(lengths, IndependentLengths):
-        return [f"lengths of {lengths.file or 'pairs'}"]
+        return [f"lengths of {Path(lengths.file).name if lengths.file else 'pairs'}"]
     return [f"{_mean(lengths.prompt)} in", f"{_mean(lengths.output)} out"]
 
 

@@ -120,13 +120,17 @@ def test_compare_takes_what_is_varied_from_the_variants(run, key):
     assert one["summary"]["mean_tpot_ms"] > two["summary"]["mean_tpot_ms"]
 
 
-def test_rates_and_users_are_varied_by_their_flags_names(run):
-    words = (*TARGET, *LENGTHS, *SHORT, "--format", "json")
-    for key in ("rate", "users"):
-        code, out, err = run("compare", *words, "--vary", f"{key}=2,4")
-        assert code == 0, err
-        variants = json.loads(out)["variants"]
-        assert [each["overrides"] for each in variants] == [{key: 2}, {key: 4}]
+@pytest.mark.parametrize("key", ["rate", "users", "prompt", "output", "requests"])
+def test_what_flags_say_is_varied_by_their_names(run, key):
+    flags = {"rate": "4", "prompt": "100", "output": "20", "requests": "60"}
+    if key == "users":
+        del flags["rate"]
+    words = [word for name in flags if name != key for word in (f"--{name}", flags[name])]
+    code, out, err = run("compare", *TARGET, *words, "--vary", f"{key}=20,40", "--format", "json")
+    assert code == 0, err
+    one, two = json.loads(out)["variants"]
+    assert [one["overrides"], two["overrides"]] == [{key: 20}, {key: 40}]
+    assert one["summary"]["mean_e2el_ms"] != two["summary"]["mean_e2el_ms"]
 
 
 # --- over a scenario --------------------------------------------------------------------------

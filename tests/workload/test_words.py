@@ -41,10 +41,10 @@ def test_what_is_shared(prefix, said):
 
 
 def test_a_trace_and_pairs():
-    assert in_words(parse_workload({"trace": {"file": "a.csv"}})) == "trace a.csv"
+    assert in_words(parse_workload({"trace": {"file": "/far/away/a.csv"}})) == "trace a.csv"
     pairs = {"kind": "pairs", "file": "lengths.csv"}
     workload = {"arrivals": {"kind": "at_once"}, "lengths": pairs, "requests": 1}
-    assert in_words(parse_workload(workload)) == "all at once, lengths of lengths.csv, 1 requests"
+    assert in_words(parse_workload(workload)) == "all at once, lengths of lengths.csv, 1 request"
 
 
 @pytest.mark.parametrize(
