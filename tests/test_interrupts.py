@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from kvsim import load_scenario
 from kvsim.interrupts import held, released, stopping
 
 SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
@@ -64,6 +65,14 @@ def test_a_first_signal_waits_until_a_whole_run_is_written(tmp_path):
     assert (tmp_path / "memory.parquet").exists()
     assert "on average" in left.stdout
     assert left.stderr.splitlines()[-1] == "kvsim: interrupted"
+
+
+def test_a_question_that_was_cut_is_saved_whole(tmp_path):
+    file = tmp_path / "mine.yaml"
+    left = signalled(SIGTERM, "run", "simulate", "peer-w", "--rate", "9", "--save", str(file))
+    assert left.returncode == 143
+    assert "these are the requests that were finished" in left.stdout
+    assert load_scenario(file).workload.requests == 10_000
 
 
 def test_sigterm_keeps_the_variants_that_ran(tmp_path):

@@ -124,13 +124,19 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, whole: None
         return
 
-    def watch(done: int, whole: int) -> None:
-        click.echo(f"\r\033[Kreplay {done + 1:,} of {whole:,}", err=True, nl=False)
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    try:
+    columns = ("replays", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, auto_refresh=False
+    ) as bar:
+        task = bar.add_task("", total=None)
+
+        def watch(done: int, whole: int) -> None:
+            bar.update(task, completed=done, total=whole, refresh=True)
+
         yield watch
-    finally:
-        click.echo("\r\033[K", err=True, nl=False)
 
 
 def _tell(found: CacheCurve) -> None:

@@ -62,10 +62,10 @@ _OPTIONS = (
     click.argument("scenario", type=SCENARIO, required=False),
     click.option("--model", type=MODEL, help="Name, path or hf:org/name."),
     click.option("--gpu", type=GPU, help="Name or YAML path."),
+    workload_options,
     click.option("--engine", help="Whose accounting sizes the pool."),
     click.option("--engine-version", help="Release; default: the newest known."),
     engine_options,
-    workload_options,
     click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any dotted key or flag."
     ),
