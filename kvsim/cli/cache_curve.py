@@ -147,7 +147,7 @@ def _tell(found: CacheCurve) -> None:
         kept = f"the first {len(found.trace.requests):,} requests"
         say(f"{found.trace.name}: cut: {kept} are replayed; raise --max-references to see more")
     if found.interrupted:
-        say(f"kvsim: interrupted: {len(found.points):,} sizes are finished")
+        say(f"kvsim: interrupted: sizes that are finished: {len(found.points):,}")
 
 
 def _sections(found: CacheCurve) -> list[Section]:

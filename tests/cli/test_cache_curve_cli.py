@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from kvsim import cache_sizes, hit_ratio_curve, plan, read_prefixes
+from kvsim import InputError, PrefixTrace, cache_sizes, hit_ratio_curve, plan, read_prefixes
 from kvsim.studies.cache import cache_curve, curve, served
+from kvsim.studies.cache.curve import Served
 
 # a b | c | a b: two blocks hold nothing long enough under LRU; the optimum keeps one (a hit of 5).
 REQUESTS = ((1, 2), (3,), (1, 2))
@@ -94,6 +95,12 @@ def test_by_default_sizes_rise_to_a_cache_that_never_evicts(run):
         )
 
 
+def test_a_pool_of_less_than_a_block_is_refused():
+    small = Served("m", "bf16", 1, 10, accelerator="a card", pool_tokens=9)
+    with pytest.raises(InputError, match="a card holds 9 tokens, less than one block of 10"):
+        cache_curve(PrefixTrace("made", 10, REQUESTS), known=small)
+
+
 # --- formats -----------------------------------------------------------------------------------
 
 
@@ -145,7 +152,7 @@ def test_an_interrupt_keeps_the_sizes_that_are_finished(run, monkeypatch):
     monkeypatch.setattr(curve, "hit_ratio", until)
     words = ("t.jsonl", "--sizes", "2,3", "--policies", "lru,belady", "--format", "json")
     code, out, err = run("cache-curve", *words)
-    assert (code, err) == (130, "kvsim: interrupted: 1 sizes are finished\n")
+    assert (code, err) == (130, "kvsim: interrupted: sizes that are finished: 1\n")
     found = json.loads(out)
     assert found["interrupted"] is True
     assert [row["blocks"] for row in found["curve"]] == [2]
@@ -153,15 +160,9 @@ def test_an_interrupt_keeps_the_sizes_that_are_finished(run, monkeypatch):
 
 def test_what_is_watched_counts_every_replay():
     seen = []
-    cache_curve(read(REQUESTS), sizes=(2, 3), policies=("lru", "fifo"),
+    cache_curve(PrefixTrace("made", 1, REQUESTS), sizes=(2, 3), policies=("lru", "fifo"),
                 watch=lambda *at: seen.append(at))  # fmt: skip
     assert seen == [(0, 4), (1, 4), (2, 4), (3, 4)]
-
-
-def read(requests):
-    from kvsim import PrefixTrace
-
-    return PrefixTrace("made", 1, requests)
 
 
 # --- refused -------------------------------------------------------------------------------------

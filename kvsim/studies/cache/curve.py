@@ -169,15 +169,21 @@ def served(
     if token_bytes <= 0:
         raise UnsupportedError(f"{spec.name} keeps nothing per token, so blocks have no size")
     said = Served(spec.name, fmt.name, tensor_parallel_size, token_bytes)
-    if not gpu:
-        return said
+    return _on_card(said, model, gpu, kv_cache_dtype) if gpu else said
+
+
+def _on_card(said: Served, model: str, gpu: str, kv_cache_dtype: str) -> Served:
+    """Add the pool that the plan leaves on a card."""
     planned = plan(
-        model, gpu, kv_cache_dtype=kv_cache_dtype, tensor_parallel_size=tensor_parallel_size
+        model,
+        gpu,
+        kv_cache_dtype=kv_cache_dtype,
+        tensor_parallel_size=said.tensor_parallel_size,
     )
     pool = planned.kv_cache.capacity_tokens
     if pool < 1:
         raise InputError(
-            f"{spec.name} leaves no room for KV on {planned.accelerator.name}",
+            f"{said.model} leaves no room for KV on {planned.accelerator.name}",
             fix="raise --tp, or name a larger card",
         )
     return replace(said, accelerator=planned.accelerator.name, pool_tokens=pool)
@@ -252,6 +258,21 @@ def cache_curve(
     for policy in policies:
         if policy not in POLICIES:
             raise UnknownNameError("cache policy", policy, POLICIES)
+    asked = _asked_sizes(trace, sizes, known)
+    whole, points = len(asked) * len(policies), list[CurvePoint]()
+    infinite = hit_ratio(trace.requests, None)
+    with suppress(KeyboardInterrupt):
+        for blocks, is_pool in asked.items():
+            ratios: dict[str, float] = {}
+            for policy in policies:
+                watch(len(points) * len(policies) + len(ratios), whole)
+                ratios[policy] = hit_ratio(trace.requests, blocks, policy)
+            points.append(CurvePoint(blocks, is_pool, ratios))
+    return CacheCurve(trace, infinite, tuple(points), known, len(points) < len(asked))
+
+
+def _asked_sizes(trace: PrefixTrace, sizes: Sequence[int], known: Served | None) -> dict[int, bool]:
+    """Every size in blocks, rising, and whether it is the card's pool."""
     pool = known and known.pool_blocks(trace.block_tokens)
     if known and pool == 0:
         raise InputError(
@@ -259,13 +280,4 @@ def cache_curve(
             f" block of {trace.block_tokens:,}"
         )
     asked = {*(sizes or cache_sizes(trace)), *([pool] if pool else [])}
-    whole, points = len(asked) * len(policies), list[CurvePoint]()
-    infinite = hit_ratio(trace.requests, None)
-    with suppress(KeyboardInterrupt):
-        for blocks in sorted(asked):
-            ratios: dict[str, float] = {}
-            for policy in policies:
-                watch(len(points) * len(policies) + len(ratios), whole)
-                ratios[policy] = hit_ratio(trace.requests, blocks, policy)
-            points.append(CurvePoint(blocks, blocks == pool, ratios))
-    return CacheCurve(trace, infinite, tuple(points), known, len(points) < len(asked))
+    return {blocks: blocks == pool for blocks in sorted(asked)}
