@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from kvsim.simulator.loading import with_overrides as with_overrides
     from kvsim.simulator.scenario import SLO as SLO
     from kvsim.simulator.scenario import Scenario as Scenario
+    from kvsim.simulator.shipped import describe_scenarios as describe_scenarios
     from kvsim.specs.engine_options import EngineOptions as EngineOptions
     from kvsim.specs.hardware import AcceleratorProfile as AcceleratorProfile
     from kvsim.specs.model import ModelSpec as ModelSpec
@@ -74,6 +75,8 @@ if TYPE_CHECKING:
     from kvsim.studies.cache import tier_gains as tier_gains
     from kvsim.version import __version__ as __version__
     from kvsim.workload.traces.stats import trace_stats as trace_stats
+    from kvsim.workload.traffic import Traffic as Traffic
+    from kvsim.workload.traffic import describe_workload as describe_workload
 
 # public name: the module that defines it
 _HOMES = {
@@ -98,6 +101,7 @@ _HOMES = {
     "SearchSettings": "kvsim.search",
     "SimulationComparison": "kvsim.runs.compare",
     "SimulationResult": "kvsim.results.result",
+    "Traffic": "kvsim.workload.traffic",
     "UnknownNameError": "kvsim.errors",
     "UnsupportedError": "kvsim.errors",
     "accelerator_names": "kvsim.catalog.accelerators",
@@ -108,6 +112,8 @@ _HOMES = {
     "compare_bench": "kvsim.calibrate.served.bench",
     "describe_accelerators": "kvsim.catalog.accelerators",
     "describe_models": "kvsim.catalog.models",
+    "describe_scenarios": "kvsim.simulator.shipped",
+    "describe_workload": "kvsim.workload.traffic",
     "engine_names": "kvsim.engines",
     "example_prefix_names": "kvsim.studies.cache",
     "example_prefixes": "kvsim.studies.cache",

@@ -44,18 +44,28 @@ _BYTE_UNITS = {
     "gib": GIB,
     "tib": 2**40,
 }
-_SECOND_UNITS = {"": 1.0, "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+_SECOND_UNITS = {
+    "": 1.0,
+    "ns": 1e-9,
+    "us": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "min": 60.0,
+    "h": 3600.0,
+}
 _COUNT = re.compile(r"([0-9][0-9_]{0,18})([kKmMgG]?)")
 _COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": KIB, "M": MIB, "G": GIB}
 _QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
-def _parse(text: str | float, units: Mapping[str, float], what: str) -> float:
+def _parse(text: str | float, units: Mapping[str, float], what: str, example: str) -> float:
     match = _QUANTITY.fullmatch(str(text))
     unit = match.group(2).lower() if match else ""
     if match is None or unit not in units:
         known = ", ".join(name for name in units if name)
-        raise InputError(f"{text!r} is not a {what}", fix=f"write a number and a unit of {known}")
+        fix = f"write a number and a unit of {known}, such as {example}"
+        raise InputError(f"{text!r} is not a {what}", fix=fix)
     value = float(match.group(1)) * units[unit]
     if not math.isfinite(value):
         raise InputError(f"{text!r} is not a finite {what}")
@@ -94,18 +104,23 @@ def parse_bytes(text: str | float) -> int:
     >>> parse_bytes("80GB"), parse_bytes("80GiB"), parse_bytes("1.5 MiB")
     (80000000000, 85899345920, 1572864)
     """
-    return int(_parse(text, _BYTE_UNITS, "size"))
+    return int(_parse(text, _BYTE_UNITS, "size", "20GiB"))
 
 
 def parse_seconds(text: str | float) -> float:
-    """Read a duration in seconds; a bare number is seconds.
+    """Read a duration in seconds; a bare number is seconds, "m" and "min" are minutes.
+
+    Raises
+    ------
+    InputError
+        For a negative, non-finite or malformed duration or an unknown unit.
 
     Examples
     --------
-    >>> parse_seconds("50ms"), parse_seconds(2)
-    (0.05, 2.0)
+    >>> parse_seconds("50ms"), parse_seconds("10m"), parse_seconds(2)
+    (0.05, 600.0, 2.0)
     """
-    return _parse(text, _SECOND_UNITS, "duration")
+    return _parse(text, _SECOND_UNITS, "duration", "30s")
 
 
 def format_bytes(size: float) -> str:

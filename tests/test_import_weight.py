@@ -44,6 +44,7 @@ def modules(*arguments):
         (["-m", "kvsim", "plan", "--model", "llama2-7b", "--gpu", "a100"], LIGHT),
         (["-m", "kvsim", "explain", "llama2-7b"], LIGHT),
         (["-m", "kvsim", "gpus"], LIGHT),
+        (["-m", "kvsim", "scenarios"], HEAVY | {"rich"}),
     ],
     ids=[
         "import kvsim",
@@ -52,6 +53,7 @@ def modules(*arguments):
         "kvsim plan",
         "kvsim explain",
         "kvsim gpus",
+        "kvsim scenarios",
     ],
 )
 def test_what_is_not_needed_is_not_loaded(arguments, unwanted):

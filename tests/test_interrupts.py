@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from kvsim import load_scenario
 from kvsim.interrupts import held, released, stopping
 
 SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
@@ -44,7 +45,7 @@ def signalled(number, moments, *words):
 
 @pytest.mark.parametrize(("number", "code"), [(SIGINT, 130), (SIGTERM, 143)])
 def test_a_signal_cuts_a_run_and_later_ones_wait_for_its_files(tmp_path, number, code):
-    left = signalled(number, "run,write", "simulate", "peer-w", "--output", str(tmp_path))
+    left = signalled(number, "run,write", "simulate", "peer-w", "--output-dir", str(tmp_path))
     assert left.returncode == code
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["interrupted"]
@@ -57,13 +58,21 @@ def test_a_signal_cuts_a_run_and_later_ones_wait_for_its_files(tmp_path, number,
 
 
 def test_a_first_signal_waits_until_a_whole_run_is_written(tmp_path):
-    words = ("simulate", "peer-w", "--set", "workload.requests=50", "--output", str(tmp_path))
+    words = ("simulate", "peer-w", "--set", "workload.requests=50", "--output-dir", str(tmp_path))
     left = signalled(SIGTERM, "write", *words)
     assert left.returncode == 143
     assert not json.loads((tmp_path / "summary.json").read_text())["interrupted"]
     assert (tmp_path / "memory.parquet").exists()
     assert "on average" in left.stdout
     assert left.stderr.splitlines()[-1] == "kvsim: interrupted"
+
+
+def test_a_question_that_was_cut_is_saved_whole(tmp_path):
+    file = tmp_path / "mine.yaml"
+    left = signalled(SIGTERM, "run", "simulate", "peer-w", "--rate", "9", "--save", str(file))
+    assert left.returncode == 143
+    assert "these are the requests that were finished" in left.stdout
+    assert load_scenario(file).workload.requests == 10_000
 
 
 def test_sigterm_keeps_the_variants_that_ran(tmp_path):

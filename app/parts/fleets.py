@@ -10,7 +10,7 @@ from typing import Any
 
 import kvsim
 from app.parts.runs import Watch
-from kvsim import FleetOption, Scenario, SearchSettings
+from kvsim import FleetOption, Scenario, SearchSettings, Traffic
 
 __all__ = ["LATENCIES", "PERCENTILES", "Demand", "demand", "sized"]
 
@@ -48,10 +48,7 @@ def demand(values: Mapping[str, Any]) -> Demand:
         "question": "What does one replica sustain?",
         "model": values["model"],
         "engine": {} if values["kv"] == "auto" else {"kv_cache_dtype": values["kv"]},
-        "workload.arrivals.rate": values["rate"],
-        "workload.lengths.prompt": _lengths(values["prompt"], values["spread"]),
-        "workload.lengths.output": _lengths(values["output"], values["spread"]),
-        "workload.requests": values["requests"],
+        "workload": kvsim.describe_workload(_traffic(values)),
         "memory": {"allocator": "paged"},
         "slo": {f"{key}_ms": values[key] for key in LATENCIES if values[key]},
         "run.seed": values["seed"],
@@ -62,10 +59,14 @@ def demand(values: Mapping[str, Any]) -> Demand:
     return Demand(kvsim.load_scenario("peer-w", overrides), values["rate"], settings)
 
 
-def _lengths(mean: int, spread: float) -> dict[str, Any]:
-    if spread == 0:
-        return {"kind": "fixed", "tokens": mean}
-    return {"kind": "lognormal", "mean": mean, "cv": spread, "max": 8 * mean}
+def _traffic(values: Mapping[str, Any]) -> Traffic:
+    return Traffic(
+        rate=values["rate"],
+        prompt_tokens=values["prompt"],
+        output_tokens=values["output"],
+        spread=values["spread"],
+        requests=values["requests"],
+    )
 
 
 def sized(

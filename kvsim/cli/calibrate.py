@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvsim.cli import INTERRUPTED, say
-from kvsim.cli.options import format_option, json_option
+from kvsim.cli.options import SCENARIO, format_option, json_option
 from kvsim.cli.render import emit
-from kvsim.cli.scenario_options import SCENARIO
 from kvsim.interrupts import held
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from kvsim.cli.scenario_options import (
     refuse_fixed,
     scenario_options,
     varied,
+    with_first,
 )
 from kvsim.cli.simulate import explain_interrupt, tell_notes
 from kvsim.interrupts import held
@@ -33,8 +34,7 @@ __all__ = ["command"]
 @click.option("--vary", multiple=True, required=True, metavar="KEY=V1,V2,...", help="Repeatable.")
 @format_option
 def command(
-    scenario: str,
-    trace: str | None,
+    scenario: str | None,
     settings: tuple[str, ...],
     vary: tuple[str, ...],
     jobs: int | None,
@@ -42,7 +42,7 @@ def command(
     output_format: str,
     **flags: Any,
 ) -> None:
-    """Run variants of SCENARIO that meet the same requests, and set them side by side.
+    """Run variants of SCENARIO, or of what the flags describe, on the same requests.
 
     Several --vary give every combination; the first is the baseline of the differences.
 
@@ -50,12 +50,14 @@ def command(
     kvsim compare pagedattention-orca --vary memory.allocator=reserve-max,reserve-oracle,paged
     kvsim compare azure-conversation --vary engine=vllm,sglang,tensorrt-llm
     kvsim compare peer-w --vary max_num_seqs=64,256 --replications 5
+    kvsim compare --model qwen3-8b --rate 4 --prompt 1000 --output 200 --vary gpu=a100,h100
     """  # noqa: D301 - \b keeps click from wrapping the examples
     from kvsim.runs.compare import compare
 
-    question = chosen_scenario(scenario, trace, settings, flags)
     values = varied(vary)
     refuse_fixed(values, flags, settings)
+    asked = flags if scenario else with_first(flags, values)
+    question = chosen_scenario(scenario, settings, asked)
     check_writable(None, report)
     with held():
         with progress(question) as watch:

@@ -12,19 +12,27 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from kvsim.errors import InputError
-from kvsim.units import parse_bytes, parse_count
+from kvsim.units import parse_bytes, parse_count, parse_seconds
 
 __all__ = [
     "COUNT",
+    "DURATION",
     "FORMATS",
     "FRACTION",
     "GPU",
+    "KV_DTYPE",
     "MODEL",
+    "NUMBER",
+    "SCENARIO",
+    "SHIPPED",
     "SIZE",
+    "SPREAD",
     "CatalogueName",
     "decorate",
     "engine_options",
+    "flag_words",
     "format_option",
+    "given",
     "json_option",
     "target_options",
 ]
@@ -104,6 +112,43 @@ class Size(IntType):
         return size
 
 
+class Number(FloatType):
+    """A finite number above zero, or from it on."""
+
+    name = "number"
+
+    def __init__(self, *, zero: bool = False) -> None:
+        self.zero = zero
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read the number or fail with what is allowed."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and (number > 0 or (self.zero and number == 0))):
+            allowed = "from 0 on" if self.zero else "above 0"
+            self.fail(f"{value!r} is not a number {allowed}.", param, ctx)
+        return number
+
+
+class DurationText(FloatType):
+    """A duration in seconds with an optional unit: 30s, 500ms, 2m."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read the duration or fail with what is allowed."""
+        try:
+            return parse_seconds(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
 class CatalogueName(TextType):
     """A name that a catalogue completes; whether it is known is the catalogue's to say."""
 
@@ -153,11 +198,20 @@ def _weight_formats() -> list[str]:
     return list(WEIGHT_FORMATS)
 
 
+def _scenarios() -> list[str]:
+    from kvsim.simulator.loading import scenario_names
+
+    return scenario_names()
+
+
 COUNT, FRACTION, SIZE, TERM = Count(), Fraction(), Size(), Size(least=0)
+NUMBER, SPREAD, DURATION = Number(), Number(zero=True), DurationText()
+SCENARIO = CatalogueName("scenario", _scenarios, files=True)
+SHIPPED = CatalogueName("scenario", _scenarios)
 MODEL = CatalogueName("model", _models, files=True)
 GPU = CatalogueName("gpu", _accelerators, files=True)
 _ENGINE = CatalogueName("engine", _engines)
-_KV_DTYPE = CatalogueName("dtype", _kv_dtypes)
+KV_DTYPE = CatalogueName("dtype", _kv_dtypes)
 _QUANTIZATION = CatalogueName("format", _weight_formats)
 
 format_option = click.option(
@@ -195,8 +249,8 @@ _ENGINE_OPTIONS = (
     click.option("--enable-expert-parallel", is_flag=True, default=None),
     click.option("--dtype", help="Dtype of activations and unquantised weights."),
     click.option("--quantization", type=_QUANTIZATION, help="Weight format."),
-    click.option("--kv-cache-dtype", type=_KV_DTYPE, help="KV format."),
-    click.option("--kv-cache-dtype-v", type=_KV_DTYPE, help="Format of V alone (llama.cpp)."),
+    click.option("--kv-cache-dtype", type=KV_DTYPE, help="KV format."),
+    click.option("--kv-cache-dtype-v", type=KV_DTYPE, help="Format of V alone (llama.cpp)."),
     click.option("--gpu-memory-utilization", type=FRACTION, help="Share of memory to use."),
     click.option("--max-model-len", type=COUNT, help="Longest request; 32k is 32,000."),
     click.option("--hf-overrides", metavar="JSON", help="Fields in place of the config's own."),
@@ -238,6 +292,14 @@ def engine_options(function: F) -> F:
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the options that the user gave."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def flag_words(name: str, value: object) -> str:
+    """Return the flag as it was typed, or might have been."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
 
 
 def decorate(function: F, options: tuple[Callable[[F], F], ...]) -> F:

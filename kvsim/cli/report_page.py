@@ -13,7 +13,7 @@ from kvsim.errors import InputError
 __all__ = ["write_report"]
 
 # They say where to write, not what was asked.
-_PLACES = ("report", "output", "output_format")
+_PLACES = ("report", "output", "output_dir", "save", "output_format")
 
 
 def write_report(file: str, page: Callable[[str], str]) -> None:
@@ -45,7 +45,7 @@ def _command_line(context: click.Context) -> str:
         name = str(option.name)
         value = context.params[name]
         if isinstance(option, click.Argument):
-            words.append(str(value))
+            words += [] if value is None else [str(value)]
         elif name not in _PLACES:
             words += _flag(option, value)
     return shlex.join(words)

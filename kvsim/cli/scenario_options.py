@@ -2,7 +2,9 @@
 
 ::
 
-    file < --trace < --model, --gpu, engine flags < --set        the last word wins
+    file < --trace, --workload < --rate, --prompt, ... < --model, --gpu, engine flags < --set
+
+The last word wins.
 """
 
 from __future__ import annotations
@@ -20,10 +22,18 @@ from kvsim.cli.options import (
     COUNT,
     GPU,
     MODEL,
-    CatalogueName,
+    SCENARIO,
     decorate,
     engine_options,
+    flag_words,
     given,
+)
+from kvsim.cli.workload_options import (
+    WORKLOAD_FLAGS,
+    missing_words,
+    workload_layers,
+    workload_options,
+    workload_words,
 )
 from kvsim.errors import InputError, MissingExtraError
 
@@ -33,7 +43,6 @@ if TYPE_CHECKING:
     from kvsim.simulator.scenario import Scenario
 
 __all__ = [
-    "SCENARIO",
     "check_writable",
     "chosen_scenario",
     "parsed_values",
@@ -41,6 +50,7 @@ __all__ = [
     "refuse_fixed",
     "scenario_options",
     "varied",
+    "with_first",
 ]
 
 _REDRAWN_SECONDS = 0.1
@@ -48,22 +58,14 @@ _REDRAWN_SECONDS = 0.1
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _scenarios() -> list[str]:
-    from kvsim.simulator.loading import scenario_names
-
-    return scenario_names()
-
-
-SCENARIO = CatalogueName("scenario", _scenarios, files=True)
-
 _OPTIONS = (
-    click.argument("scenario", type=SCENARIO),
+    click.argument("scenario", type=SCENARIO, required=False),
     click.option("--model", type=MODEL, help="Name, path or hf:org/name."),
     click.option("--gpu", type=GPU, help="Name or YAML path."),
+    workload_options,
     click.option("--engine", help="Whose accounting sizes the pool."),
     click.option("--engine-version", help="Release; default: the newest known."),
     engine_options,
-    click.option("--trace", type=click.Path(), help="Replay this file in place of the workload."),
     click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any dotted key or flag."
     ),
@@ -80,32 +82,69 @@ def scenario_options(function: F) -> F:
 
 
 def chosen_scenario(
-    scenario: str, trace: str | None, settings: tuple[str, ...], flags: Mapping[str, Any]
+    scenario: str | None, settings: tuple[str, ...], flags: Mapping[str, Any]
 ) -> Scenario:
-    """Load the scenario that the command line asks for.
+    """Load the scenario that the command line asks for; None where its flags are all of it.
 
     Raises
     ------
     InputError
-        For an unknown scenario or key, or an impossible value.
+        For an unknown scenario or key, an impossible value, and what is missing.
     """
-    from kvsim.simulator.loading import load_layers
+    from kvsim.simulator.loading import load_layers, read_content
 
-    replayed = {} if trace is None else _replayed(scenario, trace)
-    flagged = {name: (value, _flag_words(name, value)) for name, value in given(flags).items()}
-    return load_layers(scenario, [replayed, flagged, dict(map(_set, settings))])
-
-
-def _replayed(scenario: str, trace: str) -> Layer:
-    return {"workload": ({"trace": _trace(scenario, trace)}, f"--trace {trace}")}
+    content = {} if scenario is None else read_content(scenario)[1]
+    said = dict(map(_set, settings))
+    _refuse_missing(scenario, content, flags, said)
+    layers = workload_layers(content, flags)
+    return load_layers(scenario, [*layers, _flagged(flags), said])
 
 
-def _flag_words(name: str, value: object) -> str:
-    """The flag as it was typed, or might have been."""
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{flag}" if value else f"--no-{flag}"
-    return f"--{flag} {value}"
+def _flagged(flags: Mapping[str, Any]) -> Layer:
+    """The layer of the flags that are not of the workload."""
+    return {
+        name: (value, flag_words(name, value))
+        for name, value in given(flags).items()
+        if name not in WORKLOAD_FLAGS
+    }
+
+
+def _refuse_missing(
+    scenario: str | None, content: Mapping[str, Any], flags: Mapping[str, Any], said: Layer
+) -> None:
+    """Name everything at once that is needed and not there."""
+    from kvsim.simulator.facts import key_of
+
+    stated = {key_of(name, value) for name, (value, _) in said.items()}
+    needed = {"model": "model", "gpu": "accelerator"}
+    words = [
+        f"--{flag}"
+        for flag, key in needed.items()
+        if not flags.get(flag) and not content.get(key) and key not in stated
+    ]
+    words += missing_words(content, flags, stated)
+    if words:
+        *first, last = words
+        listed = f"{', '.join(first)} and {last}" if first else last
+        raise InputError(
+            f"give a SCENARIO, or {listed}" if scenario is None else f"it needs {listed}",
+            where=scenario or "",
+        )
+
+
+def with_first(flags: Mapping[str, Any], vary: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Return flags in which what is varied alone stands at its first value.
+
+    So ``--vary gpu=a100,h100`` needs neither a SCENARIO nor a ``--gpu``.
+    """
+    from kvsim.simulator.facts import key_of
+
+    firsts = {key_of(name, values[0]): values[0] for name, values in vary.items()}
+    found = dict(flags)
+    for flag in ("model", "gpu", "rate", "users", "prompt_tokens", "output_tokens"):
+        if found.get(flag) is None:
+            found[flag] = firsts.get(key_of(flag.removesuffix("_tokens")))
+    return found
 
 
 def _set(setting: str) -> tuple[str, tuple[object, str]]:
@@ -168,24 +207,12 @@ def refuse_fixed(
     """
     from kvsim.simulator.facts import fact_of
 
-    stated = {name: (value, _flag_words(name, value)) for name, value in given(flags).items()}
-    stated |= dict(map(_set, settings))
+    stated = {**workload_words(flags), **_flagged(flags), **dict(map(_set, settings))}
     varied_facts = {fact_of(name, values[0]): name for name, values in vary.items()}
     for name, (value, words) in stated.items():
         found = varied_facts.get(fact_of(name, value))
         if found is not None:
             raise InputError(f"--vary {found} takes its place", where=words, fix="leave it out")
-
-
-def _trace(scenario: str, trace: str) -> dict[str, Any]:
-    """Return the trace section: the scenario's own settings of one, and the file asked for."""
-    from kvsim.simulator.loading import load_scenario
-
-    if not trace:
-        raise InputError("names no file", where="--trace")
-    before = load_scenario(scenario).workload.trace
-    kept = before.model_dump(exclude_unset=True) if before else {}
-    return {**kept, "file": str(Path(trace).absolute())}
 
 
 def _setting(setting: str, flag: str) -> tuple[str, str]:
@@ -257,15 +284,15 @@ def check_writable(output: str | None, report: str | None) -> None:
         When tables are asked for and pyarrow is not installed.
     """
     if output is not None and importlib.util.find_spec("pyarrow") is None:
-        raise MissingExtraError("pyarrow", "export", "writing the tables of --output")
-    for flag, name in (("--output", output), ("--report", report)):
+        raise MissingExtraError("pyarrow", "export", "writing the tables of --output-dir")
+    for flag, name in (("--output-dir", output), ("--report", report)):
         if name is None:
             continue
         if not name:
             raise InputError("names no place to write to", where=flag)
-        folder = Path(name) if flag == "--output" else Path(name).absolute().parent
+        folder = Path(name) if flag == "--output-dir" else Path(name).absolute().parent
         try:
-            if flag == "--output":
+            if flag == "--output-dir":
                 folder.mkdir(parents=True, exist_ok=True)
             Path(name).exists()  # whether it can be a name at all
         except OSError as error:

@@ -12,6 +12,7 @@ from kvsim.cli import INTERRUPTED, say
 from kvsim.cli.options import format_option
 from kvsim.cli.render import emit
 from kvsim.cli.report_page import write_report
+from kvsim.cli.save import savable, save_scenario
 from kvsim.cli.scenario_options import (
     check_writable,
     chosen_scenario,
@@ -29,23 +30,28 @@ __all__ = ["command", "explain_interrupt", "tell_notes"]
 
 @click.command("simulate")
 @scenario_options
-@click.option("--output", type=click.Path(file_okay=False), help="Folder for tables and traces.")
+@click.option(
+    "--output-dir", type=click.Path(file_okay=False), help="Folder for tables and traces."
+)
+@click.option("--save", type=click.Path(dir_okay=False), help="Also write it as a scenario.")
 @format_option
 def command(
-    scenario: str,
-    trace: str | None,
+    scenario: str | None,
     settings: tuple[str, ...],
     jobs: int | None,
     report: str | None,
-    output: str | None,
+    output_dir: str | None,
+    save: str | None,
     output_format: str,
     **flags: Any,
 ) -> None:
-    """Run SCENARIO: a name (kvsim ships some) or a YAML file.
+    """Run SCENARIO (`kvsim scenarios` lists names; or a YAML file), or what the flags describe.
 
     Flags override the scenario's keys; --set reaches every one of them.
 
     \b
+    kvsim simulate --model llama3.1-8b --gpu h100 --rate 4 --prompt 1000 --output 200
+    kvsim simulate --model llama3.1-8b --gpu h100 --users 50 --think 30s --prompt 1000 --output 200
     kvsim simulate peer-w
     kvsim simulate peer-w --set workload.arrivals.rate=20 --replications 5
     kvsim simulate azure-conversation --trace AzureLLMInferenceTrace_conv.csv
@@ -53,14 +59,18 @@ def command(
     from kvsim.runs.replicate import replicate
     from kvsim.simulator.camera import Camera
 
-    question = chosen_scenario(scenario, trace, settings, flags)
-    check_writable(output, report)
+    question = chosen_scenario(scenario, settings, flags)
+    check_writable(output_dir, report)
+    if save is not None:
+        question = savable(question, save)
     camera = None if report is None else Camera()
     with held():
         with progress(question) as watch:
             runs = replicate(question, watch=watch, camera=camera, jobs=jobs)
         try:  # files first: who reads stdout may leave early, as head does
-            _keep(runs, output, report, camera)
+            _keep(runs, output_dir, report, camera)
+            if save is not None:
+                save_scenario(question, save)
         finally:
             _show(runs, output_format)
     if runs.interrupted:

@@ -56,9 +56,11 @@ def interval_record(runs: Replications) -> dict[str, Any]:
 
 def run_sections(runs: Replications) -> Iterator[Section]:
     """Lay one scenario's answer out for a person."""
+    from kvsim.workload.words import in_words
+
     scenario = runs.first.setup.scenario
-    title = f"{scenario.name}: {scenario.question}" if scenario.question else scenario.name
-    yield Section(title, (_headline(runs),))
+    asked = scenario.question or in_words(scenario.workload)
+    yield Section(f"{scenario.name}: {asked}", (_headline(runs),))
     told = runs.first.setup.idle_keys  # on stderr
     if cautions := [said for said in runs.cautions if said not in told]:
         yield Section("Caution", (_listed(cautions),))

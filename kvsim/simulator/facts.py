@@ -60,6 +60,12 @@ _FLAGS = {
     "dcp": "engine.decode_context_parallel_size",
     "seed": "run.seed",
     "replications": "run.replications",
+    "rate": "workload.arrivals.rate",
+    "users": "workload.arrivals.clients",
+    "prompt": "workload.lengths.prompt.tokens",
+    "output": "workload.lengths.output.tokens",
+    "requests": "workload.requests",
+    "duration": "workload.duration_seconds",
 }
 
 

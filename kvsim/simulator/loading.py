@@ -17,12 +17,15 @@ from kvsim.simulator.overrides import Layer, closest, layer_of
 from kvsim.simulator.scenario import Scenario
 from kvsim.specs.checked import FieldError, dotted, unknown_key
 from kvsim.specs.yaml_files import data_folder, located, read_yaml
+from kvsim.workload.spec import parse_workload, with_absolute_files
 from kvsim.workload.validation import field_error
 
 __all__ = [
     "allocator_names",
     "load_layers",
     "load_scenario",
+    "placed",
+    "read_content",
     "scenario_names",
     "scheduler_names",
     "with_overrides",
@@ -73,20 +76,47 @@ def load_scenario(
     return load_layers(path, [layer_of(overrides or {}, spelled or {})])
 
 
-def load_layers(path: str | Path, layers: Sequence[Layer]) -> Scenario:
+def load_layers(path: str | Path | None, layers: Sequence[Layer]) -> Scenario:
     """Read a scenario, and lay overrides over it: the last layer has the last word.
+
+    Parameters
+    ----------
+    path : str, Path or None
+        A file or a name; None where the layers say all of it.
+    layers : sequence of Layer
+        From first to last.
 
     Raises
     ------
     InputError
         As `load_scenario`.
     """
-    file = _find(Path(path))
-    with located(file):
-        content = named(read_yaml(file), _SECTIONS)
+    if path is None:
+        return _overridden({"name": "command line"}, layers, None)
+    file, content = read_content(path)
     content.setdefault("name", file.stem)
     scenario = _overridden(content, layers, file)
     return scenario.model_copy(update={"folder": file.resolve().parent})
+
+
+def read_content(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Return the file of a scenario and what it says, flags' names in place, unchecked.
+
+    Raises
+    ------
+    InputError
+        For a file that is missing or is no YAML, and two keys that contradict each other.
+    """
+    file = _find(Path(path))
+    with located(file):
+        return file, named(read_yaml(file), _SECTIONS)
+
+
+def placed(scenario: Scenario) -> Scenario:
+    """Return the scenario with the files of its workload by their absolute paths."""
+    content = scenario.workload.model_dump(exclude_unset=True)
+    workload = parse_workload(with_absolute_files(content, scenario.folder))
+    return scenario.model_copy(update={"workload": workload})
 
 
 def with_overrides(

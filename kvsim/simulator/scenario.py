@@ -258,13 +258,14 @@ class Scenario(Described):
         said = where_given(key, self._spelled, self._file)
         return said.replace(str(self._file), self._file.name) if short and self._file else said
 
-    def to_yaml(self) -> str:
+    def to_yaml(self, *, named: bool = True) -> str:
         """Write what was given as a YAML file that `load_scenario` reads.
 
         The folder that its files are relative to is left out: the same question has the same
-        words everywhere.
+        words everywhere. Without its name (`named`) it is called after the file.
         """
-        given = _without_none(self.model_dump(mode="json", exclude_unset=True, exclude={"folder"}))
+        beside = {"folder"} if named else {"folder", "name"}
+        given = _without_none(self.model_dump(mode="json", exclude_unset=True, exclude=beside))
         return dump_yaml(given)
 
 

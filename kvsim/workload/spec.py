@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +43,7 @@ from kvsim.workload.validation import field_error
 if TYPE_CHECKING:
     from kvsim.workload.traces import Trace
 
-__all__ = ["TraceSpec", "WorkloadSpec", "build_workload", "parse_workload"]
+__all__ = ["TraceSpec", "WorkloadSpec", "build_workload", "parse_workload", "with_absolute_files"]
 
 
 class TraceSpec(Described):
@@ -261,3 +262,21 @@ def parse_workload(description: Any) -> WorkloadSpec:
         return _Alone.model_validate(content).workload
     except ValidationError as error:
         raise field_error(error, content, _Alone) from None
+
+
+def with_absolute_files(description: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a description whose files need no folder: those of its trace and its lengths.
+
+    Parameters
+    ----------
+    description : mapping
+        As a file has it, unchecked.
+    folder : Path
+        Where relative names start from.
+    """
+    described = dict(description)
+    for key in ("trace", "lengths"):
+        section = described.get(key)
+        if isinstance(section, Mapping) and isinstance(section.get("file"), str):
+            described[key] = {**section, "file": str((folder / section["file"]).absolute())}
+    return described

@@ -51,6 +51,15 @@ def test_engines_complete():
     assert complete("kvsim plan --engine ") == [*ENGINE_NAMES, "all"]
 
 
+@pytest.mark.parametrize("line", ["scenarios", "simulate", "compare", "simulate --workload"])
+def test_scenarios_complete(line):
+    assert complete(f"kvsim {line} peer") == ["peer-w"]
+
+
+def test_examples_of_traces_complete():
+    assert complete("kvsim cache-curve conv") == ["conversations"]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_line_names_the_shell(shell):
     answer = CliRunner().invoke(cli, ["completion", shell])

@@ -167,7 +167,7 @@ def test_a_flag_of_what_is_varied_is_refused(run):
 
 
 def test_files_of_a_run_carry_its_cautions(run, tmp_path):
-    words = ("--set", "workload.requests=20", "--replications", "2", "--output", str(tmp_path))
+    words = ("--set", "workload.requests=20", "--replications", "2", "--output-dir", str(tmp_path))
     _, out, err = run("simulate", "peer-w", *words, "--format", "json")
     assert (
         json.loads((tmp_path / "summary.json").read_text())["warnings"]
@@ -209,7 +209,7 @@ def test_rows_that_a_trace_loses_are_told_with_their_lines(run, tmp_path):
 
 
 def test_the_output_folder_is_written_and_named(run, tmp_path):
-    code, _, err = run("simulate", "peer-w", *SHORT, "--output", str(tmp_path / "out"))
+    code, _, err = run("simulate", "peer-w", *SHORT, "--output-dir", str(tmp_path / "out"))
     assert code == 0
     assert "summary.json" in err
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["completed"] == 150
@@ -217,7 +217,7 @@ def test_the_output_folder_is_written_and_named(run, tmp_path):
 
 def test_without_pyarrow_one_line_names_the_extra(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    code, out, err = run("simulate", "peer-w", *SHORT, "--output", str(tmp_path))
+    code, out, err = run("simulate", "peer-w", *SHORT, "--output-dir", str(tmp_path))
     assert code == 2
     assert not out, "it is said before the run, not after it"
     assert err.count("\n") == 1
@@ -243,7 +243,7 @@ def interrupted(monkeypatch):
 
 
 def test_ctrl_c_prints_and_writes_what_was_finished(run, interrupted, tmp_path):
-    code, out, err = run("simulate", "peer-w", "--output", str(tmp_path), "--replications", "2")
+    code, out, err = run("simulate", "peer-w", "--output-dir", str(tmp_path), "--replications", "2")
     assert code == 130
     record = json.loads((tmp_path / "summary.json").read_text())
     assert record["interrupted"]

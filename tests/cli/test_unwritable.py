@@ -23,7 +23,7 @@ COMPARE = ("compare", "peer-w", "--set", "workload.requests=5", "--vary", "run.s
 @pytest.mark.parametrize(
     ("command", "flag", "name"),
     [
-        (SMALL, "--output", "file/out"),
+        (SMALL, "--output-dir", "file/out"),
         (SMALL, "--report", "absent/page.html"),
         (COMPARE, "--report", "absent/page.html"),
         (PLAN, "--report", "absent/page.html"),
@@ -94,7 +94,7 @@ def test_a_reader_that_leaves_ends_it_quietly(broken_pipe, words):
 
 
 def test_a_reader_that_leaves_loses_no_file(broken_pipe, tmp_path):
-    code, _, err = broken_pipe("stdout", *SMALL, "--output", str(tmp_path))
+    code, _, err = broken_pipe("stdout", *SMALL, "--output-dir", str(tmp_path))
     assert code == 0
     assert "Traceback" not in err
     assert (tmp_path / "memory.parquet").exists()
@@ -102,7 +102,7 @@ def test_a_reader_that_leaves_loses_no_file(broken_pipe, tmp_path):
 
 
 def test_an_answer_does_not_depend_on_who_reads_stderr(broken_pipe, tmp_path):
-    code, out, _ = broken_pipe("stderr", *SMALL, "--output", str(tmp_path))
+    code, out, _ = broken_pipe("stderr", *SMALL, "--output-dir", str(tmp_path))
     assert code == 0
     assert "on average" in out
     assert broken_pipe("stderr", *PLAN[:3], "--gpu", "nonesuch")[0] == 2

@@ -1,4 +1,4 @@
-"""What ``--output`` writes: whole, deterministic, complete, and in the words of other tools."""
+"""What ``--output-dir`` writes: whole, deterministic, complete, and in the words of other tools."""
 
 import gzip
 import json
@@ -175,7 +175,7 @@ def test_two_processes_write_the_same_bytes(tmp_path):
     for hash_seed in ("1", "2"):
         command = [sys.executable, "-m", "kvsim", "simulate", "peer-w", *settings]
         subprocess.run(
-            [*command, "--output", str(tmp_path / hash_seed)],
+            [*command, "--output-dir", str(tmp_path / hash_seed)],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             check=True,

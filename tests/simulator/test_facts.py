@@ -51,7 +51,7 @@ def sections(key, value):
 
 def asked(path, *settings, trace=None, **flags):
     """The scenario of a command line."""
-    return chosen_scenario(str(path), trace, settings, flags)
+    return chosen_scenario(str(path), settings, {**flags, "trace": trace})
 
 
 def answer(scenario):

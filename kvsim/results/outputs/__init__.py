@@ -1,4 +1,4 @@
-"""What ``--output DIR`` leaves behind: tables, a timeline, metrics and where they came from.
+"""What ``--output-dir DIR`` leaves behind: tables, a timeline, metrics and where they came from.
 
 ::
 

@@ -1,6 +1,7 @@
 """Prefix caches by size, and the tiers of memory below the GPU's."""
 
 from kvsim.studies.cache.costs import HitCost, hit_costs
+from kvsim.studies.cache.curve import CacheCurve, cache_curve, served
 from kvsim.studies.cache.gains import (
     CacheTier,
     TierGain,
@@ -17,10 +18,12 @@ from kvsim.studies.cache.trace import (
 )
 
 __all__ = [
+    "CacheCurve",
     "CacheTier",
     "HitCost",
     "PrefixTrace",
     "TierGain",
+    "cache_curve",
     "cache_policy_names",
     "cache_sizes",
     "example_prefix_names",
@@ -28,5 +31,6 @@ __all__ = [
     "hit_costs",
     "hit_ratio_curve",
     "read_prefixes",
+    "served",
     "tier_gains",
 ]

@@ -169,6 +169,11 @@ def _limited(
     left = most
     for ids in requests:
         left -= len(ids)
+        if left < 0 and not kept:
+            raise InputError(
+                f"the first request names {len(ids):,} blocks, more than the {most:,} to be read",
+                fix="raise the limit on references",
+            )
         if left < 0:
             return tuple(kept), True
         kept.append(ids)
