@@ -24,7 +24,7 @@ from kvsim.results.result import SimulationResult
 from kvsim.results.words import SHORT
 from kvsim.runs.copies import at_once, gather
 from kvsim.search.fleet_option import FleetOption, cheapest
-from kvsim.search.highest import Search, TimeIsUpError
+from kvsim.search.highest import Search, TimeIsUpError, require_end
 from kvsim.search.load import OVERLOAD_RATE, load_of
 from kvsim.search.objectives import Objective, objectives_of
 from kvsim.search.rate import RateSearch, SearchSettings, judge
@@ -34,7 +34,7 @@ from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import Scenario
 from kvsim.specs.hardware import Price
 
-__all__ = ["size_fleet"]
+__all__ = ["replica_scenario", "size_fleet"]
 
 _SIMULATIONS = 20  # of a search, about
 _AT_A_TIME = 2  # the same for any number of cores, so that the same cards are searched
@@ -47,7 +47,7 @@ def size_fleet(
     settings: SearchSettings | None = None,
     *,
     objectives: Sequence[Objective] | None = None,
-    prices: Mapping[str, Price] | None = None,
+    prices: Mapping[str, Price | None] | None = None,
     search_all: bool = True,
     watch: Watch | None = None,
     jobs: int | None = None,
@@ -68,8 +68,8 @@ def size_fleet(
         `settings.max_seconds`, which here is of all cards together.
     objectives : sequence of Objective, optional
         In place of the scenario's own.
-    prices : mapping of str to Price, optional
-        By accelerator's name, in place of the catalogue's.
+    prices : mapping of str to Price or None, optional
+        By accelerator's name, in place of the catalogue's; None is none.
     search_all : bool
         Whether to search cards that cannot be cheaper than what was found, too.
     jobs : int, optional
@@ -89,7 +89,7 @@ def size_fleet(
         For arrivals without one rate.
     """
     if not 0 < demand < OVERLOAD_RATE:
-        raise InputError(f"a demand of {demand:g} is not above 0 and finite")
+        raise InputError(f"a demand of {demand:g} is not above 0 and below {OVERLOAD_RATE:g}")
     chosen = settings or SearchSettings()
     asked = objectives_of(scenario.slo, chosen.share) if objectives is None else tuple(objectives)
     sizing = _Sizing(scenario, demand, asked, chosen, prices or {})
@@ -102,6 +102,31 @@ def size_fleet(
     return tuple(options[number] for number in sorted(options))
 
 
+def replica_scenario(scenario: Scenario, option: FleetOption) -> Scenario:
+    """One rank of a fleet under its share of the demand, as a scenario.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        That which was sized.
+    option : FleetOption
+        A fleet that carries the demand.
+    """
+    load = load_of(scenario)
+    placed = with_overrides(
+        scenario,
+        {
+            "accelerator": option.profile,
+            "engine.tensor_parallel_size": option.tensor_parallel_size,
+        },
+    )
+    probe = option.at_demand
+    if probe is None:
+        return placed
+    workload = load.workload(placed.workload, probe.rate, probe.requests)
+    return placed.model_copy(update={"workload": workload})
+
+
 @dataclass
 class _Sizing:
     """What is asked of every card."""
@@ -110,10 +135,11 @@ class _Sizing:
     demand: float
     objectives: tuple[Objective, ...]
     settings: SearchSettings
-    prices: Mapping[str, Price]
+    prices: Mapping[str, Price | None]
 
     def __post_init__(self) -> None:
         self._load = load_of(self.scenario)
+        require_end(self._load, self.objectives)
         self._ends = monotonic() + self.settings.max_seconds
 
     def candidate(self, card: str, degree: int) -> FleetOption:
@@ -123,6 +149,7 @@ class _Sizing:
             profile.name,
             degree,
             self.demand,
+            profile=card,
             unit=self._load.unit,
             price=self.prices.get(profile.name, profile.price),
         )
@@ -130,12 +157,11 @@ class _Sizing:
     def searching(self, option: FleetOption, watch: Watch | None) -> Search:
         """The search of one card's rank, prepared."""
         overrides = {
-            "accelerator": option.accelerator,
+            "accelerator": option.profile,
             "engine.tensor_parallel_size": option.tensor_parallel_size,
         }
-        left = replace(self.settings, max_seconds=max(1e-9, self._ends - monotonic()))
         setup = prepare(with_overrides(self.scenario, overrides))
-        return Search(setup, self._load, self.objectives, left, watch)
+        return Search(setup, self._load, self.objectives, self.settings, watch, self._ends)
 
     def screened(self, option: FleetOption, watch: Watch | None = None) -> FleetOption:
         """What is known of it before it is searched: whether it runs, and its throughput."""

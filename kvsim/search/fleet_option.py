@@ -28,6 +28,8 @@ class FleetOption:
         Devices that share a layer.
     demand : float
         Load that the fleet must carry, in `unit`.
+    profile : str
+        What it was asked by: a name, or the path of a profile.
     unit : str
         "requests/s" or "users".
     problem : str
@@ -59,6 +61,7 @@ class FleetOption:
     accelerator: str
     tensor_parallel_size: int
     demand: float
+    profile: str = ""
     unit: str = "requests/s"
     problem: str = ""
     stages: int = 1

@@ -32,7 +32,7 @@ from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import SLO, Scenario
 
-__all__ = ["Search", "TimeIsUpError", "highest_rate", "sustained_throughput"]
+__all__ = ["Search", "TimeIsUpError", "highest_rate", "require_end", "sustained_throughput"]
 
 _MOST_REQUESTS = 60_000
 _MEMORIES = 20  # of a queue: the least length of a run
@@ -91,6 +91,15 @@ def highest_rate(
     return Search(prepare(scenario), load, asked, chosen, watch).run()
 
 
+def require_end(load: Load, objectives: Sequence[Objective]) -> None:
+    """Refuse a search that nothing would end (InputError)."""
+    if not load.is_open and not objectives:
+        raise InputError(
+            "users wait for their answers, so any number of them is served in the end",
+            fix="give an objective, such as a p99 TTFT",
+        )
+
+
 @dataclass
 class _Knees:
     """Brackets (passes, fails) of some seeds, and the throughput of each."""
@@ -135,6 +144,8 @@ class Search:
         What is asked.
     watch : callable, optional
         See `kvsim.simulate`.
+    ends : float, optional
+        When its time is over, as `time.monotonic` counts; by default after the settings'.
 
     Attributes
     ----------
@@ -149,20 +160,17 @@ class Search:
     objectives: tuple[Objective, ...]
     settings: SearchSettings
     watch: Watch | None = None
+    ends: float | None = None
     probes: list[Probe] = field(default_factory=list)
     simulations: int = 0
-    _ends: float = inf
     _last_passed: SimulationResult | None = None
     _variability: float = 2.0
     _fewest: int = 0
 
     def __post_init__(self) -> None:
-        if not self.load.is_open and not self.objectives:
-            raise InputError(
-                "users wait for their answers, so any number of them is served in the end",
-                fix="give an objective, such as a p99 TTFT",
-            )
-        self._ends = monotonic() + self.settings.max_seconds
+        require_end(self.load, self.objectives)
+        if self.ends is None:
+            self.ends = monotonic() + self.settings.max_seconds
         self._fewest = self.settings.requests
 
     @property
@@ -302,7 +310,7 @@ class Search:
 
     def simulate(self, rate: float, requests: int, seed: int) -> SimulationResult:
         """Serve so many of the same requests at a load: one simulation."""
-        if monotonic() > self._ends:
+        if monotonic() > (inf if self.ends is None else self.ends):
             raise TimeIsUpError(f"not found within {self.settings.max_seconds:g} s")
         self.simulations += 1
         result = run_setup(self.load.at(self.setup, rate, requests), seed, watch=self.watch)
