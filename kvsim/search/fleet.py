@@ -161,7 +161,16 @@ class _Sizing:
             "engine.tensor_parallel_size": option.tensor_parallel_size,
         }
         setup = prepare(with_overrides(self.scenario, overrides))
-        return Search(setup, self._load, self.objectives, self.settings, watch, self._ends)
+        return Search(
+            setup,
+            self._load,
+            self.objectives,
+            self.settings,
+            watch,
+            self._ends,
+            known_throughput=option.throughput,
+            variability=option.variability,
+        )
 
     def screened(self, option: FleetOption, watch: Watch | None = None) -> FleetOption:
         """What is known of it before it is searched: whether it runs, and its throughput."""
@@ -174,6 +183,7 @@ class _Sizing:
         return replace(
             option,
             throughput=None if throughput == inf else throughput,
+            variability=search.variability,
             stages=deployment.options.pipeline_parallel_size,
             ranks=deployment.options.data_parallel_size,
             command=search.setup.sizing.engine.command(search.setup.sizing.asked),

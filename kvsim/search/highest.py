@@ -40,6 +40,7 @@ _STAYS = 5  # the same, in requests in flight
 _GENERATIONS = 20  # of the batch, under overload
 _RAMP = 0.2  # of the requests: while the batch fills
 _FIRST_USERS = 64.0
+_FAR = 0.8  # of the throughput: below, how it differs between seeds is of no account
 _AROUND_KNEE = log(1.2)
 _LONGER, _TIMES = 4, 2  # times the requests, where seeds differ by more than the tolerance
 
@@ -146,6 +147,8 @@ class Search:
         See `kvsim.simulate`.
     ends : float, optional
         When its time is over, as `time.monotonic` counts; by default after the settings'.
+    known_throughput, variability : float
+        What `throughput` found for the first seed, where it is known.
 
     Attributes
     ----------
@@ -161,10 +164,11 @@ class Search:
     settings: SearchSettings
     watch: Watch | None = None
     ends: float | None = None
+    known_throughput: float | None = None
+    variability: float = 2.0
     probes: list[Probe] = field(default_factory=list)
     simulations: int = 0
     _last_passed: SimulationResult | None = None
-    _variability: float = 2.0
     _fewest: int = 0
 
     def __post_init__(self) -> None:
@@ -181,7 +185,7 @@ class Search:
 
     def run(self) -> RateSearch:
         """Search from the beginning."""
-        ceiling = self.throughput(self.first_seed)
+        ceiling = self.known_throughput or self.throughput(self.first_seed)
         first = self._first(ceiling)
         passed = self._last_passed
         if first is None or passed is None:
@@ -207,15 +211,16 @@ class Search:
                 self._add(knees)
             elif self._fewest < _LONGER**_TIMES * self.settings.requests:
                 self._fewest *= _LONGER
-                knees.brackets, knees.throughputs = [], []
+                knees.brackets, knees.throughputs = [], knees.throughputs[:1]
                 self._add(knees)
             else:
                 break
 
     def _add(self, knees: _Knees) -> None:
         """Look for the knee of the next seed near that which was found first."""
-        seed = self.first_seed + len(knees.brackets)
-        ceiling = self.throughput(seed)
+        seed, ceiling = self.first_seed + len(knees.brackets), knees.throughputs[0]
+        if knees.first[1] > _FAR * ceiling:
+            ceiling = self.throughput(seed)
         passes = partial(self.passes, ceiling=ceiling, seed=seed)
         found = near(passes, knees.first, ceiling, self.load.rounded)
         knees.brackets.append(found)
@@ -237,7 +242,7 @@ class Search:
             enough = min(_MOST_REQUESTS, ceil(_GENERATIONS * _most_running(result)))
             if requests >= enough or not self.load.is_drawn:
                 gaps = self.load.gap_variability(self.setup.scenario.workload)
-                self._variability = gaps + _variability(result)
+                self.variability = gaps + _variability(result)
                 return found
             requests = enough
 
@@ -304,7 +309,7 @@ class Search:
     def _enough(self, rate: float, ceiling: float) -> int:
         """Requests of a run that forgets its empty start many times over."""
         share = min(rate / ceiling, 0.999)
-        memory = relaxation_requests(share, self._variability)
+        memory = relaxation_requests(share, self.variability)
         requests = max(self._fewest, ceil(_MEMORIES * memory))
         return self.load.fewest(rate, min(_MOST_REQUESTS, requests))
 

@@ -78,6 +78,7 @@ def test_ranges_that_overlap_are_a_tie(run_kvsim):
     assert "a tie, as price ranges overlap" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_rows_of_csv_are_the_fleets_of_json(run_kvsim):
     words = ("--price", "a100=1.5", "--price", "h100=4")
     rows = list(csv.DictReader(io.StringIO(size(run_kvsim, *words, "--format", "csv")[1])))
@@ -88,6 +89,7 @@ def test_rows_of_csv_are_the_fleets_of_json(run_kvsim):
     assert "## All fleets" in size(run_kvsim, *words, "--format", "markdown")[1]
 
 
+@pytest.mark.slow
 def test_prices_from_a_file_and_in_another_currency(run_kvsim, tmp_path):
     path = tmp_path / "prices.yaml"
     path.write_text("h100: [3, 4]\na100: 2-2.5\nl40s: 1\n", "utf-8")
@@ -102,6 +104,7 @@ def test_prices_from_a_file_and_in_another_currency(run_kvsim, tmp_path):
     assert fleets["A100-SXM4-80GB"]["cost_per_hour_low"] is None  # the catalogue's are dollars
 
 
+@pytest.mark.slow
 def test_what_cannot_be_cheaper_is_not_searched_unless_asked_for(run_kvsim):
     dear = ("--price", "a100=1", "--price", "h100=90")
     code, out, _ = size(run_kvsim, *dear, "--tp", "1,2", "--format", "json")
@@ -115,6 +118,7 @@ def test_what_cannot_be_cheaper_is_not_searched_unless_asked_for(run_kvsim):
     assert whole["cheapest"] == json.loads(out)["cheapest"]
 
 
+@pytest.mark.slow
 def test_jobs_change_nothing(run_kvsim):
     one, two = (size(run_kvsim, "--jobs", jobs, "--format", "json")[1] for jobs in ("1", "2"))
     assert one == two
