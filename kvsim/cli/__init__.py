@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("kvsim.cli.plan", "What fits on the card: bytes, blocks, tokens, requests."),
     "simulate": ("kvsim.cli.simulate", "What happens under load: latency, memory, preemption."),
     "compare": ("kvsim.cli.compare", "Variants of a scenario on the same requests."),
+    "sweep": ("kvsim.cli.sweep", "Every point of a space, on all cores or a cluster, resumable."),
     "trace": ("kvsim.cli.trace", "A request trace: statistics, or another format."),
     "explain": ("kvsim.cli.explain", "A model's KV bytes as a formula with its numbers."),
     "models": ("kvsim.cli.models", "List the models of the catalogue."),
