@@ -39,6 +39,7 @@ _REDRAWN_SECONDS = 0.1
 @click.argument("space", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder of the sweep.")
 @click.option("--jobs", type=COUNT, help="Processes of this machine; default: one a core.")
+@click.option("--scheduler", metavar="ADDRESS", help="A Dask cluster instead: tcp://host:8786.")
 @click.option("--best", default="", metavar="KEY", help="Rank points: min:p99_ttft_ms, max:...")
 @click.option("--retry-failed", is_flag=True, help="Run again what failed before.")
 @format_option
@@ -55,6 +56,7 @@ def command(
     \b
     kvsim sweep space.yaml -o out
     kvsim sweep space.yaml -o out --best min:p99_ttft_ms --jobs 4
+    kvsim sweep space.yaml -o out --scheduler tcp://10.0.0.1:8786
     """  # noqa: D301 - \b keeps click from wrapping the examples
     from kvsim.search.sweep.runner import sweep
 

@@ -152,8 +152,10 @@ def _opened(path: Path) -> sqlite3.Connection:
         _settle(rows, path)
     except sqlite3.DatabaseError as error:
         rows.close()
-        said = "is no ledger of a sweep" if type(error) is sqlite3.DatabaseError else str(error)
-        raise InputError(said, where=str(path), fix="give a folder of its own") from None
+        if isinstance(error, sqlite3.OperationalError):
+            raise InputError(f"cannot be written ({error})", where=str(path)) from None
+        fix = "give a folder of its own"
+        raise InputError("is no ledger of a sweep", where=str(path), fix=fix) from None
     except InputError:
         rows.close()
         raise

@@ -26,18 +26,12 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from kvsim.interrupts import SIGNALS, blocked, released
-from kvsim.search.sweep.task import Outcome, StoppedError, Task, run
+from kvsim.search.sweep.task import DEATHS, Outcome, StoppedError, Task, died, run
 
-__all__ = ["DEATHS", "Pool", "died"]
+__all__ = ["Pool"]
 
-DEATHS = 3  # of workers under one run, before it is taken for the cause
 _TICK_SECONDS = 0.5
 _SPAWN = multiprocessing.get_context("spawn")
-
-
-def died(key: str, times: int) -> Outcome:
-    """Say of a run that nobody survives it."""
-    return Outcome(key, reason=f"its worker died {times} times: memory may have run out")
 
 
 @dataclass
@@ -140,7 +134,7 @@ class Pool:
         else:
             self._deaths[task.key] += 1
             if self._deaths[task.key] >= DEATHS:
-                return died(task.key, DEATHS)
+                return died(task.key)
         self._again.append(task)
         return None
 

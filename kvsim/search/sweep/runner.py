@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from kvsim.errors import InputError
 from kvsim.interrupts import held
 from kvsim.runs.copies import at_once
 from kvsim.search.space import Space
@@ -59,6 +60,7 @@ def sweep(
     folder: Path | str,
     *,
     jobs: int | None = None,
+    scheduler: str | None = None,
     best: str = "",
     retry_failed: bool = False,
     watch: Watch | None = None,
@@ -78,6 +80,9 @@ def sweep(
         Where rows and results are kept: new, empty, or used by a sweep before.
     jobs : int, optional
         Processes of this machine; one a core by default.
+    scheduler : str, optional
+        Address of a Dask scheduler whose workers are to do it instead; answers are the same to
+        the byte.
     best : str, optional
         ``min:KEY`` or ``max:KEY`` of the summary, by its dotted key: which point is best.
     retry_failed : bool
@@ -94,18 +99,32 @@ def sweep(
     ------
     InputError
         For what is wrong with the space, before anything is run; a folder that holds other
-        things, cannot be written, or in which a sweep is at work.
+        things, cannot be written, or in which a sweep is at work; a cluster that does not answer
+        or has other versions.
+    MissingExtraError
+        For a scheduler without the package distributed.
     StoppedError
         When workers or disk fail the sweep; what was finished is kept.
     """
     wanted = space if isinstance(space, Space) else Space.read(space)
     chosen = Best.parse(best) if best else None
-    workers = Pool(at_once(jobs, None))
     plan = _Plan.of(wanted)
     with Ledger(Path(folder)) as ledger:
         if retry_failed:
             ledger.forget_failed()
+        workers = _workers(jobs, scheduler)
         return _Work(plan, ledger, Tally(wanted.seeds, chosen), watch).done_by(workers)
+
+
+def _workers(jobs: int | None, scheduler: str | None) -> Workers:
+    if scheduler is None:
+        return Pool(at_once(jobs, None))
+    if jobs is not None:
+        what = "a cluster has the workers that were started for it"
+        raise InputError(what, where=f"jobs {jobs}", fix="leave jobs or scheduler out")
+    from kvsim.search.sweep.cluster import Cluster
+
+    return Cluster(scheduler)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from kvsim.specs.files import once_per_file, open_binary
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 
-__all__ = ["Outcome", "StoppedError", "Task", "digest", "environment", "run"]
+__all__ = ["DEATHS", "Outcome", "StoppedError", "Task", "died", "digest", "environment", "run"]
 
+DEATHS = 3  # of workers under one run, before it is taken for the cause
 _PIECE_BYTES = 2**20
 
 
@@ -81,6 +82,11 @@ class Outcome:
     row: str = ""
     reason: str = ""
     unfit: str = ""
+
+
+def died(key: str) -> Outcome:
+    """Say of a run that no worker survives it."""
+    return Outcome(key, reason=f"its worker died {DEATHS} times or more: out of memory, perhaps")
 
 
 def run(task: Task) -> Outcome:
