@@ -21,7 +21,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
@@ -75,8 +75,9 @@ class Pool:
                 ends = {worker.pipe: worker for worker in self._crew if worker.task}
                 with released():
                     ready = connection.wait(list(ends), timeout=_TICK_SECONDS)
-                found = (self._heard(ends[pipe]) for pipe in ready if isinstance(pipe, Connection))
-                yield [outcome for outcome in found if outcome is not None]
+                heard = [self._heard(ends[pipe]) for pipe in ready if isinstance(pipe, Connection)]
+                self._hand_out(tasks)  # nobody waits while outcomes are written
+                yield [outcome for outcome in heard if outcome is not None]
         finally:
             self._end()
 
@@ -96,6 +97,7 @@ class Pool:
     def _start(self) -> _Worker:
         here, there = _SPAWN.Pipe()
         process = _SPAWN.Process(target=_work, args=(there,), daemon=True)
+        resource_tracker.ensure_running()  # as it starts, it lets signals through
         with blocked():  # a worker must not meet a signal as if it were this process
             process.start()
         there.close()

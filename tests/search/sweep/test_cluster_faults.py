@@ -82,7 +82,7 @@ class Dask:
             )
         self.processes.append(process)
         until(lambda: sign in log.read_text() or process.poll() is not None)
-        assert process.poll() is None, log.read_text()
+        assert sign in log.read_text(), log.read_text()
         return process
 
     def end(self):
@@ -262,18 +262,14 @@ def test_a_worker_without_kvsim_is_one_line(space, tmp_path, dask):
     assert line.endswith(f"install kvsim {kvsim.__version__} where it runs")
 
 
-def test_a_worker_without_kvsim_that_joins_late_is_one_line(space, tmp_path, undisturbed, dask):
-    dask.scheduler()
-    first = dask.worker()
+def test_a_worker_without_kvsim_that_joins_late_does_no_harm(space, tmp_path, undisturbed, dask):
+    """It cannot read its first task, and ends; the others go on."""
+    dask.scheduler(), dask.worker()
     folder = tmp_path / "out"
     process = struck(space, folder, dask)
     dask.worker(ABSENT)
-    first.kill()
     out, err = process.communicate()
-    assert (process.returncode, out) == (2, ""), err
-    (line,) = err.splitlines()
-    assert "could not begin a run" in line
-    _, out, _ = finished(space, folder, "--jobs", 2, "--format", "json")
+    assert process.returncode == 0, err
     assert (kept(folder), out) == undisturbed
 
 

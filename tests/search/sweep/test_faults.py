@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,17 @@ def test_a_signal_keeps_what_was_finished(space, tmp_path, undisturbed, number, 
     assert f'"unfinished": {RUNS - there}' in out
     assert "Traceback" not in err
     resumed(space, tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.2, 0.4])
+def test_a_worker_that_is_still_booting_is_silent_about_ctrl_c(space, tmp_path, seconds):
+    process = started(space, tmp_path, "--jobs", 2)
+    until(lambda: children(process.pid), process)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in err
 
 
 def test_a_disk_that_is_full_ends_the_sweep_in_one_line(space, tmp_path, undisturbed):
