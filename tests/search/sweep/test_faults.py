@@ -75,7 +75,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_run_done_again(space, tmp_p
     assert (kept(tmp_path), out) == undisturbed
 
 
-@pytest.mark.parametrize("after", [1, 17])
+@pytest.mark.parametrize("after", [9, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_sweep_that_is_killed_leaves_no_worker_and_goes_on(space, tmp_path, undisturbed, after):
     process = struck(space, tmp_path, after=after)
     crew = children(process.pid)
@@ -87,6 +87,7 @@ def test_a_sweep_that_is_killed_leaves_no_worker_and_goes_on(space, tmp_path, un
     resumed(space, tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("whole_group", [True, False], ids=["group", "alone"])
 def test_a_signal_keeps_what_was_finished(space, tmp_path, undisturbed, number, code, whole_group):
@@ -107,6 +108,7 @@ def test_a_signal_keeps_what_was_finished(space, tmp_path, undisturbed, number, 
     resumed(space, tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.2, 0.4])
 def test_a_worker_that_is_still_booting_is_silent_about_ctrl_c(space, tmp_path, seconds):
     process = started(space, tmp_path, "--jobs", 2)
@@ -118,6 +120,7 @@ def test_a_worker_that_is_still_booting_is_silent_about_ctrl_c(space, tmp_path, 
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_ends_the_sweep_in_one_line(space, tmp_path, undisturbed):
     """No file may grow past a limit (RLIMIT_FSIZE): SQLite's own write of a row fails."""
 
@@ -133,6 +136,7 @@ def test_a_disk_that_is_full_ends_the_sweep_in_one_line(space, tmp_path, undistu
     resumed(space, tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_results_that_the_disk_does_not_take_are_written_by_the_same_line(
     space, tmp_path, undisturbed
 ):
@@ -166,6 +170,7 @@ def test_a_second_sweep_is_refused_while_one_is_at_work(space, tmp_path, undistu
     assert (kept(tmp_path), out) == undisturbed
 
 
+@pytest.mark.slow
 def test_two_that_start_at_once_do_not_meet_in_a_folder(space, tmp_path, undisturbed):
     """One does all of it; the other is refused, or comes when there is nothing left to do."""
     both = [started(space, tmp_path, "--format", "json") for _ in range(2)]
@@ -198,6 +203,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_no_worker_survives_is_recorded_and_no_other_is(tmp_path):
     """A policy of one's own that kills its process; spawned workers know it from the script."""
     script = tmp_path / "script.py"
