@@ -293,6 +293,11 @@ class AcceleratorProfile(Checked):
         Other names, lower case; "a100" is this card's if it is listed here.
     vendor : str
         Who makes it.
+    product_name : str
+        What its driver calls it, "NVIDIA H100 80GB HBM3", which is also what nodes of a cluster
+        are labelled with; "" where that is not known.
+    node_devices : int
+        Devices of a server at most.
     advertised_memory_gb : float
         The number on the box, decimal GB.
     memory : ByteQuantity
@@ -318,6 +323,8 @@ class AcceleratorProfile(Checked):
     name: str
     aliases: tuple[str, ...] = ()
     vendor: str
+    product_name: str = ""
+    node_devices: PositiveInt = 8
     advertised_memory_gb: PositiveFloat
     memory: ByteQuantity
     bandwidth: Quantity
