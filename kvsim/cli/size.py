@@ -64,6 +64,10 @@ _REDRAWN_SECONDS = 0.1
 @click.option("--max-seconds", type=DURATION, help="For the whole search.")
 @click.option("--jobs", type=COUNT, help="Processes at once; default: one a core.")
 @click.option("--save", type=click.Path(dir_okay=False), help="Write the cheapest as a scenario.")
+@click.option(
+    "--manifest", type=click.Choice(("kubernetes", "kserve")), help="Print the cheapest as YAML."
+)
+@click.option("--image", help="Container image of the manifest; default: the engine's own.")
 @format_option
 def command(
     scenario: str | None,
@@ -113,7 +117,10 @@ def command(
             _save(question, cheapest(options), asked.save)
         if not asked.goals(question):
             say("kvsim: no objective is given: a queue that does not grow is all that is asked for")
-        _show(options, asked, output_format)
+        if asked.manifest is not None:
+            _print_manifest(question, cheapest(options), asked)
+        else:
+            _show(options, asked, output_format)
     if len(options) < len(cards):
         say(f"kvsim: interrupted: {len(options)} of {len(cards)} fleets are finished")
         raise click.exceptions.Exit(INTERRUPTED)
@@ -128,6 +135,8 @@ class _Asked(NamedTuple):
     search_all: bool
     jobs: int | None
     save: str | None
+    manifest: str | None
+    image: str | None
 
     def goals(self, question: Scenario) -> tuple[Objective, ...]:
         """The objectives of the flags, else those of the scenario."""
@@ -150,6 +159,8 @@ def _asked(flags: dict[str, Any]) -> _Asked:
         raise InputError(
             "a search decides how long it simulates", where="--duration", fix="leave it out"
         )
+    if flags["image"] and not flags["manifest"]:
+        raise InputError("is of a manifest", where="--image", fix="add --manifest kubernetes")
     stated = {name: flags.pop(name) for name in ("tolerance", "replications", "max_seconds")}
     stated["requests"] = flags["requests"]
     given = {name: value for name, value in stated.items() if value is not None}
@@ -160,8 +171,7 @@ def _asked(flags: dict[str, Any]) -> _Asked:
         SearchSettings(**given),
         flags.pop("currency") or "USD",
         flags.pop("search_all"),
-        flags.pop("jobs"),
-        flags.pop("save"),
+        *(flags.pop(name) for name in ("jobs", "save", "manifest", "image")),
     )
 
 
@@ -229,6 +239,18 @@ def _save(question: Scenario, best: tuple[FleetOption, ...], file: str) -> None:
         say(f"kvsim: no fleet has a price, so {file} was not written")
         return
     save_scenario(replica_scenario(question, best[0]), file)
+
+
+def _print_manifest(question: Scenario, best: tuple[FleetOption, ...], asked: _Asked) -> None:
+    """Print the cheapest fleet as Kubernetes takes it, and nothing else."""
+    from kvsim.search.manifests import deployment_manifest, fleet_of, kserve_manifest
+
+    if not best:
+        raise InputError("no fleet carries the load at a known price", where="--manifest")
+    engine = question.engine
+    fleet = fleet_of(best[0], engine.name, engine.version, image=asked.image or "")
+    written = deployment_manifest if asked.manifest == "kubernetes" else kserve_manifest
+    click.echo(written(fleet), nl=False)
 
 
 def _show(options: tuple[FleetOption, ...], asked: _Asked, output_format: str) -> None:

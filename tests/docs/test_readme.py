@@ -63,10 +63,10 @@ def test_python_examples():
 
 def test_every_flag_that_the_readme_names_exists():
     prose = re.sub(r"^dask .*$", "", BLOCK.sub("", TEXT), flags=re.MULTILINE)
-    words = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose))
+    words = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", prose))
     helps = [
         printed(f"kvsim {name} --help")
-        for name in ("plan", "simulate", "compare", "sweep", "study cache")
+        for name in ("plan", "simulate", "size", "compare", "sweep", "study cache")
     ]
     known = "\n".join(line for lines in helps for line in lines)
     assert {flag for flag in words if flag not in known} == set()
