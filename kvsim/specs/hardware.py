@@ -76,11 +76,27 @@ class Interconnect(Checked):
 
 
 class Price(Checked):
-    """What an hour of one device costs to rent, in US dollars, low and high."""
+    """What an hour of one device costs to rent, low and high; those that ship in US dollars.
+
+    Parameters
+    ----------
+    low, high : float
+        The range found.
+    note : str
+        Where, and how sure that is.
+    date : str
+        When it was compiled.
+    """
 
     low: PositiveFloat
     high: PositiveFloat
     note: str = ""
+    date: str = ""
+
+    @property
+    def source(self) -> str:
+        """Where and when; "" for a price of one's own."""
+        return ", ".join(part for part in (self.note, self.date) if part)
 
 
 class Link(Checked):
