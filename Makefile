@@ -43,8 +43,9 @@ FAMILY ?= all
 oracle:  ## vLLM's own scheduler on a CPU beside ours, seed by seed (fetches its Python sources once)
 	python scripts/engine_oracle.py $(addprefix --release=,$(RELEASE)) --seeds $(SEEDS) --family $(FAMILY)
 
-bench:  ## Start-up times, and accuracy of capacity and times against observed engines
+bench:  ## Start-up times, the cost of sweeps, and accuracy of capacity and times against observed engines
 	python benchmarks/startup.py
+	python benchmarks/search_speed.py
 	python benchmarks/capacity_accuracy.py
 	python benchmarks/steptime_accuracy.py
 	python benchmarks/time_scores.py --check

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from kvsim.search import SearchSettings as SearchSettings
     from kvsim.search import highest_rate as highest_rate
     from kvsim.search import size_fleet as size_fleet
+    from kvsim.search.space import Space as Space
+    from kvsim.search.sweep.answer import Sweep as Sweep
+    from kvsim.search.sweep.runner import sweep as sweep
     from kvsim.simulator.camera import Camera as Camera
     from kvsim.simulator.families import register as register
     from kvsim.simulator.loading import allocator_names as allocator_names
@@ -102,6 +105,8 @@ _HOMES = {
     "SimulationComparison": "kvsim.runs.compare",
     "SimulationResult": "kvsim.results.result",
     "Traffic": "kvsim.workload.traffic",
+    "Space": "kvsim.search.space",
+    "Sweep": "kvsim.search.sweep.answer",
     "UnknownNameError": "kvsim.errors",
     "UnsupportedError": "kvsim.errors",
     "accelerator_names": "kvsim.catalog.accelerators",
@@ -142,6 +147,7 @@ _HOMES = {
     "scheduler_names": "kvsim.simulator.loading",
     "simulate": "kvsim.runs.simulate",
     "size_fleet": "kvsim.search",
+    "sweep": "kvsim.search.sweep.runner",
     "tier_gains": "kvsim.studies.cache",
     "time_bins": "kvsim.results.time_bins",
     "trace_stats": "kvsim.workload.traces.stats",

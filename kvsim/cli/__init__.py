@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("kvsim.cli.compare", "Variants of a scenario on the same requests."),
     "scenarios": ("kvsim.cli.scenarios", "The scenarios that ship, or the YAML of one."),
     "cache-curve": ("kvsim.cli.cache_curve", "Hit ratios of a trace by cache size and policy."),
+    "sweep": ("kvsim.cli.sweep", "Every point of a space, on all cores or a cluster, resumable."),
     "trace": ("kvsim.cli.trace", "A request trace: statistics, or another format."),
     "explain": ("kvsim.cli.explain", "A model's KV bytes as a formula with its numbers."),
     "models": ("kvsim.cli.models", "List the models of the catalogue."),

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from operator import attrgetter
 from typing import Any
-
-import numpy as np
 
 from kvsim.errors import InputError, UnsupportedError
 from kvsim.results.latencies import grows_with_the_run
@@ -26,8 +23,9 @@ from kvsim.runs.replicate import (
     numbers,
     replicate_each,
 )
+from kvsim.runs.vary import checked_values, combinations
 from kvsim.simulator.camera import Camera
-from kvsim.simulator.facts import key_of, refuse_twice
+from kvsim.simulator.facts import key_of
 from kvsim.simulator.loading import with_overrides
 from kvsim.simulator.prepare import Setup
 from kvsim.simulator.replica import Watch
@@ -256,7 +254,7 @@ def compare(
     """
     stated = {"run.seed": seed, "run.replications": replications}
     scenario = with_overrides(scenario, {k: v for k, v in stated.items() if v is not None})
-    wanted = _variants(scenario, vary)
+    wanted = list(combinations(scenario, checked_values(vary)))  # a wrong one before any is run
     asked = [_Varied(changed, overrides=overrides) for overrides, changed in wanted]
     found, interrupted = replicate_each(asked, watch=watch, jobs=jobs)
     pairs = zip(asked, found, strict=False)
@@ -281,41 +279,6 @@ class _Varied(Asked):
                 named = ", ".join(f"{key}={value}" for key, value in self.overrides.items())
                 said = f"vary {named}: {said}"
             raise InputError(said) from None
-
-
-def _variants(
-    scenario: Scenario, vary: Mapping[str, Sequence[Any]]
-) -> list[tuple[dict[str, Any], Scenario]]:
-    """Every combination of values, with its scenario: a wrong one is found before any is run."""
-    values = _checked(vary)
-    combinations = [dict(zip(vary, chosen, strict=True)) for chosen in product(*values)]
-    return [(overrides, _changed(scenario, overrides)) for overrides in combinations]
-
-
-def _changed(scenario: Scenario, overrides: dict[str, Any]) -> Scenario:
-    spelled = {key: f"vary {key}={value}" for key, value in overrides.items()}
-    return with_overrides(scenario, overrides, spelled=spelled)
-
-
-def _checked(vary: Mapping[str, Sequence[Any]]) -> list[list[Any]]:
-    """Refuse what would vary nothing, or compare a variant with itself; numpy's become plain."""
-    if not vary:
-        raise InputError(
-            "nothing to vary", fix="give a key with values: memory.allocator=paged,grow"
-        )
-    values = {key: _values(key, given) for key, given in vary.items()}
-    refuse_twice(values)
-    return list(values.values())
-
-
-def _values(key: str, given: Sequence[Any]) -> list[Any]:
-    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray) or not len(given):
-        raise InputError(f"{key} needs a list of values", where="vary")
-    values = [value.item() if isinstance(value, np.generic) else value for value in given]
-    twice = [value for at, value in enumerate(values) if value in values[:at]]
-    if twice:
-        raise InputError(f"the value {twice[0]!r} is given twice", where=f"vary {key}")
-    return values
 
 
 def _minus(value: float | None, base: float | None) -> float | None:

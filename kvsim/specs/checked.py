@@ -7,7 +7,8 @@
         note: str = ""                read(Price, {"lo": 1})   unknown key 'lo'; nearest valid: low
 
 Annotations say what a field holds: ``str bool int float``, ``Literal``, a `Checked` class,
-``tuple[X, ...]``, ``dict[K, X]``, a union of these, and ranges through ``Annotated``.
+``tuple[X, ...]``, ``dict[K, X]``, a union of these, and ranges through ``Annotated``; ``Any`` where
+somebody else judges the value.
 
 This is pydantic's part, in as much of it as the records of ``kvsim plan`` need: pydantic
 itself takes longer to load than all else in a plan (docs/design.md). Scenarios and
@@ -352,6 +353,7 @@ def _number_by(rule: Callable[[Any], Any]) -> Reader:
 
 
 _PLAIN: dict[Any, Reader] = {
+    Any: lambda value, _place: value,
     str: _text,
     bool: _flag,
     int: _number_by(whole),
