@@ -47,6 +47,10 @@ class Load(ABC):
     def workload(self, given: WorkloadSpec, value: float, requests: int) -> WorkloadSpec:
         """Return the workload at a load, of so many requests where it may have them."""
 
+    @abstractmethod
+    def stated(self, given: WorkloadSpec) -> float:
+        """Return the load that a workload itself states."""
+
     def fewest(self, value: float, requests: int) -> int:
         """How many requests a run at a load needs at least."""
         return requests
@@ -86,6 +90,10 @@ class _Rate(Load):
         limits = {"requests": requests, "duration_seconds": None}
         return given.model_copy(update={"arrivals": arrivals, **limits})
 
+    def stated(self, given: WorkloadSpec) -> float:
+        """Its rate, requests/s."""
+        return float(getattr(given.arrivals, "rate", 0.0))
+
     def gap_variability(self, given: WorkloadSpec) -> float:
         """That of the kind; even gaps have none."""
         even = getattr(given.arrivals, "kind", "") == "constant"
@@ -110,6 +118,10 @@ class _Users(Load):
         }
         limits = {"requests": requests, "duration_seconds": None}
         return given.model_copy(update={"arrivals": arrivals.model_copy(update=changes), **limits})
+
+    def stated(self, given: WorkloadSpec) -> float:
+        """Its clients."""
+        return float(getattr(given.arrivals, "clients", 0))
 
     def fewest(self, value: float, requests: int) -> int:
         """Some turns of every user."""
@@ -148,6 +160,10 @@ class _Recorded(Load):
         trace = given.trace.model_copy(update={"time_scale": self.own_rate / value})
         limits = {"requests": self.requests, "duration_seconds": None}
         return given.model_copy(update={"trace": trace, **limits})
+
+    def stated(self, given: WorkloadSpec) -> float:
+        """Its mean rate at its own speed, requests/s."""
+        return self.own_rate / (given.trace.time_scale if given.trace else 1.0)
 
 
 def load_of(scenario: Scenario) -> Load:
