@@ -30,6 +30,7 @@ __all__ = [
     "CatalogueName",
     "decorate",
     "engine_options",
+    "engine_options_but_tp",
     "flag_words",
     "format_option",
     "given",
@@ -287,6 +288,11 @@ def target_options(function: F) -> F:
 def engine_options(function: F) -> F:
     """Add every engine flag; the command receives those as keyword arguments."""
     return decorate(function, _ENGINE_OPTIONS)
+
+
+def engine_options_but_tp(function: F) -> F:
+    """Add every engine flag but the tensor-parallel degree, of which the command takes several."""
+    return decorate(function, _ENGINE_OPTIONS[1:])
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:

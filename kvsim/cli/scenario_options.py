@@ -196,9 +196,12 @@ def varied(settings: tuple[str, ...]) -> dict[str, list[Any]]:
 
 
 def refuse_fixed(
-    vary: Mapping[str, list[Any]], flags: Mapping[str, Any], settings: tuple[str, ...]
+    vary: Mapping[str, list[Any]],
+    flags: Mapping[str, Any],
+    settings: tuple[str, ...],
+    by: str = "--vary ",
 ) -> None:
-    """Refuse a flag or ``--set`` of what is varied: it would have no effect.
+    """Refuse a flag or ``--set`` of what is varied, by which flag: it would have no effect.
 
     Raises
     ------
@@ -212,7 +215,7 @@ def refuse_fixed(
     for name, (value, words) in stated.items():
         found = varied_facts.get(fact_of(name, value))
         if found is not None:
-            raise InputError(f"--vary {found} takes its place", where=words, fix="leave it out")
+            raise InputError(f"{by}{found} takes its place", where=words, fix="leave it out")
 
 
 def _setting(setting: str, flag: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -71,7 +71,17 @@ def _values(key: str, given: Sequence[Any]) -> list[Any]:
     if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray) or not len(given):
         raise InputError(f"{key} needs a list of values", where="vary")
     values = [value.item() if isinstance(value, np.generic) else value for value in given]
-    twice = [value for at, value in enumerate(values) if value in values[:at]]
-    if twice:
-        raise InputError(f"the value {twice[0]!r} is given twice", where=f"vary {key}")
+    for value in _twice(values):
+        raise InputError(f"the value {value!r} is given twice", where=f"vary {key}")
     return values
+
+
+def _twice(values: Sequence[Any]) -> Iterator[Any]:
+    """Yield values that were there before; lists and mappings are no members of a set."""
+    seen: set[Hashable] = set()
+    others: list[Any] = []
+    for value in values:
+        known: Any = seen if isinstance(value, Hashable) else others
+        if value in known:
+            yield value
+        (seen.add if known is seen else others.append)(value)

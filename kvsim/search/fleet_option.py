@@ -53,6 +53,8 @@ class FleetOption:
         Pipeline stages of a replica, and its data-parallel ranks, each of which is simulated.
     throughput : float or None
         Requests per second of a rank under overload; None for users.
+    variability : float
+        Squared coefficients of variation of gaps and of work, added.
     search : RateSearch or None
         What one rank sustains; None when the model does not run on it, or it is too dear.
     at_demand : Probe or None
@@ -84,6 +86,7 @@ class FleetOption:
     stages: int = 1
     ranks: int = 1
     throughput: float | None = None
+    variability: float = 2.0
     search: RateSearch | None = None
     at_demand: Probe | None = None
     bound_by: Mapping[str, float] = field(default_factory=dict)

@@ -32,7 +32,7 @@ from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import SLO, Scenario
 
-__all__ = ["Search", "TimeIsUpError", "highest_rate", "sustained_throughput"]
+__all__ = ["Search", "TimeIsUpError", "highest_rate", "require_end", "sustained_throughput"]
 
 _MOST_REQUESTS = 60_000
 _MEMORIES = 20  # of a queue: the least length of a run
@@ -40,6 +40,7 @@ _STAYS = 5  # the same, in requests in flight
 _GENERATIONS = 20  # of the batch, under overload
 _RAMP = 0.2  # of the requests: while the batch fills
 _FIRST_USERS = 64.0
+_FAR = 0.8  # of the throughput: below, how it differs between seeds is of no account
 _AROUND_KNEE = log(1.2)
 _LONGER, _TIMES = 4, 2  # times the requests, where seeds differ by more than the tolerance
 
@@ -91,6 +92,15 @@ def highest_rate(
     return Search(prepare(scenario), load, asked, chosen, watch).run()
 
 
+def require_end(load: Load, objectives: Sequence[Objective]) -> None:
+    """Refuse a search that nothing would end (InputError)."""
+    if not load.is_open and not objectives:
+        raise InputError(
+            "users wait for their answers, so any number of them is served in the end",
+            fix="give an objective, such as a p99 TTFT",
+        )
+
+
 @dataclass
 class _Knees:
     """Brackets (passes, fails) of some seeds, and the throughput of each."""
@@ -135,6 +145,10 @@ class Search:
         What is asked.
     watch : callable, optional
         See `kvsim.simulate`.
+    ends : float, optional
+        When its time is over, as `time.monotonic` counts; by default after the settings'.
+    known_throughput, variability : float
+        What `throughput` found for the first seed, where it is known.
 
     Attributes
     ----------
@@ -149,20 +163,18 @@ class Search:
     objectives: tuple[Objective, ...]
     settings: SearchSettings
     watch: Watch | None = None
+    ends: float | None = None
+    known_throughput: float | None = None
+    variability: float = 2.0
     probes: list[Probe] = field(default_factory=list)
     simulations: int = 0
-    _ends: float = inf
     _last_passed: SimulationResult | None = None
-    _variability: float = 2.0
     _fewest: int = 0
 
     def __post_init__(self) -> None:
-        if not self.load.is_open and not self.objectives:
-            raise InputError(
-                "users wait for their answers, so any number of them is served in the end",
-                fix="give an objective, such as a p99 TTFT",
-            )
-        self._ends = monotonic() + self.settings.max_seconds
+        require_end(self.load, self.objectives)
+        if self.ends is None:
+            self.ends = monotonic() + self.settings.max_seconds
         self._fewest = self.settings.requests
 
     @property
@@ -173,7 +185,7 @@ class Search:
 
     def run(self) -> RateSearch:
         """Search from the beginning."""
-        ceiling = self.throughput(self.first_seed)
+        ceiling = self.known_throughput or self.throughput(self.first_seed)
         first = self._first(ceiling)
         passed = self._last_passed
         if first is None or passed is None:
@@ -199,15 +211,16 @@ class Search:
                 self._add(knees)
             elif self._fewest < _LONGER**_TIMES * self.settings.requests:
                 self._fewest *= _LONGER
-                knees.brackets, knees.throughputs = [], []
+                knees.brackets, knees.throughputs = [], knees.throughputs[:1]
                 self._add(knees)
             else:
                 break
 
     def _add(self, knees: _Knees) -> None:
         """Look for the knee of the next seed near that which was found first."""
-        seed = self.first_seed + len(knees.brackets)
-        ceiling = self.throughput(seed)
+        seed, ceiling = self.first_seed + len(knees.brackets), knees.throughputs[0]
+        if knees.first[1] > _FAR * ceiling:
+            ceiling = self.throughput(seed)
         passes = partial(self.passes, ceiling=ceiling, seed=seed)
         found = near(passes, knees.first, ceiling, self.load.rounded)
         knees.brackets.append(found)
@@ -229,7 +242,7 @@ class Search:
             enough = min(_MOST_REQUESTS, ceil(_GENERATIONS * _most_running(result)))
             if requests >= enough or not self.load.is_drawn:
                 gaps = self.load.gap_variability(self.setup.scenario.workload)
-                self._variability = gaps + _variability(result)
+                self.variability = gaps + _variability(result)
                 return found
             requests = enough
 
@@ -296,13 +309,13 @@ class Search:
     def _enough(self, rate: float, ceiling: float) -> int:
         """Requests of a run that forgets its empty start many times over."""
         share = min(rate / ceiling, 0.999)
-        memory = relaxation_requests(share, self._variability)
+        memory = relaxation_requests(share, self.variability)
         requests = max(self._fewest, ceil(_MEMORIES * memory))
         return self.load.fewest(rate, min(_MOST_REQUESTS, requests))
 
     def simulate(self, rate: float, requests: int, seed: int) -> SimulationResult:
         """Serve so many of the same requests at a load: one simulation."""
-        if monotonic() > self._ends:
+        if monotonic() > (inf if self.ends is None else self.ends):
             raise TimeIsUpError(f"not found within {self.settings.max_seconds:g} s")
         self.simulations += 1
         result = run_setup(self.load.at(self.setup, rate, requests), seed, watch=self.watch)

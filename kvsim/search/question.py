@@ -27,7 +27,7 @@ from kvsim.errors import InputError, KVSimError, shortened
 from kvsim.results.result import SimulationResult
 from kvsim.results.words import SHORT
 from kvsim.search.fleet_option import FleetOption
-from kvsim.search.highest import Search, TimeIsUpError
+from kvsim.search.highest import Search, TimeIsUpError, require_end
 from kvsim.search.load import OVERLOAD_RATE, Load, load_of
 from kvsim.search.lowest import Lengths, beyond_reach, sampled_lengths
 from kvsim.search.objectives import Objective, objectives_of
@@ -81,7 +81,7 @@ class Question:
     Raises
     ------
     InputError
-        For a demand that is not above 0.
+        For a demand that is not above 0, and users without an objective.
     UnsupportedError
         For arrivals without one rate.
     """
@@ -98,7 +98,10 @@ class Question:
         own = self.load.stated(self.scenario.workload)
         self.demand = own if self.asked is None else self.asked
         if not 0 < self.demand < OVERLOAD_RATE:
-            raise InputError(f"a demand of {self.demand:g} is not above 0 and finite")
+            raise InputError(
+                f"a demand of {self.demand:g} is not above 0 and below {OVERLOAD_RATE:g}"
+            )
+        require_end(self.load, self.goals)
         self._ends = monotonic() + self.settings.max_seconds
 
     @cached_property
@@ -183,8 +186,16 @@ class Question:
 
     def _searching(self, option: FleetOption, watch: Watch | None) -> Search:
         """The search of one rank, prepared."""
-        left = replace(self.settings, max_seconds=max(1e-9, self._ends - monotonic()))
-        return Search(prepare(self.placed(option.values)), self.load, self.goals, left, watch)
+        return Search(
+            prepare(self.placed(option.values)),
+            self.load,
+            self.goals,
+            self.settings,
+            watch,
+            self._ends,
+            known_throughput=option.throughput,
+            variability=option.variability,
+        )
 
     def loaded(self, option: FleetOption, watch: Watch | None = None) -> FleetOption:
         """Its throughput under overload."""
@@ -193,7 +204,8 @@ class Question:
             throughput = search.throughput(search.first_seed)
         except KVSimError as error:
             return self._failed(option, error, "unfit")
-        return replace(option, throughput=None if throughput == inf else throughput)
+        known = None if throughput == inf else throughput
+        return replace(option, throughput=known, variability=search.variability)
 
     def searched(self, option: FleetOption, watch: Watch | None = None) -> FleetOption:
         """What one rank sustains, and how it does under its share of the demand."""
@@ -212,8 +224,7 @@ class Question:
 
     def _failed(self, option: FleetOption, error: KVSimError, word: str) -> FleetOption:
         if isinstance(error, TimeIsUpError):
-            said = f"not found within {self.settings.max_seconds:g} s"
-            return replace(option, ruled_out="unsearched", problem=said)
+            return replace(option, ruled_out="unsearched", problem=str(error))
         return replace(option, ruled_out=word, problem=_problem(error))
 
 

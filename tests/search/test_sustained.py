@@ -45,7 +45,9 @@ def server(arrivals, tokens=TOKENS, **overrides):
 # --- queues with known answers -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("limit_s", "share"), [(4.0, 0.95), (8.0, 0.9)])
+@pytest.mark.parametrize(
+    ("limit_s", "share"), [pytest.param(4.0, 0.95, marks=pytest.mark.slow), (8.0, 0.9)]
+)
 def test_exponential_work_is_an_mm1_server(limit_s, share):
     """A stay in M/M/1 is exponential with rate mu - lambda (Kleinrock 1975, eq. 5.118)."""
     exact = SERVICE_RATE + log(1 - share) / limit_s
@@ -76,6 +78,7 @@ def stays_within(users, limit_s, think_s):
     return total
 
 
+@pytest.mark.slow
 def test_users_who_think_are_a_machine_repair_model():
     limit_s, think_s, share = 6.0, 20.0, 0.9
     exact = max(n for n in range(1, 60) if stays_within(n, limit_s, think_s) >= share)

@@ -215,7 +215,8 @@ def _asked_all(client: Client) -> dict[str, Any]:
         found: dict[str, Any] = client.run(about, on_error="return")
     except Exception as error:
         return {"": error}
-    return found
+    # One that has gone is no worker any more; who comes later tells versions as it answers.
+    return {name: each for name, each in found.items() if not isinstance(each, OSError)}
 
 
 def _lacks_us(error: object) -> str:

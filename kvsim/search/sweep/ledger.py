@@ -1,4 +1,4 @@
-"""What is known of a sweep's runs: one SQLite row a run, on disk before it counts as finished.
+"""What is known of a sweep's runs: one SQLite row a run, committed before it counts as finished.
 
 ::
 
@@ -13,8 +13,8 @@ no time and no worker's name, and lie in the order of their keys: the same runs 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from kvsim.errors import InputError
@@ -70,9 +70,10 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def keys(self) -> set[str]:
-        """Keys of the runs that have a row."""
-        return {key for (key,) in self._rows.execute("SELECT key FROM runs")}
+    def keys(self, *, but_failed: bool = False) -> set[str]:
+        """Keys of the runs that have a row, or of those that did not fail."""
+        of = " WHERE reason = ''" if but_failed else ""
+        return {key for (key,) in self._rows.execute(f"SELECT key FROM runs{of}")}
 
     def outcome(self, key: str) -> Outcome:
         """What is known of a run that has a row."""
@@ -81,7 +82,7 @@ class Ledger:
         return Outcome(key, row, reason)
 
     def commit(self, outcomes: Iterable[tuple[int, Outcome]]) -> None:
-        """Keep what came of runs, given with their seeds: on disk when this returns.
+        """Keep what came of runs, given with their seeds: no end of this process loses it.
 
         Raises
         ------
@@ -89,19 +90,9 @@ class Ledger:
             When the disk takes no more.
         """
         rows = [(found.key, seed, found.row, found.reason) for seed, found in outcomes]
-        with self._writing():
-            self._rows.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)", rows)
-
-    def forget_failed(self) -> None:
-        """Drop the rows of runs that failed."""
-        with self._writing():
-            self._rows.execute("DELETE FROM runs WHERE reason != ''")
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
         try:
             with self._rows:
-                yield
+                self._rows.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)", rows)
         except sqlite3.Error as error:
             raise StoppedError(f"{self.folder / LEDGER}: cannot be written ({error})") from None
 
@@ -170,7 +161,9 @@ def _settle(rows: sqlite3.Connection, path: Path) -> None:
         fix = "give a folder of its own"
         raise InputError("is no ledger that this release reads", where=str(path), fix=fix)
     rows.execute("PRAGMA journal_mode = WAL")
-    rows.execute("PRAGMA synchronous = FULL")
+    # What a killed process committed stays; of a power failure the last seconds' rows may not, and
+    # those runs are done again. To flush each of them would take as long as a short run.
+    rows.execute("PRAGMA synchronous = NORMAL")
     if not tables:
         with rows:
             rows.execute("BEGIN")

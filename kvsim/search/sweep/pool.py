@@ -130,8 +130,8 @@ class Pool:
             self._stillborn += 1
             if self._stillborn >= DEATHS:
                 raise StoppedError(
-                    "worker processes end before they begin; a script calls kvsim.sweep below"
-                    " `if __name__ == '__main__':`"
+                    "worker processes end before they begin; a script is a file that calls"
+                    " kvsim.sweep below `if __name__ == '__main__':`"
                 )
         else:
             self._deaths[task.key] += 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kvsim.errors import InputError
-from kvsim.interrupts import held
+from kvsim.interrupts import held, released
 from kvsim.runs.copies import at_once
 from kvsim.search.space import Space
 from kvsim.search.sweep.answer import Best, PointAnswer, Sweep, Tally
@@ -106,14 +106,15 @@ def sweep(
     StoppedError
         When workers or disk fail the sweep; what was finished is kept.
     """
-    wanted = space if isinstance(space, Space) else Space.read(space)
     chosen = Best.parse(best) if best else None
-    plan = _Plan.of(wanted)
+    with released():  # nothing is finished yet that could be lost
+        plan = _Plan.of(space if isinstance(space, Space) else Space.read(space))
     with Ledger(Path(folder)) as ledger:
-        if retry_failed:
-            ledger.forget_failed()
-        workers = _workers(jobs, scheduler)
-        return _Work(plan, ledger, Tally(wanted.seeds, chosen), watch).done_by(workers)
+        work = _Work(plan, ledger, Tally(plan.space.seeds, chosen), watch)
+        with released():
+            known = work.recall(but_failed=retry_failed)
+            workers = _workers(jobs, scheduler)
+        return work.done_by(workers, known)
 
 
 def _workers(jobs: int | None, scheduler: str | None) -> Workers:
@@ -168,9 +169,9 @@ class _Work:
     repeated: int = 0
     places: dict[str, list[int]] = field(default_factory=dict)
 
-    def done_by(self, workers: Workers) -> Sweep:
-        """Do what is not done, and answer."""
-        known, results = self._recall(), None
+    def done_by(self, workers: Workers, known: set[str]) -> Sweep:
+        """Do what is not known, and answer."""
+        results = None
         try:
             with held():  # but for the waiting: rows and results are written
                 forget_results(self.ledger.folder)
@@ -183,11 +184,17 @@ class _Work:
             raise StoppedError(f"{error}; {self._kept()}") from None
         return self._answer(results)
 
-    def _recall(self) -> set[str]:
-        """Take what the ledger knows of this space; its other rows are another space's."""
+    def recall(self, *, but_failed: bool) -> set[str]:
+        """Take what the ledger knows of this space; its other rows are another space's.
+
+        Parameters
+        ----------
+        but_failed : bool
+            Whether runs that failed are not known: a row that is written anew replaces theirs.
+        """
         for number, key in enumerate(self.plan.keys):
             self.places.setdefault(key, []).append(number)
-        known = self.ledger.keys() & self.places.keys()
+        known = self.ledger.keys(but_failed=but_failed) & self.places.keys()
         for key in known:
             self._count(self.ledger.outcome(key))
         self.repeated = self.tally.done

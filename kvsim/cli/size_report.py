@@ -1,0 +1,234 @@
+"""What `kvsim size` prints: the cheapest fleet first, then all, then those that cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kvsim.cli.render import Section, Table
+from kvsim.results.words import SHORT
+
+if TYPE_CHECKING:
+    from kvsim.search import FleetOption
+
+__all__ = ["size_record", "size_rows", "size_sections"]
+
+_NONE = "-"
+_JUDGED = ("ttft", "tpot", "e2el")
+
+
+def size_sections(options: Sequence[FleetOption], currency: str) -> Iterator[Section]:
+    """Lay the answer out: the cheapest, its launch line, the table of all, and why not."""
+    from kvsim.search import cheapest
+
+    best = cheapest(options)
+    carrying = [option for option in options if option.replicas]
+    if best:
+        yield Section("Cheapest", tuple(_best_lines(best, currency)))
+        yield Section("Launch, each replica", (best[0].command,))
+    elif carrying:
+        yield Section("Cheapest", ("no card here has a price: give one with --price GPU=PRICE",))
+    else:
+        yield Section("Cheapest", ("no card carries the load: see below why",))
+    if carrying:
+        ordered = sorted(carrying, key=_middle_cost)
+        yield Section("All fleets", (_table(ordered, currency), *_sure(ordered)))
+    failed = [option for option in options if not option.replicas]
+    if failed:
+        rows = tuple((_name(option), option.problem) for option in failed)
+        yield Section("Cannot, or not searched", (Table(("fleet", "why"), rows, words=True),))
+
+
+def size_record(options: Sequence[FleetOption], currency: str) -> dict[str, Any]:
+    """The answer as JSON-ready values."""
+    from kvsim.search import cheapest
+    from kvsim.version import __version__
+
+    first = options[0]
+    goals = next((each.search.objectives for each in options if each.search), ())
+    return {
+        "kvsim": __version__,
+        "demand": first.demand,
+        "unit": first.unit,
+        "currency": currency,
+        "objectives": [
+            {"latency": each.latency, "percentile": 100 * each.share, "limit_ms": each.limit_ms}
+            for each in goals
+        ],
+        "cheapest": [_name(option) for option in cheapest(options)],
+        "fleets": [_record(option) for option in options],
+    }
+
+
+def size_rows(options: Sequence[FleetOption]) -> list[dict[str, Any]]:
+    """One flat row a fleet."""
+    return [
+        {key: value for key, value in _record(option).items() if not isinstance(value, list | dict)}
+        for option in options
+    ]
+
+
+def _record(option: FleetOption) -> dict[str, Any]:
+    search, probe = option.search, option.at_demand
+    cost, tokens = option.usd_per_hour or (None, None), option.cost_per_million_tokens
+    low, high = search.interval if search and search.interval else (None, None)
+    return {
+        "accelerator": option.accelerator,
+        "tensor_parallel_size": option.tensor_parallel_size,
+        "pipeline_parallel_size": option.stages,
+        "data_parallel_size": option.ranks,
+        "replicas": option.replicas,
+        "devices": option.devices,
+        "cost_per_hour_low": cost[0],
+        "cost_per_hour_high": cost[1],
+        "cost_per_million_tokens_low": tokens[0] if tokens else None,
+        "cost_per_million_tokens_high": tokens[1] if tokens else None,
+        "price_source": option.price.note if option.price else None,
+        "sustained_per_replica": option.highest_rate,
+        "sustained_low": None if low is None else option.ranks * low,
+        "sustained_high": None if high is None else option.ranks * high,
+        "is_sure": search.is_sure if search else None,
+        "throughput_under_overload": option.throughput,
+        "limited_by": search.limit if search else None,
+        "steepness": search.steepness if search else None,
+        "headroom": option.headroom,
+        "bound_by": dict(option.bound_by),
+        "memory_limited": option.memory_limited,
+        "latency_ms": dict(probe.latency_ms) if probe else None,
+        "time_bands": {
+            name: {"low": band.low, "high": band.high}
+            for name, band in option.time_bands.items()
+            if probe and name in probe.latency_ms
+        },
+        "simulations": search.simulations if search else 0,
+        "step_times": option.provenance,
+        "command": option.command,
+        "problem": option.problem,
+    }
+
+
+def _best_lines(best: Sequence[FleetOption], currency: str) -> Iterator[str]:
+    option = best[0]
+    yield f"{_counted(option)}: {_cost(option, currency)} an hour{_a_million(option, currency)}"
+    if len(best) > 1:
+        ties = "; ".join(f"{_counted(each)}, {_cost(each, currency)}" for each in best[1:])
+        yield f"a tie, as price ranges overlap: {ties}"
+    yield _sustained(option)
+    yield _ends(option)
+    bound = _bound(option)
+    if bound:
+        yield bound
+    yield from _times(option)
+    if option.price and option.price.note:
+        yield f"price of one: {option.price.note}"
+
+
+def _counted(option: FleetOption) -> str:
+    replicas = f"{option.replicas:,} replica{'s' if option.replicas != 1 else ''}"
+    return f"{option.devices:,} x {option.accelerator} ({replicas}, {_degrees(option)})"
+
+
+def _degrees(option: FleetOption) -> str:
+    words = [f"TP {option.tensor_parallel_size}"]
+    words += [f"PP {option.stages}"] if option.stages > 1 else []
+    words += [f"DP {option.ranks}"] if option.ranks > 1 else []
+    return " ".join(words)
+
+
+def _cost(option: FleetOption, currency: str) -> str:
+    low, high = option.usd_per_hour or (0.0, 0.0)
+    return f"{low:,.2f} {currency}" if low == high else f"{low:,.2f} to {high:,.2f} {currency}"
+
+
+def _a_million(option: FleetOption, currency: str) -> str:
+    cost = option.cost_per_million_tokens
+    if cost is None:
+        return ""
+    low, high = (f"{each:,.3g}" for each in cost)
+    return f", {low if low == high else f'{low} to {high}'} {currency} a million tokens"
+
+
+def _sustained(option: FleetOption) -> str:
+    search = option.search
+    low, high = (option.ranks * each for each in (search and search.interval) or (0.0, 0.0))
+    is_sure = search is not None and search.is_sure
+    sure = "" if is_sure else " (seeds differ by more than the tolerance)"
+    return (
+        f"one replica sustains {low:,.4g} to {high:,.4g} {option.unit}{sure}; {option.demand:,.4g}"
+        f" are asked of all, {100 * (option.headroom or 0):.0f} % more would still be carried"
+    )
+
+
+def _ends(option: FleetOption) -> str:
+    search = option.search
+    goals = search.objectives if search else ()
+    goal = next((each for each in goals if search and each.latency == search.limit), None)
+    if goal is None or search is None:
+        return "beyond that its queue grows"
+    steep = search.steepness
+    rise = "" if steep is None else f", which grows by {steep:.2g} % with each % of load there"
+    return f"beyond that it misses {goal.words}{rise}"
+
+
+def _bound(option: FleetOption) -> str:
+    shares = sorted(option.bound_by.items(), key=lambda item: -item[1])
+    words = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares if share >= 0.05)
+    limited = option.memory_limited
+    memory = "" if not limited else f"; memory keeps requests out {100 * limited:.0f} % of the time"
+    return f"a step waits for: {words}{memory}" if words else ""
+
+
+def _times(option: FleetOption) -> Iterator[str]:
+    """Each latency under the load, and within what it would be measured."""
+    probe = option.at_demand
+    for name, value in probe.latency_ms.items() if probe else ():
+        band = option.time_bands.get(name)
+        if value is not None:
+            within = "" if band is None else f" ({_milliseconds_range(*band.around(value))})"
+            yield f"{SHORT[name]} {_milliseconds(value)} ms{within}"
+
+
+def _milliseconds_range(low: float, high: float) -> str:
+    return f"{_milliseconds(low)} to {_milliseconds(high)}, 90% sure"
+
+
+def _table(options: Sequence[FleetOption], currency: str) -> Table:
+    latencies = (f"{SHORT[name]} ms" for name in _JUDGED)
+    cost = f"{currency}/hour"
+    headers = ("fleet", "replicas", "devices", cost, "sustains each", "ends by", *latencies)
+    return Table(headers, tuple(_row(option) for option in options))
+
+
+def _row(option: FleetOption) -> tuple[str, ...]:
+    low, high = option.usd_per_hour or (0.0, 0.0)
+    cost = f"{low:,.2f}" if low == high else f"{low:,.2f} to {high:,.2f}"
+    search, probe = option.search, option.at_demand
+    limit = search.limit if search else ""
+    return (
+        _name(option),
+        f"{option.replicas:,}",
+        f"{option.devices:,}",
+        cost if option.usd_per_hour else "no price",
+        f"{option.highest_rate:,.3g}",
+        SHORT.get(limit, limit),
+        *(_milliseconds(probe.latency_ms[name] if probe else None) for name in _JUDGED),
+    )
+
+
+def _sure(options: Sequence[FleetOption]) -> Iterator[str]:
+    said = dict.fromkeys(words for option in options for words in option.how_sure)
+    yield "Latencies are at the percentiles asked for, else p99, under each replica's share."
+    yield from said
+
+
+def _milliseconds(value: float | None) -> str:
+    return _NONE if value is None else f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
+
+
+def _name(option: FleetOption) -> str:
+    return f"{option.accelerator} {_degrees(option)}"
+
+
+def _middle_cost(option: FleetOption) -> float:
+    cost = option.usd_per_hour
+    return sum(cost) if cost else float("inf")
