@@ -43,14 +43,17 @@ if TYPE_CHECKING:
     from kvsim.runs.replicate import replicate as replicate
     from kvsim.runs.simulate import simulate as simulate
     from kvsim.search import FleetOption as FleetOption
+    from kvsim.search import FleetSearch as FleetSearch
     from kvsim.search import Objective as Objective
     from kvsim.search import RateSearch as RateSearch
     from kvsim.search import SearchSettings as SearchSettings
     from kvsim.search import deployment_manifest as deployment_manifest
+    from kvsim.search import find_cheapest as find_cheapest
     from kvsim.search import fleet_of as fleet_of
     from kvsim.search import highest_rate as highest_rate
     from kvsim.search import kserve_manifest as kserve_manifest
     from kvsim.search import size_fleet as size_fleet
+    from kvsim.search import usual_space as usual_space
     from kvsim.search.space import Space as Space
     from kvsim.search.sweep.answer import Sweep as Sweep
     from kvsim.search.sweep.runner import sweep as sweep
@@ -92,6 +95,7 @@ _HOMES = {
     "EngineComparison": "kvsim.planning.planner",
     "EngineOptions": "kvsim.specs.engine_options",
     "FleetOption": "kvsim.search",
+    "FleetSearch": "kvsim.search",
     "Objective": "kvsim.search",
     "InputError": "kvsim.errors",
     "InvariantError": "kvsim.errors",
@@ -126,6 +130,7 @@ _HOMES = {
     "engine_names": "kvsim.engines",
     "example_prefix_names": "kvsim.studies.cache",
     "example_prefixes": "kvsim.studies.cache",
+    "find_cheapest": "kvsim.search",
     "find_accelerator": "kvsim.catalog.accelerators",
     "find_model": "kvsim.catalog.models",
     "fleet_of": "kvsim.search",
@@ -157,6 +162,7 @@ _HOMES = {
     "tier_gains": "kvsim.studies.cache",
     "time_bins": "kvsim.results.time_bins",
     "trace_stats": "kvsim.workload.traces.stats",
+    "usual_space": "kvsim.search",
     "weight_format_names": "kvsim.specs.precision",
     "with_overrides": "kvsim.simulator.loading",
 }

@@ -1,24 +1,35 @@
-"""One card and degree as an answer to a demand: replicas, devices, cost."""
+"""One deployment as an answer to a demand: replicas, devices, cost."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, inf
+from typing import Any
 
 from kvsim.results.latencies import sure_words
 from kvsim.search.rate import Probe, RateSearch
 from kvsim.specs.hardware import Price
 from kvsim.steptime.bands import TimeBand
 
-__all__ = ["FleetOption", "cheapest", "replicas_for"]
+__all__ = ["RULED_OUT", "FleetOption", "cheapest", "costs_more", "ranked", "replicas_for"]
+
+RULED_OUT = {
+    "unfit": "it cannot be run, in the plan's words",
+    "unreachable": "an objective that even an empty server misses, in closed form",
+    "same": "another one is the same deployment",
+    "dear": "it cannot be cheaper than what was found",
+    "hopeless": "simulated, and no load meets the objectives",
+    "unsearched": "there was no time for it, or the search was interrupted",
+}
+"""Why a deployment is no answer, by the word for it."""
 
 _SLACK = 1.02  # throughputs differ between seeds
 
 
 @dataclass(frozen=True)
 class FleetOption:
-    """One card and tensor-parallel degree, as an answer to a demand.
+    """One deployment, as an answer to a demand.
 
     Parameters
     ----------
@@ -32,8 +43,12 @@ class FleetOption:
         What it was asked by: a name, or the path of a profile.
     unit : str
         "requests/s" or "users".
+    values : mapping of str to object
+        What sets it apart from others, by key of the scenario or name of a flag.
     problem : str
         Why it is no answer; "" when it is one.
+    ruled_out : str
+        The same in a word, of `RULED_OUT`; "" when it is an answer.
     stages, ranks : int
         Pipeline stages of a replica, and its data-parallel ranks, each of which is simulated.
     throughput : float or None
@@ -65,7 +80,9 @@ class FleetOption:
     demand: float
     profile: str = ""
     unit: str = "requests/s"
+    values: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
+    ruled_out: str = ""
     stages: int = 1
     ranks: int = 1
     throughput: float | None = None
@@ -79,6 +96,11 @@ class FleetOption:
     command: str = ""
     provenance: str = ""
     time_bands: Mapping[str, TimeBand] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What sets it apart, in words that do not depend on the order of the keys given."""
+        return ", ".join(f"{key} {value}" for key, value in sorted(self.values.items()))
 
     @property
     def how_sure(self) -> list[str]:
@@ -119,15 +141,15 @@ class FleetOption:
         return self.devices * self.price.low, self.devices * self.price.high
 
     @property
-    def least_cost(self) -> float:
-        """What the fleet costs per hour at least: at its throughput and its lowest price.
+    def least_devices(self) -> int:
+        """Devices that the demand takes at least: those of its throughput, one replica of users."""
+        most = _SLACK * self.ranks * self.throughput if self.throughput else inf
+        return replicas_for(self.demand, most) * self.devices_per_replica
 
-        0 where that is not known.
-        """
-        if self.price is None or not self.throughput:
-            return 0.0
-        replicas = replicas_for(self.demand, _SLACK * self.ranks * self.throughput)
-        return replicas * self.devices_per_replica * self.price.low
+    @property
+    def least_cost(self) -> float:
+        """What the fleet costs per hour at least, at its lowest price; 0 where none is known."""
+        return self.least_devices * self.price.low if self.price else 0.0
 
     @property
     def headroom(self) -> float | None:
@@ -146,18 +168,40 @@ class FleetOption:
         return cost[0] / millions_per_hour, cost[1] / millions_per_hour
 
 
+def ranked(options: Iterable[FleetOption]) -> list[FleetOption]:
+    """Return the fleets that have a price, by their middle price.
+
+    Of those that cost the same the one with the most headroom is first. The order in which they
+    were given changes nothing.
+    """
+    priced = [(option, option.usd_per_hour) for option in options]
+    known = [(sum(cost), -(option.headroom or 0.0), option) for option, cost in priced if cost]
+    known.sort(key=lambda each: (*each[:2], each[2].label, each[2].accelerator))
+    return [option for _, _, option in known]
+
+
 def cheapest(options: Iterable[FleetOption]) -> tuple[FleetOption, ...]:
     """Return the cheapest fleets: the one with the lowest middle price, and its ties.
 
-    Price ranges that overlap are called a tie; fleets without a price are no candidates.
+    A tie is what could be the cheapest for some price within each card's range: no other
+    `costs_more` than it is. Fleets without a price are no candidates.
     """
-    priced = [(option, option.usd_per_hour) for option in options]
-    known = [(sum(cost), cost, option) for option, cost in priced if cost is not None]
-    if not known:
-        return ()
-    known.sort(key=lambda each: each[0])
-    _, (_, most), best = known[0]
-    return (best, *(option for _, (low, _), option in known[1:] if low <= most))
+    known = ranked(options)
+    return tuple(each for each in known if not any(costs_more(each, other) for other in known))
+
+
+def costs_more(option: FleetOption, other: FleetOption) -> bool:
+    """Whether a fleet costs more than another, whatever the prices are within their ranges.
+
+    Where both pay the same for each device it is the devices that tell. Of a fleet that was not
+    searched, what it costs at least counts.
+    """
+    devices, most = option.devices or option.least_devices, other.usd_per_hour
+    if other.devices is None or most is None or option.price is None:
+        return False
+    if (option.accelerator, option.price) == (other.accelerator, other.price):
+        return devices > other.devices
+    return devices * option.price.low > most[1]
 
 
 def replicas_for(demand: float, rate: float) -> int:

@@ -73,6 +73,11 @@ class Space:
     spelled : mapping of str to str
         Where each key of `vary` was written.
 
+    Attributes
+    ----------
+    is_seeded : bool
+        Whether somebody said how many seeds, here or in the scenario.
+
     Raises
     ------
     InputError
@@ -83,6 +88,7 @@ class Space:
     vary: dict[str, Sequence[Any]]
     seeds: int = 0
     spelled: Mapping[str, str] = field(default_factory=dict)
+    is_seeded: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         values = checked_values(self.vary)
@@ -93,8 +99,10 @@ class Space:
                 raise InputError("null is no value to vary: name them all", where=words[key])
         if self.seeds < 0:
             raise InputError(f"{self.seeds} runs of a point answer nothing", where="seeds")
-        seeds = self.seeds or self.scenario.run.replications
-        frozen = {"vary": values, "spelled": words, "seeds": seeds}
+        run = self.scenario.run
+        seeded = bool(self.seeds) or "replications" in run.model_fields_set
+        seeds = self.seeds or run.replications
+        frozen = {"vary": values, "spelled": words, "seeds": seeds, "is_seeded": seeded}
         for name, value in frozen.items():
             object.__setattr__(self, name, value)
 
