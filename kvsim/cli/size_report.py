@@ -11,7 +11,16 @@ from kvsim.results.words import SHORT
 if TYPE_CHECKING:
     from kvsim.search import FleetOption
 
-__all__ = ["size_record", "size_rows", "size_sections"]
+__all__ = [
+    "best_lines",
+    "counted",
+    "fleet_record",
+    "milliseconds",
+    "size_record",
+    "size_rows",
+    "size_sections",
+    "sure_lines",
+]
 
 _NONE = "-"
 _JUDGED = ("ttft", "tpot", "e2el")
@@ -24,7 +33,7 @@ def size_sections(options: Sequence[FleetOption], currency: str) -> Iterator[Sec
     best = cheapest(options)
     carrying = [option for option in options if option.replicas]
     if best:
-        yield Section("Cheapest", tuple(_best_lines(best, currency)))
+        yield Section("Cheapest", tuple(best_lines(best, currency)))
         yield Section("Launch, each replica", (best[0].command,))
     elif carrying:
         yield Section("Cheapest", ("no card here has a price: give one with --price GPU=PRICE",))
@@ -32,7 +41,7 @@ def size_sections(options: Sequence[FleetOption], currency: str) -> Iterator[Sec
         yield Section("Cheapest", ("no card carries the load: see below why",))
     if carrying:
         ordered = sorted(carrying, key=_middle_cost)
-        yield Section("All fleets", (_table(ordered, currency), *_sure(ordered)))
+        yield Section("All fleets", (_table(ordered, currency), *sure_lines(ordered)))
     failed = [option for option in options if not option.replicas]
     if failed:
         rows = tuple((_name(option), option.problem) for option in failed)
@@ -56,19 +65,24 @@ def size_record(options: Sequence[FleetOption], currency: str) -> dict[str, Any]
             for each in goals
         ],
         "cheapest": [_name(option) for option in cheapest(options)],
-        "fleets": [_record(option) for option in options],
+        "fleets": [fleet_record(option) for option in options],
     }
 
 
 def size_rows(options: Sequence[FleetOption]) -> list[dict[str, Any]]:
     """One flat row a fleet."""
     return [
-        {key: value for key, value in _record(option).items() if not isinstance(value, list | dict)}
+        {
+            key: value
+            for key, value in fleet_record(option).items()
+            if not isinstance(value, list | dict)
+        }
         for option in options
     ]
 
 
-def _record(option: FleetOption) -> dict[str, Any]:
+def fleet_record(option: FleetOption) -> dict[str, Any]:
+    """One fleet as JSON-ready values."""
     search, probe = option.search, option.at_demand
     cost, tokens = option.usd_per_hour or (None, None), option.cost_per_million_tokens
     low, high = search.interval if search and search.interval else (None, None)
@@ -107,11 +121,12 @@ def _record(option: FleetOption) -> dict[str, Any]:
     }
 
 
-def _best_lines(best: Sequence[FleetOption], currency: str) -> Iterator[str]:
+def best_lines(best: Sequence[FleetOption], currency: str) -> Iterator[str]:
+    """Say of the cheapest fleet what it costs, carries and waits for, and what ties with it."""
     option = best[0]
-    yield f"{_counted(option)}: {_cost(option, currency)} an hour{_a_million(option, currency)}"
+    yield f"{counted(option)}: {_cost(option, currency)} an hour{_a_million(option, currency)}"
     if len(best) > 1:
-        ties = "; ".join(f"{_counted(each)}, {_cost(each, currency)}" for each in best[1:])
+        ties = "; ".join(f"{counted(each)}, {_cost(each, currency)}" for each in best[1:])
         yield f"a tie, as price ranges overlap: {ties}"
     yield _sustained(option)
     yield _ends(option)
@@ -123,7 +138,8 @@ def _best_lines(best: Sequence[FleetOption], currency: str) -> Iterator[str]:
         yield f"price of one: {option.price.note}"
 
 
-def _counted(option: FleetOption) -> str:
+def counted(option: FleetOption) -> str:
+    """Say how many devices a fleet has, and how they are divided."""
     replicas = f"{option.replicas:,} replica{'s' if option.replicas != 1 else ''}"
     return f"{option.devices:,} x {option.accelerator} ({replicas}, {_degrees(option)})"
 
@@ -185,11 +201,11 @@ def _times(option: FleetOption) -> Iterator[str]:
         band = option.time_bands.get(name)
         if value is not None:
             within = "" if band is None else f" ({_milliseconds_range(*band.around(value))})"
-            yield f"{SHORT[name]} {_milliseconds(value)} ms{within}"
+            yield f"{SHORT[name]} {milliseconds(value)} ms{within}"
 
 
 def _milliseconds_range(low: float, high: float) -> str:
-    return f"{_milliseconds(low)} to {_milliseconds(high)}, 90% sure"
+    return f"{milliseconds(low)} to {milliseconds(high)}, 90% sure"
 
 
 def _table(options: Sequence[FleetOption], currency: str) -> Table:
@@ -211,17 +227,19 @@ def _row(option: FleetOption) -> tuple[str, ...]:
         cost if option.usd_per_hour else "no price",
         f"{option.highest_rate:,.3g}",
         SHORT.get(limit, limit),
-        *(_milliseconds(probe.latency_ms[name] if probe else None) for name in _JUDGED),
+        *(milliseconds(probe.latency_ms[name] if probe else None) for name in _JUDGED),
     )
 
 
-def _sure(options: Sequence[FleetOption]) -> Iterator[str]:
+def sure_lines(options: Sequence[FleetOption]) -> Iterator[str]:
+    """Say what the latencies of a table are, and how sure they are."""
     said = dict.fromkeys(words for option in options for words in option.how_sure)
     yield "Latencies are at the percentiles asked for, else p99, under each replica's share."
     yield from said
 
 
-def _milliseconds(value: float | None) -> str:
+def milliseconds(value: float | None) -> str:
+    """Write a latency in four digits; None is "-"."""
     return _NONE if value is None else f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
 
 
