@@ -91,13 +91,14 @@ def sized(
 
 def _size(demand: Demand, card: str, degree: int, watch: Watch) -> FleetOption | None:
     """Size one card's fleet; None when it was stopped."""
-    options = kvsim.size_fleet(
-        demand.scenario, demand.rate, [(card, degree)], demand.settings, watch=watch
-    )
-    if not options:
+    try:
+        (option,) = kvsim.size_fleet(
+            demand.scenario, demand.rate, [(card, degree)], demand.settings, watch=watch
+        )
+    except KeyboardInterrupt:
         return None
     with _lock:
-        _known[demand.identity(card, degree)] = options[0]
+        _known[demand.identity(card, degree)] = option
         while len(_known) > REMEMBERED:
             _known.popitem(last=False)
-    return options[0]
+    return option

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("kvsim.cli.plan", "What fits on the card: bytes, blocks, tokens, requests."),
     "simulate": ("kvsim.cli.simulate", "What happens under load: latency, memory, preemption."),
     "size": ("kvsim.cli.size", "Which card, how many, with what flags: the cheapest fleet."),
+    "search": ("kvsim.cli.search", "Which deployment of a space is the cheapest, and why."),
     "compare": ("kvsim.cli.compare", "Variants of a scenario on the same requests."),
     "scenarios": ("kvsim.cli.scenarios", "The scenarios that ship, or the YAML of one."),
     "cache-curve": ("kvsim.cli.cache_curve", "Hit ratios of a trace by cache size and policy."),

@@ -28,6 +28,7 @@ __all__ = [
     "SIZE",
     "SPREAD",
     "CatalogueName",
+    "TextType",
     "decorate",
     "engine_options",
     "engine_options_but_tp",

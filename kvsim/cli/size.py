@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
-from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kvsim.cli import INTERRUPTED, say
-from kvsim.cli.objective_options import objective_options, objectives
+from kvsim.cli.fleet_options import (
+    asked_of,
+    card_prices,
+    distinct_cards,
+    listed,
+    price_options,
+    print_manifest,
+    save_cheapest,
+    search_options,
+    sizing_progress,
+)
+from kvsim.cli.objective_options import objective_options
 from kvsim.cli.options import (
-    COUNT,
-    DURATION,
     MODEL,
-    NUMBER,
     SCENARIO,
     engine_options_but_tp,
     format_option,
 )
 from kvsim.cli.render import emit, print_records
-from kvsim.cli.save import savable, save_scenario
+from kvsim.cli.save import savable
 from kvsim.cli.scenario_options import chosen_scenario, refuse_fixed
 from kvsim.cli.workload_options import workload_options
 from kvsim.errors import InputError
@@ -31,15 +36,11 @@ from kvsim.interrupts import held, released
 from kvsim.units import parse_count
 
 if TYPE_CHECKING:
-    from kvsim.search import FleetOption, Objective, SearchSettings
-    from kvsim.simulator.replica import Watch
-    from kvsim.simulator.scenario import Scenario
-    from kvsim.specs.hardware import Price
+    from kvsim.search import FleetOption, Objective
 
 __all__ = ["command"]
 
 _DEGREES = "1,2,4,8"
-_REDRAWN_SECONDS = 0.1
 
 
 @click.command("size")
@@ -49,25 +50,14 @@ _REDRAWN_SECONDS = 0.1
 @click.option("--tp", metavar="N,...", default=_DEGREES, show_default=True, help="Degrees to try.")
 @workload_options
 @objective_options
-@click.option("--price", multiple=True, metavar="GPU=PRICE", help="An hour of one; or a YAML file.")
-@click.option("--currency", help="Of your prices; the catalogue's are US dollars.  [default: USD]")
-@click.option("--all", "search_all", is_flag=True, help="Search what cannot be cheaper, too.")
+@price_options
 @click.option("--engine", help="Whose accounting sizes the pool.")
 @click.option("--engine-version", help="Release; default: the newest known.")
 @engine_options_but_tp
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any dotted key or flag."
 )
-@click.option("--tolerance", type=NUMBER, help="Relative; default: 0.03.")
-@click.option("--seed", type=click.IntRange(min=0), help="First seed.")
-@click.option("--replications", type=COUNT, help="Seeds, at least; default: 3.")
-@click.option("--max-seconds", type=DURATION, help="For the whole search.")
-@click.option("--jobs", type=COUNT, help="Processes at once; default: one a core.")
-@click.option("--save", type=click.Path(dir_okay=False), help="Write the cheapest as a scenario.")
-@click.option(
-    "--manifest", type=click.Choice(("kubernetes", "kserve")), help="Print the cheapest as YAML."
-)
-@click.option("--image", help="Container image of the manifest; default: the engine's own.")
+@search_options
 @format_option
 def command(
     scenario: str | None,
@@ -91,8 +81,9 @@ def command(
         --e2e-p95 10s
     """  # noqa: D301 - \b keeps click from wrapping the examples
     from kvsim.search import cheapest, size_fleet
+    from kvsim.search.work import INTERRUPTED_WORDS
 
-    asked = _asked(flags)
+    asked = asked_of(flags)
     cards = _cards(gpu, tp, flags, settings)
     question = chosen_scenario(scenario, settings, {**flags, "gpu": cards[0][0]})
     if asked.save is not None:
@@ -104,75 +95,25 @@ def command(
         cards,
         asked.settings,
         objectives=asked.goals(question),
-        prices=_prices(price, cards, asked.currency),
+        prices=card_prices(price, (name for name, _ in cards), asked.currency),
         search_all=asked.search_all,
         jobs=asked.jobs,
     )
     with held():
-        with released(), _progress() as watch:
+        with released(), sizing_progress() as watch:
             options = size(watch=watch)
-        if not options:
-            raise KeyboardInterrupt
         if asked.save is not None:
-            _save(question, cheapest(options), asked.save)
+            save_cheapest(question, cheapest(options), asked.save)
         if not asked.goals(question):
             say("kvsim: no objective is given: a queue that does not grow is all that is asked for")
         if asked.manifest is not None:
-            _print_manifest(question, cheapest(options), asked)
+            print_manifest(question, cheapest(options), asked)
         else:
-            _show(options, asked, output_format)
-    if len(options) < len(cards):
-        say(f"kvsim: interrupted: {len(options)} of {len(cards)} fleets are finished")
+            _show(options, asked.goals(question), asked.currency, output_format)
+    left = sum(option.problem == INTERRUPTED_WORDS for option in options)
+    if left:
+        say(f"kvsim: interrupted: {len(cards) - left} of {len(cards)} fleets are finished")
         raise click.exceptions.Exit(INTERRUPTED)
-
-
-class _Asked(NamedTuple):
-    """What is asked beside the scenario."""
-
-    objectives: tuple[Objective, ...]
-    settings: SearchSettings
-    currency: str
-    search_all: bool
-    jobs: int | None
-    save: str | None
-    manifest: str | None
-    image: str | None
-
-    def goals(self, question: Scenario) -> tuple[Objective, ...]:
-        """The objectives of the flags, else those of the scenario."""
-        from kvsim.search.objectives import objectives_of
-
-        return self.objectives or objectives_of(question.slo, self.settings.share)
-
-    def demand(self, question: Scenario) -> float:
-        """The load of the whole fleet."""
-        from kvsim.search.load import load_of
-
-        return load_of(question).stated(question.workload)
-
-
-def _asked(flags: dict[str, Any]) -> _Asked:
-    """Take what is not of the scenario out of the flags."""
-    from kvsim.search import SearchSettings
-
-    if flags["duration_seconds"] is not None:
-        raise InputError(
-            "a search decides how long it simulates", where="--duration", fix="leave it out"
-        )
-    if flags["image"] and not flags["manifest"]:
-        raise InputError("is of a manifest", where="--image", fix="add --manifest kubernetes")
-    stated = {name: flags.pop(name) for name in ("tolerance", "replications", "max_seconds")}
-    stated["requests"] = flags["requests"]
-    given = {name: value for name, value in stated.items() if value is not None}
-    if (count := given.get("replications")) is not None:
-        given["most_replications"] = max(count, SearchSettings.most_replications)
-    return _Asked(
-        objectives(flags),
-        SearchSettings(**given),
-        flags.pop("currency") or "USD",
-        flags.pop("search_all"),
-        *(flags.pop(name) for name in ("jobs", "save", "manifest", "image")),
-    )
 
 
 def _cards(
@@ -181,18 +122,11 @@ def _cards(
     """Every card with every degree."""
     if gpu is None:
         raise InputError("names no card to choose from", where="--gpu", fix="as --gpu a100,h100")
-    names = _listed(gpu, "--gpu")
-    degrees = [_degree(word) for word in _listed(tp, "--tp")]
+    names = distinct_cards(listed(gpu, "--gpu"))
+    degrees = [_degree(word) for word in listed(tp, "--tp")]
     by_flag: dict[str, list[Any]] = {"gpu": list(names), "tp": list(degrees)}
     refuse_fixed(by_flag, flags, settings, "--")
     return [(name, degree) for name in names for degree in degrees]
-
-
-def _listed(text: str, flag: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(words):
-        raise InputError(f"{text!r} has an empty part", where=flag, fix="separate by one comma")
-    return list(dict.fromkeys(words))
 
 
 def _degree(word: str) -> int:
@@ -205,107 +139,16 @@ def _degree(word: str) -> int:
     return degree
 
 
-def _prices(
-    stated: tuple[str, ...], cards: list[tuple[str, int]], currency: str
-) -> dict[str, Price | None]:
-    """Prices by accelerator; in another currency the catalogue has none."""
-    from kvsim.catalog.accelerators import find_accelerator
-    from kvsim.search.prices import prices_of
-
-    wanted = dict.fromkeys(find_accelerator(name).name for name, _ in cards)
-    for text in stated:
-        idle = set(prices_of([text])) - set(wanted) if "=" in text else ()
-        if idle:
-            raise InputError(
-                "is not among the cards of --gpu", where=f"--price {text}", fix="leave it out"
-            )
-    own: dict[str, Price | None] = dict(prices_of(stated))
-    if currency.upper() != "USD":
-        own = {**dict.fromkeys(wanted), **own}
-        if not any(own[name] for name in wanted):
-            raise InputError(
-                "the catalogue's prices are US dollars",
-                where=f"--currency {currency}",
-                fix="give yours with --price GPU=PRICE",
-            )
-    return own
-
-
-def _save(question: Scenario, best: tuple[FleetOption, ...], file: str) -> None:
-    """Write one replica of the cheapest fleet under its share of the demand."""
-    from kvsim.search.fleet import replica_scenario
-
-    if not best:
-        say(f"kvsim: no fleet has a price, so {file} was not written")
-        return
-    save_scenario(replica_scenario(question, best[0]), file)
-
-
-def _print_manifest(question: Scenario, best: tuple[FleetOption, ...], asked: _Asked) -> None:
-    """Print the cheapest fleet as Kubernetes takes it, and nothing else."""
-    from kvsim.search.manifests import deployment_manifest, fleet_of, kserve_manifest
-
-    if not best:
-        raise InputError("no fleet carries the load at a known price", where="--manifest")
-    engine = question.engine
-    fleet = fleet_of(best[0], engine.name, engine.version, image=asked.image or "")
-    written = deployment_manifest if asked.manifest == "kubernetes" else kserve_manifest
-    click.echo(written(fleet), nl=False)
-
-
-def _show(options: tuple[FleetOption, ...], asked: _Asked, output_format: str) -> None:
+def _show(
+    options: tuple[FleetOption, ...],
+    goals: tuple[Objective, ...],
+    currency: str,
+    output_format: str,
+) -> None:
     from kvsim.cli.size_report import size_record, size_rows, size_sections
 
     if output_format == "csv":
         print_records(size_rows(options), (), output_format)
         return
-    sections = size_sections(options, asked.currency)
-    emit(sections, partial(size_record, options, asked.currency), output_format)
-
-
-@contextmanager
-def _progress() -> Iterator[Watch | None]:
-    """Count simulations and requests on a terminal's stderr."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
-
-    text = TextColumn("{task.fields[runs]:,} simulations here, {task.completed:,} requests")
-    columns = (TextColumn("sizing"), text, TimeElapsedColumn())
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, auto_refresh=False
-    ) as bar:
-        task, seen = bar.add_task("", total=None, runs=0), _Seen()
-
-        def watch(clock: float, requests: int, usage: float) -> None:
-            if seen.take(requests):
-                bar.update(task, completed=seen.requests, runs=seen.runs)
-                bar.refresh()
-
-        yield watch
-
-
-class _Seen:
-    """What passed so far, of simulations that each count from 0."""
-
-    def __init__(self) -> None:
-        self.runs = self.before = self.now = 0
-        self.drawn = -1.0
-
-    @property
-    def requests(self) -> int:
-        """Requests of all simulations."""
-        return self.before + self.now
-
-    def take(self, requests: int) -> bool:
-        """Take a count; whether it is time to draw."""
-        if requests < self.now or not self.runs:
-            self.before += self.now
-            self.runs += 1
-        self.now = requests
-        due = monotonic() - self.drawn > _REDRAWN_SECONDS
-        if due:
-            self.drawn = monotonic()
-        return due
+    sections = size_sections(options, currency)
+    emit(sections, partial(size_record, options, goals, currency), output_format)

@@ -9,11 +9,21 @@ from kvsim.cli.render import Section, Table
 from kvsim.results.words import SHORT
 
 if TYPE_CHECKING:
-    from kvsim.search import FleetOption
+    from kvsim.search import FleetOption, Objective
 
-__all__ = ["size_record", "size_rows", "size_sections"]
+__all__ = [
+    "best_lines",
+    "counted",
+    "fleet_record",
+    "milliseconds",
+    "size_record",
+    "size_rows",
+    "size_sections",
+    "sure_lines",
+]
 
 _NONE = "-"
+_ENDS = {"saturation": "queue"}
 _JUDGED = ("ttft", "tpot", "e2el")
 
 
@@ -22,30 +32,34 @@ def size_sections(options: Sequence[FleetOption], currency: str) -> Iterator[Sec
     from kvsim.search import cheapest
 
     best = cheapest(options)
+    whole = not any(option.ruled_out == "unsearched" for option in options)
+    title = "Cheapest" if whole else "Cheapest so far"
     carrying = [option for option in options if option.replicas]
     if best:
-        yield Section("Cheapest", tuple(_best_lines(best, currency)))
+        yield Section(title, tuple(best_lines(best, currency)))
         yield Section("Launch, each replica", (best[0].command,))
     elif carrying:
-        yield Section("Cheapest", ("no card here has a price: give one with --price GPU=PRICE",))
+        yield Section(title, ("no card here has a price: give one with --price GPU=PRICE",))
     else:
-        yield Section("Cheapest", ("no card carries the load: see below why",))
+        said = "no card carries the load: see below why"
+        yield Section(title, (said if whole else "none yet",))
     if carrying:
         ordered = sorted(carrying, key=_middle_cost)
-        yield Section("All fleets", (_table(ordered, currency), *_sure(ordered)))
+        yield Section("All fleets", (_table(ordered, currency), *sure_lines(ordered)))
     failed = [option for option in options if not option.replicas]
     if failed:
         rows = tuple((_name(option), option.problem) for option in failed)
         yield Section("Cannot, or not searched", (Table(("fleet", "why"), rows, words=True),))
 
 
-def size_record(options: Sequence[FleetOption], currency: str) -> dict[str, Any]:
+def size_record(
+    options: Sequence[FleetOption], goals: Sequence[Objective], currency: str
+) -> dict[str, Any]:
     """The answer as JSON-ready values."""
     from kvsim.search import cheapest
     from kvsim.version import __version__
 
     first = options[0]
-    goals = next((each.search.objectives for each in options if each.search), ())
     return {
         "kvsim": __version__,
         "demand": first.demand,
@@ -56,19 +70,24 @@ def size_record(options: Sequence[FleetOption], currency: str) -> dict[str, Any]
             for each in goals
         ],
         "cheapest": [_name(option) for option in cheapest(options)],
-        "fleets": [_record(option) for option in options],
+        "fleets": [fleet_record(option) for option in options],
     }
 
 
 def size_rows(options: Sequence[FleetOption]) -> list[dict[str, Any]]:
     """One flat row a fleet."""
     return [
-        {key: value for key, value in _record(option).items() if not isinstance(value, list | dict)}
+        {
+            key: value
+            for key, value in fleet_record(option).items()
+            if not isinstance(value, list | dict)
+        }
         for option in options
     ]
 
 
-def _record(option: FleetOption) -> dict[str, Any]:
+def fleet_record(option: FleetOption) -> dict[str, Any]:
+    """One fleet as JSON-ready values."""
     search, probe = option.search, option.at_demand
     cost, tokens = option.usd_per_hour or (None, None), option.cost_per_million_tokens
     low, high = search.interval if search and search.interval else (None, None)
@@ -107,11 +126,12 @@ def _record(option: FleetOption) -> dict[str, Any]:
     }
 
 
-def _best_lines(best: Sequence[FleetOption], currency: str) -> Iterator[str]:
+def best_lines(best: Sequence[FleetOption], currency: str) -> Iterator[str]:
+    """Say of the cheapest fleet what it costs, carries and waits for, and what ties with it."""
     option = best[0]
-    yield f"{_counted(option)}: {_cost(option, currency)} an hour{_a_million(option, currency)}"
+    yield f"{counted(option)}: {_cost(option, currency)} an hour{_a_million(option, currency)}"
     if len(best) > 1:
-        ties = "; ".join(f"{_counted(each)}, {_cost(each, currency)}" for each in best[1:])
+        ties = "; ".join(f"{counted(each)}, {_cost(each, currency)}" for each in best[1:])
         yield f"a tie, as price ranges overlap: {ties}"
     yield _sustained(option)
     yield _ends(option)
@@ -123,7 +143,8 @@ def _best_lines(best: Sequence[FleetOption], currency: str) -> Iterator[str]:
         yield f"price of one: {option.price.source}"
 
 
-def _counted(option: FleetOption) -> str:
+def counted(option: FleetOption) -> str:
+    """Say how many devices a fleet has, and how they are divided."""
     replicas = f"{option.replicas:,} replica{'s' if option.replicas != 1 else ''}"
     return f"{option.devices:,} x {option.accelerator} ({replicas}, {_degrees(option)})"
 
@@ -152,7 +173,7 @@ def _sustained(option: FleetOption) -> str:
     search = option.search
     low, high = (option.ranks * each for each in (search and search.interval) or (0.0, 0.0))
     is_sure = search is not None and search.is_sure
-    sure = "" if is_sure else " (seeds differ by more than the tolerance)"
+    sure = "" if is_sure else " (not within the tolerance)"
     return (
         f"one replica sustains {low:,.4g} to {high:,.4g} {option.unit}{sure}; {option.demand:,.4g}"
         f" are asked of all, {100 * (option.headroom or 0):.0f} % more would still be carried"
@@ -161,13 +182,11 @@ def _sustained(option: FleetOption) -> str:
 
 def _ends(option: FleetOption) -> str:
     search = option.search
-    goals = search.objectives if search else ()
-    goal = next((each for each in goals if search and each.latency == search.limit), None)
-    if goal is None or search is None:
+    if search is None or search.goal is None:
         return "beyond that its queue grows"
     steep = search.steepness
     rise = "" if steep is None else f", which grows by {steep:.2g} % with each % of load there"
-    return f"beyond that it misses {goal.words}{rise}"
+    return f"beyond that it misses {search.goal.words}{rise}"
 
 
 def _bound(option: FleetOption) -> str:
@@ -185,17 +204,17 @@ def _times(option: FleetOption) -> Iterator[str]:
         band = option.time_bands.get(name)
         if value is not None:
             within = "" if band is None else f" ({_milliseconds_range(*band.around(value))})"
-            yield f"{SHORT[name]} {_milliseconds(value)} ms{within}"
+            yield f"{SHORT[name]} {milliseconds(value)} ms{within}"
 
 
 def _milliseconds_range(low: float, high: float) -> str:
-    return f"{_milliseconds(low)} to {_milliseconds(high)}, 90% sure"
+    return f"{milliseconds(low)} to {milliseconds(high)}, 90% sure"
 
 
 def _table(options: Sequence[FleetOption], currency: str) -> Table:
     latencies = (f"{SHORT[name]} ms" for name in _JUDGED)
     cost = f"{currency}/hour"
-    headers = ("fleet", "replicas", "devices", cost, "sustains each", "ends by", *latencies)
+    headers = ("fleet", "devices", cost, "each", "ends by", *latencies)
     return Table(headers, tuple(_row(option) for option in options))
 
 
@@ -205,23 +224,27 @@ def _row(option: FleetOption) -> tuple[str, ...]:
     search, probe = option.search, option.at_demand
     limit = search.limit if search else ""
     return (
-        _name(option),
-        f"{option.replicas:,}",
+        f"{option.replicas:,} x {_name(option)}",
         f"{option.devices:,}",
         cost if option.usd_per_hour else "no price",
         f"{option.highest_rate:,.3g}",
         SHORT.get(limit, limit),
-        *(_milliseconds(probe.latency_ms[name] if probe else None) for name in _JUDGED),
+        *(milliseconds(probe.latency_ms[name] if probe else None) for name in _JUDGED),
     )
 
 
-def _sure(options: Sequence[FleetOption]) -> Iterator[str]:
+def sure_lines(options: Sequence[FleetOption]) -> Iterator[str]:
+    """Say what the latencies of a table are, and how sure they are."""
     said = dict.fromkeys(words for option in options for words in option.how_sure)
-    yield "Latencies are at the percentiles asked for, else p99, under each replica's share."
+    yield (
+        "each: load that one replica sustains. Latencies are at the percentiles asked for, else"
+        " p99, under each replica's share."
+    )
     yield from said
 
 
-def _milliseconds(value: float | None) -> str:
+def milliseconds(value: float | None) -> str:
+    """Write a latency in four digits; None is "-"."""
     return _NONE if value is None else f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
 
 

@@ -45,8 +45,8 @@ def size_fleet(
     cards : iterable of (str, int)
         Accelerator and tensor-parallel degree.
     settings, watch
-        See `highest_rate`. An interrupt keeps the cards that are finished; so does
-        `settings.max_seconds`, which here is of all cards together.
+        See `highest_rate`. An interrupt keeps the cards that are finished, and the others say that
+        they are not; so does `settings.max_seconds`, which here is of all cards together.
     objectives : sequence of Objective, optional
         In place of the scenario's own.
     prices : mapping of str to Price or None, optional
@@ -64,6 +64,8 @@ def size_fleet(
 
     Raises
     ------
+    KeyboardInterrupt
+        When nothing at all was finished before it.
     InputError
         For a demand that is not above 0, or an unknown card.
     UnsupportedError
@@ -75,7 +77,9 @@ def size_fleet(
     work = Work(question, watch, jobs)
     known = [question.described(card_values(*card)) for card in cards]
     work.run(known, search_all=search_all)
-    return tuple(work.answers)
+    if work.interrupted and not work.done:
+        raise KeyboardInterrupt
+    return tuple(work.all_answers)
 
 
 def card_values(card: str, degree: int) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from kvsim.search.fleet_option import FleetOption, costs_more, ranked
 from kvsim.search.question import Question
 from kvsim.simulator.replica import Watch
 
-__all__ = ["Told", "Work"]
+__all__ = ["INTERRUPTED_WORDS", "Told", "Work"]
 
+INTERRUPTED_WORDS = "not searched: interrupted"
 _SIMULATIONS = 20  # of a search, about
 _AT_A_TIME = 2  # the same for any number of cores, so that the same ones are searched
 
@@ -89,9 +90,10 @@ class Work:
     @property
     def all_answers(self) -> list[FleetOption]:
         """All of them; of those that are not settled, that they are not."""
-        said = "not searched: interrupted"
         return [
-            option if number in self.done else replace(option, ruled_out="unsearched", problem=said)
+            option
+            if number in self.done
+            else replace(option, ruled_out="unsearched", problem=INTERRUPTED_WORDS)
             for number, option in enumerate(self.known)
         ]
 

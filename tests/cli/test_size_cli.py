@@ -11,6 +11,7 @@ import yaml
 import kvsim
 from kvsim.search import cheapest
 from kvsim.search.prices import prices_of
+from kvsim.specs.yaml_files import data_folder
 
 LOAD = ("--model", "llama3.1-8b", "--rate", "30", "--prompt", "200", "--output", "50")
 SEARCH = ("--requests", "300", "--replications", "1", "--tolerance", "0.1", "--tp", "1")
@@ -149,6 +150,36 @@ def test_the_cheapest_is_saved_as_a_scenario_that_runs_under_its_share(run_kvsim
     assert yaml.safe_load(path.read_text("utf-8"))["engine"]["tensor_parallel_size"] == 1
 
 
+def test_csv_has_the_same_columns_whatever_fits(run_kvsim):
+    heads = []
+    for cards in ("t4,h100", "h100", "t4"):
+        words = ("size", *LOAD, "--gpu", cards, *QUICK, "--format", "csv")
+        rows = list(csv.DictReader(io.StringIO(run_kvsim(*words)[1])))
+        heads.append(list(rows[0]))
+        assert [bool(row["tpot_ms"]) for row in rows] == [not row["problem"] for row in rows]
+    assert heads[0] == heads[1] == heads[2]
+
+
+def test_one_card_by_two_names_is_one_and_two_cards_of_one_name_are_refused(run_kvsim, tmp_path):
+    names = ("--gpu", "h100,H100-SXM5-80GB")
+    out = run_kvsim("size", *LOAD, *names, *QUICK, "--format", "json")[1]
+    assert len(json.loads(out)["fleets"]) == 1
+    own = tmp_path / "mine.yaml"
+    text = (data_folder("hardware_profiles") / "h100-sxm5-80gb.yaml").read_text("utf-8")
+    own.write_text(text.replace("value: 3.35e+12", "value: 3e+12"), "utf-8")
+    code, _, err = run_kvsim("size", *LOAD, "--gpu", f"h100,{own}", *QUICK)
+    assert code == 2
+    assert "are both called H100-SXM5-80GB; give your profile a name of its own" in err
+
+
+def test_nothing_is_saved_where_nothing_carries_the_load(run_kvsim, tmp_path):
+    path = tmp_path / "none.yaml"
+    code, _, err = size(run_kvsim, "--ttft", "1us", "--save", str(path))
+    assert code == 0
+    assert "no fleet carries the load at a known price" in err
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("kind", ["kubernetes", "kserve"])
 def test_the_cheapest_as_a_manifest_has_its_replicas_devices_and_flags(run_kvsim, kind):
     words = ("--price", "a100=1.5", "--price", "h100=40", "--manifest", kind)
@@ -181,6 +212,8 @@ def test_the_cheapest_as_a_manifest_has_its_replicas_devices_and_flags(run_kvsim
         (("--gpu", "h100", "--price", "h100=5-3"), "the range '5-3' falls; write 3-5"),
         (("--gpu", "h100", "--price", "none.yaml"), "is neither CARD=PRICE nor a file"),
         (("--gpu", "h100", "--currency", "EUR"), "the catalogue's prices are US dollars"),
+        (("--gpu", "h100", "--currency", ""), "--currency: names no currency"),
+        (("--gpu", "h100", "--set", "run.max_seconds=5"), "it would cut the runs of a search"),
         (("--gpu", "h100", "--duration", "5m"), "--duration: a search decides how long"),
         (("--gpu", "h100", "--set", "tp=2"), "--set tp=2: --tp takes its place"),
         (("--gpu", "h100", "--set", "accelerator=a100"), "--gpu takes its place"),

@@ -353,8 +353,10 @@ def test_a_stop_keeps_the_cards_that_are_finished():
 
     whole = kvsim.size_fleet(question, 10, both, SMALL, watch=watch, jobs=1)
     limit, calls[:] = len(calls) - 2, []
-    (kept,) = kvsim.size_fleet(question, 10, both, SMALL, watch=watch, jobs=1)
-    assert kept in whole
+    cut = kvsim.size_fleet(question, 10, both, SMALL, watch=watch, jobs=1)
+    (left,) = (option for option in cut if option not in whole)
+    assert len(cut) == len(whole)
+    assert left.problem == "not searched: interrupted"
 
 
 def test_an_unknown_card_or_no_demand_is_refused():

@@ -97,6 +97,58 @@ def test_users_without_an_objective_have_no_highest_number():
         kvsim.highest_rate(server({"kind": "closed_loop", "clients": 4}), ())
 
 
+def test_an_objective_that_one_user_misses_is_missed_by_one_user():
+    question = server({"kind": "closed_loop", "clients": 5})
+    settings = kvsim.SearchSettings(requests=200, replications=1)
+    found = kvsim.highest_rate(question, [Objective("ttft", 0.001)], settings)
+    assert (found.rate, found.failed_rate, found.limit) == (None, 1.0, "ttft")
+
+
+def test_of_two_percentiles_the_one_that_binds_is_named():
+    question = server({"kind": "poisson", "rate": 1})
+    settings = kvsim.SearchSettings(requests=1000, replications=1, tolerance=0.1)
+    both = [Objective("e2el", 1500, 0.5), Objective("e2el", 1e6, 0.99)]
+    found = kvsim.highest_rate(question, both, settings)
+    assert found.limit == "e2el"
+    assert found.goal == both[0]
+    assert found.rate == kvsim.highest_rate(question, both[:1], settings).rate
+
+
+def test_requests_that_are_rejected_end_the_rate_and_are_said():
+    """A twentieth is longer than the server takes: 95 of 100 are served at most."""
+    question = server(
+        {"kind": "poisson", "rate": 1},
+        **{
+            "engine": {"max_num_seqs": 1, "max_model_len": 150},
+            "workload.lengths.output": {"kind": "exponential", "mean": TOKENS},
+        },
+    )
+    settings = kvsim.SearchSettings(requests=500, replications=1)
+    found = kvsim.highest_rate(question, [Objective("ttft", 2000)], settings)
+    assert (found.rate, found.limit) == (None, "rejected")
+    (option,) = kvsim.size_fleet(
+        question, 1, [("h100", 1)], settings, objectives=[Objective("ttft", 2000)]
+    )
+    assert "too many requests are rejected" in option.problem
+
+
+def test_tokens_that_are_paid_for_are_those_of_requests_that_are_served():
+    question = server({"kind": "poisson", "rate": 1})
+    settings = kvsim.SearchSettings(requests=500, replications=1, tolerance=0.1)
+    (option,) = kvsim.size_fleet(
+        question, 0.5, [("h100", 1)], settings, objectives=[Objective("e2el", 5000, 0.9)]
+    )
+    prompt, output = option.tokens_per_s
+    assert prompt == pytest.approx(0.5 * 16, rel=0.15)
+    assert output == pytest.approx(0.5 * TOKENS, rel=0.15)
+
+
+def test_a_run_that_would_be_cut_is_refused():
+    question = server({"kind": "poisson", "rate": 1}, run={"max_seconds": 5})
+    with pytest.raises(kvsim.InputError, match=r"run\.max_seconds.*would cut the runs"):
+        kvsim.highest_rate(question, ())
+
+
 def test_a_trace_is_sped_up_until_the_server_is_full(tmp_path):
     """Even arrivals, recorded a hundred times too slowly: the server does one a half second."""
     path = tmp_path / "even.jsonl"
@@ -113,6 +165,8 @@ def test_a_trace_is_sped_up_until_the_server_is_full(tmp_path):
     found = kvsim.highest_rate(question, [Objective("ttft", 100)], settings)
     assert found.rate == pytest.approx(SERVICE_RATE, rel=0.02)
     assert found.limit in {"ttft", "saturation"}
+    assert found.is_sure  # another seed has the same requests
+    assert found.interval[1] <= found.throughput
 
 
 # --- how long a run must be --------------------------------------------------------------------

@@ -1,0 +1,271 @@
+"""What `size` and `search` share: prices, how a rate is searched, the objectives, the progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from kvsim.cli import say
+from kvsim.cli.objective_options import objectives
+from kvsim.cli.options import COUNT, DURATION, NUMBER, decorate
+from kvsim.cli.save import save_scenario
+from kvsim.errors import InputError
+
+if TYPE_CHECKING:
+    from kvsim.search import FleetOption, Objective, SearchSettings
+    from kvsim.search.space import Space
+    from kvsim.simulator.replica import Watch
+    from kvsim.simulator.scenario import Scenario
+    from kvsim.specs.hardware import Price
+
+__all__ = [
+    "Asked",
+    "asked_of",
+    "card_prices",
+    "distinct_cards",
+    "listed",
+    "price_options",
+    "print_manifest",
+    "save_cheapest",
+    "search_options",
+    "sizing_progress",
+]
+
+_REDRAWN_SECONDS = 0.1
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PRICES = (
+    click.option(
+        "--price", multiple=True, metavar="GPU=PRICE", help="An hour of one; or a YAML file."
+    ),
+    click.option(
+        "--currency", help="Of your prices; the catalogue's are US dollars.  [default: USD]"
+    ),
+    click.option("--all", "search_all", is_flag=True, help="Search what cannot be cheaper, too."),
+)
+
+_SEARCH = (
+    click.option("--tolerance", type=NUMBER, help="Relative; default: 0.03."),
+    click.option("--seed", type=click.IntRange(min=0), help="First seed."),
+    click.option("--replications", type=COUNT, help="Seeds, at least; default: 3."),
+    click.option("--max-seconds", type=DURATION, help="For the whole search."),
+    click.option("--jobs", type=COUNT, help="Processes at once; default: one a core."),
+    click.option(
+        "--save", type=click.Path(dir_okay=False), help="Write the cheapest as a scenario."
+    ),
+    click.option(
+        "--manifest",
+        type=click.Choice(("kubernetes", "kserve")),
+        help="Print the cheapest as YAML, and nothing else.",
+    ),
+    click.option("--image", help="Container image of the manifest; default: the engine's own."),
+)
+
+
+def price_options(function: F) -> F:
+    """Add ``--price``, ``--currency`` and ``--all``."""
+    return decorate(function, _PRICES)
+
+
+def search_options(function: F) -> F:
+    """Add the flags that say how a rate is searched, and what becomes of the cheapest."""
+    return decorate(function, _SEARCH)
+
+
+class Asked(NamedTuple):
+    """What is asked beside the scenario."""
+
+    objectives: tuple[Objective, ...]
+    settings: SearchSettings
+    currency: str
+    search_all: bool
+    jobs: int | None
+    save: str | None
+    manifest: str | None
+    image: str | None
+    replications: int | None
+
+    def goals(self, question: Scenario) -> tuple[Objective, ...]:
+        """The objectives of the flags, else those of the scenario."""
+        from kvsim.search.objectives import objectives_of
+
+        return self.objectives or objectives_of(question.slo, self.settings.share)
+
+    def settings_of(self, space: Space) -> SearchSettings:
+        """How a rate is searched: with as many seeds as the space says, unless a flag does."""
+        if self.replications is not None or not space.is_seeded:
+            return self.settings
+        most = max(space.seeds, self.settings.most_replications)
+        return replace(self.settings, replications=space.seeds, most_replications=most)
+
+    def demand(self, question: Scenario) -> float:
+        """The load of the whole fleet."""
+        from kvsim.search.load import load_of
+
+        return load_of(question).stated(question.workload)
+
+
+def asked_of(flags: dict[str, Any]) -> Asked:
+    """Take what is not of the scenario out of the flags."""
+    from kvsim.search import SearchSettings
+
+    if flags["duration_seconds"] is not None:
+        raise InputError(
+            "a search decides how long it simulates", where="--duration", fix="leave it out"
+        )
+    if flags["image"] and not flags["manifest"]:
+        raise InputError("is of a manifest", where="--image", fix="add --manifest kubernetes")
+    if flags["currency"] is not None and not flags["currency"].strip():
+        raise InputError("names no currency", where="--currency", fix="as --currency EUR")
+    stated = {name: flags.pop(name) for name in ("tolerance", "replications", "max_seconds")}
+    stated["requests"] = flags["requests"]
+    given = {name: value for name, value in stated.items() if value is not None}
+    count = given.get("replications")
+    if count is not None:
+        given["most_replications"] = max(count, SearchSettings.most_replications)
+    return Asked(
+        objectives(flags),
+        SearchSettings(**given),
+        flags.pop("currency") or "USD",
+        flags.pop("search_all"),
+        flags.pop("jobs"),
+        flags.pop("save"),
+        flags.pop("manifest"),
+        flags.pop("image"),
+        count,
+    )
+
+
+def listed(text: str, flag: str) -> list[str]:
+    """Read words that commas separate, each once (InputError for an empty one)."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise InputError(f"{text!r} has an empty part", where=flag, fix="separate by one comma")
+    return list(dict.fromkeys(words))
+
+
+def distinct_cards(names: Iterable[str]) -> list[str]:
+    """Leave out names of one card; refuse two profiles that have one name.
+
+    Raises
+    ------
+    InputError
+        For an unknown card, and two that no answer could tell apart.
+    """
+    from kvsim.catalog.accelerators import find_accelerator
+
+    found: dict[str, tuple[str, object]] = {}
+    for name in names:
+        profile = find_accelerator(name)
+        known = found.setdefault(profile.name, (name, profile))
+        if known[1] != profile:
+            raise InputError(
+                f"{known[0]} and {name} are both called {profile.name}",
+                where="--gpu",
+                fix="give your profile a name of its own",
+            )
+    return [name for name, _ in found.values()]
+
+
+def card_prices(
+    stated: tuple[str, ...], cards: Iterable[str], currency: str
+) -> dict[str, Price | None]:
+    """Prices by accelerator; in another currency the catalogue has none."""
+    from kvsim.catalog.accelerators import find_accelerator
+    from kvsim.search.prices import prices_of
+
+    wanted = dict.fromkeys(find_accelerator(name).name for name in cards)
+    for text in stated:
+        idle = set(prices_of([text])) - set(wanted) if "=" in text else ()
+        if idle:
+            raise InputError(
+                "is not among the cards of --gpu", where=f"--price {text}", fix="leave it out"
+            )
+    own: dict[str, Price | None] = dict(prices_of(stated))
+    if currency.upper() != "USD":
+        own = {**dict.fromkeys(wanted), **own}
+        if not any(own[name] for name in wanted):
+            raise InputError(
+                "the catalogue's prices are US dollars",
+                where=f"--currency {currency}",
+                fix="give yours with --price GPU=PRICE",
+            )
+    return own
+
+
+def save_cheapest(question: Scenario, best: tuple[FleetOption, ...], file: str) -> None:
+    """Write one replica of the cheapest fleet under its share of the demand."""
+    from kvsim.search.fleet import replica_scenario
+
+    if not best:
+        say(f"kvsim: no fleet carries the load at a known price, so {file} was not written")
+        return
+    save_scenario(replica_scenario(question, best[0]), file)
+
+
+def print_manifest(question: Scenario, best: tuple[FleetOption, ...], asked: Asked) -> None:
+    """Print the cheapest fleet as Kubernetes takes it, and nothing else."""
+    from kvsim.search.fleet import replica_scenario
+    from kvsim.search.manifests import deployment_manifest, fleet_of, kserve_manifest
+
+    if not best:
+        raise InputError("no fleet carries the load at a known price", where="--manifest")
+    engine = replica_scenario(question, best[0]).engine
+    fleet = fleet_of(best[0], engine.name, engine.version, image=asked.image or "")
+    written = deployment_manifest if asked.manifest == "kubernetes" else kserve_manifest
+    click.echo(written(fleet), nl=False)
+
+
+@contextmanager
+def sizing_progress() -> Iterator[Watch | None]:
+    """Count simulations and requests on a terminal's stderr."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    text = TextColumn("{task.fields[runs]:,} simulations here, {task.completed:,} requests")
+    columns = (TextColumn("sizing"), text, TimeElapsedColumn())
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, auto_refresh=False
+    ) as bar:
+        task, seen = bar.add_task("", total=None, runs=0), _Seen()
+
+        def watch(clock: float, requests: int, usage: float) -> None:
+            if seen.take(requests):
+                bar.update(task, completed=seen.requests, runs=seen.runs)
+                bar.refresh()
+
+        yield watch
+
+
+class _Seen:
+    """What passed so far, of simulations that each count from 0."""
+
+    def __init__(self) -> None:
+        self.runs = self.before = self.now = 0
+        self.drawn = -1.0
+
+    @property
+    def requests(self) -> int:
+        """Requests of all simulations."""
+        return self.before + self.now
+
+    def take(self, requests: int) -> bool:
+        """Take a count; whether it is time to draw."""
+        if requests < self.now or not self.runs:
+            self.before += self.now
+            self.runs += 1
+        self.now = requests
+        due = monotonic() - self.drawn > _REDRAWN_SECONDS
+        if due:
+            self.drawn = monotonic()
+        return due

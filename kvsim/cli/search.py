@@ -1,0 +1,159 @@
+"""``kvsim search``: the cheapest deployment of a space."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kvsim.cli import INTERRUPTED, say
+from kvsim.cli.fleet_options import (
+    Asked,
+    asked_of,
+    card_prices,
+    price_options,
+    print_manifest,
+    save_cheapest,
+    search_options,
+)
+from kvsim.cli.objective_options import objective_options
+from kvsim.cli.options import MODEL, SCENARIO, format_option
+from kvsim.cli.render import emit, print_records
+from kvsim.cli.save import savable
+from kvsim.cli.space_options import chosen_space, space_options
+from kvsim.cli.workload_options import workload_options
+from kvsim.interrupts import held, released
+
+if TYPE_CHECKING:
+    from kvsim.search import FleetOption, FleetSearch
+    from kvsim.search.space import Space
+    from kvsim.search.work import Told
+
+__all__ = ["command"]
+
+
+@click.command("search")
+@click.argument("scenario", type=SCENARIO, required=False)
+@click.option("--model", type=MODEL, help="Name, path or hf:org/name.")
+@workload_options
+@objective_options
+@price_options
+@click.option("--engine", help="Whose accounting sizes the pool.")
+@click.option("--engine-version", help="Release; default: the newest known.")
+@space_options
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any dotted key or flag."
+)
+@search_options
+@click.option("--explain", is_flag=True, help="Say why the cheapest wins, and what changes it.")
+@format_option
+def command(
+    scenario: str | None,
+    price: tuple[str, ...],
+    settings: tuple[str, ...],
+    vary: tuple[str, ...],
+    explain: bool,
+    output_format: str,
+    **flags: Any,
+) -> None:
+    """Find the deployment that carries a load at the least cost: cards, degrees, dtypes, flags.
+
+    Each of --gpu, --tp, --kv-cache-dtype, --max-num-seqs and their like takes several values, and
+    all combinations are the points; without, --tp is 1,2,4,8 and --kv-cache-dtype auto,fp8. What
+    cannot be the cheapest is not simulated, and says why.
+
+    \b
+    kvsim search --model llama3-70b --gpu a100,h100,h200 --rate 10 --prompt 1000 --output 200 \\
+        --ttft 2s --tpot-p95 50ms --explain
+    kvsim search --model llama3.1-8b --gpu h100 --tp 1,2 --max-num-seqs 64,256 --rate 20 \\
+        --prompt 1000 --output 200 --ttft 2s
+    kvsim search --space space.yaml --ttft 2s
+    """  # noqa: D301 - \b keeps click from wrapping the examples
+    from kvsim.search import find_cheapest
+
+    asked = asked_of(flags)
+    space = chosen_space(scenario, settings, vary, flags)
+    if asked.save is not None:
+        savable(space.scenario, asked.save)
+    find = partial(
+        find_cheapest,
+        space,
+        settings=asked.settings_of(space),
+        objectives=asked.objectives or None,
+        prices=card_prices(price, _cards(space), asked.currency),
+        search_all=asked.search_all,
+        jobs=asked.jobs,
+    )
+    with held():
+        with released(), _progress() as told:
+            found = find(told=told)
+        if asked.save is not None:
+            save_cheapest(space.scenario, found.cheapest, asked.save)
+        if not found.objectives:
+            say("kvsim: no objective is given: a queue that does not grow is all that is asked for")
+        if asked.manifest is not None:
+            print_manifest(space.scenario, found.cheapest, asked)
+        else:
+            _show(found, asked, output_format, explain=explain)
+    _tell(found)
+    if found.interrupted:
+        raise click.exceptions.Exit(INTERRUPTED)
+
+
+def _cards(space: Space) -> list[str]:
+    """The accelerators of a space."""
+    from kvsim.simulator.facts import key_of
+
+    named = [key for key in space.vary if key_of(key) == "accelerator"]
+    return [str(each) for each in space.vary[named[0]]] if named else [space.scenario.accelerator]
+
+
+def _show(found: FleetSearch, asked: Asked, output_format: str, *, explain: bool) -> None:
+    from kvsim.cli.search_report import search_record, search_rows, search_sections
+
+    if output_format == "csv":
+        print_records(search_rows(found), (), output_format)
+        return
+    sections = search_sections(found, asked.currency, explain=explain)
+    emit(sections, partial(search_record, found, asked.currency), output_format)
+
+
+def _tell(found: FleetSearch) -> None:
+    """Say what is missing."""
+    left = sum(option.ruled_out == "unsearched" for option in found.options)
+    if left:
+        settled = f"{len(found.options) - left:,} of {found.points:,} points are settled"
+        say(f"kvsim: {'interrupted' if found.interrupted else 'out of time'}: {settled}")
+
+
+@contextmanager
+def _progress() -> Iterator[Told | None]:
+    """Draw on a terminal's stderr how many points are settled, and the cheapest so far."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, auto_refresh=False
+    ) as bar:
+        task, drawn = bar.add_task(""), -1.0
+
+        def told(stage: str, done: int, of: int, best: FleetOption | None) -> None:
+            nonlocal drawn
+            if stage == "screened" and monotonic() - drawn < 0.1 and done < of:
+                return
+            said = f"{done:,} of {of:,} points {stage}"
+            if best is not None:
+                said += f"; cheapest so far: {best.devices:,} x {best.label}"
+            bar.update(task, completed=done, total=of, description=said, refresh=True)
+            drawn = monotonic()
+
+        yield told

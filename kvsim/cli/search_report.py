@@ -1,0 +1,203 @@
+"""What `kvsim search` prints: the cheapest, all that carry the load, and why not the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from kvsim.cli.render import Section, Table
+from kvsim.cli.size_report import best_lines, counted, fleet_record, milliseconds, sure_lines
+from kvsim.results.words import SHORT
+
+if TYPE_CHECKING:
+    from kvsim.search import FleetOption, FleetSearch
+    from kvsim.search.explain import Explanation, Reach
+
+__all__ = ["search_record", "search_rows", "search_sections"]
+
+_FRONT = "*"
+
+
+def search_sections(found: FleetSearch, currency: str, *, explain: bool) -> Iterator[Section]:
+    """Lay the answer out."""
+    best = found.cheapest
+    if best:
+        lines = (f"with {_values(best[0])}", *best_lines(best, currency))
+        yield Section("Cheapest", lines)
+        yield Section("Launch, each replica", (best[0].command,))
+    else:
+        said = "no point has a price: give one with --price GPU=PRICE"
+        yield Section("Cheapest", (said if found.answers else "no point carries the load",))
+    if explain and found.explanation is not None:
+        yield Section("Why, and what would change it", tuple(_why(found.explanation)))
+    if found.answers:
+        yield Section(_title(found), (_table(found, currency), *_notes(found)))
+    if found.ruled_out:
+        rows = tuple((_values(option), option.problem) for option in found.ruled_out)
+        title = f"{len(rows):,} of {found.points:,} points are no answer"
+        yield Section(title, (Table(("point", "why"), rows, words=True),))
+
+
+def search_record(found: FleetSearch, currency: str) -> dict[str, Any]:
+    """The answer as JSON-ready values."""
+    from kvsim.version import __version__
+
+    return {
+        "kvsim": __version__,
+        "demand": found.demand,
+        "unit": found.unit,
+        "currency": currency,
+        "objectives": [
+            {"latency": each.latency, "percentile": 100 * each.share, "limit_ms": each.limit_ms}
+            for each in found.objectives
+        ],
+        "points": found.points,
+        "simulated": found.simulated,
+        "interrupted": found.interrupted,
+        "front_latency": found.latency,
+        "cheapest": [option.values for option in found.cheapest],
+        "explanation": _explanation_record(found.explanation),
+        "fleets": [_record(found, option) for option in found.options],
+    }
+
+
+def search_rows(found: FleetSearch) -> list[dict[str, Any]]:
+    """One flat row a point."""
+    return [
+        {
+            **option.values,
+            **{
+                key: value
+                for key, value in _record(found, option).items()
+                if not isinstance(value, list | dict)
+            },
+        }
+        for option in found.options
+    ]
+
+
+def _record(found: FleetSearch, option: FleetOption) -> dict[str, Any]:
+    return {
+        "values": dict(option.values),
+        "on_front": option in found.front,
+        "is_cheapest": option in found.cheapest,
+        "ruled_out": option.ruled_out,
+        **fleet_record(option),
+    }
+
+
+def _explanation_record(why: Explanation | None) -> dict[str, Any] | None:
+    if why is None:
+        return None
+    return {
+        "winner": why.winner.values,
+        "runner_up": why.runner_up.values if why.runner_up else None,
+        "rival": why.rival.values if why.rival else None,
+        "price_ratio": why.price_ratio,
+        "price_ratio_now": why.price_ratio_now,
+        "more_replicas_above": why.more_replicas_above,
+        "overtaken_above": why.overtaken_above,
+        "overtaken_by": why.overtaken_by.values if why.overtaken_by else None,
+        "objectives": [
+            {
+                "objective": reach.objective.name,
+                "limit_ms": reach.objective.limit_ms,
+                "at_demand_ms": reach.at_demand_ms,
+                "least_ms": reach.least_ms,
+            }
+            for reach in why.reaches
+        ],
+    }
+
+
+def _title(found: FleetSearch) -> str:
+    count = len(found.answers)
+    return f"{count:,} of {found.points:,} points carry {found.demand:,.4g} {found.unit}"
+
+
+def _table(found: FleetSearch, currency: str) -> Table:
+    latency = f"{SHORT[found.latency]} ms"
+    headers = (
+        "point",
+        "replicas",
+        "devices",
+        f"{currency}/hour",
+        "sustains each",
+        latency,
+        "front",
+    )
+    return Table(headers, tuple(_row(found, option) for option in found.answers))
+
+
+def _row(found: FleetSearch, option: FleetOption) -> tuple[str, ...]:
+    cost, probe = option.usd_per_hour, option.at_demand
+    low, high = cost or (0.0, 0.0)
+    priced = f"{low:,.2f}" if low == high else f"{low:,.2f} to {high:,.2f}"
+    return (
+        _values(option),
+        f"{option.replicas:,}",
+        f"{option.devices:,}",
+        priced if cost else "no price",
+        f"{option.highest_rate:,.3g}",
+        milliseconds(probe.latency_ms.get(found.latency) if probe else None),
+        _FRONT if option in found.front else "",
+    )
+
+
+def _notes(found: FleetSearch) -> Iterator[str]:
+    quicker = f"both cheaper and quicker by {SHORT[found.latency]}"
+    yield f"{_FRONT} no point that was searched is {quicker}; --all searches all that run."
+    yield from sure_lines(found.answers)
+
+
+def _values(option: FleetOption) -> str:
+    """A point by its values alone: the keys are the same in every row."""
+    return " ".join(_value(key, value) for key, value in option.values.items())
+
+
+def _value(key: str, value: object) -> str:
+    name = key.rpartition(".")[2].replace("tensor_parallel_size", "tp")
+    plain = isinstance(value, str) and key.rpartition(".")[2] in ("accelerator", "gpu")
+    return str(value) if plain else f"{name}={value}"
+
+
+def _why(why: Explanation) -> Iterator[str]:
+    winner = why.winner
+    carried = f"{why.more_replicas_above:,.4g} {winner.unit}"
+    yield f"the demand: above {carried} it needs another replica, of {winner.devices_per_replica}"
+    yield _overtaken(why)
+    yield _price(why)
+    for reach in why.reaches:
+        yield _objective(reach)
+
+
+def _overtaken(why: Explanation) -> str:
+    if why.overtaken_above is None or why.overtaken_by is None:
+        return "up to ten times the demand no other point that was searched is cheaper"
+    other = f"{_values(why.overtaken_by)} is cheaper"
+    return f"above {why.overtaken_above:,.4g} {why.winner.unit} {other}, by the middle prices"
+
+
+def _price(why: Explanation) -> str:
+    if why.runner_up is None:
+        return "no other point that was searched carries the demand"
+    said = f"next is {counted(why.runner_up)}, with {_values(why.runner_up)}"
+    rival = why.rival
+    if rival is None or why.price_ratio is None or why.price_ratio_now is None:
+        return f"{said}: the same card, so no price changes that"
+    own = f"{rival.accelerator} in prices of {why.winner.accelerator}"
+    return (
+        f"{said}; {_values(rival)} takes over where a {own} is below {why.price_ratio:.3g}"
+        f" (devices: {why.winner.devices:,} over {rival.devices:,}); it is"
+        f" {why.price_ratio_now:.3g}"
+    )
+
+
+def _objective(reach: Reach) -> str:
+    if reach.at_demand_ms is None or reach.least_ms is None:
+        return f"{reach.objective.words}: no probe saw it"
+    return (
+        f"{reach.objective.words}: {milliseconds(reach.at_demand_ms)} ms under its share of the"
+        f" demand, so a lower limit takes more or another; no probe of it saw less than"
+        f" {milliseconds(reach.least_ms)} ms"
+    )
