@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 _NONE = "-"
+_NESTED = ("bound_by", "latency_ms", "time_bands")
 _ENDS = {"saturation": "queue"}
 _JUDGED = ("ttft", "tpot", "e2el")
 
@@ -76,14 +77,13 @@ def size_record(
 
 def size_rows(options: Sequence[FleetOption]) -> list[dict[str, Any]]:
     """One flat row a fleet."""
-    return [
-        {
-            key: value
-            for key, value in fleet_record(option).items()
-            if not isinstance(value, list | dict)
-        }
-        for option in options
-    ]
+    rows = []
+    for option in options:
+        record = fleet_record(option)
+        latencies = record["latency_ms"] or {}
+        row = {key: value for key, value in record.items() if key not in _NESTED}
+        rows.append({**row, **{f"{name}_ms": latencies.get(name) for name in _JUDGED}})
+    return rows
 
 
 def fleet_record(option: FleetOption) -> dict[str, Any]:

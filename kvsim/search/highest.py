@@ -32,7 +32,14 @@ from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import SLO, Scenario
 
-__all__ = ["Search", "TimeIsUpError", "highest_rate", "require_end", "sustained_throughput"]
+__all__ = [
+    "Search",
+    "TimeIsUpError",
+    "highest_rate",
+    "refuse_cut",
+    "require_end",
+    "sustained_throughput",
+]
 
 _MOST_REQUESTS = 60_000
 _MEMORIES = 20  # of a queue: the least length of a run
@@ -99,6 +106,13 @@ def require_end(load: Load, objectives: Sequence[Objective]) -> None:
             "users wait for their answers, so any number of them is served in the end",
             fix="give an objective, such as a p99 TTFT",
         )
+
+
+def refuse_cut(scenario: Scenario) -> None:
+    """Refuse runs that would be cut before they say anything (InputError)."""
+    if scenario.run.max_seconds is not None:
+        where = scenario.where("run.max_seconds", short=True)
+        raise InputError("it would cut the runs of a search", where=where, fix="leave it out")
 
 
 @dataclass
@@ -174,10 +188,7 @@ class Search:
 
     def __post_init__(self) -> None:
         require_end(self.load, self.objectives)
-        scenario = self.setup.scenario
-        if scenario.run.max_seconds is not None:
-            where = scenario.where("run.max_seconds", short=True)
-            raise InputError("it would cut the runs of a search", where=where, fix="leave it out")
+        refuse_cut(self.setup.scenario)
         if self.ends is None:
             self.ends = monotonic() + self.settings.max_seconds
         self._fewest = self.settings.requests

@@ -28,7 +28,7 @@ from kvsim.errors import InputError, KVSimError, shortened
 from kvsim.results.result import SimulationResult
 from kvsim.results.words import SHORT
 from kvsim.search.fleet_option import FleetOption
-from kvsim.search.highest import Search, TimeIsUpError, require_end
+from kvsim.search.highest import Search, TimeIsUpError, refuse_cut, require_end
 from kvsim.search.load import OVERLOAD_RATE, Load, load_of
 from kvsim.search.lowest import Lengths, beyond_reach, sampled_lengths
 from kvsim.search.objectives import Objective, objectives_of
@@ -103,6 +103,7 @@ class Question:
                 f"a demand of {self.demand:g} is not above 0 and below {OVERLOAD_RATE:g}"
             )
         require_end(self.load, self.goals)
+        refuse_cut(self.scenario)
         self._ends = monotonic() + self.settings.max_seconds
 
     @cached_property
