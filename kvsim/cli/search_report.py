@@ -186,9 +186,10 @@ def _price(why: Explanation) -> str:
     if rival is None or why.price_ratio is None or why.price_ratio_now is None:
         return f"{said}: the same card, so no price changes that"
     own = f"{rival.accelerator} in prices of {why.winner.accelerator}"
+    devices = f"devices: {why.winner.devices:,} over {rival.devices:,}"
     return (
         f"{said}; {_values(rival)} takes over where a {own} is below {why.price_ratio:.3g}"
-        f" (devices: {why.winner.devices:,} over {rival.devices:,}); it is {why.price_ratio_now:.3g}"
+        f" ({devices}); it is {why.price_ratio_now:.3g}"
     )
 
 
