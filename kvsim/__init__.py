@@ -47,8 +47,11 @@ if TYPE_CHECKING:
     from kvsim.search import Objective as Objective
     from kvsim.search import RateSearch as RateSearch
     from kvsim.search import SearchSettings as SearchSettings
+    from kvsim.search import deployment_manifest as deployment_manifest
     from kvsim.search import find_cheapest as find_cheapest
+    from kvsim.search import fleet_of as fleet_of
     from kvsim.search import highest_rate as highest_rate
+    from kvsim.search import kserve_manifest as kserve_manifest
     from kvsim.search import size_fleet as size_fleet
     from kvsim.search import usual_space as usual_space
     from kvsim.search.space import Space as Space
@@ -119,6 +122,7 @@ _HOMES = {
     "cache_sizes": "kvsim.studies.cache",
     "compare": "kvsim.runs.compare",
     "compare_bench": "kvsim.calibrate.served.bench",
+    "deployment_manifest": "kvsim.search",
     "describe_accelerators": "kvsim.catalog.accelerators",
     "describe_models": "kvsim.catalog.models",
     "describe_scenarios": "kvsim.simulator.shipped",
@@ -129,9 +133,11 @@ _HOMES = {
     "find_cheapest": "kvsim.search",
     "find_accelerator": "kvsim.catalog.accelerators",
     "find_model": "kvsim.catalog.models",
+    "fleet_of": "kvsim.search",
     "highest_rate": "kvsim.search",
     "hit_costs": "kvsim.studies.cache",
     "hit_ratio_curve": "kvsim.studies.cache",
+    "kserve_manifest": "kvsim.search",
     "kv_format_names": "kvsim.specs.precision",
     "learn_served": "kvsim.calibrate.served.learn",
     "load_accelerator": "kvsim.catalog.accelerators",

@@ -30,6 +30,13 @@ class Demand:
     rate: float
     settings: SearchSettings
 
+    @property
+    def limits_ms(self) -> list[tuple[str, float]]:
+        """What each latency must stay within, where it must."""
+        slo = self.scenario.slo
+        limits = ((key, getattr(slo, f"{key}_ms")) for key in LATENCIES)
+        return [(key, limit) for key, limit in limits if limit is not None]
+
     def identity(self, card: str, degree: int) -> str:
         """Everything that one card's answer depends on."""
         scenario = self.scenario.model_dump_json(exclude={"folder"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ MOST_OPTIONS = 16
 SIMULATIONS_EACH = 30
 LATER = ("by", "look")  # asked for when there is an answer, and in the link before it
 FILE = "kvsim-size.yaml"
+_FLAGS = {"ttft": "ttft", "tpot": "tpot", "e2el": "e2e"}
 
 
 def _objective(key: str, label: str, default: float | None, step: float) -> Share:
@@ -219,15 +219,16 @@ def closely(
 def keep(wanted: Demand, cards: Sequence[tuple[str, int]], options: Sequence[FleetOption]) -> None:
     """Offer the scenario, and the lines that search it and run it again."""
     shown.downloads({"Scenario, YAML": (FILE.removeprefix("kvsim-"), wanted.scenario.to_yaml)})
-    settings = wanted.settings
-    search = command_line.python_line(
-        "import kvsim, kvsim.figures",
-        f"wanted = kvsim.load_scenario({json.dumps(FILE)})",
-        f"settings = kvsim.SearchSettings(share={settings.share},"
-        f" requests={settings.requests}, seed={settings.seed})",
-        f"fleets = kvsim.size_fleet(wanted, {wanted.rate}, {json.dumps(cards)}, settings)",
-        "print(kvsim.figures.fleet_table(fleets).to_csv())",
-    )
+    percentile = f"p{100 * wanted.settings.share:g}"
+    limits = {f"{_FLAGS[key]}-{percentile}": f"{limit}ms" for key, limit in wanted.limits_ms}
+    flags = {
+        "gpu": ",".join(dict.fromkeys(card for card, _ in cards)),
+        "tp": ",".join(dict.fromkeys(str(degree) for _, degree in cards)),
+        **limits,
+        "requests": wanted.settings.requests,
+        "all": True,
+    }
+    search = command_line.command_line(f"size {FILE}", flags)
     command_line.show([search, *(_at_its_highest(each) for each in options if each.highest_rate)])
     st.caption("The first line searches again; the others run one replica at its highest rate.")
 

@@ -1,7 +1,8 @@
 """The catalogue of accelerators: a name, an alias or a path in, a profile out.
 
 A name is looked for in every folder of ``$KVSIM_PATH``, then in the shipped
-``hardware_profiles/``; there by file name, then by the ``name`` and ``aliases`` inside.
+``hardware_profiles/``; there by file name, then by the ``name``, ``product_name`` and
+``aliases`` inside.
 Letter case, punctuation and a leading vendor's name do not count, so that what a driver
 prints ("NVIDIA A100-SXM4-80GB", "Tesla T4") is found.
 """
@@ -240,9 +241,10 @@ def _find_shipped(key: str) -> Path | None:
 
 
 def _words(content: dict[str, Any]) -> list[str]:
-    """Return the name and the aliases of an unvalidated profile."""
+    """Return the names and the aliases of an unvalidated profile."""
     aliases = content.get("aliases")
-    return [str(content.get("name")), *map(str, aliases if isinstance(aliases, list) else ())]
+    names = filter(None, (content.get("name"), content.get("product_name")))
+    return [*map(str, names), *map(str, aliases if isinstance(aliases, list) else ())]
 
 
 def _all_profiles() -> Iterator[AcceleratorProfile]:

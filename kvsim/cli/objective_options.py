@@ -32,13 +32,13 @@ def _option(flag: str, point: int) -> Callable[[F], F]:
     if point != _USUAL:
         return click.option(f"--{flag}-p{point}", type=DURATION, hidden=True)
     _, words = _LATENCIES[flag]
-    others = ", ".join(f"-p{each}" for each in _POINTS if each != _USUAL)
+    others = ", ".join(f"--{flag}-p{each}" for each in _POINTS if each != _USUAL)
     return click.option(
         f"--{flag}",
         f"--{flag}-p{point}",
         _name(flag, point),
         type=DURATION,
-        help=f"p{point} {words} at most, as 500ms; --{flag}{others} likewise.",
+        help=f"p{point} {words} at most, as 500ms; also {others}.",
     )
 
 

@@ -36,6 +36,7 @@ from kvsim.units import parse_count
 
 if TYPE_CHECKING:
     from kvsim.search import FleetOption
+    from kvsim.simulator.scenario import Scenario
 
 __all__ = ["command"]
 
@@ -57,6 +58,10 @@ _DEGREES = "1,2,4,8"
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any dotted key or flag."
 )
 @search_options
+@click.option(
+    "--manifest", type=click.Choice(("kubernetes", "kserve")), help="Print the cheapest as YAML."
+)
+@click.option("--image", help="Container image of the manifest; default: the engine's own.")
 @format_option
 def command(
     scenario: str | None,
@@ -64,6 +69,8 @@ def command(
     tp: str,
     price: tuple[str, ...],
     settings: tuple[str, ...],
+    manifest: str | None,
+    image: str | None,
     output_format: str,
     **flags: Any,
 ) -> None:
@@ -81,6 +88,8 @@ def command(
     """  # noqa: D301 - \b keeps click from wrapping the examples
     from kvsim.search import cheapest, size_fleet
 
+    if image and not manifest:
+        raise InputError("is of a manifest", where="--image", fix="add --manifest kubernetes")
     asked = asked_of(flags)
     cards = _cards(gpu, tp, flags, settings)
     question = chosen_scenario(scenario, settings, {**flags, "gpu": cards[0][0]})
@@ -106,7 +115,10 @@ def command(
             save_cheapest(question, cheapest(options), asked.save)
         if not asked.goals(question):
             say("kvsim: no objective is given: a queue that does not grow is all that is asked for")
-        _show(options, asked, output_format)
+        if manifest is not None:
+            _print_manifest(question, cheapest(options), manifest, image or "")
+        else:
+            _show(options, asked, output_format)
     if len(options) < len(cards):
         say(f"kvsim: interrupted: {len(options)} of {len(cards)} fleets are finished")
         raise click.exceptions.Exit(INTERRUPTED)
@@ -133,6 +145,20 @@ def _degree(word: str) -> int:
     if degree < 1:
         raise InputError(f"{word!r} is no degree", where="--tp", fix="as --tp 1,2,4")
     return degree
+
+
+def _print_manifest(
+    question: Scenario, best: tuple[FleetOption, ...], kind: str, image: str
+) -> None:
+    """Print the cheapest fleet as Kubernetes takes it, and nothing else."""
+    from kvsim.search.manifests import deployment_manifest, fleet_of, kserve_manifest
+
+    if not best:
+        raise InputError("no fleet carries the load at a known price", where="--manifest")
+    engine = question.engine
+    fleet = fleet_of(best[0], engine.name, engine.version, image=image)
+    written = deployment_manifest if kind == "kubernetes" else kserve_manifest
+    click.echo(written(fleet), nl=False)
 
 
 def _show(options: tuple[FleetOption, ...], asked: Asked, output_format: str) -> None:

@@ -97,7 +97,7 @@ def fleet_record(option: FleetOption) -> dict[str, Any]:
         "cost_per_hour_high": cost[1],
         "cost_per_million_tokens_low": tokens[0] if tokens else None,
         "cost_per_million_tokens_high": tokens[1] if tokens else None,
-        "price_source": option.price.note if option.price else None,
+        "price_source": option.price.source if option.price else None,
         "sustained_per_replica": option.highest_rate,
         "sustained_low": None if low is None else option.ranks * low,
         "sustained_high": None if high is None else option.ranks * high,
@@ -134,8 +134,8 @@ def best_lines(best: Sequence[FleetOption], currency: str) -> Iterator[str]:
     if bound:
         yield bound
     yield from _times(option)
-    if option.price and option.price.note:
-        yield f"price of one: {option.price.note}"
+    if option.price and option.price.source:
+        yield f"price of one: {option.price.source}"
 
 
 def counted(option: FleetOption) -> str:

@@ -16,6 +16,7 @@ the recurrent states of a full batch. Rules of the PyTorch executor's ``_util.py
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -266,7 +267,7 @@ class TensorRTLLM(ReleasedEngine):
     def command(self, deployment: Deployment) -> str:
         """A ``trtllm-serve`` line, with the options that only its YAML file has behind it."""
         options, model = deployment.options, deployment.model
-        words = [f"trtllm-serve {model.hf_id or model.name}"]
+        words = [f"trtllm-serve {shlex.quote(model.hf_id or model.name)}"]
         sections: dict[str, list[str]] = {}
         given = options.model_dump(exclude_defaults=True)
         block = self.resolve(deployment).options.block_size

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kvsim.search.fleet_option import FleetOption
-from kvsim.search.load import load_of
-from kvsim.search.objectives import Objective
+from kvsim.search.load import WARMUP, load_of
+from kvsim.search.objectives import JUDGED, Objective
 from kvsim.search.question import Question
 from kvsim.search.rate import SearchSettings
 from kvsim.search.work import Work
@@ -15,6 +15,8 @@ from kvsim.simulator.loading import with_overrides
 from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import Scenario
 from kvsim.specs.hardware import Price
+
+_REQUESTS = 2000
 
 __all__ = ["card_values", "replica_scenario", "size_fleet"]
 
@@ -93,8 +95,11 @@ def replica_scenario(scenario: Scenario, option: FleetOption) -> Scenario:
     """
     load = load_of(scenario)
     placed = with_overrides(scenario, option.values)
-    probe = option.at_demand
-    if probe is None:
-        return placed
-    workload = load.workload(placed.workload, probe.rate, probe.requests)
-    return placed.model_copy(update={"workload": workload})
+    share = load.rounded(option.share or load.stated(placed.workload))
+    requests = option.at_demand.requests if option.at_demand else placed.workload.requests
+    workload = load.workload(placed.workload, share, requests or _REQUESTS)
+    run = placed.run.model_copy(update={"warmup_fraction": WARMUP})
+    limits = {each.latency: each for each in (option.search.objectives if option.search else ())}
+    stated = {JUDGED[name]: each.limit_ms for name, each in limits.items()}
+    slo = placed.slo.model_copy(update=stated)
+    return placed.model_copy(update={"workload": workload, "run": run, "slo": slo})

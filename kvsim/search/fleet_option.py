@@ -124,6 +124,11 @@ class FleetOption:
         return replicas_for(self.demand, self.highest_rate) if self.highest_rate else None
 
     @property
+    def share(self) -> float | None:
+        """Load of one rank when the demand is split evenly; None without replicas."""
+        return None if self.replicas is None else self.demand / self.replicas / self.ranks
+
+    @property
     def devices_per_replica(self) -> int:
         """Devices of one replica: ranks of each layer, stages and data-parallel ranks."""
         return self.tensor_parallel_size * self.stages * self.ranks

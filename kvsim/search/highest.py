@@ -12,7 +12,7 @@ from time import monotonic
 
 import numpy as np
 
-from kvsim.errors import InputError, KVSimError
+from kvsim.errors import InputError, KVSimError, UnsupportedError
 from kvsim.results.result import SimulationResult
 from kvsim.results.statistics import Interval, confidence_interval
 from kvsim.runs.simulate import run_setup
@@ -103,9 +103,10 @@ def require_end(load: Load, objectives: Sequence[Objective]) -> None:
 
 @dataclass
 class _Knees:
-    """Brackets (passes, fails) of some seeds, and the throughput of each."""
+    """Brackets (passes, fails) of some seeds, if any differ, and the throughput of each."""
 
     settings: SearchSettings
+    is_drawn: bool
     first: tuple[float, float]
     brackets: list[tuple[float, float]]
     throughputs: list[float]
@@ -117,7 +118,7 @@ class _Knees:
     @property
     def are_sure(self) -> bool:
         """Whether there are enough, and their mean's interval is within the tolerance."""
-        enough = len(self.brackets) >= self.settings.replications
+        enough = len(self.brackets) >= self.settings.replications or not self.is_drawn
         mean, low, high = self._middle
         return enough and high - low <= 2 * self.settings.tolerance * mean
 
@@ -126,7 +127,7 @@ class _Knees:
         """95 % over seeds, and no narrower than what a seed's bisection left open."""
         _, least, most = self._middle
         low, high = (fmean(side) for side in zip(*self.brackets, strict=True))
-        return min(low, max(0.0, least)), max(high, most)
+        return min(low, max(0.0, least)), min(max(high, most), fmean(self.throughputs))
 
 
 @dataclass
@@ -173,6 +174,10 @@ class Search:
 
     def __post_init__(self) -> None:
         require_end(self.load, self.objectives)
+        scenario = self.setup.scenario
+        if scenario.run.max_seconds is not None:
+            where = scenario.where("run.max_seconds", short=True)
+            raise InputError("it would cut the runs of a search", where=where, fix="leave it out")
         if self.ends is None:
             self.ends = monotonic() + self.settings.max_seconds
         self._fewest = self.settings.requests
@@ -191,7 +196,7 @@ class Search:
         if first is None or passed is None:
             failed = min((probe.rate for probe in self.probes), default=None)
             return self._found(None, failed, [ceiling])
-        knees = _Knees(self.settings, first, [first], [ceiling])
+        knees = _Knees(self.settings, self.load.is_drawn, first, [first], [ceiling])
         with suppress(TimeIsUpError):
             self._replicate(knees)
         found = self._found(knees.interval, knees.brackets[0][1], knees.throughputs)
@@ -211,8 +216,9 @@ class Search:
                 self._add(knees)
             elif self._fewest < _LONGER**_TIMES * self.settings.requests:
                 self._fewest *= _LONGER
-                knees.brackets, knees.throughputs = [], knees.throughputs[:1]
-                self._add(knees)
+                longer = replace(knees, brackets=[], throughputs=knees.throughputs[:1])
+                self._add(longer)
+                knees.brackets, knees.throughputs = longer.brackets, longer.throughputs
             else:
                 break
 
@@ -250,11 +256,13 @@ class Search:
         """The first seed's knee; None when even the lowest load fails."""
         passes = partial(self.passes, ceiling=ceiling, seed=self.first_seed)
         start = 2.0 ** floor(log2(ceiling)) if self.load.is_open else _FIRST_USERS
-        low, high = bracket(passes, start, ceiling)
+        low, high = bracket(passes, start, ceiling, self.load.rounded)
         if low is None:
             return None
         if high is None:
-            return low, 2 * low
+            raise UnsupportedError(
+                f"{low:,.0f} {self.load.unit} and more meet the objectives: nothing limits them"
+            )
         return bisect(passes, low, high, self.settings.tolerance, self.load.rounded)
 
     def _found(
@@ -278,6 +286,8 @@ class Search:
         Only runs on the same requests are compared.
         """
         limit = next((p.limit for p in self.probes[::-1] if p.rate == knee[1] and p.limit), "")
+        if not knee[0]:
+            return None
         by_run: dict[tuple[int, int], list[tuple[float, float]]] = {}
         for probe in self.probes:
             at = log(probe.rate / knee[0])

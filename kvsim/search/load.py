@@ -26,7 +26,7 @@ from kvsim.workload.replay import TraceReplay
 from kvsim.workload.spec import WorkloadSpec, build_workload
 from kvsim.workload.streams import Streams
 
-__all__ = ["OVERLOAD_RATE", "Load", "load_of"]
+__all__ = ["OVERLOAD_RATE", "WARMUP", "Load", "load_of"]
 
 OVERLOAD_RATE = 1e9
 # Arrivals that one number speeds up; of others "the rate" depends on when one looks.

@@ -14,6 +14,7 @@ of the settings, so that only the replica differs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
@@ -215,12 +216,19 @@ class Question:
             option = replace(option, search=found)
             if option.replicas is None:
                 return replace(option, ruled_out="hopeless", problem=_hopeless(found))
-            share = self.load.rounded(self.demand / option.replicas / option.ranks)
-            result = search.serve(share, found.throughput or inf, search.first_seed)
         except KVSimError as error:
             return self._failed(option, error, "hopeless")
+        with suppress(TimeIsUpError):  # it carries the demand; how quickly is not known
+            return self._at_demand(option, search)
+        return option
+
+    def _at_demand(self, option: FleetOption, search: Search) -> FleetOption:
+        """One rank under its share of the demand."""
+        exact = option.share or self.demand
+        share, throughput = self.load.rounded(exact), option.throughput or inf
+        result = search.serve(share, throughput, search.first_seed)
         probe = judge(share, result, self.goals, self.settings.share)
-        return replace(option, at_demand=probe, **_under_load(result))
+        return replace(option, at_demand=probe, **_under_load(result, exact / share))
 
     def _failed(self, option: FleetOption, error: KVSimError, word: str) -> FleetOption:
         if isinstance(error, TimeIsUpError):
@@ -236,22 +244,28 @@ def _problem(error: KVSimError) -> str:
 
 
 def _hopeless(found: RateSearch) -> str:
-    said = {"saturation": "the queue grows", "": "too few requests meet the objectives"}
-    at = f"even at {found.failed_rate:.3g} {found.unit}"
-    failed = [probe for probe in found.probes if probe.rate == found.failed_rate]
-    missed = [each for each in found.objectives if each.latency == found.limit]
-    if not missed or not failed:
-        return f"{at} {said.get(found.limit, 'the objectives are missed')}"
-    seen = failed[-1].latency_ms[found.limit]
-    reached = "" if seen is None else f": {SHORT[found.limit]} is {seen:,.4g} ms"
-    return f"{at} {missed[-1].words} is missed{reached}"
+    at, ended = f"even at {found.failed_rate:.3g} {found.unit}", found.ended
+    if ended is None or any(probe.passed for probe in found.probes):
+        return f"{at} some seeds meet the objectives and others do not: simulate more requests"
+    if ended.limit == "rejected":
+        return f"{at} too many requests are rejected: longer than max_model_len, or than the pool"
+    if ended.goal is None:
+        return f"{at} the queue grows"
+    seen = ended.latency_ms[ended.goal.latency]
+    reached = "" if seen is None else f": {SHORT[ended.goal.latency]} is {seen:,.4g} ms"
+    return f"{at} {ended.goal.words} is missed{reached}"
 
 
-def _under_load(result: SimulationResult) -> dict[str, Any]:
+def _under_load(result: SimulationResult, scale: float) -> dict[str, Any]:
+    """What a rank does, and its tokens a second scaled to its exact share."""
     summary, columns = result.summary, result.columns
     arrivals = columns["arrival_seconds"]
     span = float(arrivals.max() - arrivals.min()) or 1.0
-    tokens = (float(np.sum(columns[f"{name}_tokens"])) / span for name in ("prompt", "output"))
+    served = ~np.isnan(columns["finish_seconds"])
+    tokens = (
+        scale * float(np.sum(columns[f"{name}_tokens"][served])) / span
+        for name in ("prompt", "output")
+    )
     return {
         "bound_by": summary["bound_by"],
         "memory_limited": summary["memory_limited"],

@@ -114,7 +114,10 @@ class Probe:
     missed : mapping of str to float
         Share of the judged requests that missed each objective ("ttft_p99").
     limit : str
-        The latency whose objective was missed most ("ttft"), "saturation", or "" when it passed.
+        The latency whose objective was missed most ("ttft"), "saturation", "rejected", or "" when
+        it passed.
+    goal : Objective or None
+        That objective.
     latency_ms : mapping of str to float or None
         Each latency at the percentile that is asked of it, ms; None: no observation.
     """
@@ -127,6 +130,7 @@ class Probe:
     missed: Mapping[str, float]
     limit: str
     latency_ms: Mapping[str, float | None]
+    goal: Objective | None = None
 
 
 @dataclass(frozen=True)
@@ -179,9 +183,21 @@ class RateSearch:
 
     @property
     def limit(self) -> str:
-        """What ends it: the latency that is missed beyond ("ttft"), or "saturation"."""
+        """What ends it: the latency missed beyond ("ttft"), "saturation", or "rejected"."""
+        ended = self.ended
+        return ended.limit if ended else "saturation"  # beyond the throughput nothing is tried
+
+    @property
+    def ended(self) -> Probe | None:
+        """The last probe of `failed_rate` that failed."""
         at = [p for p in self.probes if p.rate == self.failed_rate and not p.passed]
-        return at[-1].limit if at else "saturation"  # beyond the throughput nothing is tried
+        return at[-1] if at else None
+
+    @property
+    def goal(self) -> Objective | None:
+        """The objective that is missed beyond it."""
+        ended = self.ended
+        return ended.goal if ended else None
 
 
 def relaxation_requests(load: float, variability: float) -> float:
@@ -211,7 +227,10 @@ def relaxation_requests(load: float, variability: float) -> float:
 
 
 def bracket(
-    passes: Callable[[float], bool], start: float, ceiling: float = inf
+    passes: Callable[[float], bool],
+    start: float,
+    ceiling: float = inf,
+    rounded: Callable[[float], float] = float,
 ) -> tuple[float, float | None] | tuple[None, float]:
     """Double or halve from `start` until one load passes and its double fails.
 
@@ -223,6 +242,8 @@ def bracket(
         Where to begin, below `ceiling`.
     ceiling : float
         A load that is known to fail.
+    rounded : callable
+        The nearest load that there is.
 
     Returns
     -------
@@ -239,9 +260,12 @@ def bracket(
             rate *= 2
         return rate, None
     for _ in range(_MOST_OCTAVES):
-        if passes(rate / 2):
-            return rate / 2, rate
-        rate /= 2
+        half = rounded(rate / 2)
+        if half == rate:
+            break
+        if passes(half):
+            return half, rate
+        rate = half
     return None, rate
 
 
@@ -340,6 +364,10 @@ def judge(
     }
     passed = not result.saturated and all(each.is_met(missed[each.name]) for each in objectives)
     passed = passed and (bool(objectives) or float(finished.mean()) >= share)
+    limit, goal = ("", None) if passed else _limit(missed, objectives)
+    refused = float(result.columns["rejected"][judged].mean())
+    if not passed and refused > 1 - min((each.share for each in objectives), default=share):
+        limit, goal = "rejected", None
     return Probe(
         rate=rate,
         seed=result.recording.seed,
@@ -347,13 +375,18 @@ def judge(
         passed=passed,
         requests=len(result.columns["finish_seconds"]),
         missed=missed,
-        limit="" if passed else _limit(missed, objectives),
+        limit=limit,
         latency_ms=percentiles_ms(result, objectives, share),
+        goal=goal,
     )
 
 
-def _limit(missed: Mapping[str, float], objectives: Sequence[Objective]) -> str:
-    """Name the latency that is missed most, beside what may be missed of it."""
-    beyond = {each.latency: missed[each.name] - (1 - each.share) for each in objectives}
-    worst = max(beyond, key=lambda name: beyond[name], default="")
-    return worst if worst and beyond[worst] > 1e-12 else "saturation"
+def _limit(
+    missed: Mapping[str, float], objectives: Sequence[Objective]
+) -> tuple[str, Objective | None]:
+    """Name what is missed most, beside what may be missed of it."""
+    beyond = [(missed[each.name] - (1 - each.share), each) for each in objectives]
+    worst = max(beyond, key=lambda pair: pair[0], default=None)
+    if worst is None or worst[0] <= _ROUNDING:
+        return "saturation", None
+    return worst[1].latency, worst[1]

@@ -76,11 +76,27 @@ class Interconnect(Checked):
 
 
 class Price(Checked):
-    """What an hour of one device costs to rent, in US dollars, low and high."""
+    """What an hour of one device costs to rent, low and high; those that ship in US dollars.
+
+    Parameters
+    ----------
+    low, high : float
+        The range found.
+    note : str
+        Where, and how sure that is.
+    date : str
+        When it was compiled.
+    """
 
     low: PositiveFloat
     high: PositiveFloat
     note: str = ""
+    date: str = ""
+
+    @property
+    def source(self) -> str:
+        """Where and when; "" for a price of one's own."""
+        return ", ".join(part for part in (self.note, self.date) if part)
 
 
 class Link(Checked):
@@ -293,6 +309,11 @@ class AcceleratorProfile(Checked):
         Other names, lower case; "a100" is this card's if it is listed here.
     vendor : str
         Who makes it.
+    product_name : str
+        What its driver calls it, "NVIDIA H100 80GB HBM3", which is also what nodes of a cluster
+        are labelled with; "" where that is not known.
+    node_devices : int
+        Devices of a server at most.
     advertised_memory_gb : float
         The number on the box, decimal GB.
     memory : ByteQuantity
@@ -318,6 +339,8 @@ class AcceleratorProfile(Checked):
     name: str
     aliases: tuple[str, ...] = ()
     vendor: str
+    product_name: str = ""
+    node_devices: PositiveInt = 8
     advertised_memory_gb: PositiveFloat
     memory: ByteQuantity
     bandwidth: Quantity

@@ -149,9 +149,25 @@ def test_the_cheapest_is_saved_as_a_scenario_that_runs_under_its_share(run_kvsim
     assert yaml.safe_load(path.read_text("utf-8"))["engine"]["tensor_parallel_size"] == 1
 
 
+@pytest.mark.parametrize("kind", ["kubernetes", "kserve"])
+def test_the_cheapest_as_a_manifest_has_its_replicas_devices_and_flags(run_kvsim, kind):
+    words = ("--price", "a100=1.5", "--price", "h100=40", "--manifest", kind)
+    code, out, _ = size(run_kvsim, *words)
+    first = next(iter(yaml.safe_load_all(out)))
+    assert (code, first["kind"]) == (
+        0, {"kubernetes": "Deployment", "kserve": "InferenceService"}[kind],
+    )  # fmt: skip
+    assert "meta-llama/Llama-3.1-8B" in out
+    assert "nvidia.com/gpu: 1" in out
+    if kind == "kubernetes":
+        found = json.loads(size(run_kvsim, *words[:4], "--format", "json")[1])
+        assert first["spec"]["replicas"] == found["fleets"][0]["replicas"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("--gpu", "h100", "--image", "a/b:c"), "--image: is of a manifest"),
         ((), "--gpu: names no card to choose from"),
         (("--gpu", "h100,"), "--gpu: 'h100,' has an empty part"),
         (("--gpu", "h1000"), "unknown accelerator 'h1000'; did you mean h100"),

@@ -63,7 +63,7 @@ def test_python_examples():
 
 def test_every_flag_that_the_readme_names_exists():
     prose = re.sub(r"^dask .*$", "", BLOCK.sub("", TEXT), flags=re.MULTILINE)
-    words = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose))
+    words = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", prose))
     helps = [
         printed(f"kvsim {name} --help")
         for name in ("plan", "simulate", "size", "search", "compare", "sweep", "study cache")

@@ -363,3 +363,11 @@ def test_an_unknown_card_or_no_demand_is_refused():
     for demand in (0, -1, inf, float("nan")):
         with pytest.raises(kvsim.InputError, match="demand"):
             kvsim.size_fleet(scenario(), demand, [("h100", 1)], SMALL)
+
+
+def test_every_price_that_ships_says_where_and_when():
+    priced = [kvsim.find_accelerator(name) for name in kvsim.accelerator_names()]
+    prices = [profile.price for profile in priced if profile.price]
+    assert len(prices) > 25
+    assert all(price.note and price.date for price in prices)
+    assert all(price.low <= price.high for price in prices)

@@ -226,12 +226,13 @@ def passes(result, objectives):
 
 @pytest.mark.slow
 def test_more_memory_never_lowers_what_is_sustained():
-    objectives = (Objective("ttft", 2000), Objective("tpot", 60))
+    """Of first tokens: a larger batch may miss a TPOT that a smaller one meets."""
+    objectives = (Objective("ttft", 2000),)
     found = [
         kvsim.highest_rate(
             kvsim.with_overrides(
                 question_of("llama3.1-8b", "a100", 1000, 200, 1.0),
-                {"engine.gpu_memory_utilization": share},
+                {"engine.gpu_memory_utilization": share, "engine.max_model_len": 16384},
             ),
             objectives,
         )

@@ -10,6 +10,7 @@ Versions: "master", a build such as "b5200", or "ik" for the ik_llama.cpp fork w
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -261,7 +262,7 @@ class LlamaCpp(Engine):
         resolved = self.resolve(deployment)
         options, asked = resolved.options, deployment.options
         slots = 1 if options.kv_unified else options.max_num_seqs
-        words = [f"llama-server -m {deployment.model.name}.gguf -ngl 999"]
+        words = [f"llama-server -m {shlex.quote(f'{deployment.model.name}.gguf')} -ngl 999"]
         words.append(f"-c {options.max_model_len * slots}")
         words += [f"-np {asked.max_num_seqs}"] if asked.max_num_seqs else []
         words += [f"-ub {asked.max_num_batched_tokens}"] if asked.max_num_batched_tokens else []

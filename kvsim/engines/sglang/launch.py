@@ -40,7 +40,8 @@ def launch_command(deployment: Deployment, page: int) -> str:
     `page` is the resolved ``--page-size``: a pool in blocks is given in tokens.
     """
     options, model = deployment.options, deployment.model
-    words = [f"python -m sglang.launch_server --model-path {model.hf_id or model.name}"]
+    path = shlex.quote(model.hf_id or model.name)
+    words = [f"python -m sglang.launch_server --model-path {path}"]
     if (options.max_model_len or 0) > derived_length(model):
         words.insert(0, f"{ALLOWS_LONGER}=1")
     switches = {"enforce_eager", "enable_dp_attention", "disable_hybrid_kv_cache_manager"}
