@@ -48,7 +48,7 @@ ROOMS = (
     room("simulator", "living", "numpy pydantic simpy"),
     room("results", "recorded", "numpy", "pandas pyarrow"),
     room("runs", "answers", "numpy"),
-    room("search", "answers", "numpy", "distributed pyarrow"),
+    room("search", "answers", "numpy", "distributed optuna pyarrow"),
     room("studies", "answers"),
     room("figures", "answers", "numpy", "plotly"),
     room("calibrate", "shells", "numpy", "pandas pyarrow scipy torch"),

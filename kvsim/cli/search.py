@@ -22,7 +22,7 @@ from kvsim.cli.fleet_options import (
     search_options,
 )
 from kvsim.cli.objective_options import objective_options
-from kvsim.cli.options import MODEL, SCENARIO, format_option
+from kvsim.cli.options import COUNT, MODEL, SCENARIO, format_option
 from kvsim.cli.render import emit, print_records
 from kvsim.cli.save import savable
 from kvsim.cli.space_options import chosen_space, space_options
@@ -50,6 +50,7 @@ __all__ = ["command"]
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any dotted key or flag."
 )
 @search_options
+@click.option("--optimize", type=COUNT, help="Try so many points of a larger space (optuna).")
 @click.option("--explain", is_flag=True, help="Say why the cheapest wins, and what changes it.")
 @format_option
 def command(
@@ -58,6 +59,7 @@ def command(
     settings: tuple[str, ...],
     vary: tuple[str, ...],
     explain: bool,
+    optimize: int | None,
     output_format: str,
     **flags: Any,
 ) -> None:
@@ -87,6 +89,7 @@ def command(
         objectives=asked.objectives or None,
         prices=card_prices(price, _cards(space), asked.currency),
         search_all=asked.search_all,
+        evaluations=optimize,
         jobs=asked.jobs,
     )
     with held():
@@ -127,7 +130,7 @@ def _tell(found: FleetSearch) -> None:
     """Say what is missing."""
     left = sum(option.ruled_out == "unsearched" for option in found.options)
     if left:
-        settled = f"{len(found.options) - left:,} of {found.points:,} points are settled"
+        settled = f"{len(found.options) - left:,} of {len(found.options):,} points are settled"
         say(f"kvsim: {'interrupted' if found.interrupted else 'out of time'}: {settled}")
 
 

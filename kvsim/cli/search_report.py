@@ -34,7 +34,7 @@ def search_sections(found: FleetSearch, currency: str, *, explain: bool) -> Iter
         yield Section(_title(found), (_table(found, currency), *_notes(found)))
     if found.ruled_out:
         rows = tuple((_values(option), option.problem) for option in found.ruled_out)
-        title = f"{len(rows):,} of {found.points:,} points are no answer"
+        title = f"{len(rows):,} of {len(found.options):,} points are no answer"
         yield Section(title, (Table(("point", "why"), rows, words=True),))
 
 
@@ -52,6 +52,7 @@ def search_record(found: FleetSearch, currency: str) -> dict[str, Any]:
             for each in found.objectives
         ],
         "points": found.points,
+        "tried": len(found.options),
         "simulated": found.simulated,
         "interrupted": found.interrupted,
         "front_latency": found.latency,
@@ -111,8 +112,8 @@ def _explanation_record(why: Explanation | None) -> dict[str, Any] | None:
 
 
 def _title(found: FleetSearch) -> str:
-    count = len(found.answers)
-    return f"{count:,} of {found.points:,} points carry {found.demand:,.4g} {found.unit}"
+    count, tried = len(found.answers), len(found.options)
+    return f"{count:,} of {tried:,} points carry {found.demand:,.4g} {found.unit}"
 
 
 def _table(found: FleetSearch, currency: str) -> Table:
@@ -147,6 +148,8 @@ def _row(found: FleetSearch, option: FleetOption) -> tuple[str, ...]:
 def _notes(found: FleetSearch) -> Iterator[str]:
     quicker = f"both cheaper and quicker by {SHORT[found.latency]}"
     yield f"{_FRONT} no point that was searched is {quicker}; --all searches all that run."
+    if len(found.options) < found.points:
+        yield f"{len(found.options):,} of the space's {found.points:,} points were tried"
     yield from sure_lines(found.answers)
 
 
@@ -186,10 +189,10 @@ def _price(why: Explanation) -> str:
     if rival is None or why.price_ratio is None or why.price_ratio_now is None:
         return f"{said}: the same card, so no price changes that"
     own = f"{rival.accelerator} in prices of {why.winner.accelerator}"
+    devices = f"devices: {why.winner.devices:,} over {rival.devices:,}"
     return (
         f"{said}; {_values(rival)} takes over where a {own} is below {why.price_ratio:.3g}"
-        f" (devices: {why.winner.devices:,} over {rival.devices:,}); it is"
-        f" {why.price_ratio_now:.3g}"
+        f" ({devices}); it is {why.price_ratio_now:.3g}"
     )
 
 

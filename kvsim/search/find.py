@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from kvsim.errors import InputError
+from kvsim.search.evaluations import evaluate
 from kvsim.search.explain import Explanation, explained
 from kvsim.search.fleet_option import FleetOption, cheapest, ranked
 from kvsim.search.front import binding_latency, pareto_front
@@ -34,7 +35,8 @@ class FleetSearch:
     Parameters
     ----------
     options : tuple of FleetOption
-        One a point, in the space's order; one that is no answer says why.
+        One a point that was tried, in the space's order or in that of the sampler; one that is
+        no answer says why.
     demand : float
         Load of the whole fleet.
     unit : str
@@ -100,6 +102,7 @@ def find_cheapest(
     objectives: Sequence[Objective] | None = None,
     prices: Mapping[str, Price | None] | None = None,
     search_all: bool = False,
+    evaluations: int | None = None,
     watch: Watch | None = None,
     told: Told | None = None,
     jobs: int | None = None,
@@ -121,6 +124,9 @@ def find_cheapest(
         See `size_fleet`.
     search_all : bool
         Whether to simulate whatever runs: the winner is the same, and the front has all points.
+    evaluations : int, optional
+        How many points are tried where the space has more: a sampler chooses them by what it
+        found before, from the seed alone. All by default.
     told : callable, optional
         ``told(stage, done, of, best)`` as points are settled.
 
@@ -131,6 +137,8 @@ def find_cheapest(
         keys, names or impossible values.
     UnsupportedError
         For arrivals without one rate.
+    MissingExtraError
+        For `evaluations` without the package optuna.
 
     Examples
     --------
@@ -153,10 +161,11 @@ def find_cheapest(
         space.spelled,
     )
     work = Work(asked, watch, jobs, told)
-    work.run(
-        [asked.described(space.values(number)) for number in range(len(space))],
-        search_all=search_all,
-    )
+    if evaluations is None or evaluations >= len(space):
+        every = [asked.described(space.values(number)) for number in range(len(space))]
+        work.run(every, search_all=search_all)
+    else:
+        evaluate(work, space, evaluations, search_all=search_all)
     return FleetSearch(
         tuple(work.all_answers),
         asked.demand,

@@ -62,10 +62,11 @@ class Work:
     told: Told | None = None
     known: list[FleetOption] = field(default_factory=list)
     done: set[int] = field(default_factory=set)
-    interrupted: bool = True
+    interrupted: bool = False
+    _kept: list[tuple[tuple[Any, ...], FleetOption]] = field(default_factory=list)
 
     def run(self, options: Sequence[FleetOption], *, search_all: bool) -> None:
-        """Settle all of them; an interrupt keeps what is settled.
+        """Settle more of them beside those that are known; an interrupt keeps what is settled.
 
         Parameters
         ----------
@@ -75,9 +76,11 @@ class Work:
             Whether to search whatever runs: what cannot be cheaper, what no empty server can do,
             and what is the same as another.
         """
-        self.known = list(options)
+        new = range(len(self.known), len(self.known) + len(options))
+        self.known += options
+        self.interrupted = True
         with suppress(KeyboardInterrupt):
-            self._screen(search_all=search_all)
+            self._screen(new, search_all=search_all)
             self._do(self.question.loaded, self._left)
             self._search(search_all=search_all)
             self.interrupted = False
@@ -97,16 +100,15 @@ class Work:
             for number, option in enumerate(self.known)
         ]
 
-    def _screen(self, *, search_all: bool) -> None:
+    def _screen(self, numbers: range, *, search_all: bool) -> None:
         """Leave out, in closed form, what cannot be an answer, or what cannot be run alone."""
-        kept: list[tuple[tuple[Any, ...], FleetOption]] = []
-        for place, number in enumerate(self._in_order(range(len(self.known)))):
+        for place, number in enumerate(self._in_order(numbers)):
             option, setup = self.question.screened(self.known[number], bounded=not search_all)
             if setup is not None and not search_all:
                 own = self.question.identity(setup)
-                twin = next((other for identity, other in kept if identity == own), None)
+                twin = next((other for identity, other in self._kept if identity == own), None)
                 if twin is None:
-                    kept.append((own, option))
+                    self._kept.append((own, option))
                 else:
                     option = _same(option, twin)
             self._take(number, option)

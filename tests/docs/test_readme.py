@@ -66,7 +66,7 @@ def test_every_flag_that_the_readme_names_exists():
     words = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", prose))
     helps = [
         printed(f"kvsim {name} --help")
-        for name in ("plan", "simulate", "size", "compare", "sweep", "study cache")
+        for name in ("plan", "simulate", "size", "search", "compare", "sweep", "study cache")
     ]
     known = "\n".join(line for lines in helps for line in lines)
     assert {flag for flag in words if flag not in known} == set()

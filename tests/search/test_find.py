@@ -331,3 +331,38 @@ def test_seeds_of_a_space_are_the_replications_of_a_search():
 def test_a_space_that_cannot_be_is_refused(vary, said):
     with pytest.raises(kvsim.InputError, match=said):
         find(vary)
+
+
+# --- bundled workloads ---------------------------------------------------------------------------
+
+WORKLOADS = [
+    ("llama2-7b", "peer-w", 40.0, {"ttft": 500, "tpot": 40}),
+    ("llama2-7b", "preemption-edge", 20.0, {"ttft": 1000, "tpot": 60}),
+    ("llama3-70b", "peer-w", 10.0, {"ttft": 2000, "tpot": 60}),
+    ("llama3-70b", "azure-conversation", 4.0, {"ttft": 3000, "tpot": 80}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "workload", "rate", "limits"), WORKLOADS)
+def test_the_cheapest_of_a_bundled_workload_is_that_of_everything_searched(
+    model, workload, rate, limits
+):
+    """Cards, degrees and KV formats, at the catalogue's prices."""
+    steady = {
+        "model": model,
+        "accelerator": "a100",
+        "engine": {},
+        "memory": {},
+        "workload.arrivals": {"kind": "poisson", "rate": rate},
+    }
+    question = kvsim.load_scenario(workload, steady)
+    goals = [kvsim.Objective(name, limit, 0.9) for name, limit in limits.items()]
+    space = kvsim.usual_space(question, ["a100", "h100"])
+    some, every = (
+        kvsim.find_cheapest(space, None, QUICK, objectives=goals, search_all=each)
+        for each in (False, True)
+    )
+    assert every.cheapest
+    assert [each.label for each in some.cheapest] == [each.label for each in every.cheapest]
+    assert some.simulated < every.simulated
