@@ -355,6 +355,7 @@ def test_the_cheapest_of_a_bundled_workload_is_that_of_everything_searched(
         "engine": {},
         "memory": {},
         "workload.arrivals": {"kind": "poisson", "rate": rate},
+        "workload.requests": 2000,
     }
     question = kvsim.load_scenario(workload, steady)
     goals = [kvsim.Objective(name, limit, 0.9) for name, limit in limits.items()]
