@@ -51,7 +51,9 @@ __all__ = ["command"]
 )
 @search_options
 @click.option("--optimize", type=COUNT, help="Try so many points of a larger space (optuna).")
-@click.option("--explain", is_flag=True, help="Say why the cheapest wins, and what changes it.")
+@click.option(
+    "--explain", is_flag=True, help="Search all, and say why the cheapest wins and what changes it."
+)
 @format_option
 def command(
     scenario: str | None,
@@ -88,18 +90,18 @@ def command(
         settings=asked.settings_of(space),
         objectives=asked.objectives or None,
         prices=card_prices(price, _cards(space), asked.currency),
-        search_all=asked.search_all,
+        search_all=asked.search_all or explain,  # what is not known changes what would win
         evaluations=optimize,
         jobs=asked.jobs,
     )
     with held():
         with released(), _progress() as told:
             found = find(told=told)
-        if asked.save is not None:
+        if asked.save is not None and not found.interrupted:
             save_cheapest(space.scenario, found.cheapest, asked.save)
         if not found.objectives:
             say("kvsim: no objective is given: a queue that does not grow is all that is asked for")
-        if asked.manifest is not None:
+        if asked.manifest is not None and not found.interrupted:
             print_manifest(space.scenario, found.cheapest, asked)
         else:
             _show(found, asked, output_format, explain=explain)

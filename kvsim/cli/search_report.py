@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kvsim.cli.render import Section, Table
-from kvsim.cli.size_report import best_lines, counted, fleet_record, milliseconds, sure_lines
+from kvsim.cli.size_report import best_lines, counted, flat, fleet_record, milliseconds, sure_lines
 from kvsim.results.words import SHORT
 
 if TYPE_CHECKING:
@@ -20,15 +20,14 @@ _FRONT = "*"
 
 def search_sections(found: FleetSearch, currency: str, *, explain: bool) -> Iterator[Section]:
     """Lay the answer out."""
-    best = found.cheapest
+    best, title = found.cheapest, _headline(found)
     if best:
         lines = (f"with {_values(best[0])}", *best_lines(best, currency))
-        yield Section("Cheapest", lines)
+        yield Section(title, lines)
         yield Section("Launch, each replica", (best[0].command,))
     else:
-        said = "no point has a price: give one with --price GPU=PRICE"
-        yield Section("Cheapest", (said if found.answers else "no point carries the load",))
-    if explain and found.explanation is not None:
+        yield Section(title, (_without(found),))
+    if explain and not found.is_cut and found.explanation is not None:
         yield Section("Why, and what would change it", tuple(_why(found.explanation)))
     if found.answers:
         yield Section(_title(found), (_table(found, currency), *_notes(found)))
@@ -36,6 +35,21 @@ def search_sections(found: FleetSearch, currency: str, *, explain: bool) -> Iter
         rows = tuple((_values(option), option.problem) for option in found.ruled_out)
         title = f"{len(rows):,} of {len(found.options):,} points are no answer"
         yield Section(title, (Table(("point", "why"), rows, words=True),))
+
+
+def _headline(found: FleetSearch) -> str:
+    """What the answer is the cheapest of."""
+    if found.is_cut:
+        return "Cheapest so far"
+    tried = len(found.options)
+    return "Cheapest" if tried == found.points else f"Cheapest of {tried:,} of {found.points:,}"
+
+
+def _without(found: FleetSearch) -> str:
+    """Why there is none."""
+    if found.answers:
+        return "no point has a price: give one with --price GPU=PRICE"
+    return "none yet" if found.is_cut else "no point carries the load"
 
 
 def search_record(found: FleetSearch, currency: str) -> dict[str, Any]:
@@ -64,17 +78,7 @@ def search_record(found: FleetSearch, currency: str) -> dict[str, Any]:
 
 def search_rows(found: FleetSearch) -> list[dict[str, Any]]:
     """One flat row a point."""
-    return [
-        {
-            **option.values,
-            **{
-                key: value
-                for key, value in _record(found, option).items()
-                if not isinstance(value, list | dict)
-            },
-        }
-        for option in found.options
-    ]
+    return [{**option.values, **flat(_record(found, option))} for option in found.options]
 
 
 def _record(found: FleetSearch, option: FleetOption) -> dict[str, Any]:
@@ -176,7 +180,7 @@ def _why(why: Explanation) -> Iterator[str]:
 
 def _overtaken(why: Explanation) -> str:
     if why.overtaken_above is None or why.overtaken_by is None:
-        return "up to ten times the demand no other point that was searched is cheaper"
+        return "up to ten times the demand no other point is cheaper"
     other = f"{_values(why.overtaken_by)} is cheaper"
     return f"above {why.overtaken_above:,.4g} {why.winner.unit} {other}, by the middle prices"
 

@@ -102,15 +102,15 @@ def command(
     with held():
         with released(), sizing_progress() as watch:
             options = size(watch=watch)
-        if asked.save is not None:
+        left = sum(option.problem == INTERRUPTED_WORDS for option in options)
+        if asked.save is not None and not left:
             save_cheapest(question, cheapest(options), asked.save)
         if not asked.goals(question):
             say("kvsim: no objective is given: a queue that does not grow is all that is asked for")
-        if asked.manifest is not None:
+        if asked.manifest is not None and not left:
             print_manifest(question, cheapest(options), asked)
         else:
             _show(options, asked.goals(question), asked.currency, output_format)
-    left = sum(option.problem == INTERRUPTED_WORDS for option in options)
     if left:
         say(f"kvsim: interrupted: {len(cards) - left} of {len(cards)} fleets are finished")
         raise click.exceptions.Exit(INTERRUPTED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvsim.cli.render import Section, Table
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "best_lines",
     "counted",
+    "flat",
     "fleet_record",
     "milliseconds",
     "size_record",
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 _NONE = "-"
-_NESTED = ("bound_by", "latency_ms", "time_bands")
+_NESTED = ("bound_by", "latency_ms", "time_bands", "values")
 _ENDS = {"saturation": "queue"}
 _JUDGED = ("ttft", "tpot", "e2el")
 
@@ -77,13 +78,14 @@ def size_record(
 
 def size_rows(options: Sequence[FleetOption]) -> list[dict[str, Any]]:
     """One flat row a fleet."""
-    rows = []
-    for option in options:
-        record = fleet_record(option)
-        latencies = record["latency_ms"] or {}
-        row = {key: value for key, value in record.items() if key not in _NESTED}
-        rows.append({**row, **{f"{name}_ms": latencies.get(name) for name in _JUDGED}})
-    return rows
+    return [flat(fleet_record(option)) for option in options]
+
+
+def flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A fleet's record as a row: latencies as columns, the same ones whatever is known."""
+    latencies = record["latency_ms"] or {}
+    row = {key: value for key, value in record.items() if key not in _NESTED}
+    return {**row, **{f"{name}_ms": latencies.get(name) for name in _JUDGED}}
 
 
 def fleet_record(option: FleetOption) -> dict[str, Any]:
@@ -132,13 +134,16 @@ def best_lines(best: Sequence[FleetOption], currency: str) -> Iterator[str]:
     yield f"{counted(option)}: {_cost(option, currency)} an hour{_a_million(option, currency)}"
     if len(best) > 1:
         ties = "; ".join(f"{counted(each)}, {_cost(each, currency)}" for each in best[1:])
-        yield f"a tie, as price ranges overlap: {ties}"
+        ranges = any(each.price and each.price.low < each.price.high for each in best)
+        why = "as price ranges overlap" if ranges else "at the same price"
+        yield f"a tie, {why}: {ties}"
     yield _sustained(option)
     yield _ends(option)
     bound = _bound(option)
     if bound:
         yield bound
     yield from _times(option)
+    yield from _may_miss(option)
     if option.price and option.price.source:
         yield f"price of one: {option.price.source}"
 
@@ -146,7 +151,14 @@ def best_lines(best: Sequence[FleetOption], currency: str) -> Iterator[str]:
 def counted(option: FleetOption) -> str:
     """Say how many devices a fleet has, and how they are divided."""
     replicas = f"{option.replicas:,} replica{'s' if option.replicas != 1 else ''}"
-    return f"{option.devices:,} x {option.accelerator} ({replicas}, {_degrees(option)})"
+    known = ("accelerator", "tensor_parallel_size", "gpu", "tp")
+    beside = [
+        f"{key.rpartition('.')[2]} {value}"
+        for key, value in option.values.items()
+        if key.rpartition(".")[2] not in known
+    ]
+    words = ", ".join((replicas, _degrees(option), *beside))
+    return f"{option.devices:,} x {option.accelerator} ({words})"
 
 
 def _degrees(option: FleetOption) -> str:
@@ -205,6 +217,16 @@ def _times(option: FleetOption) -> Iterator[str]:
         if value is not None:
             within = "" if band is None else f" ({_milliseconds_range(*band.around(value))})"
             yield f"{SHORT[name]} {milliseconds(value)} ms{within}"
+
+
+def _may_miss(option: FleetOption) -> Iterator[str]:
+    """Say which limits lie within the band of what is predicted."""
+    probe = option.at_demand
+    for goal in option.search.objectives if option.search and probe else ():
+        value = probe.latency_ms.get(goal.latency) if probe else None
+        band = option.time_bands.get(goal.latency)
+        if value is not None and band is not None and band.around(value)[1] > goal.limit_ms:
+            yield f"may miss {goal.words}: the limit lies within the prediction's band"
 
 
 def _milliseconds_range(low: float, high: float) -> str:

@@ -84,6 +84,11 @@ class FleetSearch:
         return pareto_front(self.options, self.latency)
 
     @property
+    def is_cut(self) -> bool:
+        """Whether an interrupt or the end of the time left points that nothing is known of."""
+        return any(option.ruled_out == "unsearched" for option in self.options)
+
+    @property
     def simulated(self) -> int:
         """Points of which a load was simulated."""
         return sum(option.search is not None for option in self.options)

@@ -214,7 +214,7 @@ class Search:
         summary = passed.summary
         return replace(
             found,
-            is_sure=knees.are_sure,
+            is_sure=knees.are_sure and (len(knees.brackets) > 1 or not knees.is_drawn),
             steepness=self._steepness(knees.brackets[0]),
             bound_by=summary["bound_by"],
             memory_limited=summary["memory_limited"],

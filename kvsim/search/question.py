@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from kvsim.catalog.accelerators import find_accelerator
+from kvsim.catalog.models import find_model
 from kvsim.errors import InputError, KVSimError, shortened
 from kvsim.results.result import SimulationResult
 from kvsim.results.words import SHORT
@@ -131,10 +132,11 @@ class Question:
         Raises
         ------
         InputError
-            For an unknown key, accelerator or an impossible value.
+            For an unknown key, model or accelerator, or an impossible value.
         """
         placed = self.placed(values)
         profile = find_accelerator(placed.accelerator)
+        find_model(placed.model)  # a name that nobody knows is no answer
         options = placed.engine.options
         return FleetOption(
             profile.name,

@@ -1,5 +1,6 @@
 """What holds on every page: its pictures can be kept, and its command lines run."""
 
+import json
 import shlex
 import subprocess
 import sys
@@ -102,11 +103,17 @@ def test_the_size_pages_line_prints_the_pages_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     app = visited("size")
     line = shlex.split(lines_of(app)[0])
-    done = subprocess.run([sys.executable, *line[1:]], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", *line, "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     table = app.dataframe[0].value
-    rows = [row.split(",") for row in done.stdout.splitlines()[1:] if row]
-    assert [(row[0], int(row[1]), float(row[2])) for row in rows] == [
-        tuple(row)
-        for row in table[["card", "TP", "requests/s per replica"]].itertuples(index=False)
+    found = json.loads(done.stdout)["fleets"]
+    assert [
+        (each["accelerator"], each["tensor_parallel_size"], f"{each['sustained_per_replica']:.3g}")
+        for each in found
+    ] == [
+        (card, degree, f"{rate:.3g}")
+        for card, degree, rate in table[["card", "TP", "requests/s per replica"]].itertuples(
+            index=False
+        )
     ]
     assert charts(app)

@@ -1,6 +1,5 @@
 """The Size it page without a browser."""
 
-import json
 import shlex
 import time
 
@@ -11,7 +10,6 @@ from tests.support.app_pages import charts, checked, commands, errors, link_of, 
 
 pytest.importorskip("plotly", reason="the dashboard's extra is not installed")
 from app.parts import runs
-from app.parts.fleets import demand
 from app.parts.words import plain
 
 QUICK = {
@@ -103,6 +101,7 @@ def test_another_rate_takes_other_replicas():
         assert table["replicas"].tolist()[0] == one.replicas
 
 
+@pytest.mark.slow
 def test_every_input_changes_the_question():
     base = charts(sized(tp="1"))[0]["data"][0]["x"][0]
     slower = {"tpot": 9, "ttft": 60, "e2el": 900, "prompt": 4000, "output": 400}
@@ -163,17 +162,3 @@ def test_the_latency_and_the_card_of_a_link_stay_in_it_while_the_search_goes_on(
     assert any(button.key == "stop run" for button in app.button)
     assert (link_of(app)["by"], link_of(app)["look"]) == ("ttft", "1")
     assert "kvsim size kvsim-size.yaml" in commands(app)[-1]
-
-
-def test_the_first_line_finds_what_the_page_found(run_kvsim, tmp_path):
-    app = sized()
-    words = shlex.split(commands(app)[-1].splitlines()[0])
-    path = tmp_path / "kvsim-size.yaml"
-    defaults = {"model": "llama3.1-8b", "rate": 20.0, "prompt": 1000, "e2el": 0}
-    wanted = demand(defaults | QUICK | {"kv": "auto", "seed": 0})
-    path.write_text(wanted.scenario.to_yaml(), "utf-8")
-    words[words.index("kvsim-size.yaml")] = str(path)
-    code, out, _ = run_kvsim(*words[1:], "--format", "json")
-    assert code == 0
-    found = [each["sustained_per_replica"] for each in json.loads(out)["fleets"]]
-    assert found == [option.highest_rate for option in fleet()]

@@ -35,7 +35,14 @@ def printed(command):
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("example", list(shown(TEXT)), ids=lambda example: example.command[:60])
+def examples():
+    """Every shown command; a search takes its time."""
+    for example in shown(TEXT):
+        marks = [pytest.mark.slow] if example.command.startswith("kvsim size") else []
+        yield pytest.param(example, id=example.command[:60], marks=marks)
+
+
+@pytest.mark.parametrize("example", list(examples()))
 def test_what_the_readme_shows_is_what_is_printed(example):
     now = printed(example.command)
     assert example.lines, "the block shows nothing"

@@ -307,6 +307,7 @@ def test_a_scenario_stands_for_its_card_in_the_usual_degrees_and_formats():
     assert len(kvsim.usual_space(served(0.1), ["a100", "h100"])) == 16
 
 
+@pytest.mark.slow
 def test_seeds_of_a_space_are_the_replications_of_a_search():
     question = served(0.1, **{"workload__arrivals": {"kind": "poisson", "rate": 5}})
     for seeds, expected in ((0, 3), (2, 2), (7, 7)):

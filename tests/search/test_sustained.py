@@ -261,7 +261,7 @@ def test_what_is_sustained_holds_ten_times_as_long_and_a_tenth_more_does_not(
 ):
     question = question_of(model, card, prompt, output, cv)
     found = kvsim.highest_rate(question, objectives)
-    assert found.rate <= found.throughput
+    assert found.rate <= found.interval[1] <= found.throughput
     setup, load = prepare(question), load_of(question)
     length = max(probe.requests for probe in found.probes if probe.passed)
     assert passes(run_setup(load.at(setup, found.rate, 10 * length), 77), objectives)
@@ -289,8 +289,9 @@ def test_more_memory_never_lowers_what_is_sustained():
                 {"engine.gpu_memory_utilization": share, "engine.max_model_len": 16384},
             ),
             objectives,
+            kvsim.SearchSettings(requests=1000, replications=1),
         )
-        for share in (0.35, 0.5, 0.7, 0.92)
+        for share in (0.35, 0.5, 0.92)
     ]
     assert all(more.interval[1] >= less.rate for less, more in pairwise(found))
     assert found[-1].rate > found[0].interval[1]
