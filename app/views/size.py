@@ -183,9 +183,9 @@ def charts(state: PageState, options: tuple[FleetOption, ...], values: dict[str,
     with left:
         shown.chart(
             figures.rates_chart(options),
-            note="What is sustained: the low end of the interval over seeds, whose other end is the"
-            " whisker; never more than the throughput under overload. Hover to see what is missed"
-            " beyond.",
+            note="What is sustained, by one seed: the whisker ends at the lowest rate that was"
+            " missed, or at the throughput under overload. `kvsim size` without `--replications`"
+            " takes three seeds and gives an interval. Hover to see what is missed beyond.",
         )
     with right:
         shown.chart(
@@ -226,6 +226,7 @@ def keep(wanted: Demand, cards: Sequence[tuple[str, int]], options: Sequence[Fle
         "tp": ",".join(dict.fromkeys(str(degree) for _, degree in cards)),
         **limits,
         "requests": wanted.settings.requests,
+        "replications": wanted.settings.replications,
         "all": True,
     }
     search = command_line.command_line(f"size {FILE}", flags)

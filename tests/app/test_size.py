@@ -55,7 +55,7 @@ def fleet(rate=20.0, cards=(("H100-SXM5-80GB", 1), ("H100-SXM5-80GB", 2)), **ove
             **overrides,
         },
     )
-    settings = kvsim.SearchSettings(share=0.9, requests=200, seed=0)
+    settings = kvsim.SearchSettings(share=0.9, requests=200, seed=0, replications=1)
     return kvsim.size_fleet(scenario, rate, cards, settings)
 
 
