@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _MOST_REQUESTS = 60_000
+_EFFORT, _OVERLOAD = 30, 10  # times the requests asked for: the most of a probe, and of overload
 _MEMORIES = 20  # of a queue: the least length of a run
 _STAYS = 5  # the same, in requests in flight
 _GENERATIONS = 20  # of the batch, under overload
@@ -256,7 +257,7 @@ class Search:
                     "no request fits: every one was rejected",
                     fix="raise max_model_len or the pool, or shorten the requests",
                 )
-            enough = min(_MOST_REQUESTS, ceil(_GENERATIONS * _most_running(result)))
+            enough = min(self._most(_OVERLOAD), ceil(_GENERATIONS * _most_running(result)))
             if requests >= enough or not self.load.is_drawn:
                 gaps = self.load.gap_variability(self.setup.scenario.workload)
                 self.variability = gaps + _variability(result)
@@ -321,18 +322,22 @@ class Search:
         requests = self._enough(rate, ceiling)
         while True:
             result = self.simulate(rate, requests, seed)
-            wanted = min(_MOST_REQUESTS, ceil(_STAYS * _in_flight(result)))
+            wanted = min(self._most(_EFFORT), ceil(_STAYS * _in_flight(result)))
             probe = judge(rate, result, self.objectives, self.settings.share)
             if requests >= wanted or not probe.passed or not self.load.is_drawn:
                 return result
-            requests = min(_MOST_REQUESTS, ceil(1.3 * wanted))  # a longer one has more in flight
+            requests = min(self._most(_EFFORT), ceil(1.3 * wanted))  # more are in flight then
+
+    def _most(self, times: int) -> int:
+        """The most requests of a run, by how many were asked for."""
+        return min(_MOST_REQUESTS, times * self._fewest)
 
     def _enough(self, rate: float, ceiling: float) -> int:
         """Requests of a run that forgets its empty start many times over."""
         share = min(rate / ceiling, 0.999)
         memory = relaxation_requests(share, self.variability)
         requests = max(self._fewest, ceil(_MEMORIES * memory))
-        return self.load.fewest(rate, min(_MOST_REQUESTS, requests))
+        return self.load.fewest(rate, min(self._most(_EFFORT), requests))
 
     def simulate(self, rate: float, requests: int, seed: int) -> SimulationResult:
         """Serve so many of the same requests at a load: one simulation."""

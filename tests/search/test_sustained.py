@@ -187,7 +187,7 @@ def test_probes_near_the_throughput_are_longer():
     assert lengths == sorted(lengths)
     last = by_rate[-1]
     memory = relaxation_requests(last.rate / found.throughput, 2.0)
-    assert last.requests >= min(60_000, 15 * memory)
+    assert last.requests >= min(30 * 500, 15 * memory)
 
 
 def test_throughput_counts_neither_ramp_nor_drain():
