@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from kvsim.search import Objective as Objective
     from kvsim.search import RateSearch as RateSearch
     from kvsim.search import SearchSettings as SearchSettings
+    from kvsim.search import cheapest as cheapest
     from kvsim.search import deployment_manifest as deployment_manifest
     from kvsim.search import find_cheapest as find_cheapest
     from kvsim.search import fleet_of as fleet_of
@@ -120,6 +121,7 @@ _HOMES = {
     "allocator_names": "kvsim.simulator.loading",
     "cache_policy_names": "kvsim.studies.cache",
     "cache_sizes": "kvsim.studies.cache",
+    "cheapest": "kvsim.search",
     "compare": "kvsim.runs.compare",
     "compare_bench": "kvsim.calibrate.served.bench",
     "deployment_manifest": "kvsim.search",

@@ -13,7 +13,7 @@ from app.parts.rows import ask_look, ask_row, look_field
 from app.parts.trouble import in_place, say
 from app.parts.words import plain
 from app.state import Count, Field, PageState, Pick, Several, Share
-from kvsim import FleetOption, figures
+from kvsim import FleetOption, cheapest, figures
 
 PAGE = "size"
 MOST_OPTIONS = 16
@@ -156,15 +156,15 @@ def show_run(state: PageState, run: runs.Run, values: dict[str, Any]) -> None:
 
 def best(options: tuple[FleetOption, ...]) -> None:
     """Say which fleet is the cheapest, and what it is made of."""
-    priced = [option for option in options if option.usd_per_hour]
     if not any(option.replicas for option in options):
         st.error("No card meets the objectives; the table says why.")
         return
-    if not priced:
+    known = cheapest(options)
+    if not known:
         st.info("No card here has a known price.")
         return
-    option = min(priced, key=lambda each: each.usd_per_hour or (0.0, 0.0))
-    low, high = option.usd_per_hour or (0.0, 0.0)
+    option, *ties = known
+    low, high = option.cost_per_hour or (0.0, 0.0)
     numbers = {
         "Cheapest": f"{option.accelerator} · TP {option.tensor_parallel_size}",
         "Replicas": f"{option.replicas:,}",
@@ -173,6 +173,9 @@ def best(options: tuple[FleetOption, ...]) -> None:
         "One replica sustains": f"{option.highest_rate:,.3g} requests/s",
     }
     shown.metrics(numbers)
+    if ties:
+        named = ", ".join(f"{each.accelerator} · TP {each.tensor_parallel_size}" for each in ties)
+        st.caption(f"A tie, as price ranges overlap: {named}.")
 
 
 def charts(state: PageState, options: tuple[FleetOption, ...], values: dict[str, Any]) -> str:

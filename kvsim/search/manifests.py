@@ -95,7 +95,12 @@ class Fleet:
 
 
 def fleet_of(
-    option: FleetOption, engine: str = "vllm", version: str = "", *, image: str = ""
+    option: FleetOption,
+    engine: str = "vllm",
+    version: str = "",
+    *,
+    image: str = "",
+    currency: str = "USD",
 ) -> Fleet:
     """Make the fleet of an answer to a demand.
 
@@ -108,6 +113,8 @@ def fleet_of(
         and `version`.
     image : str
         Container image, in place of the engine's own of that release.
+    currency : str
+        Of the option's price.
 
     Raises
     ------
@@ -120,7 +127,7 @@ def fleet_of(
     if option.replicas is None or not option.command:
         why = f": {option.problem}" if option.problem else ""
         raise InputError(f"{option.accelerator} carries nothing{why}", fix="choose another option")
-    profile = find_accelerator(option.accelerator)
+    profile = find_accelerator(option.profile or option.accelerator)
     server = server_of(engine)
     if profile.vendor not in _VENDORS:
         known = " and ".join(_VENDORS)
@@ -140,7 +147,7 @@ def fleet_of(
         environment=line.environment,
         node_labels=_node_labels(profile),
         downloads=server.downloads,
-        found=_found(option, line.model),
+        found=_found(option, line.model, currency),
     )
     return _remarked(fleet, profile)
 
@@ -223,7 +230,7 @@ def _node_labels(profile: AcceleratorProfile) -> dict[str, str]:
     return {label: profile.product_name.replace(" ", space)} if profile.product_name else {}
 
 
-def _found(option: FleetOption, model: str) -> dict[str, str]:
+def _found(option: FleetOption, model: str, currency: str) -> dict[str, str]:
     """What the answer says of itself, in words."""
     found = {
         "model": model,
@@ -235,8 +242,9 @@ def _found(option: FleetOption, model: str) -> dict[str, str]:
         found["highest-rate-per-replica"] = f"{option.highest_rate:.3g} {option.unit}"
     if option.headroom is not None:
         found["headroom"] = f"{option.headroom:.0%}"
-    if option.usd_per_hour is not None:
-        found["usd-per-hour"] = " to ".join(f"{cost:.2f}" for cost in option.usd_per_hour)
+    if option.cost_per_hour is not None:
+        said = " to ".join(dict.fromkeys(f"{cost:.2f}" for cost in option.cost_per_hour))
+        found["cost-per-hour"] = f"{said} {currency}"
     return found
 
 

@@ -64,11 +64,11 @@ def test_the_page_shows_what_the_api_answers():
     one, two = fleet()
     bars = {each["name"]: each["x"] for each in charts(app)[0]["data"]}
     assert bars == {"TP 1": [one.highest_rate], "TP 2": [two.highest_rate]}
-    cheapest = min((one, two), key=lambda each: each.usd_per_hour)
+    cheapest = min((one, two), key=lambda each: each.cost_per_hour)
     shown = numbers(app)
     assert shown["Cheapest"] == f"H100-SXM5-80GB · TP {cheapest.tensor_parallel_size}"
     assert shown["Replicas"] == f"{cheapest.replicas:,}"
-    assert shown["USD per hour"] == "{:,.2f} to {:,.2f}".format(*cheapest.usd_per_hour)
+    assert shown["USD per hour"] == "{:,.2f} to {:,.2f}".format(*cheapest.cost_per_hour)
 
 
 def test_latencies_come_with_their_bands_and_what_those_rest_on():
@@ -90,7 +90,7 @@ def test_the_scatter_is_cost_against_the_latency_that_was_chosen():
         assert [each["y"][0] for each in points[:2]] == [
             pytest.approx(option.at_demand.latency_ms[by]) for option in (one, two)
         ]
-        assert points[0]["x"] == [sum(one.usd_per_hour) / 2]
+        assert points[0]["x"] == [sum(one.cost_per_hour) / 2]
         assert points[2]["y"][0] == {"ttft": 200, "tpot": 15}[by]
 
 
@@ -162,3 +162,18 @@ def test_the_latency_and_the_card_of_a_link_stay_in_it_while_the_search_goes_on(
     assert any(button.key == "stop run" for button in app.button)
     assert (link_of(app)["by"], link_of(app)["look"]) == ("ttft", "1")
     assert "kvsim size kvsim-size.yaml" in commands(app)[-1]
+
+
+def test_the_page_and_the_command_call_the_same_fleet_the_cheapest():
+    """By the middle of the price's range: of these two the other's low end is lower."""
+    cards = ("H100-SXM5-80GB", "H100-PCIE-80GB")
+    easy = {"tpot": 60, "ttft": 2000, "rate": 1}
+    app = sized(gpu=",".join(cards), tp="1", **easy)
+    options = fleet(1.0, [(card, 1) for card in cards], slo={"ttft_ms": 2000, "tpot_ms": 60})
+    assert min(options, key=lambda each: each.cost_per_hour).accelerator == cards[0]
+    best, tie = kvsim.cheapest(options)
+    assert best.accelerator == cards[1]
+    assert numbers(app)["Cheapest"] == f"{cards[1]} · TP 1"
+    assert f"A tie, as price ranges overlap: {tie.accelerator} · TP 1." in [
+        each.value for each in app.caption
+    ]

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -16,7 +17,7 @@ from kvsim.errors import InputError, UnsupportedError
 from kvsim.search import Fleet, FleetOption, RateSearch, SearchSettings
 from kvsim.search.manifests import dns_label
 from kvsim.specs.hardware import Price
-from kvsim.specs.yaml_files import parse_yaml
+from kvsim.specs.yaml_files import data_folder, parse_yaml
 
 CHECKERS = "`pip install kubernetes-validate kserve` (400 MB) lets their own checkers judge"
 LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")  # RFC 1035, which is within RFC 1123
@@ -245,7 +246,7 @@ def test_what_was_found_is_annotated(manifest):
     assert found["kvsim/demand"] == "10 requests/s"
     assert found["kvsim/highest-rate-per-replica"] == "4 requests/s"
     assert found["kvsim/headroom"] == "20%"  # 12 for 10
-    assert found["kvsim/usd-per-hour"] == "6.00 to 9.00"  # three devices
+    assert found["kvsim/cost-per-hour"] == "6.00 to 9.00 USD"  # three devices
 
 
 # --- names and text --------------------------------------------------------------------------
@@ -384,3 +385,14 @@ def test_kserve_takes_it(make):
         model(**{keys[key]: value for key, value in content.items()})
     assert document["apiVersion"] == kserve.constants.KSERVE_V1BETA1
     assert document["kind"] == kserve.constants.KSERVE_KIND_INFERENCESERVICE
+
+
+def test_a_cost_has_its_currency_and_a_profile_of_ones_own_is_found(tmp_path):
+    own = tmp_path / "mine.yaml"
+    text = (data_folder("hardware_profiles") / "h100-sxm5-80gb.yaml").read_text("utf-8")
+    text = text.replace("name: H100-SXM5-80GB", "name: Mine", 1)
+    own.write_text(re.sub(r"^aliases: .*\n", "", text, flags=re.MULTILINE), "utf-8")
+    answer = replace(option(), accelerator="Mine", profile=str(own))
+    made = kvsim.fleet_of(answer, "vllm", ENGINES["vllm"], currency="EUR")
+    assert made.found["cost-per-hour"] == "6.00 to 9.00 EUR"
+    assert made.found["accelerator"] == "Mine"
