@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvsim.cli import INTERRUPTED, say
-from kvsim.cli.options import COUNT, GPU, KV_DTYPE, MODEL, CatalogueName, format_option, given
+from kvsim.cli.options import (
+    COUNT,
+    GPU,
+    KV_DTYPE,
+    MODEL,
+    CatalogueName,
+    format_option,
+    given,
+    listed,
+)
 from kvsim.cli.render import Section, Table, emit, print_records
 from kvsim.errors import InputError, UnknownNameError
 from kvsim.units import format_bytes
@@ -60,10 +69,10 @@ def command(
     """  # noqa: D301 - \b keeps click from wrapping the examples
     from kvsim.studies.cache.curve import cache_curve, read_sizes
 
-    named = _listed(policies, "--policies")
+    named = listed(policies, "--policies")
     known = _served(flags)
     requests = _read(trace, flags)
-    asked = () if sizes is None else read_sizes(_listed(sizes, "--sizes"), requests, known)
+    asked = () if sizes is None else read_sizes(listed(sizes, "--sizes"), requests, known)
     with _progress() as watch:
         found = cache_curve(requests, policies=named, sizes=asked, known=known, watch=watch)
     _tell(found)
@@ -73,13 +82,6 @@ def command(
         emit(_sections(found), found.to_dict, output_format)
     if found.interrupted:
         raise click.exceptions.Exit(INTERRUPTED)
-
-
-def _listed(text: str, flag: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(words):
-        raise InputError(f"{text!r} has an empty part", where=flag, fix="separate by one comma")
-    return list(dict.fromkeys(words))
 
 
 def _served(flags: Mapping[str, Any]) -> Served | None:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from kvsim.cli import say
+from kvsim.cli import INTERRUPTED, say
 from kvsim.cli.objective_options import objectives
 from kvsim.cli.options import COUNT, DURATION, NUMBER, decorate
 from kvsim.cli.save import save_scenario
 from kvsim.errors import InputError
 
 if TYPE_CHECKING:
-    from kvsim.search import FleetOption, Objective, SearchSettings
+    from kvsim.search import FleetOption, FleetSearch, Objective, SearchSettings
     from kvsim.search.space import Space
-    from kvsim.simulator.replica import Watch
+    from kvsim.search.work import Told
     from kvsim.simulator.scenario import Scenario
     from kvsim.specs.hardware import Price
 
@@ -28,13 +28,11 @@ __all__ = [
     "Asked",
     "asked_of",
     "card_prices",
+    "deliver",
     "distinct_cards",
-    "listed",
     "price_options",
-    "print_manifest",
-    "save_cheapest",
     "search_options",
-    "sizing_progress",
+    "settling",
 ]
 
 _REDRAWN_SECONDS = 0.1
@@ -92,24 +90,12 @@ class Asked(NamedTuple):
     image: str | None
     replications: int | None
 
-    def goals(self, question: Scenario) -> tuple[Objective, ...]:
-        """The objectives of the flags, else those of the scenario."""
-        from kvsim.search.objectives import objectives_of
-
-        return self.objectives or objectives_of(question.slo, self.settings.share)
-
     def settings_of(self, space: Space) -> SearchSettings:
         """How a rate is searched: with as many seeds as the space says, unless a flag does."""
         if self.replications is not None or not space.is_seeded:
             return self.settings
         most = max(space.seeds, self.settings.most_replications)
         return replace(self.settings, replications=space.seeds, most_replications=most)
-
-    def demand(self, question: Scenario) -> float:
-        """The load of the whole fleet."""
-        from kvsim.search.load import load_of
-
-        return load_of(question).stated(question.workload)
 
 
 def asked_of(flags: dict[str, Any]) -> Asked:
@@ -141,14 +127,6 @@ def asked_of(flags: dict[str, Any]) -> Asked:
         flags.pop("image"),
         count,
     )
-
-
-def listed(text: str, flag: str) -> list[str]:
-    """Read words that commas separate, each once (InputError for an empty one)."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(words):
-        raise InputError(f"{text!r} has an empty part", where=flag, fix="separate by one comma")
-    return list(dict.fromkeys(words))
 
 
 def distinct_cards(names: Iterable[str]) -> list[str]:
@@ -200,72 +178,72 @@ def card_prices(
     return own
 
 
-def save_cheapest(question: Scenario, best: tuple[FleetOption, ...], file: str) -> None:
+def deliver(found: FleetSearch, scenario: Scenario, asked: Asked, show: Callable[[], None]) -> None:
+    """Save the cheapest, print the answer and say what is missing; a cut search saves nothing."""
+    if asked.save is not None and not found.interrupted:
+        _save(scenario, found.cheapest, asked.save)
+    if not found.objectives:
+        say("kvsim: no objective is given: a queue that does not grow is all that is asked for")
+    if asked.manifest is not None and not found.interrupted:
+        _print_manifest(scenario, found.cheapest, asked)
+    else:
+        show()
+    left = sum(option.ruled_out == "unsearched" for option in found.options)
+    if left:
+        settled = f"{len(found.options) - left:,} of {len(found.options):,} points are settled"
+        say(f"kvsim: {'interrupted' if found.interrupted else 'out of time'}: {settled}")
+    if found.interrupted:
+        raise click.exceptions.Exit(INTERRUPTED)
+
+
+def _save(scenario: Scenario, best: tuple[FleetOption, ...], file: str) -> None:
     """Write one replica of the cheapest fleet under its share of the demand."""
     from kvsim.search.fleet import replica_scenario
 
     if not best:
         say(f"kvsim: no fleet carries the load at a known price, so {file} was not written")
         return
-    save_scenario(replica_scenario(question, best[0]), file)
+    save_scenario(replica_scenario(scenario, best[0]), file)
 
 
-def print_manifest(question: Scenario, best: tuple[FleetOption, ...], asked: Asked) -> None:
+def _print_manifest(scenario: Scenario, best: tuple[FleetOption, ...], asked: Asked) -> None:
     """Print the cheapest fleet as Kubernetes takes it, and nothing else."""
     from kvsim.search.fleet import replica_scenario
     from kvsim.search.manifests import deployment_manifest, fleet_of, kserve_manifest
 
     if not best:
         raise InputError("no fleet carries the load at a known price", where="--manifest")
-    engine = replica_scenario(question, best[0]).engine
-    fleet = fleet_of(best[0], engine.name, engine.version, image=asked.image or "")
+    engine = replica_scenario(scenario, best[0]).engine
+    fleet = fleet_of(
+        best[0], engine.name, engine.version, image=asked.image or "", currency=asked.currency
+    )
     written = deployment_manifest if asked.manifest == "kubernetes" else kserve_manifest
     click.echo(written(fleet), nl=False)
 
 
 @contextmanager
-def sizing_progress() -> Iterator[Watch | None]:
-    """Count simulations and requests on a terminal's stderr."""
+def settling() -> Iterator[Told | None]:
+    """Draw on a terminal's stderr how many are settled, and the cheapest so far."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    text = TextColumn("{task.fields[runs]:,} simulations here, {task.completed:,} requests")
-    columns = (TextColumn("sizing"), text, TimeElapsedColumn())
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(
         *columns, console=Console(stderr=True), transient=True, auto_refresh=False
     ) as bar:
-        task, seen = bar.add_task("", total=None, runs=0), _Seen()
+        task, drawn = bar.add_task(""), -1.0
 
-        def watch(clock: float, requests: int, usage: float) -> None:
-            if seen.take(requests):
-                bar.update(task, completed=seen.requests, runs=seen.runs)
-                bar.refresh()
+        def told(stage: str, done: int, of: int, best: FleetOption | None) -> None:
+            nonlocal drawn
+            if stage == "screened" and monotonic() - drawn < _REDRAWN_SECONDS and done < of:
+                return
+            said = f"{done:,} of {of:,} points {stage}"
+            if best is not None:
+                said += f"; cheapest so far: {best.devices:,} x {best.label}"
+            bar.update(task, completed=done, total=of, description=said, refresh=True)
+            drawn = monotonic()
 
-        yield watch
-
-
-class _Seen:
-    """What passed so far, of simulations that each count from 0."""
-
-    def __init__(self) -> None:
-        self.runs = self.before = self.now = 0
-        self.drawn = -1.0
-
-    @property
-    def requests(self) -> int:
-        """Requests of all simulations."""
-        return self.before + self.now
-
-    def take(self, requests: int) -> bool:
-        """Take a count; whether it is time to draw."""
-        if requests < self.now or not self.runs:
-            self.before += self.now
-            self.runs += 1
-        self.now = requests
-        due = monotonic() - self.drawn > _REDRAWN_SECONDS
-        if due:
-            self.drawn = monotonic()
-        return due
+        yield told

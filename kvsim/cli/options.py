@@ -36,6 +36,7 @@ __all__ = [
     "format_option",
     "given",
     "json_option",
+    "listed",
     "target_options",
 ]
 
@@ -299,6 +300,14 @@ def engine_options_but_tp(function: F) -> F:
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the options that the user gave."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def listed(text: str, flag: str) -> list[str]:
+    """Read words that commas separate, each once (InputError for an empty one)."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise InputError(f"{text!r} has an empty part", where=flag, fix="separate by one comma")
+    return list(dict.fromkeys(words))
 
 
 def flag_words(name: str, value: object) -> str:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvsim.cli import INTERRUPTED, say
 from kvsim.cli.fleet_options import (
     Asked,
     asked_of,
     card_prices,
+    deliver,
     price_options,
-    print_manifest,
-    save_cheapest,
     search_options,
+    settling,
 )
 from kvsim.cli.objective_options import objective_options
 from kvsim.cli.options import COUNT, MODEL, SCENARIO, format_option
@@ -30,9 +25,8 @@ from kvsim.cli.workload_options import workload_options
 from kvsim.interrupts import held, released
 
 if TYPE_CHECKING:
-    from kvsim.search import FleetOption, FleetSearch
+    from kvsim.search import FleetSearch
     from kvsim.search.space import Space
-    from kvsim.search.work import Told
 
 __all__ = ["command"]
 
@@ -95,19 +89,10 @@ def command(
         jobs=asked.jobs,
     )
     with held():
-        with released(), _progress() as told:
+        with released(), settling() as told:
             found = find(told=told)
-        if asked.save is not None and not found.interrupted:
-            save_cheapest(space.scenario, found.cheapest, asked.save)
-        if not found.objectives:
-            say("kvsim: no objective is given: a queue that does not grow is all that is asked for")
-        if asked.manifest is not None and not found.interrupted:
-            print_manifest(space.scenario, found.cheapest, asked)
-        else:
-            _show(found, asked, output_format, explain=explain)
-    _tell(found)
-    if found.interrupted:
-        raise click.exceptions.Exit(INTERRUPTED)
+        show = partial(_show, found, asked, output_format, explain=explain)
+        deliver(found, space.scenario, asked, show)
 
 
 def _cards(space: Space) -> list[str]:
@@ -126,39 +111,3 @@ def _show(found: FleetSearch, asked: Asked, output_format: str, *, explain: bool
         return
     sections = search_sections(found, asked.currency, explain=explain)
     emit(sections, partial(search_record, found, asked.currency), output_format)
-
-
-def _tell(found: FleetSearch) -> None:
-    """Say what is missing."""
-    left = sum(option.ruled_out == "unsearched" for option in found.options)
-    if left:
-        settled = f"{len(found.options) - left:,} of {len(found.options):,} points are settled"
-        say(f"kvsim: {'interrupted' if found.interrupted else 'out of time'}: {settled}")
-
-
-@contextmanager
-def _progress() -> Iterator[Told | None]:
-    """Draw on a terminal's stderr how many points are settled, and the cheapest so far."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, auto_refresh=False
-    ) as bar:
-        task, drawn = bar.add_task(""), -1.0
-
-        def told(stage: str, done: int, of: int, best: FleetOption | None) -> None:
-            nonlocal drawn
-            if stage == "screened" and monotonic() - drawn < 0.1 and done < of:
-                return
-            said = f"{done:,} of {of:,} points {stage}"
-            if best is not None:
-                said += f"; cheapest so far: {best.devices:,} x {best.label}"
-            bar.update(task, completed=done, total=of, description=said, refresh=True)
-            drawn = monotonic()
-
-        yield told

@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kvsim.cli.render import Section, Table
-from kvsim.cli.size_report import best_lines, counted, flat, fleet_record, milliseconds, sure_lines
+from kvsim.cli.size_report import (
+    best_lines,
+    counted,
+    flat,
+    fleet_record,
+    milliseconds,
+    priced,
+    question_record,
+    sure_lines,
+)
 from kvsim.results.words import SHORT
 
 if TYPE_CHECKING:
@@ -54,17 +63,8 @@ def _without(found: FleetSearch) -> str:
 
 def search_record(found: FleetSearch, currency: str) -> dict[str, Any]:
     """The answer as JSON-ready values."""
-    from kvsim.version import __version__
-
     return {
-        "kvsim": __version__,
-        "demand": found.demand,
-        "unit": found.unit,
-        "currency": currency,
-        "objectives": [
-            {"latency": each.latency, "percentile": 100 * each.share, "limit_ms": each.limit_ms}
-            for each in found.objectives
-        ],
+        **question_record(found, currency),
         "points": found.points,
         "tried": len(found.options),
         "simulated": found.simulated,
@@ -135,14 +135,12 @@ def _table(found: FleetSearch, currency: str) -> Table:
 
 
 def _row(found: FleetSearch, option: FleetOption) -> tuple[str, ...]:
-    cost, probe = option.usd_per_hour, option.at_demand
-    low, high = cost or (0.0, 0.0)
-    priced = f"{low:,.2f}" if low == high else f"{low:,.2f} to {high:,.2f}"
+    probe = option.at_demand
     return (
         _values(option),
         f"{option.replicas:,}",
         f"{option.devices:,}",
-        priced if cost else "no price",
+        priced(option),
         f"{option.highest_rate:,.3g}",
         milliseconds(probe.latency_ms.get(found.latency) if probe else None),
         _FRONT if option in found.front else "",

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvsim.cli import INTERRUPTED, say
 from kvsim.cli.fleet_options import (
     asked_of,
     card_prices,
+    deliver,
     distinct_cards,
-    listed,
     price_options,
-    print_manifest,
-    save_cheapest,
     search_options,
-    sizing_progress,
+    settling,
 )
 from kvsim.cli.objective_options import objective_options
 from kvsim.cli.options import (
@@ -26,6 +23,7 @@ from kvsim.cli.options import (
     SCENARIO,
     engine_options_but_tp,
     format_option,
+    listed,
 )
 from kvsim.cli.render import emit, print_records
 from kvsim.cli.save import savable
@@ -36,7 +34,8 @@ from kvsim.interrupts import held, released
 from kvsim.units import parse_count
 
 if TYPE_CHECKING:
-    from kvsim.search import FleetOption, Objective
+    from kvsim.search import FleetSearch
+    from kvsim.search.space import Space
 
 __all__ = ["command"]
 
@@ -80,53 +79,46 @@ def command(
     kvsim size --model llama3.1-8b --gpu h100 --users 500 --think 30s --prompt 800 --output 200 \\
         --e2e-p95 10s
     """  # noqa: D301 - \b keeps click from wrapping the examples
-    from kvsim.search import cheapest, size_fleet
-    from kvsim.search.work import INTERRUPTED_WORDS
+    from kvsim.search import find_cheapest
 
     asked = asked_of(flags)
-    cards = _cards(gpu, tp, flags, settings)
-    question = chosen_scenario(scenario, settings, {**flags, "gpu": cards[0][0]})
+    space = _space(scenario, gpu, tp, flags, settings)
     if asked.save is not None:
-        question = savable(question, asked.save)
-    size = partial(
-        size_fleet,
-        question,
-        asked.demand(question),
-        cards,
-        asked.settings,
-        objectives=asked.goals(question),
-        prices=card_prices(price, (name for name, _ in cards), asked.currency),
+        savable(space.scenario, asked.save)
+    find = partial(
+        find_cheapest,
+        space,
+        settings=asked.settings,
+        objectives=asked.objectives or None,
+        prices=card_prices(price, space.vary["gpu"], asked.currency),
         search_all=asked.search_all,
         jobs=asked.jobs,
     )
     with held():
-        with released(), sizing_progress() as watch:
-            options = size(watch=watch)
-        left = sum(option.problem == INTERRUPTED_WORDS for option in options)
-        if asked.save is not None and not left:
-            save_cheapest(question, cheapest(options), asked.save)
-        if not asked.goals(question):
-            say("kvsim: no objective is given: a queue that does not grow is all that is asked for")
-        if asked.manifest is not None and not left:
-            print_manifest(question, cheapest(options), asked)
-        else:
-            _show(options, asked.goals(question), asked.currency, output_format)
-    if left:
-        say(f"kvsim: interrupted: {len(cards) - left} of {len(cards)} fleets are finished")
-        raise click.exceptions.Exit(INTERRUPTED)
+        with released(), settling() as told:
+            found = find(told=told)
+        deliver(found, space.scenario, asked, partial(_show, found, asked.currency, output_format))
 
 
-def _cards(
-    gpu: str | None, tp: str, flags: Mapping[str, Any], settings: tuple[str, ...]
-) -> list[tuple[str, int]]:
+def _space(
+    scenario: str | None,
+    gpu: str | None,
+    tp: str,
+    flags: Mapping[str, Any],
+    settings: tuple[str, ...],
+) -> Space:
     """Every card with every degree."""
+    from kvsim.search.space import Space
+
     if gpu is None:
         raise InputError("names no card to choose from", where="--gpu", fix="as --gpu a100,h100")
-    names = distinct_cards(listed(gpu, "--gpu"))
-    degrees = [_degree(word) for word in listed(tp, "--tp")]
-    by_flag: dict[str, list[Any]] = {"gpu": list(names), "tp": list(degrees)}
-    refuse_fixed(by_flag, flags, settings, "--")
-    return [(name, degree) for name in names for degree in degrees]
+    vary: dict[str, list[Any]] = {
+        "gpu": distinct_cards(listed(gpu, "--gpu")),
+        "tp": [_degree(word) for word in listed(tp, "--tp")],
+    }
+    refuse_fixed(vary, flags, settings, "--")
+    question = chosen_scenario(scenario, settings, {**flags, "gpu": vary["gpu"][0]})
+    return Space(question, dict(vary), spelled={key: f"--{key}" for key in vary})
 
 
 def _degree(word: str) -> int:
@@ -139,16 +131,10 @@ def _degree(word: str) -> int:
     return degree
 
 
-def _show(
-    options: tuple[FleetOption, ...],
-    goals: tuple[Objective, ...],
-    currency: str,
-    output_format: str,
-) -> None:
+def _show(found: FleetSearch, currency: str, output_format: str) -> None:
     from kvsim.cli.size_report import size_record, size_rows, size_sections
 
     if output_format == "csv":
-        print_records(size_rows(options), (), output_format)
+        print_records(size_rows(found), (), output_format)
         return
-    sections = size_sections(options, currency)
-    emit(sections, partial(size_record, options, goals, currency), output_format)
+    emit(size_sections(found, currency), partial(size_record, found, currency), output_format)

@@ -9,7 +9,7 @@ from kvsim.cli.render import Section, Table
 from kvsim.results.words import SHORT
 
 if TYPE_CHECKING:
-    from kvsim.search import FleetOption, Objective
+    from kvsim.search import FleetOption, FleetSearch
 
 __all__ = [
     "best_lines",
@@ -17,6 +17,8 @@ __all__ = [
     "flat",
     "fleet_record",
     "milliseconds",
+    "priced",
+    "question_record",
     "size_record",
     "size_rows",
     "size_sections",
@@ -25,60 +27,54 @@ __all__ = [
 
 _NONE = "-"
 _NESTED = ("bound_by", "latency_ms", "time_bands", "values")
-_ENDS = {"saturation": "queue"}
 _JUDGED = ("ttft", "tpot", "e2el")
 
 
-def size_sections(options: Sequence[FleetOption], currency: str) -> Iterator[Section]:
+def size_sections(found: FleetSearch, currency: str) -> Iterator[Section]:
     """Lay the answer out: the cheapest, its launch line, the table of all, and why not."""
-    from kvsim.search import cheapest
-
-    best = cheapest(options)
-    whole = not any(option.ruled_out == "unsearched" for option in options)
-    title = "Cheapest" if whole else "Cheapest so far"
-    carrying = [option for option in options if option.replicas]
+    best = found.cheapest
+    title = "Cheapest so far" if found.is_cut else "Cheapest"
     if best:
         yield Section(title, tuple(best_lines(best, currency)))
         yield Section("Launch, each replica", (best[0].command,))
-    elif carrying:
+    elif found.answers:
         yield Section(title, ("no card here has a price: give one with --price GPU=PRICE",))
     else:
-        said = "no card carries the load: see below why"
-        yield Section(title, (said if whole else "none yet",))
-    if carrying:
-        ordered = sorted(carrying, key=_middle_cost)
-        yield Section("All fleets", (_table(ordered, currency), *sure_lines(ordered)))
-    failed = [option for option in options if not option.replicas]
-    if failed:
-        rows = tuple((_name(option), option.problem) for option in failed)
+        said = "none yet" if found.is_cut else "no card carries the load: see below why"
+        yield Section(title, (said,))
+    if found.answers:
+        table = _table(found.answers, currency)
+        yield Section("All fleets", (table, *sure_lines(found.answers)))
+    if found.ruled_out:
+        rows = tuple((_name(option), option.problem) for option in found.ruled_out)
         yield Section("Cannot, or not searched", (Table(("fleet", "why"), rows, words=True),))
 
 
-def size_record(
-    options: Sequence[FleetOption], goals: Sequence[Objective], currency: str
-) -> dict[str, Any]:
+def size_record(found: FleetSearch, currency: str) -> dict[str, Any]:
     """The answer as JSON-ready values."""
-    from kvsim.search import cheapest
-    from kvsim.version import __version__
-
-    first = options[0]
     return {
-        "kvsim": __version__,
-        "demand": first.demand,
-        "unit": first.unit,
-        "currency": currency,
-        "objectives": [
-            {"latency": each.latency, "percentile": 100 * each.share, "limit_ms": each.limit_ms}
-            for each in goals
-        ],
-        "cheapest": [_name(option) for option in cheapest(options)],
-        "fleets": [fleet_record(option) for option in options],
+        **question_record(found, currency),
+        "cheapest": [_name(option) for option in found.cheapest],
+        "fleets": [fleet_record(option) for option in found.options],
     }
 
 
-def size_rows(options: Sequence[FleetOption]) -> list[dict[str, Any]]:
+def question_record(found: FleetSearch, currency: str) -> dict[str, Any]:
+    """What was asked, as JSON-ready values."""
+    from kvsim.version import __version__
+
+    return {
+        "kvsim": __version__,
+        "demand": found.demand,
+        "unit": found.unit,
+        "currency": currency,
+        "objectives": [each.to_dict() for each in found.objectives],
+    }
+
+
+def size_rows(found: FleetSearch) -> list[dict[str, Any]]:
     """One flat row a fleet."""
-    return [flat(fleet_record(option)) for option in options]
+    return [flat(fleet_record(option)) for option in found.options]
 
 
 def flat(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +87,7 @@ def flat(record: Mapping[str, Any]) -> dict[str, Any]:
 def fleet_record(option: FleetOption) -> dict[str, Any]:
     """One fleet as JSON-ready values."""
     search, probe = option.search, option.at_demand
-    cost, tokens = option.usd_per_hour or (None, None), option.cost_per_million_tokens
+    cost, tokens = option.cost_per_hour or (None, None), option.cost_per_million_tokens
     low, high = search.interval if search and search.interval else (None, None)
     return {
         "accelerator": option.accelerator,
@@ -168,17 +164,24 @@ def _degrees(option: FleetOption) -> str:
     return " ".join(words)
 
 
+def priced(option: FleetOption) -> str:
+    """What a fleet costs an hour: a number, a range, or that no price is known."""
+    cost = option.cost_per_hour
+    if cost is None:
+        return "no price"
+    return " to ".join(dict.fromkeys(f"{each:,.2f}" for each in cost))
+
+
 def _cost(option: FleetOption, currency: str) -> str:
-    low, high = option.usd_per_hour or (0.0, 0.0)
-    return f"{low:,.2f} {currency}" if low == high else f"{low:,.2f} to {high:,.2f} {currency}"
+    return f"{priced(option)} {currency}"
 
 
 def _a_million(option: FleetOption, currency: str) -> str:
     cost = option.cost_per_million_tokens
     if cost is None:
         return ""
-    low, high = (f"{each:,.3g}" for each in cost)
-    return f", {low if low == high else f'{low} to {high}'} {currency} a million tokens"
+    said = " to ".join(dict.fromkeys(f"{each:,.3g}" for each in cost))
+    return f", {said} {currency} a million tokens"
 
 
 def _sustained(option: FleetOption) -> str:
@@ -241,14 +244,12 @@ def _table(options: Sequence[FleetOption], currency: str) -> Table:
 
 
 def _row(option: FleetOption) -> tuple[str, ...]:
-    low, high = option.usd_per_hour or (0.0, 0.0)
-    cost = f"{low:,.2f}" if low == high else f"{low:,.2f} to {high:,.2f}"
     search, probe = option.search, option.at_demand
     limit = search.limit if search else ""
     return (
         f"{option.replicas:,} x {_name(option)}",
         f"{option.devices:,}",
-        cost if option.usd_per_hour else "no price",
+        priced(option),
         f"{option.highest_rate:,.3g}",
         SHORT.get(limit, limit),
         *(milliseconds(probe.latency_ms[name] if probe else None) for name in _JUDGED),
@@ -272,8 +273,3 @@ def milliseconds(value: float | None) -> str:
 
 def _name(option: FleetOption) -> str:
     return f"{option.accelerator} {_degrees(option)}"
-
-
-def _middle_cost(option: FleetOption) -> float:
-    cost = option.usd_per_hour
-    return sum(cost) if cost else float("inf")

@@ -125,7 +125,7 @@ def fleet_table(options: Sequence[FleetOption]) -> Table:
 
 
 def _fleet_row(option: FleetOption) -> Row:
-    cost = option.usd_per_hour
+    cost = option.cost_per_hour
     limited = option.memory_limited
     latencies = [cell for name in _SLO_LATENCIES for cell in _latency(option, name)]
     return {
@@ -178,13 +178,13 @@ def fleet_chart(options: Sequence[FleetOption], latency: str, limit_ms: float | 
             "card": option.accelerator,
             "tensor_parallel_size": option.tensor_parallel_size,
             "replicas": option.replicas,
-            "usd_per_hour_low": option.usd_per_hour[0] if option.usd_per_hour else None,
-            "usd_per_hour_high": option.usd_per_hour[1] if option.usd_per_hour else None,
+            "cost_per_hour_low": option.cost_per_hour[0] if option.cost_per_hour else None,
+            "cost_per_hour_high": option.cost_per_hour[1] if option.cost_per_hour else None,
             f"{latency}_ms": option.at_demand.latency_ms[latency] if option.at_demand else None,
         }
         for option in options
     ]
-    shown = [option for option in options if option.usd_per_hour and option.at_demand]
+    shown = [option for option in options if option.cost_per_hour and option.at_demand]
     cards = list(dict.fromkeys(option.accelerator for option in options))
     degrees = sorted({option.tensor_parallel_size for option in options})
     traces = [_fleet_point(option, latency, cards, degrees) for option in shown]
@@ -201,7 +201,7 @@ def fleet_chart(options: Sequence[FleetOption], latency: str, limit_ms: float | 
 def _fleet_point(
     option: FleetOption, latency: str, cards: Sequence[str], degrees: Sequence[int]
 ) -> dict[str, Any]:
-    low, high = option.usd_per_hour or (0.0, 0.0)
+    low, high = option.cost_per_hour or (0.0, 0.0)
     middle = (low + high) / 2
     return {
         "type": "scatter",
@@ -224,16 +224,16 @@ def _fleet_point(
 def _limit_line(shown: Sequence[FleetOption], limit_ms: float | None) -> list[dict[str, Any]]:
     if limit_ms is None or not shown:
         return []
-    most = max(option.usd_per_hour[1] for option in shown if option.usd_per_hour)
+    most = max(option.cost_per_hour[1] for option in shown if option.cost_per_hour)
     return [reference_line(f"objective, {limit_ms:,g} ms", [0, most], [limit_ms, limit_ms])]
 
 
 def _fleet_alt(shown: Sequence[FleetOption], latency: str) -> str:
     said = "; ".join(
-        f"{_name(option)}: {option.usd_per_hour[0]:,.2f} to {option.usd_per_hour[1]:,.2f}"
+        f"{_name(option)}: {option.cost_per_hour[0]:,.2f} to {option.cost_per_hour[1]:,.2f}"
         f" USD/hour at {option.at_demand.latency_ms[latency] or 0:,.4g} ms"
         for option in shown
-        if option.usd_per_hour and option.at_demand
+        if option.cost_per_hour and option.at_demand
     )
     return f"Cost against {LATENCIES[latency]}. {said or 'No fleet has a known price'}."
 

@@ -45,7 +45,7 @@ def evaluate(work: Work, space: Space, evaluations: int, *, search_all: bool) ->
     """
     if evaluations < 1:
         raise InputError(f"{evaluations} evaluations try nothing", where="evaluations")
-    study = _study(work.question.first_seed)
+    study = _study(work.question.settings.first_seed(work.question.scenario))
     tried: dict[int, int] = {}  # place in the space: number of the work
     with suppress(KeyboardInterrupt):
         for _ in range(_ASKED_IN_VAIN * evaluations):
@@ -90,4 +90,4 @@ def _heard(option: FleetOption) -> float:
     if option.price is None or option.ruled_out not in ("", "dear"):
         return _NO_ANSWER
     devices = option.devices or option.least_devices
-    return devices * (option.price.low + option.price.high) / 2
+    return devices * option.price.middle

@@ -110,12 +110,6 @@ def _card(option: FleetOption) -> tuple[object, ...]:
     return option.accelerator, option.price
 
 
-def _middle(option: FleetOption) -> float:
-    """Middle price of a device and hour."""
-    assert option.price is not None
-    return (option.price.low + option.price.high) / 2
-
-
 def _price_ratios(winner: FleetOption, rival: FleetOption) -> tuple[float, float]:
     """The ratio of prices at which both cost the same, and today's.
 
@@ -123,7 +117,9 @@ def _price_ratios(winner: FleetOption, rival: FleetOption) -> tuple[float, float
     """
     assert winner.devices is not None
     assert rival.devices is not None
-    return winner.devices / rival.devices, _middle(rival) / _middle(winner)
+    assert winner.price is not None
+    assert rival.price is not None
+    return winner.devices / rival.devices, rival.price.middle / winner.price.middle
 
 
 def _carried(option: FleetOption, replicas: int | None = None) -> float:
@@ -136,8 +132,9 @@ def _carried(option: FleetOption, replicas: int | None = None) -> float:
 def _cost(option: FleetOption, demand: float) -> float:
     """Middle cost an hour of carrying a demand."""
     assert option.highest_rate is not None
+    assert option.price is not None
     replicas = replicas_for(demand, option.highest_rate)
-    return replicas * option.devices_per_replica * _middle(option)
+    return replicas * option.devices_per_replica * option.price.middle
 
 
 def _overtaken(

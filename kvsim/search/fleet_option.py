@@ -139,11 +139,18 @@ class FleetOption:
         return None if self.replicas is None else self.replicas * self.devices_per_replica
 
     @property
-    def usd_per_hour(self) -> tuple[float, float] | None:
+    def cost_per_hour(self) -> tuple[float, float] | None:
         """What the fleet costs per hour, low and high; None when no price is known."""
         if self.devices is None or self.price is None:
             return None
         return self.devices * self.price.low, self.devices * self.price.high
+
+    @property
+    def middle_cost(self) -> float | None:
+        """The same in the middle of the price's range, by which fleets are ranked."""
+        if self.devices is None or self.price is None:
+            return None
+        return self.devices * self.price.middle
 
     @property
     def least_devices(self) -> int:
@@ -166,7 +173,7 @@ class FleetOption:
     @property
     def cost_per_million_tokens(self) -> tuple[float, float] | None:
         """Cost of a million tokens, prompt and output together, low and high."""
-        cost, replicas = self.usd_per_hour, self.replicas
+        cost, replicas = self.cost_per_hour, self.replicas
         if cost is None or self.tokens_per_s is None or replicas is None:
             return None
         millions_per_hour = replicas * self.ranks * sum(self.tokens_per_s) * 3600 / 1e6
@@ -179,10 +186,12 @@ def ranked(options: Iterable[FleetOption]) -> list[FleetOption]:
     Of those that cost the same the one with the most headroom is first. The order in which they
     were given changes nothing.
     """
-    priced = [(option, option.usd_per_hour) for option in options]
-    known = [(sum(cost), -(option.headroom or 0.0), option) for option, cost in priced if cost]
-    known.sort(key=lambda each: (*each[:2], each[2].label, each[2].accelerator))
-    return [option for _, _, option in known]
+
+    def place(option: FleetOption) -> tuple[float, float, str, str]:
+        cost, spare = option.middle_cost or 0.0, option.headroom or 0.0
+        return cost, -spare, option.label, option.accelerator
+
+    return sorted((option for option in options if option.middle_cost is not None), key=place)
 
 
 def cheapest(options: Iterable[FleetOption]) -> tuple[FleetOption, ...]:
@@ -201,7 +210,7 @@ def costs_more(option: FleetOption, other: FleetOption) -> bool:
     Where both pay the same for each device it is the devices that tell. Of a fleet that was not
     searched, what it costs at least counts.
     """
-    devices, most = option.devices or option.least_devices, other.usd_per_hour
+    devices, most = option.devices or option.least_devices, other.cost_per_hour
     if other.devices is None or most is None or option.price is None:
         return False
     if (option.accelerator, option.price) == (other.accelerator, other.price):

@@ -51,6 +51,6 @@ def pareto_front(options: Iterable[FleetOption], latency: str) -> tuple[FleetOpt
 
 def _place(option: FleetOption, latency: str) -> tuple[float, float] | None:
     """Middle cost an hour, and milliseconds."""
-    cost, probe = option.usd_per_hour, option.at_demand
+    cost, probe = option.middle_cost, option.at_demand
     seen = probe.latency_ms.get(latency) if probe else None
-    return None if cost is None or seen is None else (sum(cost) / 2, seen)
+    return None if cost is None or seen is None else (cost, seen)

@@ -197,8 +197,7 @@ class Search:
     @property
     def first_seed(self) -> int:
         """The seed that others count up from."""
-        seed = self.settings.seed
-        return self.setup.scenario.run.seed if seed is None else seed
+        return self.settings.first_seed(self.setup.scenario)
 
     def run(self) -> RateSearch:
         """Search from the beginning."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,14 @@ class Objective:
     def words(self) -> str:
         """In words: "p99 TTFT of 2,000 ms"."""
         return f"p{100 * self.share:g} {SHORT[self.latency]} of {self.limit_ms:,.10g} ms"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: latency, percentile and limit."""
+        return {
+            "latency": self.latency,
+            "percentile": 100 * self.share,
+            "limit_ms": self.limit_ms,
+        }
 
     def missed(self, milliseconds: Floats, finished: np.ndarray) -> float:
         """Share of the requests that miss it.

@@ -114,12 +114,6 @@ class Question:
             return self.objectives
         return objectives_of(self.scenario.slo, self.settings.share)
 
-    @property
-    def first_seed(self) -> int:
-        """The seed that all deployments' searches begin with."""
-        seed = self.settings.seed
-        return self.scenario.run.seed if seed is None else seed
-
     @cached_property
     def _lengths(self) -> Lengths | None:
         return sampled_lengths(self.scenario, self.settings.requests)

@@ -27,6 +27,7 @@ import numpy as np
 from kvsim.errors import InputError
 from kvsim.results.result import SimulationResult
 from kvsim.search.objectives import Objective, percentiles_ms
+from kvsim.simulator.scenario import Scenario
 
 __all__ = [
     "Probe",
@@ -93,6 +94,10 @@ class SearchSettings:
             )
         if not self.max_seconds > 0:
             raise InputError(f"max_seconds = {self.max_seconds:g} is not above 0")
+
+    def first_seed(self, scenario: Scenario) -> int:
+        """The seed that others count up from."""
+        return scenario.run.seed if self.seed is None else self.seed
 
 
 @dataclass(frozen=True)

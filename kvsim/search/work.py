@@ -20,9 +20,8 @@ from kvsim.search.fleet_option import FleetOption, costs_more, ranked
 from kvsim.search.question import Question
 from kvsim.simulator.replica import Watch
 
-__all__ = ["INTERRUPTED_WORDS", "Told", "Work"]
+__all__ = ["Told", "Work"]
 
-INTERRUPTED_WORDS = "not searched: interrupted"
 _SIMULATIONS = 20  # of a search, about
 _AT_A_TIME = 2  # the same for any number of cores, so that the same ones are searched
 
@@ -96,7 +95,7 @@ class Work:
         return [
             option
             if number in self.done
-            else replace(option, ruled_out="unsearched", problem=INTERRUPTED_WORDS)
+            else replace(option, ruled_out="unsearched", problem="not searched: interrupted")
             for number, option in enumerate(self.known)
         ]
 
@@ -180,7 +179,7 @@ def _too_dear(option: FleetOption, best: FleetOption) -> FleetOption:
     least = f"{option.least_devices:,} devices"
     rate = option.throughput
     why = "one replica is" if rate is None else f"at {rate:.3g} requests/s under overload it takes"
-    most = (best.usd_per_hour or (0.0, 0.0))[1]
+    most = (best.cost_per_hour or (0.0, 0.0))[1]
     same = (option.accelerator, option.price) == (best.accelerator, best.price)
     enough = f"{best.devices:,} are enough" if same else f"{most:,.2f} is enough"
     spent = "" if same else f", {option.least_cost:,.2f} an hour"

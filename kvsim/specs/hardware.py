@@ -94,6 +94,11 @@ class Price(Checked):
     date: str = ""
 
     @property
+    def middle(self) -> float:
+        """The middle of the range."""
+        return (self.low + self.high) / 2
+
+    @property
     def source(self) -> str:
         """Where and when; "" for a price of one's own."""
         return ", ".join(part for part in (self.note, self.date) if part)

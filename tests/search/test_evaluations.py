@@ -47,7 +47,7 @@ def test_the_seed_alone_says_which(sampler):
 
 def test_half_of_the_points_find_the_cheapest_of_all(sampler):
     """One a100 with batches of 3 or more carries it, for 1 an hour."""
-    assert some(24).cheapest[0].usd_per_hour == some(None).cheapest[0].usd_per_hour == (1, 1)
+    assert some(24).cheapest[0].cost_per_hour == some(None).cheapest[0].cost_per_hour == (1, 1)
 
 
 def test_a_space_that_is_no_larger_is_searched_whole_without_the_extra():

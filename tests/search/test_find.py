@@ -58,7 +58,7 @@ def told(found):
 def test_replicas_devices_and_costs_are_those_of_a_server_of_constant_steps():
     """10 requests/s each, at most: 25 take 3 replicas; four at a time they take 1."""
     found = find({"gpu": ["a100", "h100"], "tp": [1, 2], "max_num_seqs": [1, 4]}, search_all=True)
-    by = {values: option.usd_per_hour[0] for values, option in told(found).items()}
+    by = {values: option.cost_per_hour[0] for values, option in told(found).items()}
     assert by == {
         ("a100", 1, 1): 3 * 1,
         ("a100", 1, 4): 1,
@@ -139,7 +139,7 @@ SMALL = {"gpu": ["a100", "h100"], "tp": [1, 2], "max_num_seqs": [1, 2]}
 def test_a_point_more_never_makes_the_answer_dearer():
     costs = []
     for cards in (["h200"], ["h200", "h100"], ["h200", "h100", "a100"]):
-        costs.append(find({"gpu": cards, "tp": [1, 2]}).cheapest[0].usd_per_hour)
+        costs.append(find({"gpu": cards, "tp": [1, 2]}).cheapest[0].cost_per_hour)
     assert costs == sorted(costs, reverse=True)
     assert costs[0] > costs[-1]
 
@@ -148,7 +148,7 @@ def test_a_point_more_never_makes_the_answer_dearer():
 def test_neither_the_order_nor_the_number_of_processes_changes_the_answer(jobs):
     def answer(vary):
         found = find(vary, jobs=jobs)
-        rows = {option.label: (option.ruled_out, option.usd_per_hour) for option in found.options}
+        rows = {option.label: (option.ruled_out, option.cost_per_hour) for option in found.options}
         return [option.label for option in found.cheapest], rows
 
     first = answer(SMALL)
@@ -192,7 +192,7 @@ def test_the_cheapest_is_what_nothing_else_undercuts(options):
     best = cheapest(options)
     assert bool(best) == bool(options)
     if best:
-        assert sum(best[0].usd_per_hour) == min(sum(each.usd_per_hour) for each in options)
+        assert sum(best[0].cost_per_hour) == min(sum(each.cost_per_hour) for each in options)
         assert best[0] == ranked(options)[0]
     for option in options:
         assert (option in best) is not any(costs_more(option, other) for other in options)
@@ -203,7 +203,7 @@ def test_a_front_is_what_no_other_beats_in_both(options):
     front = pareto_front(options, "ttft")
 
     def place(option):
-        return sum(option.usd_per_hour), option.at_demand.latency_ms["ttft"]
+        return sum(option.cost_per_hour), option.at_demand.latency_ms["ttft"]
 
     for option in options:
         cost, latency = place(option)

@@ -283,7 +283,7 @@ def test_a_fleet_carries_the_demand_and_costs_what_its_devices_cost(fleet):
         assert option.replicas == ceil(100 / option.highest_rate)
         assert option.devices == option.replicas * option.tensor_parallel_size
         price = kvsim.find_accelerator(option.accelerator).price
-        assert option.usd_per_hour == (option.devices * price.low, option.devices * price.high)
+        assert option.cost_per_hour == (option.devices * price.low, option.devices * price.high)
 
 
 def test_a_fleet_meets_its_objectives_under_its_own_load(fleet):
@@ -311,10 +311,10 @@ def test_a_quicker_card_sustains_more(fleet):
 def test_a_card_without_a_price_or_without_room_says_so(fleet):
     unpriced, small = fleet[3], fleet[4]
     assert kvsim.find_accelerator("m4-max").price is None
-    assert unpriced.usd_per_hour is None
+    assert unpriced.cost_per_hour is None
     nothing = "llama3.1-8b on T4: DOES NOT FIT: nothing is left for KV cache; the weights take"
     assert small.problem.startswith(nothing)
-    assert (small.replicas, small.devices, small.usd_per_hour) == (None, None, None)
+    assert (small.replicas, small.devices, small.cost_per_hour) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -333,13 +333,13 @@ def test_a_card_without_a_price_or_without_room_says_so(fleet):
 def test_an_objective_that_no_rate_meets_is_named(slo, said):
     (option,) = kvsim.size_fleet(constant(0.02, slo=slo), 10, [("h100", 1)], SMALL)
     assert re.search(said, option.problem)
-    assert (option.replicas, option.devices, option.usd_per_hour) == (None, None, None)
+    assert (option.replicas, option.devices, option.cost_per_hour) == (None, None, None)
     assert not option.search.rate
 
 
 def test_a_price_scales_with_the_devices(fleet):
     priced = replace(fleet[1], price=Price(low=1, high=3))
-    assert priced.usd_per_hour == (priced.devices, 3 * priced.devices)
+    assert priced.cost_per_hour == (priced.devices, 3 * priced.devices)
 
 
 def test_a_stop_keeps_the_cards_that_are_finished():

@@ -305,7 +305,7 @@ def test_a_looser_objective_never_raises_the_cost_nor_more_demand_lowers_it():
         (option,) = kvsim.size_fleet(
             question, demand, [("a100", 1)], quick, objectives=[Objective("ttft", limit_ms)]
         )
-        return option.usd_per_hour
+        return option.cost_per_hour
 
     costs = [cost(limit_ms, 100) for limit_ms in (150, 300, 1000)]
     assert costs == sorted(costs, reverse=True)
