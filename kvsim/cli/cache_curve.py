@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvsim.cli import INTERRUPTED, say
+from kvsim.cli.bar import drawn
 from kvsim.cli.options import (
     COUNT,
     GPU,
@@ -122,21 +122,11 @@ def _read(name: str, flags: Mapping[str, Any]) -> PrefixTrace:
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
     """Count replays on a terminal's stderr; elsewhere say nothing."""
-    if not sys.stderr.isatty():
-        yield lambda done, whole: None
-        return
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
-
-    columns = ("replays", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, auto_refresh=False
-    ) as bar:
-        task = bar.add_task("", total=None)
+    with drawn("replays", "{task.completed:,}/{task.total:,}", total=0) as bar:
 
         def watch(done: int, whole: int) -> None:
-            bar.update(task, completed=done, total=whole, refresh=True)
+            if bar is not None:
+                bar.show(now=True, completed=done, total=whole)
 
         yield watch
 

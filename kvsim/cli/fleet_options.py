@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from kvsim.cli import INTERRUPTED, say
+from kvsim.cli.bar import drawn
 from kvsim.cli.objective_options import objectives
 from kvsim.cli.options import COUNT, DURATION, NUMBER, decorate
 from kvsim.cli.save import save_scenario
@@ -34,8 +33,6 @@ __all__ = [
     "search_options",
     "settling",
 ]
-
-_REDRAWN_SECONDS = 0.1
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -224,26 +221,16 @@ def _print_manifest(scenario: Scenario, best: tuple[FleetOption, ...], asked: As
 @contextmanager
 def settling() -> Iterator[Told | None]:
     """Draw on a terminal's stderr how many are settled, and the cheapest so far."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, auto_refresh=False
-    ) as bar:
-        task, drawn = bar.add_task(""), -1.0
+    with drawn("", "{task.description}") as bar:
+        if bar is None:
+            yield None
+            return
 
         def told(stage: str, done: int, of: int, best: FleetOption | None) -> None:
-            nonlocal drawn
-            if stage == "screened" and monotonic() - drawn < _REDRAWN_SECONDS and done < of:
-                return
             said = f"{done:,} of {of:,} points {stage}"
             if best is not None:
                 said += f"; cheapest so far: {best.devices:,} x {best.label}"
-            bar.update(task, completed=done, total=of, description=said, refresh=True)
-            drawn = monotonic()
+            is_last = stage != "screened" or done == of
+            bar.show(now=is_last, completed=done, total=of, description=said)
 
         yield told

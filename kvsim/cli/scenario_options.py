@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kvsim.cli.bar import drawn
 from kvsim.cli.options import (
     COUNT,
     GPU,
@@ -52,8 +53,6 @@ __all__ = [
     "varied",
     "with_first",
 ]
-
-_REDRAWN_SECONDS = 0.1
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -244,34 +243,19 @@ def progress(scenario: Scenario, *, quiet: bool = False) -> Iterator[Watch | Non
     callable or None
         The watch to hand to `kvsim.simulate`.
     """
-    import sys
-    from time import monotonic
-
-    if quiet or not sys.stderr.isatty():
+    if quiet:
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,} requests done, {task.fields[clock]:,.0f} s simulated"),
-        TextColumn("pool {task.fields[usage]:.0%}"),
-        TimeElapsedColumn(),
-    )
-    console, drawn = Console(stderr=True), -1.0
-    # Drawn by the watch: a thread of the bar's own would keep this process from being copied.
-    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
-        total = scenario.workload.limits.requests
-        task = bar.add_task(scenario.name, total=total, clock=0.0, usage=0.0)
+    after = "{task.completed:,} requests done, {task.fields[clock]:,.0f} s simulated"
+    after += " pool {task.fields[usage]:.0%}"
+    with drawn("{task.description}", after, clock=0.0, usage=0.0) as bar:
+        if bar is None:
+            yield None
+            return
+        bar.show(description=scenario.name, total=scenario.workload.limits.requests)
 
         def watch(clock: float, requests: int, usage: float) -> None:
-            nonlocal drawn
-            bar.update(task, completed=requests, clock=clock, usage=usage)
-            if monotonic() - drawn > _REDRAWN_SECONDS:
-                bar.refresh()
-                drawn = monotonic()
+            bar.show(completed=requests, clock=clock, usage=usage)
 
         yield watch
 

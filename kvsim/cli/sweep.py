@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvsim.cli import INTERRUPTED, say
+from kvsim.cli.bar import drawn
 from kvsim.cli.options import COUNT, format_option
 from kvsim.cli.render import Section, Table, emit, print_records
 from kvsim.interrupts import held
@@ -32,7 +32,6 @@ _HEADINGS = {
     "kv_cache.usage_mean": "KV usage",
     "preemptions": "preempted",
 }
-_REDRAWN_SECONDS = 0.1
 
 
 @click.command("sweep")
@@ -140,24 +139,16 @@ def _runs(point: PointAnswer) -> str:
 @contextmanager
 def _progress() -> Iterator[Watch | None]:
     """Draw a bar on a terminal's stderr; elsewhere nothing."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
-        task = bar.add_task("")
-        began, drawn = monotonic(), -1.0
+    with drawn("", "{task.description}") as bar:
+        if bar is None:
+            yield None
+            return
+        began = monotonic()
 
         def watch(now: Progress) -> None:
-            nonlocal drawn
-            if monotonic() - drawn > _REDRAWN_SECONDS or now.done == now.runs:
-                said = _progress_words(now, monotonic() - began)
-                bar.update(task, completed=now.done, total=now.runs, description=said, refresh=True)
-                drawn = monotonic()
+            said = _progress_words(now, monotonic() - began)
+            is_last = now.done == now.runs
+            bar.show(now=is_last, completed=now.done, total=now.runs, description=said)
 
         yield watch
 

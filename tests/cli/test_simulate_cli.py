@@ -437,3 +437,22 @@ def test_a_comparison_names_the_variants_in_which_a_key_is_idle(run):
     words = ["peer-w", "--set", "workload.requests=20", "--set", prefix]
     *_, said = run("compare", *words, "--vary", "memory.allocator=paged,prefix")
     assert "peer-w: paged: --set workload.prefix=" in said.replace("\n", " ")
+
+
+def test_bars_of_counts_show_on_a_terminal_only(monkeypatch):
+    from kvsim.cli.cache_curve import _progress as replays
+    from kvsim.cli.fleet_options import settling
+
+    with settling() as told:
+        assert told is None
+    shown = io.StringIO()
+    shown.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    with settling() as told:
+        told("searched", 2, 8, None)
+    with replays() as watch:
+        watch(3, 40)
+    assert "2 of 8 points searched" in shown.getvalue()
+    assert "3/40" in shown.getvalue()

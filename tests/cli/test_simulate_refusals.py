@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.refusals import refused
+
 SET = "--set"
 SIMULATE = ("simulate", "peer-w")
 COMPARE = ("compare", "peer-w", SET, "workload.requests=5")
@@ -30,14 +32,6 @@ def run(run_kvsim, monkeypatch, tmp_path):
         (tmp_path / name).write_text(content)
     (tmp_path / "folder").mkdir()
     return run_kvsim
-
-
-def refused(run, *words):
-    """The one line on stderr."""
-    code, out, err = run(*words)
-    assert (code, out) == (2, "")
-    assert err.count("\n") == 1
-    return err
 
 
 # --- the question itself -------------------------------------------------------------------

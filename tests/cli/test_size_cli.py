@@ -12,6 +12,7 @@ import kvsim
 from kvsim.search import cheapest
 from kvsim.search.prices import prices_of
 from kvsim.specs.yaml_files import data_folder
+from tests.support.refusals import refused
 
 LOAD = ("--model", "llama3.1-8b", "--rate", "30", "--prompt", "200", "--output", "50")
 SEARCH = ("--requests", "300", "--replications", "1", "--tolerance", "0.1", "--tp", "1")
@@ -222,10 +223,7 @@ def test_the_cheapest_as_a_manifest_has_its_replicas_devices_and_flags(run_kvsim
     ],
 )
 def test_what_cannot_be_asked_is_one_line(run_kvsim, words, said):
-    code, out, err = run_kvsim("size", *LOAD, *words)
-    assert (code, out) == (2, "")
-    assert said in err
-    assert len(err.strip().splitlines()) == 1
+    assert said in refused(run_kvsim, "size", *LOAD, *words)
 
 
 def test_users_without_an_objective_and_arrivals_without_a_rate_are_refused(run_kvsim):

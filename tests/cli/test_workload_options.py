@@ -6,6 +6,7 @@ import pytest
 
 from kvsim import load_scenario
 from kvsim.cli.scenario_options import chosen_scenario
+from tests.support.refusals import refused
 
 TARGET = ("--model", "llama3.1-8b", "--gpu", "h100")
 LENGTHS = ("--prompt", "1000", "--output", "200")
@@ -220,14 +221,6 @@ def test_what_is_refused_is_not_saved(run, tmp_path):
 
 
 # --- refused ----------------------------------------------------------------------------------
-
-
-def refused(run, *words):
-    """The one line on stderr."""
-    code, out, err = run(*words)
-    assert (code, out) == (2, "")
-    assert err.count("\n") == 1
-    return err
 
 
 @pytest.mark.parametrize(

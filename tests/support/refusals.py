@@ -15,3 +15,11 @@ def read_or_refused(call, *arguments, **named):
     assert len(line.splitlines()) == 1, repr(line)
     assert len(line) <= LONGEST_LINE, f"{len(line)} characters: {line[:200]}"
     return None, line
+
+
+def refused(run, *words):
+    """The one line on stderr with which a command refuses its words."""
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    return err
