@@ -76,7 +76,11 @@ _OPTIONS = (
     ),
     click.option("--prefix-tokens", type=COUNT, help="System prompt before each prompt."),
     click.option("--prefix-groups", type=COUNT, help="Different system prompts; default: 1."),
-    click.option("--requests", type=COUNT, help="How many; default without SCENARIO: 1000."),
+    click.option(
+        "--requests",
+        type=COUNT,
+        help="How many; default without SCENARIO: 1000. Of size and search: a run's least, 2000.",
+    ),
     click.option("--duration", "duration_seconds", type=DURATION, help="How long, as 10m."),
     click.option("--trace", type=click.Path(), help="Replay this file in place of the workload."),
     click.option("--workload", type=SCENARIO, help="Take the workload of this scenario."),

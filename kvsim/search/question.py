@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 
 from kvsim.catalog.accelerators import find_accelerator
-from kvsim.catalog.models import find_model
 from kvsim.errors import InputError, KVSimError, shortened
 from kvsim.results.result import SimulationResult
 from kvsim.results.words import SHORT
@@ -35,6 +34,7 @@ from kvsim.search.lowest import Lengths, beyond_reach, sampled_lengths
 from kvsim.search.objectives import Objective, objectives_of
 from kvsim.search.rate import RateSearch, SearchSettings, judge
 from kvsim.simulator.loading import with_overrides
+from kvsim.simulator.names import refuse_unknown
 from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import Scenario
@@ -126,11 +126,12 @@ class Question:
         Raises
         ------
         InputError
-            For an unknown key, model or accelerator, or an impossible value.
+            For an unknown key, model, accelerator, engine, release or format, or an impossible
+            value.
         """
         placed = self.placed(values)
         profile = find_accelerator(placed.accelerator)
-        find_model(placed.model)  # a name that nobody knows is no answer
+        refuse_unknown(placed)
         options = placed.engine.options
         return FleetOption(
             profile.name,

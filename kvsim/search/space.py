@@ -21,7 +21,7 @@ from typing import Any
 from kvsim.errors import InputError
 from kvsim.runs.vary import checked_values, combinations
 from kvsim.simulator.facts import fact_of
-from kvsim.simulator.loading import load_scenario, with_overrides
+from kvsim.simulator.loading import load_scenario, scenario_names, with_overrides
 from kvsim.simulator.scenario import Scenario
 from kvsim.specs.checked import Checked, PositiveInt
 from kvsim.specs.yaml_files import line_of, read_described
@@ -150,6 +150,12 @@ class Space:
         {'tp': 1, 'block_size': 32}
         """
         path = Path(path)
+        if not path.exists() and path.name in scenario_names():
+            raise InputError(
+                "is a scenario, and a space is a file that varies one",
+                where=str(path),
+                fix=f"write `scenario: {path.name}` and `vary:` into a file",
+            )
         written = read_described(path, _Written)
         vary = {key: _line(path, "vary", key) for key in written.vary}
         fixed = {key: _line(path, "set", key) for key in written.set}

@@ -14,6 +14,12 @@ seeds: 3
 """
 
 
+def test_a_scenario_in_place_of_a_space_says_what_a_space_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="peer-w: is a scenario, and a space is a file that"):
+        Space.read("peer-w")
+
+
 @pytest.fixture
 def written(tmp_path):
     """Return a function that writes a space's file, with one text in place of another."""

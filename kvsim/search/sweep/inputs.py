@@ -19,11 +19,10 @@ from typing import Any
 
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
-from kvsim.engines import get_engine
 from kvsim.readers.huggingface.config import CONFIG_FILE
 from kvsim.search.space import Point, Space
 from kvsim.search.sweep.task import Task, digest, environment
-from kvsim.simulator.blame import blaming
+from kvsim.simulator.names import refuse_unknown
 from kvsim.simulator.scenario import Scenario
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
@@ -45,7 +44,6 @@ class Inputs:
         self._digest = cache(digest)
         self._find_model = cache(_described_model)
         self._find_accelerator = cache(_described_accelerator)
-        self._known_engine = cache(get_engine)
 
     def keys(self, point: Point) -> list[str]:
         """Return the key of each of a point's runs.
@@ -78,12 +76,9 @@ class Inputs:
         content = scenario.model_dump(mode="json", exclude={"folder", "name", "question"})
         for decided in ("seed", "replications"):
             del content["run"][decided]
-        with blaming(scenario, "engine.name"):
-            self._known_engine(scenario.engine.name)
-        with blaming(scenario, "model"):
-            _, model = self._find_model(scenario.model)
-        with blaming(scenario, "accelerator"):
-            _, accelerator = self._find_accelerator(scenario.accelerator)
+        refuse_unknown(scenario)
+        _, model = self._find_model(scenario.model)
+        _, accelerator = self._find_accelerator(scenario.accelerator)
         digests = [found for _, found in self._files(scenario)]
         return [__version__, self._environment, content, model, accelerator, digests]
 

@@ -150,7 +150,14 @@ def test_what_failed_is_run_again_only_if_asked(here, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("accelerator", "h10"), ("model", "lama3"), ("engine", "vlm")]
+    ("key", "value"),
+    [
+        ("accelerator", "h10"),
+        ("model", "lama3"),
+        ("engine", "vlm"),
+        ("kv_cache_dtype", "int3"),
+        ("quantization", "fp7"),
+    ],
 )
 def test_a_name_that_nobody_knows_is_refused_before_anything_runs(here, tmp_path, key, value):
     path = tmp_path / "space.yaml"
