@@ -96,7 +96,8 @@ def _sections(found: Sweep) -> Iterator[Section]:
     title = f"{found.name}: {len(ranked):,} points, {runs}{by}"
     left = len(ranked) - _MOST_ROWS
     more = (f"and {left:,} more: --format csv, or the results",) if left > 0 else ()
-    yield Section(title, (_points(found, ranked[:_MOST_ROWS]), *more))
+    sure = "Every time has its band: time_bands, factors of it, in --format json and the results."
+    yield Section(title, (_points(found, ranked[:_MOST_ROWS]), *more, sure))
     if found.failures:
         rows = tuple((f"{count:,}", reason) for reason, count in found.failures[:_MOST_ROWS])
         others = sum(count for _, count in found.failures[_MOST_ROWS:])
@@ -113,7 +114,7 @@ def _points(found: Sweep, points: tuple[PointAnswer, ...]) -> Table:
     rows = tuple(
         (
             *(str(point.values[key]) for key in varied),
-            *(_number(key, point.means[key]) for key in headings),
+            *(_number(key, point) for key in headings),
             _runs(point),
         )
         for point in points
@@ -122,9 +123,10 @@ def _points(found: Sweep, points: tuple[PointAnswer, ...]) -> Table:
     return Table(names, rows)
 
 
-def _number(key: str, value: float | None) -> str:
+def _number(key: str, point: PointAnswer) -> str:
+    value = point.means[key]
     if value is None:
-        return "-"
+        return "saturated" if point.has_grown(key) else "-"
     if key == "kv_cache.usage_mean":
         return f"{value:.1%}"
     return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.4g}"

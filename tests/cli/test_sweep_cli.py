@@ -119,6 +119,17 @@ def test_many_points_are_cut_in_a_table_and_whole_in_csv(run_kvsim, tmp_path):
     assert len(out.splitlines()) == 52
 
 
+def test_a_latency_of_a_saturated_run_says_so(run_kvsim, tmp_path):
+    path = tmp_path / "space.yaml"
+    overload = "set: {workload.requests: 3000, workload.arrivals.rate: 500}\n"
+    path.write_text(f"scenario: peer-w\n{overload}vary: {{tp: [1]}}\nseeds: 1\n")
+    code, out, _ = run_kvsim("sweep", path, "-o", tmp_path / "out", "--jobs", "1")
+    assert code == 0
+    (row,) = [line.split() for line in out.splitlines() if "1/1" in line]
+    assert row.count("saturated") == 3  # mean and p99 TTFT, and the runs
+    assert "Every time has its band" in " ".join(out.split())
+
+
 def test_progress_says_how_far_how_fast_and_what_is_best():
     point = PointAnswer({"tp": 2, "gpu": "h100"}, {}, finished=1, failed=0, saturated=0, asked=1)
     now = Progress(done=60, runs=7260, failed=2, repeated=40, best=(point, 31.25))

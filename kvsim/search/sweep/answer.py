@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from kvsim.errors import InputError, nearest
 from kvsim.results.latencies import grows_with_the_run
-from kvsim.search.sweep.task import Outcome
+from kvsim.search.sweep.task import Outcome, band_key
 from kvsim.version import __version__
 
 __all__ = ["COLUMNS", "Best", "PointAnswer", "Sweep", "Tally"]
@@ -27,6 +27,10 @@ COLUMNS = (
     "p99_tpot_ms",
     "kv_cache.usage_mean",
     "preemptions",
+)
+# How sure its times are, as factors; none where steps take a stated time.
+BANDS = tuple(
+    band_key(latency, end) for latency in ("ttft", "tpot", "e2el") for end in ("low", "high")
 )
 
 Row = Mapping[str, Any]
@@ -113,6 +117,10 @@ class PointAnswer:
     def is_whole(self) -> bool:
         """Whether all of its runs finished."""
         return self.finished == self.asked
+
+    def has_grown(self, key: str) -> bool:
+        """Whether a number has no mean because a run was saturated."""
+        return self.saturated > 0 and grows_with_the_run(key)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, and a row of a table."""
@@ -256,7 +264,7 @@ class Tally:
         rows = [json.loads(outcome.row) for outcome in ordered if outcome.row]
         if self.best is not None and rows:
             self.best.known_in(rows[0])
-        keys = dict.fromkeys((*COLUMNS, *([self.best.key] if self.best else [])))
+        keys = dict.fromkeys((*COLUMNS, *([self.best.key] if self.best else []), *BANDS))
         saturated = sum(row["saturated"] for row in rows)
         reasons = [outcome.reason for outcome in ordered if outcome.reason]
         return PointAnswer(

@@ -13,6 +13,7 @@ from typing import Any
 from kvsim.engines.sglang.lengths import ALLOWS_LONGER as SGLANG_ALLOWS_LONGER
 from kvsim.engines.vllm.lengths import ALLOWS_LONGER as VLLM_ALLOWS_LONGER
 from kvsim.errors import KVSimError
+from kvsim.results.latencies import TIME_BANDS
 from kvsim.runs.replicate import numbers
 from kvsim.runs.simulate import run_setup
 from kvsim.simulator.prepare import prepare
@@ -21,7 +22,17 @@ from kvsim.specs.files import once_per_file, open_binary
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.model import ModelSpec
 
-__all__ = ["DEATHS", "Outcome", "StoppedError", "Task", "died", "digest", "environment", "run"]
+__all__ = [
+    "DEATHS",
+    "Outcome",
+    "StoppedError",
+    "Task",
+    "band_key",
+    "died",
+    "digest",
+    "environment",
+    "run",
+]
 
 DEATHS = 3  # of workers under one run, before it is taken for the cause
 _PIECE_BYTES = 2**20
@@ -107,7 +118,14 @@ def run(task: Task) -> Outcome:
 
 
 def _row(summary: Mapping[str, Any]) -> str:
-    return json.dumps({**dict(numbers(summary)), "saturated": summary["saturated"]})
+    factors = summary[TIME_BANDS]["factors"]
+    bands = {band_key(name, end): factors[name][end] for name in factors for end in ("low", "high")}
+    return json.dumps({**dict(numbers(summary)), **bands, "saturated": summary["saturated"]})
+
+
+def band_key(latency: str, end: str) -> str:
+    """Key of a row under which an end of a latency's band is: a factor of what is predicted."""
+    return f"{TIME_BANDS}.{latency}.{end}"
 
 
 def _unfit(task: Task) -> Iterator[str]:

@@ -8,12 +8,15 @@ import pytest
 
 import kvsim
 from kvsim import InputError, Space, load_scenario, replicate, sweep, with_overrides
+from kvsim.catalog.accelerators import find_accelerator
+from kvsim.catalog.models import find_model
 from kvsim.runs.replicate import numbers
 from kvsim.search.sweep import runner
 from kvsim.search.sweep.inputs import Inputs
 from kvsim.search.sweep.results import write_results
 from kvsim.search.sweep.task import Outcome, StoppedError, run
 from kvsim.specs.yaml_files import data_folder
+from kvsim.steptime.bands import time_band
 from tests.search.sweep.sweeping import rows
 
 VARY = {"tp": [1, 2], "workload.arrivals.rate": [2, 400]}
@@ -67,6 +70,10 @@ def test_every_run_is_what_simulate_answers(here, tmp_path):
         assert {key: row[key] for key in point.values} == point.values
         assert {key: row[key] for key, _ in numbers(summary)} == dict(numbers(summary))
         assert row["saturated"] == summary["saturated"]
+        band = time_band("vllm", find_accelerator("h100"), find_model("llama3.1-8b"), "ttft")
+        assert (row["time_bands.ttft.low"], row["time_bands.ttft.high"]) == (band.low, band.high)
+    known = found.points[0].to_dict()
+    assert known["time_bands.ttft.high"] == band.high
 
 
 def test_a_points_means_are_those_of_its_replications(here, tmp_path):
