@@ -196,11 +196,12 @@ def deliver(found: FleetSearch, scenario: Scenario, asked: Asked, show: Callable
 def _save(scenario: Scenario, best: tuple[FleetOption, ...], file: str) -> None:
     """Write one replica of the cheapest fleet under its share of the demand."""
     from kvsim.search.fleet import replica_scenario
+    from kvsim.simulator.loading import placed
 
     if not best:
         say(f"kvsim: no fleet carries the load at a known price, so {file} was not written")
         return
-    save_scenario(replica_scenario(scenario, best[0]), file)
+    save_scenario(placed(replica_scenario(scenario, best[0])), file)
 
 
 def _print_manifest(scenario: Scenario, best: tuple[FleetOption, ...], asked: Asked) -> None:

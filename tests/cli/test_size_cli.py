@@ -151,6 +151,24 @@ def test_the_cheapest_is_saved_as_a_scenario_that_runs_under_its_share(run_kvsim
     assert yaml.safe_load(path.read_text("utf-8"))["engine"]["tensor_parallel_size"] == 1
 
 
+@pytest.mark.parametrize("command", ["size", "search"])
+def test_a_saved_scenario_finds_the_files_of_the_one_that_was_sized(run_kvsim, tmp_path, command):
+    asked = tmp_path / "asked"
+    asked.mkdir()
+    (asked / "pairs.csv").write_text("num_prefill_tokens,num_decode_tokens\n200,50\n", "utf-8")
+    (asked / "mine.yaml").write_text(
+        "model: llama3.1-8b\naccelerator: h100\nworkload:\n  requests: 60\n"
+        "  arrivals: {kind: poisson, rate: 4}\n  lengths: {kind: pairs, file: pairs.csv}\n",
+        "utf-8",
+    )
+    saved = tmp_path / "best.yaml"
+    words = ("--gpu", "h100", "--tp", "1", *SEARCH[:6], "--ttft", "500ms", "--save", str(saved))
+    assert run_kvsim(command, str(asked / "mine.yaml"), *words)[0] == 0
+    code, out, _ = run_kvsim("simulate", str(saved), "--requests", "60", "--format", "json")
+    assert code == 0
+    assert json.loads(out)["completed"] == 60
+
+
 def test_csv_has_the_same_columns_whatever_fits(run_kvsim):
     heads = []
     for cards in ("t4,h100", "h100", "t4"):
