@@ -175,16 +175,31 @@ def card_prices(
     return own
 
 
-def deliver(found: FleetSearch, scenario: Scenario, asked: Asked, show: Callable[[], None]) -> None:
-    """Save the cheapest, print the answer and say what is missing; a cut search saves nothing."""
+def deliver(
+    found: FleetSearch, scenario: Scenario, asked: Asked, show: Callable[[str | None], None]
+) -> None:
+    """Save the cheapest, print the answer and say what is missing; a cut search saves nothing.
+
+    Parameters
+    ----------
+    found : FleetSearch
+        The answer.
+    scenario : Scenario
+        The question.
+    asked : Asked
+        What is to become of it.
+    show : callable
+        Prints it, given the cheapest as a scenario's YAML.
+    """
+    best = _replica(found, scenario)
     if asked.save is not None and not found.interrupted:
-        _save(scenario, found.cheapest, asked.save)
+        _save(best, asked.save)
     if not found.objectives:
         say("kvsim: no objective is given: a queue that does not grow is all that is asked for")
     if asked.manifest is not None and not found.interrupted:
-        _print_manifest(scenario, found.cheapest, asked)
+        _print_manifest(best, found.cheapest, asked)
     else:
-        show()
+        show(None if best is None else best.to_yaml(named=False))
     left = sum(option.ruled_out == "unsearched" for option in found.options)
     if left:
         settled = f"{len(found.options) - left:,} of {len(found.options):,} points are settled"
@@ -193,27 +208,34 @@ def deliver(found: FleetSearch, scenario: Scenario, asked: Asked, show: Callable
         raise click.exceptions.Exit(INTERRUPTED)
 
 
-def _save(scenario: Scenario, best: tuple[FleetOption, ...], file: str) -> None:
-    """Write one replica of the cheapest fleet under its share of the demand."""
+def _replica(found: FleetSearch, scenario: Scenario) -> Scenario | None:
+    """One replica of the cheapest fleet under its share of the demand; None without one."""
     from kvsim.search.fleet import replica_scenario
     from kvsim.simulator.loading import placed
 
-    if not best:
+    best = found.cheapest
+    return placed(replica_scenario(scenario, best[0])) if best else None
+
+
+def _save(best: Scenario | None, file: str) -> None:
+    if best is None:
         say(f"kvsim: no fleet carries the load at a known price, so {file} was not written")
         return
-    save_scenario(placed(replica_scenario(scenario, best[0])), file)
+    save_scenario(best, file)
 
 
-def _print_manifest(scenario: Scenario, best: tuple[FleetOption, ...], asked: Asked) -> None:
+def _print_manifest(best: Scenario | None, fleets: tuple[FleetOption, ...], asked: Asked) -> None:
     """Print the cheapest fleet as Kubernetes takes it, and nothing else."""
-    from kvsim.search.fleet import replica_scenario
     from kvsim.search.manifests import deployment_manifest, fleet_of, kserve_manifest
 
-    if not best:
+    if best is None:
         raise InputError("no fleet carries the load at a known price", where="--manifest")
-    engine = replica_scenario(scenario, best[0]).engine
     fleet = fleet_of(
-        best[0], engine.name, engine.version, image=asked.image or "", currency=asked.currency
+        fleets[0],
+        best.engine.name,
+        best.engine.version,
+        image=asked.image or "",
+        currency=asked.currency,
     )
     written = deployment_manifest if asked.manifest == "kubernetes" else kserve_manifest
     click.echo(written(fleet), nl=False)

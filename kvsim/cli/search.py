@@ -91,7 +91,7 @@ def command(
     with held():
         with released(), settling() as told:
             found = find(told=told)
-        show = partial(_show, found, asked, output_format, explain=explain)
+        show = partial(_show, found, asked, output_format, explain)
         deliver(found, space.scenario, asked, show)
 
 
@@ -103,11 +103,13 @@ def _cards(space: Space) -> list[str]:
     return [str(each) for each in space.vary[named[0]]] if named else [space.scenario.accelerator]
 
 
-def _show(found: FleetSearch, asked: Asked, output_format: str, *, explain: bool) -> None:
+def _show(
+    found: FleetSearch, asked: Asked, output_format: str, explain: bool, scenario: str | None
+) -> None:
     from kvsim.cli.search_report import search_record, search_rows, search_sections
 
     if output_format == "csv":
         print_records(search_rows(found), (), output_format)
         return
     sections = search_sections(found, asked.currency, explain=explain)
-    emit(sections, partial(search_record, found, asked.currency), output_format)
+    emit(sections, partial(search_record, found, asked.currency, scenario), output_format)

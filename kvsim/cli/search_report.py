@@ -11,6 +11,7 @@ from kvsim.cli.size_report import (
     counted,
     flat,
     fleet_record,
+    launch,
     milliseconds,
     priced,
     question_record,
@@ -33,7 +34,7 @@ def search_sections(found: FleetSearch, currency: str, *, explain: bool) -> Iter
     if best:
         lines = (f"with {_values(best[0])}", *best_lines(best, currency))
         yield Section(title, lines)
-        yield Section("Launch, each replica", (best[0].command,))
+        yield launch(best[0])
     else:
         yield Section(title, (_without(found),))
     if explain and not found.is_cut and found.explanation is not None:
@@ -61,8 +62,8 @@ def _without(found: FleetSearch) -> str:
     return "none yet" if found.is_cut else "no point carries the load"
 
 
-def search_record(found: FleetSearch, currency: str) -> dict[str, Any]:
-    """The answer as JSON-ready values."""
+def search_record(found: FleetSearch, currency: str, scenario: str | None) -> dict[str, Any]:
+    """The answer as JSON-ready values; `scenario` is the cheapest as YAML."""
     return {
         **question_record(found, currency),
         "points": found.points,
@@ -71,6 +72,7 @@ def search_record(found: FleetSearch, currency: str) -> dict[str, Any]:
         "interrupted": found.interrupted,
         "front_latency": found.latency,
         "cheapest": [option.values for option in found.cheapest],
+        "scenario": scenario,
         "explanation": _explanation_record(found.explanation),
         "fleets": [_record(found, option) for option in found.options],
     }

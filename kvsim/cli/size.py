@@ -131,10 +131,11 @@ def _degree(word: str) -> int:
     return degree
 
 
-def _show(found: FleetSearch, currency: str, output_format: str) -> None:
+def _show(found: FleetSearch, currency: str, output_format: str, scenario: str | None) -> None:
     from kvsim.cli.size_report import size_record, size_rows, size_sections
 
     if output_format == "csv":
         print_records(size_rows(found), (), output_format)
         return
-    emit(size_sections(found, currency), partial(size_record, found, currency), output_format)
+    record = partial(size_record, found, currency, scenario)
+    emit(size_sections(found, currency), record, output_format)

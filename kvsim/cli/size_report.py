@@ -16,6 +16,7 @@ __all__ = [
     "counted",
     "flat",
     "fleet_record",
+    "launch",
     "milliseconds",
     "priced",
     "question_record",
@@ -36,7 +37,7 @@ def size_sections(found: FleetSearch, currency: str) -> Iterator[Section]:
     title = "Cheapest so far" if found.is_cut else "Cheapest"
     if best:
         yield Section(title, tuple(best_lines(best, currency)))
-        yield Section("Launch, each replica", (best[0].command,))
+        yield launch(best[0])
     elif found.answers:
         yield Section(title, ("no card here has a price: give one with --price GPU=PRICE",))
     else:
@@ -50,13 +51,20 @@ def size_sections(found: FleetSearch, currency: str) -> Iterator[Section]:
         yield Section("Cannot, or not searched", (Table(("fleet", "why"), rows, words=True),))
 
 
-def size_record(found: FleetSearch, currency: str) -> dict[str, Any]:
-    """The answer as JSON-ready values."""
+def size_record(found: FleetSearch, currency: str, scenario: str | None) -> dict[str, Any]:
+    """The answer as JSON-ready values; `scenario` is the cheapest as YAML."""
     return {
         **question_record(found, currency),
         "cheapest": [_name(option) for option in found.cheapest],
+        "scenario": scenario,
         "fleets": [fleet_record(option) for option in found.options],
     }
+
+
+def launch(option: FleetOption) -> Section:
+    """How each replica is started, and how it is simulated."""
+    saved = "the same line with --save FILE.yaml writes it as a scenario for kvsim simulate"
+    return Section("Launch, each replica", (option.command, saved))
 
 
 def question_record(found: FleetSearch, currency: str) -> dict[str, Any]:

@@ -164,6 +164,9 @@ def test_a_saved_scenario_finds_the_files_of_the_one_that_was_sized(run_kvsim, t
     saved = tmp_path / "best.yaml"
     words = ("--gpu", "h100", "--tp", "1", *SEARCH[:6], "--ttft", "500ms", "--save", str(saved))
     assert run_kvsim(command, str(asked / "mine.yaml"), *words)[0] == 0
+    words = [word for word in words if word not in ("--save", str(saved))]
+    told = json.loads(run_kvsim(command, str(asked / "mine.yaml"), *words, "--format", "json")[1])
+    assert told["scenario"] == saved.read_text("utf-8")
     code, out, _ = run_kvsim("simulate", str(saved), "--requests", "60", "--format", "json")
     assert code == 0
     assert json.loads(out)["completed"] == 60
