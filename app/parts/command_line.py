@@ -19,7 +19,7 @@ def command_line(command: str, options: Mapping[str, Any]) -> str:
     >>> command_line("plan", {"model": "llama3-8b", "enforce_eager": True, "max_model_len": None})
     'kvsim plan --model llama3-8b --enforce-eager'
     """
-    return shlex.join(["kvsim", *command.split(), *flags(options)])
+    return shlex.join(["kvsim", *shlex.split(command), *flags(options)])
 
 
 def python_line(*statements: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ __all__ = [
     "Subject",
     "ask_file",
     "curves",
-    "expression",
+    "file_name",
+    "is_uploaded",
     "subject",
     "traces",
 ]
@@ -81,7 +81,7 @@ def _read(path: Path, most_references: int, before: _Brought | None) -> _Brought
 
 def subject(name: str, most_references: int, seed: int) -> Subject:
     """The chosen trace, cut to a number of references."""
-    if name == UPLOADED:
+    if is_uploaded(name):
         brought: _Brought = st.session_state[_PLACE]
         return Subject(brought.trace, f"{brought.digest} {most_references}")
     return Subject(_example(name, most_references, seed), f"{name} {most_references} {seed}")
@@ -92,14 +92,17 @@ def _example(name: str, most_references: int, seed: int) -> PrefixTrace:
     return kvsim.example_prefixes(name, seed=seed, most_references=most_references)
 
 
-def expression(name: str, most_references: int, seed: int) -> str:
-    """The trace in Python's words; of an upload, the file as the visitor has it."""
-    if name == UPLOADED:
-        brought: _Brought = st.session_state[_PLACE]
-        file = json.dumps(brought.trace.name)
-        return f"kvsim.read_prefixes({file}, most_references={most_references})"
-    which = f"{json.dumps(name)}, seed={seed}, most_references={most_references}"
-    return f"kvsim.example_prefixes({which})"
+def is_uploaded(name: str) -> bool:
+    """Whether it is what the visitor brought."""
+    return name == UPLOADED
+
+
+def file_name(name: str) -> str:
+    """What the trace is called on the visitor's machine: an upload by its file."""
+    if not is_uploaded(name):
+        return name
+    brought: _Brought = st.session_state[_PLACE]
+    return f"./{brought.trace.name}"
 
 
 def curves(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -261,16 +261,17 @@ def _hit_costs(
 
 def _commands(values: dict[str, Any]) -> list[str]:
     """The trace's hit ratios without a page, and the plan that sizes the GPU's cache."""
-    plan = {"model": values["model"], "gpu": values["gpu"], **dict(_flags(values))}
+    flags = {"model": values["model"], **dict(_flags(values))}
+    replay = {
+        **flags,
+        "seed": None if prefixes.is_uploaded(values["trace"]) else values["seed"],
+        "max_references": values["refs"],
+        "policies": ",".join(values["policy"]),
+    }
+    trace = shlex.quote(prefixes.file_name(values["trace"]))
     return [
-        command_line.python_line(
-            "import kvsim",
-            f"trace = {prefixes.expression(values['trace'], values['refs'], values['seed'])}",
-            f"sizes = kvsim.cache_sizes(trace, {SIZES})",
-            f"print([list(kvsim.hit_ratio_curve(trace, each, sizes))"
-            f" for each in {json.dumps(values['policy'])}])",
-        ),
-        command_line.command_line("plan", plan),
+        command_line.command_line(f"cache-curve {trace}", replay),
+        command_line.command_line("plan", {**flags, "gpu": values["gpu"]}),
     ]
 
 

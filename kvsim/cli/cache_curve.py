@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_LEAVE_OUT = "leave it out"
+
 
 def _examples() -> list[str]:
     from kvsim.studies.cache import example_prefix_names
@@ -49,6 +51,7 @@ def _examples() -> list[str]:
 @click.option("--sizes", metavar="SIZE,...", help="As 10GiB,20GiB or, in blocks, 1000,5000.")
 @click.option("--policies", metavar="NAME,...", default="lru,fifo,lfu,belady", show_default=True)
 @click.option("--max-references", type=COUNT, help="Read no more; default: 1,000,000 blocks.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of an example; default: 0.")
 @format_option
 def command(
     trace: str,
@@ -110,13 +113,16 @@ def _read(name: str, flags: Mapping[str, Any]) -> PrefixTrace:
     if not name:
         raise InputError("names no trace", where="TRACE")
     if os.path.lexists(name) or Path(name).suffix or "/" in name:
+        if flags["seed"] is not None:
+            where = f"--seed {flags['seed']}"
+            raise InputError("is of an example, and a file has none", where=where, fix=_LEAVE_OUT)
         return read_prefixes(name, flags["trace_format"], **limit)
     if name not in _examples():
         raise UnknownNameError("example", name, _examples(), fix="or give the file of a trace")
     if flags["trace_format"] is not None:
         where = f"--trace-format {flags['trace_format']}"
-        raise InputError(f"{name} is an example, no file", where=where, fix="leave it out")
-    return example_prefixes(name, **limit)
+        raise InputError(f"{name} is an example, no file", where=where, fix=_LEAVE_OUT)
+    return example_prefixes(name, seed=flags["seed"] or 0, **limit)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -12,13 +11,12 @@ import click
 from kvsim.cli import INTERRUPTED, say
 from kvsim.cli.bar import drawn
 from kvsim.cli.objective_options import objectives
-from kvsim.cli.options import COUNT, DURATION, NUMBER, decorate
+from kvsim.cli.options import COUNT, DURATION, NUMBER, decorate, given
 from kvsim.cli.save import save_scenario
 from kvsim.errors import InputError
 
 if TYPE_CHECKING:
-    from kvsim.search import FleetOption, FleetSearch, Objective, SearchSettings
-    from kvsim.search.space import Space
+    from kvsim.search import FleetOption, FleetSearch, Objective
     from kvsim.search.work import Told
     from kvsim.simulator.scenario import Scenario
     from kvsim.specs.hardware import Price
@@ -30,6 +28,7 @@ __all__ = [
     "deliver",
     "distinct_cards",
     "price_options",
+    "refuse_beside_manifest",
     "search_options",
     "settling",
 ]
@@ -75,30 +74,20 @@ def search_options(function: F) -> F:
 
 
 class Asked(NamedTuple):
-    """What is asked beside the scenario."""
+    """What is asked beside the scenario; `stated` are fields of `SearchSettings`."""
 
     objectives: tuple[Objective, ...]
-    settings: SearchSettings
+    stated: dict[str, Any]
     currency: str
     search_all: bool
     jobs: int | None
     save: str | None
     manifest: str | None
     image: str | None
-    replications: int | None
-
-    def settings_of(self, space: Space) -> SearchSettings:
-        """How a rate is searched: with as many seeds as the space says, unless a flag does."""
-        if self.replications is not None or not space.is_seeded:
-            return self.settings
-        most = max(space.seeds, self.settings.most_replications)
-        return replace(self.settings, replications=space.seeds, most_replications=most)
 
 
 def asked_of(flags: dict[str, Any]) -> Asked:
     """Take what is not of the scenario out of the flags."""
-    from kvsim.search import SearchSettings
-
     if flags["duration_seconds"] is not None:
         raise InputError(
             "a search decides how long it simulates", where="--duration", fix="leave it out"
@@ -109,21 +98,33 @@ def asked_of(flags: dict[str, Any]) -> Asked:
         raise InputError("names no currency", where="--currency", fix="as --currency EUR")
     stated = {name: flags.pop(name) for name in ("tolerance", "replications", "max_seconds")}
     stated["requests"] = flags["requests"]
-    given = {name: value for name, value in stated.items() if value is not None}
-    count = given.get("replications")
-    if count is not None:
-        given["most_replications"] = max(count, SearchSettings.most_replications)
     return Asked(
         objectives(flags),
-        SearchSettings(**given),
+        given(stated),
         flags.pop("currency") or "USD",
         flags.pop("search_all"),
         flags.pop("jobs"),
         flags.pop("save"),
         flags.pop("manifest"),
         flags.pop("image"),
-        count,
     )
+
+
+def refuse_beside_manifest(asked: Asked, output_format: str, *others: str) -> None:
+    """Refuse what asks to print something else than the manifest.
+
+    Raises
+    ------
+    InputError
+        For another format, and for each of the `others`, flags that were given.
+    """
+    if asked.manifest is None:
+        return
+    words = others if output_format == "table" else (f"--format {output_format}", *others)
+    if words:
+        raise InputError(
+            "a manifest is printed alone, as YAML", where=words[0], fix="leave out one of the two"
+        )
 
 
 def distinct_cards(names: Iterable[str]) -> list[str]:
@@ -192,6 +193,8 @@ def deliver(
         Prints it, given the cheapest as a scenario's YAML.
     """
     best = _replica(found, scenario)
+    if best is not None:
+        _tell_idle(best)
     if asked.save is not None and not found.interrupted:
         _save(best, asked.save)
     if not found.objectives:
@@ -215,6 +218,14 @@ def _replica(found: FleetSearch, scenario: Scenario) -> Scenario | None:
 
     best = found.cheapest
     return placed(replica_scenario(scenario, best[0])) if best else None
+
+
+def _tell_idle(best: Scenario) -> None:
+    """Say on stderr which keys the cheapest does not read, as `kvsim simulate` does."""
+    from kvsim.simulator.prepare import prepare
+
+    for said in dict.fromkeys(prepare(best).idle_keys):
+        say(f"kvsim: {said}")
 
 
 def _save(best: Scenario | None, file: str) -> None:

@@ -23,28 +23,20 @@ _POINTS = (50, 90, 95, 99)
 _USUAL = 99
 
 
-def _name(flag: str, point: int) -> str:
-    return f"{flag}_p{point}"
-
-
-def _option(flag: str, point: int) -> Callable[[F], F]:
-    """One objective; that of the usual percentile has a short name, and speaks for the others."""
-    if point != _USUAL:
-        return click.option(f"--{flag}-p{point}", type=DURATION, hidden=True)
+def _options(flag: str) -> list[Callable[[F], F]]:
+    """The objectives of one latency: the short name is of the usual percentile."""
     _, words = _LATENCIES[flag]
-    others = ", ".join(f"--{flag}-p{each}" for each in _POINTS if each != _USUAL)
-    return click.option(
-        f"--{flag}",
-        f"--{flag}-p{point}",
-        _name(flag, point),
-        type=DURATION,
-        help=f"p{point} {words} at most, as 500ms; also {others}.",
-    )
+    others = ", ".join(f"--{flag}-p{each}" for each in _POINTS)
+    said = f"p{_USUAL} {words} at most, as 500ms; also {others}."
+    of_points = [
+        click.option(f"--{flag}-p{point}", type=DURATION, hidden=True) for point in _POINTS
+    ]
+    return [click.option(f"--{flag}", type=DURATION, help=said), *of_points]
 
 
 def objective_options(function: F) -> F:
     """Add a flag for each latency and percentile; `objectives` reads them."""
-    return decorate(function, tuple(_option(flag, p) for flag in _LATENCIES for p in _POINTS))
+    return decorate(function, tuple(each for flag in _LATENCIES for each in _options(flag)))
 
 
 def objectives(flags: dict[str, Any]) -> tuple[Objective, ...]:
@@ -53,14 +45,20 @@ def objectives(flags: dict[str, Any]) -> tuple[Objective, ...]:
     Raises
     ------
     InputError
-        For a limit of 0.
+        For a limit of 0, and two of one percentile.
     """
     from kvsim.search import Objective
 
     found = []
     for flag, (latency, _) in _LATENCIES.items():
-        for point in _POINTS:
-            seconds = flags.pop(_name(flag, point))
+        limits = {point: flags.pop(f"{flag}_p{point}") for point in _POINTS}
+        usual = flags.pop(flag)
+        if usual is not None and limits[_USUAL] is not None:
+            raise InputError(
+                f"--{flag} is p{_USUAL}, too", where=f"--{flag}-p{_USUAL}", fix="say it once"
+            )
+        limits[_USUAL] = limits[_USUAL] if usual is None else usual
+        for point, seconds in limits.items():
             if seconds is None:
                 continue
             try:

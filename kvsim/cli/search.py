@@ -13,6 +13,7 @@ from kvsim.cli.fleet_options import (
     card_prices,
     deliver,
     price_options,
+    refuse_beside_manifest,
     search_options,
     settling,
 )
@@ -72,16 +73,17 @@ def command(
         --prompt 1000 --output 200 --ttft 2s
     kvsim search --space space.yaml --ttft 2s
     """  # noqa: D301 - \b keeps click from wrapping the examples
-    from kvsim.search import find_cheapest
+    from kvsim.search.find import find_cheapest, settings_of
 
     asked = asked_of(flags)
+    refuse_beside_manifest(asked, output_format, *(("--explain",) if explain else ()))
     space = chosen_space(scenario, settings, vary, flags)
     if asked.save is not None:
         savable(space.scenario, asked.save)
     find = partial(
         find_cheapest,
         space,
-        settings=asked.settings_of(space),
+        settings=settings_of(space, **asked.stated),
         objectives=asked.objectives or None,
         prices=card_prices(price, _cards(space), asked.currency),
         search_all=asked.search_all or explain,  # what is not known changes what would win

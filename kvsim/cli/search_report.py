@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kvsim.cli.render import Section, Table
@@ -32,8 +33,7 @@ def search_sections(found: FleetSearch, currency: str, *, explain: bool) -> Iter
     """Lay the answer out."""
     best, title = found.cheapest, _headline(found)
     if best:
-        lines = (f"with {_values(best[0])}", *best_lines(best, currency))
-        yield Section(title, lines)
+        yield Section(title, tuple(best_lines(best, currency)))
         yield launch(best[0])
     else:
         yield Section(title, (_without(found),))
@@ -42,7 +42,8 @@ def search_sections(found: FleetSearch, currency: str, *, explain: bool) -> Iter
     if found.answers:
         yield Section(_title(found), (_table(found, currency), *_notes(found)))
     if found.ruled_out:
-        rows = tuple((_values(option), option.problem) for option in found.ruled_out)
+        names = _names(found)
+        rows = tuple((names(option), option.problem) for option in found.ruled_out)
         title = f"{len(rows):,} of {len(found.options):,} points are no answer"
         yield Section(title, (Table(("point", "why"), rows, words=True),))
 
@@ -124,23 +125,14 @@ def _title(found: FleetSearch) -> str:
 
 def _table(found: FleetSearch, currency: str) -> Table:
     latency = f"{SHORT[found.latency]} ms"
-    headers = (
-        "point",
-        "replicas",
-        "devices",
-        f"{currency}/hour",
-        "sustains each",
-        latency,
-        "front",
-    )
-    return Table(headers, tuple(_row(found, option) for option in found.answers))
+    headers = ("point", "devices", f"{currency}/hour", "each", latency, _FRONT)
+    names = _names(found)
+    return Table(headers, tuple((names(each), *_row(found, each)) for each in found.answers))
 
 
 def _row(found: FleetSearch, option: FleetOption) -> tuple[str, ...]:
     probe = option.at_demand
     return (
-        _values(option),
-        f"{option.replicas:,}",
         f"{option.devices:,}",
         priced(option),
         f"{option.highest_rate:,.3g}",
@@ -157,9 +149,17 @@ def _notes(found: FleetSearch) -> Iterator[str]:
     yield from sure_lines(found.answers)
 
 
-def _values(option: FleetOption) -> str:
-    """A point by its values alone: the keys are the same in every row."""
-    return " ".join(_value(key, value) for key, value in option.values.items())
+def _names(found: FleetSearch) -> Callable[[FleetOption], str]:
+    """How rows call their points: by the values that are not the same in every row."""
+    points = [option.values for option in found.options]
+    same = {key for key, value in points[0].items() if all(each[key] == value for each in points)}
+    return partial(_values, leave_out=same if len(same) < len(points[0]) else ())
+
+
+def _values(option: FleetOption, leave_out: Collection[str] = ()) -> str:
+    """A point by its values."""
+    kept = {key: value for key, value in option.values.items() if key not in leave_out}
+    return " ".join(_value(key, value) for key, value in kept.items())
 
 
 def _value(key: str, value: object) -> str:

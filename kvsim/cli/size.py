@@ -14,6 +14,7 @@ from kvsim.cli.fleet_options import (
     deliver,
     distinct_cards,
     price_options,
+    refuse_beside_manifest,
     search_options,
     settling,
 )
@@ -79,16 +80,17 @@ def command(
     kvsim size --model llama3.1-8b --gpu h100 --users 500 --think 30s --prompt 800 --output 200 \\
         --e2e-p95 10s
     """  # noqa: D301 - \b keeps click from wrapping the examples
-    from kvsim.search import find_cheapest
+    from kvsim.search.find import find_cheapest, settings_of
 
     asked = asked_of(flags)
+    refuse_beside_manifest(asked, output_format)
     space = _space(scenario, gpu, tp, flags, settings)
     if asked.save is not None:
         savable(space.scenario, asked.save)
     find = partial(
         find_cheapest,
         space,
-        settings=asked.settings,
+        settings=settings_of(space, **asked.stated),
         objectives=asked.objectives or None,
         prices=card_prices(price, space.vary["gpu"], asked.currency),
         search_all=asked.search_all,

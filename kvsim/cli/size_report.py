@@ -29,6 +29,8 @@ __all__ = [
 _NONE = "-"
 _NESTED = ("bound_by", "latency_ms", "time_bands", "values")
 _JUDGED = ("ttft", "tpot", "e2el")
+_ENDS_BY = "ends by: what is missed beyond it, or a queue that grows."
+_ENDS = {**SHORT, "saturation": "queue"}
 
 
 def size_sections(found: FleetSearch, currency: str) -> Iterator[Section]:
@@ -45,7 +47,7 @@ def size_sections(found: FleetSearch, currency: str) -> Iterator[Section]:
         yield Section(title, (said,))
     if found.answers:
         table = _table(found.answers, currency)
-        yield Section("All fleets", (table, *sure_lines(found.answers)))
+        yield Section("All fleets", (table, _ENDS_BY, *sure_lines(found.answers)))
     if found.ruled_out:
         rows = tuple((_name(option), option.problem) for option in found.ruled_out)
         yield Section("Cannot, or not searched", (Table(("fleet", "why"), rows, words=True),))
@@ -138,9 +140,8 @@ def best_lines(best: Sequence[FleetOption], currency: str) -> Iterator[str]:
     yield f"{counted(option)}: {_cost(option, currency)} an hour{_a_million(option, currency)}"
     if len(best) > 1:
         ties = "; ".join(f"{counted(each)}, {_cost(each, currency)}" for each in best[1:])
-        ranges = any(each.price and each.price.low < each.price.high for each in best)
-        why = "as price ranges overlap" if ranges else "at the same price"
-        yield f"a tie, {why}: {ties}"
+        differ = any(each.cost_per_hour != option.cost_per_hour for each in best)
+        yield f"a tie, {'as price ranges overlap' if differ else 'at the same price'}: {ties}"
     yield _sustained(option)
     yield _ends(option)
     bound = _bound(option)
@@ -161,15 +162,8 @@ def counted(option: FleetOption) -> str:
         for key, value in option.values.items()
         if key.rpartition(".")[2] not in known
     ]
-    words = ", ".join((replicas, _degrees(option), *beside))
+    words = ", ".join((replicas, option.degrees, *beside))
     return f"{option.devices:,} x {option.accelerator} ({words})"
-
-
-def _degrees(option: FleetOption) -> str:
-    words = [f"TP {option.tensor_parallel_size}"]
-    words += [f"PP {option.stages}"] if option.stages > 1 else []
-    words += [f"DP {option.ranks}"] if option.ranks > 1 else []
-    return " ".join(words)
 
 
 def priced(option: FleetOption) -> str:
@@ -245,22 +239,27 @@ def _milliseconds_range(low: float, high: float) -> str:
 
 
 def _table(options: Sequence[FleetOption], currency: str) -> Table:
-    latencies = (f"{SHORT[name]} ms" for name in _JUDGED)
-    cost = f"{currency}/hour"
-    headers = ("fleet", "devices", cost, "each", "ends by", *latencies)
-    return Table(headers, tuple(_row(option) for option in options))
+    shown = [name for name in _JUDGED if name != "e2el" or _limits(options, name)]
+    latencies = (f"{SHORT[name]} ms" for name in shown)
+    headers = ("fleet", f"{currency}/hour", "each", "ends by", *latencies)
+    return Table(headers, tuple(_row(option, shown) for option in options))
 
 
-def _row(option: FleetOption) -> tuple[str, ...]:
+def _limits(options: Sequence[FleetOption], latency: str) -> bool:
+    """Whether an objective is of that latency."""
+    searches = (option.search for option in options if option.search)
+    return any(each.latency == latency for search in searches for each in search.objectives)
+
+
+def _row(option: FleetOption, shown: Sequence[str]) -> tuple[str, ...]:
     search, probe = option.search, option.at_demand
     limit = search.limit if search else ""
     return (
-        f"{option.replicas:,} x {_name(option)}",
-        f"{option.devices:,}",
+        f"{option.devices:,} x {_name(option)}",
         priced(option),
         f"{option.highest_rate:,.3g}",
-        SHORT.get(limit, limit),
-        *(milliseconds(probe.latency_ms[name] if probe else None) for name in _JUDGED),
+        _ENDS.get(limit, limit),
+        *(milliseconds(probe.latency_ms[name] if probe else None) for name in shown),
     )
 
 
@@ -280,4 +279,4 @@ def milliseconds(value: float | None) -> str:
 
 
 def _name(option: FleetOption) -> str:
-    return f"{option.accelerator} {_degrees(option)}"
+    return f"{option.accelerator} {option.degrees}"

@@ -34,7 +34,7 @@ _SEVERAL = {
     "block_size": "block_size",
     "scheduler": "scheduler.policy",
 }
-_CACHING = "enable_prefix_caching"
+_SWITCHES = ("enable_prefix_caching", "enable_expert_parallel")
 
 
 class Several(TextType):
@@ -65,17 +65,18 @@ def space_options(function: F) -> F:
     for parameter in parameters:
         if parameter.name in _SEVERAL:
             parameter.type = Several(parameter.type)
-    (at,) = (at for at, parameter in enumerate(parameters) if parameter.name == _CACHING)
-    parameters[at : at + 1] = _both_ways()
+    for name in _SWITCHES:
+        (at,) = (at for at, parameter in enumerate(parameters) if parameter.name == name)
+        parameters[at : at + 1] = _both_ways(name)
     return decorated
 
 
-def _both_ways() -> list[click.Parameter]:
+def _both_ways(name: str) -> list[click.Parameter]:
     """A switch of which both positions can be asked for at once."""
-    words = "--enable-prefix-caching"
+    words = name.replace("_", "-")
     return [
-        click.Option(["--no-enable-prefix-caching"], is_flag=True, help="Give both to vary it."),
-        click.Option([words], is_flag=True, help="Cache prefixes; with --no-..., both are tried."),
+        click.Option([f"--no-{words}"], is_flag=True, hidden=True),
+        click.Option([f"--{words}"], is_flag=True, help=f"With --no-{words}, both are tried."),
     ]
 
 
@@ -96,18 +97,10 @@ def chosen_space(
     from kvsim.search.space import Space
 
     file = flags.pop("space")
-    caching = [
-        value
-        for value, name in ((True, _CACHING), (False, f"no_{_CACHING}"))
-        if flags.pop(name, False)
-    ]
+    switches = _positions(flags)
     if file is not None:
-        _refuse_beside(
-            file,
-            scenario,
-            (*settings, *vary),
-            {**flags, _CACHING: caching or None, "requests": None},
-        )
+        beside = {**flags, **{name: True for name in switches}, "requests": None}
+        _refuse_beside(file, scenario, (*settings, *vary), beside)
         return Space.read(file)
     words: dict[str, str] = {}
     chosen: dict[str, list[Any]] = {}
@@ -115,8 +108,8 @@ def chosen_space(
         values = flags.pop(name)
         if values is not None:
             chosen[key], words[key] = values, f"--{key.replace('_', '-').split('.')[0]}"
-    if caching:
-        chosen[_CACHING], words[_CACHING] = caching, "--enable-prefix-caching"
+    for name, positions in switches.items():
+        chosen[name], words[name] = positions, f"--{name.replace('_', '-')}"
     refuse_fixed(chosen, flags, settings, "--")
     for setting in vary:
         key, values = parsed_values(setting)
@@ -124,6 +117,15 @@ def chosen_space(
             raise InputError("varied twice", where=f"--vary {setting}", fix="say it once")
         chosen[key], words[key] = values, f"--vary {key}"
     return _space(scenario, settings, flags, chosen, words)
+
+
+def _positions(flags: dict[str, Any]) -> dict[str, list[Any]]:
+    """Take the switches out of the flags: the positions that were given, by name."""
+    found = {}
+    for name in _SWITCHES:
+        positions = {True: flags.pop(name), False: flags.pop(f"no_{name}")}
+        found[name] = [value for value, given in positions.items() if given]
+    return {name: positions for name, positions in found.items() if positions}
 
 
 def _space(

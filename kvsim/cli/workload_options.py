@@ -238,5 +238,4 @@ def _changes(traffic: Traffic, workload: Mapping[str, Any], stated: Mapping[str,
 
 
 def _said(change: Change, stated: Mapping[str, Any]) -> str:
-    words = (_words(name, stated[name]) for name in change.fields if name in stated)
-    return " ".join(words) or f"{change.key}={change.value}, the default"
+    return " ".join(_words(name, stated[name]) for name in change.fields if name in stated)

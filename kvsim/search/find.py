@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from kvsim.errors import InputError
 from kvsim.search.evaluations import evaluate
@@ -21,7 +22,7 @@ from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import Scenario
 from kvsim.specs.hardware import Price
 
-__all__ = ["FleetSearch", "find_cheapest", "usual_space"]
+__all__ = ["FleetSearch", "find_cheapest", "settings_of", "usual_space"]
 
 _DEGREES = (1, 2, 4, 8)
 _KV_DTYPES = ("auto", "fp8")
@@ -119,12 +120,12 @@ def find_cheapest(
     Parameters
     ----------
     question : Scenario or Space
-        Traffic, model and `slo`; of a scenario the points are those of `usual_space`. A space's
-        seeds are the replications of each search.
+        Traffic, model and `slo`; of a scenario the points are those of `usual_space`.
     demand : float, optional
         Load of the whole fleet, requests per second or users; the scenario's own by default.
     settings : SearchSettings, optional
-        How each rate is searched; `max_seconds` is of all points together.
+        How each rate is searched, by default as `settings_of` the space says; `max_seconds` is of
+        all points together.
     objectives, prices, watch, jobs
         See `size_fleet`.
     search_all : bool
@@ -160,7 +161,7 @@ def find_cheapest(
     asked = Question(
         space.scenario,
         demand,
-        _seeded(space, settings),
+        settings or settings_of(space),
         None if objectives is None else tuple(objectives),
         prices or {},
         space.spelled,
@@ -217,10 +218,26 @@ def _refuse_the_question(space: Space) -> None:
             )
 
 
-def _seeded(space: Space, settings: SearchSettings | None) -> SearchSettings:
-    """How a rate is searched, with the space's seeds where nothing else is said."""
-    if settings is not None or not space.is_seeded:
-        return settings or SearchSettings()
-    usual = SearchSettings()
-    most = max(usual.most_replications, space.seeds)
-    return replace(usual, replications=space.seeds, most_replications=most)
+def settings_of(space: Space, **stated: Any) -> SearchSettings:
+    """How a rate is searched: as stated, else as the space says, else as usual.
+
+    Parameters
+    ----------
+    space : Space
+        Its seeds are replications; ``workload.requests``, where somebody set it over the scenario,
+        are the least that a run has.
+    **stated
+        Fields of `SearchSettings`.
+
+    Raises
+    ------
+    InputError
+        For an impossible value.
+    """
+    limits = space.scenario.workload.limits
+    if limits.requests is not None and "workload.requests" in space.scenario.origin[1]:
+        stated.setdefault("requests", limits.requests)
+    if space.is_seeded:
+        stated.setdefault("replications", space.seeds)
+    most = max(stated.get("replications", 1), SearchSettings.most_replications)
+    return SearchSettings(**{"most_replications": most, **stated})

@@ -106,4 +106,9 @@ def replica_scenario(scenario: Scenario, option: FleetOption) -> Scenario:
     limits = {each.latency: each for each in (option.search.objectives if option.search else ())}
     stated = {JUDGED[name]: each.limit_ms for name, each in limits.items()}
     slo = placed.slo.model_copy(update=stated)
-    return placed.model_copy(update={"workload": workload, "run": run, "slo": slo})
+    question = (
+        f"Does one of {option.replicas} x {option.accelerator} {option.degrees} carry its share of"
+        f" {option.demand:,.4g} {option.unit}?"
+    )
+    update = {"question": question, "workload": workload, "run": run, "slo": slo}
+    return placed.model_copy(update=update)

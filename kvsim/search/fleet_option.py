@@ -98,6 +98,14 @@ class FleetOption:
     time_bands: Mapping[str, TimeBand] = field(default_factory=dict)
 
     @property
+    def degrees(self) -> str:
+        """How a replica is divided: "TP 2 PP 2"."""
+        words = [f"TP {self.tensor_parallel_size}"]
+        words += [f"PP {self.stages}"] if self.stages > 1 else []
+        words += [f"DP {self.ranks}"] if self.ranks > 1 else []
+        return " ".join(words)
+
+    @property
     def label(self) -> str:
         """What sets it apart, in words that do not depend on the order of the keys given."""
         return ", ".join(f"{key} {value}" for key, value in sorted(self.values.items()))

@@ -150,6 +150,7 @@ def _overridden(content: dict[str, Any], layers: Sequence[Layer], file: Path | N
     changed, words = deepcopy(content), dict[str, str]()
     for layer in layers:
         words |= overlay(changed, layer, _SECTIONS)
+    words = {key: said for key, said in words.items() if said}
     try:
         scenario = _validated(changed)
     except ContradictionError as wrong:

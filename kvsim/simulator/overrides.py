@@ -16,7 +16,8 @@ from kvsim.specs.checked import Place
 
 __all__ = ["Layer", "closest", "concerning", "layer_of", "set_key"]
 
-Layer = Mapping[str, tuple[object, str]]  # key, as given: its value, and the words that set it
+# key, as given: its value, and the words that set it, none for a default that nobody said
+Layer = Mapping[str, tuple[object, str]]
 
 
 def layer_of(overrides: Mapping[str, object], spelled: Mapping[str, str]) -> Layer:

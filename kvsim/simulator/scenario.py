@@ -262,11 +262,13 @@ class Scenario(Described):
         """Write what was given as a YAML file that `load_scenario` reads.
 
         The folder that its files are relative to is left out: the same question has the same
-        words everywhere. Without its name (`named`) it is called after the file.
+        words everywhere; so are flags of the engine at their defaults. Without its name (`named`)
+        it is called after the file.
         """
         beside = {"folder"} if named else {"folder", "name"}
-        given = _without_none(self.model_dump(mode="json", exclude_unset=True, exclude=beside))
-        return dump_yaml(given)
+        given = self.model_dump(mode="json", exclude_unset=True, exclude=beside)
+        given["engine"] = self.engine.model_dump(mode="json", exclude_defaults=True)
+        return dump_yaml({key: value for key, value in _without_none(given).items() if value != {}})
 
 
 def _own_policy(scheduler: SchedulerSpec, engine: EngineSpec) -> SchedulerSpec:

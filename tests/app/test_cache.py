@@ -4,8 +4,6 @@ import gzip
 import io
 import json
 import shlex
-import subprocess
-import sys
 import tracemalloc
 
 import pytest
@@ -98,14 +96,16 @@ def test_the_whole_state_is_in_the_link_and_a_bad_one_is_told():
     assert any("unknown trace 'uploaded'" in text for text in said)
 
 
-def test_the_command_line_prints_the_same_ratios():
-    app = cache(policy="fifo")
+def test_the_command_line_prints_the_same_ratios(run_kvsim):
+    app = cache(policy="fifo", seed="2")
     command, plan = commands(app)[-1].splitlines()
-    words = shlex.split(command)
-    assert words[:2] == ["python", "-c"]
-    done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, check=True)
+    kvsim_, *words = shlex.split(command)
+    assert kvsim_ == "kvsim"
+    code, out, _ = run_kvsim(*words, "--format", "json")
+    assert code == 0
     drawn = lines(charts(app)[0])["FIFO"]["y"]
-    assert [100 * ratio for ratio in json.loads(done.stdout)[0]] == pytest.approx(drawn)
+    printed = [100 * row["fifo"] for row in json.loads(out)["curve"]]
+    assert printed == pytest.approx(drawn)
     assert plan == "kvsim plan --model llama3.1-8b --gpu H100-SXM5-80GB"
 
 
@@ -119,7 +119,8 @@ def test_an_uploaded_trace_is_replayed_and_stays_with_its_owner():
         "Tokens per block": "512",
     }
     assert lines(charts(app)[0])["LRU"]["y"][-1] == pytest.approx(100 * 8 / 12)
-    assert 'kvsim.read_prefixes("mine.jsonl"' in commands(app)[-1]
+    assert "kvsim cache-curve ./mine.jsonl --model" in commands(app)[-1]
+    assert "--seed" not in commands(app)[-1]
     assert "uploaded" not in cache().selectbox(key="cache:trace").options
 
 

@@ -87,6 +87,18 @@ def test_both_positions_of_a_switch_and_any_other_key_vary(run_kvsim):
     assert {value["async_scheduling"] for value in values} == {True, False}
 
 
+def test_experts_are_searched_split_by_both_ways(run_kvsim):
+    code, out, err = run_kvsim(
+        "search", "--model", "qwen3-30b-a3b", *LOAD[2:], *QUICK, "--tpot-p90", "20ms",
+        "--gpu", "h100", "--tp", "2",
+        "--kv-cache-dtype", "auto", "--no-enable-expert-parallel", "--enable-expert-parallel",
+        "--format", "json",
+    )  # fmt: skip
+    assert code == 0, err
+    values = [fleet["values"]["enable_expert_parallel"] for fleet in json.loads(out)["fleets"]]
+    assert values == [True, False]
+
+
 def test_what_is_said_once_is_not_varied_by_default(run_kvsim):
     code, out, _ = run_kvsim(
         *SEARCH, "--gpu", "a100", "--tp", "1", "--set", "kv_cache_dtype=fp8", "--format", "json"
@@ -122,6 +134,7 @@ def test_a_file_says_all_of_it(run_kvsim, tmp_path):
         (("--vary", "tp=1,2"), "--vary tp=1,2: varied twice"),
         (("--tp", "1", "--set", "tp=2"), "--set tp=2: --tp takes its place; leave it out"),
         (("--ttft", "soon"), "'soon'"),
+        (("--manifest", "kserve", "--explain"), "--explain: a manifest is printed alone"),
         (("--space", "nowhere.yaml"), "says all of the deployments"),
     ],
 )

@@ -148,7 +148,26 @@ def test_the_cheapest_is_saved_as_a_scenario_that_runs_under_its_share(run_kvsim
     fleet = json.loads(out)["fleets"][0]
     assert saved.accelerator == "a100"
     assert saved.workload.arrivals.rate == pytest.approx(30 / fleet["replicas"])
-    assert yaml.safe_load(path.read_text("utf-8"))["engine"]["tensor_parallel_size"] == 1
+    written = yaml.safe_load(path.read_text("utf-8"))
+    assert "engine" not in written  # all its flags are at their defaults
+    count = fleet["replicas"]
+    asked = f"Does one of {count} x A100-SXM4-80GB TP 1 carry its share of 30 requests/s?"
+    assert written["question"] == asked
+
+
+@pytest.mark.parametrize("words", [("--requests", "250"), ("--set", "workload.requests=250")])
+def test_a_run_has_as_many_requests_as_were_asked_for_at_least(run_kvsim, words):
+    asked = ("--gpu", "h100", "--tp", "1", *SEARCH[2:6], "--tpot-p90", "20ms", "--format", "json")
+    code, out, _ = run_kvsim("size", *LOAD, *asked, *words)
+    assert code == 0
+    assert yaml.safe_load(json.loads(out)["scenario"])["workload"]["requests"] < 2000
+
+
+def test_flags_that_change_nothing_are_told(run_kvsim):
+    words = ("--disable-hybrid-kv-cache-manager", "--price", "a100=1", "--price", "h100=9")
+    code, _, err = size(run_kvsim, *words)
+    assert code == 0
+    assert "--disable-hybrid-kv-cache-manager changes nothing" in err
 
 
 @pytest.mark.parametrize("command", ["size", "search"])
@@ -231,6 +250,11 @@ def test_the_cheapest_as_a_manifest_has_its_replicas_devices_and_flags(run_kvsim
         (("--gpu", "h100", "--tp", "0"), "--tp: '0' is no degree"),
         (("--gpu", "h100", "--tp", "two"), "--tp: 'two' is no degree"),
         (("--gpu", "h100", "--ttft", "0s"), "--ttft-p99: 0 ms is no limit of TTFT"),
+        (("--gpu", "h100", "--ttft", "2s", "--ttft-p99", "1s"), "--ttft is p99, too; say it once"),
+        (
+            ("--gpu", "h100", "--manifest", "kserve", "--format", "json"),
+            "--format json: a manifest",
+        ),
         (("--gpu", "h100", "--ttft", "soon"), "'soon' is not a duration"),
         (("--gpu", "h100", "--price", "a100=3"), "--price a100=3: is not among the cards"),
         (("--gpu", "h100", "--price", "h100=-3"), "'-3' is no price of a device and hour"),
