@@ -24,7 +24,7 @@ import click
 
 from kvsim.csv_text import csv_text
 
-__all__ = ["Bar", "Part", "Section", "Table", "emit", "flatten", "print_records"]
+__all__ = ["Bar", "Part", "Section", "Table", "emit", "flatten", "print_records", "short_key"]
 
 BAR_WIDTH = 72
 WIDEST = 100
@@ -132,6 +132,11 @@ def flatten(content: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
         return
     for key, value in items:
         yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def short_key(key: str) -> str:
+    """The last part of a dotted key, as a column's header; a degree by its flag."""
+    return key.rpartition(".")[2].replace("tensor_parallel_size", "tp")
 
 
 def _leaf(value: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kvsim.cli.render import Section, Table
+from kvsim.cli.render import Section, Table, short_key
 from kvsim.cli.size_report import (
     best_lines,
     counted,
@@ -163,9 +163,8 @@ def _values(option: FleetOption, leave_out: Collection[str] = ()) -> str:
 
 
 def _value(key: str, value: object) -> str:
-    name = key.rpartition(".")[2].replace("tensor_parallel_size", "tp")
-    plain = isinstance(value, str) and key.rpartition(".")[2] in ("accelerator", "gpu")
-    return str(value) if plain else f"{name}={value}"
+    plain = isinstance(value, str) and short_key(key) in ("accelerator", "gpu")
+    return str(value) if plain else f"{short_key(key)}={value}"
 
 
 def _why(why: Explanation) -> Iterator[str]:
