@@ -54,7 +54,7 @@ def test_what_the_readme_shows_is_what_is_printed(example):
 def test_the_two_commands_come_first():
     assert first_lines(TEXT) == [
         "pip install -e . && kvsim plan --model llama2-7b --gpu a100",
-        "pip install -e '.[dev]' && pytest",
+        "pip install -e '.[dev]' && pytest -n auto",
     ]
 
 
