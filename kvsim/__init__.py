@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from kvsim.simulator.shipped import describe_scenarios as describe_scenarios
     from kvsim.specs.engine_options import EngineOptions as EngineOptions
     from kvsim.specs.hardware import AcceleratorProfile as AcceleratorProfile
+    from kvsim.specs.hardware import Price as Price
     from kvsim.specs.model import ModelSpec as ModelSpec
     from kvsim.specs.precision import kv_format_names as kv_format_names
     from kvsim.specs.precision import weight_format_names as weight_format_names
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
 # public name: the module that defines it
 _HOMES = {
     "AcceleratorProfile": "kvsim.specs.hardware",
+    "Price": "kvsim.specs.hardware",
     "CacheTier": "kvsim.studies.cache",
     "Camera": "kvsim.simulator.camera",
     "EngineComparison": "kvsim.planning.planner",

@@ -17,6 +17,7 @@ __all__ = [
     "KIB",
     "MIB",
     "ceil_div",
+    "digits",
     "format_bytes",
     "format_seconds",
     "parse_bytes",
@@ -149,6 +150,17 @@ def format_seconds(seconds: float) -> str:
         return f"{seconds:.4g} s"
     unit, name = (1e-3, "ms") if seconds >= 1e-3 else (1e-6, "us")
     return f"{seconds / unit:.3g} {name}"
+
+
+def digits(value: float, count: int = 3) -> str:
+    """Write a number in so many digits, and in more rather than with an exponent.
+
+    Examples
+    --------
+    >>> digits(23.94), digits(1192.4), digits(0.02912)
+    ('23.9', '1,192', '0.0291')
+    """
+    return f"{value:,.{count}g}" if abs(value) < 10**count else f"{value:,.0f}"
 
 
 def ceil_div(numerator: int, denominator: int) -> int:

@@ -48,7 +48,9 @@ def _examples() -> list[str]:
 @click.option("--kv-cache-dtype", type=KV_DTYPE, help="KV format; default: the model's own.")
 @click.option("--tp", "--tensor-parallel-size", "tp", type=COUNT, help="Ranks; default: 1.")
 @click.option("--gpu", type=GPU, help="Also what the pool of this card reaches (vLLM's plan).")
-@click.option("--sizes", metavar="SIZE,...", help="As 10GiB,20GiB or, in blocks, 1000,5000.")
+@click.option(
+    "--sizes", metavar="SIZE,...", help="As 10GiB,20GiB; 1000,5000 are blocks of the trace."
+)
 @click.option("--policies", metavar="NAME,...", default="lru,fifo,lfu,belady", show_default=True)
 @click.option("--max-references", type=COUNT, help="Read no more; default: 1,000,000 blocks.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of an example; default: 0.")

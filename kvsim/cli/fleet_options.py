@@ -73,6 +73,13 @@ def search_options(function: F) -> F:
     return decorate(function, _SEARCH)
 
 
+class Best(NamedTuple):
+    """The cheapest fleet: one replica under its share as a scenario, and what to know of it."""
+
+    scenario: Scenario
+    cautions: tuple[str, ...]
+
+
 class Asked(NamedTuple):
     """What is asked beside the scenario; `stated` are fields of `SearchSettings`."""
 
@@ -177,7 +184,7 @@ def card_prices(
 
 
 def deliver(
-    found: FleetSearch, scenario: Scenario, asked: Asked, show: Callable[[str | None], None]
+    found: FleetSearch, scenario: Scenario, asked: Asked, show: Callable[[Best | None], None]
 ) -> None:
     """Save the cheapest, print the answer and say what is missing; a cut search saves nothing.
 
@@ -190,19 +197,21 @@ def deliver(
     asked : Asked
         What is to become of it.
     show : callable
-        Prints it, given the cheapest as a scenario's YAML.
+        Prints it, given the cheapest.
     """
-    best = _replica(found, scenario)
-    if best is not None:
-        _tell_idle(best)
+    best = _best(found, scenario)
     if asked.save is not None and not found.interrupted:
-        _save(best, asked.save)
+        _save(found, best, asked.save)
     if not found.objectives:
         say("kvsim: no objective is given: a queue that does not grow is all that is asked for")
     if asked.manifest is not None and not found.interrupted:
-        _print_manifest(best, found.cheapest, asked)
+        _print_manifest(best, found, asked)
     else:
-        show(None if best is None else best.to_yaml(named=False))
+        show(best)
+    unmeasured = sum(bool(each.replicas) and each.at_demand is None for each in found.options)
+    if unmeasured:
+        said = f"{unmeasured:,} of {len(found.answers):,} fleets"
+        say(f"kvsim: out of time: the latencies of {said} were not simulated")
     left = sum(option.ruled_out == "unsearched" for option in found.options)
     if left:
         settled = f"{len(found.options) - left:,} of {len(found.options):,} points are settled"
@@ -211,40 +220,52 @@ def deliver(
         raise click.exceptions.Exit(INTERRUPTED)
 
 
-def _replica(found: FleetSearch, scenario: Scenario) -> Scenario | None:
+def _best(found: FleetSearch, question: Scenario) -> Best | None:
     """One replica of the cheapest fleet under its share of the demand; None without one."""
+    from kvsim.planning.notes import other_checkpoint
     from kvsim.search.fleet import replica_scenario
+    from kvsim.simulator.cautions import stated_pool
     from kvsim.simulator.loading import placed
-
-    best = found.cheapest
-    return placed(replica_scenario(scenario, best[0])) if best else None
-
-
-def _tell_idle(best: Scenario) -> None:
-    """Say on stderr which keys the cheapest does not read, as `kvsim simulate` does."""
     from kvsim.simulator.prepare import prepare
 
-    for said in dict.fromkeys(prepare(best).idle_keys):
-        say(f"kvsim: {said}")
+    if not found.cheapest:
+        return None
+    scenario = placed(replica_scenario(question, found.cheapest[0]))
+    setup = prepare(scenario)
+    cautions = (
+        *stated_pool(scenario, setup.sizing),
+        *other_checkpoint(setup.sizing),
+        *setup.idle_keys,
+    )
+    return Best(scenario, tuple(dict.fromkeys(cautions)))
 
 
-def _save(best: Scenario | None, file: str) -> None:
+def _without(found: FleetSearch) -> str:
+    """Why there is no cheapest fleet."""
+    return "no card here has a price" if found.answers else "no fleet carries the load"
+
+
+def _save(found: FleetSearch, best: Best | None, file: str) -> None:
     if best is None:
-        say(f"kvsim: no fleet carries the load at a known price, so {file} was not written")
+        say(f"kvsim: {_without(found)}, so {file} was not written")
         return
-    save_scenario(best, file)
+    goals = found.objectives
+    if len({goal.latency for goal in goals}) < len(goals):
+        say(f"kvsim: of two objectives for one latency {file} keeps that of the higher percentile")
+    save_scenario(best.scenario, file)
 
 
-def _print_manifest(best: Scenario | None, fleets: tuple[FleetOption, ...], asked: Asked) -> None:
+def _print_manifest(best: Best | None, found: FleetSearch, asked: Asked) -> None:
     """Print the cheapest fleet as Kubernetes takes it, and nothing else."""
     from kvsim.search.manifests import deployment_manifest, fleet_of, kserve_manifest
 
     if best is None:
-        raise InputError("no fleet carries the load at a known price", where="--manifest")
+        raise InputError(_without(found), where="--manifest", fix="without it the answer says why")
+    engine = best.scenario.engine
     fleet = fleet_of(
-        fleets[0],
-        best.engine.name,
-        best.engine.version,
+        found.cheapest[0],
+        engine.name,
+        engine.version,
         image=asked.image or "",
         currency=asked.currency,
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from kvsim.cli.options import DURATION, decorate
+from kvsim.cli.options import DurationText, decorate
 from kvsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _LATENCIES = {"ttft": ("ttft", "time to first token"), "tpot": ("tpot", "time per output token")}
 _LATENCIES |= {"e2e": ("e2el", "end to end")}
+_LIMIT = DurationText(bare=False)  # 500 is milliseconds in other tools
 _POINTS = (50, 90, 95, 99)
 _USUAL = 99
 
@@ -28,10 +29,8 @@ def _options(flag: str) -> list[Callable[[F], F]]:
     _, words = _LATENCIES[flag]
     others = ", ".join(f"--{flag}-p{each}" for each in _POINTS)
     said = f"p{_USUAL} {words} at most, as 500ms; also {others}."
-    of_points = [
-        click.option(f"--{flag}-p{point}", type=DURATION, hidden=True) for point in _POINTS
-    ]
-    return [click.option(f"--{flag}", type=DURATION, help=said), *of_points]
+    of_points = [click.option(f"--{flag}-p{point}", type=_LIMIT, hidden=True) for point in _POINTS]
+    return [click.option(f"--{flag}", type=_LIMIT, help=said), *of_points]
 
 
 def objective_options(function: F) -> F:

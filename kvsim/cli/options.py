@@ -138,18 +138,31 @@ class Number(FloatType):
 
 
 class DurationText(FloatType):
-    """A duration in seconds with an optional unit: 30s, 500ms, 2m."""
+    """A duration, as 30s, 500ms or 2m; a number without a unit is seconds, where `bare` allows."""
 
     name = "duration"
+
+    def __init__(self, *, bare: bool = True) -> None:
+        self._bare = bare
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Read the duration or fail with what is allowed."""
+        if not self._bare and _is_number(value):
+            self.fail(f"{value!r} has no unit: write {value}ms or {value}s.", param, ctx)
         try:
             return parse_seconds(value)
         except InputError as error:
             self.fail(str(error), param, ctx)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 class CatalogueName(TextType):

@@ -26,6 +26,7 @@ from kvsim.cli.workload_options import workload_options
 from kvsim.interrupts import held, released
 
 if TYPE_CHECKING:
+    from kvsim.cli.fleet_options import Best
     from kvsim.search import FleetSearch
     from kvsim.search.space import Space
 
@@ -106,12 +107,13 @@ def _cards(space: Space) -> list[str]:
 
 
 def _show(
-    found: FleetSearch, asked: Asked, output_format: str, explain: bool, scenario: str | None
+    found: FleetSearch, asked: Asked, output_format: str, explain: bool, best: Best | None
 ) -> None:
     from kvsim.cli.search_report import search_record, search_rows, search_sections
 
     if output_format == "csv":
         print_records(search_rows(found), (), output_format)
         return
-    sections = search_sections(found, asked.currency, explain=explain)
-    emit(sections, partial(search_record, found, asked.currency, scenario), output_format)
+    cautions = best.cautions if best else ()
+    sections = search_sections(found, asked.currency, cautions, explain=explain)
+    emit(sections, partial(search_record, found, asked.currency, best), output_format)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kvsim.cli.render import Section, Table, short_key
 from kvsim.cli.size_report import (
     best_lines,
+    best_record,
     counted,
     flat,
     fleet_record,
@@ -19,8 +20,10 @@ from kvsim.cli.size_report import (
     sure_lines,
 )
 from kvsim.results.words import SHORT
+from kvsim.units import digits
 
 if TYPE_CHECKING:
+    from kvsim.cli.fleet_options import Best
     from kvsim.search import FleetOption, FleetSearch
     from kvsim.search.explain import Explanation, Reach
 
@@ -29,12 +32,16 @@ __all__ = ["search_record", "search_rows", "search_sections"]
 _FRONT = "*"
 
 
-def search_sections(found: FleetSearch, currency: str, *, explain: bool) -> Iterator[Section]:
+def search_sections(
+    found: FleetSearch, currency: str, cautions: Sequence[str], *, explain: bool
+) -> Iterator[Section]:
     """Lay the answer out."""
     best, title = found.cheapest, _headline(found)
     if best:
         yield Section(title, tuple(best_lines(best, currency)))
         yield launch(best[0])
+        if cautions:
+            yield Section("Caution", tuple(f"- {said}" for said in cautions))
     else:
         yield Section(title, (_without(found),))
     if explain and not found.is_cut and found.explanation is not None:
@@ -63,8 +70,8 @@ def _without(found: FleetSearch) -> str:
     return "none yet" if found.is_cut else "no point carries the load"
 
 
-def search_record(found: FleetSearch, currency: str, scenario: str | None) -> dict[str, Any]:
-    """The answer as JSON-ready values; `scenario` is the cheapest as YAML."""
+def search_record(found: FleetSearch, currency: str, best: Best | None) -> dict[str, Any]:
+    """The answer as JSON-ready values."""
     return {
         **question_record(found, currency),
         "points": found.points,
@@ -73,7 +80,7 @@ def search_record(found: FleetSearch, currency: str, scenario: str | None) -> di
         "interrupted": found.interrupted,
         "front_latency": found.latency,
         "cheapest": [option.values for option in found.cheapest],
-        "scenario": scenario,
+        **best_record(best),
         "explanation": _explanation_record(found.explanation),
         "fleets": [_record(found, option) for option in found.options],
     }
@@ -120,7 +127,7 @@ def _explanation_record(why: Explanation | None) -> dict[str, Any] | None:
 
 def _title(found: FleetSearch) -> str:
     count, tried = len(found.answers), len(found.options)
-    return f"{count:,} of {tried:,} points carry {found.demand:,.4g} {found.unit}"
+    return f"{count:,} of {tried:,} points carry {digits(found.demand, 4)} {found.unit}"
 
 
 def _table(found: FleetSearch, currency: str) -> Table:
@@ -135,7 +142,7 @@ def _row(found: FleetSearch, option: FleetOption) -> tuple[str, ...]:
     return (
         f"{option.devices:,}",
         priced(option),
-        f"{option.highest_rate:,.3g}",
+        digits(option.highest_rate or 0.0),
         milliseconds(probe.latency_ms.get(found.latency) if probe else None),
         _FRONT if option in found.front else "",
     )
@@ -169,7 +176,7 @@ def _value(key: str, value: object) -> str:
 
 def _why(why: Explanation) -> Iterator[str]:
     winner = why.winner
-    carried = f"{why.more_replicas_above:,.4g} {winner.unit}"
+    carried = f"{digits(why.more_replicas_above, 4)} {winner.unit}"
     yield f"the demand: above {carried} it needs another replica, of {winner.devices_per_replica}"
     yield _overtaken(why)
     yield _price(why)
@@ -181,7 +188,7 @@ def _overtaken(why: Explanation) -> str:
     if why.overtaken_above is None or why.overtaken_by is None:
         return "up to ten times the demand no other point is cheaper"
     other = f"{_values(why.overtaken_by)} is cheaper"
-    return f"above {why.overtaken_above:,.4g} {why.winner.unit} {other}, by the middle prices"
+    return f"above {digits(why.overtaken_above, 4)} {why.winner.unit} {other}, by the middle prices"
 
 
 def _price(why: Explanation) -> str:

@@ -35,6 +35,7 @@ from kvsim.interrupts import held, released
 from kvsim.units import parse_count
 
 if TYPE_CHECKING:
+    from kvsim.cli.fleet_options import Best
     from kvsim.search import FleetSearch
     from kvsim.search.space import Space
 
@@ -112,8 +113,8 @@ def _space(
     """Every card with every degree."""
     from kvsim.search.space import Space
 
-    if gpu is None:
-        raise InputError("names no card to choose from", where="--gpu", fix="as --gpu a100,h100")
+    if gpu is None:  # the scenario's own; without one all that is missing is named at once
+        gpu = chosen_scenario(scenario, settings, {**flags, "gpu": None}).accelerator
     vary: dict[str, list[Any]] = {
         "gpu": distinct_cards(listed(gpu, "--gpu")),
         "tp": [_degree(word) for word in listed(tp, "--tp")],
@@ -133,11 +134,12 @@ def _degree(word: str) -> int:
     return degree
 
 
-def _show(found: FleetSearch, currency: str, output_format: str, scenario: str | None) -> None:
+def _show(found: FleetSearch, currency: str, output_format: str, best: Best | None) -> None:
     from kvsim.cli.size_report import size_record, size_rows, size_sections
 
     if output_format == "csv":
         print_records(size_rows(found), (), output_format)
         return
-    record = partial(size_record, found, currency, scenario)
-    emit(size_sections(found, currency), record, output_format)
+    cautions = best.cautions if best else ()
+    record = partial(size_record, found, currency, best)
+    emit(size_sections(found, currency, cautions), record, output_format)

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from kvsim.cli.render import Section, Table
 from kvsim.results.words import SHORT
+from kvsim.units import digits
 
 if TYPE_CHECKING:
+    from kvsim.cli.fleet_options import Best
     from kvsim.search import FleetOption, FleetSearch
 
 __all__ = [
     "best_lines",
+    "best_record",
     "counted",
     "flat",
     "fleet_record",
@@ -33,13 +36,15 @@ _ENDS_BY = "ends by: what is missed beyond it, or a queue that grows."
 _ENDS = {**SHORT, "saturation": "queue"}
 
 
-def size_sections(found: FleetSearch, currency: str) -> Iterator[Section]:
+def size_sections(found: FleetSearch, currency: str, cautions: Sequence[str]) -> Iterator[Section]:
     """Lay the answer out: the cheapest, its launch line, the table of all, and why not."""
     best = found.cheapest
     title = "Cheapest so far" if found.is_cut else "Cheapest"
     if best:
         yield Section(title, tuple(best_lines(best, currency)))
         yield launch(best[0])
+        if cautions:
+            yield Section("Caution", tuple(f"- {said}" for said in cautions))
     elif found.answers:
         yield Section(title, ("no card here has a price: give one with --price GPU=PRICE",))
     else:
@@ -53,20 +58,31 @@ def size_sections(found: FleetSearch, currency: str) -> Iterator[Section]:
         yield Section("Cannot, or not searched", (Table(("fleet", "why"), rows, words=True),))
 
 
-def size_record(found: FleetSearch, currency: str, scenario: str | None) -> dict[str, Any]:
-    """The answer as JSON-ready values; `scenario` is the cheapest as YAML."""
+def size_record(found: FleetSearch, currency: str, best: Best | None) -> dict[str, Any]:
+    """The answer as JSON-ready values."""
     return {
         **question_record(found, currency),
         "cheapest": [_name(option) for option in found.cheapest],
-        "scenario": scenario,
+        **best_record(best),
         "fleets": [fleet_record(option) for option in found.options],
+    }
+
+
+def best_record(best: Best | None) -> dict[str, Any]:
+    """The cheapest as a scenario's YAML, and what to know of it."""
+    return {
+        "scenario": best.scenario.to_yaml(named=False) if best else None,
+        "warnings": list(best.cautions) if best else [],
     }
 
 
 def launch(option: FleetOption) -> Section:
     """How each replica is started, and how it is simulated."""
     saved = "the same line with --save FILE.yaml writes it as a scenario for kvsim simulate"
-    return Section("Launch, each replica", (option.command, saved))
+    if not option.unsaid:
+        return Section("Launch, each replica", (option.command, saved))
+    lacks = f"simulated, and nothing that this line says: {', '.join(option.unsaid)}"
+    return Section("Launch, each replica", (option.command, lacks, saved))
 
 
 def question_record(found: FleetSearch, currency: str) -> dict[str, Any]:
@@ -130,6 +146,7 @@ def fleet_record(option: FleetOption) -> dict[str, Any]:
         "simulations": search.simulations if search else 0,
         "step_times": option.provenance,
         "command": option.command,
+        "not_in_command": list(option.unsaid),
         "problem": option.problem,
     }
 
@@ -142,6 +159,7 @@ def best_lines(best: Sequence[FleetOption], currency: str) -> Iterator[str]:
         ties = "; ".join(f"{counted(each)}, {_cost(each, currency)}" for each in best[1:])
         differ = any(each.cost_per_hour != option.cost_per_hour for each in best)
         yield f"a tie, {'as price ranges overlap' if differ else 'at the same price'}: {ties}"
+    yield from _asked(option)
     yield _sustained(option)
     yield _ends(option)
     bound = _bound(option)
@@ -182,8 +200,15 @@ def _a_million(option: FleetOption, currency: str) -> str:
     cost = option.cost_per_million_tokens
     if cost is None:
         return ""
-    said = " to ".join(dict.fromkeys(f"{each:,.3g}" for each in cost))
-    return f", {said} {currency} a million tokens"
+    said = " to ".join(dict.fromkeys(map(digits, cost)))
+    return f", {said} {currency} a million tokens (prompt and output)"
+
+
+def _asked(option: FleetOption) -> Iterator[str]:
+    """What had to be met: a limit in another unit than was meant is seen here."""
+    goals = option.search.objectives if option.search else ()
+    if goals:
+        yield f"asked: {', '.join(goal.words for goal in goals)} at most"
 
 
 def _sustained(option: FleetOption) -> str:
@@ -192,8 +217,9 @@ def _sustained(option: FleetOption) -> str:
     is_sure = search is not None and search.is_sure
     sure = "" if is_sure else " (not within the tolerance)"
     return (
-        f"one replica sustains {low:,.4g} to {high:,.4g} {option.unit}{sure}; {option.demand:,.4g}"
-        f" are asked of all, {100 * (option.headroom or 0):.0f} % more would still be carried"
+        f"one replica sustains {digits(low, 4)} to {digits(high, 4)} {option.unit}{sure};"
+        f" {digits(option.demand, 4)} are asked of all,"
+        f" {option.headroom_percent} % more would still be carried"
     )
 
 
@@ -216,12 +242,18 @@ def _bound(option: FleetOption) -> str:
 
 def _times(option: FleetOption) -> Iterator[str]:
     """Each latency under the load, and within what it would be measured."""
-    probe = option.at_demand
-    for name, value in probe.latency_ms.items() if probe else ():
+    from kvsim.search.objectives import shares_of
+
+    probe, search = option.at_demand, option.search
+    if probe is None or search is None:
+        return
+    shares = shares_of(search.objectives, search.settings.share)
+    for name, value in probe.latency_ms.items():
         band = option.time_bands.get(name)
         if value is not None:
             within = "" if band is None else f" ({_milliseconds_range(*band.around(value))})"
-            yield f"{SHORT[name]} {milliseconds(value)} ms{within}"
+            point = f"p{100 * shares[name]:g}"
+            yield f"{point} {SHORT[name]} {milliseconds(value)} ms{within}"
 
 
 def _may_miss(option: FleetOption) -> Iterator[str]:
@@ -257,7 +289,7 @@ def _row(option: FleetOption, shown: Sequence[str]) -> tuple[str, ...]:
     return (
         f"{option.devices:,} x {_name(option)}",
         priced(option),
-        f"{option.highest_rate:,.3g}",
+        digits(option.highest_rate or 0.0),
         _ENDS.get(limit, limit),
         *(milliseconds(probe.latency_ms[name] if probe else None) for name in shown),
     )
@@ -268,14 +300,14 @@ def sure_lines(options: Sequence[FleetOption]) -> Iterator[str]:
     said = dict.fromkeys(words for option in options for words in option.how_sure)
     yield (
         "each: load that one replica sustains. Latencies are at the percentiles asked for, else"
-        " p99, under each replica's share."
+        " p99, under each replica's share; means over seeds."
     )
     yield from said
 
 
 def milliseconds(value: float | None) -> str:
     """Write a latency in four digits; None is "-"."""
-    return _NONE if value is None else f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
+    return _NONE if value is None else digits(value, 4)
 
 
 def _name(option: FleetOption) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from kvsim.memory.pools import Group, KVPools
 from kvsim.memory.rank import Rank
@@ -61,6 +61,18 @@ class Deployment:
         if asked is not None and weight_format(asked).name == "fp8" and own.startswith("fp8_"):
             return None
         return asked
+
+    @property
+    def launched(self) -> dict[str, Any]:
+        """The options that were set, by name, as a launch line has them.
+
+        Plain floats are no method of ``--quantization``: without one the checkpoint is loaded.
+        """
+        given = self.options.model_dump(exclude_defaults=True)
+        asked = given.get("quantization")
+        if asked is not None and weight_format(asked).is_plain:
+            del given["quantization"]
+        return given
 
     @property
     def kv_format(self) -> KVFormat:

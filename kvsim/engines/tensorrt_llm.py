@@ -269,7 +269,7 @@ class TensorRTLLM(ReleasedEngine):
         options, model = deployment.options, deployment.model
         words = [f"trtllm-serve {shlex.quote(model.hf_id or model.name)}"]
         sections: dict[str, list[str]] = {}
-        given = options.model_dump(exclude_defaults=True)
+        given = deployment.launched
         block = self.resolve(deployment).options.block_size
         for name, flag in _FLAGS.items():
             if name not in given:

@@ -284,7 +284,7 @@ class Transformers(ReleasedEngine):
         options, model = deployment.options, deployment.model
         load = [repr(model.hf_id or model.name), f"dtype={_torch_word(options.dtype)!r}"]
         load.append("tp_plan='auto'" if options.tensor_parallel_size > 1 else "device_map='auto'")
-        if options.quantization:
+        if "quantization" in deployment.launched:
             load.append(f"quantization_config={options.quantization!r}")
         length = self.resolve(deployment).options.max_model_len
         generate = ["**inputs", f"max_length={length}"]

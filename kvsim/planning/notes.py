@@ -17,8 +17,9 @@ from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.precision import weight_format
 from kvsim.units import GIB, format_bytes
 
-__all__ = ["alias_warning", "warnings"]
+__all__ = ["alias_warning", "other_checkpoint", "warnings"]
 
+_MADE_AT_LOAD = ("fp8", "bitsandbytes")
 # Above this share a hybrid's blocks waste enough to look for a better block size.
 WASTEFUL_SHARE = 0.05
 
@@ -36,6 +37,7 @@ def _checks(sizing: Sizing) -> Iterator[str]:
         _scarcest_pool,
         _slots_at_start,
         _replicated_heads,
+        other_checkpoint,
         _kv_wider_than_weights,
         _declared_kv,
         _untold_kv,
@@ -178,6 +180,20 @@ def _idle_overrides(sizing: Sizing) -> Iterator[str]:
     """Fields of the config that a flag overrode to no effect on any number here."""
     for field in sizing.deployment.model.idle_overrides:
         yield f"the overridden field {field} changes nothing here"
+
+
+def other_checkpoint(sizing: Sizing) -> Iterator[str]:
+    """Weights that the model's own repository does not hold, and no engine makes as it loads."""
+    asked, model = sizing.asked.quantization, sizing.deployment.model
+    if asked is None or sizing.engine.name == "llama.cpp":  # whose line names a file
+        return
+    fmt, own = weight_format(asked), weight_format(model.quantization or model.dtype)
+    if fmt.name in (*_MADE_AT_LOAD, own.name) or (fmt.is_plain and own.is_plain):
+        return
+    yield (
+        f"{fmt.name} weights are a checkpoint of their own: in the launch line its name takes the"
+        f" place of {model.hf_id or model.name}, whose weights are {own.name}"
+    )
 
 
 def _replicated_heads(sizing: Sizing) -> Iterator[str]:

@@ -13,6 +13,7 @@ from kvsim.search.explain import Explanation, explained
 from kvsim.search.fleet_option import FleetOption, cheapest, ranked
 from kvsim.search.front import binding_latency, pareto_front
 from kvsim.search.objectives import Objective
+from kvsim.search.prices import prices_by_name
 from kvsim.search.question import Question
 from kvsim.search.rate import SearchSettings
 from kvsim.search.space import Space
@@ -106,7 +107,7 @@ def find_cheapest(
     settings: SearchSettings | None = None,
     *,
     objectives: Sequence[Objective] | None = None,
-    prices: Mapping[str, Price | None] | None = None,
+    prices: Mapping[str, Price | float | None] | None = None,
     search_all: bool = False,
     evaluations: int | None = None,
     watch: Watch | None = None,
@@ -163,7 +164,7 @@ def find_cheapest(
         demand,
         settings or settings_of(space),
         None if objectives is None else tuple(objectives),
-        prices or {},
+        prices_by_name(prices or {}),
         space.spelled,
     )
     work = Work(asked, watch, jobs, told)

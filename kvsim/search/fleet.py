@@ -7,7 +7,8 @@ from typing import Any
 
 from kvsim.search.fleet_option import FleetOption
 from kvsim.search.load import WARMUP, load_of
-from kvsim.search.objectives import JUDGED, Objective
+from kvsim.search.objectives import Objective, stated_as_slo
+from kvsim.search.prices import prices_by_name
 from kvsim.search.question import Question
 from kvsim.search.rate import SearchSettings
 from kvsim.search.work import Work
@@ -15,6 +16,7 @@ from kvsim.simulator.loading import with_overrides
 from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import Scenario
 from kvsim.specs.hardware import Price
+from kvsim.units import digits
 
 _REQUESTS = 2000
 
@@ -28,7 +30,7 @@ def size_fleet(
     settings: SearchSettings | None = None,
     *,
     objectives: Sequence[Objective] | None = None,
-    prices: Mapping[str, Price | None] | None = None,
+    prices: Mapping[str, Price | float | None] | None = None,
     search_all: bool = True,
     watch: Watch | None = None,
     jobs: int | None = None,
@@ -49,8 +51,9 @@ def size_fleet(
         they are not; so does `settings.max_seconds`, which here is of all cards together.
     objectives : sequence of Objective, optional
         In place of the scenario's own.
-    prices : mapping of str to Price or None, optional
-        By accelerator's name, in place of the catalogue's; None is none.
+    prices : mapping of str to Price, float or None, optional
+        Of one device and hour, by any name of the accelerator, in place of the catalogue's; None
+        is none.
     search_all : bool
         Whether to search cards that cannot be cheaper than what was found, too.
     jobs : int, optional
@@ -73,7 +76,7 @@ def size_fleet(
     """
     chosen = settings or SearchSettings()
     goals = None if objectives is None else tuple(objectives)
-    question = Question(scenario, demand, chosen, goals, prices or {})
+    question = Question(scenario, demand, chosen, goals, prices_by_name(prices or {}))
     work = Work(question, watch, jobs)
     known = [question.described(card_values(*card)) for card in cards]
     work.run(known, search_all=search_all)
@@ -103,12 +106,12 @@ def replica_scenario(scenario: Scenario, option: FleetOption) -> Scenario:
     requests = option.at_demand.requests if option.at_demand else placed.workload.requests
     workload = load.workload(placed.workload, share, requests or _REQUESTS)
     run = placed.run.model_copy(update={"warmup_fraction": WARMUP})
-    limits = {each.latency: each for each in (option.search.objectives if option.search else ())}
-    stated = {JUDGED[name]: each.limit_ms for name, each in limits.items()}
-    slo = placed.slo.model_copy(update=stated)
+    slo = placed.slo.model_copy(
+        update=stated_as_slo(option.search.objectives if option.search else ())
+    )
     question = (
         f"Does one of {option.replicas} x {option.accelerator} {option.degrees} carry its share of"
-        f" {option.demand:,.4g} {option.unit}?"
+        f" {digits(option.demand, 4)} {option.unit}?"
     )
     update = {"question": question, "workload": workload, "run": run, "slo": slo}
     return placed.model_copy(update=update)

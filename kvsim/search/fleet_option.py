@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import ceil, inf
+from math import ceil, floor, inf
 from typing import Any
 
 from kvsim.results.latencies import sure_words
@@ -24,6 +24,7 @@ RULED_OUT = {
 }
 """Why a deployment is no answer, by the word for it."""
 
+_ROUNDING = 1e-6  # of a division
 _SLACK = 1.02  # throughputs differ between seeds
 
 
@@ -58,7 +59,7 @@ class FleetOption:
     search : RateSearch or None
         What one rank sustains; None when the model does not run on it, or it is too dear.
     at_demand : Probe or None
-        One rank under its share of the demand.
+        One rank under its share of the demand; its latencies are means over seeds.
     bound_by : mapping of str to float
         Share of the busy time that each resource binds, under that load.
     memory_limited : float or None
@@ -73,6 +74,8 @@ class FleetOption:
         Where the step times come from.
     time_bands : mapping of str to TimeBand
         How sure the latencies are, by their names.
+    unsaid : tuple of str
+        What is simulated and no launch line says, as "scheduler.policy=orca".
     """
 
     accelerator: str
@@ -96,6 +99,7 @@ class FleetOption:
     command: str = ""
     provenance: str = ""
     time_bands: Mapping[str, TimeBand] = field(default_factory=dict)
+    unsaid: tuple[str, ...] = ()
 
     @property
     def degrees(self) -> str:
@@ -179,6 +183,11 @@ class FleetOption:
         return self.replicas * self.highest_rate / self.demand - 1
 
     @property
+    def headroom_percent(self) -> int:
+        """The same in whole per cents, never more than there are."""
+        return floor(100 * (self.headroom or 0.0) + _ROUNDING)
+
+    @property
     def cost_per_million_tokens(self) -> tuple[float, float] | None:
         """Cost of a million tokens, prompt and output together, low and high."""
         cost, replicas = self.cost_per_hour, self.replicas
@@ -191,13 +200,13 @@ class FleetOption:
 def ranked(options: Iterable[FleetOption]) -> list[FleetOption]:
     """Return the fleets that have a price, by their middle price.
 
-    Of those that cost the same the one with the most headroom is first. The order in which they
-    were given changes nothing.
+    Of those that cost the same the ones that can be launched as simulated are first, the one with
+    the most headroom before the others. The order in which they were given changes nothing.
     """
 
-    def place(option: FleetOption) -> tuple[float, float, str, str]:
+    def place(option: FleetOption) -> tuple[float, bool, float, str, str]:
         cost, spare = option.middle_cost or 0.0, option.headroom or 0.0
-        return cost, -spare, option.label, option.accelerator
+        return cost, bool(option.unsaid), -spare, option.label, option.accelerator
 
     return sorted((option for option in options if option.middle_cost is not None), key=place)
 

@@ -23,6 +23,7 @@ from kvsim.search.containers import HEALTH_PATH, image_of, server_of
 from kvsim.search.fleet_option import FleetOption
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.specs.yaml_files import dump_yaml
+from kvsim.units import digits
 
 __all__ = ["Fleet", "deployment_manifest", "dns_label", "fleet_of", "kserve_manifest"]
 
@@ -121,8 +122,8 @@ def fleet_of(
     InputError
         For an option that is no answer.
     UnsupportedError
-        For a replica that takes more devices than a node has, a vendor or an engine that no pod
-        is known for, or a release without a known image.
+        For what no launch line says, a replica that takes more devices than a node has, a vendor
+        or an engine that no pod is known for, or a release without a known image.
     """
     if option.replicas is None or not option.command:
         why = f": {option.problem}" if option.problem else ""
@@ -133,6 +134,8 @@ def fleet_of(
         known = " and ".join(_VENDORS)
         raise UnsupportedError(f"no pods with {profile.name} are known: only with {known} devices")
     _refuse_many_nodes(option, profile)
+    if option.unsaid:
+        raise UnsupportedError(f"no flag of {engine} says {', '.join(option.unsaid)}")
     line = server.split(option.command)
     fleet = Fleet(
         name=dns_label(line.model.rpartition("/")[2]),
@@ -239,9 +242,9 @@ def _found(option: FleetOption, model: str, currency: str) -> dict[str, str]:
         "devices": f"{option.devices}",
     }
     if option.highest_rate is not None:
-        found["highest-rate-per-replica"] = f"{option.highest_rate:.3g} {option.unit}"
+        found["highest-rate-per-replica"] = f"{digits(option.highest_rate)} {option.unit}"
     if option.headroom is not None:
-        found["headroom"] = f"{option.headroom:.0%}"
+        found["headroom"] = f"{option.headroom_percent}%"
     if option.cost_per_hour is not None:
         said = " to ".join(dict.fromkeys(f"{cost:.2f}" for cost in option.cost_per_hour))
         found["cost-per-hour"] = f"{said} {currency}"

@@ -15,7 +15,14 @@ from kvsim.results.statistics import Floats
 from kvsim.results.words import SHORT
 from kvsim.simulator.scenario import SLO
 
-__all__ = ["JUDGED", "Objective", "objectives_of"]
+__all__ = [
+    "JUDGED",
+    "Objective",
+    "objectives_of",
+    "percentiles_ms",
+    "shares_of",
+    "stated_as_slo",
+]
 
 JUDGED = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2el_ms"}
 """Latencies that have objectives, and what a scenario calls their limits."""
@@ -96,21 +103,40 @@ class Objective:
 
 
 def objectives_of(slo: SLO, share: float) -> tuple[Objective, ...]:
-    """Objectives that a scenario states, each for one share of the requests."""
-    limits = ((latency, getattr(slo, key)) for latency, key in JUDGED.items())
-    return tuple(Objective(latency, limit, share) for latency, limit in limits if limit is not None)
+    """Objectives that a scenario states, those without a percentile for one share of requests."""
+    found = []
+    for latency, key in JUDGED.items():
+        limit, percentile = getattr(slo, key), getattr(slo, f"{latency}_percentile")
+        if limit is not None:
+            own = share if percentile is None else percentile / 100
+            found.append(Objective(latency, limit, own))
+    return tuple(found)
+
+
+def stated_as_slo(objectives: Iterable[Objective]) -> dict[str, float]:
+    """Objectives as keys of a scenario's `slo`; of two for one latency the higher percentile."""
+    found: dict[str, float] = {}
+    for each in sorted(objectives, key=lambda objective: objective.share):
+        found[JUDGED[each.latency]] = each.limit_ms
+        found[f"{each.latency}_percentile"] = 100 * each.share
+    return found
+
+
+def shares_of(objectives: Iterable[Objective], share: float) -> dict[str, float]:
+    """The highest share that is asked of each latency, else `share`."""
+    asked = dict.fromkeys(JUDGED, 0.0)
+    for each in objectives:
+        asked[each.latency] = max(asked[each.latency], each.share)
+    return {latency: own or share for latency, own in asked.items()}
 
 
 def percentiles_ms(
     result: SimulationResult, objectives: Iterable[Objective], share: float
 ) -> dict[str, float | None]:
-    """Each latency at the highest percentile that is asked of it, else at `share`, ms."""
-    shares = dict.fromkeys(JUDGED, 0.0)
-    for each in objectives:
-        shares[each.latency] = max(shares[each.latency], each.share)
+    """Each latency at the share that `shares_of` says, ms; None where nothing was seen."""
     found: dict[str, float | None] = {}
-    for latency, asked in shares.items():
+    for latency, asked in shares_of(objectives, share).items():
         values = 1e3 * result.latencies[latency][result.judged]
         seen = values[~np.isnan(values)]
-        found[latency] = float(np.quantile(seen, asked or share)) if len(seen) else None
+        found[latency] = float(np.quantile(seen, asked)) if len(seen) else None
     return found

@@ -11,7 +11,7 @@ from kvsim.errors import InputError
 from kvsim.specs.hardware import Price
 from kvsim.specs.yaml_files import read_yaml
 
-__all__ = ["prices_of", "read_prices"]
+__all__ = ["prices_by_name", "prices_of", "read_prices"]
 
 
 def prices_of(stated: Iterable[str]) -> dict[str, Price]:
@@ -46,6 +46,27 @@ def prices_of(stated: Iterable[str]) -> dict[str, Price]:
         else:
             found |= read_prices(Path(text))
     return found
+
+
+def prices_by_name(prices: Mapping[str, Price | float | None]) -> dict[str, Price | None]:
+    """Return prices by accelerator's name, of any name it has; a number is the price itself.
+
+    Raises
+    ------
+    InputError
+        For an unknown card, and what is no price.
+
+    Examples
+    --------
+    >>> prices_by_name({"h100": 2.49})["H100-SXM5-80GB"].low
+    2.49
+    """
+    return {
+        _card(name, f"prices[{name!r}]"): price
+        if price is None or isinstance(price, Price)
+        else _price(price, f"prices[{name!r}]")
+        for name, price in prices.items()
+    }
 
 
 def read_prices(path: Path) -> dict[str, Price]:

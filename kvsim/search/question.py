@@ -13,11 +13,12 @@ of the settings, so that only the replica differs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
+from statistics import fmean
 from time import monotonic
 from typing import Any
 
@@ -32,13 +33,15 @@ from kvsim.search.highest import Search, TimeIsUpError, refuse_cut, require_end
 from kvsim.search.load import OVERLOAD_RATE, Load, load_of
 from kvsim.search.lowest import Lengths, beyond_reach, sampled_lengths
 from kvsim.search.objectives import Objective, objectives_of
-from kvsim.search.rate import RateSearch, SearchSettings, judge
+from kvsim.search.rate import Probe, RateSearch, SearchSettings, judge
+from kvsim.simulator.launchable import unsaid
 from kvsim.simulator.loading import with_overrides
 from kvsim.simulator.names import refuse_unknown
 from kvsim.simulator.prepare import Setup, prepare
 from kvsim.simulator.replica import Watch
 from kvsim.simulator.scenario import Scenario
 from kvsim.specs.hardware import Price
+from kvsim.units import digits
 
 __all__ = ["Question"]
 
@@ -169,6 +172,7 @@ class Question:
             ranks=deployment.data_parallel_size,
             command=setup.sizing.engine.command(setup.sizing.asked),
             provenance=setup.step_time.provenance,
+            unsaid=tuple(unsaid(setup.scenario)),
         ), setup
 
     @staticmethod
@@ -222,17 +226,20 @@ class Question:
                 return replace(option, ruled_out="hopeless", problem=_hopeless(found))
         except KVSimError as error:
             return self._failed(option, error, "hopeless")
-        with suppress(TimeIsUpError):  # it carries the demand; how quickly is not known
-            return self._at_demand(option, search)
-        return option
+        return self._at_demand(option, search)
 
     def _at_demand(self, option: FleetOption, search: Search) -> FleetOption:
         """One rank under its share of the demand."""
         exact = option.share or self.demand
         share, throughput = self.load.rounded(exact), option.throughput or inf
-        result = search.serve(share, throughput, search.first_seed)
-        probe = judge(share, result, self.goals, self.settings.share)
-        return replace(option, at_demand=probe, **_under_load(result, exact / share))
+        probes: list[Probe] = []
+        for seed in range(self.settings.replications if self.load.is_drawn else 1):
+            with suppress(TimeIsUpError):  # what is known of the first seeds is kept
+                result = search.serve(share, throughput, search.first_seed + seed)
+                probes.append(judge(share, result, self.goals, self.settings.share))
+                if seed == 0:
+                    option = replace(option, **_under_load(result, self.load, exact))
+        return replace(option, at_demand=_mean_probe(probes)) if probes else option
 
     def _failed(self, option: FleetOption, error: KVSimError, word: str) -> FleetOption:
         if isinstance(error, TimeIsUpError):
@@ -248,7 +255,7 @@ def _problem(error: KVSimError) -> str:
 
 
 def _hopeless(found: RateSearch) -> str:
-    at, ended = f"even at {found.failed_rate:.3g} {found.unit}", found.ended
+    at, ended = f"even at {digits(found.failed_rate or 0.0)} {found.unit}", found.ended
     if ended is None or any(probe.passed for probe in found.probes):
         return f"{at} some seeds meet the objectives and others do not: simulate more requests"
     if ended.limit == "rejected":
@@ -260,14 +267,29 @@ def _hopeless(found: RateSearch) -> str:
     return f"{at} {ended.goal.words} is missed{reached}"
 
 
-def _under_load(result: SimulationResult, scale: float) -> dict[str, Any]:
-    """What a rank does, and its tokens a second scaled to its exact share."""
+def _mean_probe(probes: Sequence[Probe]) -> Probe:
+    """The first seed's, with the means of the latencies that every seed saw."""
+    first = probes[0]
+    columns = {name: [each.latency_ms[name] for each in probes] for name in first.latency_ms}
+    means = {
+        name: None if None in column else fmean(value for value in column if value is not None)
+        for name, column in columns.items()
+    }
+    return replace(first, latency_ms=means)
+
+
+def _under_load(result: SimulationResult, load: Load, asked: float) -> dict[str, Any]:
+    """What a rank does under its share of the demand, and its tokens a second."""
     summary, columns = result.summary, result.columns
-    arrivals = columns["arrival_seconds"]
-    span = float(arrivals.max() - arrivals.min()) or 1.0
     served = ~np.isnan(columns["finish_seconds"])
+    if load.is_open:
+        per_second = asked / len(served)
+    else:  # how often users ask is the server's doing
+        arrivals = columns["arrival_seconds"]
+        per_second = 1 / (float(arrivals.max() - arrivals.min()) or 1.0)
+        per_second *= asked / load.rounded(asked)
     tokens = (
-        scale * float(np.sum(columns[f"{name}_tokens"][served])) / span
+        per_second * float(np.sum(columns[f"{name}_tokens"][served]))
         for name in ("prompt", "output")
     )
     return {

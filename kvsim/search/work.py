@@ -19,6 +19,7 @@ from kvsim.runs.copies import at_once, gather
 from kvsim.search.fleet_option import FleetOption, costs_more, ranked
 from kvsim.search.question import Question
 from kvsim.simulator.replica import Watch
+from kvsim.units import digits
 
 __all__ = ["Told", "Work"]
 
@@ -178,7 +179,8 @@ def _too_dear(option: FleetOption, best: FleetOption) -> FleetOption:
     """Say that no search could make it the cheapest."""
     least = f"{option.least_devices:,} devices"
     rate = option.throughput
-    why = "one replica is" if rate is None else f"at {rate:.3g} requests/s under overload it takes"
+    overload = f"at {digits(rate or 0.0)} requests/s under overload it takes"
+    why = "one replica is" if rate is None else overload
     most = (best.cost_per_hour or (0.0, 0.0))[1]
     same = (option.accelerator, option.price) == (best.accelerator, best.price)
     enough = f"{best.devices:,} are enough" if same else f"{most:,.2f} is enough"

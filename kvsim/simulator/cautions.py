@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kvsim.simulator.scenario import Scenario
     from kvsim.specs.engine_options import ResolvedOptions
 
-__all__ = ["idle_keys", "overrides_of_the_plan"]
+__all__ = ["idle_keys", "overrides_of_the_plan", "stated_pool"]
 
 # What each allocator of ours reads of a scenario's memory.
 _READ_BY: dict[type, frozenset[str]] = {
@@ -58,7 +58,7 @@ Idle = Iterator[tuple[str, str]]
 
 def overrides_of_the_plan(scenario: Scenario, sizing: Sizing) -> Iterator[str]:
     """Say where what is simulated is not what the plan is about: its pool, one replica of many."""
-    yield from _stated_pool(scenario, sizing)
+    yield from stated_pool(scenario, sizing)
     replicas = sizing.deployment.options.data_parallel_size
     if replicas > 1:
         yield (
@@ -75,7 +75,7 @@ def idle_keys(scenario: Scenario, sizing: Sizing) -> Iterator[str]:
         yield f"the overridden field {field} changes nothing here"
 
 
-def _stated_pool(scenario: Scenario, sizing: Sizing) -> Iterator[str]:
+def stated_pool(scenario: Scenario, sizing: Sizing) -> Iterator[str]:
     """Say where the pool that the scenario states is not the plan's, with both numbers."""
     options = sizing.deployment.options
     if not options.pool_is_stated:

@@ -145,12 +145,22 @@ class StepTimeSpec(Described):
     seconds: Duration | None = None
 
 
+Percentile = Annotated[Real, Field(gt=0, le=100)]
+
+
 class SLO(Described):
-    """Service-level objectives in milliseconds; a request is good when it meets them all."""
+    """Service-level objectives in milliseconds; a request is good when it meets them all.
+
+    The percentiles say at which a search for a rate or a fleet holds each of them; its settings
+    say it where they are None.
+    """
 
     ttft_ms: Positive | None = None
     tpot_ms: Positive | None = None
     e2el_ms: Positive | None = None
+    ttft_percentile: Percentile | None = None
+    tpot_percentile: Percentile | None = None
+    e2el_percentile: Percentile | None = None
 
 
 class RunSpec(Described):

@@ -111,6 +111,11 @@ class WeightFormat(NamedTuple):
     quantises_head: bool = False
     source: str = ""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a float that engines compute in, and call no quantisation."""
+        return self.name in ("fp32", "fp16", "bf16")
+
 
 _VLLM = "vLLM 0.33 KV cache specs"
 _OCP = "OCP microscaling"

@@ -184,7 +184,10 @@ def test_what_is_watched_counts_every_replay():
         (("t.jsonl", "--policies", "lur"), "unknown cache policy 'lur'; did you mean lru"),
         (("t.jsonl", "--policies", ""), "--policies: '' has an empty part"),
         (("t.jsonl", "--policies", "lru,,lfu"), "has an empty part; separate by one comma"),
-        (("t.jsonl", "--sizes", "10GiB"), "--sizes 10GiB: nobody said how many bytes a token"),
+        (
+            ("t.jsonl", "--sizes", "10GiB"),
+            "--sizes 10GiB: 10 GiB, and nobody said how many bytes a token",
+        ),
         (("t.jsonl", "--sizes", "0"), "--sizes 0: holds no block"),
         (("t.jsonl", "--sizes", "-5"), "--sizes -5: '-5' is not a size; write blocks, as 5000"),
         (("t.jsonl", "--sizes", "nan"), "--sizes nan: 'nan' is not a size"),

@@ -87,6 +87,19 @@ def test_both_positions_of_a_switch_and_any_other_key_vary(run_kvsim):
     assert {value["async_scheduling"] for value in values} == {True, False}
 
 
+def test_what_no_launch_line_says_is_named_and_has_no_manifest(run_kvsim):
+    words = (*SEARCH, "--gpu", "a100", "--tp", "1", "--kv-cache-dtype", "auto", "--scheduler")
+    code, out, _ = run_kvsim(*words, "sarathi", "--format", "json")
+    (fleet,) = json.loads(out)["fleets"]
+    assert (code, fleet["not_in_command"]) == (0, ["scheduler.policy=sarathi"])
+    _, page, _ = run_kvsim(*words, "sarathi", "--format", "markdown")
+    assert "nothing that this line says: scheduler.policy=sarathi" in page
+    err = refused(run_kvsim, *words, "sarathi", "--manifest", "kserve")
+    assert err == "kvsim: no flag of vllm says scheduler.policy=sarathi\n"
+    _, out, _ = run_kvsim(*words, "vllm-v1", "--format", "json")
+    assert json.loads(out)["fleets"][0]["not_in_command"] == []
+
+
 def test_experts_are_searched_split_by_both_ways(run_kvsim):
     code, out, err = run_kvsim(
         "search", "--model", "qwen3-30b-a3b", *LOAD[2:], *QUICK, "--tpot-p90", "20ms",

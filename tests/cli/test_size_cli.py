@@ -165,9 +165,32 @@ def test_a_run_has_as_many_requests_as_were_asked_for_at_least(run_kvsim, words)
 
 def test_flags_that_change_nothing_are_told(run_kvsim):
     words = ("--disable-hybrid-kv-cache-manager", "--price", "a100=1", "--price", "h100=9")
-    code, _, err = size(run_kvsim, *words)
+    code, out, _ = size(run_kvsim, *words, "--format", "json")
     assert code == 0
-    assert "--disable-hybrid-kv-cache-manager changes nothing" in err
+    (said,) = json.loads(out)["warnings"]
+    assert said.startswith("--disable-hybrid-kv-cache-manager changes nothing")
+    assert f"- {said}" in size(run_kvsim, *words, "--format", "markdown")[1]
+
+
+def test_a_scenarios_own_card_is_sized_and_its_stated_pool_told(run_kvsim):
+    code, out, _ = run_kvsim("size", "peer-w", *SEARCH, "--tpot-p90", "20ms", "--format", "json")
+    found = json.loads(out)
+    assert code == 0
+    assert [fleet["accelerator"] for fleet in found["fleets"]] == ["H100-SXM5-80GB"]
+    assert "states a pool of 3,700 blocks" in found["warnings"][0]
+
+
+def test_a_saved_scenario_asks_at_the_same_percentile(run_kvsim, tmp_path):
+    path = tmp_path / "best.yaml"
+    asked = (*SEARCH, "--gpu", "h100", "--tpot-p50", "20ms", "--save", str(path))
+    assert run_kvsim("size", *LOAD, *asked)[0] == 0
+    assert yaml.safe_load(path.read_text("utf-8"))["slo"] == {
+        "tpot_ms": 20.0, "tpot_percentile": 50.0
+    }  # fmt: skip
+    code, out, _ = run_kvsim("size", str(path), *SEARCH, "--format", "json")
+    assert (code, json.loads(out)["objectives"]) == (
+        0, [{"latency": "tpot", "percentile": 50.0, "limit_ms": 20.0}],
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ["size", "search"])
@@ -217,7 +240,7 @@ def test_nothing_is_saved_where_nothing_carries_the_load(run_kvsim, tmp_path):
     path = tmp_path / "none.yaml"
     code, _, err = size(run_kvsim, "--ttft", "1us", "--save", str(path))
     assert code == 0
-    assert "no fleet carries the load at a known price" in err
+    assert f"no fleet carries the load, so {path} was not written" in err
     assert not path.exists()
 
 
@@ -240,7 +263,8 @@ def test_the_cheapest_as_a_manifest_has_its_replicas_devices_and_flags(run_kvsim
     ("words", "said"),
     [
         (("--gpu", "h100", "--image", "a/b:c"), "--image: is of a manifest"),
-        ((), "--gpu: names no card to choose from"),
+        ((), "give a SCENARIO, or --gpu"),
+        (("--gpu", "h100", "--ttft", "500"), "'500' has no unit: write 500ms or 500s"),
         (("--gpu", "h100,"), "--gpu: 'h100,' has an empty part"),
         (("--gpu", "h1000"), "unknown accelerator 'h1000'; did you mean h100"),
         (("--gpu", "h100", "--kv-cache-dtype", "int3"), "unknown KV cache dtype 'int3'; did you"),

@@ -45,7 +45,7 @@ def launch_command(deployment: Deployment, page: int) -> str:
     if (options.max_model_len or 0) > derived_length(model):
         words.insert(0, f"{ALLOWS_LONGER}=1")
     switches = {"enforce_eager", "enable_dp_attention", "disable_hybrid_kv_cache_manager"}
-    given = options.model_dump(exclude_defaults=True)
+    given = deployment.launched
     for name, flag in FLAGS.items():
         value = getattr(options, name)
         if name not in given:

@@ -20,7 +20,7 @@ def serve_command(deployment: Deployment, rules: Rules) -> str:
     """Return the launch line of an unresolved deployment: only what was set appears."""
     options, model = deployment.options, deployment.model
     words = ["vllm", "serve", model.hf_id or model.name]
-    for name, value in options.model_dump(exclude_defaults=True).items():
+    for name, value in deployment.launched.items():
         if name in FLAGS and name not in _NOT_FLAGS:
             words += _flag(name, value)
     prefix = "VLLM_USE_FLASHINFER_SAMPLER=1 " if options.flashinfer_sampler else ""

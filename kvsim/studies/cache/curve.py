@@ -17,7 +17,7 @@ from kvsim.specs.precision import kv_format
 from kvsim.studies.cache.gains import cache_sizes
 from kvsim.studies.cache.policies import POLICIES, hit_ratio
 from kvsim.studies.cache.trace import PrefixTrace
-from kvsim.units import parse_bytes
+from kvsim.units import format_bytes, parse_bytes
 
 __all__ = ["CacheCurve", "CurvePoint", "Served", "cache_curve", "read_sizes", "served"]
 
@@ -212,13 +212,17 @@ def _blocks(text: str, trace: PrefixTrace, known: Served | None) -> int:
             raise InputError(error.what, where=f"--sizes {text}", fix=fix) from None
         if known is None:
             raise InputError(
-                "nobody said how many bytes a token takes",
+                f"{format_bytes(size)}, and nobody said how many bytes a token takes",
                 where=f"--sizes {text}",
-                fix="give --model, or sizes in blocks",
+                fix="give --model, or sizes in blocks of the trace, a number without a unit",
             )
         blocks = size // (known.token_bytes * trace.block_tokens)
     if blocks < 1:
-        raise InputError("holds no block", where=f"--sizes {text}", fix="give a larger size")
+        raise InputError(
+            f"holds no block of {trace.block_tokens:,} tokens",
+            where=f"--sizes {text}",
+            fix="give a larger size; blocks are a number without a unit",
+        )
     return blocks
 
 
