@@ -186,7 +186,7 @@ def test_what_is_watched_counts_every_replay():
         (("t.jsonl", "--policies", "lru,,lfu"), "has an empty part; separate by one comma"),
         (
             ("t.jsonl", "--sizes", "10GiB"),
-            "--sizes 10GiB: 10 GiB, and nobody said how many bytes a token",
+            "10 GiB, and nobody said how many bytes a token",
         ),
         (("t.jsonl", "--sizes", "0"), "--sizes 0: holds no block"),
         (("t.jsonl", "--sizes", "-5"), "--sizes -5: '-5' is not a size; write blocks, as 5000"),
