@@ -101,7 +101,8 @@ def asked_of(flags: dict[str, Any]) -> Asked:
         )
     if flags["image"] and not flags["manifest"]:
         raise InputError("is of a manifest", where="--image", fix="add --manifest kubernetes")
-    if flags["currency"] is not None and not flags["currency"].strip():
+    currency = flags["currency"]
+    if currency is not None and not (currency.strip() and currency.isprintable()):
         raise InputError("names no currency", where="--currency", fix="as --currency EUR")
     stated = {name: flags.pop(name) for name in ("tolerance", "replications", "max_seconds")}
     stated["requests"] = flags["requests"]

@@ -75,6 +75,8 @@ def command(
     kvsim search --space space.yaml --ttft 2s
     """  # noqa: D301 - \b keeps click from wrapping the examples
     from kvsim.search.find import find_cheapest, settings_of
+    from kvsim.search.objectives import over
+    from kvsim.search.rate import SHARE
 
     asked = asked_of(flags)
     refuse_beside_manifest(asked, output_format, *(("--explain",) if explain else ()))
@@ -85,7 +87,7 @@ def command(
         find_cheapest,
         space,
         settings=settings_of(space, **asked.stated),
-        objectives=asked.objectives or None,
+        objectives=over(asked.objectives, space.scenario.slo, SHARE),
         prices=card_prices(price, _cards(space), asked.currency),
         search_all=asked.search_all or explain,  # what is not known changes what would win
         evaluations=optimize,

@@ -82,6 +82,8 @@ def command(
         --e2e-p95 10s
     """  # noqa: D301 - \b keeps click from wrapping the examples
     from kvsim.search.find import find_cheapest, settings_of
+    from kvsim.search.objectives import over
+    from kvsim.search.rate import SHARE
 
     asked = asked_of(flags)
     refuse_beside_manifest(asked, output_format)
@@ -92,7 +94,7 @@ def command(
         find_cheapest,
         space,
         settings=settings_of(space, **asked.stated),
-        objectives=asked.objectives or None,
+        objectives=over(asked.objectives, space.scenario.slo, SHARE),
         prices=card_prices(price, space.vary["gpu"], asked.currency),
         search_all=asked.search_all,
         jobs=asked.jobs,

@@ -131,6 +131,7 @@ def fleet_record(option: FleetOption) -> dict[str, Any]:
         "sustained_low": None if low is None else option.ranks * low,
         "sustained_high": None if high is None else option.ranks * high,
         "is_sure": search.is_sure if search else None,
+        "carries_more": search.is_floor if search else None,
         "throughput_under_overload": option.throughput,
         "limited_by": search.limit if search else None,
         "steepness": search.steepness if search else None,
@@ -214,10 +215,15 @@ def _asked(option: FleetOption) -> Iterator[str]:
 def _sustained(option: FleetOption) -> str:
     search = option.search
     low, high = (option.ranks * each for each in (search and search.interval) or (0.0, 0.0))
-    is_sure = search is not None and search.is_sure
-    sure = "" if is_sure else " (not within the tolerance)"
+    known = f"{digits(low, 4)} to {digits(high, 4)} {option.unit}"
+    if search is not None and search.is_floor:
+        known = f"{digits(low, 4)} {option.unit} and more"
+    elif search is not None and not search.is_long:
+        known += " (too few requests to be sure)"
+    elif search is None or not search.is_sure:
+        known += " (not within the tolerance)"
     return (
-        f"one replica sustains {digits(low, 4)} to {digits(high, 4)} {option.unit}{sure};"
+        f"one replica sustains {known};"
         f" {digits(option.demand, 4)} are asked of all,"
         f" {option.headroom_percent} % more would still be carried"
     )
@@ -225,6 +231,8 @@ def _sustained(option: FleetOption) -> str:
 
 def _ends(option: FleetOption) -> str:
     search = option.search
+    if search is not None and search.is_floor:
+        return "beyond that nothing was tried"
     if search is None or search.goal is None:
         return "beyond that its queue grows"
     steep = search.steepness
@@ -260,7 +268,7 @@ def _may_miss(option: FleetOption) -> Iterator[str]:
     """Say which limits lie within the band of what is predicted."""
     probe = option.at_demand
     for goal in option.search.objectives if option.search and probe else ():
-        value = probe.latency_ms.get(goal.latency) if probe else None
+        value = probe.reached_ms.get(goal.name) if probe else None
         band = option.time_bands.get(goal.latency)
         if value is not None and band is not None and band.around(value)[1] > goal.limit_ms:
             yield f"may miss {goal.words}: the limit lies within the prediction's band"

@@ -11,13 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kvsim.search.fleet_option import FleetOption, replicas_for
+import numpy as np
+
+from kvsim.results.statistics import Floats
+from kvsim.search.fleet_option import FleetOption
 from kvsim.search.objectives import Objective
 
 __all__ = ["Explanation", "Reach", "explained"]
 
 _FARTHEST = 10  # times the demand: how far ahead a change of the winner is looked for
 _JUST_ABOVE = 1 + 1e-9
+_MOST_STEPS = 1_000_000  # of replicas: with so many, one more decides nothing
 
 
 class Reach(NamedTuple):
@@ -129,12 +133,12 @@ def _carried(option: FleetOption, replicas: int | None = None) -> float:
     return (replicas or option.replicas) * option.highest_rate
 
 
-def _cost(option: FleetOption, demand: float) -> float:
-    """Middle cost an hour of carrying a demand."""
+def _costs(option: FleetOption, demands: Floats) -> Floats:
+    """Middle cost an hour of carrying each demand."""
     assert option.highest_rate is not None
     assert option.price is not None
-    replicas = replicas_for(demand, option.highest_rate)
-    return replicas * option.devices_per_replica * option.price.middle
+    replicas = np.maximum(1.0, np.ceil(demands / option.highest_rate))
+    return replicas * (option.devices_per_replica * option.price.middle)
 
 
 def _overtaken(
@@ -145,20 +149,24 @@ def _overtaken(
     Costs are steps that rise with the demand, so that only where the winner's own rises, just
     above a whole number of its replicas, can another become cheaper.
     """
-    replicas = winner.replicas or 1
-    while (above := _carried(winner, replicas)) <= _FARTHEST * winner.demand:
-        demand = above * _JUST_ABOVE
-        best = min(others, key=lambda each: _cost(each, demand), default=None)
-        if best is not None and _cost(best, demand) < _cost(winner, demand):
-            return above, best
-        replicas += 1
-    return None, None
+    least, rate = winner.replicas or 1, winner.highest_rate or 0.0
+    steps = min(_MOST_STEPS, int(_FARTHEST * winner.demand / rate) - least + 1) if others else 0
+    if steps < 1:
+        return None, None
+    above = rate * np.arange(least, least + steps, dtype=np.float64)
+    own = _costs(winner, above * _JUST_ABOVE)
+    every = np.stack([_costs(each, above * _JUST_ABOVE) for each in others])
+    cheaper = np.flatnonzero(every.min(axis=0) < own)
+    if not len(cheaper):
+        return None, None
+    at = int(cheaper[0])
+    return float(above[at]), others[int(every[:, at].argmin())]
 
 
 def _reach(winner: FleetOption, objective: Objective) -> Reach:
     probe, search = winner.at_demand, winner.search
     probes = [*(search.probes if search else ()), *([probe] if probe else [])]
-    seen = [p.latency_ms.get(objective.latency) for p in probes if not p.saturated]
+    seen = [p.reached_ms.get(objective.name) for p in probes if not p.saturated]
     known = [each for each in seen if each is not None]
-    at_demand = probe.latency_ms.get(objective.latency) if probe else None
+    at_demand = probe.reached_ms.get(objective.name) if probe else None
     return Reach(objective, at_demand, min(known, default=None))

@@ -14,7 +14,7 @@ from kvsim.search.rate import SearchSettings
 from kvsim.search.work import Work
 from kvsim.simulator.loading import with_overrides
 from kvsim.simulator.replica import Watch
-from kvsim.simulator.scenario import Scenario
+from kvsim.simulator.scenario import SLO, Scenario
 from kvsim.specs.hardware import Price
 from kvsim.units import digits
 
@@ -105,10 +105,9 @@ def replica_scenario(scenario: Scenario, option: FleetOption) -> Scenario:
     share = load.rounded(option.share or load.stated(placed.workload))
     requests = option.at_demand.requests if option.at_demand else placed.workload.requests
     workload = load.workload(placed.workload, share, requests or _REQUESTS)
-    run = placed.run.model_copy(update={"warmup_fraction": WARMUP})
-    slo = placed.slo.model_copy(
-        update=stated_as_slo(option.search.objectives if option.search else ())
-    )
+    warmup = max(WARMUP, placed.run.warmup_fraction)
+    run = placed.run.model_copy(update={"warmup_fraction": warmup})
+    slo = SLO(**stated_as_slo(option.search.objectives)) if option.search else placed.slo
     question = (
         f"Does one of {option.replicas} x {option.accelerator} {option.degrees} carry its share of"
         f" {digits(option.demand, 4)} {option.unit}?"

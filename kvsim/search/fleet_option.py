@@ -56,6 +56,8 @@ class FleetOption:
         Requests per second of a rank under overload; None for users.
     variability : float
         Squared coefficients of variation of gaps and of work, added.
+    generations : float
+        How often the batch was replaced under overload.
     search : RateSearch or None
         What one rank sustains; None when the model does not run on it, or it is too dear.
     at_demand : Probe or None
@@ -90,6 +92,7 @@ class FleetOption:
     ranks: int = 1
     throughput: float | None = None
     variability: float = 2.0
+    generations: float = inf
     search: RateSearch | None = None
     at_demand: Probe | None = None
     bound_by: Mapping[str, float] = field(default_factory=dict)

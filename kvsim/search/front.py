@@ -21,9 +21,9 @@ def binding_latency(options: Iterable[FleetOption], objectives: Sequence[Objecti
     judged = {each.latency for each in objectives}
     if best is not None and best.search is not None and best.search.limit in judged:
         return best.search.limit
-    seen = best.at_demand.latency_ms if best is not None and best.at_demand else {}
-    used = {each.latency: (seen.get(each.latency) or 0.0) / each.limit_ms for each in objectives}
-    return max(used, key=lambda name: used[name], default=_USUAL)
+    seen = best.at_demand.reached_ms if best is not None and best.at_demand else {}
+    used = [((seen.get(each.name) or 0.0) / each.limit_ms, each.latency) for each in objectives]
+    return max(used, default=(0.0, _USUAL), key=lambda each: each[0])[1]
 
 
 def pareto_front(options: Iterable[FleetOption], latency: str) -> tuple[FleetOption, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,20 +12,25 @@ from time import monotonic
 
 import numpy as np
 
-from kvsim.errors import InputError, KVSimError, UnsupportedError
+from kvsim.errors import InputError, KVSimError
 from kvsim.results.result import SimulationResult
 from kvsim.results.statistics import Interval, confidence_interval
 from kvsim.runs.simulate import run_setup
+from kvsim.search.bisection import bisect, bracket, near
 from kvsim.search.load import OVERLOAD_RATE, Load, load_of
 from kvsim.search.objectives import Objective, objectives_of
+from kvsim.search.observed import (
+    common_slope,
+    in_flight,
+    most_running,
+    sustained_throughput,
+    variability,
+)
 from kvsim.search.rate import (
     Probe,
     RateSearch,
     SearchSettings,
-    bisect,
-    bracket,
     judge,
-    near,
     relaxation_requests,
 )
 from kvsim.simulator.prepare import Setup, prepare
@@ -38,7 +43,6 @@ __all__ = [
     "highest_rate",
     "refuse_cut",
     "require_end",
-    "sustained_throughput",
 ]
 
 _MOST_REQUESTS = 60_000
@@ -46,8 +50,9 @@ _EFFORT, _OVERLOAD = 30, 10  # times the requests asked for: the most of a probe
 _MEMORIES = 20  # of a queue: the least length of a run
 _STAYS = 5  # the same, in requests in flight
 _GENERATIONS = 20  # of the batch, under overload
-_RAMP = 0.2  # of the requests: while the batch fills
+_SURE_GENERATIONS = 5  # with fewer the throughput hangs on where the window opens
 _FIRST_USERS = 64.0
+_PLENTY = 2.0  # times the demand: users beyond are not asked for, since their runs are long
 _FAR = 0.8  # of the throughput: below, how it differs between seeds is of no account
 _AROUND_KNEE = log(1.2)
 _LONGER, _TIMES = 4, 2  # times the requests, where seeds differ by more than the tolerance
@@ -163,8 +168,12 @@ class Search:
         See `kvsim.simulate`.
     ends : float, optional
         When its time is over, as `time.monotonic` counts; by default after the settings'.
-    known_throughput, variability : float
-        What `throughput` found for the first seed, where it is known.
+    known_throughput, variability, generations : float
+        What `throughput` found for the first seed, where it is known; generations are how often
+        the batch was replaced under overload.
+    demand : float, optional
+        What one replica may be asked to carry alone: a load that is tried before none is said to
+        pass, and twice which is as many users as are tried.
 
     Attributes
     ----------
@@ -182,6 +191,8 @@ class Search:
     ends: float | None = None
     known_throughput: float | None = None
     variability: float = 2.0
+    generations: float = inf
+    demand: float | None = None
     probes: list[Probe] = field(default_factory=list)
     simulations: int = 0
     _last_passed: SimulationResult | None = None
@@ -207,14 +218,20 @@ class Search:
         if first is None or passed is None:
             failed = min((probe.rate for probe in self.probes), default=None)
             return self._found(None, failed, [ceiling])
+        summary = passed.summary
+        if first[1] == inf:
+            found = replace(self._found((first[0], first[0]), None, []), is_floor=True)
+            return replace(
+                found, bound_by=summary["bound_by"], memory_limited=summary["memory_limited"]
+            )
         knees = _Knees(self.settings, self.load.is_drawn, first, [first], [ceiling])
         with suppress(TimeIsUpError):
             self._replicate(knees)
         found = self._found(knees.interval, knees.brackets[0][1], knees.throughputs)
-        summary = passed.summary
+        is_sure = knees.are_sure and (len(knees.brackets) > 1 or not knees.is_drawn)
         return replace(
             found,
-            is_sure=knees.are_sure and (len(knees.brackets) > 1 or not knees.is_drawn),
+            is_sure=is_sure and found.is_long,
             steepness=self._steepness(knees.brackets[0]),
             bound_by=summary["bound_by"],
             memory_limited=summary["memory_limited"],
@@ -256,10 +273,11 @@ class Search:
                     "no request fits: every one was rejected",
                     fix="raise max_model_len or the pool, or shorten the requests",
                 )
-            enough = min(self._most(_OVERLOAD), ceil(_GENERATIONS * _most_running(result)))
+            enough = min(self._most(_OVERLOAD), ceil(_GENERATIONS * most_running(result)))
             if requests >= enough or not self.load.is_drawn:
                 gaps = self.load.gap_variability(self.setup.scenario.workload)
-                self.variability = gaps + _variability(result)
+                self.variability = gaps + variability(result)
+                self.generations = len(result.columns["finish_seconds"]) / most_running(result)
                 return found
             requests = enough
 
@@ -267,13 +285,15 @@ class Search:
         """The first seed's knee; None when even the lowest load fails."""
         passes = partial(self.passes, ceiling=ceiling, seed=self.first_seed)
         start = 2.0 ** floor(log2(ceiling)) if self.load.is_open else _FIRST_USERS
-        low, high = bracket(passes, start, ceiling, self.load.rounded)
+        enough = inf if self.load.is_open or not self.demand else _PLENTY * self.demand
+        low, high = bracket(passes, start, ceiling, self.load.rounded, enough)
         if low is None:
-            return None
+            asked = self.demand or inf
+            if high is None or asked >= high or not passes(asked):
+                return None
+            low = asked
         if high is None:
-            raise UnsupportedError(
-                f"{low:,.0f} {self.load.unit} and more meet the objectives: nothing limits them"
-            )
+            return low, inf
         return bisect(passes, low, high, self.settings.tolerance, self.load.rounded)
 
     def _found(
@@ -283,12 +303,13 @@ class Search:
             rate=(self.load.floored(interval[0]) or None) if interval else None,
             interval=interval,
             failed_rate=failed,
-            throughput=fmean(ceilings) if self.load.is_open else None,
+            throughput=fmean(ceilings) if self.load.is_open and ceilings else None,
             probes=tuple(self.probes),
             simulations=self.simulations,
             settings=self.settings,
             objectives=self.objectives,
             unit=self.load.unit,
+            is_long=self.generations >= _SURE_GENERATIONS,
         )
 
     def _steepness(self, knee: tuple[float, float]) -> float | None:
@@ -296,16 +317,17 @@ class Search:
 
         Only runs on the same requests are compared.
         """
-        limit = next((p.limit for p in self.probes[::-1] if p.rate == knee[1] and p.limit), "")
-        if not knee[0]:
+        goals = (p.goal for p in self.probes[::-1] if p.rate == knee[1])
+        goal = next((each for each in goals if each is not None), None)
+        if not knee[0] or goal is None:
             return None
         by_run: dict[tuple[int, int], list[tuple[float, float]]] = {}
         for probe in self.probes:
             at = log(probe.rate / knee[0])
-            latency = probe.latency_ms.get(limit)
+            latency = probe.reached_ms.get(goal.name)
             if latency and not probe.saturated and abs(at) <= _AROUND_KNEE:
                 by_run.setdefault((probe.seed, probe.requests), []).append((at, log(latency)))
-        return _common_slope(by_run.values())
+        return common_slope(by_run.values())
 
     def passes(self, rate: float, *, ceiling: float, seed: int) -> bool:
         """Whether a load meets the objectives."""
@@ -321,7 +343,7 @@ class Search:
         requests = self._enough(rate, ceiling)
         while True:
             result = self.simulate(rate, requests, seed)
-            wanted = min(self._most(_EFFORT), ceil(_STAYS * _in_flight(result)))
+            wanted = min(self._most(_EFFORT), ceil(_STAYS * in_flight(result)))
             probe = judge(rate, result, self.objectives, self.settings.share)
             if requests >= wanted or not probe.passed or not self.load.is_drawn:
                 return result
@@ -347,50 +369,3 @@ class Search:
         if result.recording.interrupted:
             raise KeyboardInterrupt
         return result
-
-
-def sustained_throughput(result: SimulationResult) -> float:
-    """Requests per second of an overloaded run, without ramp-up and drain; 0: none was served.
-
-    Of those that finish between the first fifth and the last admission: until then requests wait,
-    afterwards the batch runs empty.
-    """
-    finish = result.columns["finish_seconds"]
-    order = np.sort(finish[~np.isnan(finish)])
-    if not len(order):
-        return 0.0
-    scheduled = result.columns["scheduled_seconds"]
-    ramp = int(_RAMP * len(order))
-    last = int(np.searchsorted(order, np.nanmax(scheduled)))
-    if last <= 2 * ramp:  # too few to tell ramp and drain from what lies between
-        return len(order) / result.recording.end_seconds
-    return float((last - 1 - ramp) / (order[last - 1] - order[ramp]))
-
-
-def _common_slope(groups: Iterable[Sequence[tuple[float, float]]]) -> float | None:
-    """Least squares of one slope for groups of (x, y), each about a mean of its own."""
-    apart = [np.array(group) - np.mean(group, axis=0) for group in groups]
-    x, y = np.concatenate(apart).T if apart else np.empty((2, 0))
-    spread = float(x @ x)
-    return float(x @ y) / spread if spread > 0 else None
-
-
-def _in_flight(result: SimulationResult) -> float:
-    """Requests in the replica at once, on average: Little's law."""
-    arrivals = result.columns["arrival_seconds"]
-    stays = result.latencies["e2el"]
-    span = float(arrivals.max() - arrivals.min())
-    return float(np.nansum(stays) / span) if span > 0 else 0.0
-
-
-def _most_running(result: SimulationResult) -> float:
-    """Requests in the batch at once under overload: Little's law of those admitted."""
-    columns = result.columns
-    inside = columns["finish_seconds"] - columns["scheduled_seconds"]
-    return float(np.nansum(inside) / result.recording.end_seconds)
-
-
-def _variability(result: SimulationResult) -> float:
-    """Squared coefficient of variation of the tokens of a request."""
-    tokens = result.columns["prompt_tokens"] + result.columns["output_tokens"]
-    return float(np.var(tokens) / np.mean(tokens) ** 2)

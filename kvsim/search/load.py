@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from kvsim.errors import UnsupportedError
+from kvsim.errors import InputError, UnsupportedError
 from kvsim.simulator.prepare import Setup
 from kvsim.simulator.scenario import Scenario
 from kvsim.workload.arrivals import ClosedLoopArrivals
@@ -26,9 +26,10 @@ from kvsim.workload.replay import TraceReplay
 from kvsim.workload.spec import WorkloadSpec, build_workload
 from kvsim.workload.streams import Streams
 
-__all__ = ["OVERLOAD_RATE", "WARMUP", "Load", "load_of"]
+__all__ = ["FEWEST_REQUESTS", "OVERLOAD_RATE", "WARMUP", "Load", "load_of"]
 
 OVERLOAD_RATE = 1e9
+FEWEST_REQUESTS = 100  # that say anything of a percentile
 # Arrivals that one number speeds up; of others "the rate" depends on when one looks.
 _STEADY_KINDS = ("poisson", "gamma", "weibull", "constant")
 _TURNS_EACH = 10  # requests of each user
@@ -199,4 +200,10 @@ def _recorded(scenario: Scenario) -> _Recorded | None:
     arrivals = [table.arrival_seconds for table in replay.tables(Streams(scenario.run.seed))]
     times = np.concatenate(arrivals) / own.time_scale if arrivals else np.empty(0)
     span = float(times.max() - times.min()) if len(times) else 0.0
+    if span and len(times) < FEWEST_REQUESTS:
+        raise InputError(
+            f"its {len(times):,} requests say nothing of a percentile",
+            where=f"trace {own.file}",
+            fix=f"give at least {FEWEST_REQUESTS}",
+        )
     return _Recorded(len(times) / span, len(times)) if span else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -19,7 +19,8 @@ __all__ = [
     "JUDGED",
     "Objective",
     "objectives_of",
-    "percentiles_ms",
+    "over",
+    "percentile_ms",
     "shares_of",
     "stated_as_slo",
 ]
@@ -113,6 +114,13 @@ def objectives_of(slo: SLO, share: float) -> tuple[Objective, ...]:
     return tuple(found)
 
 
+def over(objectives: Sequence[Objective], slo: SLO, share: float) -> tuple[Objective, ...]:
+    """Objectives, and those of a scenario whose latencies they do not name."""
+    named = {each.latency for each in objectives}
+    kept = [each for each in objectives_of(slo, share) if each.latency not in named]
+    return (*objectives, *kept)
+
+
 def stated_as_slo(objectives: Iterable[Objective]) -> dict[str, float]:
     """Objectives as keys of a scenario's `slo`; of two for one latency the higher percentile."""
     found: dict[str, float] = {}
@@ -130,13 +138,8 @@ def shares_of(objectives: Iterable[Objective], share: float) -> dict[str, float]
     return {latency: own or share for latency, own in asked.items()}
 
 
-def percentiles_ms(
-    result: SimulationResult, objectives: Iterable[Objective], share: float
-) -> dict[str, float | None]:
-    """Each latency at the share that `shares_of` says, ms; None where nothing was seen."""
-    found: dict[str, float | None] = {}
-    for latency, asked in shares_of(objectives, share).items():
-        values = 1e3 * result.latencies[latency][result.judged]
-        seen = values[~np.isnan(values)]
-        found[latency] = float(np.quantile(seen, asked)) if len(seen) else None
-    return found
+def percentile_ms(result: SimulationResult, latency: str, share: float) -> float | None:
+    """What a share of the judged requests is within, ms; None where nothing was seen."""
+    values = 1e3 * result.latencies[latency][result.judged]
+    seen = values[~np.isnan(values)]
+    return float(np.quantile(seen, share)) if len(seen) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,12 @@ def _card(name: str, where: str) -> str:
         raise InputError(error.what, where=where, fix=error.fix) from None
 
 
-def _price(value: object, where: str) -> Price:
+def _price(value: Any, where: str) -> Price:
     """A price an hour, or a range of prices."""
-    parts = value if isinstance(value, list) else str(value).split("-")
-    try:
-        numbers = [float(part) for part in parts]
-    except (TypeError, ValueError):
-        numbers = []
+    numbers: list[float] = []
+    for parts in (value if isinstance(value, list) else [value], str(value).split("-")):
+        with suppress(TypeError, ValueError):
+            numbers = numbers or [float(part) for part in parts]
     if len(numbers) not in (1, 2) or not all(0 < number < 1e9 for number in numbers):
         raise InputError(
             f"{value!r} is no price of a device and hour",

@@ -204,6 +204,8 @@ class Question:
             self._ends,
             known_throughput=option.throughput,
             variability=option.variability,
+            generations=option.generations,
+            demand=self.load.rounded(self.demand / option.ranks),
         )
 
     def loaded(self, option: FleetOption, watch: Watch | None = None) -> FleetOption:
@@ -214,7 +216,12 @@ class Question:
         except KVSimError as error:
             return self._failed(option, error, "unfit")
         known = None if throughput == inf else throughput
-        return replace(option, throughput=known, variability=search.variability)
+        return replace(
+            option,
+            throughput=known,
+            variability=search.variability,
+            generations=search.generations,
+        )
 
     def searched(self, option: FleetOption, watch: Watch | None = None) -> FleetOption:
         """What one rank sustains, and how it does under its share of the demand."""
@@ -262,20 +269,26 @@ def _hopeless(found: RateSearch) -> str:
         return f"{at} too many requests are rejected: longer than max_model_len, or than the pool"
     if ended.goal is None:
         return f"{at} the queue grows"
-    seen = ended.latency_ms[ended.goal.latency]
+    seen = ended.reached_ms[ended.goal.name]
     reached = "" if seen is None else f": {SHORT[ended.goal.latency]} is {seen:,.4g} ms"
     return f"{at} {ended.goal.words} is missed{reached}"
 
 
 def _mean_probe(probes: Sequence[Probe]) -> Probe:
     """The first seed's, with the means of the latencies that every seed saw."""
-    first = probes[0]
-    columns = {name: [each.latency_ms[name] for each in probes] for name in first.latency_ms}
-    means = {
+    return replace(
+        probes[0],
+        latency_ms=_means([each.latency_ms for each in probes]),
+        reached_ms=_means([each.reached_ms for each in probes]),
+    )
+
+
+def _means(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return {
         name: None if None in column else fmean(value for value in column if value is not None)
         for name, column in columns.items()
     }
-    return replace(first, latency_ms=means)
 
 
 def _under_load(result: SimulationResult, load: Load, asked: float) -> dict[str, Any]:

@@ -18,32 +18,30 @@ in flight (rate times mean latency, Little's law), and its first part is not jud
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf, sqrt
+from math import inf
 
 import numpy as np
 
 from kvsim.errors import InputError
 from kvsim.results.result import SimulationResult
-from kvsim.search.objectives import Objective, percentiles_ms
+from kvsim.search.load import FEWEST_REQUESTS
+from kvsim.search.objectives import Objective, percentile_ms, shares_of
 from kvsim.simulator.scenario import Scenario
 
 __all__ = [
+    "SHARE",
     "Probe",
     "RateSearch",
     "SearchSettings",
-    "bisect",
-    "bracket",
     "judge",
-    "near",
     "relaxation_requests",
 ]
 
-_MOST_OCTAVES = 8
-_MOST_STEPS = 8
-_FEWEST_REQUESTS = 100
 _ROUNDING = 1e-9
+SHARE = 0.99
+"""Share of the requests that must meet an objective without a percentile of its own."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class SearchSettings:
         Wall-clock time after which no other simulation is begun.
     """
 
-    share: float = 0.99
+    share: float = SHARE
     requests: int = 2000
     tolerance: float = 0.03
     seed: int | None = None
@@ -81,10 +79,10 @@ class SearchSettings:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise InputError(f"share = {self.share:g} is not above 0 and at most 1")
-        if self.requests < _FEWEST_REQUESTS:
+        if self.requests < FEWEST_REQUESTS:
             raise InputError(
                 f"{self.requests} requests say nothing of a percentile",
-                fix=f"simulate at least {_FEWEST_REQUESTS}",
+                fix=f"simulate at least {FEWEST_REQUESTS}",
             )
         if not 0.001 <= self.tolerance <= 1:
             raise InputError(f"tolerance = {self.tolerance:g} is not from 0.001 to 1")
@@ -123,6 +121,8 @@ class Probe:
         it passed.
     goal : Objective or None
         That objective.
+    reached_ms : mapping of str to float or None
+        What each objective's latency is at its own percentile, ms, by the objective's name.
     latency_ms : mapping of str to float or None
         Each latency at the percentile that is asked of it, ms; None: no observation.
     """
@@ -136,6 +136,7 @@ class Probe:
     limit: str
     latency_ms: Mapping[str, float | None]
     goal: Objective | None = None
+    reached_ms: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,12 @@ class RateSearch:
     unit : str
         "requests/s", or "users" of a closed loop.
     is_sure : bool
-        Whether the interval over seeds is within the tolerance.
+        Whether the interval over seeds is within the tolerance, of runs that are long enough.
+    is_long : bool
+        Whether the requests are enough to fill the batch some times over; a trace has as many as
+        it has.
+    is_floor : bool
+        Whether nothing beyond `rate` was tried: so many users, and more, are carried.
     steepness : float or None
         Per cent that the limiting latency grows with each per cent of load, at the end.
     bound_by : mapping of str to float
@@ -182,14 +188,18 @@ class RateSearch:
     objectives: tuple[Objective, ...] = ()
     unit: str = "requests/s"
     is_sure: bool = False
+    is_long: bool = True
+    is_floor: bool = False
     steepness: float | None = None
     bound_by: Mapping[str, float] = field(default_factory=dict)
     memory_limited: float | None = None
 
     @property
     def limit(self) -> str:
-        """What ends it: the latency missed beyond ("ttft"), "saturation", or "rejected"."""
+        """What ends it: a latency missed beyond ("ttft"), "saturation", "rejected"; "" nothing."""
         ended = self.ended
+        if self.is_floor:
+            return ""
         return ended.limit if ended else "saturation"  # beyond the throughput nothing is tried
 
     @property
@@ -231,117 +241,6 @@ def relaxation_requests(load: float, variability: float) -> float:
     return 2 * load**2 * variability / (1 - load) ** 2
 
 
-def bracket(
-    passes: Callable[[float], bool],
-    start: float,
-    ceiling: float = inf,
-    rounded: Callable[[float], float] = float,
-) -> tuple[float, float | None] | tuple[None, float]:
-    """Double or halve from `start` until one load passes and its double fails.
-
-    Parameters
-    ----------
-    passes : callable
-        Whether a load passes.
-    start : float
-        Where to begin, below `ceiling`.
-    ceiling : float
-        A load that is known to fail.
-    rounded : callable
-        The nearest load that there is.
-
-    Returns
-    -------
-    tuple
-        The one that passes (None: none did) and the one that fails (None: none did).
-    """
-    rate = start
-    if passes(rate):
-        for _ in range(_MOST_OCTAVES):
-            if 2 * rate >= ceiling:
-                return rate, ceiling
-            if not passes(2 * rate):
-                return rate, 2 * rate
-            rate *= 2
-        return rate, None
-    for _ in range(_MOST_OCTAVES):
-        half = rounded(rate / 2)
-        if half == rate:
-            break
-        if passes(half):
-            return half, rate
-        rate = half
-    return None, rate
-
-
-def bisect(
-    passes: Callable[[float], bool],
-    low: float,
-    high: float,
-    tolerance: float,
-    rounded: Callable[[float], float] = float,
-) -> tuple[float, float]:
-    """Narrow (passes, fails) by geometric means until they are `tolerance` apart.
-
-    Parameters
-    ----------
-    passes : callable
-        Whether a load passes.
-    low, high : float
-        One that passes and one that fails.
-    tolerance : float
-        Relative width to reach.
-    rounded : callable
-        The nearest load that there is.
-
-    Examples
-    --------
-    >>> low, high = bisect(lambda rate: rate <= 3, 2.0, 4.0, 0.01)
-    >>> low <= 3 < high <= 1.01 * low
-    True
-    """
-    while high / low > (1 + tolerance) * (1 + _ROUNDING):
-        middle = rounded(sqrt(low * high))
-        if not low < middle < high:
-            break
-        low, high = (middle, high) if passes(middle) else (low, middle)
-    return low, high
-
-
-def near(
-    passes: Callable[[float], bool],
-    found: tuple[float, float],
-    ceiling: float,
-    rounded: Callable[[float], float] = float,
-) -> tuple[float, float]:
-    """Find (passes, fails) for another seed, from where those of the first were `found`.
-
-    Steps begin with their ratio and grow, then are halved to it. Nothing passed after some: 0 does.
-
-    Examples
-    --------
-    >>> near(lambda rate: rate <= 3, (4.0, 5.0), inf)
-    (2.56, 3.2)
-    """
-    ratio = found[1] / found[0]
-    low, high = found if found[1] <= ceiling else (ceiling / ratio, ceiling)
-    step = ratio
-    if passes(low):
-        while high < ceiling and passes(high):
-            low, step = high, step * step
-            high = min(ceiling, rounded(high * step))
-    else:
-        for _ in range(_MOST_STEPS):
-            low, high, step = rounded(low / step), low, step * step
-            if low == high:
-                return 0.0, high
-            if passes(low):
-                break
-        else:
-            return 0.0, low
-    return bisect(passes, low, high, ratio - 1, rounded)
-
-
 def judge(
     rate: float,
     result: SimulationResult,
@@ -381,8 +280,14 @@ def judge(
         requests=len(result.columns["finish_seconds"]),
         missed=missed,
         limit=limit,
-        latency_ms=percentiles_ms(result, objectives, share),
+        latency_ms={
+            latency: percentile_ms(result, latency, asked)
+            for latency, asked in shares_of(objectives, share).items()
+        },
         goal=goal,
+        reached_ms={
+            each.name: percentile_ms(result, each.latency, each.share) for each in objectives
+        },
     )
 
 

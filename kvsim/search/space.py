@@ -28,6 +28,7 @@ from kvsim.specs.yaml_files import line_of, read_described
 
 __all__ = ["Point", "Space"]
 
+_SEEDS = 2**63
 _SEEDED = {"run.seed": "set it, and say how many with seeds", "run.replications": "say seeds"}
 
 
@@ -100,6 +101,12 @@ class Space:
         if self.seeds < 0:
             raise InputError(f"{self.seeds} runs of a point answer nothing", where="seeds")
         run = self.scenario.run
+        if run.seed + self.seeds > _SEEDS:
+            raise InputError(
+                f"{self.seeds} seeds from {run.seed} on are more than 63 bits hold",
+                where="seeds",
+                fix="begin with a smaller run.seed",
+            )
         seeded = bool(self.seeds) or "replications" in run.model_fields_set
         seeds = self.seeds or run.replications
         frozen = {"vary": values, "spelled": words, "seeds": seeds, "is_seeded": seeded}

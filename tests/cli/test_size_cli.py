@@ -42,7 +42,7 @@ def test_the_cheapest_is_what_devices_and_prices_come_to(answer):
         assert fleet["cost_per_hour_low"] == replicas * prices[fleet["accelerator"]]
         tokens_per_hour = 30 * 250 * 3600 / 1e6
         cost = fleet["cost_per_hour_low"] / tokens_per_hour
-        assert fleet["cost_per_million_tokens_low"] == pytest.approx(cost, rel=0.1)
+        assert fleet["cost_per_million_tokens_low"] == pytest.approx(cost)
         assert fleet["headroom"] == pytest.approx(replicas * fleet["sustained_low"] / 30 - 1)
         assert fleet["sustained_low"] <= fleet["throughput_under_overload"]
         assert fleet["command"].startswith("vllm serve meta-llama/Llama-3.1-8B")
@@ -161,6 +161,21 @@ def test_a_run_has_as_many_requests_as_were_asked_for_at_least(run_kvsim, words)
     code, out, _ = run_kvsim("size", *LOAD, *asked, *words)
     assert code == 0
     assert yaml.safe_load(json.loads(out)["scenario"])["workload"]["requests"] < 2000
+
+
+def test_flags_replace_the_scenarios_objectives_of_their_latencies_alone(run_kvsim, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "model: llama3.1-8b\naccelerator: h100\nslo: {ttft_ms: 500, tpot_ms: 30}\nworkload:\n"
+        "  arrivals: {kind: poisson, rate: 30}\n  requests: 300\n"
+        "  lengths: {prompt: {kind: fixed, tokens: 200}, output: {kind: fixed, tokens: 50}}\n"
+    )
+    code, out, _ = run_kvsim("size", path, *SEARCH, "--tpot-p90", "20ms", "--format", "json")
+    assert code == 0
+    assert json.loads(out)["objectives"] == [
+        {"latency": "tpot", "percentile": 90.0, "limit_ms": 20.0},
+        {"latency": "ttft", "percentile": 99.0, "limit_ms": 500.0},
+    ]
 
 
 def test_flags_that_change_nothing_are_told(run_kvsim):
@@ -286,6 +301,7 @@ def test_the_cheapest_as_a_manifest_has_its_replicas_devices_and_flags(run_kvsim
         (("--gpu", "h100", "--price", "h100=5-3"), "the range '5-3' falls; write 3-5"),
         (("--gpu", "h100", "--price", "none.yaml"), "is neither CARD=PRICE nor a file"),
         (("--gpu", "h100", "--currency", "EUR"), "the catalogue's prices are US dollars"),
+        (("--gpu", "h100", "--currency", "E\nUR"), "--currency: names no currency"),
         (("--gpu", "h100", "--currency", ""), "--currency: names no currency"),
         (("--gpu", "h100", "--set", "run.max_seconds=5"), "it would cut the runs of a search"),
         (("--gpu", "h100", "--duration", "5m"), "--duration: a search decides how long"),
@@ -322,6 +338,7 @@ def test_the_middle_of_the_prices_decides_and_ranges_that_touch_tie():
     question = kvsim.load_scenario("peer-w", {"memory.num_blocks": None, "slo": slo})
     settings = kvsim.SearchSettings(requests=200, replications=1, tolerance=0.2)
     cards = [("a100", 1), ("h100", 1)]
+    assert prices_of(["l4=1e-3"])["L4"].low == 1e-3
     prices = prices_of(["a100=1-3", "h100=9"])
     options = kvsim.size_fleet(question, 1, cards, settings, prices=prices)
     assert [each.accelerator for each in cheapest(options)] == ["A100-SXM4-80GB"]

@@ -10,47 +10,10 @@ from hypothesis import strategies as st
 import kvsim
 from kvsim.search import cheapest
 from kvsim.search.explain import explained
-from kvsim.search.fleet_option import FleetOption, costs_more, ranked
+from kvsim.search.fleet_option import costs_more, ranked
 from kvsim.search.front import pareto_front
-from kvsim.search.rate import Probe, RateSearch
 from kvsim.specs.hardware import Price
-
-QUICK = kvsim.SearchSettings(share=0.95, requests=300, tolerance=0.05, replications=1)
-PRICES = {
-    "A100-SXM4-80GB": Price(low=1, high=1),
-    "H100-SXM5-80GB": Price(low=2, high=2),
-    "H200-SXM-141GB": Price(low=3, high=3),
-}
-
-
-def served(seconds, **overrides):
-    """A server of batches, each of which takes so long: one token each, no waiting for a prompt."""
-    dotted = {key.replace("__", "."): value for key, value in overrides.items()}
-    return kvsim.load_scenario(
-        "peer-w",
-        {
-            "memory.num_blocks": None,
-            "engine": {"max_num_seqs": 1, "max_model_len": 8192},
-            "step_time": {"kind": "constant", "seconds": seconds},
-            "workload.arrivals": {"kind": "constant", "rate": 25},
-            "workload.lengths": {
-                "prompt": {"kind": "fixed", "tokens": 64},
-                "output": {"kind": "fixed", "tokens": 1},
-            },
-            **dotted,
-        },
-    )
-
-
-def find(vary, question=None, demand=None, **options):
-    question = question or served(0.1)
-    space = kvsim.Space(question, vary)
-    return kvsim.find_cheapest(space, demand, QUICK, **{"prices": PRICES, **options})
-
-
-def told(found):
-    return {tuple(option.values.values()): option for option in found.options}
-
+from tests.support.fleets import PRICES, QUICK, find, fleet, served, told
 
 # --- by hand -----------------------------------------------------------------------------------
 
@@ -123,6 +86,13 @@ def test_a_flag_without_effect_is_searched_once_and_would_have_found_the_same():
     assert found.cheapest[0].values == all_of_it.cheapest[0].values
 
 
+def test_a_limit_of_the_batch_sets_two_deployments_apart_beside_a_stated_pool():
+    vary = {"max_num_seqs": [1, 2]}
+    found = find(vary, served(0.1, engine__num_gpu_blocks_override=20_000), 25)
+    assert "same" not in {option.ruled_out for option in found.options}
+    assert found.cheapest[0].values == {"max_num_seqs": 2}
+
+
 def test_all_points_meet_the_same_requests():
     """Two that differ in nothing but their price have the same probes, to the last digit."""
     found = find({"gpu": ["a100", "h100"]}, demand=5, search_all=True)
@@ -162,16 +132,6 @@ def test_everything_searched_has_the_same_cheapest():
         some, every = (find(SMALL, question, demand, search_all=each) for each in (False, True))
         assert [o.label for o in some.cheapest] == [o.label for o in every.cheapest]
         assert every.simulated == every.points > some.simulated
-
-
-def fleet(cost, high, latency_ms, *, card="A100", devices=1):
-    """A fleet of so many devices at a price each, with a TTFT."""
-    search = RateSearch(10.0, (10.0, 10.0), None, 10.0, (), 1, QUICK)
-    probe = Probe(10.0, 1, False, True, 100, {}, "", {"ttft": latency_ms})
-    price = Price(low=cost, high=max(cost, high))
-    return FleetOption(
-        card, devices, 10.0, price=price, search=search, at_demand=probe, values={"n": latency_ms}
-    )
 
 
 FLEETS = st.lists(
@@ -251,6 +211,8 @@ def test_a_demand_above_which_another_is_cheaper_is_named():
     assert why.overtaken_above == pytest.approx(one.highest_rate)
     assert why.overtaken_by is two
     assert explained([one], ()).overtaken_above is None
+    many = [replace(each, demand=1e9) for each in (one, two)]  # a step for each of 10**8 replicas
+    assert explained(many, ()).overtaken_above == pytest.approx(1e9, rel=0.01)
 
 
 def test_the_reach_of_an_objective_is_what_the_probes_saw():

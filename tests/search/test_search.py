@@ -12,7 +12,7 @@ from scipy import optimize
 
 import kvsim
 from kvsim.search import replicas_for
-from kvsim.search.rate import bisect, bracket
+from kvsim.search.bisection import bisect, bracket
 from kvsim.simulator.scenario import SLO
 from kvsim.specs.hardware import Price
 from kvsim.steptime.bands import time_band

@@ -112,3 +112,10 @@ def test_an_empty_space_is_refused(tmp_path):
 def test_negative_seeds_are_refused():
     with pytest.raises(InputError, match="-1 runs of a point answer nothing"):
         Space(load_scenario("peer-w"), {"tp": [1]}, seeds=-1)
+
+
+def test_seeds_beyond_63_bits_are_refused():
+    scenario = load_scenario("peer-w", {"run.seed": 2**63 - 2})
+    assert len(Space(scenario, {"tp": [1]}, seeds=2)) == 1
+    with pytest.raises(InputError, match="3 seeds from 9223372036854775806 on are more than 63"):
+        Space(scenario, {"tp": [1]}, seeds=3)

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvsim.errors import InputError, nearest
-from kvsim.results.latencies import grows_with_the_run
+from kvsim.results.latencies import TIME_BANDS, grows_with_the_run
+from kvsim.runs.replicate import numbers
+from kvsim.runs.simulate import simulate
 from kvsim.search.sweep.task import Outcome, band_key
+from kvsim.simulator.loading import load_scenario
 from kvsim.version import __version__
 
 __all__ = ["COLUMNS", "Best", "PointAnswer", "Sweep", "Tally"]
@@ -32,6 +35,9 @@ COLUMNS = (
 BANDS = tuple(
     band_key(latency, end) for latency in ("ttft", "tpot", "e2el") for end in ("low", "high")
 )
+
+# Keys that a summary has where there is something to say.
+_SOMETIMES = ("bound_by.", f"{TIME_BANDS}.", "swap_break_even")
 
 Row = Mapping[str, Any]
 
@@ -64,6 +70,18 @@ class Best(NamedTuple):
 
     def __str__(self) -> str:
         return f"{'max' if self.is_most else 'min'}:{self.key}"
+
+    def refuse_unknown(self) -> None:
+        """Refuse a key that no summary has, before anything is run.
+
+        Raises
+        ------
+        InputError
+            With the nearest that there is.
+        """
+        if not self.key.startswith(_SOMETIMES):
+            question = load_scenario("peer-w", {"workload.requests": 1})
+            self.known_in(dict(numbers(simulate(question).summary)))
 
     def known_in(self, row: Row) -> None:
         """Refuse a key that a summary has not.

@@ -12,9 +12,10 @@ no time and no worker's name, and lie in the order of their keys: the same runs 
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kvsim.errors import InputError
@@ -71,15 +72,38 @@ class Ledger:
         self.close()
 
     def keys(self, *, but_failed: bool = False) -> set[str]:
-        """Keys of the runs that have a row, or of those that did not fail."""
+        """Keys of the runs that have a row, or of those that did not fail.
+
+        Raises
+        ------
+        InputError
+            For a damaged ledger.
+        """
         of = " WHERE reason = ''" if but_failed else ""
-        return {key for (key,) in self._rows.execute(f"SELECT key FROM runs{of}")}
+        with self._whole():
+            return {key for (key,) in self._rows.execute(f"SELECT key FROM runs{of}")}
 
     def outcome(self, key: str) -> Outcome:
-        """What is known of a run that has a row."""
+        """What is known of a run that has a row (InputError for a damaged one)."""
         asked = "SELECT row, reason FROM runs WHERE key = ?"
-        row, reason = self._rows.execute(asked, (key,)).fetchone()
+        with self._whole():
+            row, reason = self._rows.execute(asked, (key,)).fetchone()
+            if not reason and "saturated" not in json.loads(row):
+                raise ValueError(key)
         return Outcome(key, row, reason)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Refuse a ledger that somebody or a disk has damaged."""
+        try:
+            yield
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+            said = error if isinstance(error, sqlite3.Error) else "a row is no run's"
+            raise InputError(
+                f"is damaged ({said})",
+                where=str(self.folder / LEDGER),
+                fix="delete it: its runs are done again",
+            ) from None
 
     def commit(self, outcomes: Iterable[tuple[int, Outcome]]) -> None:
         """Keep what came of runs, given with their seeds: no end of this process loses it.

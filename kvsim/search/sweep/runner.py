@@ -107,6 +107,8 @@ def sweep(
         When workers or disk fail the sweep; what was finished is kept.
     """
     chosen = Best.parse(best) if best else None
+    if chosen is not None:
+        chosen.refuse_unknown()
     with released():  # nothing is finished yet that could be lost
         plan = _Plan.of(space if isinstance(space, Space) else Space.read(space))
     with Ledger(Path(folder)) as ledger:

@@ -8,6 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+from kvsim import Space, load_scenario
+
+VARY = {"tp": [1, 2], "workload.arrivals.rate": [2, 400]}
+
 # Some seconds of runs, so that there is a middle to kill in, and one point that cannot run.
 SPACE = """\
 scenario: peer-w
@@ -19,6 +23,12 @@ vary:
 seeds: 3
 """
 RUNS = 24  # of them 6 fail: 70b does not fit on one card
+
+
+def space(vary=VARY, seeds=2, **overrides):
+    """A few runs of 40 requests, in Python."""
+    scenario = load_scenario("peer-w", {"workload.requests": 40, **overrides})
+    return Space(scenario, vary, seeds=seeds)
 
 
 def space_file(folder, requests=400):

@@ -1,57 +1,17 @@
 """A sweep's answer, its folder, and what it repeats: nothing."""
 
-import json
-import shutil
-import sqlite3
-
 import pytest
 
 import kvsim
-from kvsim import InputError, Space, load_scenario, replicate, sweep, with_overrides
+from kvsim import InputError, Space, load_scenario, replicate, with_overrides
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.catalog.models import find_model
 from kvsim.runs.replicate import numbers
-from kvsim.search.sweep import runner
 from kvsim.search.sweep.inputs import Inputs
-from kvsim.search.sweep.results import write_results
-from kvsim.search.sweep.task import Outcome, StoppedError, run
+from kvsim.search.sweep.task import run
 from kvsim.specs.yaml_files import data_folder
 from kvsim.steptime.bands import time_band
-from tests.search.sweep.sweeping import rows
-
-VARY = {"tp": [1, 2], "workload.arrivals.rate": [2, 400]}
-
-
-class Here:
-    """Workers' stand-in: does every task in this process, and remembers which."""
-
-    def __init__(self, stop_after=None):
-        self.done, self.stop_after = [], stop_after
-
-    def outcomes(self, tasks):
-        for task in tasks:
-            if self.stop_after == len(self.done):
-                raise KeyboardInterrupt
-            self.done.append(task.key)
-            yield []
-            yield [run(task)]
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Return a function that sweeps in this process, and tells which runs it did."""
-
-    def swept(space, folder, stop_after=None, **options):
-        workers = Here(stop_after)
-        monkeypatch.setattr(runner, "Pool", lambda _: workers)
-        return sweep(space, folder, **options), workers.done
-
-    return swept
-
-
-def space(vary=VARY, seeds=2, **overrides):
-    scenario = load_scenario("peer-w", {"workload.requests": 40, **overrides})
-    return Space(scenario, vary, seeds=seeds)
+from tests.search.sweep.sweeping import rows, space
 
 
 def results(found):
@@ -292,7 +252,8 @@ def test_a_point_with_a_run_that_failed_is_not_the_best(here, tmp_path):
 )
 def test_a_best_that_means_nothing_is_refused(here, tmp_path, best, said):
     with pytest.raises(InputError, match=said):
-        here(space(), tmp_path, best=best)
+        here(space(), tmp_path / "out", best=best)
+    assert not (tmp_path / "out").exists()  # before anything is run
 
 
 def test_progress_tells_the_best_of_the_points_that_are_whole(here, tmp_path):
@@ -302,92 +263,3 @@ def test_progress_tells_the_best_of_the_points_that_are_whole(here, tmp_path):
     leaders = [now.best and now.best[0].values["workload.arrivals.rate"] for now in told]
     assert list(dict.fromkeys(leaders)) == [None, 4, 8]
     assert [now.done for now in told][-1] == 6
-
-
-# --- the folder --------------------------------------------------------------------------------
-
-
-def test_a_folder_with_other_things_is_refused(here, tmp_path):
-    (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(InputError, match=r"holds 'thesis.tex' and is no sweep's folder"):
-        here(space(), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-@pytest.mark.parametrize("content", [b"not a database, but long enough to be looked at" * 30])
-def test_a_ledger_that_is_none_is_refused(here, tmp_path, content):
-    (tmp_path / "ledger.sqlite").write_bytes(content)
-    with pytest.raises(InputError, match=r"ledger.sqlite: is no ledger of a sweep"):
-        here(space(), tmp_path)
-    assert (tmp_path / "ledger.sqlite").read_bytes() == content
-
-
-def test_somebody_elses_database_is_refused(here, tmp_path):
-    other = sqlite3.connect(tmp_path / "ledger.sqlite")
-    other.execute("CREATE TABLE runs (key TEXT)")
-    other.close()
-    with pytest.raises(InputError, match="is no ledger that this release reads"):
-        here(space(), tmp_path)
-
-
-def test_a_folder_that_cannot_be_made_is_refused(here, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be a sweep's folder"):
-        here(space(), tmp_path / "file" / "out")
-
-
-def test_a_second_sweep_in_a_folder_is_refused(here, tmp_path):
-    def watch(_):
-        with pytest.raises(InputError, match="another sweep is at work here"):
-            sweep(space(), tmp_path)
-
-    found, _ = here(space({"tp": [1]}), tmp_path, watch=watch)
-    assert found.finished == 2
-
-
-def test_the_ledger_can_be_read_while_a_sweep_is_at_work(here, tmp_path):
-    seen = []
-    here(
-        space({"tp": [1]}), tmp_path, watch=lambda now: seen.append((now.done, len(rows(tmp_path))))
-    )
-    assert seen
-    assert all(done == there for done, there in seen)
-
-
-def test_results_without_pyarrow_are_a_table_of_sqlite(here, tmp_path, monkeypatch):
-    monkeypatch.setattr("kvsim.search.sweep.results.find_spec", lambda _: None)
-    found, _ = here(space(), tmp_path)
-    assert found.results.name == "results.sqlite"
-    table = sqlite3.connect(found.results)
-    names = [row[1] for row in table.execute("PRAGMA table_info(results)")]
-    asked = 'SELECT tp, seed, "kv_cache.usage_mean" FROM results'
-    cells = table.execute(asked).fetchall()
-    table.close()
-    assert names[:4] == ["key", "tp", "workload.arrivals.rate", "seed"]
-    assert [cell[:2] for cell in cells] == [(tp, seed) for tp in (1, 1, 2, 2) for seed in (0, 1)]
-    assert all(0 < usage < 1 for *_, usage in cells)
-
-
-def test_columns_hold_every_run_whatever_it_has(tmp_path):
-    """A number that only some runs have, whole and broken ones, and values that are no number."""
-    pytest.importorskip("pyarrow", reason="results in parquet need pyarrow")
-
-    def runs():
-        for at, row in enumerate(({"a": 1}, {"a": 2.5, "b": 7}, {"b": None})):
-            policy = {"name": "x"} if at else "y"
-            yield runner.ResultRun({"policy": policy}, at, Outcome(str(at), json.dumps(row)))
-
-    from pyarrow import parquet
-
-    table = parquet.read_table(write_results(tmp_path, runs)).to_pylist()
-    assert [row["a"] for row in table] == [1.0, 2.5, None]
-    assert [row["b"] for row in table] == [None, 7, None]
-    assert [row["policy"] for row in table] == ["y", '{"name": "x"}', '{"name": "x"}']
-
-
-def test_results_that_cannot_be_written_say_so_and_leave_nothing(tmp_path):
-    folder = tmp_path / "gone"
-    folder.mkdir()
-    shutil.rmtree(folder)
-    with pytest.raises(StoppedError, match=r"results\.\w+: cannot be written"):
-        write_results(folder, lambda: [runner.ResultRun({}, 0, Outcome("k", '{"a": 1}'))])

@@ -1,0 +1,55 @@
+"""What an answer says of a fleet: devices, costs, prices, and the scenario of one replica."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import kvsim
+from kvsim.errors import InputError
+from kvsim.search.fleet import replica_scenario
+from kvsim.search.fleet_option import FleetOption, costs_more
+from kvsim.specs.hardware import Price
+from tests.support.fleets import find, fleet, served
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 7])
+def test_what_a_throughput_seen_too_low_would_need_is_never_too_dear(replicas):
+    """Seeds differ: a fleet is ruled out by one per cent more than its throughput at most."""
+    load = 10.0 * replicas * 1.01
+    option = FleetOption("A100", 1, load, price=Price(low=1, high=1), throughput=10.0)
+    assert option.least_devices == replicas
+    rival = fleet(replicas + 0.5, replicas + 0.5, 20.0, card="H100")
+    assert not costs_more(option, rival)
+
+
+def test_a_million_tokens_are_those_of_all_ranks_under_the_demand():
+    found = find({"gpu": ["a100"], "tp": [1]}, demand=25)
+    option = found.cheapest[0]
+    hourly = 25 * 65 * 3600 / 1e6
+    assert option.cost_per_million_tokens[0] == pytest.approx(option.cost_per_hour[0] / hourly)
+    ranks = replace(option, ranks=2, demand=50.0)
+    cost, _ = ranks.cost_per_million_tokens
+    assert cost == pytest.approx(ranks.cost_per_hour[0] / (2 * hourly))
+
+
+def test_the_saved_replica_meets_what_was_asked_at_its_share():
+    goals = [kvsim.Objective("ttft", 400, 0.95)]
+    question = served(0.1, slo={"tpot_ms": 1.0}, run__warmup_fraction=0.4)
+    option = find({"gpu": ["a100"]}, question, 25, objectives=goals).cheapest[0]
+    saved = replica_scenario(question, option)
+    assert (saved.slo.ttft_ms, saved.slo.ttft_percentile, saved.slo.tpot_ms) == (400, 95, None)
+    assert saved.run.warmup_fraction == 0.4
+    result = kvsim.simulate(saved, seed=saved.run.seed)
+    judged = 1e3 * result.latencies["ttft"][result.judged]
+    assert np.quantile(judged, 0.95) == pytest.approx(option.at_demand.latency_ms["ttft"])
+    assert np.mean(judged <= 400) >= 0.95
+
+
+def test_prices_by_any_name_and_as_numbers_decide():
+    named = {"a100": 5, "H100-SXM5-80GB": 1.0, "h200": None}
+    found = find({"gpu": ["a100", "h100", "h200"]}, prices=named, search_all=True)
+    assert found.cheapest[0].values == {"gpu": "h100"}
+    assert [option.price and option.price.low for option in found.options] == [5, 1, None]
+    with pytest.raises(InputError, match="unknown accelerator 'h1000'"):
+        find({"gpu": ["a100"]}, prices={"h1000": 2})
