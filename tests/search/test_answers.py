@@ -10,7 +10,7 @@ from kvsim.errors import InputError
 from kvsim.search.fleet import replica_scenario
 from kvsim.search.fleet_option import FleetOption, costs_more
 from kvsim.specs.hardware import Price
-from tests.support.fleets import find, fleet, served
+from tests.support.fleets import QUICK, find, fleet, served
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 7])
@@ -31,6 +31,29 @@ def test_a_million_tokens_are_those_of_all_ranks_under_the_demand():
     ranks = replace(option, ranks=2, demand=50.0)
     cost, _ = ranks.cost_per_million_tokens
     assert cost == pytest.approx(ranks.cost_per_hour[0] / (2 * hourly))
+
+
+@pytest.mark.parametrize(("own", "saved"), [(0.0, 0.2), (0.4, 0.4)])
+def test_a_saved_replica_is_judged_without_its_beginning(own, saved):
+    question = served(0.1, run__warmup_fraction=own)
+    option = find({"gpu": ["a100"]}, question, 25).cheapest[0]
+    assert replica_scenario(question, option).run.warmup_fraction == saved
+
+
+def test_latencies_under_the_fleets_load_are_means_over_seeds():
+    question = served(0.1, workload__arrivals={"kind": "poisson", "rate": 25})
+    goals = [kvsim.Objective("ttft", 900, 0.95)]
+    settings = replace(QUICK, replications=2, tolerance=0.3)
+    space = kvsim.Space(question, {"gpu": ["a100"]})
+    found = kvsim.find_cheapest(space, 25, settings, objectives=goals, prices={"a100": 1})
+    option = found.cheapest[0]
+    saved = replica_scenario(question, option)
+    seen = []
+    for seed in (0, 1):
+        result = kvsim.simulate(saved, seed=seed)
+        seen.append(np.quantile(1e3 * result.latencies["ttft"][result.judged], 0.95))
+    assert seen[0] != seen[1]
+    assert option.at_demand.latency_ms["ttft"] == pytest.approx(np.mean(seen))
 
 
 def test_the_saved_replica_meets_what_was_asked_at_its_share():
