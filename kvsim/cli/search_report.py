@@ -194,7 +194,7 @@ def _overtaken(why: Explanation) -> str:
 def _price(why: Explanation) -> str:
     if why.runner_up is None:
         return "no other point that was searched carries the demand"
-    said = f"next is {counted(why.runner_up)}, with {_values(why.runner_up)}"
+    said = f"next is {counted(why.runner_up)}"
     rival = why.rival
     if rival is None or why.price_ratio is None or why.price_ratio_now is None:
         return f"{said}: the same card, so no price changes that"
