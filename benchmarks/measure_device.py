@@ -194,14 +194,16 @@ def _keep_rows(campaign: Campaign, path: Path) -> Path:
 
 
 def thinned(text: str, most_bytes: int = MOST_CSV_BYTES) -> str:
-    r"""Keep the header and every n-th row, with the least n that makes it small enough.
+    r"""Keep the head and every n-th row, with the least n that makes it small enough.
 
     Examples
     --------
-    >>> thinned("head\n1\n2\n3\n4\n", most_bytes=10)
-    'head\n1\n3\n'
+    >>> thinned("# of a card\nhead\n1\n2\n3\n4\n", most_bytes=22)
+    '# of a card\nhead\n1\n3\n'
     """
-    head, *rows = text.splitlines(keepends=True)
+    lines = text.splitlines(keepends=True)
+    at = next((at for at, line in enumerate(lines) if not line.startswith("#")), 0) + 1
+    head, rows = "".join(lines[:at]), lines[at:]
     step = 1
     while len((head + "".join(rows[::step])).encode()) > most_bytes and step < len(rows):
         step += 1

@@ -74,6 +74,8 @@ class CsvRow:
 def read_csv(path: Path, columns: Iterable[str], *, last_may_be_cut: bool = False) -> list[CsvRow]:
     """Read a CSV whose header must hold `columns`; lines may end as on any system.
 
+    Lines before the header that begin with ``#`` are passed over.
+
     Parameters
     ----------
     path : Path
@@ -106,7 +108,8 @@ def csv_rows(
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     where, header, rows = f"{file}, line 1", None, list[CsvRow]()
     try:
-        header = next(lines, [])
+        header = next((row for row in lines if not _is_remark(row)), [])
+        where = f"{file}, line {max(1, lines.line_num)}"
         _check_header(header, columns, where)
         for cells in filter(None, lines):
             where = f"{file}, line {lines.line_num}"
@@ -122,6 +125,11 @@ def csv_rows(
     if not rows:
         raise InputError("no rows below the header", where=file)
     return rows
+
+
+def _is_remark(row: list[str]) -> bool:
+    """Whether a line before the header says where the rows come from."""
+    return bool(row) and row[0].startswith("#")
 
 
 def _check_header(header: list[str], columns: Iterable[str], where: str) -> None:

@@ -25,7 +25,7 @@ _SIMULATIONS = 250  # about as many as learning a server takes
 
 
 @click.group(name="calibrate", invoke_without_command=True)
-@click.option("--device", type=click.Choice(("cuda", "cpu", "mps")), help="Default: a GPU if any.")
+@click.option("--device", help="cuda, cuda:1, cpu or mps; default: a GPU if any.")
 @click.option("--quick", is_flag=True, help="A coarse grid: seconds instead of minutes.")
 @click.option("--dry-run", is_flag=True, help="Print the grid, its bytes and minutes; no more.")
 @click.option("--resume", is_flag=True, help="Keep the rows that the CSV already has.")

@@ -103,12 +103,13 @@ def _remarks(found: _Content) -> Iterator[Section]:
             yield Section(title, ("\n".join(f"- {line}" for line in found[key]),))
 
 
-def _written(files: Mapping[str, str]) -> str:
-    return (
-        f"{files['profile']}: the plain torch loop, as `kvsim validate` runs it\n"
-        f"{files['kernels_profile']}: its kernels alone, nearer to a serving engine\n"
-        f"{files['rows']}: raw rows"
-    )
+def _written(files: Mapping[str, str | None]) -> str:
+    what = {
+        "profile": "the plain torch loop, as `kvsim validate` runs it",
+        "kernels_profile": "its kernels alone, nearer to a serving engine",
+        "rows": "raw rows",
+    }
+    return "\n".join(f"{files[key]}: {words}" for key, words in what.items() if files[key])
 
 
 # ---- what a server's requests said ----------------------------------------------------------

@@ -10,6 +10,7 @@ import click
 from kvsim.cli import INTERRUPTED, say
 from kvsim.cli.options import COUNT, MODEL, format_option
 from kvsim.cli.render import Section, Table, emit
+from kvsim.errors import UnsupportedError
 from kvsim.interrupts import held
 from kvsim.units import format_bytes
 
@@ -77,6 +78,9 @@ def cache(
         kept = sorted({row.batch for row in study.rows})
         say(f"kvsim: interrupted: of batches, {', '.join(map(str, kept))} were timed whole")
         raise click.exceptions.Exit(INTERRUPTED)
+    if study.stopped:
+        whole = ", ".join(map(str, sorted({row.batch for row in study.rows})))
+        raise UnsupportedError(f"{study.stopped}; of batches, {whole} were timed whole")
 
 
 def _sections(study: Study) -> list[Section]:

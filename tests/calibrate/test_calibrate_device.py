@@ -29,7 +29,7 @@ from tests.support.planted import H200
 
 def csv_rows(path):
     with Path(path).open(newline="") as file:
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
 
 
 # --- samples and clocks --------------------------------------------------------------------
@@ -97,7 +97,9 @@ def cuda_bench(capture_error=None):
     torch = SimpleNamespace(cuda=FakeCuda(log, capture_error))
     bench = object.__new__(TorchBench)
     bench.space = SimpleNamespace(torch=torch, device=SimpleNamespace(type="cuda"))
+    bench.space.keep_memory = lambda: log.append("keep memory")
     bench._clock, bench._pace = _CudaClock(torch), Pace(0.01, 3, 5)
+    bench._capture_failure = ""
     return bench, log
 
 
@@ -111,8 +113,13 @@ def test_a_graph_is_captured_after_a_warm_up_on_a_side_stream():
 
 
 def test_a_call_that_cannot_be_captured_is_launched_instead():
-    bench, _ = cuda_bench(RuntimeError("operation not permitted when stream is capturing"))
+    bench, log = cuda_bench(RuntimeError("operation not permitted when stream is capturing\nmore"))
     assert bench._replay([lambda: None]) is None
+    assert log[-2:] == ["keep memory", "synchronize"]
+    before = len(log)
+    assert bench._replay([lambda: None]) is None  # and no second one is tried
+    assert len(log) == before
+    assert "(operation not permitted when stream is capturing)" in bench.notes[0]
     short, _ = cuda_bench(RuntimeError("CUDA out of memory"))
     with pytest.raises(RuntimeError, match="out of memory"):
         short._replay([lambda: None])
@@ -195,6 +202,12 @@ def test_torch_is_held_still_while_something_is_timed(kind, before, states, thre
         ("NVIDIA H200", 139.8, "H200-SXM-141GB"),
         ("NVIDIA H100 80GB HBM3", 79.19, "H100-SXM5-80GB"),
         ("NVIDIA GeForce RTX 4090", 23.6, "RTX4090"),
+        ("NVIDIA H200 NVL", 139.8, None),
+        ("NVIDIA GeForce RTX 4090 D", 23.6, None),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 94.9, "RTXPRO6000-Blackwell-Server"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 94.9, None),
+        ("NVIDIA H100 80GB HBM3 MIG 7g.80gb", 79.0, "H100-SXM5-80GB"),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 9.8, None),
         ("NVIDIA A10-12Q", 12.0, None),
         ("NVIDIA Unheard-of", 80.0, None),
     ],
@@ -244,6 +257,16 @@ def test_a_gpu_is_described_without_a_tensor(monkeypatch, capability, hip, dtype
     with pytest.raises(InputError) as raised:
         find_device("mps")
     assert str(raised.value).endswith("sees no mps device; there is cuda and cpu")
+    assert [find_device(name).torch_name for name in ("cuda", "cuda:1", "cpu")] == [
+        "cuda:0", "cuda:1", "cpu",
+    ]  # fmt: skip
+    for name, said in (
+        ("cuda:2", "there is no cuda:2: torch sees 2 of them; choose cuda:0 to cuda:1"),
+        ("toaster", "'toaster' is no device; choose cuda, cuda:1, cpu or mps"),
+        ("cpu:1", "'cpu:1' is no device"),
+    ):
+        with pytest.raises(InputError, match=said):
+            find_device(name)
 
 
 def test_a_gpu_that_does_not_answer_is_one_line(monkeypatch):
@@ -491,7 +514,7 @@ def test_an_interrupted_command_says_what_it_kept(torch, monkeypatch, tmp_path, 
     code, out, err = run("calibrate", "--quick", "--device", "cpu", "-o", tmp_path / "a.yaml")
     assert (code, out) == (130, "")
     assert f"stopped: 0 rows are in {tmp_path / 'a.csv'}" in err
-    assert (tmp_path / "a.csv").read_text().startswith("kind,dtype,")
+    assert "\nkind,dtype," in (tmp_path / "a.csv").read_text()
 
 
 @pytest.mark.parametrize(

@@ -225,19 +225,63 @@ def test_shrinking_keeps_the_kind_of_model():
 # ---- a study that is cut ------------------------------------------------------------------
 
 
-def test_an_interrupt_keeps_the_batches_that_were_timed_whole(monkeypatch, tmp_path, run_kvsim):
+def failing_at(monkeypatch, error):
+    """Let the second cache of the second batch fail."""
     from kvsim.calibrate.study import run
 
     whole = run._time
 
-    def time_until_the_second_cache_of_the_second_batch(bench, kind, batch, say):
+    def time_until_then(bench, kind, batch, say):
         if (kind, batch) == (Grow, 2):
-            raise KeyboardInterrupt
+            raise error
         return whole(bench, kind, batch, say)
 
-    monkeypatch.setattr(run, "_time", time_until_the_second_cache_of_the_second_batch)
-    words = ["--quick", "--tokens", "20", "--tokens", "60", "--batch", "1", "--batch", "2"]
-    code, out, err = run_kvsim("study", "cache", *words, "--output", tmp_path)
+    monkeypatch.setattr(run, "_time", time_until_then)
+
+
+TWO_BATCHES = ["--quick", "--tokens", "20", "--tokens", "60", "--batch", "1", "--batch", "2"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("CUDA out of memory. Tried"), "ran out of memory while timing batch 2"),
+        (MemoryError(), "ran out of memory while timing batch 2"),
+    ],
+)
+def test_memory_that_runs_out_late_loses_no_batch(monkeypatch, tmp_path, run_kvsim, error, said):
+    failing_at(monkeypatch, error)
+    code, out, err = run_kvsim("study", "cache", *TWO_BATCHES, "--output", tmp_path)
+    assert code == 2
+    assert "paged, batch 1, 60 tokens" in out
+    (line,) = [line for line in err.splitlines() if line.startswith("kvsim: CPU")]
+    assert said in line
+    assert line.endswith("; of batches, 1 were timed whole")
+    record = json.loads((tmp_path / "study.json").read_text())
+    assert said in record["stopped"]
+    assert {row["batch"] for row in record["rows"]} == {1}
+
+
+def test_caches_that_cannot_fit_are_refused_before_they_are_allocated(monkeypatch, run_kvsim):
+    from kvsim.calibrate.twin.device import Device
+
+    asked = []
+
+    def refuse(self, needed, what):
+        asked.append(what)
+        if what == "the cache of 2 sequences":
+            raise UnsupportedError(f"{what} needs {needed} bytes")
+
+    monkeypatch.setattr(Device, "refuse_if_too_large", refuse)
+    code, out, err = run_kvsim("study", "cache", *TWO_BATCHES)
+    assert (code, asked[1:]) == (2, ["the cache of 1 sequences", "the cache of 2 sequences"])
+    assert "paged, batch 1, 60 tokens" in out
+    assert "of batches, 1 were timed whole" in err
+
+
+def test_an_interrupt_keeps_the_batches_that_were_timed_whole(monkeypatch, tmp_path, run_kvsim):
+    failing_at(monkeypatch, KeyboardInterrupt())
+    code, out, err = run_kvsim("study", "cache", *TWO_BATCHES, "--output", tmp_path)
     assert code == 130
     assert "paged, batch 1, 60 tokens" in out
     assert "interrupted: of batches, 1 were timed whole" in err

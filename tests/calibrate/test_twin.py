@@ -474,7 +474,8 @@ def test_a_gpu_beyond_the_last_is_refused(monkeypatch):
         ("cuda", RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), "ran out of"),
         ("cpu", RuntimeError("DefaultCPUAllocator: can't allocate memory"), "ran out of memory"),
         ("cuda", RuntimeError("CUDA error: unspecified launch failure\nmore"), "failed while"),
-        ("cuda", RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), "failed while serving: CUBLAS"),
+        ("cuda", RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), "ran out of memory while serving"),
+        ("cuda", RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED"), "failed while serving: CUBLAS"),
     ],
 )
 def test_a_device_that_fails_or_is_full_is_one_line(monkeypatch, kind, error, message):
@@ -495,6 +496,36 @@ def test_a_mistake_of_ours_is_not_blamed_on_the_device(kind):
         Device(torch.device(kind)).answering("serving"),
     ):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+@pytest.mark.parametrize(
+    ("capability", "native", "served"),
+    [
+        ((7, 5), "bf16", "fp16"),  # no bf16: as it is calibrated
+        ((8, 0), "bf16", "bf16"),
+        ((8, 0), "fp16", "fp16"),
+        ((9, 0), "fp32", "bf16"),  # GPT-2, which nobody serves in 32 bits
+    ],
+)
+def test_a_gpu_computes_in_what_the_model_is_served_in(monkeypatch, capability, native, served):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert Device(torch.device("cuda")).dtype_for(native) == served
+    assert Device(CPU).dtype_for(native) == "fp32"
+
+
+def test_a_given_profile_does_not_let_the_first_request_pay_for_what_is_done_once(monkeypatch):
+    from types import SimpleNamespace
+
+    from kvsim.calibrate.twin import validate, warmup
+
+    rounds = []
+    monkeypatch.setattr(warmup, "WarmUp", lambda twin, quick: rounds.append((twin, quick)))
+    profile = find_accelerator("h100")
+    case = SimpleNamespace(profile=profile)
+    request = ValidationRequest(profile="h100")
+    calibration = validate._Calibration.of(case, "twin", request, lambda line: None)
+    assert rounds == [("twin", True)]
+    assert calibration.warm_up is None
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_built():

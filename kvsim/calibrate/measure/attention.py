@@ -37,6 +37,7 @@ class DecodeCase(LocalCase):
     """
 
     kind: ClassVar[str] = "decode"
+    rotates: ClassVar[bool] = True
     batch: int
     context: int
     kv_heads: int

@@ -23,6 +23,7 @@ class CopyCase(LocalCase):
     """
 
     kind: ClassVar[str] = "copy"
+    rotates: ClassVar[bool] = True
     buffer: int
 
     @property
@@ -56,6 +57,7 @@ class ReadCase(LocalCase):
     """
 
     kind: ClassVar[str] = "read"
+    rotates: ClassVar[bool] = True
     buffer: int
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 from kvsim.calibrate.measure.coefficients import WAYS, Calibration, calibrate_rows
 from kvsim.calibrate.measure.device import DeviceFacts, find_device, shipped_profile
 from kvsim.calibrate.measure.grid import Plan, plan_cases
+from kvsim.calibrate.measure.origin import Origin
 from kvsim.calibrate.measure.profile import (
     comparisons,
     measured_profile,
@@ -66,7 +67,7 @@ class Outputs:
         kernels = profile.with_suffix(f".kernels{profile.suffix}")
         return cls(profile, kernels, profile.with_suffix(".csv"))
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str | None]:
         """Return JSON-ready values."""
         return {
             "profile": str(self.profile),
@@ -75,7 +76,7 @@ class Outputs:
         }
 
 
-def planned(kind: str | None, *, quick: bool) -> tuple[DeviceFacts, Plan]:
+def planned(device: str | None, *, quick: bool) -> tuple[DeviceFacts, Plan]:
     """Look at the device and plan, without a tensor.
 
     Raises
@@ -85,7 +86,7 @@ def planned(kind: str | None, *, quick: bool) -> tuple[DeviceFacts, Plan]:
     InputError
         When there is no such device.
     """
-    facts = find_device(kind)
+    facts = find_device(device)
     return facts, plan_cases(facts, quick=quick)
 
 
@@ -138,14 +139,20 @@ def measure(
     """
     load_optimize()  # fail before the first measurement, not after the last
     outputs = Outputs.beside(output or Path(f"{slug(facts.name)}.yaml"))
-    kept = kept_timings(outputs.rows) if resume else {}
-    session = Session(bench or TorchBench(facts.kind, plan.pace), outputs.rows, progress, kept)
+    origin = Origin.of(facts)
+    kept = kept_timings(outputs.rows, origin) if resume else {}
+    timer = bench or TorchBench(facts.torch_name, plan.pace)
+    session = Session(timer, outputs.rows, progress, kept, origin.head, plan.least_bytes)
     rows = session.run(plan)
     date = datetime.now(UTC).date().isoformat()
     found = calibrate_rows(rows, facts, shipped_profile(facts), date)
-    for way, path in zip(WAYS, (outputs.profile, outputs.kernels_profile), strict=True):
-        write_profile(path, measured_profile(found, way, date))
-    return {**_found_dict(found), "files": outputs.to_dict(), **_notes(plan, session, found)}
+    paths = dict(zip(WAYS, (outputs.profile, outputs.kernels_profile), strict=True))
+    for way in found.coefficients:
+        write_profile(paths[way], measured_profile(found, way, date))
+    files = outputs.to_dict()
+    if "kernels" not in found.coefficients:
+        files["kernels_profile"] = None
+    return {**_found_dict(found), "files": files, **_notes(plan, session, found)}
 
 
 def _found_dict(found: Calibration) -> dict[str, Any]:
@@ -163,7 +170,7 @@ def _found_dict(found: Calibration) -> dict[str, Any]:
 def _notes(plan: Plan, session: Session, found: Calibration) -> dict[str, Any]:
     """What did not go as planned, and what to look at again."""
     return {
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *session.bench.notes, *found.notes],
         "shrunk": session.shrunk,
         "skipped": session.skipped,
         "outliers": noisy_rows(found),

@@ -33,9 +33,12 @@ class Case(ABC):
     ----------
     kind : str
         Name of this sort of measurement, as in the CSV.
+    rotates : bool
+        Whether it is of memory that no cache may hold, so that it must not become too small.
     """
 
     kind: ClassVar[str]
+    rotates: ClassVar[bool] = False
     dtype: str
 
     @property

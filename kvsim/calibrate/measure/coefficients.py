@@ -42,6 +42,7 @@ WAYS = ("loop", "kernels")
 
 _KINDS = {"loop": ("layers", "decode_paged"), "kernels": ("layers_graph", "decode")}
 _FEW_TOKENS = 16
+_FEWEST_STACKS, _FEWEST_CACHES = 4, 3  # that can be fitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Calibration:
         By way: "loop" and "kernels".
     parts : dict of str to PartFit
         Fits by "way part": "loop layers", "kernels decode", "prefill", "host".
+    notes : tuple of str
+        What could not be fitted, and why.
     """
 
     facts: DeviceFacts
@@ -67,6 +70,7 @@ class Calibration:
     rows: tuple[Row, ...]
     coefficients: dict[str, StepCoefficients]
     parts: dict[str, PartFit]
+    notes: tuple[str, ...] = ()
 
 
 def calibrate_rows(
@@ -95,16 +99,29 @@ def calibrate_rows(
     """
     pick = _Picker(rows, facts.dtype)
     parts = {"prefill": fit_prefill(pick("prefill")), "host": fit_host(pick("host"))}
-    for way, (layers, decode) in _KINDS.items():
-        if stacks := pick(layers):
+    ways = [way for way in WAYS if way == "loop" or _has_kernels(pick, facts)]
+    for way in ways:
+        layers, decode = _KINDS[way]
+        only = way == "kernels" and facts.kind == "cuda"
+        if stacks := pick(layers, captured_only=only):
             parts[f"{way} layers"] = fit_layers(stacks)
-        parts[f"{way} decode"] = fit_decode(pick(decode))
+        parts[f"{way} decode"] = fit_decode(pick(decode, captured_only=only))
     known = shipped.coefficients or class_coefficients(shipped) if shipped else None
     base = _base(rows, facts, known, date)
     coefficients = {
-        way: _with_gemms(_coefficients(way, parts, base), rows, facts.dtype, known) for way in WAYS
+        way: _with_gemms(_coefficients(way, parts, base), rows, facts.dtype, known) for way in ways
     }
-    return Calibration(facts, shipped, tuple(rows), coefficients, parts)
+    notes = () if "kernels" in ways else (_NO_KERNELS,)
+    return Calibration(facts, shipped, tuple(rows), coefficients, parts, notes)
+
+
+_NO_KERNELS = "too few rows were replayed from a CUDA graph: there is no profile of the kernels"
+
+
+def _has_kernels(pick: _Picker, facts: DeviceFacts) -> bool:
+    """Whether the kernels can be told from their launches; where nothing is launched, they can."""
+    layers, decode = (len(pick(kind, captured_only=True)) for kind in _KINDS["kernels"])
+    return facts.kind != "cuda" or (layers >= _FEWEST_STACKS and decode >= _FEWEST_CACHES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +131,13 @@ class _Picker:
     rows: Sequence[Row]
     dtype: str
 
-    def __call__(self, kind: str) -> list[Row]:
-        return [row for row in self.rows if (row.case.kind, row.case.dtype) == (kind, self.dtype)]
+    def __call__(self, kind: str, *, captured_only: bool = False) -> list[Row]:
+        return [
+            row
+            for row in self.rows
+            if (row.case.kind, row.case.dtype) == (kind, self.dtype)
+            and (row.timing.captured or not captured_only)
+        ]
 
 
 def fastest(rows: Sequence[Row], kinds: type | tuple[type, ...], what: str) -> float:

@@ -20,6 +20,7 @@ __all__ = [
     "KINDS",
     "DeviceFacts",
     "available_bytes",
+    "cuda_dtypes",
     "find_device",
     "physical_bytes",
     "shipped_profile",
@@ -27,9 +28,11 @@ __all__ = [
 ]
 
 KINDS = ("cuda", "cpu", "mps")
+_NAMED = re.compile(rf"({'|'.join(KINDS)})(?::(\d+))?")
 
 _UNKNOWN_CACHE = 32 * MIB
 _SAME_MEMORY = 0.1  # a card of the same name and another size is another card
+_OF_NO_KIND = re.compile(r"\d+(GB|GiB)|HBM\w*|SXM\d*|OAM|MIG|\d+g\.\d+gb", re.IGNORECASE)
 _CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _QUERY = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
 
@@ -45,7 +48,7 @@ class DeviceFacts:
     name : str
         What the driver or the operating system calls it.
     count : int
-        Devices of that kind that this process sees; the first is measured.
+        Devices of that kind that this process sees.
     memory_bytes : int
         Bytes that the driver reports to a program.
     free_bytes : int
@@ -58,6 +61,10 @@ class DeviceFacts:
         Software below kvsim.
     clocks : str
         Clocks and power limit at the start, as the driver words them; kvsim never sets any.
+    uuid : str
+        What tells it from another card of its name; "" where the driver says none.
+    index : int
+        Which of the devices that this process sees is measured, counted from 0.
     """
 
     kind: str
@@ -70,6 +77,13 @@ class DeviceFacts:
     torch_version: str
     driver: str = ""
     clocks: str = ""
+    uuid: str = ""
+    index: int = 0
+
+    @property
+    def torch_name(self) -> str:
+        """What torch calls it: "cuda:1"."""
+        return f"{self.kind}:{self.index}" if self.kind == "cuda" else self.kind
 
     @property
     def vendor(self) -> str:
@@ -91,21 +105,27 @@ class DeviceFacts:
         return {**asdict(self), "dtypes": list(self.dtypes), "context_bytes": self.context_bytes}
 
 
-def find_device(kind: str | None = None) -> DeviceFacts:
-    """Look at a device; without a kind, at a GPU if there is one, else at the CPU.
+def find_device(name: str | None = None) -> DeviceFacts:
+    """Look at a device; without a name, at a GPU if there is one, else at the CPU.
+
+    Parameters
+    ----------
+    name : str, optional
+        Torch's: "cuda", "cuda:1", "cpu", "mps". Devices that CUDA_VISIBLE_DEVICES hides are not
+        counted.
 
     Raises
     ------
     MissingExtraError
         Without torch.
     InputError
-        When this torch sees no such device.
+        For another name, and when this torch sees no such device.
     UnsupportedError
         When it does not answer.
     """
     torch = load_torch()
     present = _present(torch)
-    chosen = kind or present[0]
+    chosen, index = _parsed(name or present[0])
     if chosen not in present:
         raise InputError(
             f"torch {torch.__version__} sees no {chosen} device",
@@ -113,11 +133,23 @@ def find_device(kind: str | None = None) -> DeviceFacts:
             fix=f"there is {' and '.join(present)}",
         )
     try:
-        return {"cuda": _cuda, "mps": _mps, "cpu": _cpu}[chosen](torch)
+        if chosen == "cuda":
+            return _cuda(torch, index)
+        return {"mps": _mps, "cpu": _cpu}[chosen](torch)
     except RuntimeError as error:
         raise UnsupportedError(
             f"the {chosen} device does not answer: {first_line(error)}"
         ) from None
+
+
+def _parsed(name: str) -> tuple[str, int]:
+    """Kind and index of a device."""
+    found = _NAMED.fullmatch(name)
+    if found is None or (found[2] and found[1] != "cuda"):
+        raise InputError(
+            f"{name!r} is no device", where="--device", fix="choose cuda, cuda:1, cpu or mps"
+        )
+    return found[1], int(found[2] or 0)
 
 
 def _present(torch: Any) -> list[str]:
@@ -131,29 +163,39 @@ def _present(torch: Any) -> list[str]:
     return [kind for kind, there in found.items() if there]
 
 
-def _cuda(torch: Any) -> DeviceFacts:
+def _cuda(torch: Any, index: int) -> DeviceFacts:
     torch.cuda.init()
-    properties = torch.cuda.get_device_properties(0)
-    free, total = torch.cuda.mem_get_info(0)
-    driver, clocks = _driver(getattr(properties, "uuid", None))
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise InputError(
+            f"there is no cuda:{index}: torch sees {count} of them",
+            where="--device",
+            fix=f"choose cuda:0 to cuda:{count - 1}" if count > 1 else "choose cuda",
+        )
+    properties = torch.cuda.get_device_properties(index)
+    free, total = torch.cuda.mem_get_info(index)
+    uuid = str(getattr(properties, "uuid", None) or "")
+    driver, clocks = _driver(uuid)
     runtime = f"HIP {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
     return DeviceFacts(
         kind="cuda",
         name=properties.name,
-        count=torch.cuda.device_count(),
+        count=count,
         memory_bytes=int(total),
         free_bytes=int(free),
         l2_bytes=int(getattr(properties, "L2_cache_size", 0)) or _UNKNOWN_CACHE,
-        dtypes=_cuda_dtypes(torch),
+        dtypes=cuda_dtypes(torch, index),
         torch_version=torch.__version__,
         driver=f"{driver}, {runtime}" if driver else runtime,
         clocks=clocks,
+        uuid=uuid,
+        index=index,
     )
 
 
-def _cuda_dtypes(torch: Any) -> tuple[str, ...]:
+def cuda_dtypes(torch: Any, device: Any) -> tuple[str, ...]:
     """16-bit floats by compute capability: bf16 since 8.0, products in fp8 since 8.9."""
-    capability = torch.cuda.get_device_capability(0)
+    capability = torch.cuda.get_device_capability(device)
     if torch.version.hip:
         return ("bf16", "fp16")
     if capability < (8, 0):
@@ -161,7 +203,7 @@ def _cuda_dtypes(torch: Any) -> tuple[str, ...]:
     return ("bf16", "fp16", "fp8") if capability >= (8, 9) else ("bf16", "fp16")
 
 
-def _driver(uuid: Any) -> tuple[str, str]:
+def _driver(uuid: str) -> tuple[str, str]:
     """Driver version and clocks from nvidia-smi, which is only asked; empty without it."""
     command = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader"]
     command += [f"--id=GPU-{uuid}"] if uuid else []
@@ -259,18 +301,22 @@ def vendor_of(kind: str, name: str) -> str:
 
 
 def shipped_profile(facts: DeviceFacts) -> AcceleratorProfile | None:
-    """Find the catalogue's profile of a device: by its name, less words from its end.
+    """Find the catalogue's profile of a device: by its name, less what says nothing of its kind.
 
-    "NVIDIA H100 80GB HBM3" is an alias; "NVIDIA A10-24Q" is no A10: its memory differs.
+    "NVIDIA H100 80GB HBM3" is an alias, and would be an H100 without its last two words, too.
+    "NVIDIA H200 NVL" is no H200: that word is another card. "NVIDIA A10-24Q" is no A10, and a MIG
+    slice not the whole: their memory differs.
     """
     if facts.kind == "cpu":
         return None
     words = facts.name.replace("-", " ").split()
-    for end in range(len(words), 0, -1):
+    while words:
         try:
-            profile = find_accelerator(" ".join(words[:end]))
+            profile = find_accelerator(" ".join(words))
         except (UnknownNameError, InputError):
+            if not _OF_NO_KIND.fullmatch(words.pop()):
+                return None
             continue
-        if abs(profile.memory_bytes / facts.memory_bytes - 1) < _SAME_MEMORY:
-            return profile
+        same = abs(profile.memory_bytes / facts.memory_bytes - 1) < _SAME_MEMORY
+        return profile if same else None
     return None

@@ -26,12 +26,13 @@ from kvsim.units import GIB, MIB, ceil_div
 __all__ = ["Grid", "Plan", "plan_cases"]
 
 _CACHES = 4  # times the last-level cache that inputs must exceed
-_MOST_SETS = 256
+_MOST_SETS = 1024
 _MOST_CALL_BYTES = 8 * GIB
 _FREE_SHARE = 0.6
 _START_SECONDS = 5.0
 _SECONDS_PER_CASE = 0.15  # allocation and warm-up
 _CAPPED_BYTES = 32 * MIB
+_LEAST_ROTATION = GIB  # of a GPU: ROCm reports an L2 of 4 MiB, and not the 256 MiB behind it
 _LINK_SECONDS = 30.0  # starting the ranks
 _FILL_BYTES_PER_S = {"cuda": 2e11, "mps": 2e10, "cpu": 1e9}
 _LLAMA_2_7B = PUBLIC_SHAPES[0]
@@ -158,12 +159,15 @@ class Plan:
         Of the device.
     notes : tuple of str
         What the grid leaves out, and why.
+    least_bytes : int
+        What a case that `rotates` has to allocate, so that no cache holds it.
     """
 
     cases: tuple[Case, ...]
     pace: Pace
     kind: str
     notes: tuple[str, ...] = ()
+    least_bytes: int = 0
 
     @property
     def buffer_bytes(self) -> float:
@@ -215,7 +219,8 @@ def plan_cases(facts: DeviceFacts, *, quick: bool) -> Plan:
     notes = list(planner.notes())
     if left_out := len(wanted) - len(kept):
         notes.append(f"{left_out} cases need more than {room / GIB:.1f} GiB and are left out")
-    return Plan(kept, QUICK_PACE if quick else FULL_PACE, facts.kind, tuple(notes))
+    pace = QUICK_PACE if quick else FULL_PACE
+    return Plan(kept, pace, facts.kind, tuple(notes), planner.least_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +239,17 @@ class _Planner:
     @property
     def rotation_bytes(self) -> int:
         """Bytes over which inputs take turns."""
-        most = _CAPPED_BYTES if self.capped else _CACHES * self.facts.l2_bytes
-        return min(most, _CACHES * self.facts.l2_bytes)
+        enough = _CACHES * self.facts.l2_bytes
+        if self.facts.kind != "cpu":
+            return max(enough, _LEAST_ROTATION)
+        return min(enough, _CAPPED_BYTES) if self.capped else enough
+
+    @property
+    def least_bytes(self) -> int:
+        """The least rotation that no cache holds; of AMD's cards the whole, see above."""
+        if self.facts.vendor == "AMD":
+            return self.rotation_bytes
+        return min(self.rotation_bytes, _CACHES * self.facts.l2_bytes)
 
     def notes(self) -> Iterator[str]:
         """What the sizes do not reach."""

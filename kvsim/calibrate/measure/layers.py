@@ -27,6 +27,7 @@ class LayersCase(LocalCase):
     """
 
     kind: ClassVar[str] = "layers"
+    rotates: ClassVar[bool] = True
     captured: ClassVar[bool] = False
     shape: DecoderShape
     layers: int

@@ -13,6 +13,7 @@ sizes (``m`` ... ``sets``)       of the case; empty where it has none of that na
 ``captured``                     1 where a CUDA graph was replayed
 ===============================  ==========================================================
 
+Before the header stand lines of ``# name: value``: device, uuid, torch and driver.
 ``buffer``, ``message`` are bytes; ``tokens``, ``context``, ``prompt`` are tokens.
 """
 
@@ -27,6 +28,7 @@ from typing import Any, TextIO
 from kvsim.calibrate.csv_files import CsvRow, read_csv
 from kvsim.calibrate.measure.case import Case, Row, Timing
 from kvsim.calibrate.measure.grid import Plan
+from kvsim.calibrate.measure.origin import Origin
 from kvsim.calibrate.measure.timing import Bench, is_out_of_memory
 from kvsim.calibrate.measure.workspace import first_line
 from kvsim.csv_text import csv_cell, csv_text
@@ -47,6 +49,7 @@ COLUMNS = (
     *("seconds", "q1_seconds", "q3_seconds", "samples", "outliers", "captured"),
 )
 
+_MOST_HOMELESS = 3  # cases in a row that fit at no size
 _FEWEST_LINES = 2  # the header, and a row
 
 Progress = Callable[[int, int, str], None]
@@ -71,6 +74,10 @@ class Session:
         Called before each case with (cases done, cases in all, what comes).
     kept : mapping of Key to Timing
         What an earlier session timed, from `kept_timings`; it is not timed again.
+    head : str
+        Lines that the CSV begins with: `Origin.head`.
+    least_bytes : int
+        See `Plan.least_bytes`.
 
     Attributes
     ----------
@@ -84,9 +91,12 @@ class Session:
     csv_path: Path
     progress: Progress = _say_nothing
     kept: Mapping[Key, Timing] = field(default_factory=dict)
+    head: str = ""
+    least_bytes: int = 0
     rows: list[Row] = field(default_factory=list)
     shrunk: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    _homeless: int = 0
 
     def run(self, plan: Plan) -> list[Row]:
         """Time every case.
@@ -102,7 +112,7 @@ class Session:
         """
         self.rows += self._known(plan)
         known = {row.case for row in self.rows}
-        text = csv_text([COLUMNS, *map(_cells, self.rows)])
+        text = self.head + csv_text([COLUMNS, *map(_cells, self.rows)])
         try:
             with held(), self._file_of_its_own(text) as file:
                 for case in [case for case in plan.cases if case not in known]:
@@ -147,8 +157,7 @@ class Session:
 
     def _time(self, case: Case) -> Row | None:
         """Time a case, or the largest smaller one that fits; None when it had to be skipped."""
-        attempt: Case | None = case
-        while attempt is not None:
+        for attempt in self._attempts(case):
             try:
                 row = Row(attempt, self.bench.time(attempt))
             except (RuntimeError, MemoryError, TypeError, AttributeError, KVSimError) as error:
@@ -157,12 +166,45 @@ class Session:
                     return None
             else:
                 self._note_shrunk(case, attempt)
+                self._homeless = 0
                 return row
             # outside the handler: the error's frames would keep the tensors alive
-            self.bench.release()
-            attempt = attempt.smaller()
-        self.shrunk.append(f"{case.label}: does not fit at any size, left out")
+            self._release(attempt)
+        self._leave_out(case)
         return None
+
+    def _attempts(self, case: Case) -> Iterator[Case]:
+        """Yield a case twice, since what others left has been given back then, and smaller ones."""
+        yield case
+        attempt: Case | None = case
+        while attempt is not None:
+            yield attempt
+            attempt = self._smaller(case, attempt)
+
+    def _smaller(self, asked: Case, attempt: Case) -> Case | None:
+        """The next smaller case, unless a cache would hold it."""
+        found = attempt.smaller()
+        least = min(asked.buffer_bytes, self.least_bytes)
+        return None if found and found.rotates and found.buffer_bytes < least else found
+
+    def _release(self, case: Case) -> None:
+        """Give memory back; a device that fails at that is lost."""
+        try:
+            self.bench.release()
+        except RuntimeError as error:
+            raise self._failed(case, error) from None
+
+    def _leave_out(self, case: Case) -> None:
+        """Note a case that fits at no size; after some in a row the memory is somebody else's."""
+        self.shrunk.append(f"{case.label}: does not fit at any size, left out")
+        self._homeless += 1
+        if self._homeless < _MOST_HOMELESS:
+            return
+        full = f" ({words})" if (words := self.bench.memory()) else ""
+        raise UnsupportedError(
+            f"{_MOST_HOMELESS} cases in a row fit at no size{full}; the {len(self.rows)} rows"
+            f" before them are in {self.csv_path}: free the device and go on with --resume"
+        )
 
     def _note_shrunk(self, asked: Case, timed: Case) -> None:
         if timed is not asked:
@@ -176,13 +218,15 @@ class Session:
         """Note what an optional case lacks; anything else ends the session."""
         if not case.optional and isinstance(error, TypeError | AttributeError):
             raise error  # no device's fault
-        reason = first_line(error)
         if not case.optional:
-            raise UnsupportedError(
-                f"the device failed at {case.label} ({reason}); the {len(self.rows)} rows before"
-                f" it are in {self.csv_path}"
-            ) from None
-        self.skipped.append(f"{case.label}: {reason}")
+            raise self._failed(case, error) from None
+        self.skipped.append(f"{case.label}: {first_line(error)}")
+
+    def _failed(self, case: Case, error: Exception) -> UnsupportedError:
+        return UnsupportedError(
+            f"the device failed at {case.label} ({first_line(error)}); the {len(self.rows)} rows"
+            f" before it are in {self.csv_path}"
+        )
 
 
 @contextmanager
@@ -210,19 +254,29 @@ def _differing(before: Case, after: Case) -> list[str]:
     return [name for name in old if old[name] != new[name]]
 
 
-def kept_timings(path: Path) -> dict[Key, Timing]:
+def kept_timings(path: Path, origin: Origin | None = None) -> dict[Key, Timing]:
     """Read the timings of an earlier session of the same device; none where there is no file.
 
     A last line that was cut short is left out.
 
+    Parameters
+    ----------
+    path : Path
+        The CSV.
+    origin : Origin, optional
+        Whose rows they must be.
+
     Raises
     ------
     InputError
-        When the file is no CSV of such a session, with the line that is wrong.
+        When the file is no CSV of such a session, with the line that is wrong, or is another
+        device's.
     """
-    lines = read_text(path, max_bytes=MAX_CSV_BYTES).count("\n") if path.exists() else 0
-    if lines < _FEWEST_LINES:
+    text = read_text(path, max_bytes=MAX_CSV_BYTES) if path.exists() else ""
+    if len([line for line in text.splitlines() if not line.startswith("#")]) < _FEWEST_LINES:
         return {}
+    if origin is not None:
+        origin.refuse_other(Origin.read(text, str(path)), path)
     rows = read_csv(path, COLUMNS, last_may_be_cut=True)
     whole = rows if rows and rows[-1]["captured"] else rows[:-1]
     return {_key(row.cells): _timing(row) for row in whole}

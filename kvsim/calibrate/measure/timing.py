@@ -18,9 +18,9 @@ from typing import Any, Protocol
 
 from kvsim.calibrate.measure.case import Call, Case, LocalCase, Timing, summarise
 from kvsim.calibrate.measure.collective import AllReduceCase, all_reduce_timings
-from kvsim.calibrate.measure.workspace import Workspace, steady_torch
+from kvsim.calibrate.measure.workspace import Workspace, first_line, steady_torch
 from kvsim.errors import UnsupportedError
-from kvsim.units import ceil_div
+from kvsim.units import ceil_div, format_bytes
 
 __all__ = [
     "FULL_PACE",
@@ -35,7 +35,10 @@ _LEAST_SAMPLE_SECONDS = 4e-3  # against 10 us of the first launch, and events of
 _MOST_RUNS = 2000
 _FEWEST_SAMPLES = 3  # that have quartiles
 _PATIENCE = 5  # times the pace's seconds, whatever samples are missing
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+_OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "not enough memory"),
+    "status_alloc_failed",  # cuBLAS, cuDNN
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,13 @@ class Bench(Protocol):
     def release(self) -> None:
         """Give memory back before a smaller case is tried."""
 
+    def memory(self) -> str:
+        """How full the device is, in words; "" where nobody counts."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What the device would not do."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch says that memory is short: each backend has words of its own."""
@@ -89,17 +99,22 @@ class TorchBench:
 
     Parameters
     ----------
-    kind : str
-        "cuda", "cpu" or "mps".
+    name : str
+        "cuda:0", "cpu" or "mps".
     pace : Pace
         How long to look at each.
     """
 
-    def __init__(self, kind: str, pace: Pace) -> None:
-        self.space = Workspace(kind)
+    def __init__(self, name: str, pace: Pace) -> None:
+        self.space = Workspace(name)
         self._pace = pace
         self._links: dict[int, dict[int, Timing] | UnsupportedError] = {}
-        self._clock = _CudaClock(self.space.torch) if kind == "cuda" else _HostClock(self.space)
+        self._capture_failure = ""
+        self._clock = (
+            _CudaClock(self.space.torch)
+            if self.space.device.type == "cuda"
+            else _HostClock(self.space)
+        )
 
     def time(self, case: Case) -> Timing:
         """Allocate, warm up, sample; nothing is kept but the pool."""
@@ -121,6 +136,27 @@ class TorchBench:
         """Free the pool."""
         self.space.release()
 
+    def memory(self) -> str:
+        """Free and all bytes of a GPU, and what torch holds of them."""
+        if self.space.device.type != "cuda":
+            return ""
+        cuda, device = self.space.torch.cuda, self.space.device
+        free, total = cuda.mem_get_info(device)
+        held = cuda.memory_reserved(device)
+        words = (format_bytes(each) for each in (free, total, held))
+        return "{} of {} are free, torch holds {}".format(*words)
+
+    @property
+    def notes(self) -> list[str]:
+        """That captures fail, where one did."""
+        if not self._capture_failure:
+            return []
+        return [
+            f"a CUDA graph could not be captured ({self._capture_failure}): from there on kernels"
+            " were launched one by one, and those rows are not among what the kernels profile is"
+            " fitted to"
+        ]
+
     def _time_link(self, case: AllReduceCase) -> Timing:
         """Start the ranks once a degree, for all sizes; later sizes are looked up."""
         if case.ranks not in self._links:
@@ -140,14 +176,20 @@ class TorchBench:
             return error
 
     def _replay(self, calls: list[Call]) -> Call | None:
-        """Capture the calls as a CUDA graph; None where that is not possible."""
-        if self.space.device.type != "cuda":
+        """Capture the calls as a CUDA graph; None where that is not possible.
+
+        A capture that fails may leave torch's allocator in a state in which the next one, or
+        giving memory back, fails too: so it was the last.
+        """
+        if self.space.device.type != "cuda" or self._capture_failure:
             return None
         try:
             return _capture(self.space.torch, calls)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
+            self._capture_failure = first_line(error)
+            self.space.keep_memory()
             self.space.torch.cuda.synchronize()
             return None
 

@@ -68,8 +68,8 @@ class Workspace:
 
     Parameters
     ----------
-    kind : str
-        "cuda", "cpu" or "mps".
+    name : str
+        "cuda:0", "cpu" or "mps".
 
     Attributes
     ----------
@@ -79,11 +79,14 @@ class Workspace:
         Where the tensors lie.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, name: str) -> None:
         self.torch = load_torch()
-        self.device = self.torch.device(kind)
+        self.device = self.torch.device(name)
+        if self.device.type == "cuda":
+            self.torch.cuda.set_device(self.device)  # streams, graphs and events are this one's
         self._pool: Tensor = None
         self._decoder: tuple[Any, Any] | None = None
+        self._keeps = False
         self.torch.manual_seed(_SEED)
 
     def dtype(self, name: str) -> Any:
@@ -119,9 +122,18 @@ class Workspace:
         self._pool = self._decoder = None
         self.trim()
 
+    def keep_memory(self) -> None:
+        """Leave to torch from now on what no tensor holds any more.
+
+        After a failed capture ``empty_cache`` asserts (torch before 2.13, `captures_underway`).
+        """
+        self._keeps = True
+
     def trim(self) -> None:
         """Give what no tensor holds any more back to the device."""
         gc.collect()
+        if self._keeps:
+            return
         module = getattr(self.torch, self.device.type, None)
         empty_cache = getattr(module, "empty_cache", None)
         if empty_cache is not None:

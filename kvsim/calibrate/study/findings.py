@@ -89,6 +89,8 @@ class Study:
         What follows.
     interrupted : bool
         Whether batches are missing, because the study was cut.
+    stopped : str
+        Why they are, where memory ran out or the device failed.
     """
 
     model: str
@@ -105,6 +107,7 @@ class Study:
     exponents: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     interrupted: bool = False
+    stopped: str = ""
 
     def record(self) -> dict[str, Any]:
         """The study as JSON."""

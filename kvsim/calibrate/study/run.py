@@ -30,6 +30,7 @@ from kvsim.calibrate.twin.clock import StepSample
 from kvsim.calibrate.twin.decoder import Decoder
 from kvsim.calibrate.twin.device import TORCH_DTYPES, Device
 from kvsim.calibrate.twin.warmup import fit_samples
+from kvsim.errors import UnsupportedError
 from kvsim.interrupts import released
 from kvsim.memory.weights import weight_bytes
 from kvsim.simulator.prepare import prepare
@@ -96,6 +97,7 @@ class _Bench:
     model: ModelSpec
     decoder: Decoder
     device: Device
+    sheet: AcceleratorProfile
 
     @property
     def longest(self) -> int:
@@ -118,8 +120,9 @@ def run_study(plan: StudyPlan, model: ModelSpec, say: Say) -> Study:
     with released(), device.answering(f"studying {model.name}"), device.steady():
         _check_equal(plan, model, device, say)
         decoder = Decoder(Blueprint.of(model), device.torch_device, TORCH_DTYPES[dtype])
-        bench = _Bench(plan, model, decoder, device)
-        timed, interrupted = _time_all(bench, say)
+        sheet = device.datasheet()  # while it answers
+        bench = _Bench(plan, model, decoder, device, sheet)
+        timed, interrupted, stopped = _time_all(bench, say)
     say("fitting the step time, and simulating the same")
     profile = _fitted(bench, timed)
     rows = tuple(_row(bench, each, n, profile) for each in timed for n in plan.tokens)
@@ -138,6 +141,7 @@ def run_study(plan: StudyPlan, model: ModelSpec, say: Say) -> Study:
         exponents=exponents_of(rows, plan.prompt_tokens),
         claims=claims_of(rows, bench.token_bytes, BLOCK_TOKENS),
         interrupted=interrupted,
+        stopped=stopped,
     )
 
 
@@ -149,17 +153,27 @@ def _check_equal(plan: StudyPlan, model: ModelSpec, device: Device, say: Say) ->
     equal_texts(decoder, prompts(decoder, batch, plan.prompt_tokens), plan.checked_tokens)
 
 
-def _time_all(bench: _Bench, say: Say) -> tuple[list[_Timed], bool]:
-    """Time all four caches batch by batch; an interrupt keeps the batches that have all four."""
+def _time_all(bench: _Bench, say: Say) -> tuple[list[_Timed], bool, str]:
+    """Time all four caches batch by batch; return them, whether cut, and what stopped them.
+
+    An interrupt, memory that is short and a device that fails keep the batches that have all four.
+    """
     timed: list[_Timed] = []
     try:
         for batch in bench.plan.batches:
-            timed += [_time(bench, kind, batch, say) for kind in CACHES]
+            with bench.device.answering(f"timing batch {batch}"):
+                needed = batch * bench.longest * bench.token_bytes
+                bench.device.refuse_if_too_large(needed, f"the cache of {batch} sequences")
+                timed += [_time(bench, kind, batch, say) for kind in CACHES]
     except KeyboardInterrupt:
         if not timed:
             raise
-        return timed, True
-    return timed, False
+        return timed, True, ""
+    except UnsupportedError as error:
+        if not timed:
+            raise
+        return timed, False, str(error)
+    return timed, False, ""
 
 
 def _time(bench: _Bench, kind: type[BatchCache], batch: int, say: Say) -> _Timed:
@@ -185,7 +199,7 @@ def _fitted(bench: _Bench, timed: Sequence[_Timed]) -> AcceleratorProfile:
         if each.kind in (NoCache, Preallocated):
             steps = each.steps[:: max(1, len(each.steps) // _FITTED_STEPS)]
             samples += samples_of(steps, each.batch, bench.model, bench.token_bytes)
-    sheet = bench.device.datasheet()
+    sheet = bench.sheet
     question = study_scenario(Generation(1, bench.plan.prompt_tokens, 1), NoCache, bench.model)
     setup = prepare(question, model=bench.model, accelerator=sheet)
     fitted = fit_samples(samples, setup.deployment)

@@ -14,7 +14,12 @@ from time import perf_counter, thread_time
 
 import torch
 
-from kvsim.calibrate.measure.device import available_bytes, physical_bytes, vendor_of
+from kvsim.calibrate.measure.device import (
+    available_bytes,
+    cuda_dtypes,
+    physical_bytes,
+    vendor_of,
+)
 from kvsim.calibrate.measure.timing import is_out_of_memory
 from kvsim.calibrate.measure.workspace import first_line, steady_torch
 from kvsim.catalog.accelerators import find_accelerator
@@ -100,14 +105,26 @@ class Device:
 
     @property
     def free_bytes(self) -> int:
-        """Of those, free now; a CPU's is what the operating system would still hand out."""
+        """Of those, free now, with what torch holds and uses for nothing.
+
+        A CPU's is what the operating system would still hand out.
+        """
         if self.is_cuda:
-            return int(torch.cuda.mem_get_info(self.torch_device)[0])
+            free = int(torch.cuda.mem_get_info(self.torch_device)[0])
+            held = torch.cuda.memory_reserved(self.torch_device)
+            return free + int(held - torch.cuda.memory_allocated(self.torch_device))
         return available_bytes(self.memory_bytes)
 
     def dtype_for(self, native: str) -> str:
-        """Dtype to compute in: the model's own on a GPU, fp32 on a CPU."""
-        return native if self.is_cuda and native in TORCH_DTYPES else "fp32"
+        """Dtype to compute in: that which a GPU serves the model in, fp32 on a CPU.
+
+        Engines serve a model of another or wider dtype in the device's first 16-bit one, which is
+        also what `kvsim calibrate` measures: fp16 before compute capability 8.0.
+        """
+        if not self.is_cuda:
+            return "fp32"
+        halves = [name for name in cuda_dtypes(torch, self.torch_device) if name in TORCH_DTYPES]
+        return native if native in halves else halves[0]
 
     def now(self) -> float:
         """Seconds, once everything that was launched is done; only differences mean anything."""

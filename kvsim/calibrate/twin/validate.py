@@ -270,6 +270,8 @@ class _Calibration:
         from kvsim.calibrate.twin.warmup import WarmUp
 
         if request.profile and case.profile.coefficients is not None:
+            say("warming up: what is done once must not be the first request's")
+            WarmUp(twin, quick=True)  # whose first round is thrown away
             return cls(_of_the_loop(case.profile), None)
         say("warming up, to fit the step time to it")
         calibration = cls(case.profile, WarmUp(twin, quick=request.quick))
