@@ -8,8 +8,9 @@ run again, so an interrupted run goes on where it stopped::
     calibrate   device.yaml, device.kernels.yaml, device.csv (row by row), calibrate.json
     study       study-MODEL/study.json and .html          GPT-2, Llama-2-7B
     validate    validate-MODEL-LOAD/comparison.json and .html   Llama-3-8B, Llama-2-7B, by load
-    publish     hardware_profiles/CARD.yaml, the raw rows and records, the tables of
-                docs/accuracy.md; only of a full run on a GPU, or where --into names a folder
+    publish     hardware_profiles/CARD-torch.yaml, the raw rows and records, the tables of
+                docs/accuracy.md; only of a full run on a GPU, or where --into names a folder, and
+                only if nothing speaks against it (`kvsim.calibrate.measure.gates`)
 
 On an H200 calibrate and study are to take less than ten minutes together, and so is validate.
 The folder is all that a later call needs.
@@ -28,10 +29,12 @@ from typing import Any
 
 from device_report import Measured, section, written_between
 
-from kvsim.calibrate.measure.profile import slug
-from kvsim.calibrate.profile import profile_path, write_coefficients
+from kvsim.calibrate.measure.gates import objections
+from kvsim.calibrate.measure.profile import slug, write_profile
+from kvsim.calibrate.profile import profile_path
 from kvsim.catalog.accelerators import find_accelerator, load_accelerator
 from kvsim.errors import InputError, KVSimError
+from kvsim.specs.hardware import AcceleratorProfile
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("calibrate", "study", "validate", "publish")
@@ -148,20 +151,22 @@ def publish(campaign: Campaign, root: Path) -> list[Path]:
     Raises
     ------
     InputError
-        Without a calibration, or when the page lacks its marks.
+        Without a calibration, when something speaks against it, or when the page lacks its marks.
     """
     calibrations = campaign.records("calibrate")
     if not calibrations:
         raise InputError("no calibration to publish", where=str(campaign.out), fix="run that stage")
     calibration = calibrations[0]
-    like, name = _card(campaign, calibration)
+    _refuse(campaign, calibration)
+    measured_here = load_accelerator(campaign.out / KERNELS)
+    coefficients = measured_here.coefficients
+    if coefficients is None:
+        raise InputError("has no coefficients", where=str(campaign.out / KERNELS))
+    name = _file_name(calibration)
     rows = _keep_rows(campaign, root / "hardware_profiles" / RAW / f"{name}.csv")
     records = _keep_records(campaign, root / "docs" / RAW / name)
     profile = root / "hardware_profiles" / f"{name}.yaml"
-    coefficients = load_accelerator(campaign.out / KERNELS).coefficients
-    if coefficients is None:
-        raise InputError("has no coefficients", where=str(campaign.out / KERNELS))
-    write_coefficients(profile, coefficients, like=like)
+    write_profile(profile, _of_torch(measured_here))
     measured = Measured(
         date=coefficients.date,
         calibration=calibration,
@@ -174,16 +179,29 @@ def publish(campaign: Campaign, root: Path) -> list[Path]:
     return [profile, rows, records, page]
 
 
-def _card(campaign: Campaign, calibration: dict[str, Any]) -> tuple[Path, str]:
-    """Profile whose other lines are kept, and the name of the card's files.
+def _refuse(campaign: Campaign, calibration: dict[str, Any]) -> None:
+    """Refuse to publish what something speaks against; a trial without a GPU is none."""
+    if calibration["device"]["kind"] != "cuda":
+        return
+    rows = campaign.out / ROWS
+    against = list(objections(calibration, rows.read_text("utf-8"), str(rows)))
+    if against:
+        raise InputError("; ".join(against), where=str(campaign.out))
 
-    A card of the catalogue keeps its shipped profile; another gets the one just measured.
-    """
+
+def _file_name(calibration: dict[str, Any]) -> str:
+    """The card's files are beside those of a serving engine's profile, which stays as it is."""
     known = calibration["datasheet"]
-    if known:
-        shipped = profile_path(find_accelerator(known))
-        return shipped, shipped.stem
-    return campaign.out / KERNELS, slug(calibration["device"]["name"])
+    stem = profile_path(find_accelerator(known)).stem if known else None
+    return f"{stem or slug(calibration['device']['name'])}-torch"
+
+
+def _of_torch(profile: AcceleratorProfile) -> AcceleratorProfile:
+    """The card by names of its own: the driver's is the other profile's."""
+    names = {"name": f"{profile.name}-torch", "product_name": ""}
+    return profile.model_copy(
+        update={**names, "aliases": tuple(f"{alias}-torch" for alias in profile.aliases)}
+    )
 
 
 def _keep_rows(campaign: Campaign, path: Path) -> Path:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from kvsim.calibrate.rows import Floats
 from kvsim.errors import MissingExtraError
 
-__all__ = ["Free", "least_squares", "load_optimize"]
+__all__ = ["Free", "at_bounds", "least_squares", "load_optimize"]
 
 _SOFT_ERROR = 0.03
+_AT = 1e-3  # of a bound, which the optimiser keeps away from
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,21 @@ def least_squares(
         **tolerance,
     )
     return np.asarray(result.x, dtype=np.float64)
+
+
+def at_bounds(free: tuple[Free, ...], values: Floats) -> tuple[str, ...]:
+    """Names of the parameters that ended where their search does; a cost of 0 is an answer.
+
+    Examples
+    --------
+    >>> at_bounds((Free("a", 1, 0, 2), Free("b", 1, 0.5, 2)), np.array([0.0, 0.5]))
+    ('b',)
+    """
+    return tuple(
+        each.name
+        for each, value in zip(free, values, strict=True)
+        if value >= each.high * (1 - _AT) or (each.low > 0 and value <= each.low * (1 + _AT))
+    )
 
 
 def load_optimize() -> Any:

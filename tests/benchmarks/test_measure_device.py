@@ -211,21 +211,74 @@ def h200(tmp_path):
     return Campaign("cuda", out)
 
 
-def test_a_known_card_keeps_its_own_lines_and_gains_measured_coefficients(h200, tmp_path):
+def test_a_known_card_gains_a_profile_of_torch_beside_that_of_its_engine(h200, tmp_path):
     root = repository(tmp_path / "root")
+    engines_own = root / "hardware_profiles" / "h200.yaml"
+    engines_own.write_text("what a serving engine was fitted to\n")
     measure_device.publish(h200, root)
-    path = root / "hardware_profiles" / "h200.yaml"
-    profile, shipped = find_accelerator(path), find_accelerator("h200")
+    assert engines_own.read_text() == "what a serving engine was fitted to\n"
+    profile = find_accelerator(root / "hardware_profiles" / "h200-torch.yaml")
+    shipped = find_accelerator("h200")
+    assert (profile.name, profile.product_name) == ("H200-SXM-141GB-torch", "")
+    assert "h200-torch" in profile.aliases
+    assert not {"h200", "H200-SXM-141GB", "NVIDIA H200"} & {profile.name, *profile.aliases}
     assert profile.coefficients.engine == "torch"
     assert profile.coefficients.kv_bytes_per_s == pytest.approx(3.5e12, rel=0.02)
     assert "NVIDIA H200, torch 2.11.0+cu130, driver 580.159.03" in profile.coefficients.source
-    assert profile.model_copy(update={"coefficients": None}) == shipped.model_copy(
-        update={"coefficients": None}
-    )
+    assert (profile.bandwidth, profile.flops) == (shipped.bandwidth, shipped.flops)
     _, between, _ = parts((root / "docs" / "accuracy.md").read_text("utf-8"))
     assert "### On a GPU: NVIDIA H200 (measured 20" in between
     assert "| copy | 4.3 TB/s | 4.8 TB/s | 90 % |" in between
-    assert (root / "hardware_profiles" / "measured" / "h200.csv").exists()
+    assert (root / "hardware_profiles" / "measured" / "h200-torch.csv").exists()
+
+
+def published(folder, bench=None, change=None, rows=None):
+    """Publish a planted calibration, whose record or rows are changed before; what was written."""
+    out = folder / "out"
+    out.mkdir()
+    found, _ = measured(out, bench or PlantedBench(), name="device")
+    (out / "calibrate.json").write_text(json.dumps({**found, **(change or {})}), "utf-8")
+    if rows is not None:
+        (out / "device.csv").write_text(rows((out / "device.csv").read_text("utf-8")), "utf-8")
+    return measure_device.publish(Campaign("cuda", out), repository(folder / "root"))
+
+
+class Slow(PlantedBench):
+    """An emulated card at a hundredth of its datasheet."""
+
+    def seconds(self, case):
+        return 100 * super().seconds(case)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"bench": Slow()}, "copy is 1% of the datasheet's, less than half"),
+        ({"bench": PlantedBench(copy=5e12)}, "copy is 104% of the datasheet's, which no card"),
+        ({"bench": PlantedBench(flops=1200e12)}, "bf16 GEMM is 1[0-9]{2}% of the datasheet's"),
+        ({"change": {"at_bounds": ["kernels layers: norm"]}}, "kernels layers: norm ended at the"),
+        ({"rows": lambda text: text.replace(",1\n", ",0\n")}, "rows of kernels were launched one"),
+        ({"rows": lambda text: text.replace("uuid: ", "uuid: 77")}, "the rows are of uuid '77'"),
+        (
+            {"rows": lambda text: text.replace("torch: 2", "torch: 3")},
+            "rows are of torch '3.11",
+        ),
+        ({"rows": lambda text: text[text.index("kind,") :]}, "its head does not say device"),
+    ],
+)
+def test_what_cannot_be_true_of_the_card_is_not_published(tmp_path, options, said):
+    with pytest.raises(InputError, match=said):
+        published(tmp_path, **options)
+    assert [path.name for path in (tmp_path / "root").rglob("*") if path.is_file()] == [
+        "accuracy.md"
+    ]
+    assert (tmp_path / "root" / "docs" / "accuracy.md").read_text("utf-8") == PAGE
+
+
+def test_a_sound_calibration_is_published(tmp_path):
+    assert [path.name for path in published(tmp_path)] == [
+        "h200-torch.yaml", "h200-torch.csv", "h200-torch", "accuracy.md",
+    ]  # fmt: skip
 
 
 def run_record(**errors):

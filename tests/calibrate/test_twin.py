@@ -513,6 +513,26 @@ def test_a_gpu_computes_in_what_the_model_is_served_in(monkeypatch, capability, 
     assert Device(CPU).dtype_for(native) == "fp32"
 
 
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((9, 0), torch.bfloat16), ((7, 5), torch.float16)]
+)
+def test_an_unknown_gpu_is_tried_in_the_dtype_it_serves_in(monkeypatch, capability, dtype):
+    """In fp32 its peak would be a fraction of what tensor cores do."""
+    made, ones = [], torch.ones
+
+    def on_the_cpu(*size, device, dtype):
+        made.append((size, dtype))
+        return ones(1, 1, dtype=dtype)
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch, "ones", on_the_cpu)
+    monkeypatch.setattr(Device, "_fastest", lambda self, work: work() is None or 2e-3)
+    device = Device(torch.device("cuda"))
+    rate = device._product_rate(device.dtype_for("bf16"))
+    assert made == [((8192, 8192), dtype)]
+    assert rate == pytest.approx(2 * 8192**3 / 2e-3)
+
+
 def test_a_given_profile_does_not_let_the_first_request_pay_for_what_is_done_once(monkeypatch):
     from types import SimpleNamespace
 

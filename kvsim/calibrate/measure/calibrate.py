@@ -161,6 +161,9 @@ def _found_dict(found: Calibration) -> dict[str, Any]:
         "datasheet": found.shipped.name if found.shipped else None,
         "comparisons": [entry.to_dict() for entry in comparisons(found)],
         "error_percent": {name: round(part.error_percent, 2) for name, part in found.parts.items()},
+        "at_bounds": [
+            f"{name}: {each}" for name, part in found.parts.items() for each in part.at_bounds
+        ],
         "coefficients": {
             way: rates.model_dump(mode="json") for way, rates in found.coefficients.items()
         },

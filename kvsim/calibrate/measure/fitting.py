@@ -25,7 +25,7 @@ from kvsim.calibrate.measure.attention import DecodeCase, PrefillCase
 from kvsim.calibrate.measure.case import Row
 from kvsim.calibrate.measure.layers import LayersCase
 from kvsim.calibrate.measure.overhead import HostCase
-from kvsim.calibrate.minimise import Free, least_squares
+from kvsim.calibrate.minimise import Free, at_bounds, least_squares
 from kvsim.calibrate.rows import Floats, StepRows, rows_from_records
 from kvsim.errors import InputError
 
@@ -54,11 +54,14 @@ class PartFit:
         ``predicted / measured - 1`` of every row, in order.
     labels : tuple of str
         The rows' names.
+    at_bounds : tuple of str
+        Parameters that ended where their search does.
     """
 
     values: Mapping[str, Any]
     residuals: tuple[float, ...]
     labels: tuple[str, ...]
+    at_bounds: tuple[str, ...] = ()
 
     @property
     def error_percent(self) -> float:
@@ -103,7 +106,8 @@ def fit_sum(terms: Mapping[str, Sequence[float]], rows: Sequence[Row], rate: str
         name: float(share) * units[name] if share > _NEXT_TO_NOTHING else 0.0
         for name, share in zip(columns, found, strict=True)
     }
-    return PartFit(values, tuple(residuals.tolist()), tuple(row.case.label for row in rows))
+    labels = tuple(row.case.label for row in rows)
+    return PartFit(values, tuple(residuals.tolist()), labels, at_bounds(free, found))
 
 
 def _largest(seconds: Floats, amounts: Floats) -> float:
@@ -165,7 +169,7 @@ def fit_layers(rows: Sequence[Row]) -> PartFit:
     values = form.updates(found)
     residuals = form.residuals(found)[: len(steps)]
     labels = tuple(row.case.label for row in rows)
-    return PartFit(values, tuple(residuals.tolist()), labels)
+    return PartFit(values, tuple(residuals.tolist()), labels, at_bounds(form.free, found))
 
 
 _LAYER_PARAMETERS = (

@@ -1,0 +1,73 @@
+"""What speaks against publishing a calibration as a card's: a line each, and none is a promise.
+
+A profile is believed by everybody who names the card, and nobody measures it again. So a rate must
+lie between half of its datasheet and all of it, no fit may end where its search does, every kernel
+must have been timed without its launch, and all rows must be of one device and one software.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kvsim.calibrate.csv_files import csv_rows
+from kvsim.calibrate.measure.attention import DecodeCase, PrefillCase
+from kvsim.calibrate.measure.bandwidth import CopyCase, ReadCase
+from kvsim.calibrate.measure.gemm import GemmCase
+from kvsim.calibrate.measure.layers import ReplayedLayersCase
+from kvsim.calibrate.measure.origin import Origin
+from kvsim.calibrate.measure.session import COLUMNS
+
+__all__ = ["objections"]
+
+_LEAST_SHARE = 0.5
+# Rates that are the loop's own, and attention that multiplies, reach less on a sound card.
+_MAY_BE_LOW = ("loop: ", "prefill attention")
+_NO_RATE = "memory that the driver reports"
+_REPLAYED = tuple(
+    each.kind
+    for each in (CopyCase, ReadCase, GemmCase, ReplayedLayersCase, DecodeCase, PrefillCase)
+)
+
+
+def objections(record: Mapping[str, Any], rows: str, file: str) -> Iterator[str]:
+    """Yield what speaks against publishing what was found on a GPU.
+
+    Parameters
+    ----------
+    record : mapping
+        What ``kvsim calibrate --format json`` printed.
+    rows : str
+        The text of its CSV.
+    file : str
+        What errors call it.
+
+    Raises
+    ------
+    InputError
+        When the CSV cannot be read.
+    """
+    yield from _rates(record)
+    for name in record["at_bounds"]:
+        yield f"the fit of {name} ended at the bound of its search"
+    device = record["device"]
+    here = Origin(device["name"], device["uuid"], device["torch_version"], device["driver"])
+    there = Origin.read(rows, file)
+    for name, found, wanted in zip(here._fields, there, here, strict=True):
+        if found != wanted:
+            yield f"the rows are of {name} {found!r}, and the calibration of {wanted!r}"
+    timed = csv_rows(rows, file, COLUMNS)
+    launched = sum(row["kind"] in _REPLAYED and row["captured"] != "1" for row in timed)
+    if launched:
+        yield f"{launched} rows of kernels were launched one by one, not replayed from a CUDA graph"
+
+
+def _rates(record: Mapping[str, Any]) -> Iterator[str]:
+    for entry in record["comparisons"]:
+        name, share = entry["name"], entry["share"]
+        if share is None or name == _NO_RATE:
+            continue
+        if share > 1:
+            yield f"{name} is {share:.0%} of the datasheet's, which no card reaches"
+        elif share < _LEAST_SHARE and not name.startswith(_MAY_BE_LOW):
+            yield f"{name} is {share:.0%} of the datasheet's, less than half"
