@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -464,9 +465,79 @@ def test_all_reduce_is_timed_between_processes(torch):
 
     if not torch.distributed.is_available():
         pytest.skip("this torch is built without collectives")
-    timings = all_reduce_timings(2, "cpu", 3, (4096, 65536))
-    assert sorted(timings) == [4096, 65536]
-    assert all(timing.seconds > 0 and timing.samples == 3 for timing in timings.values())
+    launched, replayed, failure = all_reduce_timings(2, "cpu", 3, (4096, 65536))
+    assert sorted(launched) == [4096, 65536]
+    assert all(timing.seconds > 0 and timing.samples == 3 for timing in launched.values())
+    assert (replayed, failure) == ({}, "")
+
+
+def test_ranks_that_take_too_long_are_ended(torch):
+    from kvsim.calibrate.measure.collective import all_reduce_timings
+
+    if not torch.distributed.is_available():
+        pytest.skip("this torch is built without collectives")
+    with pytest.raises(UnsupportedError, match=r"^all-reduce over 2 ranks failed: not done within"):
+        all_reduce_timings(2, "cpu", 10**9, (4096,), most_seconds=0.1)
+
+
+class FakeLink:
+    """As much of torch as a rank uses, with a clock that every all-reduce moves."""
+
+    def __init__(self, launch, device, capture_error=None):
+        self.clock, self.device, self.is_capturing, self.inside = 0.0, device, False, 0
+        self.launch = launch
+        graph = SimpleNamespace(replay=lambda: self.work(self.inside))
+        self.bfloat16, self.zeros = SimpleNamespace(itemsize=2), lambda *_, **__: "message"
+        self.distributed = SimpleNamespace(all_reduce=self.all_reduce, barrier=lambda: None)
+        self.cuda = SimpleNamespace(
+            CUDAGraph=lambda: graph, graph=self.capturing, synchronize=lambda: None,
+            Event=lambda enable_timing: self.event(),
+        )  # fmt: skip
+        self.capture_error = capture_error
+
+    def work(self, count):
+        self.clock += count * self.device
+
+    def all_reduce(self, message):
+        if self.is_capturing:
+            self.inside += 1
+        else:
+            self.clock += self.launch
+
+    @contextmanager
+    def capturing(self, graph):
+        self.is_capturing, self.inside = True, 0
+        yield
+        self.is_capturing = False
+        if self.capture_error is not None:
+            raise self.capture_error
+
+    def event(self):
+        event = SimpleNamespace(at=None, synchronize=lambda: None)
+        event.record = lambda: setattr(event, "at", self.clock)
+        event.elapsed_time = lambda other: 1e3 * (other.at - event.at)
+        return event
+
+
+def test_a_replayed_all_reduce_is_the_devices_time_and_a_launched_one_the_hosts(monkeypatch):
+    from kvsim.calibrate.measure import collective
+
+    torch = FakeLink(launch=30e-6, device=5e-6)
+    monkeypatch.setattr(collective, "perf_counter", lambda: torch.clock)
+    found = collective._Link(torch, "cuda", 3).timed((4096,))
+    assert found["launched"][4096] == pytest.approx([30e-6] * 3)
+    assert found["replayed"][4096] == pytest.approx([5e-6] * 3)
+    assert found["failure"] == ""
+
+
+def test_an_all_reduce_that_cannot_be_captured_is_said_and_not_tried_again(monkeypatch):
+    from kvsim.calibrate.measure import collective
+
+    torch = FakeLink(30e-6, 5e-6, RuntimeError("operation not permitted\nmore"))
+    monkeypatch.setattr(collective, "perf_counter", lambda: torch.clock)
+    found = collective._Link(torch, "cuda", 3).timed((4096, 8192))
+    assert (found["replayed"], found["failure"]) == ({}, "operation not permitted")
+    assert sorted(found["launched"]) == [4096, 8192]
 
 
 def test_ranks_that_fail_say_why_in_one_line(torch):

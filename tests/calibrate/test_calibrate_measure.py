@@ -89,8 +89,10 @@ def test_noise_and_a_bad_row_do_not_bend_the_fit_and_the_bad_row_is_named(factor
 
 
 def test_fp8_products_and_links_are_fitted_where_they_were_measured(tmp_path):
-    _, profile = measured(tmp_path, PlantedBench(), replace(H200, count=4))
+    _, loop = measured(tmp_path, PlantedBench(), replace(H200, count=4))
+    profile = kvsim.find_accelerator(tmp_path / "card.kernels.yaml")
     rates = profile.coefficients
+    assert loop.coefficients.collectives[2].seconds == pytest.approx(35e-6, rel=0.02)
     narrow = rates.gemms["fp8"]  # 1.6 times as fast, with half the bytes
     assert narrow.bytes_per_s == pytest.approx(1.6 / 2 * rates.weight_bytes_per_s, rel=1e-3)
     assert narrow.flops_per_s == pytest.approx(1.6 * rates.flops_per_s, rel=1e-3)

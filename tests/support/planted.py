@@ -49,6 +49,7 @@ class PlantedBench:
     host: float = 60e-6
     sequence: float = 2e-6
     link: tuple[float, float] = (5e-6, 200e9)
+    link_launch: float = 30e-6
     fp8_gain: float = 1.6
 
     def time(self, case):
@@ -85,7 +86,8 @@ class PlantedBench:
             case HostCase():
                 return self.host + case.sequences * self.sequence
             case AllReduceCase():
-                return self.link[0] + case.message / self.link[1]
+                launch = 0.0 if case.captured else self.link_launch
+                return launch + self.link[0] + case.message / self.link[1]
             case _:
                 return 3e-6
 

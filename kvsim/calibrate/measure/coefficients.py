@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,19 @@ __all__ = ["WAYS", "Calibration", "calibrate_rows", "fastest"]
 
 WAYS = ("loop", "kernels")
 
-_KINDS = {"loop": ("layers", "decode_paged"), "kernels": ("layers_graph", "decode")}
+
+class _Kinds(NamedTuple):
+    """The rows that a way of running is fitted to."""
+
+    layers: str
+    decode: str
+    links: str
+
+
+_KINDS = {
+    "loop": _Kinds("layers", "decode_paged", "all_reduce"),
+    "kernels": _Kinds("layers_graph", "decode", "all_reduce_graph"),
+}
 _FEW_TOKENS = 16
 _FEWEST_STACKS, _FEWEST_CACHES = 4, 3  # that can be fitted
 
@@ -101,16 +113,17 @@ def calibrate_rows(
     parts = {"prefill": fit_prefill(pick("prefill")), "host": fit_host(pick("host"))}
     ways = [way for way in WAYS if way == "loop" or _has_kernels(pick, facts)]
     for way in ways:
-        layers, decode = _KINDS[way]
+        layers, decode, _ = _KINDS[way]
         only = way == "kernels" and facts.kind == "cuda"
         if stacks := pick(layers, captured_only=only):
             parts[f"{way} layers"] = fit_layers(stacks)
         parts[f"{way} decode"] = fit_decode(pick(decode, captured_only=only))
     known = shipped.coefficients or class_coefficients(shipped) if shipped else None
-    base = _base(rows, facts, known, date)
-    coefficients = {
-        way: _with_gemms(_coefficients(way, parts, base), rows, facts.dtype, known) for way in ways
-    }
+    coefficients = {}
+    for way in ways:
+        base = _base(rows, facts, known, date, _KINDS[way].links)
+        fitted = _coefficients(way, parts, base)
+        coefficients[way] = _with_gemms(fitted, rows, facts.dtype, known)
     notes = () if "kernels" in ways else (_NO_KERNELS,)
     return Calibration(facts, shipped, tuple(rows), coefficients, parts, notes)
 
@@ -120,7 +133,8 @@ _NO_KERNELS = "too few rows were replayed from a CUDA graph: there is no profile
 
 def _has_kernels(pick: _Picker, facts: DeviceFacts) -> bool:
     """Whether the kernels can be told from their launches; where nothing is launched, they can."""
-    layers, decode = (len(pick(kind, captured_only=True)) for kind in _KINDS["kernels"])
+    kinds = _KINDS["kernels"]
+    layers, decode = (len(pick(kind, captured_only=True)) for kind in (kinds.layers, kinds.decode))
     return facts.kind != "cuda" or (layers >= _FEWEST_STACKS and decode >= _FEWEST_CACHES)
 
 
@@ -196,12 +210,16 @@ def _counts(used: Sequence[PartFit]) -> list[str]:
 
 
 def _base(
-    rows: Sequence[Row], facts: DeviceFacts, known: StepCoefficients | None, date: str
+    rows: Sequence[Row],
+    facts: DeviceFacts,
+    known: StepCoefficients | None,
+    date: str,
+    links: str,
 ) -> StepCoefficients:
     """Everything but the fitted values: provenance, links, KV in fp8, engines' host costs."""
     software = f"torch {facts.torch_version}" + (f", {facts.driver}" if facts.driver else "")
     updates: dict[str, Any] = {
-        "collectives": {**(known.collectives if known else {}), **_links(rows)}
+        "collectives": {**(known.collectives if known else {}), **_links(rows, links)}
     }
     if known is not None:
         updates["host_costs"] = known.host_costs
@@ -212,11 +230,11 @@ def _base(
     return unfitted(engine="torch", source=source, date=date, **updates)
 
 
-def _links(rows: Sequence[Row]) -> dict[int, Link]:
+def _links(rows: Sequence[Row], kind: str) -> dict[int, Link]:
     """All-reduce by degree, where several devices were there to measure it."""
     times: dict[int, dict[int, float]] = {}
     for row in rows:
-        if isinstance(row.case, AllReduceCase):
+        if isinstance(row.case, AllReduceCase) and row.case.kind == kind:
             times.setdefault(row.case.ranks, {})[row.case.message] = row.seconds
     return {ranks: fit_link(sizes) for ranks, sizes in sorted(times.items())}
 

@@ -14,7 +14,12 @@ from typing import Any
 from kvsim.calibrate.measure.attention import DecodeCase, PagedDecodeCase, PrefillCase
 from kvsim.calibrate.measure.bandwidth import CopyCase, ReadCase
 from kvsim.calibrate.measure.case import ELEMENT_BYTES, Case
-from kvsim.calibrate.measure.collective import MESSAGE_BYTES, AllReduceCase, degrees
+from kvsim.calibrate.measure.collective import (
+    MESSAGE_BYTES,
+    AllReduceCase,
+    ReplayedAllReduceCase,
+    degrees,
+)
 from kvsim.calibrate.measure.device import DeviceFacts
 from kvsim.calibrate.measure.gemm import GemmCase
 from kvsim.calibrate.measure.layers import LayersCase, ReplayedLayersCase
@@ -339,9 +344,11 @@ class _Planner:
                 yield from self._decodes(dtype, thin=True)
 
     def _collectives(self) -> Iterator[Case]:
+        if self.facts.kind != "cuda":
+            return
         for ranks, message in product(degrees(self.facts.count), MESSAGE_BYTES):
-            if self.facts.kind == "cuda":
-                yield AllReduceCase(dtype=self.facts.dtype, ranks=ranks, message=message)
+            for case in (AllReduceCase, ReplayedAllReduceCase):
+                yield case(dtype=self.facts.dtype, ranks=ranks, message=message)
 
     def _ends(self) -> tuple[int, int]:
         """Few tokens and many: tensor cores take 8-bit products of 16 rows and more."""

@@ -17,7 +17,11 @@ from time import perf_counter, thread_time
 from typing import Any, Protocol
 
 from kvsim.calibrate.measure.case import Call, Case, LocalCase, Timing, summarise
-from kvsim.calibrate.measure.collective import AllReduceCase, all_reduce_timings
+from kvsim.calibrate.measure.collective import (
+    AllReduceCase,
+    LinkTimings,
+    all_reduce_timings,
+)
 from kvsim.calibrate.measure.workspace import Workspace, first_line, steady_torch
 from kvsim.errors import UnsupportedError
 from kvsim.units import ceil_div, format_bytes
@@ -108,7 +112,7 @@ class TorchBench:
     def __init__(self, name: str, pace: Pace) -> None:
         self.space = Workspace(name)
         self._pace = pace
-        self._links: dict[int, dict[int, Timing] | UnsupportedError] = {}
+        self._links: dict[int, LinkTimings | UnsupportedError] = {}
         self._capture_failure = ""
         self._clock = (
             _CudaClock(self.space.torch)
@@ -165,10 +169,13 @@ class TorchBench:
         timings = self._links[case.ranks]
         if isinstance(timings, UnsupportedError):
             raise timings
-        return timings[case.message]
+        known = timings.replayed if case.captured else timings.launched
+        if case.message not in known:
+            raise UnsupportedError(f"all-reduce cannot be captured: {timings.failure}")
+        return known[case.message]
 
-    def _link_timings(self, ranks: int) -> dict[int, Timing] | UnsupportedError:
-        """Timings by message bytes, or why there are none: ranks take long to fail."""
+    def _link_timings(self, ranks: int) -> LinkTimings | UnsupportedError:
+        """What was timed, or why there is nothing: ranks take long to fail."""
         try:
             kind, samples = self.space.device.type, self._pace.least_samples
             return all_reduce_timings(ranks, kind, samples)
