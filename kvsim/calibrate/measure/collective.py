@@ -136,14 +136,13 @@ def all_reduce_timings(
         except Exception as error:  # a rank's own error, whatever it is, arrives wrapped
             reason = str(error).strip().splitlines()[-1]
             raise UnsupportedError(f"all-reduce over {degree} ranks failed: {reason}") from None
-    launched, replayed = (
-        {
-            int(size): summarise(seconds, captured=way == "replayed")
-            for size, seconds in times.items()
-        }
-        for way, times in ((way, found[way]) for way in ("launched", "replayed"))
+    return LinkTimings(
+        _timings(found["launched"]), _timings(found["replayed"], captured=True), found["failure"]
     )
-    return LinkTimings(launched, replayed, found["failure"])
+
+
+def _timings(samples: dict[str, list[float]], *, captured: bool = False) -> dict[int, Timing]:
+    return {int(size): summarise(each, captured=captured) for size, each in samples.items()}
 
 
 def _join(ranks: Any, most_seconds: float) -> None:
