@@ -74,7 +74,9 @@ class PartFit:
         return [f"{label}: {100 * share:+.0f} %" for share, label in off if abs(share) > beyond]
 
 
-def fit_sum(terms: Mapping[str, Sequence[float]], rows: Sequence[Row], rate: str = "") -> PartFit:
+def fit_sum(
+    terms: Mapping[str, Sequence[float]], rows: Sequence[Row], what: str, rate: str = ""
+) -> PartFit:
     """Fit ``seconds = sum of coefficient * term``, every coefficient at or above zero.
 
     Parameters
@@ -83,6 +85,8 @@ def fit_sum(terms: Mapping[str, Sequence[float]], rows: Sequence[Row], rate: str
         Each row's amount of every term.
     rows : sequence of Row (n)
         Measured.
+    what : str
+        What they are of, for errors.
     rate : str
         The term that must be most of some row: noise alone would let a rate run to infinity.
 
@@ -94,7 +98,10 @@ def fit_sum(terms: Mapping[str, Sequence[float]], rows: Sequence[Row], rate: str
         Without scipy.
     """
     if len(rows) < max(_FEWEST_ROWS, len(terms)):
-        raise InputError(f"{len(rows)} rows are too few to fit {', '.join(terms)}")
+        raise InputError(
+            f"{len(rows)} rows of {what} are too few to fit {', '.join(terms)}",
+            fix="time what is missing with --resume",
+        )
     seconds = np.array([row.seconds for row in rows])
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in terms.items()}
     units = {name: _largest(seconds, column) for name, column in columns.items()}
@@ -124,7 +131,7 @@ def fit_decode(rows: Sequence[Row]) -> PartFit:
         "byte": [case.moved_bytes for case in cases],
         "head": [case.starts for case in cases],
     }
-    return fit_sum(terms, rows, rate="byte")
+    return fit_sum(terms, rows, "decode attention", rate="byte")
 
 
 def fit_prefill(rows: Sequence[Row]) -> PartFit:
@@ -135,7 +142,7 @@ def fit_prefill(rows: Sequence[Row]) -> PartFit:
         "flop": [case.flops for case in cases],
         "token": [case.queries for case in cases],
     }
-    return fit_sum(terms, rows, rate="flop")
+    return fit_sum(terms, rows, "prefill attention", rate="flop")
 
 
 def fit_host(rows: Sequence[Row]) -> PartFit:
@@ -145,7 +152,7 @@ def fit_host(rows: Sequence[Row]) -> PartFit:
         "start": [1.0 for _ in cases],
         "sequence": [float(case.sequences) for case in cases],
     }
-    return fit_sum(terms, rows)
+    return fit_sum(terms, rows, "the host")
 
 
 # --- layers --------------------------------------------------------------------------------------
