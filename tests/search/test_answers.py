@@ -1,9 +1,12 @@
 """What an answer says of a fleet: devices, costs, prices, and the scenario of one replica."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import kvsim
 from kvsim.errors import InputError
@@ -11,6 +14,16 @@ from kvsim.search.fleet import replica_scenario
 from kvsim.search.fleet_option import FleetOption, costs_more
 from kvsim.specs.hardware import Price
 from tests.support.fleets import QUICK, find, fleet, served
+
+
+@pytest.mark.slow
+def test_the_example_of_the_page_answers_with_a_manifest(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text("utf-8")
+    (block,) = (each for each in re.findall(r"```python\n(.*?)```", page, re.S) if "find_c" in each)
+    exec(block, {})
+    deployment, _ = yaml.safe_load_all(capsys.readouterr().out)
+    assert deployment["kind"] == "Deployment"
+    assert deployment["metadata"]["annotations"]["kvsim/demand"] == "20 requests/s"
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 7])

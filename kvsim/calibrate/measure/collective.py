@@ -128,9 +128,9 @@ def all_reduce_timings(
     if not torch.distributed.is_available():
         raise UnsupportedError("this torch is built without collectives")
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (degree, kind, samples, message_bytes, folder, most_seconds)
+        asked = _Asked(degree, kind, samples, message_bytes, folder, most_seconds)
         try:
-            ranks = torch.multiprocessing.spawn(_rank, args=arguments, nprocs=degree, join=False)
+            ranks = torch.multiprocessing.spawn(_rank, args=(asked,), nprocs=degree, join=False)
             _join(ranks, most_seconds)
             found = json.loads(_answer(folder).read_text())
         except Exception as error:  # a rank's own error, whatever it is, arrives wrapped
@@ -161,31 +161,35 @@ def _answer(folder: str) -> Path:
     return Path(folder) / "samples.json"
 
 
-def _rank(
-    rank: int,
-    degree: int,
-    kind: str,
-    samples: int,
-    sizes: tuple[int, ...],
-    folder: str,
-    most_seconds: float,
-) -> None:
+class _Asked(NamedTuple):
+    """What every rank is told."""
+
+    degree: int
+    kind: str
+    samples: int
+    sizes: tuple[int, ...]
+    folder: str
+    most_seconds: float
+
+
+def _rank(rank: int, asked: _Asked) -> None:
     """One process: meet the others, reduce, and let the first rank write down the times."""
     torch = load_torch()
-    if kind == "cuda":
+    is_cuda = asked.kind == "cuda"
+    if is_cuda:
         torch.cuda.set_device(rank)
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # its watchdog ends captures
     torch.distributed.init_process_group(
-        "nccl" if kind == "cuda" else "gloo",
-        init_method=f"file://{folder}/meeting",
+        "nccl" if is_cuda else "gloo",
+        init_method=f"file://{asked.folder}/meeting",
         rank=rank,
-        world_size=degree,
-        timeout=timedelta(seconds=most_seconds),
+        world_size=asked.degree,
+        timeout=timedelta(seconds=asked.most_seconds),
     )
     try:
-        found = _Link(torch, kind, samples).timed(sizes)
+        found = _Link(torch, asked.kind, asked.samples).timed(asked.sizes)
         if rank == 0:
-            _answer(folder).write_text(json.dumps(found))
+            _answer(asked.folder).write_text(json.dumps(found))
     finally:
         torch.distributed.destroy_process_group()
 
