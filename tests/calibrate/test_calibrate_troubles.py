@@ -348,7 +348,7 @@ def test_progress_counts_the_cases(tmp_path):
 
 def test_too_few_rows_are_no_calibration(tmp_path):
     plan = Plan((LaunchCase(dtype="bf16"),), QUICK_PACE, "cuda")
-    with pytest.raises(InputError, match="rows of .* are too few to fit"):
+    with pytest.raises(InputError, match=r"rows of .* are too few to fit"):
         measure(H200, plan, tmp_path / "card.yaml", lambda *_: None, PlantedBench())
     assert not (tmp_path / "card.yaml").exists()
 
