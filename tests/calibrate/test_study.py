@@ -10,7 +10,7 @@ from tests.support import needs
 needs.need("torch")
 import torch
 
-from kvsim.calibrate.study import lockstep
+from kvsim.calibrate.study import caches, lockstep
 from kvsim.calibrate.study import study_caches as study_command
 from kvsim.calibrate.study.caches import (
     BLOCK_TOKENS,
@@ -130,6 +130,17 @@ def test_concatenating_holds_one_tensor_twice_and_copies_the_square(decoder):
 
 
 # ---- exponents and claims -----------------------------------------------------------------
+
+
+def test_a_growing_cache_counts_no_more_than_what_grows(decoder, monkeypatch):
+    """What every layer counted of all layers would be charged to the step as the square."""
+    loop = Lockstep(decoder, Grow(decoder, 2, 20), prompts(decoder, 2, 5))
+    loop.step()
+    counted, count = [], caches._bytes
+    monkeypatch.setattr(caches, "_bytes", lambda tensor: counted.append(1) or count(tensor))
+    loop.step()
+    assert len(counted) == 4 * decoder.shape.layers  # K and V, before and after
+    assert loop.cache.held_bytes == 2 * 6 * loop.cache.token_bytes
 
 
 def test_growth_exponents_of_known_laws():

@@ -148,11 +148,12 @@ class Grow(_Contiguous):
         nothing = torch.empty(shape, device=self.device, dtype=self.dtype)
         self._keys = [nothing] * self.shape.layers
         self._values = [nothing] * self.shape.layers
+        self._held = 0
 
     @property
     def held_bytes(self) -> int:
-        """All layers' tensors."""
-        return sum(_bytes(each) for each in (*self._keys, *self._values))
+        """All layers' tensors, counted as they grow: the step's clock runs meanwhile."""
+        return self._held
 
     def _kept(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         self._keys[layer] = self._longer(self._keys[layer], key)
@@ -161,8 +162,10 @@ class Grow(_Contiguous):
 
     def _longer(self, old: Tensor, more: Tensor) -> Tensor:
         new = torch.cat([old, more], dim=2)
-        self.copied_bytes += _bytes(old)
-        self.peak_bytes = max(self.peak_bytes, self.held_bytes + _bytes(new))
+        before, after = _bytes(old), _bytes(new)
+        self.copied_bytes += before
+        self.peak_bytes = max(self.peak_bytes, self._held + after)
+        self._held += after - before
         return new
 
 
