@@ -98,7 +98,9 @@ def _end_words(option: FleetOption) -> str:
     if option.problem:
         return label(option.problem)
     ended = option.search.limit if option.search else ""
-    return f"then {LATENCIES.get(ended, ended)} is missed" if ended != "saturation" else "saturated"
+    special = {"saturation": "saturated", "rejected": "then requests are rejected"}
+    special[""] = "and more: nothing beyond was tried"
+    return special.get(ended) or f"then {LATENCIES.get(ended, ended)} is missed"
 
 
 def _rates_alt(options: Sequence[FleetOption]) -> str:

@@ -89,3 +89,24 @@ def test_prices_by_any_name_and_as_numbers_decide():
     assert [option.price and option.price.low for option in found.options] == [5, 1, None]
     with pytest.raises(InputError, match="unknown accelerator 'h1000'"):
         find({"gpu": ["a100"]}, prices={"h1000": 2})
+
+
+@pytest.mark.parametrize(
+    ("limit", "is_floor", "said"),
+    [
+        ("ttft", False, "then time to first token is missed"),
+        ("saturation", False, "saturated"),
+        ("rejected", False, "then requests are rejected"),
+        ("", True, "and more: nothing beyond was tried"),
+    ],
+)
+def test_the_page_says_what_ends_a_rate(limit, is_floor, said):
+    pytest.importorskip("plotly", reason="the dashboard's extra is not installed")
+    from kvsim.figures.sizing import rates_chart
+
+    option = fleet(1.0, 1.0, 20.0)
+    ended = replace(option.at_demand, rate=11.0, limit=limit, passed=False)
+    probes = () if limit in ("", "saturation") else (ended,)
+    search = replace(option.search, probes=probes, failed_rate=11.0, is_floor=is_floor)
+    (bars,) = rates_chart([replace(option, search=search)]).figure["data"]
+    assert list(bars["customdata"]) == [said]
