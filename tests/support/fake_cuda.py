@@ -16,6 +16,9 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from types import SimpleNamespace
 
+from tests.support import needs
+
+needs.need("torch")
 import torch
 from torch.overrides import TorchFunctionMode
 

@@ -46,12 +46,11 @@ class _Kinds(NamedTuple):
 
     layers: str
     decode: str
-    links: str
 
 
 _KINDS = {
-    "loop": _Kinds("layers", "decode_paged", "all_reduce"),
-    "kernels": _Kinds("layers_graph", "decode", "all_reduce_graph"),
+    "loop": _Kinds("layers", "decode_paged"),
+    "kernels": _Kinds("layers_graph", "decode"),
 }
 _FEW_TOKENS = 16
 _FEWEST_STACKS, _FEWEST_CACHES = 4, 3  # that can be fitted
@@ -113,7 +112,7 @@ def calibrate_rows(
     parts = {"prefill": fit_prefill(pick("prefill")), "host": fit_host(pick("host"))}
     ways = [way for way in WAYS if way == "loop" or _has_kernels(pick, facts)]
     for way in ways:
-        layers, decode, _ = _KINDS[way]
+        layers, decode = _KINDS[way]
         only = way == "kernels" and facts.kind == "cuda"
         if stacks := pick(layers, captured_only=only):
             parts[f"{way} layers"] = fit_layers(stacks)
@@ -121,7 +120,7 @@ def calibrate_rows(
     known = shipped.coefficients or class_coefficients(shipped) if shipped else None
     coefficients = {}
     for way in ways:
-        base = _base(rows, facts, known, date, _KINDS[way].links)
+        base = _base(rows, facts, known, date, captured=way == "kernels")
         fitted = _coefficients(way, parts, base)
         coefficients[way] = _with_gemms(fitted, rows, facts.dtype, known)
     notes = () if "kernels" in ways else (_NO_KERNELS,)
@@ -214,12 +213,13 @@ def _base(
     facts: DeviceFacts,
     known: StepCoefficients | None,
     date: str,
-    links: str,
+    *,
+    captured: bool,
 ) -> StepCoefficients:
     """Everything but the fitted values: provenance, links, KV in fp8, engines' host costs."""
     software = f"torch {facts.torch_version}" + (f", {facts.driver}" if facts.driver else "")
     updates: dict[str, Any] = {
-        "collectives": {**(known.collectives if known else {}), **_links(rows, links)}
+        "collectives": {**(known.collectives if known else {}), **_links(rows, captured=captured)}
     }
     if known is not None:
         updates["host_costs"] = known.host_costs
@@ -230,11 +230,11 @@ def _base(
     return unfitted(engine="torch", source=source, date=date, **updates)
 
 
-def _links(rows: Sequence[Row], kind: str) -> dict[int, Link]:
+def _links(rows: Sequence[Row], *, captured: bool) -> dict[int, Link]:
     """All-reduce by degree, where several devices were there to measure it."""
     times: dict[int, dict[int, float]] = {}
     for row in rows:
-        if isinstance(row.case, AllReduceCase) and row.case.kind == kind:
+        if isinstance(row.case, AllReduceCase) and row.case.captured == captured:
             times.setdefault(row.case.ranks, {})[row.case.message] = row.seconds
     return {ranks: fit_link(sizes) for ranks, sizes in sorted(times.items())}
 

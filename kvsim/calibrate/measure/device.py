@@ -123,9 +123,10 @@ def find_device(name: str | None = None) -> DeviceFacts:
     UnsupportedError
         When it does not answer.
     """
+    asked = None if name is None else _parsed(name)
     torch = load_torch()
     present = _present(torch)
-    chosen, index = _parsed(name or present[0])
+    chosen, index = asked or (present[0], 0)
     if chosen not in present:
         raise InputError(
             f"torch {torch.__version__} sees no {chosen} device",
