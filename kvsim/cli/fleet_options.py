@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -12,11 +13,12 @@ from kvsim.cli import INTERRUPTED, say
 from kvsim.cli.bar import drawn
 from kvsim.cli.objective_options import objectives
 from kvsim.cli.options import COUNT, DURATION, NUMBER, decorate, given
-from kvsim.cli.save import save_scenario
+from kvsim.cli.save import savable, save_scenario
 from kvsim.errors import InputError
 
 if TYPE_CHECKING:
     from kvsim.search import FleetOption, FleetSearch, Objective
+    from kvsim.search.space import Space
     from kvsim.search.work import Told
     from kvsim.simulator.scenario import Scenario
     from kvsim.specs.hardware import Price
@@ -27,6 +29,7 @@ __all__ = [
     "card_prices",
     "deliver",
     "distinct_cards",
+    "prepared",
     "price_options",
     "refuse_beside_manifest",
     "search_options",
@@ -133,6 +136,30 @@ def refuse_beside_manifest(asked: Asked, output_format: str, *others: str) -> No
         raise InputError(
             "a manifest is printed alone, as YAML", where=words[0], fix="leave out one of the two"
         )
+
+
+def prepared(space: Space, asked: Asked, **options: Any) -> Callable[..., FleetSearch]:
+    """Return the search that is asked for, less who is told; `options` are `find_cheapest`'s.
+
+    Raises
+    ------
+    InputError
+        For a place that nothing can be saved to, and impossible settings.
+    """
+    from kvsim.search.find import find_cheapest, settings_of
+    from kvsim.search.objectives import over
+    from kvsim.search.rate import SHARE
+
+    if asked.save is not None:
+        savable(space.scenario, asked.save)
+    return partial(
+        find_cheapest,
+        space,
+        settings=settings_of(space, **asked.stated),
+        objectives=over(asked.objectives, space.scenario.slo, SHARE),
+        jobs=asked.jobs,
+        **options,
+    )
 
 
 def distinct_cards(names: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from kvsim.cli.fleet_options import (
     asked_of,
     card_prices,
     deliver,
+    prepared,
     price_options,
     refuse_beside_manifest,
     search_options,
@@ -20,7 +21,6 @@ from kvsim.cli.fleet_options import (
 from kvsim.cli.objective_options import objective_options
 from kvsim.cli.options import COUNT, MODEL, SCENARIO, format_option
 from kvsim.cli.render import emit, print_records
-from kvsim.cli.save import savable
 from kvsim.cli.space_options import chosen_space, space_options
 from kvsim.cli.workload_options import workload_options
 from kvsim.interrupts import held, released
@@ -74,24 +74,15 @@ def command(
         --prompt 1000 --output 200 --ttft 2s
     kvsim search --space space.yaml --ttft 2s
     """  # noqa: D301 - \b keeps click from wrapping the examples
-    from kvsim.search.find import find_cheapest, settings_of
-    from kvsim.search.objectives import over
-    from kvsim.search.rate import SHARE
-
     asked = asked_of(flags)
     refuse_beside_manifest(asked, output_format, *(("--explain",) if explain else ()))
     space = chosen_space(scenario, settings, vary, flags)
-    if asked.save is not None:
-        savable(space.scenario, asked.save)
-    find = partial(
-        find_cheapest,
+    find = prepared(
         space,
-        settings=settings_of(space, **asked.stated),
-        objectives=over(asked.objectives, space.scenario.slo, SHARE),
+        asked,
         prices=card_prices(price, _cards(space), asked.currency),
         search_all=asked.search_all or explain,  # what is not known changes what would win
         evaluations=optimize,
-        jobs=asked.jobs,
     )
     with held():
         with released(), settling() as told:

@@ -13,6 +13,7 @@ from kvsim.cli.fleet_options import (
     card_prices,
     deliver,
     distinct_cards,
+    prepared,
     price_options,
     refuse_beside_manifest,
     search_options,
@@ -27,7 +28,6 @@ from kvsim.cli.options import (
     listed,
 )
 from kvsim.cli.render import emit, print_records
-from kvsim.cli.save import savable
 from kvsim.cli.scenario_options import chosen_scenario, refuse_fixed
 from kvsim.cli.workload_options import workload_options
 from kvsim.errors import InputError
@@ -81,24 +81,11 @@ def command(
     kvsim size --model llama3.1-8b --gpu h100 --users 500 --think 30s --prompt 800 --output 200 \\
         --e2e-p95 10s
     """  # noqa: D301 - \b keeps click from wrapping the examples
-    from kvsim.search.find import find_cheapest, settings_of
-    from kvsim.search.objectives import over
-    from kvsim.search.rate import SHARE
-
     asked = asked_of(flags)
     refuse_beside_manifest(asked, output_format)
     space = _space(scenario, gpu, tp, flags, settings)
-    if asked.save is not None:
-        savable(space.scenario, asked.save)
-    find = partial(
-        find_cheapest,
-        space,
-        settings=settings_of(space, **asked.stated),
-        objectives=over(asked.objectives, space.scenario.slo, SHARE),
-        prices=card_prices(price, space.vary["gpu"], asked.currency),
-        search_all=asked.search_all,
-        jobs=asked.jobs,
-    )
+    prices = card_prices(price, space.vary["gpu"], asked.currency)
+    find = prepared(space, asked, prices=prices, search_all=asked.search_all)
     with held():
         with released(), settling() as told:
             found = find(told=told)

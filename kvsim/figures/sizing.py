@@ -93,14 +93,19 @@ def _rate_words(option: FleetOption) -> str:
     return f"{option.highest_rate:,.3g}" if option.highest_rate else "none"
 
 
+_ENDS = {
+    "saturation": "saturated",
+    "rejected": "then requests are rejected",
+    "": "and more: nothing beyond was tried",
+}
+
+
 def _end_words(option: FleetOption) -> str:
     """What ends the rate, or why there is none."""
     if option.problem:
         return label(option.problem)
     ended = option.search.limit if option.search else ""
-    special = {"saturation": "saturated", "rejected": "then requests are rejected"}
-    special[""] = "and more: nothing beyond was tried"
-    return special.get(ended) or f"then {LATENCIES.get(ended, ended)} is missed"
+    return _ENDS.get(ended) or f"then {LATENCIES.get(ended, ended)} is missed"
 
 
 def _rates_alt(options: Sequence[FleetOption]) -> str:
