@@ -34,6 +34,16 @@ def run(run_kvsim, monkeypatch):
 # --- simulate ------------------------------------------------------------------------------
 
 
+def terminal(monkeypatch):
+    """Let stderr be a terminal of 120 columns, and return what is written there."""
+    shown = io.StringIO()
+    shown.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    return shown
+
+
 def test_the_table_answers_in_words(run):
     code, out, err = run("simulate", "peer-w", *SHORT)
     assert (code, err) == (0, "")
@@ -266,11 +276,7 @@ def test_a_bar_shows_on_a_terminal_only(monkeypatch):
     scenario = load_scenario("peer-w")
     with progress(scenario) as watch:
         assert watch is None
-    shown = io.StringIO()
-    shown.isatty = lambda: True
-    monkeypatch.setattr(sys, "stderr", shown)
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("TERM", "xterm")
+    shown = terminal(monkeypatch)
     with progress(scenario) as watch:
         watch(1234.0, 5000, 0.25)
     assert "5,000 requests done, 1,234 s simulated" in shown.getvalue()
@@ -445,11 +451,7 @@ def test_bars_of_counts_show_on_a_terminal_only(monkeypatch):
 
     with settling() as told:
         assert told is None
-    shown = io.StringIO()
-    shown.isatty = lambda: True
-    monkeypatch.setattr(sys, "stderr", shown)
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("TERM", "xterm")
+    shown = terminal(monkeypatch)
     with settling() as told:
         told("searched", 2, 8, None)
     with replays() as watch:

@@ -52,10 +52,8 @@ def objections(record: Mapping[str, Any], rows: str, file: str) -> Iterator[str]
         yield f"the fit of {name} ended at the bound of its search"
     device = record["device"]
     here = Origin(device["name"], device["uuid"], device["torch_version"], device["driver"])
-    there = Origin.read(rows, file)
-    for name, found, wanted in zip(here._fields, there, here, strict=True):
-        if found != wanted:
-            yield f"the rows are of {name} {found!r}, and the calibration of {wanted!r}"
+    for name, wanted, found in here.differences(Origin.read(rows, file)):
+        yield f"the rows are of {name} {found!r}, and the calibration of {wanted!r}"
     timed = csv_rows(rows, file, COLUMNS)
     launched = sum(row["kind"] in _REPLAYED and row["captured"] != "1" for row in timed)
     if launched:

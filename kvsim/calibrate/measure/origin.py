@@ -63,6 +63,12 @@ class Origin(NamedTuple):
         """The lines that stand before a CSV's header."""
         return "".join(f"{_MARK}{name}: {value}\n" for name, value in self._asdict().items())
 
+    def differences(self, other: Origin) -> Iterator[tuple[str, str, str]]:
+        """Yield each field in which another differs: its name, this one's value and the other's."""
+        for name, here, there in zip(self._fields, self, other, strict=True):
+            if here != there:
+                yield name, here, there
+
     def refuse_other(self, other: Origin, path: Path) -> None:
         """Refuse to go on with the rows of another.
 
@@ -71,13 +77,12 @@ class Origin(NamedTuple):
         InputError
             With the first difference.
         """
-        for name, here, there in zip(self._fields, self, other, strict=True):
-            if here != there:
-                raise InputError(
-                    f"its rows are of {name} {there or 'unknown'!r}, and this is {here!r}",
-                    where=f"--resume {path}",
-                    fix="name another profile with -o",
-                )
+        for name, here, there in self.differences(other):
+            raise InputError(
+                f"its rows are of {name} {there or 'unknown'!r}, and this is {here!r}",
+                where=f"--resume {path}",
+                fix="name another profile with -o",
+            )
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
