@@ -17,6 +17,7 @@ from kvsim.cli.options import (
     GPU,
     KV_DTYPE,
     MODEL,
+    SEED,
     CatalogueName,
     format_option,
     given,
@@ -53,7 +54,7 @@ def _examples() -> list[str]:
 )
 @click.option("--policies", metavar="NAME,...", default="lru,fifo,lfu,belady", show_default=True)
 @click.option("--max-references", type=COUNT, help="Read no more; default: 1,000,000 blocks.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of an example; default: 0.")
+@click.option("--seed", type=SEED, help="Of an example; default: 0.")
 @format_option
 def command(
     trace: str,

@@ -12,7 +12,7 @@ import click
 from kvsim.cli import INTERRUPTED, say
 from kvsim.cli.bar import drawn
 from kvsim.cli.objective_options import objectives
-from kvsim.cli.options import COUNT, DURATION, NUMBER, decorate, given
+from kvsim.cli.options import COUNT, DURATION, NUMBER, SEED, decorate, given
 from kvsim.cli.save import savable, save_scenario
 from kvsim.errors import InputError
 
@@ -50,7 +50,7 @@ _PRICES = (
 
 _SEARCH = (
     click.option("--tolerance", type=NUMBER, help="Relative; default: 0.03."),
-    click.option("--seed", type=click.IntRange(min=0), help="First seed."),
+    click.option("--seed", type=SEED, help="First seed."),
     click.option("--replications", type=COUNT, help="Seeds, at least; default: 3."),
     click.option("--max-seconds", type=DURATION, help="For the whole search."),
     click.option("--jobs", type=COUNT, help="Processes at once; default: one a core."),

@@ -58,6 +58,7 @@ FORMATS = ("table", "json", "markdown", "csv")
 
 # No length, size or count that a device could hold is larger; it also keeps ints printable.
 ABSURD = 10**15
+_SEEDS = 2**63  # of which there are so many
 
 # vLLM's human-readable integers: a small letter is decimal, a capital one binary.
 
@@ -76,6 +77,19 @@ class Count(IntType):
         if not 0 < number <= ABSURD:
             self.fail(f"{value!r} is not a whole number from 1 to 10**15.", param, ctx)
         return number
+
+
+class Seed(IntType):
+    """A whole number from 0."""
+
+    name = "seed"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the number or fail with what is allowed."""
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and int(text) < _SEEDS):
+            self.fail(f"{value!r} is not a whole number from 0 to 2**63 - 1.", param, ctx)
+        return int(text)
 
 
 class Fraction(FloatType):
@@ -221,6 +235,7 @@ def _scenarios() -> list[str]:
 
 
 COUNT, FRACTION, SIZE, TERM = Count(), Fraction(), Size(), Size(least=0)
+SEED = Seed()
 NUMBER, SPREAD, DURATION = Number(), Number(zero=True), DurationText()
 SCENARIO = CatalogueName("scenario", _scenarios, files=True)
 SHIPPED = CatalogueName("scenario", _scenarios)

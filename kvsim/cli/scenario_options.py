@@ -24,6 +24,7 @@ from kvsim.cli.options import (
     GPU,
     MODEL,
     SCENARIO,
+    SEED,
     decorate,
     engine_options,
     flag_words,
@@ -68,7 +69,7 @@ _OPTIONS = (
     click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any dotted key or flag."
     ),
-    click.option("--seed", type=click.IntRange(min=0), help="Seed of every random stream."),
+    click.option("--seed", type=SEED, help="Seed of every random stream."),
     click.option("--replications", type=COUNT, help="Independent runs; 2 or more give intervals."),
     click.option("--jobs", type=COUNT, help="Processes at once; default: one a core, if it pays."),
     click.option("--report", type=click.Path(dir_okay=False), help="Also write an HTML page."),

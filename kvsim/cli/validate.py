@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from kvsim.cli import INTERRUPTED, say
-from kvsim.cli.options import MODEL, format_option
+from kvsim.cli.options import MODEL, SEED, format_option
 from kvsim.cli.render import Section, Table, emit
 from kvsim.errors import InputError
 from kvsim.interrupts import held
@@ -40,7 +40,7 @@ _DEFAULT = ParameterSource.DEFAULT
     help="Share of the estimated capacity (repeatable).",
 )
 @click.option("--quick", is_flag=True, help="Less of everything: seconds on a CPU.")
-@click.option("--seed", type=click.IntRange(min=0), help="Default: 0; with --bench the scenario's.")
+@click.option("--seed", type=SEED, help="Default: 0; with --bench the scenario's.")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
