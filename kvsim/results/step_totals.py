@@ -126,7 +126,7 @@ class _Adder:
         self._gaps: list[tuple[Floats, Floats]] = []
         self._last_end = scope.from_seconds
         self._decoded = -np.inf  # end of the last run that decoded
-        self._arms: dict[float, tuple[float, ...]] = {}
+        self._shares: dict[float, tuple[float, ...]] = {}
 
     def add(self, steps: Columns) -> None:
         """Add one page."""
@@ -184,40 +184,45 @@ class _Adder:
 
     def _add_bounds(self, steps: Columns, counted: Floats) -> None:
         """Split busy time by what bound each step."""
-        arms = self._arms_before_reads(steps)
-        arms[:, _RESOURCES.index("bandwidth")] += (
-            self._scope.costs.kv_seconds_per_byte * steps["kv_read_bytes"]
-        )
+        shares = self._shares_before_reads(steps)
+        reads = self._scope.costs.kv_seconds_per_byte * steps["kv_read_bytes"]
+        arms, slack = shares[:, :-1], shares[:, -1]
+        arms[:, _RESOURCES.index("bandwidth")] += reads
+        # launches are waited for only as long as attention does not fill the time
+        arms[:, _RESOURCES.index("host")] -= np.minimum(slack, reads)
         spent = np.bincount(arms.argmax(axis=1), weights=counted, minlength=len(_RESOURCES))
         for name, seconds in zip(_RESOURCES, spent.tolist(), strict=True):
             self._bound[name] += seconds
 
-    def _arms_before_reads(self, steps: Columns) -> Floats:
-        """Seconds of each resource, shape (rows, resources), before KV is read.
+    def _shares_before_reads(self, steps: Columns) -> Floats:
+        """Seconds of each resource, and the wait for launches, before KV is read.
+
+        Shape (rows, resources + 1).
 
         Steps of one shape (tokens, sequences) cost the same, so the model is asked once a
         shape; pure decode steps are the most and are told apart by their sequences alone.
         """
         sequences = steps["sequences"].astype(np.intp)
-        by_sequences = np.zeros((int(sequences.max()) + 1, len(_RESOURCES)))
+        by_sequences = np.zeros((int(sequences.max()) + 1, len(_RESOURCES) + 1))
         for count in np.flatnonzero(np.bincount(sequences)).tolist():
-            by_sequences[count] = self._arms_of(count * _SHAPE_BASE + count)
-        arms = by_sequences[sequences]
+            by_sequences[count] = self._shares_of(count * _SHAPE_BASE + count)
+        shares = by_sequences[sequences]
         mixed = np.flatnonzero(steps["prefill_tokens"])
         tokens = sequences[mixed] + steps["prefill_tokens"][mixed]
         known, where = np.unique(tokens * _SHAPE_BASE + sequences[mixed], return_inverse=True)
         if len(known):
-            arms[mixed] = np.array([self._arms_of(shape) for shape in known.tolist()])[where]
-        return arms
+            shares[mixed] = np.array([self._shares_of(shape) for shape in known.tolist()])[where]
+        return shares
 
-    def _arms_of(self, shape: float) -> tuple[float, ...]:
-        """Seconds of each resource in a step of that shape, before KV is read."""
-        if shape not in self._arms:
+    def _shares_of(self, shape: float) -> tuple[float, ...]:
+        """Seconds of each resource and of the wait for launches, before KV is read."""
+        if shape not in self._shares:
             tokens, decoding = (int(part) for part in divmod(shape, _SHAPE_BASE))
             sequences = decoding + (tokens > decoding)
-            shares = self._scope.costs.cost(StepLoad(tokens, sequences)).resource_seconds
-            self._arms[shape] = tuple(shares[name] for name in _RESOURCES)
-        return self._arms[shape]
+            cost = self._scope.costs.cost(StepLoad(tokens, sequences))
+            arms = cost.resource_seconds
+            self._shares[shape] = (*(arms[name] for name in _RESOURCES), cost.launch_seconds)
+        return self._shares[shape]
 
     def _add_gaps(self, steps: Columns, ends: Floats, counted: Floats) -> None:
         """Note inter-token latencies: a decode step is one, for each of its sequences."""

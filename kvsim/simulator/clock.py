@@ -5,12 +5,21 @@ A decode step at a constant batch costs ``base + per_byte * bytes``, and each st
 
     first  = base + per_byte * bytes            growth = per_byte * slope
     seconds(k) = k * first + growth * k * (k - 1) / 2
+
+Where every kernel is launched by the host, a step takes at least what that takes: what attention
+reads is free until it outlasts the `slack` that launches leave beyond the step's other work::
+
+    seconds of a step                       .·'
+          base + slack |-------------------'
+                       +-------------------+-------▶ steps
+                                          level
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import ceil, sqrt
+from typing import NamedTuple
 
 from kvsim.simulator.batch import DecodeBatch
 from kvsim.simulator.schedulers.steps import StepPlan
@@ -51,34 +60,40 @@ class StepClock:
         self._per_byte = model.kv_seconds_per_byte
         # Both are linear in the model, so one probe gives the rate: decodes in a step that
         # also computes a prompt read more slowly; pipeline stages share the sequences' pairs.
-        still = model.cost(StepLoad(tokens=2, sequences=1)).seconds
         reading = StepLoad(tokens=2, sequences=1, kv_read_bytes=_PROBE)
-        self._mixed_per_byte = (model.cost(reading).seconds - still) / _PROBE
+        self._mixed_per_byte = self._added(StepLoad(tokens=2, sequences=1), reading) / _PROBE
         self._per_pair: dict[int, float] = {}
-        self._base: dict[tuple[int, int], float] = {}
-        self._decode_base: dict[int, float] = {}
+        self._base: dict[tuple[int, int], tuple[float, float]] = {}
+        self._decode_base: dict[int, tuple[float, float]] = {}
 
-    def base_seconds(self, tokens: int, sequences: int) -> float:
-        """Seconds of a step without what its attention reads (remembered by its shape)."""
+    def _added(self, still: StepLoad, attending: StepLoad) -> float:
+        """Seconds of work that attention adds."""
+        cost = self._model.cost
+        return cost(attending).worked_seconds - cost(still).worked_seconds
+
+    def base_seconds(self, tokens: int, sequences: int) -> tuple[float, float]:
+        """Seconds of a step without what its attention reads, and the slack that launches leave.
+
+        Remembered by its shape. The step takes ``base + max(slack, attention)``.
+        """
         shape = tokens, sequences
-        seconds = self._base.get(shape)
-        if seconds is None:
-            seconds = self._model.cost(StepLoad(tokens, sequences)).seconds
-            self._base[shape] = seconds
-        return seconds
+        known = self._base.get(shape)
+        if known is None:
+            cost = self._model.cost(StepLoad(tokens, sequences))
+            known = self._base[shape] = cost.worked_seconds, cost.launch_seconds
+        return known
 
-    def _decode_seconds(self, sequences: int) -> float:
-        """Seconds of a step of decodes alone, without what they read (remembered)."""
-        seconds = self._decode_base[sequences] = self.base_seconds(sequences, sequences)
-        return seconds
+    def _decode_seconds(self, sequences: int) -> tuple[float, float]:
+        """`base_seconds` of a step of decodes alone (remembered)."""
+        known = self._decode_base[sequences] = self.base_seconds(sequences, sequences)
+        return known
 
     def pair_seconds(self, sequences: int) -> float:
         """Seconds of one query-key pair in a step of so many sequences (remembered)."""
         seconds = self._per_pair.get(sequences)
         if seconds is None:
-            still = self._model.cost(StepLoad(2 * sequences, sequences)).seconds
-            attending = StepLoad(2 * sequences, sequences, prefill_pairs=_PROBE)
-            seconds = (self._model.cost(attending).seconds - still) / _PROBE
+            still = StepLoad(2 * sequences, sequences)
+            seconds = self._added(still, still._replace(prefill_pairs=_PROBE)) / _PROBE
             self._per_pair[sequences] = seconds
         return seconds
 
@@ -90,16 +105,19 @@ class StepClock:
             tokens += count
             sequences += 1
             pairs += self._pairs(request.computed_tokens, count)
-        seconds = 0.0
-        if tokens:
-            seconds = self._base.get((tokens, sequences)) or self.base_seconds(tokens, sequences)
-        if plan.moved_tokens:
-            seconds += plan.moved_tokens * self._link_seconds_per_token
+        attention = 0.0
         if pairs:
-            seconds += pairs * (self._per_pair.get(sequences) or self.pair_seconds(sequences))
+            attention = pairs * (self._per_pair.get(sequences) or self.pair_seconds(sequences))
         if plan.decodes:
             slowed = tokens > sequences
-            seconds += (self._mixed_per_byte if slowed else self._per_byte) * batch.kv_bytes
+            attention += (self._mixed_per_byte if slowed else self._per_byte) * batch.kv_bytes
+        seconds = 0.0
+        if tokens:
+            shape = tokens, sequences
+            base, slack = self._base.get(shape) or self.base_seconds(tokens, sequences)
+            seconds = base + (attention if attention > slack else slack)
+        if plan.moved_tokens:
+            seconds += plan.moved_tokens * self._link_seconds_per_token
         return seconds
 
     def decode_run(
@@ -120,11 +138,15 @@ class StepClock:
             Steps after that one that are planned already when the request arrives.
         """
         sequences = batch.sequences
-        first = self._decode_base.get(sequences) or self._decode_seconds(sequences)
-        first += self._per_byte * batch.kv_bytes
+        first, slack = self._decode_base.get(sequences) or self._decode_seconds(sequences)
+        reads = self._per_byte * batch.kv_bytes
+        growth = self._per_byte * batch.kv_slope
+        if slack > reads:
+            level = _LevelledSteps.of(first + slack, slack - reads, growth, limit)
+            return level.until(gap, limit, beyond)
+        first += reads
         if limit == 1:
             return 1, first, 0.0
-        growth = self._per_byte * batch.kv_slope
         steps, seconds = limit, limit * first + growth * (limit * (limit - 1) // 2)
         if gap < seconds:
             steps = beyond + (steps_reaching(gap, first, growth, limit) if gap > 0 else 0)
@@ -133,6 +155,52 @@ class StepClock:
             else:
                 steps = limit
         return steps, seconds, (steps - 1) * first + growth * ((steps - 1) * (steps - 2) // 2)
+
+
+class _LevelledSteps(NamedTuple):
+    """Decode steps of which the first take as long as their launches.
+
+    Parameters
+    ----------
+    levelled : int
+        How many.
+    level : float
+        Seconds of each of them.
+    first, growth : float
+        Seconds of the next one, and by how much each later one takes longer.
+    """
+
+    levelled: int
+    level: float
+    first: float
+    growth: float
+
+    @classmethod
+    def of(cls, level: float, room: float, growth: float, limit: int) -> _LevelledSteps:
+        """Split at most `limit` steps; attention has `room` seconds left before it counts."""
+        levelled = limit if growth * limit <= room else int(room / growth) + 1
+        return cls(levelled, level, level - room + growth * levelled, growth)
+
+    def seconds(self, steps: int) -> float:
+        """Seconds of the first steps."""
+        rest = max(0, steps - self.levelled)
+        rising = rest * self.first + self.growth * (rest * (rest - 1) // 2)
+        return (steps - rest) * self.level + rising
+
+    def until(self, gap: float, limit: int, beyond: int) -> tuple[int, float, float]:
+        """As `StepClock.decode_run`."""
+        steps = limit
+        if gap < self.seconds(limit):
+            steps = min(limit, beyond + (self._reaching(gap, limit) if gap > 0 else 0))
+        return steps, self.seconds(steps), self.seconds(steps - 1)
+
+    def _reaching(self, gap: float, limit: int) -> int:
+        """Return the fewest steps whose seconds reach `gap`."""
+        if gap <= self.seconds(self.levelled):
+            steps = min(self.levelled, max(1, ceil(gap / self.level)))
+            return steps - 1 if steps > 1 and self.seconds(steps - 1) >= gap else steps
+        rest = gap - self.seconds(self.levelled)
+        return self.levelled + steps_reaching(rest, self.first, self.growth, limit - self.levelled)
 
 
 class RecomputeClock(StepClock):
@@ -148,7 +216,8 @@ class RecomputeClock(StepClock):
         tokens = sum(context * samples for context, samples in contexts)
         pairs = sum(self._pairs(0, context) * samples for context, samples in contexts)
         sequences = sum(samples for _, samples in contexts)
-        return self.base_seconds(tokens, sequences) + self.pair_seconds(sequences) * pairs
+        base, slack = self.base_seconds(tokens, sequences)
+        return base + max(slack, self.pair_seconds(sequences) * pairs)
 
     def decode_run(
         self, batch: DecodeBatch, limit: int, gap: float, beyond: int = 0

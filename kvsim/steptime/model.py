@@ -3,17 +3,19 @@
 ::
 
     step = host + sequences ** e * sequence            the engine's own code (`hosts`)
-         + layers * layer                              launches
+         + max(launches, device)                       of every kernel: 0 where a graph is replayed
+
+  device = layers * layer                              starts
          + tokens * elementwise bytes / BW_e           norms, rotary, activations
          + pnorm(weight bytes / BW, tile * flops / P)  every GEMM, for decode and prefill tokens
          + expert layers * start + pnorm(touched bytes / BW_x, padded flops / P_x)    experts
          + kv bytes / BW_kv + heads * head             decode attention, KV heads of all sequences
          + pairs * flops a pair / P_attn + tokens * c  prefill attention (causal)
          + collectives * (a + bytes / BW_link)         two all-reduces per layer; pipeline hops
-         + what launching every kernel takes beyond these, in steps that no CUDA graph replays
 
-The KV term is linear and stands outside the p-norm, so a run of k decode steps at a constant
-batch sums in closed form: ``k * seconds without KV reads + kv_seconds_per_byte * sum of bytes``.
+The KV term is linear and stands outside the p-norm, so a run of k replayed decode steps at a
+constant batch sums in closed form: ``k * seconds without KV reads + kv_seconds_per_byte * sum of
+bytes``. Steps that are launched kernel by kernel are level until attention outlasts the launches.
 Coefficients are measured (``hardware_profiles``); a device without any takes the median
 efficiency of its class, and `StepTimeModel.provenance` says so.
 """
@@ -100,7 +102,8 @@ class StepCost(NamedTuple):
     """The terms of one step, seconds.
 
     `weight_seconds` and `compute_seconds` are the two arms that `roofline_seconds` joins;
-    the sum does not count them again. `launch_seconds` is what the device waits for launches.
+    the sum does not count them again. `launch_seconds` is what the device waits for launches:
+    what they take beyond all that it does meanwhile, attention included.
     """
 
     host_seconds: float = 0.0
@@ -118,15 +121,22 @@ class StepCost(NamedTuple):
     @property
     def seconds(self) -> float:
         """The whole step."""
+        return self.worked_seconds + self.launch_seconds
+
+    @property
+    def worked_seconds(self) -> float:
+        """All but the wait for launches: the device's seconds, and the ends of the step."""
+        return self.device_seconds + self.host_seconds + self.sequence_seconds
+
+    @property
+    def device_seconds(self) -> float:
+        """What the device computes, between the ends of the step."""
         return (
-            self.host_seconds
-            + self.layer_seconds
+            self.layer_seconds
             + self.roofline_seconds
             + self.kv_seconds
             + self.prefill_attention_seconds
             + self.collective_seconds
-            + self.sequence_seconds
-            + self.launch_seconds
             + self.elementwise_seconds
         )
 
@@ -285,10 +295,8 @@ class StepTimeModel:
         layers = work.layers * self.layer_seconds
         roofline = roofline_seconds(weight, compute, rates.norm)
         roofline += roofline_seconds(reading, multiplying, rates.norm)
-        collectives = self._collective_seconds(load.tokens)
-        elementwise = self._elementwise_seconds(load.tokens) / busy
         host = self.host
-        return StepCost(
+        cost = StepCost(
             host_seconds=host.host_seconds,
             layer_seconds=layers,
             roofline_seconds=roofline,
@@ -296,13 +304,12 @@ class StepTimeModel:
             compute_seconds=compute + multiplying,
             kv_seconds=self._kv_seconds(load, busy),
             prefill_attention_seconds=self._prefill_attention_seconds(load) / busy,
-            collective_seconds=collectives,
+            collective_seconds=self._collective_seconds(load.tokens),
             sequence_seconds=host.sequence_seconds * load.sequences**host.batch_exponent,
-            launch_seconds=self._launch_seconds(
-                load, layers + roofline + collectives + elementwise
-            ),
-            elementwise_seconds=elementwise,
+            elementwise_seconds=self._elementwise_seconds(load.tokens) / busy,
         )
+        launches = self._launches(load)
+        return cost._replace(launch_seconds=max(0.0, launches - cost.device_seconds))
 
     def seconds(self, load: StepLoad) -> float:
         """Duration of one step."""
@@ -349,18 +356,12 @@ class StepTimeModel:
         rate = self.coefficients.elementwise_bytes_per_s
         return tokens * self.work.elementwise_bytes / rate if rate else 0.0
 
-    def _launch_seconds(self, load: StepLoad, device_seconds: float) -> float:
-        """What the device waits for launches: none where a CUDA graph replays the step.
-
-        Attention is not set against them, so that it stays linear in what it reads.
-        """
+    def _launches(self, load: StepLoad) -> float:
+        """What launching every kernel takes: nothing where a CUDA graph replays the step."""
         if self.graphs and load.tokens == load.sequences:
             return 0.0
         host, work = self.host, self.work
-        launches = work.layers * host.launch_seconds + (
-            work.expert_layers * host.expert_launch_seconds
-        )
-        return max(0.0, launches - device_seconds)
+        return work.layers * host.launch_seconds + work.expert_layers * host.expert_launch_seconds
 
     def _collective_seconds(self, tokens: int) -> float:
         """Two all-reduces per layer, and a hop to the next stage after each but the last."""

@@ -38,6 +38,7 @@ class Costs:
     """Host 1 s, compute 0.2 s a token, bandwidth 0.01 s a byte; notes what it was asked."""
 
     kv_seconds_per_byte = 0.01
+    launch_seconds = 0.0  # of the host's
 
     def __init__(self):
         self.asked = []
@@ -45,7 +46,7 @@ class Costs:
     def cost(self, load):
         self.asked.append((load.tokens, load.sequences))
         shares = {"bandwidth": 0.0, "compute": 0.2 * load.tokens, "link": 0.0, "host": 1.0}
-        return SimpleNamespace(resource_seconds=shares)
+        return SimpleNamespace(resource_seconds=shares, launch_seconds=self.launch_seconds)
 
 
 def columns(**changes):
@@ -101,6 +102,14 @@ def test_a_step_is_bound_by_its_largest_share(pages):
     costs = Costs()
     found = totals(pages, costs)
     assert found.bound_seconds == {"compute": 1.0, "host": 4.0, "bandwidth": 2.0}
+
+
+@pytest.mark.parametrize(("launches", "bound"), [(0.0, "host"), (0.2, "bandwidth")])
+def test_launches_are_waited_for_only_while_nothing_is_read(launches, bound):
+    """C reads for 0.9 s; of its host's second 0.2 s of launches pass meanwhile."""
+    costs = Costs()
+    costs.launch_seconds = launches
+    assert totals(costs=costs).bound_seconds[bound] >= 4.0
     assert {(10, 1), (2, 2), (8, 4), (1, 1)} <= set(costs.asked)
     assert len(costs.asked) == len(set(costs.asked))
 

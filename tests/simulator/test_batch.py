@@ -35,6 +35,8 @@ Pools = tuple[tuple[BlockCurve, int], ...]  # with the weight of a slot
 CURVES = curves(1, 3, 4, 16)  # of one block size, or of several
 POOLS = st.lists(st.tuples(CURVES, st.integers(1, 5)), min_size=1, max_size=3).map(tuple)
 READS_THAT_BEND = windowed_reads(24, 400, 600)
+# of a step whose products take 1 ms and more: attention outlasts some within a run
+LAUNCHES = st.one_of(st.just(0.0), st.floats(1e-3, 5e-3))
 READS = st.sampled_from([PLAIN_READS, READS_THAT_BEND, sawtooth_reads(16, 300, 700)])
 
 
@@ -257,12 +259,12 @@ def test_steps_that_reach_an_arrival(first: float, growth: float, limit: int, ga
     assert steps_reaching(gap, first, growth, limit) == reached
 
 
-@given(members=MEMBERS, reads=READS, gap=st.floats(1e-4, 0.5))
+@given(members=MEMBERS, reads=READS, gap=st.floats(1e-4, 0.5), launches=LAUNCHES)
 def test_a_run_takes_as_long_as_its_steps(
-    members: list[Member], reads: KVReadCurve, gap: float
+    members: list[Member], reads: KVReadCurve, gap: float, launches: float
 ) -> None:
     """The closed form against the model asked once a step; the run ends where the gap does."""
-    model = CurvedStepTime()
+    model = CurvedStepTime(launching_seconds=launches)
     batch = joined(BlockCurve(4), reads, members, 0)
     limit, sequences = batch.steps_to_change(), batch.sequences
     reading = [sum(s * reads.bytes_at(c + 1 + i) for c, _, s in members) for i in range(limit)]
@@ -279,9 +281,10 @@ def test_a_run_takes_as_long_as_its_steps(
     assert clock.decode_run(batch, limit, gap, 1)[0] == further
 
 
-def test_a_mixed_step_costs_what_the_model_says() -> None:
+@pytest.mark.parametrize("launches", [0.0, 1.5e-3, 1.0])
+def test_a_mixed_step_costs_what_the_model_says(launches: float) -> None:
     """Decodes, a chunk in the middle of a prompt, another of one token, and tokens moved."""
-    model = CurvedStepTime()
+    model = CurvedStepTime(launching_seconds=launches)
     clock = StepClock(model, causal_pairs, link_seconds_per_token=1e-3)  # type: ignore[arg-type]
     batch = joined(BlockCurve(4), PLAIN_READS, [(10, 5, 2), (7, 3, 1)], 0)
     middle, last = Request(8, 0.0, 30, 5), Request(9, 0.0, 40, 5)
@@ -296,9 +299,10 @@ def test_a_mixed_step_costs_what_the_model_says() -> None:
     assert clock.mixed_seconds(StepPlan([], False, moved_tokens=3), batch) == pytest.approx(3e-3)
 
 
-def test_without_a_cache_every_context_is_computed_again() -> None:
+@pytest.mark.parametrize("launches", [0.0, 5.0])
+def test_without_a_cache_every_context_is_computed_again(launches: float) -> None:
     """Two samples of 11 tokens, one sequence of 8 and a prompt of 30, all of their pairs."""
-    model = CurvedStepTime()
+    model = CurvedStepTime(launching_seconds=launches)
     clock = RecomputeClock(model, causal_pairs)  # type: ignore[arg-type]
     batch = joined(BlockCurve(1), PLAIN_READS, [(10, 5, 2), (7, 3, 1)], 0)
     plan = StepPlan([(Request(9, 0.0, 30, 5), 30)], decodes=True)

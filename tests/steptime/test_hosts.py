@@ -85,6 +85,18 @@ def test_a_step_that_no_graph_replays_takes_at_least_its_launches():
     assert steps(cost).seconds(long) == steps(HostCost(host_seconds=0.0)).seconds(long)
 
 
+def test_what_attention_reads_is_free_until_it_outlasts_the_launches():
+    """32 layers of 1 ms; their weights take 15 ms, so 17 ms of reads go unnoticed."""
+    cost = HostCost(host_seconds=2e-3, launch_seconds=1e-3)
+    eager, replayed = steps(cost, enforce_eager=True), steps(cost)
+    weights = replayed.cost(StepLoad(8, 8)).device_seconds
+    assert 0.01 < weights < 0.03
+    for reads, expected in ((0.0, 32e-3), (31e-3 - weights, 32e-3), (40e-3, weights + 40e-3)):
+        load = StepLoad(8, 8, kv_read_bytes=reads * FREE["kv_bytes_per_s"])
+        assert eager.seconds(load) == pytest.approx(expected + 2e-3)
+        assert replayed.seconds(load) == pytest.approx(weights + reads + 2e-3)
+
+
 def test_experts_are_launched_too():
     cost = HostCost(host_seconds=0.0, expert_launch_seconds=2e-3, launch_seconds=1e-3)
     assert steps(cost, "mixtral-8x7b").seconds(StepLoad(9, 1)) == pytest.approx(32 * 3e-3)

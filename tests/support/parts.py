@@ -33,21 +33,26 @@ class CurvedStepTime:
     """A step-time model with every feature that the real one has, and odd constants.
 
     It bends in the tokens, is linear in KV bytes (slower beside prompts) and in pairs (which
-    two pipeline stages share).
+    two pipeline stages share); all but its ends takes at least what it takes to launch it.
     """
 
     kv_seconds_per_byte: float = 1.7e-9
+    launching_seconds: float = 0.0
 
     def cost(self, load: StepLoad) -> StepCost:
         """Terms of one step."""
         mixed = load.tokens > load.sequences
         factor = 1.31 if mixed else 1.0
+        products = sqrt(1e-6 + (7.3e-5 * load.tokens) ** 2)
+        reads = factor * self.kv_seconds_per_byte * load.kv_read_bytes
+        pairs = 2.9e-7 * load.prefill_pairs / min(2, max(1, load.sequences))
         return StepCost(
             host_seconds=3.1e-3,
-            roofline_seconds=sqrt(1e-6 + (7.3e-5 * load.tokens) ** 2),
-            kv_seconds=factor * self.kv_seconds_per_byte * load.kv_read_bytes,
-            prefill_attention_seconds=2.9e-7 * load.prefill_pairs / min(2, max(1, load.sequences)),
+            roofline_seconds=products,
+            kv_seconds=reads,
+            prefill_attention_seconds=pairs,
             sequence_seconds=1.9e-5 * load.sequences,
+            launch_seconds=max(0.0, self.launching_seconds - products - reads - pairs),
         )
 
 
