@@ -231,7 +231,7 @@ def test_what_was_not_fitted_is_predicted(learned):
 
 def test_a_term_that_was_right_stays_where_it_was(learned):
     (launch,) = [term for term in learned.terms if term.name == "launch_seconds"]
-    assert launch.after == pytest.approx(launch.before, rel=0.05)
+    assert launch.after == pytest.approx(launch.before, rel=0.1)
 
 
 def test_prompts_that_are_alike_tell_no_cost_of_a_token(folder):
