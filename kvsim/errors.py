@@ -24,6 +24,7 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedError",
     "few",
+    "first_line",
     "nearest",
     "printable",
     "shortened",
@@ -156,6 +157,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in shortened(text))
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says in its first line; its name where it is mute."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def nearest(name: str, known: Iterable[str], count: int = 4) -> list[str]:

@@ -51,7 +51,7 @@ ROOMS = (
     room("search", "answers", "numpy", "distributed optuna pyarrow"),
     room("studies", "answers"),
     room("figures", "answers", "numpy", "plotly"),
-    room("calibrate", "shells", "numpy", "pandas pyarrow scipy torch"),
+    room("calibrate", "shells", "numpy", "pandas pyarrow scipy torch vllm flashinfer flash_attn"),
     room("cli", "shells", "click", "rich"),
     room("__main__", "shells"),
 )

@@ -111,17 +111,18 @@ def predict(rows: StepRows, rates: StepCoefficients, *, weights: str = "") -> Fl
     mixed = rows.phase == "mixed"
     slowed = np.where(mixed, rates.mixed_kv_factor, 1.0)
     start = rates.head_seconds + mixed * rates.mixed_head_seconds
-    return np.asarray(
-        rates.host_seconds
-        + rows.layers * rates.layer_seconds
+    device = (
+        rows.layers * rates.layer_seconds
         + _roofline(weight, compute, rates.norm)
         + slowed * rows.kv_bytes / rates.kv_bytes_per_s
         + decoding * rows.sequences * rows.kv_heads * start
         + rows.attention_flops / rates.attention_flops_per_s
         + rows.query_tokens * rates.attention_token_seconds
         + _link_seconds(rows, rates.collectives)
-        + rows.sequences * rates.sequence_seconds
     )
+    each = rates.launch_seconds + rows.sequences * rates.sequence_launch_seconds
+    ends = rates.host_seconds + rows.sequences * rates.sequence_seconds
+    return np.asarray(ends + np.maximum(rows.layers * each, device))
 
 
 def _roofline(weight: Floats, compute: Floats, norm: float) -> Floats:

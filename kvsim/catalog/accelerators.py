@@ -37,8 +37,8 @@ _PUNCTUATION = re.compile(r"[^a-z0-9]+")
 _VENDOR_WORDS = ("nvidia", "amd", "intel", "google", "apple", "geforce", "tesla", "instinct")
 
 # A rate below this is one written in GB/s or TFLOP/s; a link of tensor parallelism over
-# PCIe is the slowest real number, at about 1e9.
-_LEAST_RATE = 1e8
+# PCIe is the slowest number of a datasheet, at about 1e9; an old CPU's kernels reach less.
+_LEAST_RATE = 1e7
 _GREATEST_RATE = 1e19
 # No part of a step takes longer than this, or is off by such a factor, on any device.
 _LONGEST_SECONDS = 1.0

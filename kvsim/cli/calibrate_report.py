@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kvsim.cli.render import Section, Table
@@ -50,10 +50,32 @@ def found_sections(found: _Content) -> Iterator[Section]:
     headers = ("", "measured", against, "share", "")
     rows = tuple(_comparison(entry) for entry in found["comparisons"])
     yield Section(title, (Table(headers, rows),))
-    errors = [(name, f"{error:.1f} %") for name, error in found["error_percent"].items()]
-    yield Section("Fitted error", (Table(("part", "mean absolute"), tuple(errors)),))
+    yield _kernels(found["kernels"])
+    yield _steps(found["steps"])
+    errors = [(name, f"{error:.1f}", "") for name, error in found["error_percent"].items()]
+    errors += [(name, "", f"{error:.1f}") for name, error in found["check_percent"].items()]
+    parts = Table(("part", "fitted on", "not fitted on"), tuple(errors))
+    yield Section("Mean absolute error, %", (parts,))
     yield from _remarks(found)
     yield Section("Written", (_written(found["files"]),))
+
+
+def _kernels(kernels: _Content) -> Section:
+    """Say what the rates stand for, and which better kernels are not here."""
+    missing = "".join(f"\n- not {line}" for line in kernels["passed_over"])
+    return Section("Kernels", (kernels["words"] + missing,))
+
+
+def _steps(steps: Sequence[_Content]) -> Section:
+    """A few decode steps, launched and replayed: the longer of host and device, and the ends."""
+    headers = ("", "sequences", "ends", "launches", "device", "step")
+    keys = ("ends_seconds", "launch_seconds", "device_seconds", "step_seconds")
+    rows = tuple(
+        (step["way"], str(step["sequences"]), *(format_seconds(step[key]) for key in keys))
+        for step in steps
+    )
+    context, model = steps[0]["context"], steps[0]["model"]
+    return Section(f"Decode steps of {model}, {context:,} tokens each", (Table(headers, rows),))
 
 
 def _device(device: _Content) -> str:

@@ -122,7 +122,8 @@ def _twin(output: Path | None, output_format: str, asked: dict[str, Any]) -> Non
 def _twin_sections(found: Validation) -> list[Section]:
     coefficients = found.profile.coefficients
     error = coefficients.error_percent if coefficients else None
-    what = f"torch {found.torch_version}, timed in {found.clock}\ncoefficients {found.provenance}"
+    what = f"torch {found.torch_version}, timed in {found.clock}\n{found.kernels}"
+    what += f"\ncoefficients {found.provenance}"
     what += f"; they miss their own rows by {error:g} %" if error is not None else ""
     if found.drift_percent is not None:
         what += f"\nequal work took up to {found.drift_percent:.0f} % longer at times: the"

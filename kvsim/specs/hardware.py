@@ -158,9 +158,9 @@ class HostCost(Checked):
         What every step waits for the host, beside the device's time.
     sequence_seconds, batch_exponent : float
         What `n` running sequences add to it: ``sequence_seconds * n ** batch_exponent``.
-    launch_seconds : float
-        What launching the kernels of one layer takes, one by one. A step that no CUDA graph
-        replays takes at least that for every layer.
+    launch_seconds, sequence_launch_seconds : float
+        What launching the kernels of one layer takes, one by one, and what each sequence of the
+        step adds. A step that no CUDA graph replays takes at least that for every layer.
     expert_launch_seconds : float
         The same of a layer's routed experts, beside `launch_seconds`.
     graphs : bool
@@ -175,6 +175,7 @@ class HostCost(Checked):
     sequence_seconds: NonNegativeFloat = 0.0
     batch_exponent: Share = 1.0
     launch_seconds: NonNegativeFloat = 0.0
+    sequence_launch_seconds: NonNegativeFloat = 0.0
     expert_launch_seconds: NonNegativeFloat = 0.0
     graphs: bool = True
     front_end: FrontEnd = FrontEnd()
@@ -221,8 +222,8 @@ class ExpertRates(Checked):
 class StepCoefficients(Checked):
     """Measured or fitted coefficients of the step-time model (``kvsim.steptime.model``).
 
-    ``step = host + layers * layer + pnorm(weights / BW, flops / P) + kv / BW_kv
-    + attention flops / P_attn + collectives * link + sequences * sequence``
+    ``step = host + sequences * sequence + max(launches, layers * layer + pnorm(weights / BW,
+    flops / P) + kv / BW_kv + attention flops / P_attn + collectives * link)``
 
     Parameters
     ----------
@@ -239,6 +240,11 @@ class StepCoefficients(Checked):
     layer_seconds, host_seconds, sequence_seconds : float
         Fixed cost per layer; host cost per step, and per running sequence per step, where
         `engine` is none whose host costs are known.
+    launch_seconds, sequence_launch_seconds : float
+        As those of `HostCost`, where the host costs are these and every kernel is launched by
+        itself; 0 where steps are replayed.
+    kernels : str
+        Which attention and which elementwise kernels the rates stand for, where that was chosen.
     norm : float
         Exponent of the p-norm that joins the two roofline arms; large is a hard max.
     collectives : mapping of int to Link
@@ -278,6 +284,7 @@ class StepCoefficients(Checked):
     source: str
     date: str
     fitted_on: str = ""
+    kernels: str = ""
     derived_from: str = ""
     error_percent: NonNegativeFloat | None = None
     weight_bytes_per_s: PositiveFloat
@@ -287,6 +294,8 @@ class StepCoefficients(Checked):
     layer_seconds: NonNegativeFloat
     host_seconds: NonNegativeFloat = 0.0
     sequence_seconds: NonNegativeFloat = 0.0
+    launch_seconds: NonNegativeFloat = 0.0
+    sequence_launch_seconds: NonNegativeFloat = 0.0
     elementwise_bytes_per_s: PositiveFloat | None = None
     norm: AtLeastOne = 2.2
     collectives: dict[int, Link] = {}  # noqa: RUF012 - read into a dict of its own

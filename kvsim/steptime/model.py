@@ -308,8 +308,8 @@ class StepTimeModel:
             sequence_seconds=host.sequence_seconds * load.sequences**host.batch_exponent,
             elementwise_seconds=self._elementwise_seconds(load.tokens) / busy,
         )
-        launches = self._launches(load)
-        return cost._replace(launch_seconds=max(0.0, launches - cost.device_seconds))
+        waited = self.launches(load) - cost.device_seconds
+        return cost._replace(launch_seconds=max(0.0, waited))
 
     def seconds(self, load: StepLoad) -> float:
         """Duration of one step."""
@@ -356,12 +356,13 @@ class StepTimeModel:
         rate = self.coefficients.elementwise_bytes_per_s
         return tokens * self.work.elementwise_bytes / rate if rate else 0.0
 
-    def _launches(self, load: StepLoad) -> float:
+    def launches(self, load: StepLoad) -> float:
         """What launching every kernel takes: nothing where a CUDA graph replays the step."""
         if self.graphs and load.tokens == load.sequences:
             return 0.0
         host, work = self.host, self.work
-        return work.layers * host.launch_seconds + work.expert_layers * host.expert_launch_seconds
+        each = host.launch_seconds + load.sequences * host.sequence_launch_seconds
+        return work.layers * each + work.expert_layers * host.expert_launch_seconds
 
     def _collective_seconds(self, tokens: int) -> float:
         """Two all-reduces per layer, and a hop to the next stage after each but the last."""

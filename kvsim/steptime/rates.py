@@ -64,7 +64,13 @@ def host_of(known: StepCoefficients, engine: Engine | None, *, is_async: bool) -
         own = known.host_costs.get(engine.name) or host_cost(engine, is_async=is_async)
         if own is not None:
             return own
-    return HostCost(host_seconds=known.host_seconds, sequence_seconds=known.sequence_seconds)
+    return HostCost(
+        host_seconds=known.host_seconds,
+        sequence_seconds=known.sequence_seconds,
+        launch_seconds=known.launch_seconds,
+        sequence_launch_seconds=known.sequence_launch_seconds,
+        graphs=not known.launch_seconds,
+    )
 
 
 def stored_as(deployment: Deployment) -> ModelSpec:

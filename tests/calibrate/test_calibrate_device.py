@@ -133,7 +133,9 @@ def test_events_are_milliseconds_and_a_run_is_shared_by_its_calls():
     def run():
         cuda.clock += 6.0  # milliseconds
 
-    timing = bench._sample(run, 3, captured=True)
+    from kvsim.calibrate.measure.timing import _Run
+
+    timing = bench._sample(_Run(run, 3, captured=True), bench._clock)
     assert timing.seconds == pytest.approx(2e-3)
     assert timing.captured
 
@@ -404,7 +406,9 @@ def test_paged_decode_attends_to_every_sequences_own_blocks(torch):
     tables = case.tables(space)
     assert sorted(block for table in tables for block in table) == list(range(3 + 4 + 6))
     step = case.step(space, tables)
-    keys, values = space.views(2, (2, 2, 13 * 16, 16), "fp32")
+    keys, values = (
+        each.flatten(1, 2).transpose(1, 2) for each in space.views(2, (2, 13, 16, 2, 16), "fp32")
+    )
     query, new_key, new_value = torch.randn(3, 8, 16), torch.randn(3, 2, 16), torch.randn(3, 2, 16)
 
     for layer in range(case.sets):

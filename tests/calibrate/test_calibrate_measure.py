@@ -13,6 +13,7 @@ import kvsim
 from kvsim.calibrate.measure.attention import DecodeCase
 from kvsim.calibrate.measure.case import Row, summarise
 from kvsim.calibrate.measure.coefficients import calibrate_rows
+from kvsim.calibrate.measure.fitting import NO_LAUNCHES
 from kvsim.calibrate.measure.gemm import GemmCase
 from kvsim.calibrate.measure.grid import plan_cases
 from kvsim.cli.calibrate_report import found_sections, plan_sections
@@ -22,14 +23,16 @@ from tests.support.planted import H200, PlantedBench, measured
 
 
 def planted_values(bench, way="loop"):
-    layers, decode = {"loop": ("layers", "decode_paged"), "kernels": ("layers_graph", "decode")}[
-        way
-    ]
-    return {
+    decode, launches = {"loop": "decode_paged", "kernels": "decode"}[way], {}
+    if way == "loop":
+        known = bench.launches
+        launches = {"launch_seconds": known.layer + known.attention}
+        launches["sequence_launch_seconds"] = known.sequence
+    return launches | {
         "weight_bytes_per_s": bench.weights,
         "flops_per_s": bench.flops,
         "norm": bench.norm,
-        "layer_seconds": bench.layer[layers] + bench.decode_start,
+        "layer_seconds": bench.layer + bench.decode_start,
         "kv_bytes_per_s": bench.kv[decode],
         "head_seconds": bench.head,
         "attention_flops_per_s": bench.attention,
@@ -57,7 +60,7 @@ def test_a_device_a_thousand_times_slower_is_recovered_too(tmp_path):
     """No unit is built into the fits: a slow CPU is no worse than an H200."""
     slow = PlantedBench(
         copy=9e9, weights=7e9, flops=0.2e12, kv={"decode": 6e9, "decode_paged": 2e9},
-        layer={"layers": 300e-6, "layers_graph": 0.0}, decode_start=40e-6, head=2e-6,
+        layer=300e-6, launches=NO_LAUNCHES, decode_start=40e-6, head=2e-6,
         attention=0.08e12, token=9e-9,
     )  # fmt: skip
     laptop = replace(H200, kind="cpu", name="A Laptop 4 threads", dtypes=("fp32", "bf16"))
@@ -83,7 +86,7 @@ def test_noise_and_a_bad_row_do_not_bend_the_fit_and_the_bad_row_is_named(factor
     found = calibrate_rows(rows, H200, None, "2026-01-01")
     for name in ("weight_bytes_per_s", "flops_per_s", "kv_bytes_per_s", "attention_flops_per_s"):
         planted = planted_values(bench)[name]
-        assert getattr(found.coefficients["loop"], name) == pytest.approx(planted, rel=0.03), name
+        assert getattr(found.coefficients["loop"], name) == pytest.approx(planted, rel=0.04), name
     (worst,) = found.parts["loop decode"].outliers(beyond=0.25)
     assert worst.startswith(f"{rows[at].case.label}: {'-' if factor > 1 else '+'}")
 
@@ -169,7 +172,7 @@ def test_rotated_inputs_exceed_four_times_the_cache_and_all_fits(quick):
     plan = plan_cases(H200, quick=quick)
     for case in plan.cases:
         assert case.buffer_bytes <= 0.6 * H200.free_bytes, case.label
-        if isinstance(case, GemmCase | DecodeCase):
+        if case.rotates and isinstance(case, GemmCase | DecodeCase):
             each = case.moved_bytes if isinstance(case, DecodeCase) else case.n * case.k
             bytes_a_set = each * (1 if isinstance(case, DecodeCase) else case.element_bytes)
             rotated = bytes_a_set * case.sets
@@ -181,7 +184,7 @@ def test_a_gpu_whose_cache_is_larger_than_it_says_is_not_read_from_it():
     """ROCm reports the 4 MiB of its L2, and MI300X has 256 MiB behind it."""
     mi300x = replace(H200, name="AMD Instinct MI300X", l2_bytes=4 * MIB)
     for case in plan_cases(mi300x, quick=False).cases:
-        if isinstance(case, GemmCase | DecodeCase):
+        if case.rotates and isinstance(case, GemmCase | DecodeCase):
             weights = case.n * case.k * case.element_bytes if isinstance(case, GemmCase) else 0
             assert (weights or case.moved_bytes) * case.sets >= 512 * MIB, case.label
 

@@ -11,6 +11,7 @@ from kvsim.calibrate.measure.bandwidth import ReadCase
 from kvsim.calibrate.measure.calibrate import Outputs, measure
 from kvsim.calibrate.measure.gemm import GemmCase
 from kvsim.calibrate.measure.grid import Plan, plan_cases
+from kvsim.calibrate.measure.kernels import Kernels
 from kvsim.calibrate.measure.origin import Origin
 from kvsim.calibrate.measure.overhead import HostCase, LaunchCase
 from kvsim.calibrate.measure.session import COLUMNS, Session, kept_timings
@@ -194,16 +195,20 @@ def test_a_resumed_session_times_only_what_is_missing(tmp_path):
     assert len(csv_rows(stopped.csv_path)) == len(cases)
 
 
+KERNELS = Kernels("one", "two")
+
+
 def test_the_head_of_the_rows_says_whose_they_are_and_no_others_are_resumed(tmp_path):
     facts = replace(H200, uuid="6f2a")
-    origin, path = Origin.of(facts), tmp_path / "rows.csv"
+    origin, path = Origin.of(facts, KERNELS), tmp_path / "rows.csv"
     plan = Plan(plan_cases(H200, quick=True).cases[:3], QUICK_PACE, "cuda")
     Session(TroubledBench(lambda *_: None), path, head=origin.head).run(plan)
-    assert path.read_text().splitlines()[:5] == [
+    assert path.read_text().splitlines()[:6] == [
         "# device: NVIDIA H200",
         "# uuid: 6f2a",
         "# torch: 2.11.0+cu130",
         "# driver: driver 580.159.03, CUDA 13.0",
+        "# kernels: attention: one; norms, rotary, gates: two",
         ",".join(COLUMNS),
     ]
     assert len(kept_timings(path, origin)) == 3
@@ -214,7 +219,9 @@ def test_the_head_of_the_rows_says_whose_they_are_and_no_others_are_resumed(tmp_
         ({"driver": "driver 590"}, "its rows are of driver 'driver 580"),
     ):
         with pytest.raises(InputError, match=said):
-            kept_timings(path, Origin.of(replace(facts, **change)))
+            kept_timings(path, Origin.of(replace(facts, **change), KERNELS))
+    with pytest.raises(InputError, match="its rows are of kernels 'attention: one; "):
+        kept_timings(path, Origin.of(facts, Kernels("another", "two")))
     path.write_text("".join(path.read_text().splitlines(keepends=True)[2:]))
     with pytest.raises(InputError, match="its head does not say device"):
         kept_timings(path, origin)

@@ -51,7 +51,7 @@ def test_both_profiles_are_written_and_every_kernel_was_replayed(sound):
     assert found["datasheet"] == "H100-SXM5-80GB"
     assert (found["skipped"], found["shrunk"]) == ([], [])
     kinds = {row["kind"]: row["captured"] for row in rows(folder)}
-    launched = {"layers", "decode_paged", "launch", "host"}
+    launched = {"layers", "layers_host", "decode_host", "launch", "host"}
     assert {kind for kind, captured in kinds.items() if captured == "0"} == launched
     for name in ("card.yaml", "card.kernels.yaml"):
         assert load_accelerator(folder / name).coefficients.engine == "torch"

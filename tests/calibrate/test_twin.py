@@ -16,18 +16,15 @@ needs.need("torch")
 import torch
 
 from kvsim.calibrate.fit import predict
-from kvsim.calibrate.twin import engine as twin_engine
+from kvsim.calibrate.measure.kernels import Kernels
+from kvsim.calibrate.twin import gathered as twin_gathered
 from kvsim.calibrate.twin import validate as twin_command
-from kvsim.calibrate.twin.attention import groups_of_like_length
 from kvsim.calibrate.twin.blueprint import Blueprint, tiny_model
 from kvsim.calibrate.twin.clock import StepSample
 from kvsim.calibrate.twin.decoder import Decoder
 from kvsim.calibrate.twin.device import Device
-from kvsim.calibrate.twin.memory import (
-    GATHER_BYTES,
-    gathered_tokens,
-    workspace_bytes,
-)
+from kvsim.calibrate.twin.gathered import groups_of_like_length
+from kvsim.calibrate.twin.memory import GATHER_BYTES, workspace_bytes
 from kvsim.calibrate.twin.paged import BlockPool
 from kvsim.calibrate.twin.questions import Question
 from kvsim.calibrate.twin.serve import Twin
@@ -231,13 +228,13 @@ def test_a_preempted_request_gives_its_blocks_back_even_when_it_runs_again_at_on
     assert pool.held_blocks == 0
 
 
-@given(st.lists(st.integers(1, 5000), max_size=40))
-def test_groups_are_a_partition_in_which_nobody_is_padded_to_more_than_twice(lengths):
-    groups = list(groups_of_like_length(lengths))
+@given(st.lists(st.integers(1, 50), max_size=40), st.sampled_from([0.5, 1.0]))
+def test_groups_are_a_partition_in_which_nobody_is_padded_beyond_the_share(lengths, share):
+    groups = list(groups_of_like_length(lengths, 10**6, share))
     assert sorted(at for group in groups for at in group) == list(range(len(lengths)))
     for group in groups:
         contexts = [lengths[at] for at in group]
-        assert max(contexts) <= 2 * min(contexts)
+        assert share * max(contexts) <= min(contexts)
 
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=40), st.integers(1, 20_000))
@@ -251,7 +248,8 @@ def test_a_group_is_gathered_within_the_tokens_that_it_may_have(lengths, most):
 
 def test_small_gathers_change_no_token(monkeypatch):
     whole, _ = served(scenario(num_blocks=24))
-    monkeypatch.setattr(twin_engine, "gathered_tokens", lambda *_: 20)
+    each = 2 * small_model().layer_groups[0].caches[0].kv_heads * 8 * 4
+    monkeypatch.setattr(twin_gathered, "GATHER_BYTES", 20 * each)
     parts, _ = served(scenario(num_blocks=24))
     assert parts.texts == whole.texts
     assert len(parts.samples) == len(whole.samples)
@@ -272,7 +270,7 @@ def test_the_workspace_is_the_largest_moment_of_a_step():
         accelerator=find_accelerator("h200"),
     )
     assert workspace_bytes(large, 2) == GATHER_BYTES == 512 * 2**20
-    assert gathered_tokens(Blueprint.of(find_model("llama2-7b")), 2) == GATHER_BYTES // 16_384
+    assert workspace_bytes(large, 2, gathers=False) == workspace_bytes(setup, 2)
 
 
 # ---- the fit ------------------------------------------------------------------------------
@@ -299,10 +297,19 @@ def loads():
             yield StepLoad(batch + context, batch + 1, 4096.0 * batch * context, pairs)
 
 
-def test_the_fit_gives_known_coefficients_times_back():
-    setup = prepare(scenario(), model=tiny_model(), accelerator=sheet(KNOWN))
+LAUNCHED = KNOWN.model_copy(update={"launch_seconds": 1e-3, "sequence_launch_seconds": 1e-5})
+
+
+@pytest.mark.parametrize("launch", [0.0, 1e-3])
+def test_the_fit_gives_known_coefficients_times_back(launch):
+    """Of the planted decode steps some wait for the launches, 1 ms a layer, and some do not."""
+    known = KNOWN.model_copy(update={"launch_seconds": launch})
+    setup = prepare(scenario(), model=tiny_model(), accelerator=sheet(known))
     samples = [StepSample(load, setup.step_time.cost(load).seconds) for load in loads()]
-    fitted = fit_samples(samples, setup.deployment)
+    waiting = [setup.step_time.cost(load).launch_seconds > 0 for load in loads()]
+    assert sum(waiting) == (8 if launch else 0)
+    fitted = fit_samples(samples, setup.deployment, launches=launch > 0)
+    assert fitted.launch_seconds == pytest.approx(launch, rel=0.02)
     again = prepare(scenario(), model=tiny_model(), accelerator=sheet(fitted)).step_time
     for sample in samples:
         assert again.cost(sample.load).seconds == pytest.approx(sample.seconds, rel=0.03)
@@ -320,11 +327,12 @@ def test_one_slow_step_in_ten_does_not_move_the_fit():
     assert np.median(np.abs(errors)) < 0.05
 
 
-def test_the_fit_and_the_simulator_read_coefficients_alike():
+@pytest.mark.parametrize("known", [KNOWN, LAUNCHED], ids=["replayed", "launched"])
+def test_the_fit_and_the_simulator_read_coefficients_alike(known):
     """`kvsim.calibrate.fit.predict` and `StepTimeModel.cost` are two forms of one formula."""
-    setup = prepare(scenario(), model=tiny_model(), accelerator=sheet(KNOWN))
+    setup = prepare(scenario(), model=tiny_model(), accelerator=sheet(known))
     samples = [StepSample(load, 1.0) for load in loads()]
-    columns = predict(step_rows(samples, setup.deployment), KNOWN)
+    columns = predict(step_rows(samples, setup.deployment), known)
     costs = [setup.step_time.cost(sample.load).seconds for sample in samples]
     np.testing.assert_allclose(columns, costs, rtol=1e-9)
 
@@ -597,6 +605,7 @@ def test_an_interrupt_keeps_the_loads_that_were_served(monkeypatch, loads):
     class Twin:
         def __init__(self, setup, device):
             self.served = 0
+            self.kernels = Kernels("plain", "plain")
 
         def serve(self, setup, seed):
             self.served += 1
@@ -623,4 +632,5 @@ def test_an_interrupt_keeps_the_loads_that_were_served(monkeypatch, loads):
             served()
     else:
         expected = [("load 1", None, "run 1"), ("load 2", None, "run 2")]
-        assert served() == (expected, calibration, True)
+        words = "attention: plain; norms, rotary, gates: plain"
+        assert served() == (expected, words, calibration, True)

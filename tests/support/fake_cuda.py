@@ -11,6 +11,7 @@ times are the CPU's.
 import contextlib
 import functools
 import json
+import logging
 import sys
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -21,6 +22,8 @@ from tests.support import needs
 needs.need("torch")
 import torch
 from torch.overrides import TorchFunctionMode
+
+from kvsim.calibrate.shapes import DecoderShape
 
 GIB = 2**30
 MAKERS = {"empty", "zeros", "ones", "tensor", "arange", "randint", "randperm", "full"}
@@ -188,26 +191,45 @@ def install(card):
     torch.version.cuda = "12.8"
     torch.backends.cuda.cudnn_sdp_enabled = lambda: True
     torch.backends.cuda.enable_cudnn_sdp = lambda enabled: None
-    generator = torch.Generator
-    torch.Generator = lambda device=None: generator()
+    torch.compile = no_triton
+    sys.modules["torch.nn.attention.flex_attention"] = None  # seconds to import, for no triton
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # which it misses, too
+    torch.Generator = CpuGenerator
     OnTheCpu(card).__enter__()
+
+
+class CpuGenerator(torch.Generator):
+    """Random numbers are the CPU's, whatever device they are asked for."""
+
+    def __new__(cls, device=None):
+        return super().__new__(cls)
+
+
+def no_triton(function, dynamic):
+    """Torch's compiler where its backend is not installed."""
+    raise RuntimeError("Cannot find a working triton installation")
+
+
+MICRO = DecoderShape("micro", 64, 2, 1, 192, 2, head_dim=32)
 
 
 def shrink_grid():
     """A grid that a CPU gets through in seconds, by the same planner."""
     from kvsim.calibrate.measure import grid
     from kvsim.calibrate.measure.timing import Pace
-    from kvsim.calibrate.twin import device
+    from kvsim.calibrate.twin import device, questions, warmup
 
     small = replace(
-        grid._GRIDS["cpu", True], buffers=(2**20,), shapes=(grid._TINY,), depths=(2, 3),
-        tokens=(1, 8, 64), batches=(1, 4), contexts=(128, 512), kv_heads=(4,), head_dim=32,
+        grid._GRIDS["cpu", True], buffers=(2**20,), shapes=(grid._MINI,), small=MICRO,
+        depths=(2, 3), tokens=(1, 8, 64), batches=(1, 4), contexts=(128, 512), kv_heads=(4,), head_dim=32,
         prompts=(32, 64, 128), sequences=(1, 4), vocabulary=512,
     )  # fmt: skip
     for quick in (False, True):
         grid._GRIDS["gpu", quick] = small
     grid._LEAST_ROTATION = 2**16
     grid.FULL_PACE = grid.QUICK_PACE = Pace(0.001, 3, 3)
+    questions._FEWEST_REQUESTS, questions._GPU_TOKENS = 10, 128
+    warmup._QUICK_BATCHES = warmup._QUICK_PROMPTS = 2
     device._TRIAL_SIDE["cuda"], device._TRIAL_BYTES = 256, 2**20
 
 

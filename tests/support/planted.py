@@ -3,15 +3,17 @@
 from dataclasses import dataclass, field
 
 import kvsim
-from kvsim.calibrate.measure.attention import DecodeCase, PrefillCase
+from kvsim.calibrate.measure.attention import DecodeCase, LaunchedDecodeCase, PrefillCase
 from kvsim.calibrate.measure.bandwidth import CopyCase, ReadCase
 from kvsim.calibrate.measure.calibrate import measure
 from kvsim.calibrate.measure.case import Timing
 from kvsim.calibrate.measure.collective import AllReduceCase
 from kvsim.calibrate.measure.device import DeviceFacts
+from kvsim.calibrate.measure.fitting import Launches
 from kvsim.calibrate.measure.gemm import GemmCase
 from kvsim.calibrate.measure.grid import plan_cases
-from kvsim.calibrate.measure.layers import LayersCase
+from kvsim.calibrate.measure.kernels import Kernels
+from kvsim.calibrate.measure.layers import LaunchedLayersCase, LayersCase
 from kvsim.calibrate.measure.overhead import HostCase
 from kvsim.steptime.terms import roofline_seconds
 from kvsim.units import GIB, MIB
@@ -30,6 +32,9 @@ H200 = DeviceFacts(
 )
 
 
+LAUNCHES = Launches(stack=50e-6, layer=100e-6, attention=20e-6, sequence=0.3e-6)
+
+
 @dataclass(frozen=True)
 class PlantedBench:
     """A device whose every rate is known: what a case costs follows from the step's form."""
@@ -38,9 +43,8 @@ class PlantedBench:
     weights: float = 4.0e12
     flops: float = 750e12
     norm: float = 2.5
-    layer: dict[str, float] = field(
-        default_factory=lambda: {"layers": 120e-6, "layers_graph": 21e-6}
-    )
+    layer: float = 21e-6
+    launches: Launches = LAUNCHES
     kv: dict[str, float] = field(default_factory=lambda: {"decode": 3.5e12, "decode_paged": 1.2e12})
     decode_start: float = 13e-6
     head: float = 30e-9
@@ -56,6 +60,10 @@ class PlantedBench:
         seconds = self.seconds(case)
         captured = getattr(case, "captured", False)
         return Timing(seconds, 0.99 * seconds, 1.01 * seconds, samples=9, captured=captured)
+
+    def kernels(self, shape, dtype):
+        """Name nothing that exists."""
+        return Kernels("planted", "planted")
 
     def release(self):
         """Hold nothing, so give nothing back."""
@@ -74,10 +82,14 @@ class PlantedBench:
                 twice = 2 * case.n * case.k / self.weights
                 seconds = roofline_seconds(twice, case.flops / self.flops, self.norm)
                 return seconds / (self.fp8_gain if case.dtype == "fp8" else 1)
+            case LaunchedLayersCase():
+                return self.launches.of_stack(case)
             case LayersCase():
                 arms = case.moved_bytes / self.weights, case.flops / self.flops
-                fixed = case.layers * self.layer[case.kind]
-                return 25e-6 + fixed + roofline_seconds(*arms, self.norm)
+                device = 25e-6 + case.layers * self.layer + roofline_seconds(*arms, self.norm)
+                return device if case.captured else max(device, self.launches.of_stack(case))
+            case LaunchedDecodeCase():
+                return self.launches.of_attention(case.batch)
             case DecodeCase():
                 read = case.moved_bytes / self.kv[case.kind]
                 return self.decode_start + read + case.starts * self.head

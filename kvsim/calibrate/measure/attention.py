@@ -1,30 +1,35 @@
 """Attention: a decode step over a cache that is contiguous or paged, and causal prefill.
 
-Decode folds the query heads that share a KV head into the query's length, which needs no
-copies of K and V and no mask::
+Paged caches are read by the best kernel that the device has (`kvsim.calibrate.twin.kernels`). Where
+none follows block tables, K and V lie in one piece, and the query heads that share a KV head are
+folded into the query's length, which needs no copies of K and V and no mask::
 
     query (batch, kv_heads, heads per KV head, dim)    K, V (batch, kv_heads, context, dim)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kvsim.calibrate.measure.case import Call, LocalCase, halved
 from kvsim.calibrate.measure.workspace import Workspace
 from kvsim.units import ceil_div
 
-__all__ = ["BLOCK_SIZE", "DecodeCase", "PagedDecodeCase", "PrefillCase"]
+if TYPE_CHECKING:
+    from kvsim.calibrate.twin.kernels import DecodeKernel
+
+__all__ = ["BLOCK_SIZE", "DecodeCase", "LaunchedDecodeCase", "PagedDecodeCase", "PrefillCase"]
 
 BLOCK_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeCase(LocalCase):
-    """Decode attention of one layer over contiguous K and V.
+    """Decode attention of one layer over sequences that are equally long.
 
     Parameters
     ----------
@@ -67,8 +72,37 @@ class DecodeCase(LocalCase):
         """All caches."""
         return self.sets * self.moved_bytes
 
+    @property
+    def block_shape(self) -> tuple[int, int, int]:
+        """Tokens, heads and elements of a block of K or V."""
+        return BLOCK_SIZE, self.kv_heads, self.head_dim
+
     def calls(self, space: Workspace) -> list[Call]:
-        """One call per cache."""
+        """One call per cache: of blocks, where the device has a kernel that follows tables."""
+        kernel = self.kernel(space)
+        return self._contiguous(space) if kernel.gathers else self._paged(space, kernel)
+
+    def kernel(self, space: Workspace) -> DecodeKernel:
+        """The kernel that the device has for these heads."""
+        from kvsim.calibrate.twin.decodes import Geometry
+        from kvsim.calibrate.twin.kernels import choose_kernel
+
+        heads = self.kv_heads * self.group, self.kv_heads, self.head_dim
+        kind = space.dtype(self.dtype)
+        return choose_kernel(Geometry(*heads, BLOCK_SIZE, kind, space.device)).kernel
+
+    def _paged(self, space: Workspace, kernel: DecodeKernel) -> list[Call]:
+        from kvsim.calibrate.twin.decodes import Decodes
+
+        lengths = [self.context] * self.batch
+        tables = shuffled_tables(space, lengths)
+        blocks = sum(len(table) for table in tables)
+        keys, values = space.views(2, (self.sets, blocks, *self.block_shape), self.dtype)
+        attend = kernel.plan(Decodes(tables, lengths))
+        query = space.random((self.batch, self.kv_heads * self.group, self.head_dim), self.dtype)
+        return [partial(attend, query, keys[at], values[at]) for at in range(self.sets)]
+
+    def _contiguous(self, space: Workspace) -> list[Call]:
         shape = (self.batch, self.kv_heads, self.context, self.head_dim)
         caches = space.views(2 * self.sets, shape, self.dtype)
         query_shape = (self.batch, self.kv_heads, self.group, self.head_dim)
@@ -87,11 +121,10 @@ class DecodeCase(LocalCase):
 class PagedDecodeCase(DecodeCase):
     """Decode attention through block tables: the twin's own, over contexts that are not alike.
 
-    Torch has no paged kernel of its own: new K and V are written to their slots, the blocks of
-    sequences of like length gathered into one buffer, and that is attended to, a group after
-    the other. The bytes counted are those of K and V, once. `context` is the mean: contexts
-    reach from half of it to one and a half. fp8 blocks, of contexts all alike, are widened to
-    bf16 after gathering.
+    New K and V are written to their slots, and everything is attended to. Where no kernel follows
+    tables, blocks are gathered into one buffer first. The bytes counted are those of K and V,
+    once. `context` is the mean: contexts reach from half of it to one and a half. fp8 blocks, of
+    contexts all alike, are widened to bf16 after gathering.
 
     Parameters
     ----------
@@ -100,7 +133,6 @@ class PagedDecodeCase(DecodeCase):
     """
 
     kind: ClassVar[str] = "decode_paged"
-    captured: ClassVar[bool] = False
 
     @property
     def buffer_bytes(self) -> float:
@@ -122,33 +154,24 @@ class PagedDecodeCase(DecodeCase):
 
     def step(self, space: Workspace, tables: list[list[int]] | None = None) -> Any:
         """Lay out the twin's attention of one step, over blocks in random order."""
-        from kvsim.calibrate.twin.attention import StepAttention, decode_groups
-        from kvsim.calibrate.twin.memory import GATHER_BYTES
+        from kvsim.calibrate.twin.attention import PlannedDecodes, StepAttention
+        from kvsim.calibrate.twin.decodes import Decodes
+        from kvsim.calibrate.twin.kernels import choose_kernel
         from kvsim.calibrate.twin.paged import Blocks
 
         tables = tables or self.tables(space)
         blocks = sum(len(table) for table in tables)
-        shape = (self.sets, self.kv_heads, blocks * BLOCK_SIZE, self.head_dim)
-        keys, values = space.views(2, shape, self.dtype)
-        pool = Blocks(keys, values, BLOCK_SIZE)
-        token_bytes = 2 * self.kv_heads * self.head_dim * self.element_bytes
-        groups = decode_groups(
-            tables,
-            self.lengths,
-            BLOCK_SIZE,
-            device=space.device,
-            most_tokens=GATHER_BYTES // token_bytes,
-        )
+        pool = Blocks(*space.views(2, (self.sets, blocks, *self.block_shape), self.dtype))
+        kernel = choose_kernel(pool.geometry(self.kv_heads * self.group)).kernel
         pairs = zip(tables, self.lengths, strict=True)
         last = [table[-1] * BLOCK_SIZE + (length - 1) % BLOCK_SIZE for table, length in pairs]
         slots = space.torch.tensor(last, dtype=space.torch.int64, device=space.device)
-        return StepAttention(pool, slots, (), groups)
+        decodes = PlannedDecodes.of(kernel, Decodes(tables, self.lengths))
+        return StepAttention(pool, slots, (), decodes)
 
     def tables(self, space: Workspace) -> list[list[int]]:
         """Blocks of every sequence, no two sharing one."""
-        counts = [ceil_div(length, BLOCK_SIZE) for length in self.lengths]
-        ids = iter(space.torch.randperm(sum(counts)).tolist())
-        return [list(islice(ids, count)) for count in counts]
+        return shuffled_tables(space, self.lengths)
 
     def _new_tokens(self, space: Workspace) -> tuple[Any, Any, Any]:
         """Query, key and value of one new token per sequence."""
@@ -157,6 +180,23 @@ class PagedDecodeCase(DecodeCase):
             space.random((self.batch, count, self.head_dim), self.dtype) for count in heads
         )
         return query, key, value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchedDecodeCase(PagedDecodeCase):
+    """What the host takes to launch one layer's attention, while the device is idle."""
+
+    kind: ClassVar[str] = "decode_host"
+    rotates: ClassVar[bool] = False
+    captured: ClassVar[bool] = False
+    hosted: ClassVar[bool] = True
+
+
+def shuffled_tables(space: Workspace, lengths: Sequence[int]) -> list[list[int]]:
+    """Blocks of sequences in random order, no two sharing one."""
+    counts = [ceil_div(length, BLOCK_SIZE) for length in lengths]
+    ids = iter(space.torch.randperm(sum(counts)).tolist())
+    return [list(islice(ids, count)) for count in counts]
 
 
 def _widened_calls(case: PagedDecodeCase, space: Workspace) -> list[Call]:

@@ -20,6 +20,7 @@ from kvsim.calibrate.measure.profile import (
     write_profile,
 )
 from kvsim.calibrate.measure.session import Progress, Session, kept_timings
+from kvsim.calibrate.measure.steps import priced_steps
 from kvsim.calibrate.measure.timing import Bench, TorchBench
 from kvsim.calibrate.minimise import load_optimize
 from kvsim.errors import InputError
@@ -139,20 +140,22 @@ def measure(
     """
     load_optimize()  # fail before the first measurement, not after the last
     outputs = Outputs.beside(output or Path(f"{slug(facts.name)}.yaml"))
-    origin = Origin.of(facts)
-    kept = kept_timings(outputs.rows, origin) if resume else {}
     timer = bench or TorchBench(facts.torch_name, plan.pace)
+    kernels = timer.kernels(plan.shape, facts.dtype)
+    origin = Origin.of(facts, kernels)
+    kept = kept_timings(outputs.rows, origin) if resume else {}
     session = Session(timer, outputs.rows, progress, kept, origin.head, plan.least_bytes)
     rows = session.run(plan)
     date = datetime.now(UTC).date().isoformat()
-    found = calibrate_rows(rows, facts, shipped_profile(facts), date)
+    found = calibrate_rows(rows, facts, shipped_profile(facts), date, kernels.words)
     paths = dict(zip(WAYS, (outputs.profile, outputs.kernels_profile), strict=True))
     for way in found.coefficients:
         write_profile(paths[way], measured_profile(found, way, date))
     files = outputs.to_dict()
     if "kernels" not in found.coefficients:
         files["kernels_profile"] = None
-    return {**_found_dict(found), "files": files, **_notes(plan, session, found)}
+    said = {"kernels": {**kernels._asdict(), "words": kernels.words}, "files": files}
+    return {**_found_dict(found), **said, **_notes(plan, session, found)}
 
 
 def _found_dict(found: Calibration) -> dict[str, Any]:
@@ -161,6 +164,10 @@ def _found_dict(found: Calibration) -> dict[str, Any]:
         "datasheet": found.shipped.name if found.shipped else None,
         "comparisons": [entry.to_dict() for entry in comparisons(found)],
         "error_percent": {name: round(part.error_percent, 2) for name, part in found.parts.items()},
+        "check_percent": {
+            name: round(part.error_percent, 2) for name, part in found.checks.items()
+        },
+        "steps": [step.to_dict() for step in priced_steps(found)],
         "at_bounds": [
             f"{name}: {each}" for name, part in found.parts.items() for each in part.at_bounds
         ],

@@ -93,9 +93,12 @@ class LocalCase(Case):
     ----------
     captured : bool
         Whether the calls may be replayed as a CUDA graph, so that launches do not count.
+    hosted : bool
+        Whether the host's seconds count: what it takes to launch the calls on an idle device.
     """
 
     captured: ClassVar[bool] = True
+    hosted: ClassVar[bool] = False
 
     @abstractmethod
     def calls(self, space: Workspace) -> list[Call]:

@@ -1,22 +1,23 @@
 """From fitted parts to the coefficients of a step, once for each way of running it.
 
-=========  =========================================  =====================================
-way        layers                                     decode attention
-=========  =========================================  =====================================
-"loop"     launched one by one                        blocks gathered, then attended to
-"kernels"  replayed from a CUDA graph, where there    contiguous K and V
-           are any
-=========  =========================================  =====================================
+=========  =======================================  =======================================
+way        host                                     decode attention
+=========  =======================================  =======================================
+"loop"     launches every kernel: a step takes the  the twin's own, over contexts that are
+           larger of that and of the device         not alike
+"kernels"  replays a CUDA graph                     of sequences that are equally long
+=========  =======================================  =======================================
 
 The first is the plain torch loop that ``kvsim validate`` runs; the second is what a serving
-engine's graphs and paged kernels come near to.
+engine's graphs come near to. The device's seconds are those of replayed graphs in both, where it
+has any; a CPU launches nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +26,15 @@ from kvsim.calibrate.measure.case import Row
 from kvsim.calibrate.measure.collective import AllReduceCase
 from kvsim.calibrate.measure.device import DeviceFacts
 from kvsim.calibrate.measure.fitting import (
+    NO_LAUNCHES,
+    Launches,
     PartFit,
     fit_decode,
     fit_host,
+    fit_launches,
     fit_layers,
     fit_prefill,
+    overlap_of,
 )
 from kvsim.calibrate.measure.gemm import GemmCase
 from kvsim.errors import InputError
@@ -41,18 +46,9 @@ __all__ = ["WAYS", "Calibration", "calibrate_rows", "fastest"]
 WAYS = ("loop", "kernels")
 
 
-class _Kinds(NamedTuple):
-    """The rows that a way of running is fitted to."""
-
-    layers: str
-    decode: str
-
-
-_KINDS = {
-    "loop": _Kinds("layers", "decode_paged"),
-    "kernels": _Kinds("layers_graph", "decode"),
-}
+_DECODES = {"loop": "decode_paged", "kernels": "decode"}
 _FEW_TOKENS = 16
+_BOUND_BY_LAUNCHES = 1.5  # times its launches, up to which a launched row tells nothing else
 _FEWEST_STACKS, _FEWEST_CACHES = 4, 3  # that can be fitted
 
 
@@ -72,6 +68,10 @@ class Calibration:
         By way: "loop" and "kernels".
     parts : dict of str to PartFit
         Fits by "way part": "loop layers", "kernels decode", "prefill", "host".
+    launches : Launches
+        What the host takes to launch kernels one by one; nothing on a CPU.
+    checks : dict of str to PartFit
+        What nothing was fitted to: stacks that were launched, by the loop's form.
     notes : tuple of str
         What could not be fitted, and why.
     """
@@ -81,11 +81,17 @@ class Calibration:
     rows: tuple[Row, ...]
     coefficients: dict[str, StepCoefficients]
     parts: dict[str, PartFit]
+    launches: Launches = NO_LAUNCHES
+    checks: dict[str, PartFit] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 def calibrate_rows(
-    rows: Sequence[Row], facts: DeviceFacts, shipped: AcceleratorProfile | None, date: str
+    rows: Sequence[Row],
+    facts: DeviceFacts,
+    shipped: AcceleratorProfile | None,
+    date: str,
+    kernels: str = "",
 ) -> Calibration:
     """Fit everything that the rows say.
 
@@ -100,6 +106,8 @@ def calibrate_rows(
         absent devices, fp8 attention) stays as it is there.
     date : str
         Of the measurement, ISO.
+    kernels : str
+        What ran, in words.
 
     Raises
     ------
@@ -109,22 +117,32 @@ def calibrate_rows(
         Without scipy.
     """
     pick = _Picker(rows, facts.dtype)
-    parts = {"prefill": fit_prefill(pick("prefill")), "host": fit_host(pick("host"))}
+    parts = {"host": fit_host(pick("host"))}
+    launches = NO_LAUNCHES
+    if facts.kind == "cuda":
+        launched = pick("layers_host") + pick("decode_host")
+        launches, (stacks, attention) = fit_launches(launched)
+        parts |= {"launched layers": stacks, "launched attention": attention}
+    parts["prefill"] = fit_prefill(_of_the_device(pick("prefill"), launches))
     ways = [way for way in WAYS if way == "loop" or _has_kernels(pick, facts)]
+    only = facts.kind == "cuda" and "kernels" in ways
+    stacks_kind = "layers_graph" if facts.kind == "cuda" else "layers"
+    parts["layers"] = fit_layers(pick(stacks_kind, captured_only=only), launches)
     for way in ways:
-        layers, decode = _KINDS[way]
-        only = way == "kernels" and facts.kind == "cuda"
-        if stacks := pick(layers, captured_only=only):
-            parts[f"{way} layers"] = fit_layers(stacks)
-        parts[f"{way} decode"] = fit_decode(pick(decode, captured_only=only))
+        decodes = pick(_DECODES[way], captured_only=only)
+        parts[f"{way} decode"] = fit_decode(_of_the_device(decodes, launches))
+    checks = {}
+    if facts.kind == "cuda" and (launched := pick("layers")):
+        checks["launched stacks"] = overlap_of(launched, launches, parts["layers"].values)
     known = shipped.coefficients or class_coefficients(shipped) if shipped else None
     coefficients = {}
     for way in ways:
         base = _base(rows, facts, known, date, captured=way == "kernels")
-        fitted = _coefficients(way, parts, base)
-        coefficients[way] = _with_gemms(fitted, rows, facts.dtype, known)
+        fitted = _coefficients(way, parts, base, launches)
+        narrow = _with_gemms(fitted, rows, facts.dtype, known)
+        coefficients[way] = narrow.model_copy(update={"kernels": kernels})
     notes = () if "kernels" in ways else (_NO_KERNELS,)
-    return Calibration(facts, shipped, tuple(rows), coefficients, parts, notes)
+    return Calibration(facts, shipped, tuple(rows), coefficients, parts, launches, checks, notes)
 
 
 _NO_KERNELS = "too few rows were replayed from a CUDA graph: there is no profile of the kernels"
@@ -132,9 +150,16 @@ _NO_KERNELS = "too few rows were replayed from a CUDA graph: there is no profile
 
 def _has_kernels(pick: _Picker, facts: DeviceFacts) -> bool:
     """Whether the kernels can be told from their launches; where nothing is launched, they can."""
-    kinds = _KINDS["kernels"]
-    layers, decode = (len(pick(kind, captured_only=True)) for kind in (kinds.layers, kinds.decode))
+    kinds = ("layers_graph", _DECODES["kernels"])
+    layers, decode = (len(pick(kind, captured_only=True)) for kind in kinds)
     return facts.kind != "cuda" or (layers >= _FEWEST_STACKS and decode >= _FEWEST_CACHES)
+
+
+def _of_the_device(rows: list[Row], launches: Launches) -> list[Row]:
+    """Rows of attention that tell the device's seconds: replayed, or far beyond their launches."""
+    least = _BOUND_BY_LAUNCHES * launches.of_attention(1)
+    told = [row for row in rows if row.timing.captured or row.seconds > least]
+    return told if len(told) >= _FEWEST_CACHES else rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +192,11 @@ def fastest(rows: Sequence[Row], kinds: type | tuple[type, ...], what: str) -> f
     return float(max(rates))
 
 
-def _coefficients(way: str, parts: dict[str, PartFit], base: StepCoefficients) -> StepCoefficients:
+def _coefficients(
+    way: str, parts: dict[str, PartFit], base: StepCoefficients, launches: Launches
+) -> StepCoefficients:
     """Put the parts of one way of running together."""
-    stacks = parts.get(f"{way} layers") or parts["loop layers"]
-    used = [stacks, parts[f"{way} decode"], parts["prefill"], parts["host"]]
+    used = [parts["layers"], parts[f"{way} decode"], parts["prefill"], parts["host"]]
     layers, decode, prefill, host = (part.values for part in used)
     residuals = np.concatenate([part.residuals for part in used])
     values = {
@@ -185,6 +211,11 @@ def _coefficients(way: str, parts: dict[str, PartFit], base: StepCoefficients) -
         "attention_flops_per_s": 1 / prefill["flop"],
         "attention_token_seconds": prefill["token"],
     }
+    if layers["elementwise_bytes_per_s"]:
+        values["elementwise_bytes_per_s"] = layers["elementwise_bytes_per_s"]
+    if way == "loop":
+        values["launch_seconds"] = launches.layer + launches.attention
+        values["sequence_launch_seconds"] = launches.sequence
     factors = layers["token_factors"]
     return base.model_copy(
         update={
@@ -198,8 +229,8 @@ def _coefficients(way: str, parts: dict[str, PartFit], base: StepCoefficients) -
 
 
 _WORDS = {
-    "loop": "a plain torch loop with gathered blocks",
-    "kernels": "kernels without launches, contiguous KV",
+    "loop": "a plain torch loop that launches every kernel",
+    "kernels": "kernels without launches",
 }
 
 

@@ -17,8 +17,8 @@ from time import monotonic, perf_counter
 from typing import Any, ClassVar, NamedTuple
 
 from kvsim.calibrate.measure.case import Case, Timing, summarise
-from kvsim.calibrate.measure.workspace import first_line, load_torch
-from kvsim.errors import UnsupportedError
+from kvsim.calibrate.measure.workspace import load_torch
+from kvsim.errors import UnsupportedError, first_line
 from kvsim.units import KIB
 
 __all__ = [

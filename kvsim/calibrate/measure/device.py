@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kvsim.calibrate.measure.workspace import first_line, load_torch
+from kvsim.calibrate.measure.workspace import load_torch
 from kvsim.catalog.accelerators import find_accelerator
-from kvsim.errors import InputError, UnknownNameError, UnsupportedError
+from kvsim.errors import InputError, UnknownNameError, UnsupportedError, first_line
 from kvsim.specs.hardware import AcceleratorProfile
 from kvsim.units import MIB, parse_bytes
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kvsim.calibrate.csv_files import csv_rows
-from kvsim.calibrate.measure.attention import DecodeCase, PrefillCase
+from kvsim.calibrate.measure.attention import DecodeCase, PagedDecodeCase, PrefillCase
 from kvsim.calibrate.measure.bandwidth import CopyCase, ReadCase
 from kvsim.calibrate.measure.gemm import GemmCase
 from kvsim.calibrate.measure.layers import ReplayedLayersCase
@@ -26,7 +26,15 @@ _MAY_BE_LOW = ("loop: ", "prefill attention")
 _NO_RATE = "memory that the driver reports"
 _REPLAYED = tuple(
     each.kind
-    for each in (CopyCase, ReadCase, GemmCase, ReplayedLayersCase, DecodeCase, PrefillCase)
+    for each in (
+        CopyCase,
+        ReadCase,
+        GemmCase,
+        ReplayedLayersCase,
+        DecodeCase,
+        PagedDecodeCase,
+        PrefillCase,
+    )
 )
 
 
@@ -51,7 +59,8 @@ def objections(record: Mapping[str, Any], rows: str, file: str) -> Iterator[str]
     for name in record["at_bounds"]:
         yield f"the fit of {name} ended at the bound of its search"
     device = record["device"]
-    here = Origin(device["name"], device["uuid"], device["torch_version"], device["driver"])
+    software = device["torch_version"], device["driver"], record["kernels"]["words"]
+    here = Origin(device["name"], device["uuid"], *software)
     for name, wanted, found in here.differences(Origin.read(rows, file)):
         yield f"the rows are of {name} {found!r}, and the calibration of {wanted!r}"
     timed = csv_rows(rows, file, COLUMNS)

@@ -11,7 +11,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from kvsim.calibrate.measure.attention import DecodeCase, PagedDecodeCase, PrefillCase
+from kvsim.calibrate.measure.attention import (
+    DecodeCase,
+    LaunchedDecodeCase,
+    PagedDecodeCase,
+    PrefillCase,
+)
 from kvsim.calibrate.measure.bandwidth import CopyCase, ReadCase
 from kvsim.calibrate.measure.case import ELEMENT_BYTES, Case
 from kvsim.calibrate.measure.collective import (
@@ -22,7 +27,7 @@ from kvsim.calibrate.measure.collective import (
 )
 from kvsim.calibrate.measure.device import DeviceFacts
 from kvsim.calibrate.measure.gemm import GemmCase
-from kvsim.calibrate.measure.layers import LayersCase, ReplayedLayersCase
+from kvsim.calibrate.measure.layers import LaunchedLayersCase, LayersCase, ReplayedLayersCase
 from kvsim.calibrate.measure.overhead import HostCase, LaunchCase, ReplayCase
 from kvsim.calibrate.measure.timing import FULL_PACE, QUICK_PACE, Pace
 from kvsim.calibrate.shapes import LLAMA_3_8B, PUBLIC_SHAPES, DecoderShape
@@ -45,6 +50,7 @@ _SMALL = DecoderShape("small", 1024, 16, 4, 2816, 4, head_dim=64)
 _TINY = DecoderShape("tiny", 512, 8, 4, 1408, 4, head_dim=64)
 _MINI = DecoderShape("mini", 128, 4, 2, 384, 4, head_dim=32)
 _SMALL_STEP = 3  # every third token count will do for the small shape
+_LAUNCHED_STEP = 4  # and every fourth to see that launches and device overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +172,8 @@ class Plan:
         What the grid leaves out, and why.
     least_bytes : int
         What a case that `rotates` has to allocate, so that no cache holds it.
+    shape : DecoderShape
+        Whose heads the kernels are chosen for.
     """
 
     cases: tuple[Case, ...]
@@ -173,6 +181,7 @@ class Plan:
     kind: str
     notes: tuple[str, ...] = ()
     least_bytes: int = 0
+    shape: DecoderShape = LLAMA_3_8B
 
     @property
     def buffer_bytes(self) -> float:
@@ -225,7 +234,8 @@ def plan_cases(facts: DeviceFacts, *, quick: bool) -> Plan:
     if left_out := len(wanted) - len(kept):
         notes.append(f"{left_out} cases need more than {room / GIB:.1f} GiB and are left out")
     pace = QUICK_PACE if quick else FULL_PACE
-    return Plan(kept, pace, facts.kind, tuple(notes), planner.least_bytes)
+    notes_said, shape = tuple(notes), planner.grid.shapes[0]
+    return Plan(kept, pace, facts.kind, notes_said, planner.least_bytes, shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +281,7 @@ class _Planner:
         yield from self._gemms(self.facts.dtype, self._ends() if self.quick else self.grid.tokens)
         yield from self._layers()
         yield from self._decodes(self.facts.dtype)
+        yield from self._launched_decodes()
         yield from self._prefills()
         yield from self._other_dtypes()
         yield from self._collectives()
@@ -302,9 +313,20 @@ class _Planner:
             *product((grid.small,), grid.depths, grid.tokens[::_SMALL_STEP]),
         ]
         for shape, depth, tokens in stacks:
-            yield LayersCase(dtype=dtype, shape=shape, layers=depth, tokens=tokens)
-            if self.facts.kind == "cuda":
-                yield ReplayedLayersCase(dtype=dtype, shape=shape, layers=depth, tokens=tokens)
+            sizes: dict[str, Any] = {
+                "dtype": dtype,
+                "shape": shape,
+                "layers": depth,
+                "tokens": tokens,
+            }
+            if self.facts.kind != "cuda":
+                yield LayersCase(**sizes)
+                continue
+            yield ReplayedLayersCase(**sizes)
+            if tokens == grid.tokens[0]:  # launching does not ask how many
+                yield LaunchedLayersCase(**sizes)
+            if shape is grid.shapes[0] and tokens in grid.tokens[::_LAUNCHED_STEP]:
+                yield LayersCase(**sizes)
 
     def _decodes(self, dtype: str, *, thin: bool = False) -> Iterator[Case]:
         """Contiguous and paged caches of every size that is no trifle and no monster."""
@@ -323,6 +345,21 @@ class _Planner:
                 yield replace(case, sets=sets)
             sizes = {**case.sizes(), "sets": max(2, sets)}
             yield PagedDecodeCase(dtype=dtype, **sizes)
+
+    def _launched_decodes(self) -> Iterator[Case]:
+        """What launching attention takes: it may ask how many sequences there are."""
+        if self.facts.kind != "cuda":
+            return
+        grid, shape = self.grid, self.grid.shapes[0]
+        for batch in grid.batches:
+            yield LaunchedDecodeCase(
+                dtype=self.facts.dtype,
+                batch=batch,
+                context=grid.contexts[0],
+                kv_heads=shape.kv_heads,
+                head_dim=grid.head_dim,
+                sets=2,
+            )
 
     def _prefills(self) -> Iterator[Case]:
         heads = self.grid.shapes[0].heads

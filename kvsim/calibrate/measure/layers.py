@@ -9,7 +9,7 @@ from kvsim.calibrate.measure.case import Call, LocalCase, halved
 from kvsim.calibrate.measure.workspace import Workspace
 from kvsim.calibrate.shapes import DecoderShape
 
-__all__ = ["LayersCase", "ReplayedLayersCase"]
+__all__ = ["LaunchedLayersCase", "LayersCase", "ReplayedLayersCase"]
 
 _VOCABULARY = 128  # so small that embedding and output head cost a launch and no more
 
@@ -47,6 +47,14 @@ class LayersCase(LocalCase):
     def flops(self) -> float:
         """FLOPs of the GEMMs."""
         return 2.0 * self.parameters * self.tokens
+
+    @property
+    def elementwise_bytes(self) -> float:
+        """What kernels without a matrix read and write, as `RankWork.elementwise_bytes` has it."""
+        shape = self.shape
+        width = 8 * shape.hidden_size + 2 * shape.heads * shape.head_dim
+        width += 3 * shape.intermediate_size
+        return float(self.layers * self.tokens * width * self.element_bytes)
 
     @property
     def buffer_bytes(self) -> float:
@@ -93,6 +101,15 @@ class ReplayedLayersCase(LayersCase):
 
     kind: ClassVar[str] = "layers_graph"
     captured: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchedLayersCase(LayersCase):
+    """What the host takes to launch the stack, while the device has nothing else to do."""
+
+    kind: ClassVar[str] = "layers_host"
+    rotates: ClassVar[bool] = False
+    hosted: ClassVar[bool] = True
 
 
 def _attend_to_nothing(layer: int, query: Any, key: Any, value: Any) -> Any:

@@ -6,6 +6,7 @@
     # uuid: GPU-6f2a...
     # torch: 2.13.0+cu130
     # driver: driver 580.159.03, CUDA 13.0
+    # kernels: attention: FlashInfer ...; norms, rotary, gates: torch.compile
     kind,dtype,buffer,...
 
 Rows of two devices, or of one before and after an update, are fitted as if they were one: so a
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kvsim.calibrate.measure.device import DeviceFacts
+from kvsim.calibrate.measure.kernels import Kernels
 from kvsim.errors import InputError
 
 __all__ = ["Origin"]
@@ -33,11 +35,12 @@ class Origin(NamedTuple):
     uuid: str
     torch: str
     driver: str
+    kernels: str
 
     @classmethod
-    def of(cls, facts: DeviceFacts) -> Origin:
-        """That of a device."""
-        return cls(facts.name, facts.uuid, facts.torch_version, facts.driver)
+    def of(cls, facts: DeviceFacts, kernels: Kernels) -> Origin:
+        """That of a device, and of what runs on it."""
+        return cls(facts.name, facts.uuid, facts.torch_version, facts.driver, kernels.words)
 
     @classmethod
     def read(cls, text: str, where: str) -> Origin:

@@ -17,6 +17,7 @@ __all__ = ["HostCase", "LaunchCase", "ReplayCase"]
 _LAUNCHES = 64
 _WIDTH = 64  # so narrow that neither end computes anything to speak of
 _CONTEXT = 1024
+_HEADS, _HEAD_DIM = 8, 128  # of no layer: what attention would be planned for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +88,9 @@ class HostCase(LocalCase):
             hidden=_WIDTH,
             intermediate=_WIDTH,
             vocabulary=self.vocabulary,
-            heads=1,
-            kv_heads=1,
-            head_dim=_WIDTH,
+            heads=_HEADS,
+            kv_heads=_HEADS,
+            head_dim=_HEAD_DIM,
             longest=_CONTEXT,
         )
         decoder = space.decoder(shape, self.dtype)

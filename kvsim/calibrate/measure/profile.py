@@ -92,15 +92,20 @@ def _fitted(
     found: Calibration, bandwidth: float | None, peak: float | None
 ) -> Iterator[DatasheetComparison]:
     """Yield the coefficients of both ways of running, and what they share once."""
-    for way, rates in found.coefficients.items():
-        if f"{way} layers" in found.parts:
-            weights, gemms = rates.weight_bytes_per_s, rates.flops_per_s
-            yield DatasheetComparison(f"{way}: weights in a step", "bytes/s", weights, bandwidth)
-            yield DatasheetComparison(f"{way}: GEMMs in a step", "FLOP/s", gemms, peak)
-        yield DatasheetComparison(f"{way}: KV read", "bytes/s", rates.kv_bytes_per_s, bandwidth)
-        yield DatasheetComparison(f"{way}: layer", "s", rates.layer_seconds)
-        yield DatasheetComparison(f"{way}: decode, per KV head", "s", rates.head_seconds)
     rates = found.coefficients["loop"]
+    weights, gemms = rates.weight_bytes_per_s, rates.flops_per_s
+    yield DatasheetComparison("weights in a step", "bytes/s", weights, bandwidth)
+    yield DatasheetComparison("GEMMs in a step", "FLOP/s", gemms, peak)
+    if moved := rates.elementwise_bytes_per_s:
+        yield DatasheetComparison("norms, rotary, gates", "bytes/s", moved)
+    for way, each in found.coefficients.items():
+        yield DatasheetComparison(f"{way}: KV read", "bytes/s", each.kv_bytes_per_s, bandwidth)
+        yield DatasheetComparison(f"{way}: layer", "s", each.layer_seconds)
+        yield DatasheetComparison(f"{way}: decode, per KV head", "s", each.head_seconds)
+    if rates.launch_seconds:
+        yield DatasheetComparison("loop: launches of a layer", "s", rates.launch_seconds)
+        each_one = rates.sequence_launch_seconds
+        yield DatasheetComparison("loop: launches, per layer and sequence", "s", each_one)
     yield DatasheetComparison("prefill attention", "FLOP/s", rates.attention_flops_per_s, peak)
     yield DatasheetComparison("prefill, per token and head", "s", rates.attention_token_seconds)
     yield DatasheetComparison("host, per step", "s", rates.host_seconds)

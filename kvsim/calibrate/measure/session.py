@@ -30,9 +30,8 @@ from kvsim.calibrate.measure.case import Case, Row, Timing
 from kvsim.calibrate.measure.grid import Plan
 from kvsim.calibrate.measure.origin import Origin
 from kvsim.calibrate.measure.timing import Bench, is_out_of_memory
-from kvsim.calibrate.measure.workspace import first_line
 from kvsim.csv_text import csv_cell, csv_text
-from kvsim.errors import InputError, KVSimError, UnsupportedError
+from kvsim.errors import InputError, KVSimError, UnsupportedError, first_line
 from kvsim.interrupts import held, released
 from kvsim.results.outputs.folder import write_whole
 from kvsim.specs.files import MAX_CSV_BYTES, read_text

@@ -14,16 +14,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter, thread_time
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from kvsim.calibrate.measure.attention import BLOCK_SIZE
 from kvsim.calibrate.measure.case import Call, Case, LocalCase, Timing, summarise
 from kvsim.calibrate.measure.collective import (
     AllReduceCase,
     LinkTimings,
     all_reduce_timings,
 )
-from kvsim.calibrate.measure.workspace import Workspace, first_line, steady_torch
-from kvsim.errors import UnsupportedError
+from kvsim.calibrate.measure.kernels import Kernels
+from kvsim.calibrate.measure.workspace import Workspace, steady_torch
+from kvsim.calibrate.shapes import DecoderShape
+from kvsim.errors import UnsupportedError, first_line
 from kvsim.units import ceil_div, format_bytes
 
 __all__ = [
@@ -88,6 +91,9 @@ class Bench(Protocol):
     def notes(self) -> list[str]:
         """What the device would not do."""
 
+    def kernels(self, shape: DecoderShape, dtype: str) -> Kernels:
+        """What a decoder of these heads runs on."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch says that memory is short: each backend has words of its own."""
@@ -130,11 +136,22 @@ class TorchBench:
         with steady_torch(torch, kind), torch.inference_mode():
             calls = case.calls(self.space)
             replay = self._replay(calls) if case.captured else None
-            timing = self._sample(replay or _in_turn(calls), len(calls), captured=bool(replay))
+            clock = _LaunchClock(self._wait) if case.hosted else self._clock
+            run = _Run(replay or _in_turn(calls), len(calls), captured=bool(replay))
+            timing = self._sample(run, clock)
         del calls, replay
         if self.space.device.type != "cpu":
             self.space.trim()
         return timing
+
+    def kernels(self, shape: DecoderShape, dtype: str) -> Kernels:
+        """Those of the twin, found by trying."""
+        from kvsim.calibrate.twin.chosen import chosen_kernels
+        from kvsim.calibrate.twin.decodes import Geometry
+
+        heads = shape.heads, shape.kv_heads, shape.head_dim
+        kind, device = self.space.dtype(dtype), self.space.device
+        return chosen_kernels(Geometry(*heads, BLOCK_SIZE, kind, device))
 
     def release(self) -> None:
         """Free the pool."""
@@ -200,15 +217,19 @@ class TorchBench:
             self.space.torch.cuda.synchronize()
             return None
 
-    def _sample(self, run: Call, calls: int, *, captured: bool) -> Timing:
-        """Sample a run of so many calls."""
-        run()
-        once = self._clock.sample(run, 1)
-        runs = min(_MOST_RUNS, ceil_div(int(_LEAST_SAMPLE_SECONDS * 1e9), max(1, int(once * 1e9))))
-        samples = list(self._samples(run, runs))
-        return summarise([seconds / (runs * calls) for seconds in samples], captured=captured)
+    def _wait(self) -> None:
+        """Until everything that was launched is done."""
+        self.space.torch.cuda.synchronize()
 
-    def _samples(self, run: Call, runs: int) -> Iterator[float]:
+    def _sample(self, run: _Run, clock: _Clock) -> Timing:
+        """Sample a run of so many calls."""
+        run.call()
+        once = clock.sample(run.call, 1)
+        runs = min(_MOST_RUNS, ceil_div(int(_LEAST_SAMPLE_SECONDS * 1e9), max(1, int(once * 1e9))))
+        samples = [seconds / (runs * run.calls) for seconds in self._samples(run.call, runs, clock)]
+        return summarise(samples, captured=run.captured)
+
+    def _samples(self, run: Call, runs: int, clock: _Clock) -> Iterator[float]:
         """Yield samples until the pace's time is spent; a busy machine gives fewer of them."""
         pace, start = self._pace, perf_counter()
         for taken in range(pace.most_samples):
@@ -216,7 +237,15 @@ class TorchBench:
             enough = spent > pace.seconds and taken >= pace.least_samples
             if enough or (spent > _PATIENCE * pace.seconds and taken >= _FEWEST_SAMPLES):
                 return
-            yield self._clock.sample(run, runs)
+            yield clock.sample(run, runs)
+
+
+class _Run(NamedTuple):
+    """What one sample repeats: so many calls, launched or replayed."""
+
+    call: Call
+    calls: int
+    captured: bool
 
 
 def _in_turn(calls: list[Call]) -> Call:
@@ -263,6 +292,27 @@ class _HostClock:
             run()
         self._wait()
         return self._now() - start
+
+
+class _LaunchClock:
+    """The host's seconds alone: each run begins on an idle device and is not waited for.
+
+    A run is so short that the device's queue of launches never fills, which would make the host
+    wait.
+    """
+
+    def __init__(self, wait: Callable[[], object]) -> None:
+        self._wait = wait
+
+    def sample(self, run: Call, runs: int) -> float:
+        seconds = 0.0
+        for _ in range(runs):
+            self._wait()
+            start = perf_counter()
+            run()
+            seconds += perf_counter() - start
+        self._wait()
+        return seconds
 
 
 class _CudaClock:

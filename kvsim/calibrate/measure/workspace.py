@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from kvsim.errors import MissingExtraError
 
-__all__ = ["TORCH_DTYPES", "Tensor", "Workspace", "first_line", "load_torch", "steady_torch"]
+__all__ = ["TORCH_DTYPES", "Tensor", "Workspace", "load_torch", "steady_torch"]
 
 # torch is absent from most installations, so its types are not named here.
 Tensor: TypeAlias = Any
@@ -35,11 +35,6 @@ def load_torch() -> Any:
         return import_module("torch")
     except ImportError:
         raise MissingExtraError("torch", "calibrate", "measuring a device") from None
-
-
-def first_line(error: BaseException) -> str:
-    """Return what torch says of an error in its first line; the error's name where it is mute."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kvsim.calibrate.twin.attention import DecodeGroup, PrefillChunk, StepAttention
+from kvsim.calibrate.twin.attention import PlannedDecodes, PrefillChunk, StepAttention
 from kvsim.calibrate.twin.blueprint import Blueprint
 from kvsim.calibrate.twin.decoder import Decoder
+from kvsim.calibrate.twin.decodes import Decodes
+from kvsim.calibrate.twin.kernels import choose_kernel
 from kvsim.calibrate.twin.paged import BlockPool
 from kvsim.errors import InvariantError
 from kvsim.simulator.request import Request
@@ -207,7 +209,8 @@ class PagedCache(BatchCache):
             self.shape, blocks, BLOCK_TOKENS, device=self.device, dtype=self.dtype
         )
         self._sequences = [Request(row, 0.0, 1, longest) for row in range(batch)]
-        self._attention = StepAttention(self._pool, self._tensor([]), (), ())
+        self._kernel = choose_kernel(self._pool.geometry(self.shape.heads)).kernel
+        self._attention = StepAttention(self._pool, self._tensor([]), (), None)
 
     @property
     def held_bytes(self) -> int:
@@ -223,10 +226,12 @@ class PagedCache(BatchCache):
         tables = [self._pool.tables[sequence] for sequence in self._sequences]
         new = range(self.cached_tokens, end)
         slots = [table.slot(token, BLOCK_TOKENS) for table in tables for token in new]
-        ids = self._tensor([table.block_ids for table in tables])
-        chunks = self._chunks(ids, tokens) if tokens > 1 else []
-        groups = [] if tokens > 1 else [self._group(ids, end)]
-        self._attention = StepAttention(self._pool, self._tensor(slots), chunks, groups)
+        ids = [table.block_ids for table in tables]
+        chunks = self._chunks(self._tensor(ids), tokens) if tokens > 1 else []
+        decodes = None
+        if not chunks:
+            decodes = PlannedDecodes.of(self._kernel, Decodes(ids, [end] * self.batch))
+        self._attention = StepAttention(self._pool, self._tensor(slots), chunks, decodes)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend through the block tables."""
@@ -234,11 +239,6 @@ class PagedCache(BatchCache):
 
     def _chunks(self, ids: Tensor, tokens: int) -> list[PrefillChunk]:
         return [PrefillChunk(row * tokens, tokens, 0, ids[row], None) for row in range(self.batch)]
-
-    def _group(self, ids: Tensor, context: int) -> DecodeGroup:
-        slots = torch.arange(ids.shape[1] * BLOCK_TOKENS, device=self.device)
-        rows = torch.arange(self.batch, device=self.device)
-        return DecodeGroup(rows, ids, (slots < context)[None, None, None])
 
     def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)

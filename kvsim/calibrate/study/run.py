@@ -202,7 +202,7 @@ def _fitted(bench: _Bench, timed: Sequence[_Timed]) -> AcceleratorProfile:
     sheet = bench.sheet
     question = study_scenario(Generation(1, bench.plan.prompt_tokens, 1), NoCache, bench.model)
     setup = prepare(question, model=bench.model, accelerator=sheet)
-    fitted = fit_samples(samples, setup.deployment)
+    fitted = fit_samples(samples, setup.deployment, launches=bench.device.is_cuda)
     return sheet.model_copy(update={"coefficients": fitted})
 
 

@@ -192,8 +192,12 @@ def _byte_pairs(setup: Setup, memory: MemoryUse) -> tuple[Pair, ...]:
     )
     if memory.peak_bytes is None:
         return pairs
-    peak = budget.weights_bytes + pool + workspace_bytes(setup, round(setup.kv.bits / 8))
+    peak = budget.weights_bytes + pool + _workspace(setup, memory)
     return (*pairs, Pair("peak_bytes", peak, memory.peak_bytes))
+
+
+def _workspace(setup: Setup, memory: MemoryUse) -> int:
+    return workspace_bytes(setup, round(setup.kv.bits / 8), gathers=memory.gathers)
 
 
 def _peak_blocks(predicted: SimulationResult) -> float:

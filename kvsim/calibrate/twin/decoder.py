@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from kvsim.calibrate.twin.blueprint import Blueprint
+from kvsim.calibrate.twin.elementwise import Turns, choose_elementwise, rotary_tables
 
 __all__ = ["Attend", "Decoder"]
 
 _SPREAD = 0.02  # standard deviation of the weights, as GPT-2 was initialised
-_ROTARY_BASE = 10_000.0
 _EPSILON = 1e-5
 
 
@@ -102,7 +102,11 @@ class Decoder:
         self._norm = self._ones()
         head = None if shape.tied else self._weights(shape.vocabulary, shape.hidden)
         self._head = self._embedding if head is None else head
-        self._cosine, self._sine = self._rotary_tables()
+        longest = 0 if shape.learned_positions else shape.longest
+        self._cosine, self._sine = rotary_tables(
+            longest, shape.head_dim, device=device, dtype=dtype
+        )
+        self._elementwise = choose_elementwise(device, dtype).kernels
 
     # ---- weights ------------------------------------------------------------------------
 
@@ -152,13 +156,6 @@ class Decoder:
             down_bias=self._bias(shape.mlp_bias, shape.hidden),
         )
 
-    def _rotary_tables(self) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, (longest, head_dim / 2); empty with learned positions."""
-        longest = 0 if self.shape.learned_positions else self.shape.longest
-        half = torch.arange(0, self.shape.head_dim, 2, device=self.device) / self.shape.head_dim
-        angles = torch.arange(longest, device=self.device)[:, None] / _ROTARY_BASE**half
-        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
-
     # ---- a step -------------------------------------------------------------------------
 
     def logits(self, tokens: Tensor, positions: Tensor, attend: Attend, rows: Tensor) -> Tensor:
@@ -177,53 +174,49 @@ class Decoder:
         -------
         Tensor (m, vocabulary)
         """
-        stream = functional.embedding(tokens, self._embedding)
-        turns = None
+        stream, turns, update = functional.embedding(tokens, self._embedding), None, None
         if self.shape.learned_positions:
             stream = stream + functional.embedding(positions, self._positions)
         else:
-            turns = self._cosine[positions, None], self._sine[positions, None]
+            turns = self._elementwise.turns(positions, self._cosine, self._sine)
         for number, layer in enumerate(self._layers):
-            stream = stream + self._attention(number, layer, stream, turns, attend)
-            stream = stream + self._feed_forward(layer, stream)
-        return functional.linear(self._normed(stream[rows], self._norm), self._head)
+            normed, stream = self._add_norm(stream, update, layer.norm)
+            update = self._attention(number, layer, normed, turns, attend)
+            normed, stream = self._add_norm(stream, update, layer.mlp_norm)
+            update = self._feed_forward(layer, normed)
+        spoken = None if update is None else update[rows]
+        normed, _ = self._add_norm(stream[rows], spoken, self._norm)
+        return functional.linear(normed, self._head)
 
     def _attention(
-        self,
-        number: int,
-        layer: _Layer,
-        stream: Tensor,
-        turns: tuple[Tensor, Tensor] | None,
-        attend: Attend,
+        self, number: int, layer: _Layer, normed: Tensor, turns: Turns | None, attend: Attend
     ) -> Tensor:
         shape = self.shape
         heads = shape.heads + 2 * shape.kv_heads
-        mixed = functional.linear(self._normed(stream, layer.norm), layer.qkv, layer.qkv_bias)
+        mixed = functional.linear(normed, layer.qkv, layer.qkv_bias)
         mixed = mixed.view(-1, heads, shape.head_dim)
         query, key, value = torch.split(mixed, [shape.heads, shape.kv_heads, shape.kv_heads], 1)
         if turns is not None:
-            query, key = _rotated(query, *turns), _rotated(key, *turns)
-        attended = attend(number, query, key, value).reshape(len(stream), -1)
+            query, key = self._elementwise.rotate(query, key, turns)
+        attended = attend(number, query, key, value).reshape(len(normed), -1)
         return functional.linear(attended, layer.out, layer.out_bias)
 
-    def _feed_forward(self, layer: _Layer, stream: Tensor) -> Tensor:
-        raised = functional.linear(self._normed(stream, layer.mlp_norm), layer.up, layer.up_bias)
+    def _feed_forward(self, layer: _Layer, normed: Tensor) -> Tensor:
+        raised = functional.linear(normed, layer.up, layer.up_bias)
         if self.shape.gated:
-            gate, up = raised.chunk(2, dim=-1)
-            raised = functional.silu(gate) * up
+            raised = self._elementwise.gate(raised)
         else:
             raised = functional.gelu(raised, approximate="tanh")
         return functional.linear(raised, layer.down, layer.down_bias)
 
-    def _normed(self, stream: Tensor, weight: Tensor) -> Tensor:
-        width = (self.shape.hidden,)
+    def _add_norm(
+        self, stream: Tensor, update: Tensor | None, weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Add to the residual stream: (its norm, the stream)."""
         if self.shape.learned_positions:
-            return functional.layer_norm(stream, width, weight, eps=_EPSILON)
-        return functional.rms_norm(stream, width, weight, eps=_EPSILON)
-
-
-def _rotated(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate halves of (tokens, heads, dim) by their positions' angles (tokens, 1, dim / 2)."""
-    first, second = heads.chunk(2, dim=-1)
-    turned = first * cosine - second * sine, second * cosine + first * sine
-    return torch.cat(turned, dim=-1)
+            stream = stream if update is None else stream + update
+            width = (self.shape.hidden,)
+            return functional.layer_norm(stream, width, weight, eps=_EPSILON), stream
+        if update is None:
+            return self._elementwise.norm(stream, weight), stream
+        return self._elementwise.add_norm(stream, update, weight)

@@ -22,9 +22,9 @@ from kvsim.calibrate.measure.device import (
     vendor_of,
 )
 from kvsim.calibrate.measure.timing import is_out_of_memory
-from kvsim.calibrate.measure.workspace import first_line, steady_torch
+from kvsim.calibrate.measure.workspace import steady_torch
 from kvsim.catalog.accelerators import find_accelerator
-from kvsim.errors import InputError, UnknownNameError, UnsupportedError
+from kvsim.errors import InputError, UnknownNameError, UnsupportedError, first_line
 from kvsim.specs.hardware import AcceleratorProfile, ByteQuantity, Interconnect, Quantity
 from kvsim.units import GB
 

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from kvsim.calibrate.twin.attention import (
-    DecodeGroup,
+    PlannedDecodes,
     PrefillChunk,
     StepAttention,
-    decode_groups,
+    causal_after,
 )
 from kvsim.calibrate.twin.decoder import Decoder
-from kvsim.calibrate.twin.memory import gathered_tokens
+from kvsim.calibrate.twin.decodes import Decodes
+from kvsim.calibrate.twin.kernels import choose_kernel
 from kvsim.calibrate.twin.paged import BlockPool
 from kvsim.errors import InvariantError
 from kvsim.simulator.request import Request
@@ -60,7 +61,7 @@ class TwinEngine:
         self.decoder, self.pool, self.scheduler = decoder, pool, scheduler
         self.texts: dict[int, list[int]] = {}
         self._seed = seed
-        self._most_gathered = gathered_tokens(decoder.shape, pool.keys.element_size())
+        self._kernel = choose_kernel(pool.geometry(decoder.shape.heads)).kernel
 
     def step(self, plan: StepPlan) -> None:
         """Run one step and append a token to every sequence that produced one."""
@@ -68,9 +69,9 @@ class TwinEngine:
         self._allocate_blocks(plan, decoding)
         batch = _Batch()
         chunks = [self._add_chunk(batch, request, count) for request, count in plan.prefills]
-        groups = self._add_decodes(batch, decoding)
+        decodes = self._add_decodes(batch, decoding) if decoding else None
         with torch.inference_mode():
-            attend = StepAttention(self.pool, self._tensor(batch.slots), chunks, groups)
+            attend = StepAttention(self.pool, self._tensor(batch.slots), chunks, decodes)
             logits = self.decoder.logits(
                 self._tensor(batch.tokens),
                 self._tensor(batch.positions),
@@ -112,10 +113,10 @@ class TwinEngine:
         batch.slots += [table.slot(token, size) for token in span]
         if start + count == request.prefill_tokens:
             self._let_speak(batch, request)
-        mask = self._causal_mask(start, count) if start else None
+        mask = causal_after(start, count, self.decoder.device)
         return PrefillChunk(first_row, count, start, self._tensor(table.block_ids), mask)
 
-    def _add_decodes(self, batch: _Batch, decoding: list[Request]) -> list[DecodeGroup]:
+    def _add_decodes(self, batch: _Batch, decoding: list[Request]) -> PlannedDecodes:
         """Put the next input token of every decoding sequence into the batch."""
         first_row, size = len(batch.tokens), self.pool.block_size
         contexts = []
@@ -126,24 +127,13 @@ class TwinEngine:
             batch.slots.append(self.pool.tables[request].slot(cached, size))
             self._let_speak(batch, request)
             contexts.append(cached + 1)
-        return decode_groups(
-            [self.pool.tables[request].block_ids for request in decoding],
-            contexts,
-            size,
-            device=self.decoder.device,
-            most_tokens=self._most_gathered,
-            first_row=first_row,
-        )
+        tables = [self.pool.tables[request].block_ids for request in decoding]
+        return PlannedDecodes.of(self._kernel, Decodes(tables, contexts), first_row)
 
     def _let_speak(self, batch: _Batch, request: Request) -> None:
         """Note that the batch's last token asks for its successor."""
         batch.speakers.append(request)
         batch.speaking_rows.append(len(batch.tokens) - 1)
-
-    def _causal_mask(self, start: int, count: int) -> Tensor:
-        """What each of `count` tokens after `start` cached ones sees: (count, start + count)."""
-        every = torch.ones(count, start + count, dtype=torch.bool, device=self.decoder.device)
-        return every.tril(diagonal=start)
 
     def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.decoder.device)

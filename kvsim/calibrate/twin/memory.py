@@ -15,19 +15,14 @@ from kvsim.calibrate.twin.blueprint import Blueprint
 from kvsim.simulator.prepare import Setup
 from kvsim.units import MIB
 
-__all__ = ["GATHER_BYTES", "gathered_tokens", "workspace_bytes"]
+__all__ = ["GATHER_BYTES", "workspace_bytes"]
 
 # So large that reading it is bound by memory, so small that it is no part of a GPU's.
 GATHER_BYTES = 512 * MIB
 _STREAMS = 4  # residual, normed, attended and projected copies of the tokens
 
 
-def gathered_tokens(shape: Blueprint, element_bytes: int) -> int:
-    """Tokens whose K and V of one layer may be gathered at once."""
-    return max(1, GATHER_BYTES // shape.layer_token_bytes(element_bytes))
-
-
-def workspace_bytes(setup: Setup, element_bytes: int) -> int:
+def workspace_bytes(setup: Setup, element_bytes: int, *, gathers: bool = True) -> int:
     """Predict the most bytes that a step of this setup holds beside weights and pool.
 
     Parameters
@@ -36,6 +31,8 @@ def workspace_bytes(setup: Setup, element_bytes: int) -> int:
         Model, flags and pool.
     element_bytes : int
         Of weights and activations.
+    gathers : bool
+        Whether decode attention copies blocks together.
     """
     shape, options = Blueprint.of(setup.deployment.model), setup.deployment.options
     tokens = options.max_num_batched_tokens
@@ -44,4 +41,4 @@ def workspace_bytes(setup: Setup, element_bytes: int) -> int:
     forward = tokens * width * element_bytes
     head = sequences * shape.vocabulary * element_bytes
     held = min(GATHER_BYTES, setup.pool_slots * shape.layer_token_bytes(element_bytes))
-    return max(forward, head, held)
+    return max(forward, head, held if gathers else 0)

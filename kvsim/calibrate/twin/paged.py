@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kvsim.calibrate.twin.blueprint import Blueprint
+from kvsim.calibrate.twin.decodes import Geometry
 from kvsim.errors import InvariantError
 from kvsim.simulator.request import Request
 
@@ -36,20 +37,24 @@ class Blocks:
 
     Parameters
     ----------
-    keys, values : Tensor (layers, kv_heads, num_blocks * block_size, head_dim)
-        The memory itself.
-    block_size : int
-        Tokens per block.
+    keys, values : Tensor (layers, num_blocks, block_size, kv_heads, head_dim)
+        The memory itself, laid out as engines' kernels read it.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, block_size: int) -> None:
-        self.keys, self.values, self.block_size = keys, values, block_size
-        self.num_blocks = keys.shape[2] // block_size
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
+        self.num_blocks, self.block_size = keys.shape[1:3]
 
-    def blocks_of_layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """K and V of one layer by block, each (kv_heads, num_blocks, block_size * head_dim)."""
-        shape = (self.keys.shape[1], self.num_blocks, -1)
-        return self.keys[layer].view(shape), self.values[layer].view(shape)
+    def geometry(self, heads: int) -> Geometry:
+        """What a kernel for so many query heads has to read."""
+        kv_heads, head_dim = self.keys.shape[3:]
+        known = self.keys.dtype, self.keys.device
+        return Geometry(heads, kv_heads, head_dim, self.block_size, *known)
+
+    def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
+        """Put K and V of new tokens (n, kv_heads, head_dim) into their slots (n)."""
+        self.keys[layer].flatten(0, 1).index_copy_(0, slots, key)
+        self.values[layer].flatten(0, 1).index_copy_(0, slots, value)
 
 
 class BlockPool(Blocks):
@@ -81,9 +86,8 @@ class BlockPool(Blocks):
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        size = (shape.layers, shape.kv_heads, num_blocks * block_size, shape.head_dim)
-        keys, values = (torch.zeros(size, device=device, dtype=dtype) for _ in range(2))
-        super().__init__(keys, values, block_size)
+        size = (shape.layers, num_blocks, block_size, shape.kv_heads, shape.head_dim)
+        super().__init__(*(torch.zeros(size, device=device, dtype=dtype) for _ in range(2)))
         self.tables: dict[Request, BlockTable] = {}
         self.clear()
 

@@ -15,6 +15,7 @@ from kvsim.workload.spec import parse_workload
 __all__ = ["Question", "capacity_requests_per_s", "question_for"]
 
 _FEWEST_REQUESTS = 48
+_GPU_TOKENS, _CPU_TOKENS = 4096, 512  # tokens of the longest sequence
 _POOL_SHARE = 0.35  # of what the largest batch could need: then memory limits, now and then
 
 
@@ -85,7 +86,7 @@ class Question:
 
 def question_for(model: ModelSpec, *, on_gpu: bool, quick: bool) -> Question:
     """Choose a workload that suits the device and the time there is."""
-    longest = min(model.max_position_embeddings, 4096 if on_gpu else 512)
+    longest = min(model.max_position_embeddings, _GPU_TOKENS if on_gpu else _CPU_TOKENS)
     prompt, output = (longest // 16, longest // 2), (longest // 32, longest // 4)
     most = (16 if quick else 32) if not on_gpu else 128
     blocks = None if on_gpu else round(_POOL_SHARE * most * longest / 16)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from kvsim.calibrate.twin.blueprint import Blueprint
+from kvsim.calibrate.twin.chosen import chosen_kernels
 from kvsim.calibrate.twin.clock import StepSample, WallClock
 from kvsim.calibrate.twin.decoder import Decoder
 from kvsim.calibrate.twin.device import TORCH_DTYPES, Device
 from kvsim.calibrate.twin.engine import TwinEngine
+from kvsim.calibrate.twin.kernels import choose_kernel
 from kvsim.calibrate.twin.paged import BlockPool
 from kvsim.errors import UnsupportedError
 from kvsim.memory.weights import weight_bytes
@@ -41,12 +43,15 @@ class MemoryUse:
         Most blocks of the pool held at once.
     peak_bytes : int or None
         Torch's own peak counter; None on a device without one.
+    gathers : bool
+        Whether decode attention copied blocks together.
     """
 
     weights_bytes: int
     pool_bytes: int
     peak_blocks: int
     peak_bytes: int | None
+    gathers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,11 @@ class Twin:
     device : Device
         Where to run.
 
+    Attributes
+    ----------
+    kernels : Kernels
+        What it runs on.
+
     Raises
     ------
     UnsupportedError
@@ -105,6 +115,9 @@ class Twin:
             device=device.torch_device,
             dtype=dtype,
         )
+        geometry = self.pool.geometry(shape.heads)
+        self.kernels = chosen_kernels(geometry)
+        self._gathers = choose_kernel(geometry).kernel.gathers
 
     def serve(self, setup: Setup | None = None, seed: int = 0) -> TwinRun:
         """Serve the workload of `setup` (by default the twin's own) to its last request.
@@ -128,7 +141,11 @@ class Twin:
             replica = Replica(scheduler, clock, arrivals, recorder)
             run_replica(replica)
         memory = MemoryUse(
-            self.decoder.weight_bytes, pool.bytes, pool.peak_blocks, self.device.peak_bytes()
+            self.decoder.weight_bytes,
+            pool.bytes,
+            pool.peak_blocks,
+            self.device.peak_bytes(),
+            self._gathers,
         )
         result = SimulationResult(Recording(setup, seed, recorder, replica.now))
         return TwinRun(result, tuple(clock.samples), memory, engine.texts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvsim.calibrate.twin.blueprint import tiny_model
 from kvsim.calibrate.twin.questions import Question, capacity_requests_per_s, question_for
@@ -75,6 +75,8 @@ class Validation:
     ----------
     device, model : str
         What ran where.
+    kernels : str
+        Which kernels ran, in words.
     profile : AcceleratorProfile
         The profile that predicted; calibrated here unless one was given.
     provenance : str
@@ -92,6 +94,7 @@ class Validation:
 
     device: str
     model: str
+    kernels: str
     profile: AcceleratorProfile
     provenance: str
     torch_version: str
@@ -106,6 +109,7 @@ class Validation:
             "kind": "kvsim-validation",
             "device": self.device,
             "model": self.model,
+            "kernels": self.kernels,
             "torch": self.torch_version,
             "clock": self.clock,
             "drift_percent": self.drift_percent,
@@ -156,46 +160,54 @@ def validate(request: ValidationRequest, say: Say = lambda line: None) -> Valida
     device = Device.named(request.device)
     case = _case(request, device)
     with released(), device.answering(f"validating {case.model.name}"):
-        served, calibration, interrupted = _serve(case, device, request, say)
-    profile = calibration.profile()
+        served = _serve(case, device, request, say)
+    profile = served.calibration.profile()
     runs = []
-    for label, scenario, measured in served:
+    for label, scenario, measured in served.runs:
         setup = prepare(scenario, model=case.model, accelerator=profile)
         runs.append(compare(label, setup, measured, run_setup(setup, request.seed)))
     return Validation(
         device=device.name,
         model=case.model.name,
+        kernels=served.kernels,
         profile=profile,
         provenance=setup.step_time.provenance,
         torch_version=torch.__version__,
         clock=device.clock,
-        drift_percent=calibration.drift_percent,
+        drift_percent=served.calibration.drift_percent,
         runs=tuple(runs),
-        interrupted=interrupted,
+        interrupted=served.interrupted,
     )
 
 
-def _serve(
-    case: _Case, device: Device, request: ValidationRequest, say: Say
-) -> tuple[list[tuple[str, Scenario, TwinRun]], _Calibration, bool]:
-    """Serve every question for real; return what was run, what will predict it, whether cut."""
+class _Served(NamedTuple):
+    """What was run, by which kernels, what will predict it, and whether loads are missing."""
+
+    runs: list[tuple[str, Scenario, TwinRun]]
+    kernels: str
+    calibration: _Calibration
+    interrupted: bool = False
+
+
+def _serve(case: _Case, device: Device, request: ValidationRequest, say: Say) -> _Served:
+    """Serve every question for real."""
     from kvsim.calibrate.twin.serve import Twin
 
     setup = case.setup(case.scenario())
     say(f"building {case.model.name} on {device.name}, {setup.num_blocks:,} blocks of KV cache")
     twin = Twin(setup, device)
     calibration = _Calibration.of(case, twin, request, say)
-    served: list[tuple[str, Scenario, TwinRun]] = []
+    served = _Served([], twin.kernels.words, calibration)
     try:
         for label, scenario in case.questions(request, calibration.profile()):
             say(f"serving {label}")
-            served.append((label, scenario, twin.serve(case.setup(scenario), request.seed)))
+            served.runs.append((label, scenario, twin.serve(case.setup(scenario), request.seed)))
             calibration.again()
     except KeyboardInterrupt:  # the loads before it are whole
-        if not served:
+        if not served.runs:
             raise
-        return served, calibration, True
-    return served, calibration, False
+        return served._replace(interrupted=True)
+    return served
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +281,10 @@ class _Calibration:
         """Take a measured profile as it is; warm the twin up for want of one."""
         from kvsim.calibrate.twin.warmup import WarmUp
 
-        if request.profile and case.profile.coefficients is not None:
+        known = case.profile.coefficients
+        if request.profile and known is not None:
+            if known.kernels and known.kernels != twin.kernels.words:
+                say(f"caution: the profile stands for other kernels ({known.kernels})")
             say("warming up: what is done once must not be the first request's")
             WarmUp(twin, quick=True)  # whose first round is thrown away
             return cls(_of_the_loop(case.profile), None)

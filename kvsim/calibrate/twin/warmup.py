@@ -106,7 +106,8 @@ class WarmUp:
     def fit(self) -> StepCoefficients:
         """Fit the step-time form to all rounds; see `fit_samples`."""
         samples = [sample for each in self.rounds for sample in each]
-        return fit_samples(samples, self._twin.setup.deployment)
+        launches = self._twin.device.is_cuda
+        return fit_samples(samples, self._twin.setup.deployment, launches=launches)
 
     @property
     def drift_percent(self) -> float:
@@ -184,11 +185,22 @@ _STIFFNESS = 0.05  # how strongly tile factors are pulled towards 1
 Bounds = dict[str | int, tuple[float, float]]
 
 
-def fit_samples(samples: Sequence[StepSample], deployment: Deployment) -> StepCoefficients:
+def fit_samples(
+    samples: Sequence[StepSample], deployment: Deployment, *, launches: bool = False
+) -> StepCoefficients:
     """Fit the step-time form to one model's steps, by robust relative least squares.
 
     Host and layer costs cannot be told apart on one model: the layers carry both. Nor can
     the cost of a sequence's KV heads and of the sequence itself.
+
+    Parameters
+    ----------
+    samples : sequence of StepSample
+        Steps that were run.
+    deployment : Deployment
+        Whose.
+    launches : bool
+        Whether the host launches kernels while the device works: then a step takes the larger.
 
     Raises
     ------
@@ -203,6 +215,8 @@ def fit_samples(samples: Sequence[StepSample], deployment: Deployment) -> StepCo
         )
     rows = step_rows(samples, deployment)
     bounds = _bounds(deployment.accelerator, int(rows.tokens.max()))
+    if launches:
+        bounds["launch_seconds"] = _SECONDS["layer_seconds"]
     base = _base_coefficients(deployment, rows)
 
     def residuals(logs: Floats) -> Floats:
@@ -264,6 +278,7 @@ def _starts(rows: StepRows) -> dict[str | int, float]:
         "kv_bytes_per_s": 2 * rate(rows.kv_bytes),
         "flops_per_s": rate(rows.flops),
         "attention_flops_per_s": 10 * rate(rows.attention_flops),
+        "launch_seconds": float((rows.seconds / rows.layers).min()),  # the shortest step waits
     }
 
 
