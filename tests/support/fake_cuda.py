@@ -221,8 +221,8 @@ def shrink_grid():
 
     small = replace(
         grid._GRIDS["cpu", True], buffers=(2**20,), shapes=(grid._MINI,), small=MICRO,
-        depths=(2, 3), tokens=(1, 8, 64), batches=(1, 4), contexts=(128, 512), kv_heads=(4,), head_dim=32,
-        prompts=(32, 64, 128), sequences=(1, 4), vocabulary=512,
+        depths=(2, 3), tokens=(1, 8, 64), batches=(1, 4), contexts=(128, 512),
+        kv_heads=(4,), head_dim=32, prompts=(32, 64, 128), sequences=(1, 4), vocabulary=512,
     )  # fmt: skip
     for quick in (False, True):
         grid._GRIDS["gpu", quick] = small

@@ -115,6 +115,7 @@ class Workspace:
     def release(self) -> None:
         """Give everything back to the device."""
         self._pool = self._decoder = None
+        gc.collect()  # an error that is gone may still hold its tensors, in a circle
         self.trim()
 
     def keep_memory(self) -> None:
@@ -126,7 +127,6 @@ class Workspace:
 
     def trim(self) -> None:
         """Give what no tensor holds any more back to the device."""
-        gc.collect()
         if self._keeps:
             return
         module = getattr(self.torch, self.device.type, None)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention.bias import causal_lower_right
 
 from kvsim.calibrate.twin.decodes import Decodes
 from kvsim.calibrate.twin.kernels import Attend, DecodeKernel
@@ -30,7 +30,8 @@ def causal_after(cached: int, tokens: int, device: torch.device) -> Any:
     if not cached:
         return None
     if device.type == "cuda":
-        return causal_lower_right(tokens, cached + tokens)
+        bias = import_module("torch.nn.attention.bias")  # seconds, for a GPU alone
+        return bias.causal_lower_right(tokens, cached + tokens)
     every = torch.ones(tokens, cached + tokens, dtype=torch.bool, device=device)
     return every.tril(diagonal=cached)
 
