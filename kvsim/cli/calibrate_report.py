@@ -49,7 +49,7 @@ def found_sections(found: _Content) -> Iterator[Section]:
     against = f"datasheet ({sheet})" if sheet else "datasheet (not in the catalogue)"
     headers = ("", "measured", against, "share", "")
     rows = tuple(_comparison(entry) for entry in found["comparisons"])
-    yield Section(title, (Table(headers, rows),))
+    yield Section(title, (Table(headers, rows), _duration(found)))
     yield _kernels(found["kernels"])
     yield _steps(found["steps"])
     errors = [(name, f"{error:.1f}", "") for name, error in found["error_percent"].items()]
@@ -58,6 +58,11 @@ def found_sections(found: _Content) -> Iterator[Section]:
     yield Section("Mean absolute error, %", (parts,))
     yield from _remarks(found)
     yield Section("Written", (_written(found["files"]),))
+
+
+def _duration(found: _Content) -> str:
+    took, expected = (found[f"{key}_seconds"] / _SECONDS_PER_MINUTE for key in ("took", "expected"))
+    return f"It took {took:.1f} minutes; {expected:.1f} were expected."
 
 
 def _kernels(kernels: _Content) -> Section:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from kvsim.calibrate.measure.grid import plan_cases
 from kvsim.calibrate.shapes import PUBLIC_SHAPES
 from kvsim.catalog.accelerators import load_accelerator
 from kvsim.catalog.models import find_model
@@ -79,6 +80,20 @@ def test_host_and_device_stand_apart(calibrated):
         longer = max(step["launch_seconds"], step["device_seconds"])
         assert step["step_seconds"] == pytest.approx(step["ends_seconds"] + longer)
     assert {step["way"] for step in found["steps"]} == {"launched", "replayed"}
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_dry_run_says_what_the_cases_take(quick):
+    """By the card's physics, case by case as sampled; what torch needs beside is assumed."""
+    plan, card = plan_cases(CARD, quick=quick), Physics()
+    spent = sum(
+        plan.pace.expected_seconds(case.calls_in_turn * card.time(case).seconds)
+        for case in plan.cases
+    )
+    beside = replace(plan, cases=()).expected_seconds
+    beside += 0.15 * len(plan.cases) + sum(case.buffer_bytes for case in plan.cases) / 2e11
+    assert plan.expected_seconds == pytest.approx(spent + beside, rel=0.25)
+    assert plan.expected_seconds < 540  # a stage of what a GPU is lent for
 
 
 def test_where_nothing_is_captured_launches_are_not_taken_for_the_device(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from kvsim.calibrate.measure.coefficients import WAYS, Calibration, calibrate_rows
@@ -138,6 +139,7 @@ def measure(
     UnsupportedError
         When the device fails.
     """
+    begun = perf_counter()
     load_optimize()  # fail before the first measurement, not after the last
     outputs = Outputs.beside(output or Path(f"{slug(facts.name)}.yaml"))
     timer = bench or TorchBench(facts.torch_name, plan.pace)
@@ -154,7 +156,12 @@ def measure(
     files = outputs.to_dict()
     if "kernels" not in found.coefficients:
         files["kernels_profile"] = None
-    said = {"kernels": {**kernels._asdict(), "words": kernels.words}, "files": files}
+    said = {
+        "kernels": {**kernels._asdict(), "words": kernels.words},
+        "expected_seconds": plan.expected_seconds,
+        "took_seconds": perf_counter() - begun,
+        "files": files,
+    }
     return {**_found_dict(found), **said, **_notes(plan, session, found)}
 
 

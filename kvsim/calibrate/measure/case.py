@@ -62,6 +62,11 @@ class Case(ABC):
         return 0.0
 
     @property
+    def calls_in_turn(self) -> int:
+        """Calls of one run, each on inputs of its own."""
+        return int(getattr(self, "sets", 1))
+
+    @property
     @abstractmethod
     def buffer_bytes(self) -> float:
         """Bytes that must be allocated to time it, all rotated inputs together."""

@@ -39,8 +39,10 @@ _CACHES = 4  # times the last-level cache that inputs must exceed
 _MOST_SETS = 1024
 _MOST_CALL_BYTES = 8 * GIB
 _FREE_SHARE = 0.6
-_START_SECONDS = 5.0
-_SECONDS_PER_CASE = 0.15  # allocation and warm-up
+# Torch's import and the trial of every kernel; a GPU's compiler is asked for some of them.
+_START_SECONDS = {"cuda": 60.0, "mps": 5.0, "cpu": 3.0}
+_SECONDS_PER_CASE = {"cuda": 0.15, "mps": 0.15, "cpu": 0.01}  # allocation, warm-up, capture
+_ROUGH_RATES = {"cuda": (2e12, 3e14), "mps": (2e11, 1e13), "cpu": (8e9, 3e10)}  # bytes, FLOPs
 _CAPPED_BYTES = 32 * MIB
 _LEAST_ROTATION = GIB  # of a GPU: ROCm reports an L2 of 4 MiB, and not the 256 MiB behind it
 _LINK_SECONDS = 30.0  # starting the ranks
@@ -193,9 +195,15 @@ class Plan:
         """What the session should take, without what makes a machine slow."""
         filled = sum(case.buffer_bytes for case in self.cases) / _FILL_BYTES_PER_S[self.kind]
         ranks = {case.ranks for case in self.cases if isinstance(case, AllReduceCase)}
-        local = sum(not isinstance(case, AllReduceCase) for case in self.cases)
-        timed = local * (self.pace.seconds + _SECONDS_PER_CASE)
-        return _START_SECONDS + timed + filled + len(ranks) * _LINK_SECONDS
+        local = [case for case in self.cases if not isinstance(case, AllReduceCase)]
+        timed = sum(self.pace.expected_seconds(self._run_seconds(case)) for case in local)
+        begun = _START_SECONDS[self.kind] + len(local) * _SECONDS_PER_CASE[self.kind]
+        return begun + timed + filled + len(ranks) * _LINK_SECONDS
+
+    def _run_seconds(self, case: Case) -> float:
+        """What a case's inputs take in turn, roughly: on a CPU that is most of it."""
+        bytes_per_s, flops_per_s = _ROUGH_RATES[self.kind]
+        return case.calls_in_turn * max(case.moved_bytes / bytes_per_s, case.flops / flops_per_s)
 
     def summary(self) -> list[dict[str, Any]]:
         """One entry per kind and dtype: cases, and the least and most bytes of one call."""

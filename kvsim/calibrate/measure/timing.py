@@ -11,6 +11,7 @@ one thread and that thread's own seconds count, as in the twin.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter, thread_time
@@ -63,6 +64,19 @@ class Pace:
     seconds: float
     least_samples: int
     most_samples: int
+
+    def expected_seconds(self, run_seconds: float) -> float:
+        """What a case takes whose inputs, all in turn, take so long: two runs, then the samples.
+
+        Examples
+        --------
+        >>> Pace(0.4, 7, 100).expected_seconds(0.001), Pace(0.4, 7, 100).expected_seconds(0.1)
+        (0.406, 0.9)
+        """
+        sample = max(run_seconds, _LEAST_SAMPLE_SECONDS)
+        wanted = max(self.least_samples, math.ceil(self.seconds / sample))
+        patient = max(_FEWEST_SAMPLES, math.ceil(_PATIENCE * self.seconds / sample))
+        return 2 * run_seconds + sample * min(wanted, patient, self.most_samples)
 
 
 QUICK_PACE = Pace(0.08, 5, 20)
