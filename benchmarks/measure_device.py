@@ -29,12 +29,16 @@ from typing import Any
 
 from device_report import Measured, section, written_between
 
+from kvsim.calibrate.measure.device import find_device
 from kvsim.calibrate.measure.gates import objections
 from kvsim.calibrate.measure.profile import slug, write_profile
 from kvsim.calibrate.profile import profile_path
 from kvsim.catalog.accelerators import find_accelerator, load_accelerator
+from kvsim.catalog.models import find_model
 from kvsim.errors import InputError, KVSimError
+from kvsim.memory.weights import weight_bytes
 from kvsim.specs.hardware import AcceleratorProfile
+from kvsim.units import format_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("calibrate", "study", "validate", "publish")
@@ -81,13 +85,14 @@ class Campaign:
         for model in self.studies:
             folder = self.out / f"study-{slug(model)}"
             words = ("study", "cache", *common, "--model", model, *self.study_options)
-            yield Job("study", (*words, "--output", str(folder)), folder / "study.json")
+            words = (*words, "--output", str(folder))
+            yield Job("study", words, folder / "study.json", model=model)
         for model in self.models:
             for load in self.loads:
                 folder = self.out / f"validate-{slug(model)}-{slug(load)}"
                 words = ("validate", *common, "--model", model, "--profile", str(profile))
                 words += ("--load", load, "--output", str(folder))
-                yield Job("validate", words, folder / "comparison.json")
+                yield Job("validate", words, folder / "comparison.json", model=model)
 
     def records(self, stage: str) -> list[dict[str, Any]]:
         """The answers of a stage that are there."""
@@ -103,6 +108,18 @@ class Job:
     words: Sequence[str]
     answer: Path
     prints_answer: bool = False
+    model: str = ""
+
+    def problem_on(self, free_bytes: int | None) -> str:
+        """Why a device cannot do it: the model's weights alone are more than it has free."""
+        if free_bytes is None or not self.model:
+            return ""
+        model = find_model(self.model).model_copy(update={"dtype": "bf16"})
+        needed = weight_bytes(model)
+        if needed <= free_bytes:
+            return ""
+        sizes = f"{format_bytes(needed)} of weights, {format_bytes(free_bytes)} are free"
+        return f"{self.stage} of {self.model}: {sizes}"
 
     def run(self) -> str:
         """Run it unless it is done; return what went wrong, or ""."""
@@ -122,14 +139,20 @@ class Job:
         return ""
 
 
-def measure(campaign: Campaign, stages: Sequence[str] = STAGES) -> list[str]:
+def measure(
+    campaign: Campaign, stages: Sequence[str] = STAGES, free_bytes: int | None = None
+) -> list[str]:
     """Run the jobs of some stages; return what went wrong, a line each.
 
-    Without a calibration nothing after it can be predicted, so it is run first in any case.
+    Without a calibration nothing after it can be predicted, so it is run first in any case. What
+    the device cannot hold is left out by name, which is nothing that went wrong.
     """
     problems = []
     for job in campaign.jobs():
         if job.stage in stages or (job.stage == "calibrate" and "validate" in stages):
+            if too_large := job.problem_on(free_bytes):
+                print(f"left out: {too_large}", file=sys.stderr)
+                continue
             problem = job.run()
             problems += [problem] if problem else []
             if problem and job.stage == "calibrate":
@@ -252,12 +275,22 @@ def main() -> None:
         loads=chosen.loads or LOADS,
     )
     stages = chosen.stages or STAGES
-    problems = measure(campaign, stages)
+    try:
+        free_bytes = _free_bytes(chosen.device)
+    except KVSimError as error:  # no such device, or no torch
+        print(f"measure_device.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    problems = measure(campaign, stages, free_bytes)
     if "publish" in stages:
         problems += _published(campaign, chosen.into)
     for problem in problems:
         print(problem, file=sys.stderr)
     sys.exit(1 if problems else 0)
+
+
+def _free_bytes(device: str) -> int | None:
+    """What a GPU has free; a CPU's models are small."""
+    return find_device(device).free_bytes if device.startswith("cuda") else None
 
 
 def _published(campaign: Campaign, into: Path | None) -> list[str]:

@@ -99,6 +99,7 @@ def _sections(study: Study) -> list[Section]:
         f" {study.checked_tokens} tokens\nweights {format_bytes(study.weight_bytes)}, a token of K"
         f" and V {format_bytes(study.token_bytes)}, prompts of {study.prompt_tokens} tokens"
     )
+    what += "".join(f"\nleft out: {line}" for line in study.left_out)
     rows = tuple(_row(row) for row in study.rows)
     claims = "\n".join(
         f"- {claim.claim}: {'yes' if claim.holds else 'no'}. {claim.finding}."

@@ -119,6 +119,9 @@ def test_what_is_done_is_not_run_again(done, monkeypatch):
 
 # --- stages and what goes wrong --------------------------------------------------------------
 
+BOTH = ("llama2-7b", "llama3-8b")
+ALL = ("gpt2", *BOTH)
+
 
 @pytest.fixture
 def ran(monkeypatch):
@@ -149,6 +152,19 @@ def test_the_full_campaign_asks_for_what_the_issue_asks(tmp_path, ran):
     assert {model for model, _ in served} == {"llama2-7b", "llama3-8b"}
     assert max(float(load) for _, load in served) > 1  # up to saturation
     assert all(words[words.index("--profile") + 1].endswith("device.yaml") for words in others[2:])
+
+
+@pytest.mark.parametrize(("gib", "left_out"), [(23, ()), (14, ("llama3-8b",)), (9, BOTH), (0, ALL)])
+def test_what_the_card_cannot_hold_is_left_out_by_name_and_nothing_went_wrong(
+    tmp_path, ran, capsys, gib, left_out
+):
+    """An RTX 4090 holds all of them in 16 bits, a T4 the smaller one, and 10 GB neither."""
+    assert measure_device.measure(Campaign("cuda", tmp_path), free_bytes=gib * 2**30) == []
+    said = capsys.readouterr().err
+    for model in ("gpt2", "llama2-7b", "llama3-8b"):
+        asked = any(model in words for words in ran.words)
+        assert asked == (model not in left_out)
+        assert (f" of {model}: " in said) == (model in left_out)
 
 
 def test_a_stage_can_be_run_alone(tmp_path, ran):
@@ -183,10 +199,23 @@ def test_without_a_calibration_nothing_else_is_run(tmp_path, ran):
 def test_a_trial_is_not_published_into_the_repository(tmp_path, ran, monkeypatch, capsys, words):
     monkeypatch.setattr(sys, "argv", ["measure_device.py", "--out", str(tmp_path), *words])
     monkeypatch.setattr(measure_device, "publish", lambda *_: pytest.fail("published"))
+    monkeypatch.setattr(measure_device, "_free_bytes", lambda device: None)
     with pytest.raises(SystemExit) as left:
         measure_device.main()
     assert left.value.code == 0
     assert "not published: only a full run on a GPU is" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_one_line(tmp_path, ran, monkeypatch, capsys):
+    def absent(name):
+        raise InputError("torch sees no cuda device", where="--device")
+
+    monkeypatch.setattr(sys, "argv", ["measure_device.py", "--out", str(tmp_path)])
+    monkeypatch.setattr(measure_device, "find_device", absent)
+    with pytest.raises(SystemExit) as left:
+        measure_device.main()
+    assert (left.value.code, ran.words) == (2, [])
+    assert capsys.readouterr().err == ("measure_device.py: --device: torch sees no cuda device\n")
 
 
 def test_rows_beyond_a_megabyte_are_thinned_evenly():

@@ -213,7 +213,7 @@ def test_answers_longer_than_the_positions_are_refused():
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_built(monkeypatch):
     monkeypatch.setattr(Device, "free_bytes", property(lambda self: 2**30))
-    with pytest.raises(UnsupportedError, match=r"llama2-7b in fp32 needs 25\.10 GiB"):
+    with pytest.raises(UnsupportedError, match=r"llama2-7b needs 25\.10 GiB"):
         study_caches(StudyPlan(model="llama2-7b"))
 
 
@@ -285,9 +285,20 @@ def test_caches_that_cannot_fit_are_refused_before_they_are_allocated(monkeypatc
 
     monkeypatch.setattr(Device, "refuse_if_too_large", refuse)
     code, out, err = run_kvsim("study", "cache", *TWO_BATCHES)
-    assert (code, asked[1:]) == (2, ["the cache of 1 sequences", "the cache of 2 sequences"])
+    assert (code, asked[1:]) == (0, ["the cache of 1 sequences", "the cache of 2 sequences"])
     assert "paged, batch 1, 60 tokens" in out
-    assert "of batches, 1 were timed whole" in err
+    assert "batch 2" not in out
+    assert "left out: the cache of 2 sequences needs " in err
+
+
+def test_a_model_too_large_in_fp32_is_checked_with_its_first_layers(monkeypatch, run_kvsim):
+    from kvsim.calibrate.twin.device import Device
+
+    monkeypatch.setattr(Device, "free_bytes", 30 * 2**20)
+    monkeypatch.setattr(Device, "refuse_if_too_large", lambda *_: None)
+    code, _, err = run_kvsim("study", "cache", *TWO_BATCHES)
+    assert code == 0
+    assert "generate the same 32 tokens with 2 of its 4 layers" in err
 
 
 def test_an_interrupt_keeps_the_batches_that_were_timed_whole(monkeypatch, tmp_path, run_kvsim):

@@ -91,6 +91,8 @@ class Study:
         Whether batches are missing, because the study was cut.
     stopped : str
         Why they are, where memory ran out or the device failed.
+    left_out : tuple of str
+        Batches whose largest cache the device cannot hold, a line each.
     """
 
     model: str
@@ -108,6 +110,7 @@ class Study:
     claims: tuple[Claim, ...] = ()
     interrupted: bool = False
     stopped: str = ""
+    left_out: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """The study as JSON."""

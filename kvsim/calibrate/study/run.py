@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ Say = Callable[[str], None]
 _NEIGHBOURS = 8  # steps on each side whose median stands for one
 _WARM_STEPS = 4
 _FITTED_STEPS = 50  # of each cache and batch
+_CHECKED_SHARE = 0.5  # of the free memory, for weights in fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +116,16 @@ def run_study(plan: StudyPlan, model: ModelSpec, say: Say) -> Study:
     device = Device.named(plan.device)
     dtype = device.dtype_for(model.dtype)
     model = model.model_copy(update={"dtype": dtype})
-    in_fp32 = model.model_copy(update={"dtype": "fp32", "weight_bytes_on_disk": None})
-    device.refuse_if_too_large(round(weight_bytes(in_fp32)), f"{model.name} in fp32")
+    device.refuse_if_too_large(round(weight_bytes(model)), model.name)
     with released(), device.answering(f"studying {model.name}"), device.steady():
         _check_equal(plan, model, device, say)
         decoder = Decoder(Blueprint.of(model), device.torch_device, TORCH_DTYPES[dtype])
         sheet = device.datasheet()  # while it answers
         bench = _Bench(plan, model, decoder, device, sheet)
-        timed, interrupted, stopped = _time_all(bench, say)
+        timings = _time_all(bench, say)
     say("fitting the step time, and simulating the same")
-    profile = _fitted(bench, timed)
-    rows = tuple(_row(bench, each, n, profile) for each in timed for n in plan.tokens)
+    profile = _fitted(bench, timings.whole)
+    rows = tuple(_row(bench, each, n, profile) for each in timings.whole for n in plan.tokens)
     return Study(
         model=model.name,
         device=device.name,
@@ -140,40 +140,80 @@ def run_study(plan: StudyPlan, model: ModelSpec, say: Say) -> Study:
         rows=rows,
         exponents=exponents_of(rows, plan.prompt_tokens),
         claims=claims_of(rows, bench.token_bytes, BLOCK_TOKENS),
-        interrupted=interrupted,
-        stopped=stopped,
+        interrupted=timings.interrupted,
+        stopped=timings.stopped,
+        left_out=tuple(timings.left_out),
     )
 
 
 def _check_equal(plan: StudyPlan, model: ModelSpec, device: Device, say: Say) -> None:
-    """Generate the same text four ways, in fp32 so that rounding decides nothing."""
-    say(f"checking that four caches generate the same {plan.checked_tokens} tokens")
-    decoder = Decoder(Blueprint.of(model), device.torch_device, torch.float32)
+    """Generate the same text four ways, in fp32 so that rounding decides nothing.
+
+    Of a model that is too large in fp32 the first layers do: caches know nothing of depth.
+    """
+    shape = Blueprint.of(model)
+    in_fp32 = model.model_copy(update={"dtype": "fp32", "weight_bytes_on_disk": None})
+    share = _CHECKED_SHARE * device.free_bytes / weight_bytes(in_fp32)
+    shape = replace(shape, layers=max(1, min(shape.layers, int(share * shape.layers))))
+    whole = shape.layers == model.num_layers
+    words = "" if whole else f" with {shape.layers} of its {model.num_layers} layers"
+    say(f"checking that four caches generate the same {plan.checked_tokens} tokens{words}")
+    decoder = Decoder(shape, device.torch_device, torch.float32)
     batch = min(2, max(plan.batches))
     equal_texts(decoder, prompts(decoder, batch, plan.prompt_tokens), plan.checked_tokens)
 
 
-def _time_all(bench: _Bench, say: Say) -> tuple[list[_Timed], bool, str]:
-    """Time all four caches batch by batch; return them, whether cut, and what stopped them.
+@dataclass(slots=True)
+class _Timings:
+    """The batches that have all four caches, and what became of the others."""
+
+    whole: list[_Timed] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    interrupted: bool = False
+    stopped: str = ""
+
+
+def _time_all(bench: _Bench, say: Say) -> _Timings:
+    """Time all four caches batch by batch.
 
     An interrupt, memory that is short and a device that fails keep the batches that have all four.
+    A batch that the device cannot hold is left out before it is begun.
+
+    Raises
+    ------
+    UnsupportedError
+        When no batch is whole.
     """
-    timed: list[_Timed] = []
+    timings = _Timings()
     try:
         for batch in bench.plan.batches:
+            if problem := _too_large(bench, batch):
+                timings.left_out.append(problem)
+                say(f"left out: {problem}")
+                continue
             with bench.device.answering(f"timing batch {batch}"):
-                needed = batch * bench.longest * bench.token_bytes
-                bench.device.refuse_if_too_large(needed, f"the cache of {batch} sequences")
-                timed += [_time(bench, kind, batch, say) for kind in CACHES]
+                timings.whole += [_time(bench, kind, batch, say) for kind in CACHES]
     except KeyboardInterrupt:
-        if not timed:
+        if not timings.whole:
             raise
-        return timed, True, ""
+        timings.interrupted = True
     except UnsupportedError as error:
-        if not timed:
+        if not timings.whole:
             raise
-        return timed, False, str(error)
-    return timed, False, ""
+        timings.stopped = str(error)
+    if not timings.whole:
+        raise UnsupportedError("; ".join(timings.left_out))
+    return timings
+
+
+def _too_large(bench: _Bench, batch: int) -> str:
+    """Why a batch is not begun: its preallocated cache reaches to the model's last position."""
+    needed = batch * bench.decoder.shape.longest * bench.token_bytes
+    try:
+        bench.device.refuse_if_too_large(needed, f"the cache of {batch} sequences")
+    except UnsupportedError as error:
+        return str(error)
+    return ""
 
 
 def _time(bench: _Bench, kind: type[BatchCache], batch: int, say: Say) -> _Timed:
