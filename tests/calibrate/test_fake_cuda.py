@@ -10,9 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import measure_device
 import pytest
 
 from kvsim.catalog.accelerators import load_accelerator
+from kvsim.errors import InputError
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,15 +22,29 @@ ROOT = Path(__file__).resolve().parents[2]
 CALIBRATE = ("calibrate", "--device", "cuda", "--quick", "-o", "card.yaml")
 
 
-def on_card(folder, *words, **card):
-    """Run kvsim beside an emulated card: (exit code, stdout, stderr)."""
-    command = [sys.executable, "-m", "tests.support.fake_cuda", json.dumps(card), *words]
+@pytest.fixture(scope="module")
+def emulator(torch):
+    """The process in which cards are emulated."""
+    command = [sys.executable, "-m", "tests.support.fake_cuda"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout, done.stderr
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def on_card(emulator):
+    """Run kvsim beside an emulated card: (exit code, stdout, stderr)."""
+
+    def run(folder, *words, **card):
+        asked = {"folder": str(folder), "words": words, "card": card}
+        print(json.dumps(asked), file=emulator.stdin, flush=True)
+        done = json.loads(emulator.stdout.readline())
+        assert "Traceback" not in done["err"], done["err"]
+        return done["code"], done["out"], done["err"]
+
+    return run
 
 
 def rows(folder):
@@ -37,7 +53,7 @@ def rows(folder):
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory, torch):
+def sound(tmp_path_factory, on_card):
     """A calibration in which nothing goes wrong."""
     folder = tmp_path_factory.mktemp("sound")
     code, out, err = on_card(folder, *CALIBRATE, "--format", "json")
@@ -57,7 +73,7 @@ def test_both_profiles_are_written_and_every_kernel_was_replayed(sound):
         assert load_accelerator(folder / name).coefficients.engine == "torch"
 
 
-def test_a_card_that_nobody_knows_validates_and_is_studied_in_what_it_serves_in(tmp_path):
+def test_a_card_that_nobody_knows_validates_and_is_studied_in_what_it_serves_in(on_card, tmp_path):
     small = {"name": "NVIDIA Test", "memory": 2**31, "free": 2**31, "capability": (7, 5)}
     words = ("validate", "--quick", "--device", "cuda", "--model", "twin-tiny", "--load", "0.5")
     code, out, err = on_card(tmp_path, *words, "--format", "json", **small)
@@ -72,7 +88,7 @@ def test_a_card_that_nobody_knows_validates_and_is_studied_in_what_it_serves_in(
     assert json.loads(out)["dtype"] == "fp16"
 
 
-def test_a_failed_capture_is_said_and_leaves_the_loop_alone(tmp_path):
+def test_a_failed_capture_is_said_and_leaves_the_loop_alone(on_card, tmp_path):
     code, out, err = on_card(tmp_path, *CALIBRATE, "--format", "json", capture_fails=True)
     assert code == 0, err
     found = json.loads(out)
@@ -82,14 +98,16 @@ def test_a_failed_capture_is_said_and_leaves_the_loop_alone(tmp_path):
     assert not (tmp_path / "card.kernels.yaml").exists()
 
 
-def test_memory_that_is_short_once_in_every_case_costs_nothing(tmp_path, sound):
+def test_memory_that_is_short_once_in_every_case_costs_nothing(on_card, tmp_path, sound):
     code, out, err = on_card(tmp_path, *CALIBRATE, "--format", "json", oom_once=True)
     assert code == 0, err
     assert json.loads(out)["shrunk"] == []
     assert len(rows(tmp_path)) == len(rows(sound[0]))
 
 
-def test_memory_that_somebody_else_holds_ends_it_with_the_figures_and_is_resumed(tmp_path, sound):
+def test_memory_that_somebody_else_holds_ends_it_with_the_figures_and_is_resumed(
+    on_card, tmp_path, sound
+):
     code, out, err = on_card(tmp_path, *CALIBRATE, full_from=120)
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
@@ -101,7 +119,7 @@ def test_memory_that_somebody_else_holds_ends_it_with_the_figures_and_is_resumed
     assert len(rows(tmp_path)) == len(rows(sound[0]))
 
 
-def test_a_lost_card_is_one_line_and_its_rows_are_its_own(tmp_path):
+def test_a_lost_card_is_one_line_and_its_rows_are_its_own(on_card, tmp_path):
     code, out, err = on_card(tmp_path, *CALIBRATE, lost_at=150)
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
@@ -115,7 +133,7 @@ def test_a_lost_card_is_one_line_and_its_rows_are_its_own(tmp_path):
     assert len(rows(tmp_path)) == kept
 
 
-def test_an_older_card_has_no_fp8_and_is_measured_in_fp16(tmp_path):
+def test_an_older_card_has_no_fp8_and_is_measured_in_fp16(on_card, tmp_path):
     card = {"name": "Tesla T4", "capability": (7, 5), "memory": 15 * 2**30, "free": 14 * 2**30}
     code, out, err = on_card(tmp_path, *CALIBRATE, "--format", "json", **card)
     assert code == 0, err
@@ -123,7 +141,7 @@ def test_an_older_card_has_no_fp8_and_is_measured_in_fp16(tmp_path):
     assert json.loads(out)["device"]["dtypes"] == ["fp16"]
 
 
-def test_the_second_of_two_cards_is_measured_and_an_interrupt_keeps_its_rows(tmp_path):
+def test_the_second_of_two_cards_is_measured_and_an_interrupt_keeps_its_rows(on_card, tmp_path):
     words = ("calibrate", "--device", "cuda:1", "--quick", "-o", "card.yaml")
     code, out, err = on_card(tmp_path, *words, count=2, interrupt_at=100)
     assert (code, out) == (130, "")
@@ -133,3 +151,72 @@ def test_the_second_of_two_cards_is_measured_and_an_interrupt_keeps_its_rows(tmp
     code, _, err = on_card(tmp_path, "calibrate", "--device", "cuda:2", "--quick", count=2)
     assert code == 2
     assert "there is no cuda:2: torch sees 2 of them" in err
+
+
+# --- validate, study, publish --------------------------------------------------------------
+
+SERVE = ("validate", "--quick", "--device", "cuda", "--model", "twin-tiny", "--load", "0.5")
+STUDY = ("study", "cache", "--quick", "--device", "cuda", "--batch", "1", "--tokens", "20")
+SMALL = {"name": "NVIDIA Test", "memory": 2**31, "free": 2**31}
+# Of a run's allocations: while weights are made, the pool, the first step, and in the midst of it.
+PHASES = (1, 30, 60, 200)
+
+
+@pytest.mark.parametrize("at", PHASES)
+@pytest.mark.parametrize("words", [SERVE, STUDY], ids=["validate", "study"])
+def test_memory_that_runs_out_is_one_line_whenever_it_does(on_card, tmp_path, words, at):
+    code, out, err = on_card(tmp_path, *words, full_from=at, **SMALL)
+    assert (code, out) == (2, "")
+    said = err.splitlines()[-1]
+    assert said.startswith("kvsim: NVIDIA Test ran out of memory while ")
+    assert "choose a smaller model" in said
+
+
+@pytest.mark.parametrize("at", PHASES)
+@pytest.mark.parametrize("words", [SERVE, STUDY], ids=["validate", "study"])
+def test_a_card_that_is_lost_is_one_line_whenever_it_is(on_card, tmp_path, words, at):
+    code, out, err = on_card(tmp_path, *words, lost_at=at, **SMALL)
+    assert (code, out) == (2, "")
+    said = err.splitlines()[-1]
+    assert "NVIDIA Test failed while " in said
+    assert "CUDA error: unspecified launch failure" in said
+
+
+@pytest.mark.parametrize("words", [SERVE, STUDY], ids=["validate", "study"])
+def test_an_interrupt_before_anything_is_whole_says_so(on_card, tmp_path, words):
+    code, out, err = on_card(tmp_path, *words, interrupt_at=200, **SMALL)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "kvsim: interrupted"
+
+
+def test_the_second_card_serves_and_is_studied(on_card, tmp_path):
+    for words in (SERVE, STUDY):
+        other = [each.replace("cuda", "cuda:2") for each in words]
+        code, _, err = on_card(tmp_path, *other, count=2, **SMALL)
+        assert code == 2
+        assert "there is no cuda:2: torch sees 2 of them" in err
+
+
+@pytest.mark.parametrize("at", [1, 25, 60, 200])
+def test_a_calibration_that_runs_out_of_memory_keeps_its_rows(on_card, tmp_path, at):
+    code, out, err = on_card(tmp_path, *CALIBRATE, full_from=at)
+    assert (code, out) == (2, "")
+    said = err.splitlines()[-1]
+    assert "3 cases in a row fit at no size" in said or "no attention kernel runs" in said
+
+
+def test_what_was_emulated_is_not_published(sound, tmp_path):
+    """Its rates are a CPU's: a hundredth of the card's datasheet."""
+    folder, found = sound
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, source in (
+        ("device.yaml", "card.yaml"),
+        ("device.kernels.yaml", "card.kernels.yaml"),
+        ("device.csv", "card.csv"),
+    ):
+        (out / name).write_bytes((folder / source).read_bytes())
+    (out / "calibrate.json").write_text(json.dumps(found))
+    with pytest.raises(InputError, match=r"copy is [0-9]% of the datasheet's, less than half"):
+        measure_device.publish(measure_device.Campaign("cuda", out), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}

@@ -1,6 +1,8 @@
 """An NVIDIA card on a CPU, so that the lines which ask CUDA run where there is none.
 
-    python -m tests.support.fake_cuda '{"oom_at": [300]}' calibrate --device cuda -o card.yaml
+    python -m tests.support.fake_cuda '{"oom_once": true}' calibrate --device cuda -o card.yaml
+
+Without words it answers a run a line: ``{"card": {...}, "folder": "...", "words": [...]}``.
 
 Every tensor asked of "cuda" is made on the CPU, and `torch.cuda` answers as a card would: its
 properties, memory, streams, events and graphs, which are recorded call by call and run again. What
@@ -12,8 +14,12 @@ import contextlib
 import functools
 import json
 import logging
+import os
 import sys
+import tempfile
+import traceback
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import perf_counter
 from types import SimpleNamespace
 
@@ -233,10 +239,76 @@ def shrink_grid():
     device._TRIAL_SIDE["cuda"], device._TRIAL_BYTES = 256, 2**20
 
 
-if __name__ == "__main__":
+def serve():
+    """Answer every line of the input, a run of kvsim each: its exit code, and what it printed.
+
+    What takes seconds is imported once; each run is a process of its own, with a card of its own.
+    """
     torch.set_num_threads(1)
-    install(Card(**json.loads(sys.argv[1])))
+    import_what_a_run_needs()
+    shrink_grid()
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), flush=True)
+
+
+def import_what_a_run_needs():
+    """Everything that the three commands would import first."""
+    import scipy.optimize  # noqa: F401
+
+    import kvsim.calibrate.measure.calibrate
+    import kvsim.calibrate.study.run
+    import kvsim.calibrate.twin.serve
+    import kvsim.cli.calibrate
+    import kvsim.cli.study
+    import kvsim.cli.validate
+    import kvsim.runs.simulate  # noqa: F401
+
+
+def answer(asked):
+    """Run kvsim in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        streams = [Path(folder, name) for name in ("out", "err")]
+        child = os.fork()
+        if not child:
+            os._exit(run(asked, streams))
+        _, status = os.waitpid(child, 0)
+        out, err = (path.read_text("utf-8") for path in streams)
+    return {"code": os.waitstatus_to_exitcode(status), "out": out, "err": err}
+
+
+def run(asked, streams):
+    """Install the card, and be kvsim until it leaves."""
+    for number, path in enumerate(streams, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8") for number in (1, 2))
+    os.chdir(asked["folder"])
+    install(Card(**asked["card"]))
+    from kvsim.cli import main
+
+    code = 0
+    try:
+        main(asked["words"])
+    except SystemExit as left:
+        code = left.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 99
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+def be_kvsim(card, words):
+    """Be kvsim beside a card."""
+    torch.set_num_threads(1)
+    install(Card(**json.loads(card)))
     shrink_grid()
     from kvsim.cli import main
 
-    main(sys.argv[2:])
+    main(words)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        be_kvsim(sys.argv[1], sys.argv[2:])
+    serve()

@@ -198,7 +198,7 @@ class Device:
         try:
             return find_accelerator(self.name)
         except UnknownNameError:
-            with self.steady():
+            with self.answering("trying its rates"), self.steady():
                 return self._measured_sheet()
 
     def _measured_sheet(self) -> AcceleratorProfile:
