@@ -159,7 +159,7 @@ SERVE = ("validate", "--quick", "--device", "cuda", "--model", "twin-tiny", "--l
 STUDY = ("study", "cache", "--quick", "--device", "cuda", "--batch", "1", "--tokens", "20")
 SMALL = {"name": "NVIDIA Test", "memory": 2**31, "free": 2**31}
 # Of a run's allocations: while weights are made, the pool, the first step, and in the midst of it.
-PHASES = (1, 30, 60, 200)
+PHASES = (1, 30, 80, 150)
 
 
 @pytest.mark.parametrize("at", PHASES)
@@ -184,7 +184,7 @@ def test_a_card_that_is_lost_is_one_line_whenever_it_is(on_card, tmp_path, words
 
 @pytest.mark.parametrize("words", [SERVE, STUDY], ids=["validate", "study"])
 def test_an_interrupt_before_anything_is_whole_says_so(on_card, tmp_path, words):
-    code, out, err = on_card(tmp_path, *words, interrupt_at=200, **SMALL)
+    code, out, err = on_card(tmp_path, *words, interrupt_at=150, **SMALL)
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == "kvsim: interrupted"
 
