@@ -12,7 +12,7 @@ run again, so an interrupted run goes on where it stopped::
                 docs/accuracy.md; only of a full run on a GPU, or where --into names a folder, and
                 only if nothing speaks against it (`kvsim.calibrate.measure.gates`)
 
-On an H200 calibrate and study are to take less than ten minutes together, and so is validate.
+On an H200 each stage is to take less than nine minutes.
 The folder is all that a later call needs.
 """
 
