@@ -50,10 +50,11 @@ bench:  ## Start-up times, the cost of sweeps, and accuracy of capacity and time
 	python benchmarks/steptime_accuracy.py
 	python benchmarks/time_scores.py --check
 
-# In pieces: make gpu STAGE="calibrate study", then make gpu STAGE="validate publish".
+# In pieces: make gpu STAGE=calibrate, then study, validate, publish; DRY=--dry-run says what they take.
 # A trial without a GPU: make gpu DEVICE=cpu QUICK=--quick MODELS=twin-tiny STUDIES=gpt2 LOADS=0.6
 DEVICE ?= cuda
 QUICK ?=
+DRY ?=
 STAGE ?=
 MODELS ?= llama3-8b llama2-7b
 STUDIES ?= gpt2 llama2-7b
@@ -61,7 +62,7 @@ LOADS ?= 0.3 0.7 1.1
 MEASURED ?= out/measured
 
 gpu:  ## Calibrate, study and validate on a GPU; write its profile and the tables of docs/accuracy.md
-	python benchmarks/measure_device.py --device $(DEVICE) $(QUICK) --out $(MEASURED) \
+	python benchmarks/measure_device.py --device $(DEVICE) $(QUICK) $(DRY) --out $(MEASURED) \
 	  --models $(MODELS) --studies $(STUDIES) --loads $(LOADS) $(addprefix --stage ,$(STAGE))
 
 screenshots:  ## Photograph every page of the dashboard into docs/images (needs a Chromium)

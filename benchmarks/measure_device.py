@@ -27,9 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from device_minutes import calibrate_seconds, study_seconds, validate_seconds
 from device_report import Measured, section, written_between
 
-from kvsim.calibrate.measure.device import find_device
+from kvsim.calibrate.measure.device import DeviceFacts, find_device
 from kvsim.calibrate.measure.gates import objections
 from kvsim.calibrate.measure.profile import slug, write_profile
 from kvsim.calibrate.profile import profile_path
@@ -109,6 +110,14 @@ class Job:
     answer: Path
     prints_answer: bool = False
     model: str = ""
+
+    def expected_seconds(self, facts: DeviceFacts, *, quick: bool) -> float:
+        """What it should take on a GPU."""
+        if self.stage == "calibrate":
+            return calibrate_seconds(facts, quick=quick)
+        if self.stage == "study":
+            return study_seconds(self.model, facts)
+        return validate_seconds(self.model, quick=quick)
 
     def problem_on(self, free_bytes: int | None) -> str:
         """Why a device cannot do it: the model's weights alone are more than it has free."""
@@ -276,11 +285,17 @@ def main() -> None:
     )
     stages = chosen.stages or STAGES
     try:
-        free_bytes = _free_bytes(chosen.device)
+        facts = find_device(chosen.device) if _asks_a_gpu(chosen) else None
     except KVSimError as error:  # no such device, or no torch
         print(f"measure_device.py: {error}", file=sys.stderr)
         sys.exit(2)
-    problems = measure(campaign, stages, free_bytes)
+    if chosen.dry_run and facts is not None:
+        if facts.kind != "cuda":
+            print("measure_device.py: --dry-run estimates a GPU's minutes", file=sys.stderr)
+            sys.exit(2)
+        print("\n".join(dry_run(campaign, stages, facts)))
+        return
+    problems = measure(campaign, stages, _free_bytes(facts))
     if "publish" in stages:
         problems += _published(campaign, chosen.into)
     for problem in problems:
@@ -288,9 +303,28 @@ def main() -> None:
     sys.exit(1 if problems else 0)
 
 
-def _free_bytes(device: str) -> int | None:
+def _free_bytes(facts: DeviceFacts | None) -> int | None:
     """What a GPU has free; a CPU's models are small."""
-    return find_device(device).free_bytes if device.startswith("cuda") else None
+    return facts.free_bytes if facts is not None and facts.kind == "cuda" else None
+
+
+def dry_run(campaign: Campaign, stages: Sequence[str], facts: DeviceFacts) -> Iterator[str]:
+    """What each command should take, a line each, and each stage together."""
+    for stage in (each for each in STAGES if each in stages):
+        total = 0.0
+        for job in (each for each in campaign.jobs() if each.stage == stage):
+            if problem := job.problem_on(_free_bytes(facts)):
+                yield f"left out: {problem}"
+                continue
+            seconds = job.expected_seconds(facts, quick=campaign.quick)
+            total += seconds
+            yield f"{seconds:6.0f} s  kvsim {' '.join(job.words)}"
+        yield f"{total:6.0f} s  {stage} altogether"
+
+
+def _asks_a_gpu(chosen: argparse.Namespace) -> bool:
+    """Whether the device matters before the first command: what it holds, and how fast it is."""
+    return chosen.device.startswith("cuda") or chosen.dry_run
 
 
 def _published(campaign: Campaign, into: Path | None) -> list[str]:
@@ -313,6 +347,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cuda", help="torch's name: cuda, cpu")
     parser.add_argument("--quick", action="store_true", help="everything coarse: a trial")
+    parser.add_argument("--dry-run", action="store_true", help="what each command should take")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "measured", help="all answers")
     parser.add_argument("--into", type=Path, help="repository to publish into")
     for what in ("models", "studies", "loads"):

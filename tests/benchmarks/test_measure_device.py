@@ -12,7 +12,7 @@ from measure_device import Campaign, Job
 from kvsim.calibrate.measure.session import kept_timings
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.errors import InputError
-from tests.support.planted import PlantedBench, measured
+from tests.support.planted import H200, PlantedBench, measured
 
 ROOT = measure_device.ROOT
 PAGE = (ROOT / "docs" / "accuracy.md").read_text("utf-8")
@@ -199,11 +199,27 @@ def test_without_a_calibration_nothing_else_is_run(tmp_path, ran):
 def test_a_trial_is_not_published_into_the_repository(tmp_path, ran, monkeypatch, capsys, words):
     monkeypatch.setattr(sys, "argv", ["measure_device.py", "--out", str(tmp_path), *words])
     monkeypatch.setattr(measure_device, "publish", lambda *_: pytest.fail("published"))
-    monkeypatch.setattr(measure_device, "_free_bytes", lambda device: None)
+    monkeypatch.setattr(measure_device, "find_device", lambda device: H200)
     with pytest.raises(SystemExit) as left:
         measure_device.main()
     assert left.value.code == 0
     assert "not published: only a full run on a GPU is" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_what_each_stage_takes_and_makes_nothing(tmp_path, ran, monkeypatch, capsys):
+    words = ["measure_device.py", "--out", str(tmp_path / "out"), "--dry-run"]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(measure_device, "find_device", lambda device: H200)
+    measure_device.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert ran.words == []
+    assert not (tmp_path / "out").exists()
+    totals = {line.split()[2]: float(line.split()[0]) for line in lines if "altogether" in line}
+    for stage in ("calibrate", "study", "validate"):
+        each = [float(line.split()[0]) for line in lines if f"kvsim {stage}" in line]
+        assert totals[stage] == pytest.approx(sum(each), abs=len(each))
+        assert 60 < totals[stage] < 540
+    assert totals["publish"] == 0
 
 
 def test_a_device_that_is_not_there_is_one_line(tmp_path, ran, monkeypatch, capsys):

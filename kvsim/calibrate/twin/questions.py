@@ -12,9 +12,10 @@ from kvsim.steptime.kv_reads import prefill_pairs
 from kvsim.steptime.model import StepLoad
 from kvsim.workload.spec import parse_workload
 
-__all__ = ["Question", "capacity_requests_per_s", "question_for"]
+__all__ = ["GPU_SECONDS", "Question", "capacity_requests_per_s", "question_for"]
 
 _FEWEST_REQUESTS = 48
+GPU_SECONDS = {False: 40.0, True: 12.0}  # over which requests arrive; quick or not
 _GPU_TOKENS, _CPU_TOKENS = 4096, 512  # tokens of the longest sequence
 _POOL_SHARE = 0.35  # of what the largest batch could need: then memory limits, now and then
 
@@ -92,8 +93,9 @@ def question_for(model: ModelSpec, *, on_gpu: bool, quick: bool) -> Question:
     blocks = None if on_gpu else round(_POOL_SHARE * most * longest / 16)
     if not on_gpu:
         return Question(40 if quick else 120, prompt, output, most, 256, blocks)
-    # a GPU is lent by the minute: three loads of two models are to fit into ten
-    return Question(500, prompt, output, most, 2048, blocks, seconds=12.0 if quick else 60.0)
+    # a GPU is lent by the minute: three loads of two models are to fit into nine
+    seconds = GPU_SECONDS[quick]
+    return Question(500, prompt, output, most, 2048, blocks, seconds=seconds)
 
 
 def capacity_requests_per_s(setup: Setup, question: Question) -> float:
