@@ -34,6 +34,8 @@ _COSTS = {
     "layer_seconds": ("per layer", "s"),
     "host_seconds": ("host, per step", "s"),
     "sequence_seconds": ("host, per sequence and step", "s"),
+    "launch_seconds": ("launches of a layer", "s"),
+    "sequence_launch_seconds": ("launches of a layer, per sequence", "s"),
     "head_seconds": ("decode, per KV head of a sequence", "s"),
     "mixed_head_seconds": ("the same, added where a step prefills too", "s"),
     "mixed_kv_factor": ("reading KV where a step prefills too", "times"),
