@@ -1,9 +1,9 @@
 # Every target is a command that a person runs and that CI runs too.
 .DEFAULT_GOAL := help
-.PHONY: help install format check test whole slow coverage soak oracle bench screenshots gpu wheel ci
+.PHONY: help install format check test whole slow coverage soak oracle bench screenshots gpu gpu-check wheel ci
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install:  ## Install kvsim and everything to develop it into the current environment
 	pip install -e '.[dev]'
@@ -64,6 +64,13 @@ MEASURED ?= out/measured
 gpu:  ## Calibrate, study and validate on a GPU; write its profile and the tables of docs/accuracy.md
 	python benchmarks/measure_device.py --device $(DEVICE) $(QUICK) $(DRY) --out $(MEASURED) \
 	  --models $(MODELS) --studies $(STUDIES) --loads $(LOADS) $(addprefix --stage ,$(STAGE))
+
+# In pieces: make gpu-check ONLY="facts capture kernels". A trial without a GPU: DEVICE=cpu.
+ONLY ?=
+CHECKED ?= out/gpu-check
+
+gpu-check:  ## Before anything is measured on a GPU: a verdict a line, in at most nine minutes
+	python benchmarks/gpu_check.py --device $(DEVICE) --out $(CHECKED) $(addprefix --only ,$(ONLY))
 
 screenshots:  ## Photograph every page of the dashboard into docs/images (needs a Chromium)
 	python scripts/screenshots.py

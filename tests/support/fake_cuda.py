@@ -42,7 +42,7 @@ class Card:
     """What it is, and what goes wrong: allocations are counted from 1.
 
     With `oom_once` the first one fails after memory was given back, and so every case's, but for
-    its second attempt.
+    its second attempt. With `asserts` a capture that the caller spoils breaks `empty_cache`, too.
     """
 
     name: str = "NVIDIA H100 80GB HBM3"
@@ -56,6 +56,7 @@ class Card:
     full_from: int | None = None
     lost_at: int | None = None
     capture_fails: bool = False
+    asserts: bool = False
     interrupt_at: int | None = None
     is_armed: bool = True
     has_failed: bool = False
@@ -159,6 +160,9 @@ def install(card):
         card.graph = graph
         try:
             yield
+        except RuntimeError:
+            card.failed_captures += card.asserts
+            raise
         finally:
             card.graph = None
         if card.capture_fails:

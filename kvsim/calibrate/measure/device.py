@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "DeviceFacts",
     "available_bytes",
     "cuda_dtypes",
+    "driver_answers",
     "find_device",
     "physical_bytes",
     "shipped_profile",
@@ -205,18 +207,34 @@ def cuda_dtypes(torch: Any, device: Any) -> tuple[str, ...]:
 
 
 def _driver(uuid: str) -> tuple[str, str]:
-    """Driver version and clocks from nvidia-smi, which is only asked; empty without it."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader"]
+    """Driver version and clocks; empty without nvidia-smi."""
+    found = driver_answers(_QUERY, uuid)
+    if not found:
+        return "", ""
+    clocks = ", ".join(f"{name} {found[name]}" for name in _QUERY[1:])
+    return f"driver {found[_QUERY[0]]}", clocks
+
+
+def driver_answers(fields: Sequence[str], uuid: str) -> dict[str, str]:
+    """What nvidia-smi says of a card, which is only asked; empty where it says nothing.
+
+    Parameters
+    ----------
+    fields : sequence of str
+        Names that ``nvidia-smi --help-query-gpu`` lists.
+    uuid : str
+        The card's, as torch has it; "" asks for the first.
+    """
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     command += [f"--id=GPU-{uuid}"] if uuid else []
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.SubprocessError):
-        return "", ""
+        return {}
     values = [value.strip() for value in done.stdout.strip().split("\n")[0].split(",")]
-    if done.returncode or len(values) != len(_QUERY):
-        return "", ""
-    named = [f"{name} {value}" for name, value in zip(_QUERY[1:], values[1:], strict=True)]
-    return f"driver {values[0]}", ", ".join(named)
+    if done.returncode or len(values) != len(fields):
+        return {}
+    return dict(zip(fields, values, strict=True))
 
 
 def _mps(torch: Any) -> DeviceFacts:

@@ -19,7 +19,9 @@ from kvsim.results.result import SimulationResult
 from kvsim.simulator.prepare import Setup
 from kvsim.steptime.model import StepLoad
 
-__all__ = ["StepErrors", "StepGroup", "TwinComparison", "compare"]
+__all__ = ["FirstStep", "StepErrors", "StepGroup", "TwinComparison", "compare"]
+
+_FIRST_STEPS = 5  # in which shows what the warm-up has left cold
 
 # Keys of the two summaries that are set side by side; those of `vllm bench serve`.
 SUMMARY_KEYS = (
@@ -75,6 +77,24 @@ class StepErrors:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstStep:
+    """A single step from the start of a run.
+
+    Parameters
+    ----------
+    tokens, sequences : int
+        What it computed, and for how many sequences.
+    predicted_seconds, measured_seconds : float
+        What it should have taken, and what it took.
+    """
+
+    tokens: int
+    sequences: int
+    predicted_seconds: float
+    measured_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class TwinComparison:
     """One run, predicted and measured.
 
@@ -90,6 +110,8 @@ class TwinComparison:
         Step times by batch and context.
     latency, memory : tuple of Pair
         Latencies and throughput; bytes and blocks.
+    first_steps : tuple of FirstStep
+        The first after the warm-up, one by one.
     """
 
     label: str
@@ -98,6 +120,7 @@ class TwinComparison:
     groups: tuple[StepGroup, ...]
     latency: tuple[Pair, ...]
     memory: tuple[Pair, ...]
+    first_steps: tuple[FirstStep, ...]
 
     def pair(self, name: str) -> Pair:
         """Find a latency or memory pair (KeyError when there is none)."""
@@ -112,6 +135,7 @@ class TwinComparison:
             "label": self.label,
             "steps": self.steps,
             "step_errors": asdict(self.step_errors),
+            "first_steps": [asdict(step) for step in self.first_steps],
             "step_groups": [{**asdict(g), "error_percent": g.error_percent} for g in self.groups],
             "latency": [pair.record() for pair in self.latency],
             "memory": [pair.record() for pair in self.memory],
@@ -143,6 +167,10 @@ def compare(label: str, setup: Setup, run: TwinRun, predicted: SimulationResult)
         memory=(
             *_byte_pairs(setup, run.memory),
             Pair("peak_blocks", _peak_blocks(predicted), measured_peak),
+        ),
+        first_steps=tuple(
+            FirstStep(sample.load.tokens, sample.load.sequences, guess, sample.seconds)
+            for guess, sample in zip(seconds[:_FIRST_STEPS], run.samples, strict=False)
         ),
     )
 
