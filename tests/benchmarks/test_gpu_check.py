@@ -149,7 +149,7 @@ def test_a_dry_run_prints_seconds_by_check_and_their_sum(capsys, tmp_path):
         capsys, "--dry-run", "--format", "json", "--only", "study", "--only", "memory"
     )
     found = json.loads(out)
-    assert found == {"expected_seconds": {"study": 7.0, "memory": 10.0}, "total_seconds": 17.0}
+    assert found == {"expected_seconds": {"study": 22.0, "memory": 40.0}, "total_seconds": 62.0}
     assert not (tmp_path / "none").exists()
 
 

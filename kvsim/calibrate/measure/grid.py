@@ -39,8 +39,9 @@ _CACHES = 4  # times the last-level cache that inputs must exceed
 _MOST_SETS = 1024
 _MOST_CALL_BYTES = 8 * GIB
 _FREE_SHARE = 0.6
-# Torch's import and the trial of every kernel; a GPU's compiler is asked for some of them.
-_START_SECONDS = {"cuda": 60.0, "mps": 5.0, "cpu": 3.0}
+# Torch's import, the device's context and the trial of every kernel; what torch's compiler has made
+# once is on the disk, and the first time takes it up to a minute more.
+_START_SECONDS = {"cuda": 20.0, "mps": 5.0, "cpu": 3.0}
 _SECONDS_PER_CASE = {"cuda": 0.15, "mps": 0.15, "cpu": 0.01}  # allocation, warm-up, capture
 _ROUGH_RATES = {"cuda": (2e12, 3e14), "mps": (2e11, 1e13), "cpu": (8e9, 3e10)}  # bytes, FLOPs
 _CAPPED_BYTES = 32 * MIB
