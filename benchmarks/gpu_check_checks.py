@@ -36,7 +36,7 @@ BAD_INPUT = 2
 FEW_ROWS = 3  # that an interrupted calibration has
 _WEIGHTS_SHARE = 0.75  # of free memory: the rest is for K and V
 _NO_CUDA = "no CUDA"
-_RELATIVES = 2  # processes of a check that calibrates twice
+_BESIDE = 2  # processes: the one that holds the memory, and the one that lacks it
 
 # What no formula has. Of a GPU they are guesses until one has run this.
 COMPILING_SECONDS = {"cuda": 30.0, "cpu": 0.0}  # torch.compile, the first time
@@ -327,7 +327,7 @@ def _of_study(bench: Bench) -> float:
 
 
 def _of_memory(bench: Bench) -> float:
-    return _RELATIVES * bench.start_seconds if bench.is_cuda else 0.0
+    return _BESIDE * bench.start_seconds if bench.is_cuda else 0.0
 
 
 def _of_interrupt(bench: Bench) -> float:

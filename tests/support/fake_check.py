@@ -2,15 +2,18 @@
 
     python -m tests.support.fake_check '{"free": 2147483648}' MARK check --device cuda --out FOLDER
 
-The check starts kvsim and a holder of memory, and those start here, too: as ``kvsim`` and ``hold``
-in place of ``check``. The file MARK is there while a holder holds the memory, and while it is, the
-card has none for kvsim.
+Where processes are what is checked, kvsim and a holder of memory start here, too: as ``kvsim`` and
+``hold`` in place of ``check``. The file MARK is there while a holder holds the memory, and while it
+is, the card has none for kvsim.
 """
 
+import io
 import json
 import sys
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 
 from kvsim.calibrate.measure.device import find_device
 
@@ -33,7 +36,7 @@ def shrink():
 
 
 def check(card, here, words):
-    """The checks: kvsim starts here anew; what a probe asks torch is asked in this process."""
+    """The checks; what is not about processes runs in this one, which has torch already."""
     import gpu_check
     import gpu_check_checks
     from gpu_check_runner import Runner
@@ -46,9 +49,27 @@ def check(card, here, words):
             answer = probes.PROBES[name](find_device(device))
             return Done(0, json.dumps(answer), "", 0.0, 0.0)
 
+        def kvsim(self, *words, most_seconds=None):
+            if most_seconds is not None or "--resume" in words:
+                return super().kvsim(*words, most_seconds=most_seconds)
+            out, start = io.StringIO(), perf_counter()
+            with redirect_stdout(out):
+                code = left_with(words)
+            return Done(code, out.getvalue(), "", perf_counter() - start, 0.0)
+
     gpu_check_checks.MODELS["cuda"] = ("twin-tiny",)
     commands = {"kvsim": (*here, "kvsim"), "probe": (*here, "hold")}
     return gpu_check.main(words, partial(AtHome, **commands))
+
+
+def left_with(words):
+    """Run kvsim in this process: its exit code."""
+    from kvsim.cli import main
+
+    try:
+        main(words)
+    except SystemExit as left:
+        return left.code
 
 
 def install(card):
@@ -61,7 +82,8 @@ def install(card):
     torch.set_num_threads(1)
     fake_cuda.install(fake_cuda.Card(**card))
     fake_cuda.shrink_grid()
-    questions._FEWEST_REQUESTS, questions._GPU_TOKENS = 6, 64
+    questions._GPU_TOKENS = 64
+    questions.Question._count = lambda question, rate: 6  # and not those of twelve seconds
 
 
 def the_probes(card):
@@ -89,9 +111,7 @@ def hold(card, mark, words):
 def kvsim(card, mark, words):
     """Any command of kvsim."""
     install({**card, "full_from": FULL_FROM} if mark.exists() else card)
-    from kvsim.cli import main
-
-    main(words)
+    return left_with(words)
 
 
 if __name__ == "__main__":
