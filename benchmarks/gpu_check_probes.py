@@ -19,7 +19,8 @@ from gpu_check_verdicts import CAPTURE, EMPTY_CACHE, PRODUCT
 
 from kvsim.calibrate.measure.attention import BLOCK_SIZE
 from kvsim.calibrate.measure.device import DeviceFacts, driver_answers, find_device
-from kvsim.calibrate.measure.timing import QUICK_PACE, TorchBench, is_out_of_memory
+from kvsim.calibrate.measure.failures import is_out_of_memory
+from kvsim.calibrate.measure.timing import QUICK_PACE, TorchBench
 from kvsim.calibrate.measure.workspace import TORCH_DTYPES, load_torch
 from kvsim.errors import KVSimError, first_line
 from kvsim.units import GIB, MIB, ceil_div

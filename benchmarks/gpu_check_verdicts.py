@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -248,7 +249,7 @@ def judge_calibration(
     """
     for said in against or ():
         yield Verdict("calibrate", BAD, said)
-    for said in record["warnings"]:
+    for said in set(record["warnings"]) - set(against or ()):
         yield Verdict("calibrate", LOOK, said)
     if not against:
         errors = ", ".join(f"{name} {off:g} %" for name, off in record["error_percent"].items())
@@ -311,6 +312,10 @@ def judge_memory(done: Done, held_bytes: float) -> Verdict:
     return Verdict("memory", OK, f"{held} calibrate ended in one line: {lines[0]}")
 
 
+# Python ends by the signal itself, which a shell calls 130, too, where it came amid an import.
+_INTERRUPTED = (130, -signal.SIGINT)
+
+
 def judge_interrupt(cut: Done, kept: Sequence[str]) -> Verdict | None:
     """Judge how a calibration took Ctrl-C: its exit code, and the rows that are kept.
 
@@ -321,7 +326,7 @@ def judge_interrupt(cut: Done, kept: Sequence[str]) -> Verdict | None:
     """
     if cut.code == 0:
         return Verdict("interrupt", LOOK, "calibrate had finished before Ctrl-C reached it")
-    if cut.code != 130:
+    if cut.code not in _INTERRUPTED:
         return failure("interrupt", "calibrate under Ctrl-C", cut)
     if not kept:
         return Verdict("interrupt", BAD, "after Ctrl-C no row was kept")

@@ -143,6 +143,7 @@ class Job:
             return f"kvsim {self.words[0]} left {done.returncode}: {' '.join(self.words)}"
         if self.prints_answer:
             part = self.answer.with_suffix(".part")
+            json.loads(done.stdout)  # before it counts as done
             part.write_text(done.stdout, encoding="utf-8")
             part.replace(self.answer)
         return ""
@@ -215,6 +216,8 @@ def _refuse(campaign: Campaign, calibration: dict[str, Any]) -> None:
     """Refuse to publish what something speaks against; a trial without a GPU is none."""
     if calibration["device"]["kind"] != "cuda":
         return
+    if calibration.get("quick"):
+        raise InputError("a quick calibration is a trial", where=str(campaign.out))
     rows = campaign.out / ROWS
     against = list(objections(calibration, rows.read_text("utf-8"), str(rows)))
     if against:

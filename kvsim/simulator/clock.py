@@ -191,14 +191,17 @@ class _LevelledSteps(NamedTuple):
         """As `StepClock.decode_run`."""
         steps = limit
         if gap < self.seconds(limit):
-            steps = min(limit, beyond + (self._reaching(gap, limit) if gap > 0 else 0))
+            steps = beyond + (self._reaching(gap, limit) if gap > 0 else 0)
+            steps = max(1, min(limit, steps))
         return steps, self.seconds(steps), self.seconds(steps - 1)
 
     def _reaching(self, gap: float, limit: int) -> int:
         """Return the fewest steps whose seconds reach `gap`."""
         if gap <= self.seconds(self.levelled):
-            steps = min(self.levelled, max(1, ceil(gap / self.level)))
-            return steps - 1 if steps > 1 and self.seconds(steps - 1) >= gap else steps
+            steps = min(self.levelled, ceil(gap / self.level) + 1)
+            while steps > 1 and self.seconds(steps - 1) >= gap:
+                steps -= 1
+            return steps
         rest = gap - self.seconds(self.levelled)
         return self.levelled + steps_reaching(rest, self.first, self.growth, limit - self.levelled)
 

@@ -320,7 +320,8 @@ def test_every_check_says_what_it_saw_of_a_card(checked):
 def test_kvsims_own_commands_are_run_and_judged(checked):
     _, found, _ = checked
     said = [says for word, says, _ in found["calibrate"] if word != LOOK]
-    assert all("ended at the bound" in says or "nothing speaks against" in says for says in said)
+    known = ("ended at the bound", "nothing speaks against", "% off, though", "misses its own rows")
+    assert all(any(words in says for words in known) for says in said)
     assert "s were expected" in found["calibrate"][-1][1]
     (_, steps, _), (_, first, _) = found["validate"]
     assert steps.startswith("twin-tiny, load 0.5 (")

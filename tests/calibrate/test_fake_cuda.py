@@ -202,7 +202,8 @@ def test_a_calibration_that_runs_out_of_memory_keeps_its_rows(on_card, tmp_path,
     code, out, err = on_card(tmp_path, *CALIBRATE, full_from=at)
     assert (code, out) == (2, "")
     said = err.splitlines()[-1]
-    assert "3 cases in a row fit at no size" in said or "no attention kernel runs" in said
+    early = "memory is short before anything is timed (78.6 GiB of 79.19 GiB are free"
+    assert ("3 cases in a row fit at no size" if at > 1 else early) in said
 
 
 def test_what_was_emulated_is_not_published(sound, tmp_path):
@@ -217,6 +218,9 @@ def test_what_was_emulated_is_not_published(sound, tmp_path):
     ):
         (out / name).write_bytes((folder / source).read_bytes())
     (out / "calibrate.json").write_text(json.dumps(found))
+    with pytest.raises(InputError, match="a quick calibration is a trial"):
+        measure_device.publish(measure_device.Campaign("cuda", out), tmp_path)
+    (out / "calibrate.json").write_text(json.dumps({**found, "quick": False}))
     with pytest.raises(InputError, match=r"copy is [0-9]% of the datasheet's, less than half"):
         measure_device.publish(measure_device.Campaign("cuda", out), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"out"}

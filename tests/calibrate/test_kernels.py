@@ -3,6 +3,7 @@
 The engines' own are stand-ins by their documentation; torch's flex_attention runs, uncompiled.
 """
 
+import os
 import sys
 
 import pytest
@@ -19,17 +20,10 @@ from kvsim.calibrate.twin.attention import PrefillChunk, StepAttention, causal_a
 from kvsim.calibrate.twin.chosen import chosen_kernels
 from kvsim.calibrate.twin.decodes import Decodes, Geometry
 from kvsim.calibrate.twin.elementwise import Compiled, Elementwise, VllmOps, best_elementwise
-from kvsim.calibrate.twin.kernels import (
-    KERNELS,
-    ByEqualLength,
-    ByLikeLength,
-    Flex,
-    TorchVarlen,
-    VllmFlash,
-    best_kernel,
-    plain_attention,
-)
+from kvsim.calibrate.twin.engine_kernels import VllmFlash
+from kvsim.calibrate.twin.kernels import KERNELS, best_kernel, plain_attention
 from kvsim.calibrate.twin.paged import Blocks
+from kvsim.calibrate.twin.torch_kernels import ByEqualLength, ByLikeLength, Flex, TorchVarlen
 from kvsim.errors import UnsupportedError
 from tests.support import engine_kernels
 
@@ -87,6 +81,57 @@ def test_engines_kernels_get_what_their_documentation_asks_for(monkeypatch, kind
     decodes, *tensors = step_of(lengths)
     found = kind(HEADS).plan(decodes)(*tensors)
     torch.testing.assert_close(found, plain_attention(decodes, *tensors))
+
+
+@pytest.mark.parametrize(
+    "chooser", ["vllm.attention.utils.fa_utils", "vllm.attention.backends.utils"]
+)
+def test_vllms_version_is_found_where_older_releases_have_it(monkeypatch, chooser):
+    engine_kernels.install(monkeypatch, chooser)
+    assert isinstance(best_kernel(HEADS, KERNELS).kernel, VllmFlash)
+
+
+def test_what_a_library_prints_is_no_answer_and_any_failure_of_it_is_passed_over(capfd):
+    class Loud(ByLikeLength):
+        name = "loud"
+
+        def __init__(self, geometry):
+            os.write(1, b"INFO: platform found\n")
+            raise Exception("out of shared memory of a block\nand more")
+
+    found = best_kernel(HEADS, (Loud, ByLikeLength))
+    assert found.passed_over == ("loud: out of shared memory of a block",)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "INFO: platform found" in err
+
+
+def test_memory_that_is_short_says_nothing_of_a_kernel():
+    class Large(ByLikeLength):
+        def __init__(self, geometry):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 128.00 MiB")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        best_kernel(HEADS, (Large, ByLikeLength))
+
+
+def test_flex_has_whole_tiles_of_queries_and_blocks(monkeypatch):
+    """Its compiled kernel refuses a sparsity whose blocks are no multiples of its tiles."""
+    asked = []
+
+    class Noted(Eager):
+        @staticmethod
+        def compiled(attention):
+            def attend(*tensors, block_mask, kernel_options, **known):
+                asked.append((block_mask.BLOCK_SIZE, kernel_options))
+                return attention(*tensors, block_mask=block_mask, **known)
+
+            return attend
+
+    decodes, *tensors = step_of([5, 9])
+    Noted(HEADS).plan(decodes)(*tensors)
+    (((queries, slots), options),) = asked
+    assert queries % options["BLOCK_M"] == slots % options["BLOCK_N"] == 0
 
 
 def test_the_definition_is_torchs(monkeypatch):

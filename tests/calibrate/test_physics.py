@@ -96,13 +96,19 @@ def test_a_dry_run_says_what_the_cases_take(quick):
     assert plan.expected_seconds < 540  # a stage of what a GPU is lent for
 
 
-def test_where_nothing_is_captured_launches_are_not_taken_for_the_device(tmp_path):
-    physics = Physics(captures=False)
+@pytest.mark.parametrize("gathered", [0, 6])
+def test_where_nothing_is_captured_launches_are_not_taken_for_the_device(tmp_path, gathered):
+    """Nor where sequences are gathered one by one, and launches grow with them."""
+    physics = Physics(captures=False, gathered=gathered)
     found, profile = measured(tmp_path, physics, CARD)
     assert set(found["coefficients"]) == {"loop"}
     rates = found["coefficients"]["loop"]
     assert rates["weight_bytes_per_s"] == pytest.approx(BYTES_PER_S, rel=0.05)
     assert rates["flops_per_s"] == pytest.approx(FLOPS_PER_S, rel=0.05)
+    assert rates["kv_bytes_per_s"] == pytest.approx(0.85 * BYTES_PER_S, rel=0.05)
+    assert rates["head_seconds"] == pytest.approx(10e-9, rel=0.1)
+    each = rates["sequence_launch_seconds"]
+    assert each == pytest.approx(gathered * physics.launch, rel=0.05, abs=1e-8)
     for batch, context, load in loads():
         true = physics.decode_step(SHAPE, batch, context, replayed=False)
         assert steps_of(profile).seconds(load) == pytest.approx(true, rel=0.05), (batch, context)

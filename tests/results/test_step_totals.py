@@ -104,12 +104,16 @@ def test_a_step_is_bound_by_its_largest_share(pages):
     assert found.bound_seconds == {"compute": 1.0, "host": 4.0, "bandwidth": 2.0}
 
 
-@pytest.mark.parametrize(("launches", "bound"), [(0.0, "host"), (0.2, "bandwidth")])
-def test_launches_are_waited_for_only_while_nothing_is_read(launches, bound):
-    """C reads for 0.9 s; of its host's second 0.2 s of launches pass meanwhile."""
+@pytest.mark.parametrize(
+    ("launches", "reads", "bound"),
+    [(0.0, 90, "host"), (0.2, 90, "bandwidth"), (0.9, 0, "host"), (0.9, 40, "host")],
+)
+def test_launches_are_waited_for_only_while_nothing_is_read(launches, reads, bound):
+    """C's 90 bytes take 0.9 s; of its host's second launches pass meanwhile, and no more."""
     costs = Costs()
     costs.launch_seconds = launches
-    assert totals(costs=costs).bound_seconds[bound] >= 4.0
+    rows = columns(kv_read_bytes=[0, 0, reads, 300])
+    assert totals(costs=costs, rows=rows).bound_seconds[bound] >= 4.0
     assert {(10, 1), (2, 2), (8, 4), (1, 1)} <= set(costs.asked)
     assert len(costs.asked) == len(set(costs.asked))
 

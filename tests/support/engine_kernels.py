@@ -59,6 +59,7 @@ class DecodeWrapper:
 
     def __init__(self, workspace, layout, *, use_tensor_cores):
         assert (workspace.dtype, layout) == (torch.uint8, "NHD")
+        assert not workspace.any()  # "must be initialized to 0 for its first use"
         self.use_tensor_cores = use_tensor_cores
 
     def plan(
@@ -108,15 +109,13 @@ def module(name, **content):
     return made
 
 
-def install(monkeypatch):
-    """Let every library be there."""
+def install(monkeypatch, chooser="vllm.v1.attention.backends.fa_utils"):
+    """Let every library be there; vLLM's choice of a version where some release has it."""
     for name, content in {
         "vllm": {},
         "vllm.vllm_flash_attn": {"flash_attn_varlen_func": vllm_varlen},
-        "vllm.v1": {},
-        "vllm.v1.attention": {},
-        "vllm.v1.attention.backends": {},
-        "vllm.v1.attention.backends.fa_utils": {"get_flash_attn_version": lambda: 3},
+        **{".".join(chooser.split(".")[:n]): {} for n in range(2, chooser.count(".") + 1)},
+        chooser: {"get_flash_attn_version": lambda: 3},
         "vllm._custom_ops": {
             name: getattr(VllmOperators, name)
             for name in ("rms_norm", "fused_add_rms_norm", "rotary_embedding")

@@ -7,7 +7,12 @@ larger of the host's launches and of the device. The constants are assumptions, 
 
 from dataclasses import dataclass
 
-from kvsim.calibrate.measure.attention import DecodeCase, LaunchedDecodeCase, PrefillCase
+from kvsim.calibrate.measure.attention import (
+    DecodeCase,
+    LaunchedDecodeCase,
+    PagedDecodeCase,
+    PrefillCase,
+)
 from kvsim.calibrate.measure.bandwidth import CopyCase, ReadCase
 from kvsim.calibrate.measure.case import Timing
 from kvsim.calibrate.measure.gemm import GemmCase
@@ -38,10 +43,13 @@ class Physics:
         What the host takes to launch a kernel, seconds.
     captures : bool
         Whether CUDA graphs can be captured.
+    gathered : int
+        Kernels that attention launches for each sequence, beside those for all.
     """
 
     launch: float = 4.5e-6
     captures: bool = True
+    gathered: int = 0
     notes = ()
 
     def release(self):
@@ -123,7 +131,8 @@ class Physics:
     def _attention(self, case):
         device, count = self.decode(case.batch, case.context, case.kv_heads, case.head_dim)
         writes = 0 if type(case) is DecodeCase else _WRITES
-        return device + writes * _LEAST, count + writes
+        each = self.gathered * case.batch if isinstance(case, PagedDecodeCase) else 0
+        return device + writes * _LEAST, count + writes + each
 
     # ---- steps of a model ---------------------------------------------------------------
 
@@ -131,7 +140,8 @@ class Physics:
         """A step in which every sequence decodes a token."""
         layer, kernels = self.layer(shape, batch)
         attention, more = self.decode(batch, context, shape.kv_heads, shape.head_dim)
-        attention, more = attention + _WRITES * _LEAST, more + _WRITES
+        attention = attention + _WRITES * _LEAST
+        more += _WRITES + self.gathered * batch
         device = shape.layers * (layer + attention) + self.gemm(batch, _VOCABULARY, 4096)
         count = shape.layers * (kernels + more) + _ENDS
         return _HOST + _EACH * batch + self._run(device, count, replayed=replayed)

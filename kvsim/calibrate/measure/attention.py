@@ -20,7 +20,7 @@ from kvsim.calibrate.measure.workspace import Workspace
 from kvsim.units import ceil_div
 
 if TYPE_CHECKING:
-    from kvsim.calibrate.twin.kernels import DecodeKernel
+    from kvsim.calibrate.twin.kernel import DecodeKernel
 
 __all__ = ["BLOCK_SIZE", "DecodeCase", "LaunchedDecodeCase", "PagedDecodeCase", "PrefillCase"]
 

@@ -158,6 +158,7 @@ def measure(
         files["kernels_profile"] = None
     said = {
         "kernels": {**kernels._asdict(), "words": kernels.words},
+        "quick": plan.is_quick,
         "expected_seconds": plan.expected_seconds,
         "took_seconds": perf_counter() - begun,
         "files": files,

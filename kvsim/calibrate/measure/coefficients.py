@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from kvsim.calibrate.fit import fit_link, gemms_beside, round_significant, unfitted
+from kvsim.calibrate.measure.attention import PagedDecodeCase
 from kvsim.calibrate.measure.case import Row
 from kvsim.calibrate.measure.collective import AllReduceCase
 from kvsim.calibrate.measure.device import DeviceFacts
@@ -157,9 +158,18 @@ def _has_kernels(pick: _Picker, facts: DeviceFacts) -> bool:
 
 def _of_the_device(rows: list[Row], launches: Launches) -> list[Row]:
     """Rows of attention that tell the device's seconds: replayed, or far beyond their launches."""
-    least = _BOUND_BY_LAUNCHES * launches.of_attention(1)
-    told = [row for row in rows if row.timing.captured or row.seconds > least]
+    told = [
+        row
+        for row in rows
+        if row.timing.captured or row.seconds > _BOUND_BY_LAUNCHES * _launching(row, launches)
+    ]
     return told if len(told) >= _FEWEST_CACHES else rows
+
+
+def _launching(row: Row, launches: Launches) -> float:
+    """What launching a row's attention takes: of the twin's, it may grow with the sequences."""
+    case = row.case
+    return launches.of_attention(case.batch if isinstance(case, PagedDecodeCase) else 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -272,8 +272,9 @@ def fit_layers(rows: Sequence[Row], launches: Launches = NO_LAUNCHES) -> PartFit
     found = least_squares(form.residuals, form.free)
     residuals = form.residuals(found)[: len(rows)]
     labels = tuple(row.case.label for row in rows)
-    updates, bounds = form.updates(found), at_bounds(form.free, found)
-    return PartFit(updates, tuple(residuals.tolist()), labels, bounds)
+    # that memory and arithmetic overlap wholly, or not at all, is an answer
+    bounds = tuple(name for name in at_bounds(form.free, found) if name != "norm")
+    return PartFit(form.updates(found), tuple(residuals.tolist()), labels, bounds)
 
 
 def overlap_of(rows: Sequence[Row], launches: Launches, fitted: Mapping[str, Any]) -> PartFit:

@@ -187,6 +187,11 @@ class Plan:
     shape: DecoderShape = LLAMA_3_8B
 
     @property
+    def is_quick(self) -> bool:
+        """Whether it is a coarse look."""
+        return self.pace == QUICK_PACE
+
+    @property
     def buffer_bytes(self) -> float:
         """Most bytes that one case allocates."""
         return max(case.buffer_bytes for case in self.cases)
@@ -367,7 +372,6 @@ class _Planner:
                 context=grid.contexts[0],
                 kv_heads=shape.kv_heads,
                 head_dim=grid.head_dim,
-                sets=2,
             )
 
     def _prefills(self) -> Iterator[Case]:

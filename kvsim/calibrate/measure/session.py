@@ -27,9 +27,10 @@ from typing import Any, TextIO
 
 from kvsim.calibrate.csv_files import CsvRow, read_csv
 from kvsim.calibrate.measure.case import Case, Row, Timing
+from kvsim.calibrate.measure.failures import is_out_of_memory
 from kvsim.calibrate.measure.grid import Plan
 from kvsim.calibrate.measure.origin import Origin
-from kvsim.calibrate.measure.timing import Bench, is_out_of_memory
+from kvsim.calibrate.measure.timing import Bench
 from kvsim.csv_text import csv_cell, csv_text
 from kvsim.errors import InputError, KVSimError, UnsupportedError, first_line
 from kvsim.interrupts import held, released

@@ -24,6 +24,7 @@ from kvsim.calibrate.measure.collective import (
     LinkTimings,
     all_reduce_timings,
 )
+from kvsim.calibrate.measure.failures import is_out_of_memory
 from kvsim.calibrate.measure.kernels import Kernels
 from kvsim.calibrate.measure.workspace import Workspace, steady_torch
 from kvsim.calibrate.shapes import DecoderShape
@@ -36,17 +37,13 @@ __all__ = [
     "Bench",
     "Pace",
     "TorchBench",
-    "is_out_of_memory",
 ]
 
 _LEAST_SAMPLE_SECONDS = 4e-3  # against 10 us of the first launch, and events of half a microsecond
 _MOST_RUNS = 2000
+_ATTEMPTS = 2  # the second after memory was given back
 _FEWEST_SAMPLES = 3  # that have quartiles
 _PATIENCE = 5  # times the pace's seconds, whatever samples are missing
-_OUT_OF_MEMORY = (
-    *("out of memory", "can't allocate memory", "not enough memory"),
-    "status_alloc_failed",  # cuBLAS, cuDNN
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +106,6 @@ class Bench(Protocol):
         """What a decoder of these heads runs on."""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch says that memory is short: each backend has words of its own."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error).lower() for words in _OUT_OF_MEMORY
-    )
-
-
 class TorchBench:
     """Times cases in torch.
 
@@ -165,7 +153,18 @@ class TorchBench:
 
         heads = shape.heads, shape.kv_heads, shape.head_dim
         kind, device = self.space.dtype(dtype), self.space.device
-        return chosen_kernels(Geometry(*heads, BLOCK_SIZE, kind, device))
+        said = ""
+        for _ in range(_ATTEMPTS):
+            try:
+                return chosen_kernels(Geometry(*heads, BLOCK_SIZE, kind, device))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = first_line(error)
+            self.release()
+        raise UnsupportedError(
+            f"memory is short before anything is timed ({self.memory()}): {said}"
+        )
 
     def release(self) -> None:
         """Free the pool."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kvsim.calibrate.twin.decodes import Decodes
-from kvsim.calibrate.twin.kernels import Attend, DecodeKernel
+from kvsim.calibrate.twin.kernel import Attend, DecodeKernel
 from kvsim.calibrate.twin.paged import Blocks
 
 __all__ = ["PlannedDecodes", "PrefillChunk", "StepAttention", "causal_after"]

@@ -225,7 +225,8 @@ def _byte_pairs(setup: Setup, memory: MemoryUse) -> tuple[Pair, ...]:
 
 
 def _workspace(setup: Setup, memory: MemoryUse) -> int:
-    return workspace_bytes(setup, round(setup.kv.bits / 8), gathers=memory.gathers)
+    workspace = workspace_bytes(setup, round(setup.kv.bits / 8), gathers=memory.gathers)
+    return workspace + memory.kernel_bytes
 
 
 def _peak_blocks(predicted: SimulationResult) -> float:

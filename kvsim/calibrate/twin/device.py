@@ -21,7 +21,7 @@ from kvsim.calibrate.measure.device import (
     physical_bytes,
     vendor_of,
 )
-from kvsim.calibrate.measure.timing import is_out_of_memory
+from kvsim.calibrate.measure.failures import is_out_of_memory
 from kvsim.calibrate.measure.workspace import steady_torch
 from kvsim.catalog.accelerators import find_accelerator
 from kvsim.errors import InputError, UnknownNameError, UnsupportedError, first_line

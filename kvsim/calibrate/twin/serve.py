@@ -45,6 +45,8 @@ class MemoryUse:
         Torch's own peak counter; None on a device without one.
     gathers : bool
         Whether decode attention copied blocks together.
+    kernel_bytes : int
+        What the attention kernel holds for itself.
     """
 
     weights_bytes: int
@@ -52,6 +54,7 @@ class MemoryUse:
     peak_blocks: int
     peak_bytes: int | None
     gathers: bool = True
+    kernel_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ class Twin:
         )
         geometry = self.pool.geometry(shape.heads)
         self.kernels = chosen_kernels(geometry)
-        self._gathers = choose_kernel(geometry).kernel.gathers
+        self._kernel = choose_kernel(geometry).kernel
 
     def serve(self, setup: Setup | None = None, seed: int = 0) -> TwinRun:
         """Serve the workload of `setup` (by default the twin's own) to its last request.
@@ -145,7 +148,8 @@ class Twin:
             pool.bytes,
             pool.peak_blocks,
             self.device.peak_bytes(),
-            self._gathers,
+            self._kernel.gathers,
+            self._kernel.held_bytes,
         )
         result = SimulationResult(Recording(setup, seed, recorder, replica.now))
         return TwinRun(result, tuple(clock.samples), memory, engine.texts)

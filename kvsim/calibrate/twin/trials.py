@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from kvsim.calibrate.measure.timing import is_out_of_memory
+from kvsim.calibrate.measure.failures import is_out_of_memory
 from kvsim.errors import first_line
 
 __all__ = ["reason_against"]
