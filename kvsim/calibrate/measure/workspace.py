@@ -138,9 +138,9 @@ class Workspace:
         wanted = self.dtype(dtype)
         pool = self._pool
         if pool is None or pool.dtype != wanted or pool.numel() < elements:
-            # Two pools at once would need twice the memory.
-            self._pool = pool = None
-            self.trim()
+            if pool is not None:  # two at once would need twice the memory
+                self._pool = pool = None
+                self.trim()
             self._pool = pool = self._fill(
                 self.torch.empty(elements, dtype=wanted, device=self.device)
             )
