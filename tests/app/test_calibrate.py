@@ -184,7 +184,8 @@ def test_what_a_validation_writes_can_be_read_back():
     example = ROOT / "app" / "examples" / "validation.json"
     written = json.loads(example.read_text("utf-8"))
     profile = kvsim.find_accelerator("L40S")
-    today = Validation("a card", "tiny", profile, "fitted", "2.13", "seconds", 3.0, ()).record()
+    said = ("a card", "tiny", "kernels", profile, "fitted", "2.13", "seconds")
+    today = Validation(*said, 3.0, ()).record()
     assert list(written) == list(today)
     read = kvsim.read_validation(example)
     assert read == {key: value for key, value in written.items() if key not in ("kind", "profile")}

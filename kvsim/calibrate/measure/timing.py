@@ -67,8 +67,8 @@ class Pace:
 
         Examples
         --------
-        >>> Pace(0.4, 7, 100).expected_seconds(0.001), Pace(0.4, 7, 100).expected_seconds(0.1)
-        (0.406, 0.9)
+        >>> Pace(0.4, 7, 100).expected_seconds(0.001), Pace(0.4, 7, 100).expected_seconds(0.125)
+        (0.402, 1.125)
         """
         sample = max(run_seconds, _LEAST_SAMPLE_SECONDS)
         wanted = max(self.least_samples, math.ceil(self.seconds / sample))
