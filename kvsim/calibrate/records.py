@@ -45,12 +45,22 @@ class _Pair(Checked):
     error_percent: float | None = None
 
 
+class _FirstStep(Checked):
+    """One step; see `kvsim.calibrate.twin.compare.FirstStep`."""
+
+    tokens: NonNegativeInt
+    sequences: NonNegativeInt
+    predicted_seconds: PositiveFloat
+    measured_seconds: PositiveFloat
+
+
 class _Run(Checked):
     """One load; see `kvsim.calibrate.twin.compare.TwinComparison`."""
 
     label: str
     steps: NonNegativeInt
     step_errors: dict[str, float]
+    first_steps: tuple[_FirstStep, ...] = ()
     step_groups: tuple[_Group, ...]
     latency: tuple[_Pair, ...]
     memory: tuple[_Pair, ...] = ()
@@ -61,6 +71,7 @@ class _Validation(Checked):
 
     device: str
     model: str
+    kernels: str = ""
     torch: str
     clock: str
     drift_percent: float | None = None

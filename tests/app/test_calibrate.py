@@ -34,10 +34,12 @@ GROUP = {
     "error_percent": 10.0,
 }
 ERRORS = {"median_percent": 3, "p95_percent": 9, "bias_percent": 1, "total_percent": 0.5}
+STEP = {"tokens": 8, "sequences": 1, "predicted_seconds": 0.01, "measured_seconds": 0.02}
 VALIDATION = {
     "kind": "kvsim-validation",
     "device": "a card",
     "model": "tiny",
+    "kernels": "attention: one; norms, rotary, gates: two",
     "torch": "2.9",
     "clock": "events",
     "drift_percent": 3.0,
@@ -49,6 +51,7 @@ VALIDATION = {
             "label": "load 0.7",
             "steps": 40,
             "step_errors": ERRORS,
+            "first_steps": [STEP],
             "step_groups": [GROUP, GROUP | {"phase": "prefill", "measured_seconds": 0.02}],
             "latency": [PAIR],
             "memory": [],
