@@ -98,6 +98,28 @@ def test_an_interrupt_that_python_makes_another_error_of_is_an_interrupt(run_kvs
     assert run_kvsim("gpus") == (143, "", "kvsim: interrupted\n")
 
 
+CUT_INSIDE_EXEC = """
+import os, signal, sys
+from kvsim.cli import cli, main
+cut = f"os.kill(os.getpid(), {sys.argv[1]})"
+cli.main = lambda *_, **__: exec(cut, {"os": os})
+main(["gpus"])
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(SIGINT, 130), (SIGTERM, 143)])
+def test_an_interrupt_inside_exec_leaves_the_same_exit_code(tmp_path, number, code):
+    """As while a dataclass is made, in an import: under ``-m`` Python would then kill itself."""
+    (tmp_path / "cut.py").write_text(CUT_INSIDE_EXEC)
+    paths = os.pathsep.join((str(tmp_path), *filter(None, sys.path)))
+    command = [sys.executable, "-m", "cut", str(int(number))]
+    environment = {**os.environ, "PYTHONPATH": paths}
+    left = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (left.returncode, left.stderr) == (code, "kvsim: interrupted\n")
+
+
 # --- the rules, one by one -----------------------------------------------------------------
 
 

@@ -139,6 +139,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             code = INTERRUPTED
     if argv is None:
         gc.freeze()  # the process ends: nothing is gained by looking through all it has made
+    if stop.signal:
+        # Of an interrupt inside exec(), which makes every dataclass, Python remembers to end the
+        # process by SIGINT, whatever its exit code (python -m), until exec() is called again.
+        exec("")
     sys.exit(stop.exit_code if stop.signal and code == INTERRUPTED else code)
 
 
