@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -312,10 +311,6 @@ def judge_memory(done: Done, held_bytes: float) -> Verdict:
     return Verdict("memory", OK, f"{held} calibrate ended in one line: {lines[0]}")
 
 
-# Python ends by the signal itself, which a shell calls 130, too, where it came amid an import.
-_INTERRUPTED = (130, -signal.SIGINT)
-
-
 def judge_interrupt(cut: Done, kept: Sequence[str]) -> Verdict | None:
     """Judge how a calibration took Ctrl-C: its exit code, and the rows that are kept.
 
@@ -326,7 +321,7 @@ def judge_interrupt(cut: Done, kept: Sequence[str]) -> Verdict | None:
     """
     if cut.code == 0:
         return Verdict("interrupt", LOOK, "calibrate had finished before Ctrl-C reached it")
-    if cut.code not in _INTERRUPTED:
+    if cut.code != 130:
         return failure("interrupt", "calibrate under Ctrl-C", cut)
     if not kept:
         return Verdict("interrupt", BAD, "after Ctrl-C no row was kept")
