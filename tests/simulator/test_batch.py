@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kvsim.errors import InvariantError
 from kvsim.memory.growth import BlockCurve
 from kvsim.simulator.batch import DecodeBatch, HybridBatch, decode_batch
-from kvsim.simulator.clock import RecomputeClock, StepClock, steps_reaching
+from kvsim.simulator.clock import RecomputeClock, StepClock, _LevelledSteps, steps_reaching
 from kvsim.simulator.request import Request
 from kvsim.simulator.schedulers import StepPlan
 from kvsim.steptime.kv_reads import KVReadCurve
@@ -279,6 +279,17 @@ def test_a_run_takes_as_long_as_its_steps(
     assert clock.decode_run(batch, limit, gap) == spent
     further = min(limit, expected + 1) if gap > 0 else 1  # one step was planned already
     assert clock.decode_run(batch, limit, gap, 1)[0] == further
+
+
+def test_steps_that_wait_for_their_launches_by_hand() -> None:
+    """10 s each, until attention, 1 s more with every step, has used the 2.5 s that were left."""
+    steps = _LevelledSteps.of(10.0, 2.5, 1.0, limit=5)
+    assert [steps.seconds(count) for count in range(6)] == [0, 10, 20, 30, 40.5, 52]
+    assert steps.until(35.0, 5, 0) == (4, 40.5, 30.0)
+    assert steps.until(20.0, 5, 0) == (2, 20.0, 10.0)
+    assert steps.until(35.0, 5, 1) == (5, 52.0, 40.5)
+    assert steps.until(0.0, 5, 0) == (1, 10.0, 0.0)
+    assert _LevelledSteps.of(10.0, 2.5, 0.0, limit=5).seconds(5) == 50
 
 
 @pytest.mark.parametrize("launches", [0.0, 1.5e-3, 1.0])
